@@ -1,0 +1,43 @@
+# `make` lists the targets. All of them work on a fresh machine: what they need is installed into .venv first.
+PYTHON ?= python3
+SEED ?= 0
+ARGS ?=
+
+# One thread per process (tests run two processes), no network, no warning from forked tokenizers.
+export OMP_NUM_THREADS = 1
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo demo-seed test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+env: $(STAMP) ## create .venv with the tested versions (done once, again when the requirements change)
+
+$(STAMP): requirements.txt constraints.txt pyproject.toml
+	@echo "Installing requirements.txt at the versions of constraints.txt into .venv (a few minutes on a fresh machine)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+demo: $(STAMP) ## train, evaluate and draw a small Gemma-LISA into outputs/demo (SEED=0)
+	.venv/bin/python scripts/demo.py --output outputs/demo --seed $(SEED)
+
+demo-seed: SEED = 1
+demo-seed: $(STAMP) ## the demo with another seed into outputs/demo-seed-1 (SEED=1)
+	.venv/bin/python scripts/demo.py --output outputs/demo-seed-$(SEED) --seed $(SEED)
+
+test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
+	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP) ## check style and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean: ## remove outputs and caches (keeps .venv)
+	rm -rf outputs build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""GemmaLisaCollator: samples to a batch.
+
+A sample (see `datasets_builder.mixture`), one image with two questions:
+
+    {"source": "shapes-easy/train/000000", "image": <PIL 64 × 64>,
+     "chats": [Chat((("the red circle", "It is {seg}."),), target), Chat((("the star", "No, ..."),), target)],
+     "masks": [(1, 64, 64) uint8, (0, 64, 64) uint8]}
+
+Its row of the batch (B = 1): the prefix they share, then each question with its answer, isolated from the other.
+
+    input_ids     <bos> user <image> × 16 | the red circle … It is [SEG] . | the star … No , …
+    question_ids  0     0    0            | 1   1   1        1  1  1     1 | 2   2      2
+    labels        -100  …                 | -100 …           It is [SEG] . | -100 …     No , …
+"""
+
+import numpy as np
+import torch
+
+from .datasets_builder.rows import SEG_SLOT
+from .datasets_builder.templates import Chat
+from .losses_gemma_lisa import IGNORE_INDEX
+from .processing_gemma_lisa import GemmaLisaProcessor, pad_rows
+
+
+class GemmaLisaCollator:
+    """Samples to the batch of `GemmaLisaForConditionalGeneration.forward`, padded right.
+
+    Args:
+        processor: tokens and pixels.
+        learn_masks: False leaves out SAM's images and the masks: a stage that learns words only.
+
+    Returns (when called):
+        input_ids, attention_mask, token_type_ids, labels, question_ids: (B, L) int64; where there are images also
+        pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes and mask_labels, shapes as in `forward`;
+        sample_ids: (B,) int64, where the samples bring their index (evaluation).
+
+    Raises:
+        ValueError: an answer whose `[SEG]` tokens are not as many as its masks, with the row's source.
+    """
+
+    def __init__(self, processor: GemmaLisaProcessor, learn_masks: bool = True):
+        self.processor = processor
+        self.learn_masks = learn_masks
+
+    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        chats = [self._messages(chat, sample["image"]) for sample in samples for chat in sample["chats"]]
+        encoded = iter(self.processor.encode_chats(chats))
+        rows = [self._join(sample, [next(encoded) for _ in sample["chats"]]) for sample in samples]
+        fills = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX, "question_ids": -1}
+        batch = pad_rows({name: ([row[name] for row in rows], fill) for name, fill in fills.items()})
+        batch["attention_mask"] = (batch["question_ids"] >= 0).long()
+        batch["token_type_ids"] = (batch["input_ids"] == self.processor.tokenizer.image_token_id).long()
+
+        shown = [sample for sample in samples if sample["image"] is not None]
+        if shown:
+            batch |= self.processor.encode_images([sample["image"] for sample in shown])
+            batch["mask_labels"] = [
+                torch.from_numpy(np.concatenate([masks for masks in sample["masks"] if masks is not None] or [_NONE]))
+                for sample in shown
+            ]
+            if not self.learn_masks:
+                for name in ("sam_pixel_values", "mask_labels", "original_sizes", "reshaped_input_sizes"):
+                    del batch[name]
+        if "index" in samples[0]:
+            batch["sample_ids"] = torch.tensor([sample["index"] for sample in samples])
+        return batch
+
+    def _messages(self, chat: Chat, image) -> list[dict]:
+        """A chat as messages; the image stands before its first question."""
+        messages = []
+        for question, answer in chat.rounds:
+            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": answer.replace(SEG_SLOT, self.processor.seg_token)})
+        if image is not None:
+            messages[0]["content"].insert(0, {"type": "image", "image": image})
+        return messages
+
+    def _join(self, sample: dict, encoded: list[tuple[list[int], list[int]]]) -> dict[str, list[int]]:
+        """A sample's conversations behind the prefix they share, as one row."""
+        if not encoded:
+            raise ValueError(f"{sample['source']}: the row asks nothing; it needs a target or a conversation.")
+        first = encoded[0][0]
+        prefix_length = 1  # <bos>
+        if sample["image"] is not None:
+            prefix_length = first.index(self.processor.tokenizer.eoi_token_id) + 1
+        row = {
+            "input_ids": first[:prefix_length],
+            "labels": [IGNORE_INDEX] * prefix_length,
+            "question_ids": [0] * prefix_length,
+        }
+        for number, ((ids, spoken), masks) in enumerate(zip(encoded, sample["masks"], strict=True), start=1):
+            if ids[:prefix_length] != first[:prefix_length]:
+                raise ValueError(f"{sample['source']}: its conversations begin differently; make them separate rows.")
+            num_seg, num_masks = ids.count(self.processor.seg_token_id), 0 if masks is None else len(masks)
+            if num_seg != num_masks:
+                raise ValueError(
+                    f"{sample['source']}: {num_seg} [SEG] tokens but {num_masks} masks; every [SEG] of an answer needs "
+                    "one mask."
+                )
+            row["input_ids"] = row["input_ids"] + ids[prefix_length:]
+            row["labels"] = row["labels"] + [
+                token if said else IGNORE_INDEX
+                for token, said in zip(ids[prefix_length:], spoken[prefix_length:], strict=True)
+            ]
+            row["question_ids"] = row["question_ids"] + [number] * (len(ids) - prefix_length)
+        return row
+
+
+_NONE = np.zeros((0, 1, 1), dtype=np.uint8)

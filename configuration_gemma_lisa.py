@@ -1,0 +1,37 @@
+"""GemmaLisaConfig: Gemma 3's own configuration, SAM's beside it, and the few numbers that join them."""
+
+from typing import Any
+
+from transformers import Gemma3Config, PreTrainedConfig, SamConfig
+
+
+class GemmaLisaConfig(Gemma3Config):
+    """Configuration of `GemmaLisaForConditionalGeneration`.
+
+    Gemma 3's fields (`text_config`, `vision_config`, `image_token_index`, ...) stay where Gemma 3 has them, so that a
+    plain Gemma 3 checkpoint loads and engines that look for `text_config` find it.
+    """
+
+    model_type = "gemma_lisa"
+    sub_configs_defaults = {**Gemma3Config.sub_configs_defaults, "sam_config": SamConfig}
+
+    # SAM's configuration; None builds ViT-B.
+    sam_config: PreTrainedConfig | dict[str, Any] | None = None
+    # Row of the embedding that `[SEG]` uses: the first of Gemma 3's 63 spare rows after <image_soft_token>.
+    seg_token_id: int = 262_145
+    # Which state prompts SAM: "token" = the state at [SEG], "previous" = the state that predicts it (LISA's code).
+    seg_state: str = "token"
+    # Weights of the three parts of the loss; LISA's (arXiv 2308.00692, section 4.1).
+    ce_loss_weight: float = 1.0
+    bce_loss_weight: float = 2.0
+    dice_loss_weight: float = 0.5
+    # Mask losses are taken at the image's own size, at most this many pixels on the long side.
+    mask_loss_size: int = 1024
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.seg_state not in ("token", "previous"):
+            raise ValueError(f'seg_state is {self.seg_state!r}; it must be "token" or "previous".')
+
+
+GemmaLisaConfig.register_for_auto_class()

@@ -1,0 +1,174 @@
+"""The one row schema that every data set is brought into.
+
+A row is facts, not phrasing: an image (or none), what can be asked for in it, real dialogues about it. Whatever is
+wrong with a row stops the run with one line that names the row's `source`.
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from datasets import Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
+
+IGNORE_VALUE = 255  # a pixel that counts neither as the thing nor as background
+SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
+
+RLE = {"size": List(Value("int32")), "counts": Value("string")}  # (height, width) in pixels, COCO's compressed runs
+
+ROW_FEATURES = Features(
+    {
+        "image": ImageFeature(decode=False),  # decoded by load_image, whose errors name the row; none: a text-only row
+        "source": Value("string"),  # "reason_seg/val/199953_…"
+        "targets": List(
+            {
+                "texts": List(Value("string")),  # wordings of one question: any of them asks for these masks
+                "is_sentence": Value("bool"),  # a full question rather than a short phrase
+                "masks": List(RLE),  # one [SEG] each, in this order; none = it is not in the image
+                "answer": Value("string"),  # the data set's own sentence with SEG_SLOT for each mask, or none
+                "ignore": RLE,  # pixels that are not counted, or none
+                "explanation": Value("string"),
+            }
+        ),
+        "conversation": List({"question": Value("string"), "answer": Value("string")}),
+    }
+)
+
+# COCO writes a run length as base-32 digits, lowest first, one per character.
+_FIRST_CHARACTER = 48  # "0" is the digit 0
+_MORE = 0x20  # set in every character of a number but its last
+_SIGN = 0x10  # set in the last character of a negative number
+_DIGIT = 0x1F
+_MOST_DIGITS = 7  # 35 bits; more is no run length
+
+
+def check_row(row: dict) -> None:
+    """Refuse a target that cannot be asked for, or whose answer and masks disagree."""
+    for target in row["targets"]:
+        if not target["texts"] or not all(text.strip() for text in target["texts"]):
+            raise ValueError(f"{row['source']}: a target has no text or an empty one; give each at least one question.")
+        if target["answer"] is None:
+            continue
+        n_slots, n_masks = target["answer"].count(SEG_SLOT), len(target["masks"])
+        if n_slots != n_masks:
+            raise ValueError(
+                f"{row['source']}: the answer {target['answer']!r} has {n_slots} {SEG_SLOT} but the target has "
+                f"{n_masks} masks; every {SEG_SLOT} needs one mask."
+            )
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """A bool or 0/1 mask (H, W) as compressed COCO RLE: {"size": [H, W], "counts": str}."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: dict, source: str) -> np.ndarray:
+    """The mask (H, W) uint8 in {0, 1} of a compressed COCO RLE.
+
+    Unpacked here and not by pycocotools, which reads past the end of cut-off counts and returns uninitialised memory
+    for empty ones.
+    """
+    size, counts = rle["size"], rle["counts"]
+    try:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size {list(size)} is not (height, width) in pixels")
+        height, width = size
+        runs = _run_lengths(counts)
+        if runs.sum() != height * width:
+            raise ValueError(f"runs cover {runs.sum()} pixels, not the {height * width} of {height} x {width}")
+    except ValueError as error:
+        raise ValueError(f"{source}: broken mask RLE: {error}; write masks with rows.encode_mask.") from error
+    values = np.arange(len(runs), dtype=np.uint8) & 1  # runs of 0 and 1 in turn, 0 first
+    return np.repeat(values, runs).reshape(width, height).T  # COCO counts down the columns
+
+
+def _run_lengths(counts: str) -> np.ndarray:
+    """The run lengths (R,) int64 behind COCO's compressed counts."""
+    if not isinstance(counts, str) or not counts.isascii():
+        raise ValueError("counts are not COCO's compressed string")
+    digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    if not digits.size or digits.min() < 0 or digits.max() >= 2 * _MORE or digits[-1] & _MORE:
+        raise ValueError("counts are empty, cut off or hold characters that COCO's do not")
+    ends = np.flatnonzero((digits & _MORE) == 0)
+    lengths = np.diff(ends, prepend=-1)  # in characters
+    if lengths.max() > _MOST_DIGITS:
+        raise ValueError("counts hold a number too large for a run length")
+    starts = ends - lengths + 1
+    places = np.arange(len(digits)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((digits & _DIGIT) << (5 * places), starts)
+    runs -= np.where(digits[ends] & _SIGN, 1 << (5 * lengths), 0)
+    # From the fourth on, a number is the difference to the run two before: r3 = n3 + r1, r4 = n4 + r2, ...
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    if runs.min() < 0:
+        raise ValueError("counts hold a negative run length")
+    return runs
+
+
+def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Image.Image | None:
+    """The image as RGB, upright (EXIF orientation applied) and fully loaded; none for a text-only row.
+
+    image: a picture, its path, or what ROW_FEATURES gives: {"bytes": encoded file or none, "path": str or none}.
+    """
+    if image is None:
+        return None
+    if isinstance(image, Image.Image):
+        encoded, path = None, None
+    else:
+        encoded, path = (image["bytes"], image["path"]) if isinstance(image, dict) else (None, image)
+        if encoded is None and path is None:
+            raise ValueError(f"{source}: the image has neither bytes nor a path; give one, or None for no image.")
+    where = f"{source}: the image" if path is None else f"{source}: the image {path}"
+    if encoded is None and path is not None and not Path(path).is_file():
+        raise ValueError(f"{where} does not exist; download it or correct the path.")
+    try:
+        if isinstance(image, Image.Image):
+            upright = ImageOps.exif_transpose(image)
+        else:
+            with Image.open(path if encoded is None else BytesIO(encoded)) as opened:
+                upright = ImageOps.exif_transpose(opened)
+    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} cannot be read ({reason}); download it again or take it out.") from error
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+        raise ValueError(
+            f"{where} is of mode {upright.mode}, whose range is not agreed on; save it with 8 bits a channel."
+        )
+    return upright.convert("RGB")
+
+
+def sort_by_centroid(masks: list[np.ndarray]) -> list[int]:
+    """Indices of the masks (H, W) by centroid, top to bottom then left to right; empty masks last."""
+
+    def centroid(index: int) -> tuple[float, float]:
+        ys, xs = np.nonzero(masks[index])
+        return (ys.mean(), xs.mean()) if len(ys) else (np.inf, np.inf)
+
+    return sorted(range(len(masks)), key=centroid)
+
+
+def target_masks(target: dict, image_size: tuple[int, int], source: str) -> np.ndarray:
+    """A target's masks (K, H, W) uint8: 0, 1, and IGNORE_VALUE where pixels are not counted and not the thing.
+
+    image_size: (H, W) in pixels of the upright image.
+    """
+    masks = np.zeros((len(target["masks"]), *image_size), dtype=np.uint8)
+    for index, rle in enumerate(target["masks"]):
+        masks[index] = _sized_mask(rle, image_size, source)
+    if target["ignore"] is not None:
+        not_counted = _sized_mask(target["ignore"], image_size, source) == 1
+        masks[not_counted & (masks == 0)] = IGNORE_VALUE
+    return masks
+
+
+def _sized_mask(rle: dict, image_size: tuple[int, int], source: str) -> np.ndarray:
+    mask = decode_mask(rle, source)
+    if mask.shape != tuple(image_size):
+        raise ValueError(
+            f"{source}: a mask is {mask.shape[0]} x {mask.shape[1]} (height x width) but its image is "
+            f"{image_size[0]} x {image_size[1]}; draw masks on the image as it is shown, EXIF orientation applied."
+        )
+    return mask

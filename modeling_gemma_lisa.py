@@ -1,0 +1,515 @@
+"""Gemma-LISA: Gemma 3 looks and talks; the state at every `[SEG]` it writes prompts SAM's mask decoder.
+
+Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image, D Gemma's hidden size, C SAM's
+prompt size (256), V vocabulary, N labelled tokens. Sizes in pixels are Gemma 3's and SAM's; the configuration decides.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Gemma3ForConditionalGeneration, SamModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .configuration_gemma_lisa import GemmaLisaConfig
+from .losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, normalize, token_loss
+
+
+@dataclass
+class GemmaLisaOutput(ModelOutput):
+    """What `GemmaLisaForConditionalGeneration.forward` returns.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): weighted sum of the parts below, with `labels` or `mask_labels`.
+        language_loss (`torch.FloatTensor` of shape `()`): cross-entropy over the labelled tokens, unweighted.
+        mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
+        mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
+        logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels only the positions
+            that predict a labelled token, in order.
+        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
+        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image, 0 to I−1, that each mask belongs to.
+        past_key_values (`Cache`): Gemma's keys and values.
+        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
+        hidden_states, attentions: Gemma's, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    language_loss: torch.FloatTensor | None = None
+    mask_bce_loss: torch.FloatTensor | None = None
+    mask_dice_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    pred_masks: torch.FloatTensor | None = None
+    iou_scores: torch.FloatTensor | None = None
+    seg_image_index: torch.LongTensor | None = None
+    past_key_values: Cache | None = None
+    image_embeddings: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SegmentOutput(ModelOutput):
+    """What `GemmaLisaForConditionalGeneration.segment` returns.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B, L + new)`): the prompts, and the new tokens after them.
+        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
+        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
+        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
+    """
+
+    sequences: torch.LongTensor | None = None
+    pred_masks: torch.FloatTensor | None = None
+    iou_scores: torch.FloatTensor | None = None
+    seg_image_index: torch.LongTensor | None = None
+    image_embeddings: torch.FloatTensor | None = None
+
+
+class SegProjector(nn.Sequential):
+    """Gemma's state at a `[SEG]`, (S, D), to a prompt of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
+
+    def __init__(self, hidden_size: int, prompt_size: int):
+        super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
+
+
+class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
+    """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`."""
+
+    config_class = GemmaLisaConfig
+    config: GemmaLisaConfig
+    # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: GemmaLisaConfig):
+        super().__init__(config)
+        self.sam = SamModel(config.sam_config)
+        self.seg_projector = SegProjector(
+            config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        question_ids: torch.LongTensor | None = None,
+        sam_pixel_values: torch.FloatTensor | None = None,
+        image_embeddings: torch.FloatTensor | None = None,
+        original_sizes: torch.LongTensor | None = None,
+        reshaped_input_sizes: torch.LongTensor | None = None,
+        mask_labels: list[torch.Tensor] | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        num_masks_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> GemmaLisaOutput:
+        """One pass of Gemma over the batch and one call of SAM's decoder over all its `[SEG]` tokens.
+
+        Args:
+            input_ids: (B, L).
+            pixel_values: (I, 3, 896, 896) Gemma's images, in the order of the conversations that show one.
+            attention_mask: (B, L), 1 = a token, 0 = padding.
+            token_type_ids: (B, L), 1 = an image token. Needed with `pixel_values`: without it the tokens of an image
+                could not see each other.
+            labels: (B, L), IGNORE_INDEX = not learned. Gives `language_loss`; logits are then made only where learned.
+            question_ids: (B, L), 0 = the prefix all see, k = the k-th question and its answer, −1 = padding. A token
+                sees the prefix and its own question, and is positioned as if the others were not there.
+            sam_pixel_values: (I, 3, 1024, 1024) SAM's images; or `image_embeddings` (I, 256, 64, 64), its encoding.
+                With neither there are no masks.
+            original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
+            mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
+                tokens. Gives the two mask losses.
+            num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
+
+        Returns:
+            `GemmaLisaOutput`.
+
+        Raises:
+            ValueError: inputs that do not belong together, with their counts.
+        """
+        learns = labels is not None or mask_labels is not None
+        if pixel_values is not None and token_type_ids is None and question_ids is None:
+            raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
+
+        if question_ids is not None:
+            attention_mask, position_ids = self._isolate_questions(input_ids, question_ids)
+
+        # Look: Gemma's image features first, so that every rank meets the modules in one order whatever its batch holds
+        image_features, unused = self._look(pixel_values, blank=learns)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            token_type_ids=None if question_ids is not None else token_type_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=None if image_features is None else {"image": image_features},
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state  # (B, L, D)
+
+        # Talk: the head only where something is learned (V is 262,208)
+        language_loss = None
+        if labels is None:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, keep])  # (B, L, V)
+        else:
+            learned = labels[:, 1:] != IGNORE_INDEX  # (B, L-1)
+            logits = self.lm_head(hidden_states[:, :-1][learned])  # (N, V)
+            language_loss = token_loss(logits, labels[:, 1:][learned], num_items_in_batch)
+
+        # Point: SAM's decoder once over all [SEG]
+        pred_masks = iou_scores = seg_image_index = mask_bce_loss = mask_dice_loss = None
+        has_sam_input = sam_pixel_values is not None or image_embeddings is not None
+        if has_sam_input or learns:
+            if image_embeddings is None:
+                image_embeddings = self._encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
+            positions, seg_image_index = self._find_seg_tokens(input_ids, len(image_embeddings), has_sam_input)
+            seg_hidden_states = hidden_states[positions]  # (S, D)
+            pred_masks, iou_scores, touched = self._decode_masks(seg_hidden_states, image_embeddings, seg_image_index)
+            unused = unused + touched
+
+        if mask_labels is not None:
+            mask_bce_loss, mask_dice_loss = self._mask_losses(
+                pred_masks, seg_image_index, mask_labels, original_sizes, reshaped_input_sizes, num_masks_in_batch
+            )
+
+        loss = None
+        if learns:
+            loss = unused
+            for weight, part in (
+                (self.config.ce_loss_weight, language_loss),
+                (self.config.bce_loss_weight, mask_bce_loss),
+                (self.config.dice_loss_weight, mask_dice_loss),
+            ):
+                if part is not None:
+                    loss = loss + weight * part
+
+        return GemmaLisaOutput(
+            loss=loss,
+            language_loss=language_loss,
+            mask_bce_loss=mask_bce_loss,
+            mask_dice_loss=mask_dice_loss,
+            logits=logits,
+            pred_masks=pred_masks,
+            iou_scores=iou_scores,
+            seg_image_index=seg_image_index,
+            past_key_values=outputs.past_key_values,
+            image_embeddings=image_embeddings if has_sam_input else None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def segment(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        sam_pixel_values: torch.FloatTensor | None = None,
+        image_embeddings: torch.FloatTensor | None = None,
+        original_sizes: torch.LongTensor | None = None,
+        reshaped_input_sizes: torch.LongTensor | None = None,
+        max_new_tokens: int = 64,
+    ) -> SegmentOutput:
+        """Answer greedily, and draw a mask for every `[SEG]` of the answers.
+
+        Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
+        in `forward`. The states at `[SEG]` are kept from the steps of the generation: nothing is run twice.
+        `original_sizes` and `reshaped_input_sizes` are only for the processor's `post_process_segmentation`.
+
+        Returns:
+            `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        steps: list[torch.Tensor] = []  # step t: (B, D), the state that predicts new token t
+        hook = self.model.language_model.register_forward_hook(
+            lambda module, inputs, output: steps.append(output.last_hidden_state[:, -1])
+        )
+        try:
+            generated = self.generate(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                pixel_values=pixel_values,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                return_dict_in_generate=True,
+            )
+        finally:
+            hook.remove()
+
+        sequences = generated.sequences  # (B, L + T)
+        new_tokens = sequences[:, input_ids.shape[1] :]  # (B, T)
+        is_seg = new_tokens == self.config.seg_token_id
+        states = torch.stack(steps, dim=1)  # (B, T, D)
+        if self.config.seg_state == "token":
+            # The state at new token t is the one of step t + 1; the last token's needs one step more
+            last = states[:, -1:]
+            if is_seg[:, -1].any():
+                last = self._step_once(new_tokens, attention_mask, generated.past_key_values)
+            states = torch.cat([states[:, 1:], last], dim=1)
+
+        if sam_pixel_values is None and image_embeddings is None:
+            return SegmentOutput(sequences=sequences)
+        if image_embeddings is None:
+            image_embeddings = self._encode_for_sam(sam_pixel_values)
+        image_of_row, has_image = self._image_of_row(input_ids)
+        is_seg = is_seg & has_image[:, None]
+        seg_image_index = image_of_row[is_seg.nonzero()[:, 0]]  # (S,)
+        pred_masks, iou_scores, _ = self._decode_masks(states[is_seg], image_embeddings, seg_image_index)
+        return SegmentOutput(
+            sequences=sequences,
+            pred_masks=pred_masks,
+            iou_scores=iou_scores,
+            seg_image_index=seg_image_index,
+            image_embeddings=image_embeddings,
+        )
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        """Gemma's inputs only: SAM has no part in generation, and must not run at every step."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
+            inputs.pop(name, None)
+        return inputs
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with the module's own names as keys.
+
+        Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
+        resume without it and only warn.
+        """
+        self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _look(
+        self, pixel_values: torch.FloatTensor | None, blank: bool
+    ) -> tuple[BaseModelOutputWithPooling | None, torch.Tensor | float]:
+        """Gemma's image features; where the batch shows none but learns, those of a blank image, times zero."""
+        if pixel_values is not None:
+            return self.model.get_image_features(pixel_values, return_dict=True), 0.0
+        if not blank:
+            return None, 0.0
+        side = self.config.vision_config.image_size
+        features = self.model.get_image_features(self._blank(side), return_dict=True)
+        return None, features.pooler_output.float().sum() * 0.0
+
+    def _encode_for_sam(self, sam_pixel_values: torch.FloatTensor | None) -> torch.FloatTensor:
+        """SAM's encoding of the images, (I, C, 64, 64); of one blank image where the batch shows none."""
+        if sam_pixel_values is None:
+            sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
+        sam_pixel_values = sam_pixel_values.to(self.sam.vision_encoder.patch_embed.projection.weight.dtype)
+        return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
+
+    def _blank(self, side: int) -> torch.FloatTensor:
+        return torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
+
+    def _image_of_row(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
+        """For each conversation, (B,): the index of its image, and whether it shows one at all."""
+        has_image = (input_ids == self.config.image_token_id).any(dim=1)
+        return has_image.long().cumsum(0) - 1, has_image
+
+    def _find_seg_tokens(
+        self, input_ids: torch.LongTensor, num_images: int, has_sam_input: bool
+    ) -> tuple[tuple[torch.LongTensor, torch.LongTensor], torch.LongTensor]:
+        """(row, position) of each state that prompts SAM, and the image that each belongs to, (S,)."""
+        image_of_row, has_image = self._image_of_row(input_ids)
+        if has_sam_input and num_images != (shown := int(has_image.sum())):
+            raise ValueError(f"{num_images} images for SAM but {shown} conversations that show an image to Gemma.")
+        rows, columns = (input_ids == self.config.seg_token_id).nonzero(as_tuple=True)  # (S,), (S,)
+        if not bool(has_image[rows].all()):
+            raise ValueError("[SEG] stands in a conversation that shows no image.")
+        if not has_sam_input:
+            rows, columns = rows[:0], columns[:0]
+        if self.config.seg_state == "previous":
+            columns = columns - 1
+        return (rows, columns), image_of_row[rows]
+
+    def _decode_masks(
+        self,
+        seg_hidden_states: torch.FloatTensor,
+        image_embeddings: torch.FloatTensor,
+        seg_image_index: torch.LongTensor,
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
+        """SAM's decoder, once, on the states (S, D): mask logits (S, 256, 256), scores (S,), and zero.
+
+        The decoder runs on a dummy prompt where there is no `[SEG]`, and the last value, a zero that hangs on all its
+        outputs, goes into the loss: so no parameter is ever without a gradient and no rank waits for another.
+        """
+        count = len(seg_hidden_states)
+        if count == 0:
+            seg_hidden_states = seg_hidden_states.new_zeros(1, seg_hidden_states.shape[-1])
+            seg_image_index = seg_image_index.new_zeros(1)
+        projector_dtype = self.seg_projector[0].weight.dtype
+        seg_embeddings = self.seg_projector(seg_hidden_states.to(projector_dtype))  # (S, C)
+
+        decoder = self.sam.mask_decoder
+        dtype = decoder.iou_token.weight.dtype
+        _, dense_prompt_embeddings = self.sam.prompt_encoder(None, None, None, None)  # (1, C, 64, 64)
+        masks, scores = decoder(
+            image_embeddings=image_embeddings[seg_image_index].to(dtype),  # (S, C, 64, 64)
+            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings()
+            .to(dtype)  # (1, C, 64, 64)
+            .expand(len(seg_embeddings), -1, -1, -1),
+            sparse_prompt_embeddings=seg_embeddings[:, None, None, :].to(dtype),  # (S, 1, 1, C)
+            dense_prompt_embeddings=dense_prompt_embeddings.to(dtype),
+            multimask_output=False,
+        )  # (S, 1, 1, 256, 256), (S, 1, 1)
+        masks, scores = masks[:, 0, 0], scores[:, 0, 0]
+        touched = (masks.float().sum() + scores.float().sum()) * 0.0
+        return masks[:count], scores[:count], touched
+
+    def _mask_losses(
+        self,
+        pred_masks: torch.FloatTensor,
+        seg_image_index: torch.LongTensor,
+        mask_labels: list[torch.Tensor],
+        original_sizes: torch.LongTensor | None,
+        reshaped_input_sizes: torch.LongTensor | None,
+        num_masks_in_batch: torch.Tensor | int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """BCE and Dice of all masks of the batch, each (), at the masks' own size."""
+        counts = [len(masks) for masks in mask_labels]
+        found = torch.bincount(seg_image_index, minlength=len(counts)).tolist()
+        if found != counts:
+            raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
+        if sum(counts) == 0:
+            nothing = pred_masks.float().sum()
+            return nothing, nothing
+        if reshaped_input_sizes is None:
+            raise ValueError("mask_labels came without reshaped_input_sizes: pass all that the processor returned.")
+        labels, sizes = _pad_masks(mask_labels, self.config.mask_loss_size)  # (S, H, W), (S, 2)
+        labels, sizes = labels.to(pred_masks.device), sizes.to(pred_masks.device)
+        logits = sample_mask_logits(
+            pred_masks.float(),
+            side=self.config.sam_config.vision_config.image_size,
+            reshaped_sizes=reshaped_input_sizes[seg_image_index],
+            sizes=sizes,
+            canvas=labels.shape[-2:],
+        )  # (S, H, W)
+        targets, valid = labels == 1, labels != IGNORE_VALUE
+        return (
+            normalize(bce_loss(logits, targets, valid).sum(), len(logits), num_masks_in_batch),
+            normalize(dice_loss(logits, targets, valid).sum(), len(logits), num_masks_in_batch),
+        )
+
+    def _isolate_questions(
+        self, input_ids: torch.LongTensor, question_ids: torch.LongTensor
+    ) -> tuple[dict[str, torch.Tensor], torch.LongTensor]:
+        """Masks and positions under which each question sees only the prefix and itself.
+
+        Two questions a, b behind a prefix p, each of two tokens; a row may look at the columns marked 1:
+
+                p p a a b b      positions
+            p   1 . . . . .      0
+            p   1 1 . . . .      1
+            a   1 1 1 . . .      2
+            a   1 1 1 1 . .      3
+            b   1 1 . . 1 .      2
+            b   1 1 . . 1 1      3
+
+        The tokens of the image also see each other, as Gemma 3 has it.
+
+        Returns:
+            {"full_attention", "sliding_attention"}: bool (B, 1, L, L), and position_ids (B, L).
+        """
+        is_prefix = question_ids == 0
+        prefix_length = is_prefix.sum(1, keepdim=True)  # (B, 1)
+        column = torch.arange(question_ids.shape[1], device=question_ids.device).expand_as(question_ids)
+        starts = torch.ones_like(is_prefix)
+        starts[:, 1:] = question_ids[:, 1:] != question_ids[:, :-1]
+        start_of_run = torch.where(starts, column, 0).cummax(dim=1).values
+        position_ids = torch.where(is_prefix, column, prefix_length + column - start_of_run)  # (B, L)
+
+        is_image = (input_ids == self.config.image_token_id) & is_prefix
+        both_image = is_image[:, :, None] & is_image[:, None, :]
+        causal = column[:, :, None] >= column[:, None, :]
+        related = (question_ids[:, :, None] == question_ids[:, None, :]) | is_prefix[:, None, :]
+        full = (causal | both_image) & related  # (B, L, L)
+        distance = position_ids[:, :, None] - position_ids[:, None, :]
+        sliding = full & (distance < self.config.text_config.sliding_window)
+        return {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}, position_ids
+
+    def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
+        """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""
+        attention_mask = F.pad(attention_mask, (0, new_tokens.shape[1]), value=1)  # (B, L + T)
+        return self.model(
+            input_ids=new_tokens[:, -1:],
+            attention_mask=attention_mask,
+            position_ids=attention_mask.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+        ).last_hidden_state
+
+
+def sample_mask_logits(
+    pred_masks: torch.FloatTensor,
+    side: int,
+    reshaped_sizes: torch.LongTensor,
+    sizes: torch.LongTensor,
+    canvas: tuple[int, int],
+) -> torch.FloatTensor:
+    """Mask logits on SAM's padded square, read off bilinearly at the pixel centres of images of any sizes, all at once.
+
+    Args:
+        pred_masks: (S, h, w) logits that cover SAM's square of `side` × `side` pixels.
+        side: length of that square (1024).
+        reshaped_sizes: (S, 2), (height, width) of the image inside the square, in its pixels.
+        sizes: (S, 2), (height, width) of each wanted mask.
+        canvas: (H, W), the largest of `sizes`.
+
+    Returns:
+        (S, H, W); what lies outside a mask's own size means nothing.
+    """
+    rows = torch.arange(canvas[0], device=pred_masks.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(canvas[1], device=pred_masks.device, dtype=torch.float32) + 0.5
+    # grid_sample counts from −1 to 1 over the square; an image fills reshaped/side of it
+    scale = 2.0 * reshaped_sizes.float() / (sizes.float() * side)  # (S, 2)
+    y = rows[None, :] * scale[:, :1] - 1  # (S, H)
+    x = columns[None, :] * scale[:, 1:] - 1  # (S, W)
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, canvas[0], -1), y[:, :, None].expand(-1, -1, canvas[1])], dim=-1
+    )  # (S, H, W, 2)
+    return F.grid_sample(pred_masks[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+
+
+def _pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Tensor, torch.LongTensor]:
+    """Masks of any sizes on one canvas (S, H, W), padded with IGNORE_VALUE, and the size of each, (S, 2).
+
+    Masks longer than `max_size` pixels are made smaller first, by nearest pixels.
+    """
+    resized = []
+    for masks in mask_labels:
+        if len(masks) == 0:
+            continue
+        height, width = masks.shape[-2:]
+        if (longest := max(height, width)) > max_size:
+            size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
+            masks = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0].to(masks.dtype)
+        resized.append(masks)
+    canvas = [max(masks.shape[axis] for masks in resized) for axis in (-2, -1)]
+    padded = [
+        F.pad(masks, (0, canvas[1] - masks.shape[-1], 0, canvas[0] - masks.shape[-2]), value=IGNORE_VALUE)
+        for masks in resized
+    ]
+    sizes = [[*masks.shape[-2:]] for masks in resized for _ in range(len(masks))]
+    return torch.cat(padded), torch.tensor(sizes)
+
+
+GemmaLisaForConditionalGeneration.register_for_auto_class("AutoModel")

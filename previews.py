@@ -1,0 +1,56 @@
+"""A callback that draws what the model answers to a few held-out questions, at every evaluation."""
+
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from .drawing import draw_curve, draw_samples
+from .metrics import unite
+from .processing_gemma_lisa import GemmaLisaProcessor
+from .protocols import Answer, by_generation
+
+
+class PreviewCallback(TrainerCallback):
+    """Writes `previews/step-NNNNNN.png` and the training curve `curve.png` below the output folder.
+
+    Args:
+        processor: as in training.
+        samples: held-out samples (`EvaluationQuestions`), of which each is drawn.
+        max_new_tokens: of each answer.
+    """
+
+    def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int):
+        self.processor, self.samples, self.max_new_tokens = processor, samples, max_new_tokens
+
+    def on_evaluate(self, args, state, control, model, **kwargs):
+        # Every rank answers, because a sharded model cannot run on one; the first one draws.
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            answers = by_generation(model, self.processor, self.samples, self.max_new_tokens)
+        model.train(training)
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_answers(self.samples, answers).save(folder / f"step-{state.global_step:06d}.png")
+        draw_curve(state.log_history, Path(args.output_dir) / "curve.png")
+
+
+def draw_answers(samples: list[dict], answers: list[Answer], columns: int = 2):
+    """A sheet of samples: image, target, prediction, question, answer and IoU."""
+    cards = []
+    for sample, answer in zip(samples, answers, strict=True):
+        size = (sample["image"].height, sample["image"].width)
+        cards.append(
+            {
+                "image": sample["image"],
+                "question": answer.question,
+                "target": unite(answer.target, size),
+                "prediction": answer.masks,
+                "answer": answer.raw_text,
+                "iou": answer.result.iou,
+            }
+        )
+    return draw_samples(cards, columns=columns)

@@ -1,0 +1,339 @@
+"""GemmaLisaProcessor: conversations to tensors for Gemma and SAM, and masks back to the pixels of the images.
+
+Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
+"""
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from transformers import BatchFeature, Gemma3Processor
+from transformers.image_utils import load_image
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.utils.chat_template_utils import render_jinja_template
+
+# Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
+CHAT_TEMPLATE = """\
+{{ bos_token }}
+{%- set ns = namespace(system="") -%}
+{%- if messages[0].role == "system" -%}
+    {%- set first = messages[0].content -%}
+    {%- set ns.system = (first if first is string else first[0].text) + "\\n\\n" -%}
+    {%- set messages = messages[1:] -%}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if (message.role == "user") != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Turns must alternate user/assistant, and the first must be the user's.") }}
+    {%- endif -%}
+    {%- set parts = [{"type": "text", "text": message.content}] if message.content is string else message.content -%}
+    {{- "<start_of_turn>" + ("model" if message.role == "assistant" else message.role) + "\\n" -}}
+    {%- if message.role == "assistant" -%}
+        {%- generation -%}
+            {%- for part in parts if part.type == "text" -%}{{ part.text | trim }}{%- endfor -%}
+            {{- "<end_of_turn>" -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- ns.system if loop.first -}}
+        {%- for part in parts -%}
+            {{- "<start_of_image>" if part.type == "image" else part.text | trim -}}
+        {%- endfor -%}
+        {{- "<end_of_turn>" -}}
+    {%- endif -%}
+    {{- "\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ "<start_of_turn>model\\n" }}{%- endif -%}
+"""
+
+# Private-use characters around what looks like a special token in a text that somebody typed.
+TYPED_START, TYPED_END = "\ue000", "\ue001"
+
+
+class GemmaLisaProcessor(Gemma3Processor):
+    """Gemma 3's processor, SAM's image processor and the `[SEG]` token.
+
+    Args:
+        image_processor: Gemma's; the PIL one is used whatever comes, so that the numbers do not depend on torchvision.
+        tokenizer: Gemma's fast tokenizer, with `[SEG]` among its special tokens.
+        sam_image_processor: SAM's; likewise.
+        chat_template: Gemma's template with generation marks; `CHAT_TEMPLATE` if None.
+        image_seq_length: tokens of one image.
+        seg_token: the token that stands for a mask.
+        system_prompt: put before every conversation that has no system turn of its own; kept with the processor, so
+            that training and inference agree.
+    """
+
+    def __init__(
+        self,
+        image_processor,
+        tokenizer,
+        sam_image_processor,
+        chat_template: str | None = None,
+        image_seq_length: int = 256,
+        seg_token: str = "[SEG]",
+        system_prompt: str | None = None,
+        **kwargs,
+    ):
+        if seg_token not in tokenizer.get_added_vocab():
+            raise ValueError(
+                f"The tokenizer has no token {seg_token}: this is no Gemma-LISA checkpoint; make one with "
+                "scripts/init_checkpoint.py."
+            )
+        self.seg_token = seg_token
+        self.seg_token_id = tokenizer.convert_tokens_to_ids(seg_token)
+        self.system_prompt = system_prompt
+        self.sam_image_processor = SamImageProcessorPil.from_dict(sam_image_processor.to_dict())
+        super().__init__(
+            image_processor=Gemma3ImageProcessorPil.from_dict(image_processor.to_dict()),
+            tokenizer=tokenizer,
+            sam_image_processor=self.sam_image_processor,
+            chat_template=chat_template or CHAT_TEMPLATE,
+            image_seq_length=image_seq_length,
+            **kwargs,
+        )
+        special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+        special = [token for token in special if not token.isspace()]
+        self._special_tokens = re.compile("|".join(map(re.escape, special)))
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        return_assistant_tokens_mask: bool = False,
+        padding_side: str = "left",
+        **kwargs,
+    ) -> str | list[str] | BatchFeature | torch.Tensor:
+        """Conversations as text, or as the tensors of both towers.
+
+        Args:
+            conversation: messages `{"role", "content"}`, or a list of such lists; content is a string or parts
+                `{"type": "text", "text"}` and `{"type": "image", "image": PIL image or path}`. One image at most.
+                A special token inside a user's or a system text stays text; in a model's turn it is the token.
+            add_generation_prompt: end with the opening of the model's turn.
+            tokenize, return_dict: False gives text; True, True gives the batch; True, False gives `input_ids`.
+            return_tensors: "pt" or None; tensors are made either way when `tokenize` is set.
+            return_assistant_tokens_mask: add `assistant_masks` (B, L), 1 where the model speaks.
+            padding_side: "left" for generation, "right" for training.
+
+        Returns:
+            BatchFeature of input_ids, attention_mask, token_type_ids (B, L); where there are images also pixel_values
+            (I, 3, 896, 896), sam_pixel_values (I, 3, 1024, 1024), original_sizes and reshaped_input_sizes (I, 2).
+
+        Raises:
+            ValueError: two images in one conversation, or turns that do not alternate.
+        """
+        if not tokenize:
+            return super().apply_chat_template(
+                conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
+            )
+        conversations = conversation if isinstance(conversation[0], list) else [conversation]
+        images = [image for messages in conversations for image in _images_of(messages)]
+        chats = self.encode_chats(conversations, add_generation_prompt)
+        padded = pad_rows(
+            {
+                "input_ids": ([ids for ids, _ in chats], self.tokenizer.pad_token_id),
+                "attention_mask": ([[1] * len(ids) for ids, _ in chats], 0),
+                "assistant_masks": ([spoken for _, spoken in chats], 0),
+            },
+            padding_side,
+        )
+        padded["token_type_ids"] = (padded["input_ids"] == self.tokenizer.image_token_id).long()
+        if not return_assistant_tokens_mask:
+            padded.pop("assistant_masks")
+        if not return_dict:
+            return padded["input_ids"]
+        return BatchFeature({**padded, **(self.encode_images(images) if images else {})})
+
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+        """Gemma 3's call for texts that are already rendered, with SAM's inputs beside Gemma's."""
+        kwargs.pop("return_tensors", None)
+        batch = super().__call__(images=images, text=text, return_tensors="pt", **{"padding": True, **kwargs})
+        if images is not None:
+            flat = [image for part in images for image in (part if isinstance(part, list) else [part])]
+            batch.update(self.encode_images(flat if isinstance(images, list) else [images]))
+        return batch
+
+    def encode_chats(
+        self, conversations: list[list[dict]], add_generation_prompt: bool = False
+    ) -> list[tuple[list[int], list[int]]]:
+        """Each conversation as (token ids, 1 where the model speaks up to its `<end_of_turn>` and 0 elsewhere).
+
+        The tokens of the image are there, its pixels are not looked at: see `encode_images`.
+        """
+        prepared = [self._prepare(messages) for messages in conversations]
+        texts, spoken_spans = render_jinja_template(
+            conversations=prepared,
+            chat_template=self.chat_template,
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=add_generation_prompt,
+            **self.tokenizer.special_tokens_map,
+        )
+        chats = []
+        for text, spans in zip(texts, spoken_spans, strict=True):
+            ids, offsets = self._tokenize(text)
+            spoken = [int(any(start < b and a < end for a, b in spans)) for start, end in offsets]
+            chats.append((ids, spoken))
+        return chats
+
+    def encode_images(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        """Images (PIL or paths) for both towers: pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes.
+
+        Shapes as in `apply_chat_template`; EXIF orientation is applied first, and sizes count after it.
+        """
+        images = [load_rgb(image) for image in images]
+        gemma = self.image_processor(images, return_tensors="pt")
+        sam = self.sam_image_processor(images, return_tensors="pt")
+        return {
+            "pixel_values": gemma["pixel_values"],
+            "sam_pixel_values": sam["pixel_values"],
+            "original_sizes": torch.as_tensor(sam["original_sizes"]),
+            "reshaped_input_sizes": torch.as_tensor(sam["reshaped_input_sizes"]),
+        }
+
+    def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
+        """What `segment` returned, as one answer for each conversation.
+
+        Args:
+            output: `SegmentOutput` of `model.segment(**inputs)`.
+            inputs: the batch it was given.
+            threshold: mask logits above it are foreground.
+
+        Returns:
+            for each conversation a dict of
+            text (str): what was said, without `[SEG]`; raw_text (str): with it;
+            phrases (list of K str): the words before each `[SEG]`, back to the one before;
+            masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
+            scores (float (K,)): SAM's own estimate of each mask's IoU;
+            complete (bool): the turn was ended, not cut off.
+            K = 0, with H = W = 0 where there is no image, when nothing is pointed at.
+        """
+        prompts = inputs["input_ids"]
+        has_image = (prompts == self.tokenizer.image_token_id).any(dim=1).tolist()
+        answers, image = [], -1
+        for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
+            image += has_image[row]
+            answer = self._read(new_tokens)
+            answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
+            answer["scores"] = torch.zeros(0)
+            if has_image[row] and output.pred_masks is not None:
+                mine = output.seg_image_index == image
+                height, width = inputs["original_sizes"][image].tolist()
+                logits = self.masks_to_image(
+                    output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist()
+                )
+                answer["masks"], answer["scores"] = (logits > threshold).cpu(), output.iou_scores[mine].float().cpu()
+            answers.append(answer)
+        return answers
+
+    def masks_to_image(
+        self, pred_masks: torch.FloatTensor, original_size: tuple[int, int], reshaped_size: tuple[int, int]
+    ) -> torch.FloatTensor:
+        """Mask logits (K, h, w) on SAM's padded square, to (K, H, W) at the image's own size: SAM's way back."""
+        if len(pred_masks) == 0:
+            return pred_masks.new_zeros(0, *original_size)
+        side = self.sam_image_processor.pad_size["height"]
+        logits = F.interpolate(pred_masks[:, None].float(), (side, side), mode="bilinear", align_corners=False)
+        logits = logits[..., : int(reshaped_size[0]), : int(reshaped_size[1])]
+        return F.interpolate(logits, tuple(map(int, original_size)), mode="bilinear", align_corners=False)[:, 0]
+
+    def _read(self, new_tokens: list[int]) -> dict[str, Any]:
+        """Tokens the model wrote, as text, raw_text, phrases and complete."""
+        stops = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")}
+        end = next((at for at, token in enumerate(new_tokens) if token in stops), None)
+        said = new_tokens[:end]
+        pieces: list[list[int]] = [[]]
+        for token in said:
+            if token == self.seg_token_id:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
+        text = "".join(
+            word if at == 0 else word.lstrip() if words[at - 1].endswith(" ") or not words[at - 1] else word
+            for at, word in enumerate(words)
+        )
+        return {
+            "text": re.sub(r"\s+([.,;:!?])", r"\1", text).strip(),
+            "raw_text": self.seg_token.join(words).strip(),
+            "phrases": [word.strip(" \n.,;:") for word in words[:-1]],
+            "complete": end is not None,
+        }
+
+    def _prepare(self, messages: list[dict]) -> list[dict]:
+        """Messages for the template: the system prompt, and typed special tokens marked; one image at most."""
+        if len(images := _images_of(messages)) > 1:
+            raise ValueError(f"{len(images)} images in one conversation; Gemma-LISA takes one. Ask about each alone.")
+        if self.system_prompt and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        return [message if message["role"] == "assistant" else self._mark_typed(message) for message in messages]
+
+    def _mark_typed(self, message: dict) -> dict:
+        def mark(text: str) -> str:
+            text = text.replace(TYPED_START, "").replace(TYPED_END, "")
+            return self._special_tokens.sub(lambda found: f"{TYPED_START}{found[0]}{TYPED_END}", text)
+
+        content = message["content"]
+        if isinstance(content, str):
+            return {**message, "content": mark(content)}
+        parts = [{**part, "text": mark(part["text"])} if part["type"] == "text" else part for part in content]
+        return {**message, "content": parts}
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a rendered conversation, and the (start, end) of each token in it, in characters.
+
+        All tokens of an image lie where its `<start_of_image>` stands; what was typed is cut out and read as text.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        position = 0
+        for at, piece in enumerate(re.split(f"({TYPED_START}.*?{TYPED_END})", text)):
+            if at % 2:
+                found = self.tokenizer(piece[1:-1], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                ids += found
+                offsets += [(position, position + len(piece))] * len(found)
+            else:
+                expanded = piece.replace(self.boi_token, self.full_image_sequence)
+                start = expanded.find(self.full_image_sequence)
+                gained = len(expanded) - len(piece)
+                found = self.tokenizer(
+                    expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
+                )
+                ids += found["input_ids"]
+                for a, b in found["offset_mapping"]:
+                    inside = gained and start <= a
+                    a, b = (max(start, a - gained), max(start, b - gained)) if inside else (a, b)
+                    offsets.append((position + a, position + b))
+            position += len(piece)
+        return ids, offsets
+
+
+def load_rgb(image: Any) -> Image.Image:
+    """An image (PIL or path) as RGB, turned the way its EXIF orientation says."""
+    return ImageOps.exif_transpose(image if isinstance(image, Image.Image) else load_image(image)).convert("RGB")
+
+
+def pad_rows(
+    columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right"
+) -> dict[str, torch.LongTensor]:
+    """Ragged rows of each name as (B, L) int64, filled with the value beside them."""
+    padded = {}
+    for name, (rows, fill) in columns.items():
+        length = max(map(len, rows))
+        gaps = [[fill] * (length - len(row)) for row in rows]
+        rows = [gap + row if padding_side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
+        padded[name] = torch.tensor(rows, dtype=torch.int64)
+    return padded
+
+
+def _images_of(messages: list[dict]) -> list[Any]:
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    return [part.get("image", part.get("path", part.get("url"))) for part in parts if part["type"] == "image"]
+
+
+GemmaLisaProcessor.register_for_auto_class("AutoProcessor")

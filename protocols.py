@@ -1,0 +1,161 @@
+"""The two ways to evaluate: with the answer given (teacher-forced), as LISA does, or by generation, as people use it.
+
+Samples are those of `datasets_builder.mixture.EvaluationQuestions`: one question each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from .collator import GemmaLisaCollator
+from .datasets_builder.rows import SEG_SLOT
+from .datasets_builder.templates import REFUSALS, SENTENCE_REFUSALS
+from .losses_gemma_lisa import IGNORE_INDEX
+from .metrics import QueryResult, intersection_and_union, unite
+from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
+from .processing_gemma_lisa import GemmaLisaProcessor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, answered.
+
+    Args:
+        source, question: which row, and what was asked.
+        expected: the plain right answer, with `{seg}` for each mask.
+        raw_text: what the model said, with `[SEG]`; empty when teacher-forced.
+        masks: (K, H, W) bool, predicted.
+        scores: (K,) SAM's own estimates.
+        target: (M, H, W) uint8 of 0, 1, 255; None for a VQA question.
+        result: the counts; None for a VQA question.
+    """
+
+    source: str
+    question: str
+    expected: str
+    raw_text: str
+    masks: np.ndarray
+    scores: np.ndarray
+    target: np.ndarray | None
+    result: QueryResult | None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether a VQA answer says what was expected, but for case, blanks and the full stop."""
+        return _plain(self.raw_text) == _plain(self.expected)
+
+
+def by_generation(
+    model: GemmaLisaForConditionalGeneration,
+    processor: GemmaLisaProcessor,
+    samples: list[dict[str, Any]],
+    max_new_tokens: int,
+) -> list[Answer]:
+    """Ask, and let the model answer freely. A mask counts only if the model came to write its `[SEG]`."""
+    conversations = []
+    for sample in samples:
+        content = [{"type": "text", "text": sample["chats"][0].rounds[0][0]}]
+        if sample["image"] is not None:
+            content.insert(0, {"type": "image", "image": sample["image"]})
+        conversations.append([{"role": "user", "content": content}])
+    inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
+    inputs = _to(inputs, model.device)
+    output = model.segment(**inputs, max_new_tokens=max_new_tokens)
+    spoken = processor.post_process_segmentation(output, inputs)
+    return [
+        _answer(sample, said["raw_text"], said["masks"].numpy(), said["scores"].numpy(), said["complete"])
+        for sample, said in zip(samples, spoken, strict=True)
+    ]
+
+
+@torch.no_grad()
+def teacher_forced(
+    model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, samples: list[dict[str, Any]]
+) -> list[Answer]:
+    """Give the plain right answer, and take the masks at its `[SEG]` tokens; see `teacher_forced_masks`."""
+    batch = GemmaLisaCollator(processor)(samples)
+    batch.pop("sample_ids", None)
+    batch = _to(batch, model.device)
+    output = model(**batch)
+    predicted = teacher_forced_masks(processor, batch, output)
+    answers = []
+    for sample, (masks, scores, refused) in zip(samples, predicted, strict=True):
+        answer = _answer(sample, "", masks, scores, complete=True)
+        answers.append(answer if answer.result is None else _judge(answer, refused))
+    return answers
+
+
+def teacher_forced_counts(
+    processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
+) -> torch.LongTensor:
+    """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row."""
+    counts, image = [], -1
+    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
+    for row, (masks, _, refused) in enumerate(teacher_forced_masks(processor, batch, output)):
+        image += has_image[row]
+        target = batch["mask_labels"][image].cpu().numpy() if has_image[row] else np.zeros((0, 1, 1), np.uint8)
+        intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
+        counts.append([intersection, union, len(target), 0 if refused else max(1, len(target)), 1])
+    return torch.tensor(counts)
+
+
+def teacher_forced_masks(
+    processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
+) -> list[tuple[np.ndarray, np.ndarray, bool]]:
+    """For each row: masks (K, H, W) bool at the image's own size, scores (K,), and whether the model would refuse.
+
+    The answer is given, so what the model takes the thing for is read off the first word it would have said itself:
+    refusals, and only they, begin with "No" (`templates`). Where the right answer is a refusal there is no `[SEG]` and
+    no mask, whatever the model thinks: N-acc tells, not gIoU.
+    """
+    learned = batch["labels"][:, 1:] != IGNORE_INDEX
+    counts = learned.sum(1)
+    first = counts.cumsum(0) - counts  # (B,): where each row's logits begin among the N
+    first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
+    refusals = processor.tokenizer([text[0:2] for text in REFUSALS + SENTENCE_REFUSALS], add_special_tokens=False)
+    refused = torch.isin(first_tokens.cpu(), torch.tensor(sorted({ids[0] for ids in refusals["input_ids"]})))
+    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
+    predicted, image = [], -1
+    for row, shown in enumerate(has_image):
+        image += shown
+        masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
+        if shown:
+            mine = output.seg_image_index == image
+            logits = processor.masks_to_image(
+                output.pred_masks[mine],
+                batch["original_sizes"][image].tolist(),
+                batch["reshaped_input_sizes"][image].tolist(),
+            )
+            masks, scores = (logits > 0).cpu().numpy(), output.iou_scores[mine].float().cpu().numpy()
+        predicted.append((masks, scores, bool(refused[row])))
+    return predicted
+
+
+def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:
+    question, expected = sample["chats"][0].rounds[0]
+    target, result = sample["masks"][0], None
+    if target is not None:
+        size = (sample["image"].height, sample["image"].width)
+        intersection, union = intersection_and_union(unite(masks, size), unite(target, size))
+        result = QueryResult(sample["source"], question, intersection, union, len(target), len(masks), complete)
+    return Answer(sample["source"], question, expected, raw_text, masks, scores, target, result)
+
+
+def _judge(answer: Answer, refused: bool) -> Answer:
+    result = answer.result
+    num_predictions = 0 if refused else max(1, result.num_targets)
+    return Answer(**{**vars(answer), "result": QueryResult(**{**vars(result), "num_predictions": num_predictions})})
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace(SEG_SLOT, "").lower().rstrip(". ").split())
+
+
+def _to(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:
+    return {
+        name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
+        for name, value in batch.items()
+    }

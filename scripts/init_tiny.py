@@ -1,0 +1,211 @@
+"""Write a small Gemma-LISA with random weights: what `make demo` trains from scratch, and what the tests run on.
+
+    python scripts/init_tiny.py --output outputs/tiny --seed 0
+
+The architecture is Gemma 3 and SAM at a size that learns simple drawings on one CPU core: 0.8 million parameters. The
+tokenizer is a byte-level BPE with Gemma 3's special tokens, its words learned from the project's own phrases.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    Gemma3TextConfig,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    SamConfig,
+    SiglipVisionConfig,
+    set_seed,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.templates import ask
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+
+SPECIAL_TOKENS = {
+    "pad_token": "<pad>",
+    "eos_token": "<eos>",
+    "bos_token": "<bos>",
+    "unk_token": "<unk>",
+}
+TURN_TOKENS = ["<start_of_turn>", "<end_of_turn>"]
+IMAGE_TOKENS = {
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
+}
+SEG_TOKEN = "[SEG]"
+
+
+def build_tokenizer(vocab_size: int = 480) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: every text can be written, and the words of the drawings are one token each."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    reserved = [*SPECIAL_TOKENS.values(), *TURN_TOKENS, *IMAGE_TOKENS.values(), SEG_TOKEN]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=reserved,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sentences(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **SPECIAL_TOKENS,
+        extra_special_tokens=IMAGE_TOKENS,
+        additional_special_tokens=[*TURN_TOKENS, SEG_TOKEN],
+        padding_side="left",
+    )
+
+
+def _sentences(num_scenes: int = 500) -> Iterator[str]:
+    """What is said about drawn scenes: the words the tokenizer is to know."""
+    for index in range(num_scenes):
+        generator = np.random.default_rng(index)
+        row = row_of_scene(draw_scene(generator, 64), generator, training=True, source="")
+        for chat in ask(row, generator, max_questions=len(row["targets"])):
+            for question, answer in chat.rounds:
+                yield f"user\n{question}"
+                yield f"model\n{answer.replace(SEG_SLOT, '')}"
+
+
+def build_processor(image_size: int) -> GemmaLisaProcessor:
+    """The processor of a small model: square images of `image_size` pixels for both towers, 16 pixels a token."""
+    square = {"height": image_size, "width": image_size}
+    mask_side = image_size // 2
+    return GemmaLisaProcessor(
+        image_processor=Gemma3ImageProcessorPil(size=square, image_seq_length=(image_size // 16) ** 2),
+        tokenizer=build_tokenizer(),
+        sam_image_processor=SamImageProcessorPil(
+            size={"longest_edge": image_size},
+            pad_size=square,
+            mask_size={"longest_edge": mask_side},
+            mask_pad_size={"height": mask_side, "width": mask_side},
+        ),
+        image_seq_length=(image_size // 16) ** 2,
+    )
+
+
+def build_config(processor: GemmaLisaProcessor, image_size: int, **overrides) -> GemmaLisaConfig:
+    """Gemma 96 × 4, SigLIP 64 × 2, SAM 64 × 2, all of SAM's attention global."""
+    tokenizer = processor.tokenizer
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
+    text_config = Gemma3TextConfig(
+        vocab_size=math.ceil(len(tokenizer) / 16) * 16,
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        query_pre_attn_scalar=24,
+        intermediate_size=192,
+        sliding_window=512,
+        max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vision_config = SiglipVisionConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        patch_size=8,
+        image_size=image_size,
+        vision_use_head=False,
+    )
+    width = 64
+    sam_config = SamConfig(
+        vision_config=dict(
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            mlp_ratio=2.0,
+            mlp_dim=128,
+            patch_size=8,
+            image_size=image_size,
+            window_size=0,
+            global_attn_indexes=[0, 1],
+            output_channels=width,
+            num_pos_feats=width // 2,
+            initializer_range=0.02,
+            scale=1,
+        ),
+        prompt_encoder_config=dict(hidden_size=width, image_size=image_size, patch_size=8, mask_input_channels=8),
+        mask_decoder_config=dict(hidden_size=width, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64),
+    )
+    return GemmaLisaConfig(
+        text_config=text_config.to_dict(),
+        vision_config=vision_config.to_dict(),
+        sam_config=sam_config.to_dict(),
+        mm_tokens_per_image=processor.image_seq_length,
+        image_token_index=ids["image_token"],
+        boi_token_index=ids["boi_token"],
+        eoi_token_index=ids["eoi_token"],
+        seg_token_id=processor.seg_token_id,
+        **overrides,
+    )
+
+
+@torch.no_grad()
+def initialize(model: GemmaLisaForConditionalGeneration) -> None:
+    """Weights that learn from scratch at this size; the libraries' own are made for loading trained ones."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            fan_in = module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else module.in_channels
+            nn.init.normal_(module.weight, std=fan_in**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    embedding = model.get_input_embeddings().weight  # the head is tied to it
+    nn.init.normal_(embedding, std=embedding.shape[1] ** -0.5)
+    projection = model.model.multi_modal_projector.mm_input_projection_weight
+    nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+    nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.2)
+    nn.init.normal_(model.sam.vision_encoder.pos_embed, std=0.2)
+    for tokens in (model.sam.mask_decoder.iou_token, model.sam.mask_decoder.mask_tokens):
+        nn.init.normal_(tokens.weight, std=1.0)
+    nn.init.normal_(model.sam.prompt_encoder.no_mask_embed.weight, std=1.0)
+
+
+def build_tiny(
+    image_size: int = 64, seed: int = 0, **overrides
+) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
+    """A small random Gemma-LISA for square images of `image_size` pixels; `overrides` are fields of its config."""
+    set_seed(seed)
+    processor = build_processor(image_size)
+    model = GemmaLisaForConditionalGeneration(build_config(processor, image_size, **overrides))
+    initialize(model)
+    stops = [processor.tokenizer.eos_token_id, processor.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    model.generation_config = GenerationConfig(
+        eos_token_id=stops, pad_token_id=processor.tokenizer.pad_token_id, bos_token_id=processor.tokenizer.bos_token_id
+    )
+    return model, processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
+    args = parser.parse_args()
+    model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
+    model.save_pretrained(args.output)
+    processor.save_pretrained(args.output)
+    print(f"{args.output}: {model.num_parameters():,} parameters, random (seed {args.seed})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Shapes: scenes are sound, and an independent reading of every question gives the row's own answer."""
+
+from collections import Counter
+from io import BytesIO
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
+from gemma_lisa.datasets_builder.shapes import EVAL, TRAIN, Shapes, draw_scene, row_of_scene
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIZE = 64
+N_SCENES = 400  # four questions each
+AREAS = {"circle": np.pi, "square": 2.0, "triangle": 3 * np.sqrt(3) / 4}  # inscribed in the unit circle
+RGB = {"red": (215, 50, 50), "green": (50, 180, 60), "blue": (55, 75, 220)}
+
+
+def make(index, training=False, size=SIZE):
+    rng = np.random.default_rng((0, index))
+    scene = draw_scene(rng, size)
+    return scene, row_of_scene(scene, rng, training, f"test/{index}")
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return [make(index) for index in range(N_SCENES)]
+
+
+@pytest.fixture(scope="module")
+def training():
+    return [make(index, training=True) for index in range(N_SCENES)]
+
+
+def named(objects, words):
+    """The objects that words such as "red circles", "shape" or "blue shapes" speak of."""
+    found = objects
+    for word in words.split():
+        word = word.removesuffix("s")
+        if word in RGB:
+            found = [thing for thing in found if thing.color == word]
+        elif word in AREAS:
+            found = [thing for thing in found if thing.shape == word]
+        else:
+            assert word == "shape"
+    return found
+
+
+def place(center, size):
+    y, x = (side / size for side in center)
+    row = "top" if y < 1 / 3 else "bottom" if y >= 2 / 3 else ""
+    column = "left" if x < 1 / 3 else "right" if x >= 2 / 3 else ""
+    if row:
+        return f"at the {row} {column}".strip()
+    return f"on the {column}" if column else "in the middle"
+
+
+def kind_of(target):
+    """The kind of a question, read from its words and masks alone."""
+    words = target["texts"][0].split()
+    if not target["masks"]:
+        return "absent"
+    if words[0] == "all":
+        return "plural"
+    return "color_shape" if len(words) == 3 and words[2] != "shape" else "color" if words[1] in RGB else "shape"
+
+
+def shares_of(pairs):
+    kinds = Counter(kind_of(target) for _, row in pairs for target in row["targets"])
+    return {kind: count / kinds.total() for kind, count in kinds.items()}
+
+
+def test_scenes_hold_two_to_five_objects_equally_often(evaluation):
+    counts = Counter(len(scene.objects) for scene, _ in evaluation)
+    assert set(counts) == {2, 3, 4, 5}
+    assert min(counts.values()) > N_SCENES / 4 * 0.75
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+def test_objects_keep_apart_and_inside_the_canvas(size):
+    for index in range(150):
+        scene, _ = make(index, size=size)
+        assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
+        for thing in scene.objects:
+            (y, x), radius = thing.center, thing.radius
+            assert 5 <= radius * 64 / size <= 10
+            assert min(y, x) - radius > 0 and max(y, x) + radius < size
+            ys, xs = np.nonzero(thing.mask)
+            assert np.hypot(ys + 0.5 - y, xs + 0.5 - x).max() <= radius + 1e-9
+        for one, other in combinations(scene.objects, 2):
+            gaps = np.argwhere(one.mask)[:, None] - np.argwhere(other.mask)[None]
+            assert np.hypot(gaps[..., 0], gaps[..., 1]).min() >= 2 * size / 64
+
+
+def test_masks_have_the_area_and_the_center_of_their_shape():
+    for index in range(100):
+        scene, _ = make(index, size=256)
+        for thing in scene.objects:
+            assert thing.mask.sum() == pytest.approx(AREAS[thing.shape] * thing.radius**2, rel=0.03)
+            centroid = np.argwhere(thing.mask).mean(axis=0) + 0.5
+            np.testing.assert_allclose(centroid, thing.center, atol=0.5)
+
+
+def test_objects_have_the_color_they_are_called_by(evaluation):
+    for scene, _ in evaluation:
+        for thing in scene.objects:
+            seen = scene.image[thing.mask].mean(axis=0)
+            assert min(RGB, key=lambda color: np.abs(seen - RGB[color]).sum()) == thing.color
+            assert np.abs(seen - RGB[thing.color]).max() < 25 + 10  # jitter, and what noise leaves of the mean
+
+
+def test_objects_and_background_are_noisy(evaluation):
+    for scene, _ in evaluation[:50]:
+        for thing in scene.objects:
+            assert scene.image[thing.mask].std(axis=0).min() > 4
+        background = ~np.any([thing.mask for thing in scene.objects], axis=0)
+        assert scene.image[background].std(axis=0).min() > 8
+
+
+@pytest.mark.parametrize("split", ["evaluation", "training"])
+def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request):
+    n_questions = 0
+    for scene, row in request.getfixturevalue(split):
+        check_row(row)
+        assert len({target["texts"][0] for target in row["targets"]}) == len(row["targets"]) == 4
+        for target in row["targets"]:
+            (text,) = target["texts"]
+            plural = text.startswith("all the ")
+            assert plural == text.endswith("s")
+            found = named(scene.objects, text.removeprefix("all ").removeprefix("the "))
+            assert len(found) != 1 if plural else len(found) <= 1
+            found.sort(key=lambda thing: tuple(np.argwhere(thing.mask).mean(axis=0)))
+            masks = [coco_mask.decode({**rle, "counts": rle["counts"].encode()}) for rle in target["masks"]]
+            for mask, thing in zip(masks, found, strict=True):
+                np.testing.assert_array_equal(mask, thing.mask)
+            if not found:
+                assert target["answer"] is None
+            elif plural:
+                things = [f"{{seg}}, a {o.color} {o.shape} {place(o.center, SIZE)}" for o in found]
+                assert target["answer"] == f"They are {', '.join(things)}."
+            else:
+                assert target["answer"] == f"It is {{seg}}, a {found[0].color} {found[0].shape}."
+            assert (target["is_sentence"], target["ignore"], target["explanation"]) == (False, None, None)
+            n_questions += 1
+    assert n_questions == 4 * N_SCENES
+
+
+def test_the_image_of_a_row_is_its_scene(evaluation):
+    for scene, row in evaluation[:20]:
+        np.testing.assert_array_equal(np.asarray(load_image(row["image"], row["source"])), scene.image)
+
+
+def test_counts_are_right_and_ask_in_four_ways_equally_often(evaluation, training):
+    ways = Counter()
+    for scene, row in evaluation + training:
+        question, answer = row["conversation"][0].values()
+        words = question.removeprefix("How many ").removesuffix(" are there?")
+        assert answer == f"{len(named(scene.objects, words))}."
+        ways[words.split()[0] in RGB, words.endswith("shapes")] += 1
+    assert len(ways) == 4 and min(ways.values()) > 2 * N_SCENES / 4 * 0.75
+
+
+def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_object(evaluation, training):
+    assert all(len(row["conversation"]) == 1 for _, row in evaluation)
+    asked = Counter()
+    for scene, row in training:
+        _, grid = row["conversation"]
+        attribute = grid["question"].removeprefix("Which ").removesuffix(" is in each cell?")
+        asked[attribute] += 1
+        words = grid["answer"].split(" ")
+        assert len(words) == 16
+        assert sum(word != "none" for word in words) == len(scene.objects)  # no two share a cell
+        for thing in scene.objects:
+            y, x = thing.center
+            assert words[int(y // 16) * 4 + int(x // 16)] == {"shape": thing.shape, "color": thing.color}[attribute]
+    assert set(asked) == {"shape", "color"} and min(asked.values()) > N_SCENES / 2 * 0.8
+
+
+@pytest.mark.parametrize("split, shares", [("evaluation", EVAL), ("training", TRAIN)])
+def test_kinds_of_questions_come_in_their_shares(split, shares, request):
+    assert sum(shares.values()) == pytest.approx(1)
+    drawn = shares_of(request.getfixturevalue(split))
+    assert set(drawn) == set(shares)
+    for kind, share in shares.items():
+        # Kinds that a scene cannot give are drawn again, which moves up to 0.08 to the absent ones.
+        assert drawn[kind] == pytest.approx(share, abs=0.10 if kind == "absent" else 0.05), kind
+
+
+def test_absence_is_practiced_more_than_it_is_tested(evaluation, training):
+    assert shares_of(training)["absent"] > shares_of(evaluation)["absent"] + 0.08
+
+
+def test_absent_things_are_asked_for_in_every_form(evaluation, training):
+    forms = Counter()
+    for scene, row in evaluation + training:
+        for target in row["targets"]:
+            if target["masks"]:
+                continue
+            words = target["texts"][0].split()
+            if words[0] == "all":
+                forms["plural"] += 1
+            elif len(words) == 2:
+                forms["shape"] += 1
+            elif words[2] == "shape":
+                forms["color"] += 1
+            else:
+                near = named(scene.objects, words[1]) and named(scene.objects, words[2])
+                forms["near" if near else "far"] += 1
+    shares = {form: count / forms.total() for form, count in forms.items()}
+    assert shares["near"] + shares["far"] == pytest.approx(0.75, abs=0.1)
+    assert min(shares["near"], shares["far"]) > 0.2
+    assert min(shares["color"], shares["shape"], shares["plural"]) > 0.04
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    def build(**config):
+        folder = tmp_path_factory.mktemp("shapes")  # nothing comes from another build's cache
+        rows = {"train_rows": 30, "validation_rows": 20, "test_rows": 25}
+        builder = Shapes(config_name="easy", cache_dir=str(folder), **{**rows, **config})
+        builder.download_and_prepare()
+        return builder.as_dataset()
+
+    return build
+
+
+def test_the_builder_gives_three_splits_of_named_rows(built):
+    splits = built()
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 30, "validation": 20, "test": 25}
+    for name, rows in splits.items():
+        assert rows.features == ROW_FEATURES
+        assert list(rows["source"]) == [f"shapes-easy/{name}/{index:06d}" for index in range(len(rows))]
+        assert {len(row["conversation"]) for row in rows} == ({2} if name == "train" else {1})
+        for row in rows:
+            check_row(row)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(built):
+    first, again, other = built(), built(train_rows=10), built(seed=1)
+    assert first["test"].to_list() == again["test"].to_list()
+    assert first["train"].select(range(10)).to_list() == again["train"].to_list()
+    images = [{row["image"]["bytes"] for rows in splits.values() for row in rows} for splits in (first, other)]
+    assert images[0].isdisjoint(images[1])
+
+
+def test_splits_share_no_image(built):
+    images = [row["image"]["bytes"] for rows in built().values() for row in rows]
+    assert len(set(images)) == len(images) == 75
+
+
+def test_the_image_size_is_the_configured_one(built):
+    row = built(image_size=96)["test"][0]
+    assert Image.open(BytesIO(row["image"]["bytes"])).size == (96, 96)
+    assert {tuple(rle["size"]) for target in row["targets"] for rle in target["masks"]} == {(96, 96)}
+
+
+def test_scenes_too_small_to_draw_are_refused(tmp_path):
+    builder = Shapes(cache_dir=str(tmp_path), image_size=16)
+    with pytest.raises(ValueError, match="shapes: image_size is 16 pixels"):
+        builder.download_and_prepare()

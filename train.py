@@ -1,0 +1,228 @@
+"""Train or fine-tune a Gemma-LISA.
+
+    python train.py --config configs/shapes.yaml --output_dir outputs/shapes
+    torchrun --nproc_per_node 4 train.py --config configs/shapes.yaml --output_dir outputs/shapes
+
+The recipe (YAML) sets defaults, the command line overrides them, an unknown key is an error. What is not listed here
+is a field of transformers' TrainingArguments.
+"""
+
+import fnmatch
+import json
+import logging
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+from trl import TrlParser
+
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.optimizers import build_muon
+from gemma_lisa.previews import PreviewCallback
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.trainer import GemmaLisaTrainer
+
+logger = logging.getLogger("gemma_lisa.train")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+# ---------------------------------------------------------------------------------------------------------------------
+@dataclass
+class ModelArguments:
+    """Which model, and what of it learns."""
+
+    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint"})
+    trainable: list[str] = field(
+        default_factory=lambda: ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"],
+        metadata={"help": "patterns of parameter names that are trained; all others are frozen"},
+    )
+    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+
+
+@dataclass
+class DataArguments:
+    """Which data, and how they are asked."""
+
+    dataset: str = field(default="shapes", metadata={"help": "name of a data set, as in shapes or shapes/easy"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder of its original files, if it has any"})
+    dataset_options: dict | str | None = field(
+        default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
+    )
+    train_split: str = "train"
+    eval_split: str = "validation"
+    eval_rows: int | None = field(default=None, metadata={"help": "evaluate on the first so many rows only"})
+    max_questions: int = field(default=4, metadata={"help": "targets asked of an image at once, each isolated"})
+    learn_masks: bool = field(default=True, metadata={"help": "false: a stage that learns words only; SAM rests"})
+    preview_samples: int = field(default=8, metadata={"help": "held-out questions drawn at each evaluation; 0 = none"})
+    max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
+
+
+@dataclass
+class GemmaLisaTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with this model's defaults."""
+
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
+    )
+    # The collator makes what forward takes, and dictionaries of rows hold no such column
+    remove_unused_columns: bool = False
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
+    ddp_find_unused_parameters: bool | None = False
+    # A loss that is not finite must be seen
+    logging_nan_inf_filter: bool = False
+    report_to: None | str | list[str] = "none"
+
+
+def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
+    """The recipe and the command line as dataclasses.
+
+    Raises:
+        UsageError: an unknown key, a recipe that is not there, or what this model cannot do.
+    """
+    parser = TrlParser((ModelArguments, DataArguments, GemmaLisaTrainingArguments))
+    if "--config" in arguments:
+        path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
+        if not path.is_file():
+            raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
+    try:
+        model_args, data_args, training_args = parser.parse_args_and_config(arguments)
+        if isinstance(data_args.dataset_options, str):
+            data_args.dataset_options = json.loads(data_args.dataset_options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if training_args.fp16:
+        raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
+    if training_args.n_gpu > 1:
+        raise UsageError(
+            f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
+            f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
+        )
+    return model_args, data_args, training_args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model and data
+# ---------------------------------------------------------------------------------------------------------------------
+def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
+    """The checkpoint, with what is trainable set so.
+
+    Raises:
+        ValueError: a checkpoint of which a part is missing; a pattern that matches no parameter.
+    """
+    processor = GemmaLisaProcessor.from_pretrained(model_args.model)
+    model, info = GemmaLisaForConditionalGeneration.from_pretrained(
+        model_args.model, dtype=torch.float32, output_loading_info=True
+    )
+    if wrong := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+        raise ValueError(f"{model_args.model}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
+        if (weight := getattr(model_args, name)) is not None:
+            setattr(model.config, name, weight)
+
+    unmatched = set(model_args.trainable)
+    for name, parameter in model.named_parameters():
+        matching = {pattern for pattern in model_args.trainable if fnmatch.fnmatchcase(name, pattern)}
+        parameter.requires_grad_(bool(matching))
+        unmatched -= matching
+    if unmatched:
+        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of {model_args.model}.")
+    return model, processor
+
+
+def describe(model, datasets: dict[str, Any], args: GemmaLisaTrainingArguments) -> str:
+    """What is about to happen, in a few lines."""
+    trained, total = Counter(), Counter()
+    for name, parameter in model.named_parameters():
+        part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
+        total[part] += parameter.numel()
+        trained[part] += parameter.numel() * parameter.requires_grad
+    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else str(args.device)
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return "\n".join(
+        [
+            *(f"  {name}: {len(rows):,} rows ({unit})" for name, (rows, unit) in datasets.items()),
+            f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
+            *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
+            f"  {args.world_size} process(es) on {device}, precision {'bf16' if args.bf16 else 'fp32'}",
+            f"  {per_step} rows a step = {args.train_batch_size} a device × {args.gradient_accumulation_steps} "
+            f"micro-batches × {args.world_size} process(es)",
+        ]
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+def main(arguments: list[str]) -> None:
+    model_args, data_args, training_args = parse(arguments)
+    logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, format="%(message)s")
+    set_seed(training_args.seed)
+    model, processor = load_model(model_args)
+
+    with training_args.main_process_first(desc="preparing the data"):
+        load = (data_args.data_dir, data_args.dataset_options)
+        train_rows = load_rows(data_args.dataset, data_args.train_split, *load)
+        eval_rows = load_rows(data_args.dataset, data_args.eval_split, *load)
+    if data_args.eval_rows is not None:
+        eval_rows = eval_rows.select(range(min(data_args.eval_rows, len(eval_rows))))
+    train_questions = TrainingQuestions(train_rows, training_args.seed, data_args.max_questions)
+    eval_questions = EvaluationQuestions(eval_rows, with_conversations=False)
+    logger.info(
+        "%s",
+        describe(
+            model,
+            {
+                f"{data_args.dataset} {data_args.train_split}": (
+                    train_questions,
+                    "images, each asked several questions",
+                ),
+                f"{data_args.dataset} {data_args.eval_split}": (eval_questions, "questions"),
+            },
+            training_args,
+        ),
+    )
+
+    callbacks = []
+    if data_args.preview_samples:
+        count = min(data_args.preview_samples, len(eval_questions))
+        samples = [eval_questions[at] for at in range(count)]
+        callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
+    optimizer = None
+    if training_args.muon_learning_rate is not None:
+        options = {
+            "muon_lr": training_args.muon_learning_rate,
+            "adamw_lr": training_args.learning_rate,
+            "weight_decay": training_args.weight_decay,
+            "betas": (training_args.adam_beta1, training_args.adam_beta2),
+        }
+        optimizer = (lambda: build_muon, options)  # Trainer calls a factory with the whole model
+    trainer = GemmaLisaTrainer(
+        model=model,
+        args=training_args,
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks),
+        train_dataset=train_questions,
+        eval_dataset=eval_questions,
+        processing_class=processor,
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=optimizer,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(f"saved {training_args.output_dir}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,88 @@
+"""GemmaLisaTrainer: cross-entropy, BCE and Dice over the counts of the whole optimizer step, and the four scores."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, Trainer
+
+from .losses_gemma_lisa import IGNORE_INDEX
+from .metrics import summarize_counts
+from .protocols import teacher_forced_counts
+
+LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
+
+
+class GemmaLisaTrainer(Trainer):
+    """Trainer with two differences.
+
+    The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
+    the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
+
+    Evaluation is teacher-forced (`protocols`) and exchanges counts between ranks, never masks.
+    """
+
+    # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
+        self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._part_steps = 0
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        tokens = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
+        masks = sum(len(of_image) for batch in batches for of_image in batch.get("mask_labels", []))
+        counts = torch.tensor([tokens, masks], device=device, dtype=torch.float64)
+        self._part_steps += 1
+        return batches, self.accelerator.reduce(counts, reduction="sum")
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ):
+        """The weighted sum of the parts; `num_items_in_batch` is what `get_batch_samples` counted, or None."""
+        divisors = {}
+        if num_items_in_batch is not None:
+            # Gradients are averaged over ranks, so every rank's share counts as many times as there are ranks
+            tokens, masks = (num_items_in_batch / self.accelerator.num_processes).float()
+            divisors = {"num_items_in_batch": tokens, "num_masks_in_batch": masks}
+        outputs = model(**inputs, **divisors)
+        if num_items_in_batch is not None:
+            for name in LOSS_PARTS:
+                if outputs.get(name) is not None:
+                    self._part_sums[name] += outputs[name].detach()
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs with the parts of the loss beside it, each the mean over the steps since the last log and over ranks."""
+        if "loss" in logs and self._part_steps:
+            for name in LOSS_PARTS:
+                mean = self.accelerator.reduce(self._part_sums[name] / self._part_steps, reduction="mean")
+                logs[name] = mean.item()
+            self._part_sums.clear()
+            self._part_steps = 0
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
+        sample_ids = inputs.pop("sample_ids")
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        counts = teacher_forced_counts(self.processing_class, inputs, outputs).to(loss.device)
+        return loss.detach(), counts, sample_ids.to(loss.device)
+
+
+def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:
+    """The scores (`metrics`) of gathered counts; samples that filled up the last batch are counted once."""
+    _, first = np.unique(prediction.label_ids, return_index=True)
+    scores = summarize_counts(prediction.predictions[first].astype(np.int64))
+    return {name: value for name, value in scores.items() if value is not None}
