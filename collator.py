@@ -97,12 +97,13 @@ class GemmaLisaCollator:
                     f"{sample['source']}: {num_seg} [SEG] tokens but {num_masks} masks; every [SEG] of an answer needs "
                     "one mask."
                 )
-            row["input_ids"] = row["input_ids"] + ids[prefix_length:]
+            end = len(spoken) - spoken[::-1].index(1)  # what the template writes after the last answer teaches nothing
+            row["input_ids"] = row["input_ids"] + ids[prefix_length:end]
             row["labels"] = row["labels"] + [
                 token if said else IGNORE_INDEX
-                for token, said in zip(ids[prefix_length:], spoken[prefix_length:], strict=True)
+                for token, said in zip(ids[prefix_length:end], spoken[prefix_length:end], strict=True)
             ]
-            row["question_ids"] = row["question_ids"] + [number] * (len(ids) - prefix_length)
+            row["question_ids"] = row["question_ids"] + [number] * (end - prefix_length)
         return row
 
 

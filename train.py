@@ -20,6 +20,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 from trl import TrlParser
 
+from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
@@ -118,14 +119,9 @@ def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGener
     """The checkpoint, with what is trainable set so.
 
     Raises:
-        ValueError: a checkpoint of which a part is missing; a pattern that matches no parameter.
+        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter.
     """
-    processor = GemmaLisaProcessor.from_pretrained(model_args.model)
-    model, info = GemmaLisaForConditionalGeneration.from_pretrained(
-        model_args.model, dtype=torch.float32, output_loading_info=True
-    )
-    if wrong := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
-        raise ValueError(f"{model_args.model}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+    model, processor = load_checkpoint(model_args.model, dtype=torch.float32)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)

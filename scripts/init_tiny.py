@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     Gemma3TextConfig,
@@ -61,6 +61,7 @@ def build_tokenizer(vocab_size: int = 480) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sentences(), trainer)
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])  # one token, as in Gemma's vocabulary
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **SPECIAL_TOKENS,

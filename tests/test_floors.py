@@ -24,6 +24,7 @@ FLOORS = {
     "optimizers": 0,
     "collator": 1,
     "datasets_builder": 1,
+    "checkpoint": 2,
     "protocols": 2,
     "previews": 3,
     "trainer": 3,

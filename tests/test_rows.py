@@ -110,7 +110,6 @@ GOOD = encode_mask(box_mask(5, 10, 40, 50, (64, 64)))
         {**GOOD, "counts": None},
         {**GOOD, "counts": GOOD["counts"][:-1]},
         {**GOOD, "counts": GOOD["counts"] + "1"},
-        {**GOOD, "counts": GOOD["counts"] + "o"},  # says that more follows
         {**GOOD, "counts": "o" * 20 + "1"},
         {**GOOD, "counts": "PP4O"},  # -1 at the end
         {**GOOD, "size": [64, 63]},
@@ -123,6 +122,11 @@ GOOD = encode_mask(box_mask(5, 10, 40, 50, (64, 64)))
 def test_a_broken_rle_is_refused_by_name(rle):
     assert decode_mask(GOOD, SOURCE).sum() == 35 * 40
     assert_refused(lambda: decode_mask(rle, SOURCE), "RLE")
+
+
+def test_an_rle_that_breaks_off_inside_a_number_is_called_cut_off():
+    for counts in (GOOD["counts"] + "o", "o"):  # "o" says that more follows
+        assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "cut off")
 
 
 def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
