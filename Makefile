@@ -1,6 +1,7 @@
 # `make` lists the targets. All of them work on a fresh machine: what they need is installed into .venv first.
 PYTHON ?= python3
 SEED ?= 0
+DEMO ?= outputs/demo
 ARGS ?=
 
 # One thread per process (tests run two processes), no network, no warning from forked tokenizers.
@@ -11,7 +12,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seed test lint clean
+.PHONY: help env demo test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,12 +25,13 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-demo: $(STAMP) ## train, evaluate and draw a small Gemma-LISA into outputs/demo (SEED=0)
-	.venv/bin/python scripts/demo.py --output outputs/demo --seed $(SEED)
-
-demo-seed: SEED = 1
-demo-seed: $(STAMP) ## the demo with another seed into outputs/demo-seed-1 (SEED=1)
-	.venv/bin/python scripts/demo.py --output outputs/demo-seed-$(SEED) --seed $(SEED)
+demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo)
+	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED)
+	.venv/bin/python train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words --seed $(SEED)
+	.venv/bin/python train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) --seed $(SEED)
+	.venv/bin/python eval.py --model $(DEMO) --dataset shapes --split test --rows 300 --output $(DEMO)/results.json
+	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
+	@echo "Look at $(DEMO)/preview.png, and ask it yourself: .venv/bin/python predict.py --help"
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)

@@ -1,8 +1,15 @@
-"""What every program does with what goes wrong: one line on stderr, and an exit code that says whose turn it is."""
+"""What the programs share at their edge: errors of one line, whole files, and the device they run on."""
 
+import io
+import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
 
 USAGE, FAILURE = 2, 1
 
@@ -18,7 +25,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         if debug:
             raise
@@ -26,3 +34,30 @@ def run(main: Callable[[list[str]], None]) -> None:
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted or found)
+    note = " (no GPU was found)" if found == "cpu" else " (a GPU is there but not used)" if device.type == "cpu" else ""
+    print(f"device: {device}{note}", file=sys.stderr)
+    return device
+
+
+def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) -> None:
+    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`."""
+    if isinstance(content, Image.Image):
+        buffer = io.BytesIO()
+        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        data = buffer.getvalue()
+    else:
+        text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        data = text.encode("utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     callbacks = []
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
-        samples = [eval_questions[at] for at in range(count)]
+        samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
         callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
     optimizer = None
     if training_args.muon_learning_rate is not None:

@@ -1,0 +1,154 @@
+"""Evaluate a Gemma-LISA: gIoU, cIoU, N-acc and T-acc, with the answers behind them.
+
+    python eval.py --model outputs/demo --dataset shapes --split test --output outputs/demo/results.json
+
+Beside results.json it writes results.samples.jsonl (a line a question), results.worst.png and results.preview.png.
+Two protocols, never to be mixed: `generate` lets the model answer freely; `teacher_forced` gives it the right answer
+and takes the masks at its [SEG] tokens, as LISA's code does.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.command_line import UsageError, choose_device, run, write_whole
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.metrics import summarize
+from gemma_lisa.previews import draw_answers
+from gemma_lisa.protocols import Answer, by_generation, teacher_forced
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+# ---------------------------------------------------------------------------------------------------------------------
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint")
+    parser.add_argument("--dataset", required=True, help="as in shapes or shapes/easy")
+    parser.add_argument("--data_dir", help="folder of the data set's original files")
+    parser.add_argument("--dataset_options", type=json.loads, help="options of its builder, as JSON")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--rows", type=int, help="the first so many rows only")
+    parser.add_argument("--protocol", choices=("generate", "teacher_forced"), default="generate")
+    parser.add_argument("--output", type=Path, required=True, help="results file to write, .json")
+    parser.add_argument("--batch_size", type=int, default=16, help="questions at once")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer")
+    parser.add_argument("--pictures", type=int, default=8, help="questions on each of the two sheets; 0 = none")
+    parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
+    args = parser.parse_args(arguments)
+    if args.output.suffix != ".json":
+        raise UsageError(f"--output {args.output}: a file that ends in .json is needed.")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+def answer_all(model, processor, questions: EvaluationQuestions, args: argparse.Namespace) -> list[Answer]:
+    """Every question, answered under the protocol, in order."""
+    answers = []
+    with tqdm(total=len(questions), unit="question") as bar:
+        for start in range(0, len(questions), args.batch_size):
+            samples = [questions[at] for at in range(start, min(start + args.batch_size, len(questions)))]
+            if args.protocol == "generate":
+                answers += by_generation(model, processor, samples, args.max_new_tokens)
+            else:
+                answers += teacher_forced(model, processor, samples)
+            bar.update(len(samples))
+    return answers
+
+
+def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """The contents of results.json."""
+    dialogue = [answer for answer in answers if answer.result is None]
+    scores = summarize(answer.result for answer in answers if answer.result is not None)
+    if args.protocol == "generate":
+        # VQA questions of one right wording, as counting: exactly right answers
+        scores["answers_count"] = len(dialogue)
+        scores["answers_right"] = sum(answer.is_right for answer in dialogue) / len(dialogue) if dialogue else None
+    return {
+        "scores": scores,
+        "protocol": args.protocol,
+        "model": str(args.model),
+        "dataset": args.dataset,
+        "dataset_options": args.dataset_options or {},
+        "split": args.split,
+        "rows": args.rows,
+        "max_new_tokens": args.max_new_tokens,
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "seconds": round(seconds, 1),
+    }
+
+
+def sample_lines(answers: list[Answer]) -> str:
+    """A JSON line for each question."""
+    lines = []
+    for answer in answers:
+        line = {
+            "source": answer.source,
+            "question": answer.question,
+            "expected": answer.expected,
+            "answer": answer.raw_text,
+            "scores": [round(float(score), 4) for score in answer.scores],
+        }
+        if answer.result is None:
+            line["is_right"] = answer.is_right
+        else:
+            numbers = ("intersection", "union", "num_targets", "num_predictions", "complete")
+            line |= {"iou": round(answer.result.iou, 4)} | {name: getattr(answer.result, name) for name in numbers}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    described = subprocess.run(command, capture_output=True, text=True)
+    return described.stdout.strip() if described.returncode == 0 else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Main
+# ---------------------------------------------------------------------------------------------------------------------
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    model, processor = load_checkpoint(args.model)
+    model.to(choose_device(args.device))
+    rows = load_rows(args.dataset, args.split, args.data_dir, args.dataset_options)
+    if args.rows is not None:
+        rows = rows.select(range(min(args.rows, len(rows))))
+    questions = EvaluationQuestions(rows, with_conversations=args.protocol == "generate")
+    print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
+
+    start = time.perf_counter()
+    answers = answer_all(model, processor, questions, args)
+    results = report(answers, args, time.perf_counter() - start)
+
+    stem = args.output.with_suffix("")
+    if args.pictures:
+        asked = [at for at, answer in enumerate(answers) if answer.result is not None]
+        worst = sorted(asked, key=lambda at: answers[at].result.iou)[: args.pictures]
+        for name, chosen in (("worst", worst), ("preview", asked[:: max(1, len(asked) // args.pictures)])):
+            chosen = chosen[: args.pictures]
+            sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
+            write_whole(Path(f"{stem}.{name}.png"), sheet)
+    write_whole(Path(f"{stem}.samples.jsonl"), sample_lines(answers))
+    write_whole(args.output, results)
+    for name, value in results["scores"].items():
+        print(f"  {name:16s} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}")
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)
