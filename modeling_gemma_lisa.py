@@ -184,7 +184,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
 
         if mask_labels is not None:
             mask_bce_loss, mask_dice_loss = self._mask_losses(
-                pred_masks, seg_image_index, mask_labels, original_sizes, reshaped_input_sizes, num_masks_in_batch
+                pred_masks, seg_image_index, mask_labels, reshaped_input_sizes, num_masks_in_batch
             )
 
         loss = None
@@ -334,8 +334,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         if has_sam_input and num_images != (shown := int(has_image.sum())):
             raise ValueError(f"{num_images} images for SAM but {shown} conversations that show an image to Gemma.")
         rows, columns = (input_ids == self.config.seg_token_id).nonzero(as_tuple=True)  # (S,), (S,)
-        if not bool(has_image[rows].all()):
-            raise ValueError("[SEG] stands in a conversation that shows no image.")
+        if astray := int((~has_image[rows]).sum()):
+            raise ValueError(f"{astray} [SEG] tokens stand in conversations that show no image; a mask needs one.")
         if not has_sam_input:
             rows, columns = rows[:0], columns[:0]
         if self.config.seg_state == "previous":
@@ -381,13 +381,13 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         pred_masks: torch.FloatTensor,
         seg_image_index: torch.LongTensor,
         mask_labels: list[torch.Tensor],
-        original_sizes: torch.LongTensor | None,
         reshaped_input_sizes: torch.LongTensor | None,
         num_masks_in_batch: torch.Tensor | int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """BCE and Dice of all masks of the batch, each (), at the masks' own size."""
         counts = [len(masks) for masks in mask_labels]
-        found = torch.bincount(seg_image_index, minlength=len(counts)).tolist()
+        num_images = len(counts) if reshaped_input_sizes is None else len(reshaped_input_sizes)
+        found = torch.bincount(seg_image_index, minlength=num_images).tolist()
         if found != counts:
             raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
         if sum(counts) == 0:
@@ -428,8 +428,15 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         The tokens of the image also see each other, as Gemma 3 has it.
 
         Returns:
-            {"full_attention", "sliding_attention"}: bool (B, 1, L, L), and position_ids (B, L).
+            {"full_attention", "sliding_attention"}: (B, 1, L, L), bool or, for eager attention, what is added to the
+            scores; and position_ids (B, L).
+
+        Raises:
+            ValueError: an attention that takes no such masks.
         """
+        attention = self.config.text_config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(f'question_ids need attn_implementation "sdpa" or "eager", not {attention!r}.')
         is_prefix = question_ids == 0
         prefix_length = is_prefix.sum(1, keepdim=True)  # (B, 1)
         column = torch.arange(question_ids.shape[1], device=question_ids.device).expand_as(question_ids)
@@ -445,7 +452,14 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         full = (causal | both_image) & related  # (B, L, L)
         distance = position_ids[:, :, None] - position_ids[:, None, :]
         sliding = full & (distance < self.config.text_config.sliding_window)
-        return {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}, position_ids
+        masks = {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}
+        if attention == "eager":
+            hidden = torch.finfo(self.dtype).min
+            masks = {
+                name: torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, hidden)
+                for name, mask in masks.items()
+            }
+        return masks, position_ids
 
     def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
         """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""

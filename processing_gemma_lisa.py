@@ -25,7 +25,7 @@ CHAT_TEMPLATE = """\
     {%- set messages = messages[1:] -%}
 {%- endif -%}
 {%- for message in messages -%}
-    {%- if (message.role == "user") != (loop.index0 % 2 == 0) -%}
+    {%- if message.role != ("user" if loop.index0 % 2 == 0 else "assistant") -%}
         {{ raise_exception("Turns must alternate user/assistant, and the first must be the user's.") }}
     {%- endif -%}
     {%- set parts = [{"type": "text", "text": message.content}] if message.content is string else message.content -%}
@@ -128,11 +128,15 @@ class GemmaLisaProcessor(Gemma3Processor):
         Raises:
             ValueError: two images in one conversation, or turns that do not alternate.
         """
-        if not tokenize:
-            return super().apply_chat_template(
-                conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
-            )
         conversations = conversation if isinstance(conversation[0], list) else [conversation]
+        if not tokenize:
+            texts = super().apply_chat_template(
+                [self._complete(messages) for messages in conversations],
+                chat_template,
+                add_generation_prompt=add_generation_prompt,
+                **kwargs,
+            )
+            return texts if conversations is conversation else texts[0]
         images = [image for messages in conversations for image in _images_of(messages)]
         chats = self.encode_chats(conversations, add_generation_prompt)
         padded = pad_rows(
@@ -166,7 +170,10 @@ class GemmaLisaProcessor(Gemma3Processor):
 
         The tokens of the image are there, its pixels are not looked at: see `encode_images`.
         """
-        prepared = [self._prepare(messages) for messages in conversations]
+        prepared = [
+            [message if message["role"] == "assistant" else self._mark_typed(message) for message in messages]
+            for messages in map(self._complete, conversations)
+        ]
         texts, spoken_spans = render_jinja_template(
             conversations=prepared,
             chat_template=self.chat_template,
@@ -265,13 +272,20 @@ class GemmaLisaProcessor(Gemma3Processor):
             "complete": end is not None,
         }
 
-    def _prepare(self, messages: list[dict]) -> list[dict]:
-        """Messages for the template: the system prompt, and typed special tokens marked; one image at most."""
+    def _complete(self, messages: list[dict]) -> list[dict]:
+        """Messages with the system prompt, where they bring none; one image at most, and turns that alternate."""
         if len(images := _images_of(messages)) > 1:
             raise ValueError(f"{len(images)} images in one conversation; Gemma-LISA takes one. Ask about each alone.")
-        if self.system_prompt and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        return [message if message["role"] == "assistant" else self._mark_typed(message) for message in messages]
+        roles = [message["role"] for message in messages]
+        turns = roles[1:] if roles[0] == "system" else roles
+        if any(role != ("user", "assistant")[at % 2] for at, role in enumerate(turns)):
+            raise ValueError(
+                f"The turns are {', '.join(roles)}; after a system turn, if any, user and assistant must alternate, "
+                "and the first is the user's."
+            )
+        if self.system_prompt and roles[0] != "system":
+            return [{"role": "system", "content": self.system_prompt}, *messages]
+        return messages
 
     def _mark_typed(self, message: dict) -> dict:
         def mark(text: str) -> str:

@@ -14,11 +14,12 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import TrainingArguments, set_seed
 from trl import TrlParser
+from yaml import YAMLError
 
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
@@ -92,6 +93,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         UsageError: an unknown key, a recipe that is not there, or what this model cannot do.
     """
     parser = TrlParser((ModelArguments, DataArguments, GemmaLisaTrainingArguments))
+    parser.error = _refuse  # argparse's own prints the usage first: a hundred lines here
     if "--config" in arguments:
         path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
         if not path.is_file():
@@ -100,8 +102,12 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         if isinstance(data_args.dataset_options, str):
             data_args.dataset_options = json.loads(data_args.dataset_options)
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         raise UsageError(str(error)) from error
+    if not isinstance(data_args.dataset_options, dict | None):
+        raise UsageError(f"dataset_options: {data_args.dataset_options!r}; names and values are needed, as {{...}}.")
+    if not data_args.learn_masks and training_args.eval_strategy != "no":
+        raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
     if training_args.fp16:
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
     if training_args.n_gpu > 1:
@@ -110,6 +116,10 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
         )
     return model_args, data_args, training_args
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(f"{message}; --help lists what there is.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

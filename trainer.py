@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
@@ -15,12 +15,14 @@ LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with two differences.
+    """Trainer with three differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
 
     Evaluation is teacher-forced (`protocols`) and exchanges counts between ranks, never masks.
+
+    The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
@@ -30,6 +32,7 @@ class GemmaLisaTrainer(Trainer):
         super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._part_steps = 0
+        self.add_callback(EpochCallback())
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
@@ -48,23 +51,26 @@ class GemmaLisaTrainer(Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ):
         """The weighted sum of the parts; `num_items_in_batch` is what `get_batch_samples` counted, or None."""
-        divisors = {}
-        if num_items_in_batch is not None:
-            # Gradients are averaged over ranks, so every rank's share counts as many times as there are ranks
-            tokens, masks = (num_items_in_batch / self.accelerator.num_processes).float()
-            divisors = {"num_items_in_batch": tokens, "num_masks_in_batch": masks}
-        outputs = model(**inputs, **divisors)
-        if num_items_in_batch is not None:
+        if num_items_in_batch is None:
+            outputs = model(**inputs)
+            loss = outputs["loss"]
+        else:
+            tokens, masks = num_items_in_batch.float()
+            outputs = model(**inputs, num_items_in_batch=tokens, num_masks_in_batch=masks)
+            # Gradients are averaged over ranks; the shares of the ranks are to be added up
+            loss = outputs["loss"] * self.accelerator.num_processes
             for name in LOSS_PARTS:
                 if outputs.get(name) is not None:
                     self._part_sums[name] += outputs[name].detach()
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs with the parts of the loss beside it, each the mean over the steps since the last log and over ranks."""
+        """Logs with the parts of the loss beside it, each the mean over the steps since the last log."""
         if "loss" in logs and self._part_steps:
             for name in LOSS_PARTS:
-                mean = self.accelerator.reduce(self._part_sums[name] / self._part_steps, reduction="mean")
+                mean = self.accelerator.reduce(
+                    self._part_sums[name] / self._part_steps, reduction="sum"
+                )  # of the ranks
                 logs[name] = mean.item()
             self._part_sums.clear()
             self._part_steps = 0
@@ -79,6 +85,18 @@ class GemmaLisaTrainer(Trainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         counts = teacher_forced_counts(self.processing_class, inputs, outputs).to(loss.device)
         return loss.detach(), counts, sample_ids.to(loss.device)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the order of the rows and the data set which epoch begins.
+
+    accelerate tells the data set on one process only, and after a resume within an epoch one of the two at most.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        epoch = int(state.epoch)
+        train_dataloader.set_epoch(epoch)
+        train_dataloader.dataset.set_epoch(epoch)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

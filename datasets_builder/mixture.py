@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
@@ -42,10 +43,9 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
     builder.download_and_prepare()
     if split not in builder.info.splits:
         raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
-    rows = builder.as_dataset(split=split)
-    if len(rows) == 0:
+    if not builder.info.splits[split].num_examples:
         raise ValueError(f"{name}: its split {split!r} holds no row.")
-    return rows
+    return builder.as_dataset(split=split)
 
 
 class TrainingQuestions(TorchDataset):
@@ -56,17 +56,18 @@ class TrainingQuestions(TorchDataset):
     """
 
     def __init__(self, rows: Dataset, seed: int, max_questions: int):
-        self.rows, self.seed, self.max_questions, self.epoch = rows, seed, max_questions, 0
+        self.rows, self.seed, self.max_questions = rows, seed, max_questions
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it change
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        generator = np.random.default_rng((self.seed, self.epoch, index))
+        generator = np.random.default_rng((self.seed, int(self._epoch), index))
         return _sample(row, ask(row, generator, self.max_questions))
 
 

@@ -2,7 +2,7 @@
 
 Drawn by this project, Apache-2.0; nothing is downloaded. Splits: train, validation, test, of scenes that differ.
 A row is one scene of 2-5 circles, squares and triangles in red, green and blue on an uneven, noisy background, with
-four targets (one thing, several, or one that is not there) and a round of counting; in training also the grid.
+four targets (one thing, several, or one that is not there) and a round of counting, or in training of the grid.
 
     builder = Shapes(config_name="easy", cache_dir="outputs/data", image_size=128)
     builder.download_and_prepare()
@@ -47,6 +47,8 @@ N_BLOBS = 3
 NOISE = 10.0  # standard deviation in every pixel and channel
 
 GRID = 4  # cells a side of the grid question
+GRID_SHARE = 0.75  # of the training rows; the others count
+GRID_SHAPE_SHARE = 0.7  # of the grid questions; the others ask for colors, which are learned sooner
 LOCATIONS = (
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the middle", "on the right"),
@@ -146,12 +148,11 @@ def _cell(center: tuple[float, float], image_size: int, n_cells: int) -> tuple[i
 
 
 def row_of_scene(scene: Scene, rng: np.random.Generator, training: bool, source: str) -> dict:
-    """The scene as a row of ROW_FEATURES; training chooses the shares of questions and adds the grid question."""
+    """The scene as a row of ROW_FEATURES; training chooses the shares of questions, and the grid beside counting."""
     options = _question_options(scene.objects)
     questions = [_draw_question(rng, options, TRAIN if training else EVAL) for _ in range(N_QUESTIONS)]
-    conversation = [_counting_round(scene, rng)]
-    if training:
-        conversation.append(_grid_round(scene, rng))
+    asks_grid = training and rng.random() < GRID_SHARE
+    conversation = [_grid_round(scene, rng) if asks_grid else _counting_round(scene, rng)]
     png = BytesIO()
     Image.fromarray(scene.image).save(png, format="PNG", compress_level=1)
     return {
@@ -252,7 +253,7 @@ def _grid_round(scene: Scene, rng: np.random.Generator) -> dict:
     Colors reach the language tower early, shapes do not; naming them all makes it see them before it is asked whether
     one is absent, which it cannot learn from that question alone.
     """
-    attribute = "shape" if rng.random() < 0.5 else "color"
+    attribute = "shape" if rng.random() < GRID_SHAPE_SHARE else "color"
     words = ["none"] * GRID**2
     for thing in scene.objects:
         row, column = _cell(thing.center, len(scene.image), GRID)
@@ -272,7 +273,7 @@ class ShapesConfig(datasets.BuilderConfig):
 
 
 class Shapes(datasets.GeneratorBasedBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever scenes or questions change: the cache does not notice
+    VERSION = datasets.Version("1.1.0")  # raise it whenever scenes or questions change: the cache does not notice
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [ShapesConfig(name="easy", version=VERSION)]
     DEFAULT_CONFIG_NAME = "easy"

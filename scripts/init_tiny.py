@@ -82,12 +82,16 @@ def _sentences(num_scenes: int = 500) -> Iterator[str]:
                 yield f"model\n{answer.replace(SEG_SLOT, '')}"
 
 
+PIXELS_PER_TOKEN = 16  # side of what one image token covers
+
+
 def build_processor(image_size: int) -> GemmaLisaProcessor:
-    """The processor of a small model: square images of `image_size` pixels for both towers, 16 pixels a token."""
+    """The processor of a small model: square images of `image_size` pixels for both towers."""
+    num_tokens = (image_size // PIXELS_PER_TOKEN) ** 2
     square = {"height": image_size, "width": image_size}
     mask_side = image_size // 2
     return GemmaLisaProcessor(
-        image_processor=Gemma3ImageProcessorPil(size=square, image_seq_length=(image_size // 16) ** 2),
+        image_processor=Gemma3ImageProcessorPil(size=square),
         tokenizer=build_tokenizer(),
         sam_image_processor=SamImageProcessorPil(
             size={"longest_edge": image_size},
@@ -95,7 +99,7 @@ def build_processor(image_size: int) -> GemmaLisaProcessor:
             mask_size={"longest_edge": mask_side},
             mask_pad_size={"height": mask_side, "width": mask_side},
         ),
-        image_seq_length=(image_size // 16) ** 2,
+        image_seq_length=num_tokens,
     )
 
 

@@ -34,7 +34,7 @@ FLOORS = {
     "predict": 4,
     "app": 4,
     "scripts": 4,
-    "benchmarks": 4,
+    "benchmarks": 5,
     "hub": 4,
 }
 PROGRAMS = {"train", "eval", "predict", "app"}

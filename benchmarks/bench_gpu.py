@@ -1,0 +1,197 @@
+"""Everything that needs a GPU, in one call: the tests marked gpu, then training steps and inference at real sizes.
+
+    python benchmarks/bench_gpu.py --output benchmarks/RESULTS.md
+
+Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. Only the
+bridge and SAM's mask decoder are trained. Figures are appended to --output with command, commit, date and machine. On a
+machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it runs.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Gemma3TextConfig, SamConfig, SiglipVisionConfig
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
+
+TRAINED = ("seg_projector", "sam.mask_decoder")
+GPU_TESTS = ["-m", "gpu", "-q"]
+
+
+def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
+    """Gemma 3 4B and SAM ViT-H, as their published configurations have them, with the small project tokenizer."""
+    processor = GemmaLisaProcessor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 896, "width": 896}),
+        tokenizer=build_tokenizer(),
+        sam_image_processor=SamImageProcessorPil(),
+    )
+    text_config = Gemma3TextConfig(
+        hidden_size=2560,
+        num_hidden_layers=34,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=10240,
+        sliding_window=1024,
+    )
+    vision_config = SiglipVisionConfig(
+        hidden_size=1152,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        intermediate_size=4304,
+        patch_size=14,
+        image_size=896,
+        vision_use_head=False,
+    )
+    sam_config = SamConfig(
+        vision_config=dict(
+            hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31]
+        )
+    )
+    small = build_config(build_processor(64), 64)  # the tokens' ids are the project tokenizer's
+    config = GemmaLisaConfig(
+        text_config=text_config.to_dict(),
+        vision_config=vision_config.to_dict(),
+        sam_config=sam_config.to_dict(),
+        image_token_index=small.image_token_index,
+        boi_token_index=small.boi_token_index,
+        eoi_token_index=small.eoi_token_index,
+        seg_token_id=small.seg_token_id,
+    )
+    return config, processor
+
+
+def sample(generator: np.random.Generator, questions: int) -> dict:
+    """A 480 × 640 picture of noise with as many questions as asked for, a mask each."""
+    picture = Image.fromarray(generator.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    masks = generator.random((questions, 1, 480, 640)) > 0.5
+    chats = [Chat(((f"What could open bottle number {at}?", "It is {seg}, the opener."),)) for at in range(questions)]
+    return {"source": "noise", "image": picture, "chats": chats, "masks": list(masks.astype(np.uint8))}
+
+
+def timed(run, repeats: int, device: torch.device) -> tuple[float, float]:
+    """Median seconds of `repeats` calls after one that is not counted, and peak GPU memory in GiB."""
+    seconds = []
+    for _ in range(repeats + 1):
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    return median(seconds[1:]), peak
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, float, float]]:
+    """(case, median seconds, peak GiB)."""
+    config, processor = real_size() if args.size == "real" else _tiny()
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with device:
+        model = GemmaLisaForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(TRAINED))
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
+    collator, generator = GemmaLisaCollator(processor), np.random.default_rng(0)
+
+    def to_device(batch):
+        return {
+            name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
+            for name, value in batch.items()
+        }
+
+    figures = []
+    for images, questions in ((1, 1), (2, 3)):
+        batch = to_device(collator([sample(generator, questions) for _ in range(images)]))
+
+        def step(batch=batch):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        model.train()
+        figures.append((f"training step, {images} × {questions} questions", *timed(step, args.repeats, device)))
+    model.eval()
+    shown = sample(generator, 1)
+    for count in (1, 8):
+        messages = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": shown["image"]},
+                        {"type": "text", "text": "What could open the bottle?"},
+                    ],
+                }
+            ]
+        ] * count
+        inputs = to_device(
+            processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        )
+        case = f"segment, {count} question(s), 32 tokens"
+        figures.append(
+            (case, *timed(lambda inputs=inputs: model.segment(**inputs, max_new_tokens=32), args.repeats, device))
+        )
+    return figures
+
+
+def _tiny() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
+    processor = build_processor(64)
+    return build_config(processor, 64), processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("real", "tiny"), default="real")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="append the figures to this file")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: no GPU was found; --size tiny --device cpu shows that the path runs.")
+    root = Path(__file__).parents[1]
+    tests = subprocess.run([sys.executable, "-m", "pytest", *GPU_TESTS], cwd=root)
+    figures = measure(args, device)
+    commit = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    lines = [
+        f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
+        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit or 'no checkout'}, "
+        f"torch {torch.__version__}; pytest {' '.join(GPU_TESTS)}: exit {tests.returncode}; "
+        f"medians of {args.repeats}.\n",
+        "| case | s | peak GiB |",
+        "|---|---|---|",
+        *(f"| {case} | {seconds:.3f} | {peak:.1f} |" for case, seconds, peak in figures),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.output:
+        with args.output.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What the tests share: a small Gemma-LISA with random weights, a few rows of shapes, LISA's own values."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: before all that follows
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import TrainingQuestions
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.shapes import Shapes
+from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+# Tokens: less than a question with its answer, and less than the prefix that holds the image.
+SHORT_WINDOW = 12
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """What the tests say must not depend on the number of cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(model, processor) of 64 × 64 images, random weights of seed 0, in evaluation mode."""
+    model, processor = build_tiny(image_size=64, seed=0)
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def windowed(tiny):
+    """As `tiny`, with two layers: the first sees SHORT_WINDOW tokens back, the second all."""
+    _, processor = tiny
+    config = build_config(processor, image_size=64)
+    config.text_config.num_hidden_layers = 2
+    config.text_config.layer_types = ["sliding_attention", "full_attention"]
+    config.text_config.sliding_window = SHORT_WINDOW
+    torch.manual_seed(0)
+    model = GemmaLisaForConditionalGeneration(config)
+    initialize(model)
+    model.generation_config = tiny[0].generation_config
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """Twelve rows of the training split of shapes."""
+    builder = Shapes(
+        config_name="easy",
+        cache_dir=str(tmp_path_factory.mktemp("shapes")),
+        train_rows=12,
+        validation_rows=2,
+        test_rows=2,
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train")
+
+
+@pytest.fixture(scope="session")
+def samples(rows):
+    """The rows, each asked about its four targets and in a dialogue of two rounds."""
+    questions = TrainingQuestions(rows, seed=0, max_questions=4)
+    return [questions[index] for index in range(len(questions))]
+
+
+@pytest.fixture(scope="session")
+def make_picture():
+    """A picture of the given size (height, width) in pixels, of noise that the seed fixes."""
+
+    def make(height=64, width=64, seed=0):
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sample(make_picture):
+    """A sample as the mixture gives them: each answer one conversation, one box for each of its slots."""
+
+    def make(answers, size=(64, 64), seed=0, with_image=True, source="some_set/train/000007"):
+        chats, masks = [], []
+        for number, answer in enumerate(answers):
+            rounds = (("Where is the thing?", answer),)
+            boxes = np.zeros((answer.count(SEG_SLOT), *size), dtype=np.uint8)
+            for at, box in enumerate(boxes):
+                box[: size[0] // 2 + number, size[1] // 4 + at :] = 1
+            chats.append(Chat(rounds, {} if with_image else None))
+            masks.append(boxes if with_image else None)
+        image = make_picture(*size, seed) if with_image else None
+        return {"source": source, "image": image, "chats": chats, "masks": masks}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The folder of values that the original LISA gave."""
+    if not REFERENCE.is_dir():
+        pytest.skip(f"LISA's own values are not here: no folder {REFERENCE}")
+    return REFERENCE

@@ -1,0 +1,243 @@
+"""The collator: what is learned, which question a token belongs to, which mask a [SEG]."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE
+
+TOKENS = ("input_ids", "attention_mask", "token_type_ids", "labels", "question_ids")
+GEMMA_IMAGES = ("pixel_values",)
+SAM_IMAGES = ("sam_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_labels")
+
+
+@pytest.fixture(scope="module")
+def processor(tiny):
+    return tiny[1]
+
+
+@pytest.fixture(scope="module")
+def collate(processor):
+    return GemmaLisaCollator(processor)
+
+
+def said(processor, ids):
+    return processor.tokenizer.decode(ids).replace(processor.full_image_sequence.strip("\n"), "<image>")
+
+
+def runs_of(values):
+    """A row without its repetitions: 0 0 1 1 1 2 -> 0 1 2."""
+    return [value for at, value in enumerate(values) if at == 0 or value != values[at - 1]]
+
+
+def test_batch_holds_what_the_model_takes(collate, samples):
+    batch = collate(samples[:3])
+    assert set(batch) == {*TOKENS, *GEMMA_IMAGES, *SAM_IMAGES}
+    for name in TOKENS:
+        assert batch[name].dtype == torch.int64 and batch[name].shape == batch["input_ids"].shape
+    assert len(batch["input_ids"]) == len(batch["pixel_values"]) == len(batch["mask_labels"]) == 3
+
+
+def test_row_is_one_prefix_and_its_questions(processor, collate, make_sample):
+    sample = make_sample(["It is {seg}.", "No, it is not there."])
+    batch = collate([sample])
+    ids, numbers = batch["input_ids"][0], batch["question_ids"][0]
+    assert runs_of(numbers.tolist()) == [0, 1, 2]
+    assert said(processor, ids[numbers == 0]) == "<bos><start_of_turn>user\n\n\n<image>"
+    asked = "\n\nWhere is the thing?<end_of_turn>\n<start_of_turn>model\n"
+    assert said(processor, ids[numbers == 1]) == f"{asked}It is [SEG].<end_of_turn>"
+    assert said(processor, ids[numbers == 2]) == f"{asked}No, it is not there.<end_of_turn>"
+    assert torch.equal(batch["token_type_ids"][0].bool(), ids == processor.tokenizer.image_token_id)
+    assert int(batch["token_type_ids"].sum()) == processor.image_seq_length
+
+
+def test_only_answers_are_learned(processor, collate, make_sample):
+    dialogue = Chat((("How many?", "Two."), ("Which?", "A star and a circle.")))
+    sample = make_sample(["It is {seg} and {seg}.", "No."])
+    sample["chats"].append(dialogue)
+    sample["masks"].append(None)
+    batch = collate([sample])
+    labels, ids, numbers = batch["labels"][0], batch["input_ids"][0], batch["question_ids"][0]
+    learned = labels != IGNORE_INDEX
+    assert torch.equal(labels[learned], ids[learned])
+    expected = {
+        1: "It is [SEG] and [SEG].<end_of_turn>",
+        2: "No.<end_of_turn>",
+        3: "Two.<end_of_turn>A star and a circle.<end_of_turn>",
+    }
+    for number, answers in expected.items():
+        assert said(processor, ids[learned & (numbers == number)]) == answers
+    assert not learned[numbers <= 0].any()
+
+
+def test_real_dialogue_stays_one_question(processor, collate, samples):
+    sample = samples[0]
+    assert [len(chat.rounds) for chat in sample["chats"]] == [1, 1, 1, 1, 2]
+    batch = collate([sample])
+    numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
+    assert runs_of(numbers.tolist()) == [0, 1, 2, 3, 4, 5]
+    last = said(processor, ids[numbers == 5])
+    for question, answer in sample["chats"][-1].rounds:
+        assert question in last and answer in last
+
+
+def test_rows_are_padded_right(processor, collate, make_sample):
+    batch = collate([make_sample(["No."]), make_sample(["It is {seg}, {seg}, {seg} and {seg}."], seed=1)])
+    padding = batch["attention_mask"][0] == 0
+    assert padding.any() and not padding[: int((~padding).sum())].any()
+    assert batch["attention_mask"][1].all()
+    assert torch.all(batch["input_ids"][0][padding] == processor.tokenizer.pad_token_id)
+    assert torch.all(batch["labels"][0][padding] == IGNORE_INDEX)
+    assert torch.all(batch["question_ids"][0][padding] == -1)
+    assert not batch["token_type_ids"][0][padding].any()
+
+
+def test_masks_follow_the_order_of_the_seg_tokens(processor, collate, make_sample):
+    """The k-th [SEG] of a row, over all its questions, belongs to the k-th mask of its image."""
+    samples = [make_sample(["{seg}, {seg}.", "No.", "{seg}."]), make_sample(["No.", "{seg} {seg}"], seed=1)]
+    value = 0
+    for sample in samples:
+        for masks in sample["masks"]:
+            for mask in masks:
+                mask[:] = 0
+                mask[value] = 1  # one row of pixels: which one tells the masks apart
+                value += 1
+    batch = collate(samples)
+    assert [tuple(masks.shape) for masks in batch["mask_labels"]] == [(3, 64, 64), (2, 64, 64)]
+    rows = [mask.any(1).nonzero().item() for masks in batch["mask_labels"] for mask in masks]
+    assert rows == [0, 1, 2, 3, 4]
+    is_seg = batch["input_ids"] == processor.seg_token_id
+    assert batch["question_ids"][0][is_seg[0]].tolist() == [1, 1, 3]
+    assert batch["question_ids"][1][is_seg[1]].tolist() == [2, 2]
+
+
+def test_masks_keep_their_values_and_sizes(collate, make_sample):
+    sample = make_sample(["{seg}."], size=(30, 50))
+    sample["masks"][0][0, :5] = IGNORE_VALUE
+    batch = collate([sample, make_sample(["No."], size=(20, 70))])
+    assert batch["mask_labels"][0].dtype == torch.uint8
+    np.testing.assert_array_equal(batch["mask_labels"][0], sample["masks"][0])
+    assert len(batch["mask_labels"][1]) == 0
+    assert batch["original_sizes"].tolist() == [[30, 50], [20, 70]]
+
+
+def test_number_of_seg_tokens_and_masks_agree_for_every_row(processor, collate, samples):
+    for sample in samples:
+        batch = collate([sample])
+        num_seg = int((batch["input_ids"] == processor.seg_token_id).sum())
+        assert num_seg == len(batch["mask_labels"][0]) == sum(len(t["masks"]) for t in targets_of(sample))
+
+
+def targets_of(sample):
+    return [chat.target for chat in sample["chats"] if chat.target]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_wrong_number_of_masks_is_refused_by_the_source_of_the_row(collate, make_sample, count):
+    sample = make_sample(["No.", "{seg} and {seg}."], source="some_set/val/000041")
+    sample["masks"][1] = np.zeros((count, 64, 64), dtype=np.uint8)
+    with pytest.raises(ValueError, match=rf"some_set/val/000041: 2 \[SEG\] tokens but {count} masks"):
+        collate([make_sample(["{seg}."], source="some_set/val/000040"), sample])
+
+
+def test_masks_of_one_question_do_not_make_up_for_another(collate, make_sample):
+    sample = make_sample(["{seg}.", "{seg} and {seg}."])
+    sample["masks"].reverse()
+    with pytest.raises(ValueError, match=r"1 \[SEG\] tokens but 2 masks"):
+        collate([sample])
+
+
+def test_seg_in_a_dialogue_without_masks_is_refused(collate, make_sample):
+    sample = make_sample([])
+    sample["chats"], sample["masks"] = [Chat((("Where?", f"It is {SEG_SLOT}."),))], [None]
+    with pytest.raises(ValueError, match=r"some_set/train/000007: 1 \[SEG\] tokens but 0 masks"):
+        collate([sample])
+
+
+def test_slot_that_a_question_spells_stays_text(processor, collate, make_sample):
+    sample = make_sample(["No."])
+    (chat,) = sample["chats"]
+    sample["chats"] = [replace(chat, rounds=(("Where is [SEG] {seg}?", "No."),))]
+    batch = collate([sample])
+    assert not (batch["input_ids"] == processor.seg_token_id).any()
+    assert "Where is [SEG] {seg}?" in said(processor, batch["input_ids"][0])
+
+
+def test_row_that_asks_nothing_is_refused(collate, make_sample):
+    with pytest.raises(ValueError, match="some_set/train/000007: the row asks nothing"):
+        collate([make_sample(["{seg}."]), make_sample([])])
+
+
+def test_words_only_stage_leaves_out_sam(processor, collate, make_sample):
+    samples = [make_sample(["It is {seg}.", "No."])]
+    words = GemmaLisaCollator(processor, learn_masks=False)(samples)
+    whole = collate(samples)
+    assert set(words) == {*TOKENS, *GEMMA_IMAGES}
+    for name in words:
+        assert torch.equal(words[name], whole[name])
+
+
+def test_text_only_row_brings_no_image(processor, collate, make_sample):
+    text_only = make_sample(["Two."], with_image=False)
+    batch = collate([text_only])
+    assert set(batch) == set(TOKENS)
+    numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
+    assert said(processor, ids[numbers == 0]) == "<bos>"
+    assert said(processor, ids[batch["labels"][0] != IGNORE_INDEX]) == "Two.<end_of_turn>"
+
+
+def test_images_are_those_of_the_rows_that_show_one(collate, make_sample):
+    things = [make_sample(["{seg}."], seed=1), make_sample(["No."], seed=2)]
+    words = make_sample(["Two."], with_image=False)
+    mixed, alone = collate([things[0], words, things[1]]), collate(things)
+    assert mixed["token_type_ids"].any(1).tolist() == [True, False, True]
+    for name in ("pixel_values", "sam_pixel_values", "original_sizes", "reshaped_input_sizes"):
+        assert torch.equal(mixed[name], alone[name])
+    assert [len(masks) for masks in mixed["mask_labels"]] == [1, 0]
+
+
+def test_several_questions_cost_one_image(processor, collate, samples):
+    batch = collate(samples[:1])
+    assert len(samples[0]["chats"]) == 5
+    assert len(batch["pixel_values"]) == 1
+    assert int((batch["input_ids"] == processor.tokenizer.boi_token_id).sum()) == 1
+
+
+def test_system_prompt_of_the_processor_is_in_the_prefix(processor, collate, make_sample, monkeypatch):
+    monkeypatch.setattr(processor, "system_prompt", "Point at things.")
+    sample = make_sample(["{seg}.", "No."])
+    batch = collate([sample])
+    prefix = batch["input_ids"][0][batch["question_ids"][0] == 0]
+    assert said(processor, prefix).startswith("<bos><start_of_turn>user\nPoint at things.\n\n")
+
+
+def test_evaluation_questions_bring_their_index(collate, rows):
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    assert len(questions) == 4 * len(rows)
+    batch = collate([questions[5], questions[2]])
+    assert batch["sample_ids"].tolist() == [5, 2]
+    assert int(batch["question_ids"].max()) == 1
+
+
+def test_tokens_of_a_question_are_those_of_its_own_conversation(processor, collate, samples, make_sample):
+    """Prefix and question k, read in a row, are what the processor writes for that conversation alone."""
+    sample = samples[1]
+    batch = collate([sample])
+    ids, numbers = batch["input_ids"][0], batch["question_ids"][0]
+    for number, chat in enumerate(sample["chats"], start=1):
+        messages = []
+        for question, answer in chat.rounds:
+            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": answer.replace(SEG_SLOT, "[SEG]")})
+        messages[0]["content"].insert(0, {"type": "image", "image": sample["image"]})
+        expected = processor.apply_chat_template(messages, tokenize=True)[0].tolist()
+        own = ids[(numbers == 0) | (numbers == number)].tolist()
+        # What the template writes after the last answer teaches nothing and is left out
+        assert own == expected[: len(own)]
+        assert processor.tokenizer.decode(expected[len(own) :]) == "\n"

@@ -1,0 +1,171 @@
+"""From names to samples: the same index gives the same sample whoever asks, and every question comes once."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from gemma_lisa.datasets_builder.mixture import BUILDERS, EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
+from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIZE = 32
+OPTIONS = {"image_size": SIZE, "train_rows": 3, "validation_rows": 2, "test_rows": 1}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    generators = [np.random.default_rng(number) for number in range(8)]
+    drawn = [row_of_scene(draw_scene(g, SIZE), g, True, f"drawn/{at}") for at, g in enumerate(generators)]
+    drawn[3]["targets"] = []  # only its dialogue
+    drawn[4]["conversation"] = []  # only its targets
+    drawn[5] = {**drawn[5], "image": None, "targets": []}  # only words
+    return Dataset.from_list(drawn, features=ROW_FEATURES)
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+
+
+def plain(sample):
+    """A sample as values that can be compared."""
+    image = None if sample["image"] is None else (sample["image"].mode, sample["image"].size, sample["image"].tobytes())
+    masks = [None if masks is None else (masks.dtype.name, masks.shape, masks.tobytes()) for masks in sample["masks"]]
+    return sample["source"], image, tuple(sample["chats"]), masks
+
+
+def words(questions):
+    return [[chat.rounds for chat in questions[at]["chats"]] for at in range(len(questions))]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+def test_the_same_seed_epoch_and_index_give_the_same_sample_in_whatever_order(rows):
+    one, other = TrainingQuestions(rows, 7, 4), TrainingQuestions(rows, 7, 4)
+    for epoch in (0, 3):
+        one.set_epoch(epoch)
+        other.set_epoch(epoch)
+        backwards = [plain(other[at]) for at in reversed(range(8))]
+        assert [plain(one[at]) for at in range(8)] == backwards[::-1]
+
+
+def test_another_epoch_and_another_seed_ask_in_other_words(rows):
+    questions = TrainingQuestions(rows, 7, 4)
+    first = words(questions)
+    questions.set_epoch(1)
+    assert words(questions) != first
+    questions.set_epoch(0)
+    assert words(questions) == first
+    assert words(TrainingQuestions(rows, 8, 4)) != first
+
+
+@pytest.mark.parametrize("stay", [False, True], ids=["fresh workers", "workers that stay"])
+def test_worker_processes_give_the_samples_of_none(rows, stay):
+    expected, found = TrainingQuestions(rows, 7, 4), TrainingQuestions(rows, 7, 4)
+    for workers in (1, 2):
+        loader = DataLoader(
+            found, batch_size=2, num_workers=workers, persistent_workers=stay, collate_fn=list, shuffle=False
+        )
+        for epoch in (1, 2):
+            expected.set_epoch(epoch)
+            found.set_epoch(epoch)
+            samples = [plain(sample) for batch in loader for sample in batch]
+            assert samples == [plain(expected[at]) for at in range(8)], (workers, epoch)
+
+
+def test_a_sample_has_masks_for_the_slots_of_each_answer(rows):
+    questions = TrainingQuestions(rows, 0, 3)
+    for epoch in range(5):
+        questions.set_epoch(epoch)
+        for at in range(len(questions)):
+            sample = questions[at]
+            assert len(sample["chats"]) == len(sample["masks"]) <= 3 + 1
+            for chat, masks in zip(sample["chats"], sample["masks"], strict=True):
+                if chat.target is None:
+                    assert masks is None
+                else:
+                    assert masks.dtype == np.uint8
+                    assert masks.shape == (chat.rounds[0][1].count(SEG_SLOT), SIZE, SIZE)
+                    assert masks.any(axis=(1, 2)).all()
+
+
+def test_targets_without_an_image_are_refused_by_the_rows_name(rows):
+    row = {**rows[0], "image": None}
+    questions = TrainingQuestions(Dataset.from_list([row], features=ROW_FEATURES), 0, 4)
+    with pytest.raises(ValueError, match=r"^drawn/0: a row without an image has targets"):
+        questions[0]
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("with_conversations", [False, True])
+def test_evaluation_asks_every_question_exactly_once(rows, with_conversations):
+    questions = EvaluationQuestions(rows, with_conversations)
+    found, indices = [], []
+    for at in range(len(questions)):
+        sample = questions[at]
+        [chat], [_] = sample["chats"], sample["masks"]
+        found.append((sample["source"], chat.rounds[0][0]))
+        indices.append(sample["index"])
+    expected = [(row["source"], target["texts"][0]) for row in rows for target in row["targets"]]
+    if with_conversations:
+        expected += [(row["source"], row["conversation"][0]["question"]) for row in rows if row["conversation"]]
+    assert sorted(found) == sorted(expected)
+    assert indices == list(range(len(expected)))
+
+
+def test_evaluation_keeps_pixels_that_are_not_counted():
+    thing, unclear = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
+    thing[0], unclear[:2] = True, True
+    target = {
+        "texts": ["the bar"],
+        "is_sentence": False,
+        "masks": [encode_mask(thing)],
+        "answer": None,
+        "ignore": encode_mask(unclear),
+        "explanation": None,
+    }
+    row = {"image": None, "source": "row", "targets": [target], "conversation": []}
+    questions = EvaluationQuestions(Dataset.from_list([row], features=ROW_FEATURES), False)
+    with pytest.raises(ValueError, match="^row: "):
+        questions[0]
+    file = BytesIO()
+    Image.new("RGB", (5, 4)).save(file, format="PNG")
+    row["image"] = {"bytes": file.getvalue(), "path": None}
+    [masks] = EvaluationQuestions(Dataset.from_list([row], features=ROW_FEATURES), False)[0]["masks"]
+    assert masks.tolist() == [[[1] * 5, [255] * 5, [0] * 5, [0] * 5]]
+
+
+# --- rows by name ----------------------------------------------------------------------------------------------------
+def test_rows_come_by_name_and_options_and_the_second_time_from_disk(own_cache, monkeypatch):
+    rows = load_rows("shapes/easy", "train", None, OPTIONS)
+    assert rows.features == ROW_FEATURES
+    assert [row["source"] for row in rows] == [f"shapes-easy/train/{at:06d}" for at in range(3)]
+    monkeypatch.setattr(BUILDERS["shapes"], "_generate_examples", None)
+    assert load_rows("shapes", "train", None, OPTIONS)[:] == rows[:]
+    assert len(load_rows("shapes", "validation", None, OPTIONS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no_such_set", "train"), ["'no_such_set'", "there are: shapes"]),
+        (("shapes/no_such", "train"), ["no configuration 'no_such'", "easy"]),
+        (("shapes", "no_such", None, OPTIONS), ["no split 'no_such'", "train, validation, test"]),
+        (("shapes", "train", None, {"colour": 3}), ["no option colour", "image_size"]),
+        (("shapes", "train", "no/such/folder"), ["no/such/folder: no such folder"]),
+        (("shapes", "train", None, {**OPTIONS, "train_rows": 0}), ["shapes", "'train'", "no row"]),
+    ],
+    ids=["name", "configuration", "split", "option", "folder", "no rows"],
+)
+def test_what_is_not_there_is_refused_in_one_line_that_says_what_is(own_cache, arguments, words):
+    with pytest.raises(ValueError) as refusal:
+        load_rows(*arguments)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message

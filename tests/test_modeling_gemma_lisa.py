@@ -1,0 +1,778 @@
+"""The model: questions packed or apart, masks and losses, what every batch must touch, generation, saving."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from gemma_lisa import modeling_gemma_lisa as modeling
+from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, sample_mask_logits
+from gemma_lisa.scripts.init_tiny import build_config
+
+TOLERANCE = 1e-5
+LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
+# Parts that a batch always runs through, and parameters that it always gives a gradient.
+STATIONS = (
+    "model.vision_tower",
+    "model.multi_modal_projector",
+    "model.language_model",
+    "lm_head",
+    "sam.vision_encoder",
+    "seg_projector",
+    "sam.mask_decoder",
+)
+TRAINED = ("model.", "lm_head.", "seg_projector.", "sam.vision_encoder.", "sam.mask_decoder.")
+NO_MASK = "sam.prompt_encoder.no_mask_embed.weight"
+# Inputs that one image brings
+OF_IMAGES = ("pixel_values", "sam_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_labels")
+
+both_states = pytest.mark.parametrize("seg_state", ["token", "previous"])
+
+
+@pytest.fixture
+def set_config(monkeypatch):
+    """Sets fields of a model's configuration for one test."""
+
+    def set_fields(model, **fields):
+        for name, value in fields.items():
+            monkeypatch.setattr(model.config, name, value)
+
+    return set_fields
+
+
+@pytest.fixture
+def question(make_picture):
+    def make(text="the red circle", seed=0, size=(64, 64), with_image=True):
+        image = [{"type": "image", "image": make_picture(*size, seed)}] if with_image else []
+        return [{"role": "user", "content": [*image, {"type": "text", "text": text}]}]
+
+    return make
+
+
+def is_trained(name):
+    return name.startswith(TRAINED) or name == NO_MASK
+
+
+def apart(sample):
+    """A sample's questions as samples of their own."""
+    pairs = zip(sample["chats"], sample["masks"], strict=True)
+    return [{**sample, "chats": [chat], "masks": [masks]} for chat, masks in pairs]
+
+
+def without(batch, *names):
+    return {name: value for name, value in batch.items() if name not in names}
+
+
+def run_with_gradients(model, batch, **options):
+    model.zero_grad(set_to_none=True)
+    output = model(**batch, **options)
+    output.loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return output, gradients
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def assert_gradients_close(found, expected):
+    """Each within TOLERANCE of its own largest value, or of 1 where that is smaller."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        off = (found[name] - gradient).abs().max() / gradient.abs().max().clamp(min=1)
+        assert off <= TOLERANCE, f"{name}: {off}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions behind one prefix
+# ---------------------------------------------------------------------------------------------------------------------
+def packed_and_plain(samples, processor):
+    """Samples with all their questions in one row, and with each in a row of its own, without question_ids."""
+    collate = GemmaLisaCollator(processor)
+    packed = collate(samples)
+    plain = collate([question for sample in samples for question in apart(sample)])
+    return packed, without(plain, "question_ids")
+
+
+@both_states
+def test_packed_questions_equal_separate_rows(windowed, samples, set_config, seg_state):
+    model, processor = windowed
+    set_config(model, seg_state=seg_state)
+    packed, plain = packed_and_plain(samples[:2], processor)
+    assert len(packed["input_ids"]) == 2 and len(plain["input_ids"]) == 10
+    assert int(packed["question_ids"].max()) == 5 and len(samples[0]["chats"][-1].rounds) == 2
+
+    together, gradients = run_with_gradients(model, packed)
+    alone, expected = run_with_gradients(model, plain)
+    assert len(together.pred_masks) >= 4
+    for name in (*LOSS_PARTS, "logits", "pred_masks", "iou_scores"):
+        assert_close(together[name], alone[name])
+    assert_gradients_close(gradients, expected)
+    assert together.seg_image_index.tolist() == [at // 5 for at in alone.seg_image_index.tolist()]
+
+
+def test_window_of_the_packed_test_is_short_enough_to_matter(windowed, samples, monkeypatch):
+    model, processor = windowed
+    packed, _ = packed_and_plain(samples[:1], processor)
+    short = model(**packed).logits
+    monkeypatch.setattr(model.config.text_config, "sliding_window", 512)
+    assert (model(**packed).logits - short).abs().max() > 100 * TOLERANCE
+
+
+def test_packed_questions_equal_separate_rows_where_attention_is_eager(windowed, samples):
+    model, processor = windowed
+    packed, plain = packed_and_plain(samples[:1], processor)
+    model.set_attn_implementation("eager")
+    try:
+        together, alone = model(**packed), model(**plain)
+    finally:
+        model.set_attn_implementation("sdpa")
+    assert_close(together.logits, alone.logits)
+    assert_close(together.pred_masks, alone.pred_masks)
+
+
+def test_packed_question_does_not_hear_the_others(windowed, make_sample):
+    model, processor = windowed
+    collate = GemmaLisaCollator(processor)
+    batch = collate([make_sample(["It is {seg}.", "Here it is: {seg}."])])
+    other = {**batch, "input_ids": batch["input_ids"].clone()}
+    first = (batch["question_ids"] == 1) & (batch["labels"] != IGNORE_INDEX)
+    first &= batch["input_ids"] != processor.seg_token_id
+    other["input_ids"][first] += 1
+    one, two = model(**batch).pred_masks, model(**other).pred_masks
+    assert torch.equal(one[1], two[1])
+    assert (one[0] - two[0]).abs().max() > TOLERANCE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches and padding
+# ---------------------------------------------------------------------------------------------------------------------
+@both_states
+def test_batch_of_two_equals_two_of_one(tiny, samples, set_config, seg_state):
+    model, processor = tiny
+    set_config(model, seg_state=seg_state)
+    collate = GemmaLisaCollator(processor)
+    together = model(**collate(samples[:2]), num_items_in_batch=1, num_masks_in_batch=1)
+    alone = [model(**collate([sample]), num_items_in_batch=1, num_masks_in_batch=1) for sample in samples[:2]]
+    for name in ("logits", "pred_masks", "iou_scores", "image_embeddings"):
+        assert_close(together[name], torch.cat([output[name] for output in alone]))
+    for name in LOSS_PARTS:
+        assert_close(together[name], sum(output[name] for output in alone))
+    assert together.seg_image_index.tolist() == sorted(together.seg_image_index.tolist())
+    assert set(together.seg_image_index.tolist()) == {0, 1}
+
+
+def test_left_and_right_padding_give_the_same(windowed, question):
+    model, processor = windowed
+    answer = {"role": "assistant", "content": "It is [SEG]."}
+    conversations = [[*question("the red circle"), answer], [*question("Where is the green square?", seed=1), answer]]
+    options = {"tokenize": True, "return_dict": True}
+    left = processor.apply_chat_template(conversations, padding_side="left", **options)
+    right = processor.apply_chat_template(conversations, padding_side="right", **options)
+    assert left["attention_mask"][0, 0] == 0 and right["attention_mask"][0, -1] == 0
+    one, two = model(**left), model(**right)
+    assert_close(one.pred_masks, two.pred_masks)
+    assert_close(one.logits[left["attention_mask"] == 1], two.logits[right["attention_mask"] == 1])
+
+
+def test_head_runs_on_labelled_positions_only(tiny, samples):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:2])
+    learned = batch["labels"][:, 1:] != IGNORE_INDEX
+    few = model(**batch)
+    every = model(**without(batch, "labels"))
+    assert few.logits.shape == (int(learned.sum()), model.config.text_config.vocab_size)
+    assert every.logits.shape == (*batch["input_ids"].shape, model.config.text_config.vocab_size)
+    assert_close(few.logits, every.logits[:, :-1][learned])
+    assert_close(few.language_loss, F.cross_entropy(few.logits, batch["labels"][:, 1:][learned]))
+
+
+def test_no_hidden_states_are_kept(tiny, samples):
+    model, processor = tiny
+    output = model(**GemmaLisaCollator(processor)(samples[:1]))
+    assert output.hidden_states is None and output.attentions is None
+
+
+def test_logits_to_keep_are_the_last(tiny, samples):
+    model, processor = tiny
+    batch = without(GemmaLisaCollator(processor)(samples[:1]), "labels", "mask_labels")
+    assert_close(model(**batch, logits_to_keep=1).logits, model(**batch).logits[:, -1:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches that lack something
+# ---------------------------------------------------------------------------------------------------------------------
+def kinds_of_batches(processor, make_sample):
+    collate = GemmaLisaCollator(processor)
+    return {
+        "with_masks": collate([make_sample(["It is {seg}.", "No, it is not there."])]),
+        "without_seg": collate([make_sample(["No, it is not there."]), make_sample(["No, I do not see it."], seed=1)]),
+        "text_only": collate([make_sample(["Two."], with_image=False)]),
+        "mixed": collate([make_sample(["Two."], with_image=False), make_sample(["It is {seg}."])]),
+        "words_only": GemmaLisaCollator(processor, learn_masks=False)([make_sample(["It is {seg}."])]),
+    }
+
+
+KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_batch_gives_every_trained_parameter_a_gradient(tiny, make_sample, kind):
+    model, processor = tiny
+    batch = kinds_of_batches(processor, make_sample)[kind]
+    output, gradients = run_with_gradients(model, batch)
+    assert torch.isfinite(output.loss)
+    expected = {name for name, _ in model.named_parameters() if is_trained(name)}
+    assert len(expected) > 100
+    assert expected - gradients.keys() == set()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    pointed = bool(gradients["seg_projector.0.weight"].any())
+    assert pointed == (kind in ("with_masks", "mixed"))
+
+
+def visited_stations(model, batch):
+    visited = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: visited.append(name)) for name in STATIONS
+    ]
+    try:
+        model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return visited
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_batch_meets_the_modules_in_one_order(tiny, make_sample, kind):
+    model, processor = tiny
+    assert visited_stations(model, kinds_of_batches(processor, make_sample)[kind]) == list(STATIONS)
+
+
+def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
+    model, processor = tiny
+    batch = without(kinds_of_batches(processor, make_sample)["text_only"], "labels")
+    assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
+    output = model(**batch)
+    assert output.pred_masks is None and output.loss is None
+
+
+def test_batch_without_seg_has_mask_losses_of_zero(tiny, make_sample):
+    model, processor = tiny
+    output = model(**kinds_of_batches(processor, make_sample)["without_seg"])
+    assert output.mask_bce_loss.item() == 0 and output.mask_dice_loss.item() == 0
+    assert output.pred_masks.shape == (0, 32, 32) and output.iou_scores.shape == (0,)
+    assert_close(output.loss, output.language_loss)
+
+
+def test_image_of_a_text_only_neighbour_is_not_taken(tiny, make_sample):
+    model, processor = tiny
+    collate = GemmaLisaCollator(processor)
+    word, thing = make_sample(["Two."], with_image=False), make_sample(["It is {seg}."], seed=3)
+    mixed = model(**collate([word, thing, word, make_sample(["{seg}"], seed=4)]))
+    assert mixed.seg_image_index.tolist() == [0, 1]
+    assert_close(mixed.pred_masks[:1], model(**collate([thing])).pred_masks)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs that do not belong together
+# ---------------------------------------------------------------------------------------------------------------------
+def two_things(processor, make_sample):
+    return GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."]), make_sample(["{seg}."], seed=1)])
+
+
+def test_pixels_without_token_types_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = without(two_things(processor, make_sample), "question_ids", "token_type_ids")
+    with pytest.raises(ValueError, match="pixel_values came without token_type_ids"):
+        model(**batch)
+
+
+def test_sam_images_that_are_not_as_many_as_conversations_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = two_things(processor, make_sample)
+    batch["sam_pixel_values"] = batch["sam_pixel_values"][:1]
+    with pytest.raises(ValueError, match="1 images for SAM but 2 conversations"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 0), (2,), (2, 1, 0)])
+def test_masks_that_are_not_as_many_as_seg_tokens_are_refused(tiny, make_sample, counts):
+    model, processor = tiny
+    batch = two_things(processor, make_sample)
+    batch["mask_labels"] = [torch.zeros(count, 64, 64, dtype=torch.uint8) for count in counts]
+    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image \[2, 1.*masks per image") as refusal:
+        model(**batch)
+    assert str(list(counts)) in str(refusal.value)
+
+
+def test_seg_in_a_conversation_without_an_image_is_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."]), make_sample(["Two."], with_image=False)])
+    batch["input_ids"][1, batch["labels"][1] != IGNORE_INDEX] = processor.seg_token_id
+    with pytest.raises(ValueError, match=r"\[SEG\] tokens? .*no image") as refusal:
+        model(**batch)
+    assert any(character.isdigit() for character in str(refusal.value))
+
+
+def test_masks_without_the_sizes_are_refused(tiny, make_sample):
+    model, processor = tiny
+    with pytest.raises(ValueError, match="reshaped_input_sizes"):
+        model(**without(two_things(processor, make_sample), "reshaped_input_sizes"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks
+# ---------------------------------------------------------------------------------------------------------------------
+def test_cached_image_embeddings_give_the_same_masks(tiny, samples):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:2])
+    first = model(**batch)
+    cached = without(batch, "sam_pixel_values") | {"image_embeddings": first.image_embeddings.detach()}
+    assert "sam.vision_encoder" not in visited_stations(model, cached)
+    second = model(**cached)
+    for name in (*LOSS_PARTS, "pred_masks", "iou_scores"):
+        assert torch.equal(first[name], second[name])
+
+
+def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
+    at = (batch["input_ids"][0] == processor.seg_token_id).nonzero().item()
+    taken = []
+    hook = model.seg_projector.register_forward_hook(lambda module, inputs, output: taken.append(inputs[0]))
+    states = []
+    other = model.model.register_forward_hook(lambda module, inputs, output: states.append(output.last_hidden_state))
+    try:
+        model(**batch)
+        set_config(model, seg_state="previous")
+        model(**batch)
+    finally:
+        hook.remove()
+        other.remove()
+    assert torch.equal(taken[0][0], states[0][0, at])
+    assert torch.equal(taken[1][0], states[0][0, at - 1])
+
+
+def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_sample):
+    model, processor = tiny
+    collate = GemmaLisaCollator(processor)
+    several = [
+        make_sample(["{seg} and {seg}."], size=(40, 100)),
+        make_sample(["{seg}."], size=(90, 50), seed=1),
+        make_sample(["No."], size=(64, 64), seed=2),
+        make_sample(["{seg}."], size=(64, 64), seed=3),
+    ]
+    batch = collate(several)
+    assert [tuple(masks.shape[1:]) for masks in batch["mask_labels"] if len(masks)] == [(40, 100), (90, 50), (64, 64)]
+    together = model(**batch, num_masks_in_batch=1)
+    alone = [model(**collate([sample]), num_masks_in_batch=1) for sample in several]
+    for name in ("mask_bce_loss", "mask_dice_loss"):
+        assert_close(together[name], sum(output[name] for output in alone))
+
+
+def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
+    """The image fills SAM's square and is as large: the way to it is one plain interpolation."""
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
+    batch["mask_labels"][0][:, 20:30, :40] = IGNORE_VALUE
+    output = model(**batch)
+    logits = F.interpolate(output.pred_masks[None], size=(64, 64), mode="bilinear", align_corners=False)[0]
+    masks = batch["mask_labels"][0]
+    valid = masks != IGNORE_VALUE
+    assert_close(output.mask_bce_loss, bce_loss(logits, masks == 1, valid).mean())
+    assert_close(output.mask_dice_loss, dice_loss(logits, masks == 1, valid).mean())
+
+
+def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
+    gradients = []
+    for ignored in (False, True):
+        if ignored:
+            batch["mask_labels"][0][:, :, :32] = IGNORE_VALUE
+        output = model(**batch)
+        output.pred_masks.retain_grad()
+        output.loss.backward()
+        gradients.append(output.pred_masks.grad[0])
+    model.zero_grad(set_to_none=True)
+    # Half the image: 16 columns of the decoder's 32, the last of which a counted pixel also reads
+    assert torch.all(gradients[0][:, :15] != 0)
+    assert torch.all(gradients[1][:, :15] == 0) and torch.all(gradients[1][:, 16:] != 0)
+
+
+def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."], size=(160, 240))])
+    canvases = []
+
+    def watched(*args, **options):
+        logits = sample_mask_logits(*args, **options)
+        canvases.append(tuple(logits.shape))
+        return logits
+
+    monkeypatch.setattr(modeling, "sample_mask_logits", watched)
+    losses = []
+    for size in (1024, 240, 60):
+        set_config(model, mask_loss_size=size)
+        output = model(**batch)
+        losses.append((output.mask_bce_loss.item(), output.mask_dice_loss.item()))
+    assert canvases == [(2, 160, 240), (2, 160, 240), (2, 40, 60)]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[2] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_config):
+    model, processor = tiny
+    sample = make_sample(["{seg}."], size=(192, 192))
+    set_config(model, mask_loss_size=64)
+    losses = []
+    for rows in (slice(None), slice(1, None, 3)):
+        sample["masks"][0][:] = 0
+        sample["masks"][0][:, rows, rows] = 1
+        losses.append(model(**GemmaLisaCollator(processor)([sample])).mask_bce_loss.item())
+    assert losses[0] == losses[1]
+
+
+SIZES = [(64, 64), (48, 64), (64, 48), (100, 150), (150, 100), (33, 200), (200, 37), (20, 16), (240, 240)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_are_read_as_the_processor_reads_them(tiny, make_picture, size):
+    """Two bilinear steps there and one here: probabilities agree, logits nearly."""
+    model, processor = tiny
+    (reshaped,) = processor.encode_images([make_picture(*size)])["reshaped_input_sizes"]
+    coarse = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pred_masks = F.interpolate(coarse[None], size=(32, 32), mode="bicubic", align_corners=False)[0] * 2
+    sampled = sample_mask_logits(
+        pred_masks,
+        side=64,
+        reshaped_sizes=reshaped.expand(3, 2),
+        sizes=torch.tensor([size] * 3),
+        canvas=size,
+    )
+    expected = processor.masks_to_image(pred_masks, size, reshaped.tolist())
+    off = (sampled.sigmoid() - expected.sigmoid()).abs()
+    assert off.mean() < 1e-2 and off.max() < 8e-2
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (128, 128), (50, 50)])
+def test_masks_of_an_image_that_fills_the_square_are_interpolated_plainly(size):
+    pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(1))
+    sampled = sample_mask_logits(
+        pred_masks,
+        side=64,
+        reshaped_sizes=torch.tensor([[64, 64]] * 2),
+        sizes=torch.tensor([size] * 2),
+        canvas=size,
+    )
+    assert_close(sampled, F.interpolate(pred_masks[None], size=size, mode="bilinear", align_corners=False)[0])
+
+
+def test_masks_on_a_larger_canvas_are_the_same_in_their_own_corner():
+    pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(2))
+    reshaped, sizes = torch.tensor([[48, 64], [64, 40]]), torch.tensor([[30, 40], [80, 50]])
+    together = sample_mask_logits(pred_masks, 64, reshaped, sizes, canvas=(80, 50))
+    for at, (height, width) in enumerate(sizes.tolist()):
+        one = slice(at, at + 1)
+        alone = sample_mask_logits(pred_masks[one], 64, reshaped[one], sizes[one], canvas=(height, width))
+        assert_close(together[one, :height, :width], alone)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning
+# ---------------------------------------------------------------------------------------------------------------------
+def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:1])
+    output = model(**batch)
+    assert_close(output.loss, output.language_loss + 2.0 * output.mask_bce_loss + 0.5 * output.mask_dice_loss)
+    set_config(model, ce_loss_weight=3.0, bce_loss_weight=0.25, dice_loss_weight=7.0)
+    other = model(**batch)
+    assert_close(other.loss, 3.0 * output.language_loss + 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
+    assert_close(model(**without(batch, "mask_labels")).loss, 3.0 * output.language_loss)
+    assert_close(model(**without(batch, "labels")).loss, 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
+
+
+def test_given_counts_are_the_divisors(tiny, samples):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:1])
+    own = model(**batch)
+    tokens, masks = len(own.logits), len(own.pred_masks)
+    for kind in (int, torch.tensor):
+        output = model(**batch, num_items_in_batch=kind(2 * tokens), num_masks_in_batch=kind(4 * masks))
+        assert_close(output.language_loss * 2, own.language_loss)
+        assert_close(output.mask_bce_loss * 4, own.mask_bce_loss)
+        assert_close(output.mask_dice_loss * 4, own.mask_dice_loss)
+
+
+def test_one_step_moves_every_trained_parameter_and_no_frozen_one(tiny, samples):
+    model, processor = deepcopy(tiny)
+    model.train()
+    frozen = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    model(**GemmaLisaCollator(processor)(samples[:2])).loss.backward()
+    optimizer.step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    # SAM's decoder makes four masks of which one is learned, and softmax does not see the biases of keys
+    still = {name for name in before if is_trained(name) and name not in frozen | moved}
+    unused = ("output_hypernetworks_mlps.1.", "output_hypernetworks_mlps.2.", "output_hypernetworks_mlps.3.")
+    assert all(any(part in name for part in (*unused, "k_proj.bias", "iou_prediction_head.")) for name in still), still
+    assert moved & frozen == set() and {name.split(".")[0] for name in moved} == {"model", "seg_projector", "sam"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Generation
+# ---------------------------------------------------------------------------------------------------------------------
+@contextmanager
+def saying(model, processor, *answers):
+    """Makes the model say the given texts, one for each conversation, then end its turn."""
+    encode = processor.tokenizer.encode
+    scripts = [encode(answer, add_special_tokens=False) + encode("<end_of_turn>") for answer in answers]
+    steps = iter(range(1000))
+
+    def say(module, inputs, output):
+        at = next(steps)
+        logits = torch.zeros_like(output)
+        for row, script in enumerate(scripts):
+            logits[row, -1, script[min(at, len(script) - 1)]] = 1
+        return logits
+
+    hook = model.lm_head.register_forward_hook(say)
+    try:
+        yield scripts
+    finally:
+        hook.remove()
+
+
+def ask(processor, *conversations):
+    return processor.apply_chat_template(
+        list(conversations), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+def teacher_forced(model, inputs, sequences):
+    """The model's pass over prompts with their answers: what `segment` must agree with."""
+    added = sequences.shape[1] - inputs["input_ids"].shape[1]
+    return model(
+        **without(inputs, "input_ids", "attention_mask", "token_type_ids"),
+        input_ids=sequences,
+        attention_mask=F.pad(inputs["attention_mask"], (0, added), value=1),
+        token_type_ids=F.pad(inputs["token_type_ids"], (0, added), value=0),
+    )
+
+
+ANSWERS = ["It is [SEG].", "[SEG]", "[SEG], [SEG] and [SEG].", "Sure, here: [SEG] [SEG]"]
+
+
+@both_states
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut_off"])
+def test_generated_masks_equal_those_of_one_pass_over_the_answer(
+    windowed, question, set_config, answer, ended, seg_state
+):
+    model, processor = windowed
+    set_config(model, seg_state=seg_state)
+    inputs = ask(processor, question())
+    with saying(model, processor, answer) as (script,):
+        # Cut off: the last token allowed is the answer's last, which is [SEG] itself in half of them
+        output = model.segment(**inputs, max_new_tokens=len(script) + 3 if ended else len(script) - 1)
+    new_tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    assert new_tokens == (script if ended else script[:-1])
+    expected = teacher_forced(model, inputs, output.sequences)
+    assert output.pred_masks.shape == (answer.count("[SEG]"), 32, 32)
+    for name in ("pred_masks", "iou_scores", "image_embeddings"):
+        assert_close(output[name], expected[name])
+    assert torch.equal(output.seg_image_index, expected.seg_image_index)
+
+
+def test_masks_of_one_answer_differ_from_each_other(windowed, question):
+    model, processor = windowed
+    with saying(model, processor, "It is [SEG], [SEG].") as (script,):
+        output = model.segment(**ask(processor, question()), max_new_tokens=len(script))
+    assert (output.pred_masks[0] - output.pred_masks[1]).abs().max() > 100 * TOLERANCE
+
+
+@both_states
+def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, set_config, seg_state):
+    model, processor = windowed
+    set_config(model, seg_state=seg_state)
+    conversations = [
+        question("the red circle"),
+        question("Say something.", with_image=False),
+        question("Where is the large green square in the corner?", seed=1, size=(40, 90)),
+        question("the star", seed=2),
+    ]
+    # The first, of a short prompt, and the third, of the longest, are cut off at a [SEG]; the fourth ends long before
+    answers = ["They are [SEG], [SEG], [SEG]", "One [SEG] two [SEG]", "They are [SEG], [SEG], [SEG]", "It is [SEG]."]
+    inputs = ask(processor, *conversations)
+    with saying(model, processor, *answers) as scripts:
+        longest = len(scripts[2]) - 1
+        together = model.segment(**inputs, max_new_tokens=longest)
+    assert together.seg_image_index.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert together.sequences[[0, 2], -1].tolist() == [processor.seg_token_id] * 2
+    assert inputs["attention_mask"][0, 0] == 0
+    prompt = inputs["input_ids"].shape[1]
+    masks, scores = [], []
+    for row, (conversation, answer) in enumerate(zip(conversations, answers, strict=True)):
+        one = ask(processor, conversation)
+        with saying(model, processor, answer):
+            alone = model.segment(**one, max_new_tokens=longest)
+        spoken = alone.sequences[0, one["input_ids"].shape[1] :].tolist()
+        new_tokens = together.sequences[row, prompt:].tolist()
+        assert new_tokens[: len(spoken)] == spoken
+        assert set(new_tokens[len(spoken) :]) <= {processor.tokenizer.pad_token_id}
+        if alone.pred_masks is not None:
+            masks.append(alone.pred_masks)
+            scores.append(alone.iou_scores)
+    assert_close(together.pred_masks, torch.cat(masks))
+    assert_close(together.iou_scores, torch.cat(scores))
+
+
+def test_free_generation_of_a_batch_gives_what_each_gives_alone(windowed, question):
+    model, processor = windowed
+    conversations = [question("the red circle"), question("Where is the green square?", seed=1)]
+    together = model.segment(**ask(processor, *conversations), max_new_tokens=8)
+    for row, conversation in enumerate(conversations):
+        alone = model.segment(**ask(processor, conversation), max_new_tokens=8)
+        assert together.sequences[row, -8:].tolist() == alone.sequences[0, -8:].tolist()
+
+
+def test_answer_without_seg_has_no_masks(tiny, question):
+    model, processor = tiny
+    with saying(model, processor, "No, it is not there."):
+        output = model.segment(**ask(processor, question()), max_new_tokens=20)
+    assert output.pred_masks.shape == (0, 32, 32)
+    assert output.iou_scores.shape == output.seg_image_index.shape == (0,)
+
+
+def test_seg_of_an_earlier_turn_gives_no_mask(windowed, question):
+    model, processor = windowed
+    conversation = [*question(), {"role": "assistant", "content": "[SEG] and [SEG]."}, *question(with_image=False)]
+    inputs = ask(processor, conversation)
+    assert int((inputs["input_ids"] == processor.seg_token_id).sum()) == 2
+    with saying(model, processor, "It is [SEG]."):
+        output = model.segment(**inputs, max_new_tokens=20)
+    expected = teacher_forced(model, inputs, output.sequences)
+    assert len(expected.pred_masks) == 3
+    assert_close(output.pred_masks, expected.pred_masks[2:])
+
+
+def test_images_can_be_asked_again_by_their_embeddings(tiny, question):
+    model, processor = tiny
+    inputs = ask(processor, question())
+    with saying(model, processor, "It is [SEG]."):
+        first = model.segment(**inputs, max_new_tokens=20)
+    cached = without(inputs, "sam_pixel_values")
+    with saying(model, processor, "It is [SEG]."):
+        second = model.segment(**cached, image_embeddings=first.image_embeddings, max_new_tokens=20)
+    assert torch.equal(first.pred_masks, second.pred_masks)
+
+
+def test_text_alone_is_answered_without_masks(tiny, question):
+    model, processor = tiny
+    with saying(model, processor, "Hello [SEG]."):
+        output = model.segment(**ask(processor, question("Say hello.", with_image=False)), max_new_tokens=20)
+    assert output.pred_masks is None and output.seg_image_index is None
+
+
+def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, question):
+    model, processor = tiny
+    inputs = ask(processor, question(), question("the star", seed=1))
+    called = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if name.startswith(("sam.", "seg_projector"))
+    ]
+    try:
+        with saying(model, processor, "It is [SEG].", "No."):
+            sequences = model.generate(**inputs, max_new_tokens=10, do_sample=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert called == []
+    said = processor.tokenizer.decode(sequences[0, inputs["input_ids"].shape[1] :])
+    assert said.startswith("It is [SEG].<end_of_turn>")
+
+
+def test_segment_leaves_no_hook_behind(tiny, question):
+    model, processor = tiny
+    model.segment(**ask(processor, question()), max_new_tokens=1)
+    assert not model.model.language_model._forward_hooks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Saving and loading
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_loaded_model_gives_exactly_the_same(tiny, saved, samples):
+    model, processor = tiny
+    loaded, loaded_processor = load_checkpoint(saved)
+    assert type(loaded) is GemmaLisaForConditionalGeneration and not loaded.training
+    expected = model(**GemmaLisaCollator(processor)(samples[:2]))
+    output = loaded(**GemmaLisaCollator(loaded_processor)(samples[:2]))
+    assert len(expected.pred_masks) > 0
+    for name in (*LOSS_PARTS, "logits", "pred_masks", "iou_scores"):
+        assert torch.equal(output[name], expected[name])
+
+
+def test_saved_keys_are_the_names_of_the_modules(tiny, saved):
+    model, _ = tiny
+    state = load_file(saved / "model.safetensors")
+    assert "lm_head.weight" not in state
+    fresh = GemmaLisaForConditionalGeneration(model.config)
+    result = fresh.load_state_dict(state, strict=False)
+    assert result.unexpected_keys == []
+    # What is tied is stored once: the head with the embedding, SAM's position code with its prompt encoder's
+    assert "lm_head.weight" in result.missing_keys
+    assert set(result.missing_keys) <= set(fresh.all_tied_weights_keys)
+    assert torch.equal(fresh.seg_projector[0].weight, model.seg_projector[0].weight)
+    assert torch.equal(fresh.lm_head.weight, model.lm_head.weight)
+
+
+def test_head_is_tied_after_loading(saved):
+    loaded, _ = load_checkpoint(saved)
+    assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+
+
+def test_configuration_comes_back_as_it_was_saved(tiny, tmp_path):
+    model, processor = tiny
+    fields = {"seg_state": "previous", "dice_loss_weight": 0.125, "mask_loss_size": 48}
+    GemmaLisaForConditionalGeneration(build_config(processor, 64, **fields)).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    config = load_checkpoint(tmp_path)[0].config
+    assert {name: getattr(config, name) for name in fields} == fields
+    assert config.sam_config.vision_config.image_size == 64
+    assert config.text_config.hidden_size == model.config.text_config.hidden_size
+
+
+def test_questions_are_refused_where_attention_takes_no_masks(tiny, make_sample, monkeypatch):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["No."])])
+    monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(ValueError, match="question_ids need .* not 'flash_attention_2'"):
+        model(**batch)
+
+
+def test_unknown_seg_state_is_refused():
+    with pytest.raises(ValueError, match="seg_state is 'next'"):
+        GemmaLisaConfig(seg_state="next")

@@ -1,0 +1,302 @@
+"""Teacher-forced and by generation: who is judged to refuse, what a mask counts, and IoU at the image's own size."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
+from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.modeling_gemma_lisa import SegmentOutput
+from gemma_lisa.protocols import by_generation, teacher_forced, teacher_forced_counts
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIDE = 32  # of both towers' squares, in pixels
+HEIGHT, WIDTH = 48, 24  # of the hand-made picture; SAM sees it as 32 x 16
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model, processor = build_tiny(image_size=SIDE)
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The questions of some scenes: things, things that are not there, counting, and one row without an image."""
+    rows = []
+    for number in range(3):
+        generator = np.random.default_rng(number)
+        rows.append(row_of_scene(draw_scene(generator, SIDE), generator, True, f"drawn/{number}"))
+    rows[2]["targets"] = rows[2]["targets"][:1]
+    rows.insert(1, {**rows[0], "source": "words", "image": None, "targets": []})
+    questions = EvaluationQuestions(Dataset.from_list(rows, features=ROW_FEATURES), with_conversations=True)
+    samples = [questions[at] for at in range(len(questions))]
+    assert {0, 1} <= {len(sample["masks"][0]) for sample in samples if sample["masks"][0] is not None}
+    return samples
+
+
+def hand_made(targets=(), conversation=(), has_image=True):
+    """Samples about a HEIGHT x WIDTH picture; a target is (text, masks, ignored pixels or None)."""
+    file = BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), "gray").save(file, format="PNG")
+    row = {
+        "image": {"bytes": file.getvalue(), "path": None} if has_image else None,
+        "source": "by hand",
+        "targets": [
+            {
+                "texts": [text],
+                "is_sentence": False,
+                "masks": [encode_mask(mask) for mask in masks],
+                "answer": None,
+                "ignore": None if ignore is None else encode_mask(ignore),
+                "explanation": None,
+            }
+            for text, masks, ignore in targets
+        ],
+        "conversation": [{"question": question, "answer": answer} for question, answer in conversation],
+    }
+    questions = EvaluationQuestions(Dataset.from_list([row], features=ROW_FEATURES), with_conversations=True)
+    return [questions[at] for at in range(len(questions))]
+
+
+def box(top, left, bottom, right, size=(HEIGHT, WIDTH)):
+    mask = np.zeros(size, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def nearly_equal(masks, others):
+    """But for pixels where a logit is zero and rounding decides."""
+    return masks.shape == others.shape and (masks != others).sum() <= 0.01 * masks.size
+
+
+class Speaker:
+    """A model that says what it is told, and draws the masks (bool, in SAM's square) that it is told."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, processor, answers, squares=(), ended=True):
+        self.processor, self.answers, self.squares, self.ended = processor, answers, squares, ended
+
+    def segment(self, input_ids, max_new_tokens, sam_pixel_values=None, **inputs):
+        tokenizer = self.processor.tokenizer
+        assert sam_pixel_values is None or set(inputs) >= {"original_sizes", "reshaped_input_sizes", "pixel_values"}
+        end = [tokenizer.convert_tokens_to_ids("<end_of_turn>")] * self.ended
+        said = [tokenizer(answer, add_special_tokens=False)["input_ids"] + end for answer in self.answers]
+        length = max(map(len, said))
+        said = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids in said])
+        sequences = torch.cat([input_ids, said], dim=1)
+        if sam_pixel_values is None:
+            return SegmentOutput(sequences=sequences)
+        has_image = (input_ids == tokenizer.image_token_id).any(1)
+        count = ((said == self.processor.seg_token_id) & has_image[:, None]).sum(1)
+        assert count.sum() == len(self.squares)
+        logits = [torch.where(torch.as_tensor(square), 5.0, -5.0) for square in self.squares]
+        return SegmentOutput(
+            sequences=sequences,
+            pred_masks=torch.stack(logits) if logits else torch.zeros(0, SIDE, SIDE),
+            iou_scores=torch.linspace(0.5, 0.9, len(logits)),
+            seg_image_index=(has_image.long().cumsum(0) - 1).repeat_interleave(count),
+        )
+
+
+def force_token(model, token):
+    """The first choice at every position is `token`."""
+
+    def forced(module, inputs, output):
+        logits = torch.zeros_like(output)
+        logits[..., token] = 1.0
+        return logits
+
+    return model.lm_head.register_forward_hook(forced)
+
+
+def force_answer(model, tokens):
+    """Generation writes the tokens one after the other, and the last for ever."""
+    left = list(tokens)
+
+    def forced(module, inputs, output):
+        logits = torch.zeros_like(output)
+        logits[..., left.pop(0) if len(left) > 1 else left[0]] = 1.0
+        return logits
+
+    return model.lm_head.register_forward_hook(forced)
+
+
+# --- with the answer given -------------------------------------------------------------------------------------------
+def test_teacher_forced_answers_hold_together_and_do_not_depend_on_the_batch(tiny, drawn):
+    answers = teacher_forced(*tiny, drawn)
+    assert len(answers) == len(drawn)
+    for sample, answer in zip(drawn, answers, strict=True):
+        alone = teacher_forced(*tiny, [sample])[0]
+        assert (answer.source, answer.question, answer.raw_text) == (sample["source"], alone.question, "")
+        if answer.target is None:
+            assert answer.result is alone.result is None
+            continue
+        assert answer.result.num_predictions == alone.result.num_predictions
+        assert answer.masks.shape == answer.target.shape
+        assert answer.masks.dtype == bool
+        assert np.allclose(answer.scores, alone.scores, atol=1e-5)
+        assert nearly_equal(answer.masks, alone.masks)
+        united, target = answer.masks.any(0), (answer.target == 1).any(0)
+        assert answer.result.intersection == (united & target).sum()
+        assert answer.result.union == (united | target).sum()
+        assert answer.result.num_targets == len(answer.target)
+        assert answer.result.complete
+    with_masks = [answer for answer in answers if answer.result is not None and answer.result.num_targets]
+    assert any(0 < answer.result.iou < 1 for answer in with_masks)
+
+
+@torch.no_grad()
+def test_counts_of_a_batch_are_the_numbers_of_its_answers(tiny, drawn):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(drawn)
+    batch.pop("sample_ids")
+    no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
+    for token in (no, it):
+        hook = force_token(model, token)
+        try:
+            counts = teacher_forced_counts(processor, batch, model(**batch)).tolist()
+            answers = teacher_forced(model, processor, drawn)
+        finally:
+            hook.remove()
+        assert len(counts) == len(answers)
+        for numbers, answer in zip(counts, answers, strict=True):
+            assert answer.result is None or numbers == list(answer.result.numbers)
+
+
+def test_whose_first_word_is_no_refuses_and_nobody_else(tiny, drawn):
+    model, processor = tiny
+    no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
+    for token, refuses in ((no, True), (it, False)):
+        hook = force_token(model, token)
+        try:
+            results = [answer.result for answer in teacher_forced(model, processor, drawn) if answer.result]
+        finally:
+            hook.remove()
+        assert [result.num_predictions for result in results] == [
+            0 if refuses else max(1, result.num_targets) for result in results
+        ]
+
+
+def test_the_first_word_is_read_in_each_row_of_its_own(tiny, drawn):
+    """Only one row of the batch is made to refuse, at the position that predicts its first answered token."""
+    model, processor = tiny
+    samples = [sample for sample in drawn if sample["masks"][0] is not None]
+    no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
+    learned = (GemmaLisaCollator(processor)(samples)["labels"][:, 1:] != -100).sum(1).tolist()
+    for row in range(len(samples)):
+
+        def forced(module, inputs, output, row=row):
+            logits = torch.zeros_like(output)
+            logits[:, it] = 1.0
+            logits[sum(learned[:row]), no] = 2.0
+            return logits
+
+        hook = model.lm_head.register_forward_hook(forced)
+        try:
+            answers = teacher_forced(model, processor, samples)
+        finally:
+            hook.remove()
+        assert [at for at, answer in enumerate(answers) if answer.result.num_predictions == 0] == [row]
+
+
+# --- by generation ---------------------------------------------------------------------------------------------------
+def test_generated_answers_hold_together_and_do_not_depend_on_the_batch(tiny, drawn):
+    answers = by_generation(*tiny, drawn, max_new_tokens=4)
+    for sample, answer in zip(drawn, answers, strict=True):
+        alone = by_generation(*tiny, [sample], max_new_tokens=4)[0]
+        assert answer.raw_text == alone.raw_text
+        assert nearly_equal(answer.masks, alone.masks)
+        assert answer.expected == sample["chats"][0].rounds[0][1]
+        if answer.result is not None:
+            assert answer.result.num_predictions == len(answer.masks) == answer.raw_text.count("[SEG]")
+            assert answer.masks.shape[1:] == answer.target.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "num_predictions", "complete"),
+    [
+        (["[SEG]", "<end_of_turn>"], 1, True),
+        (["[SEG]", "[SEG]", "<end_of_turn>"], 2, True),
+        (["No", "<end_of_turn>"], 0, True),
+        (["<end_of_turn>"], 0, True),
+        (["the"], 0, False),  # rambles until it is cut off
+        (["the", "the", "the", "[SEG]"], 2, False),  # the last token is a [SEG], which no step has read
+    ],
+    ids=["points", "points twice", "refuses", "says nothing", "rambles", "cut off while pointing"],
+)
+def test_predictions_and_completeness_are_those_of_what_the_model_writes(tiny, words, num_predictions, complete):
+    model, processor = tiny
+    [sample] = hand_made([("the box", [box(0, 0, 24, 24)], None)])
+    hook = force_answer(model, [processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words])
+    try:
+        [answer] = by_generation(model, processor, [sample], max_new_tokens=5)
+    finally:
+        hook.remove()
+    assert (answer.result.num_predictions, answer.result.complete) == (num_predictions, complete)
+    assert answer.masks.shape == (num_predictions, HEIGHT, WIDTH)
+    assert len(answer.scores) == num_predictions
+    assert answer.raw_text.count("[SEG]") == num_predictions
+    if num_predictions == 0:
+        assert (answer.result.intersection, answer.result.union) == (0, 24 * 24)
+
+
+def test_iou_is_taken_at_the_images_own_size(tiny):
+    _, processor = tiny
+    [sample] = hand_made([("the box", [box(0, 0, 24, 24)], None)])  # the upper half
+    # SAM's picture lies in the left half of its square; the left half of it is 48 x 12 pixels of the image
+    speaker = Speaker(processor, ["It is [SEG]."], [box(0, 0, 32, 8, (SIDE, SIDE))])
+    [answer] = by_generation(speaker, processor, [sample], 8)
+    assert np.array_equal(answer.masks[0], box(0, 0, 48, 12))
+    assert (answer.result.intersection, answer.result.union) == (24 * 12, 24 * 24 + 24 * 12)
+    assert answer.result.iou == pytest.approx(1 / 3)
+
+
+def test_several_masks_count_as_their_union_and_ignored_pixels_not_at_all(tiny):
+    _, processor = tiny
+    targets = [box(0, 0, 12, 24), box(12, 0, 24, 24)]
+    [sample] = hand_made([("both", targets, box(36, 0, 48, 24))])  # the lower quarter is not counted
+    left, right = box(0, 0, 32, 8, (SIDE, SIDE)), box(0, 8, 32, 16, (SIDE, SIDE))
+    speaker = Speaker(processor, ["They are [SEG] and [SEG]."], [left, right])
+    [answer] = by_generation(speaker, processor, [sample], 8)
+    assert (answer.result.intersection, answer.result.union) == (24 * 24, 36 * 24)
+    assert (answer.result.num_targets, answer.result.num_predictions) == (2, 2)
+
+
+def test_every_image_of_a_batch_gets_its_own_masks(tiny):
+    _, processor = tiny
+    upper, [words], lower = (
+        hand_made([("above", [box(0, 0, 24, 24)], None)]),
+        hand_made(conversation=[("How many?", "2.")], has_image=False),
+        hand_made([("below", [box(24, 0, 48, 24)], None), ("nothing", [], None)]),
+    )
+    squares = [box(0, 0, 16, 16, (SIDE, SIDE)), box(16, 0, 32, 16, (SIDE, SIDE))]
+    speaker = Speaker(processor, ["[SEG]", "[SEG] 2", "[SEG]", "No."], squares)
+    answers = by_generation(speaker, processor, [*upper, words, *lower], 8)
+    assert [answer.result.iou if answer.result else None for answer in answers] == [1.0, None, 1.0, 1.0]
+    assert answers[3].result.num_predictions == 0
+    assert len(answers[1].masks) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "is_right"),
+    [("2 cups.", True), ("2  Cups", True), ("3 cups.", False), ("2 cups, I think.", False), ("", False)],
+)
+@pytest.mark.parametrize("has_image", [True, False])
+def test_a_vqa_answer_is_right_if_it_says_what_was_expected(tiny, said, is_right, has_image):
+    _, processor = tiny
+    [sample] = hand_made(conversation=[("How many?", "2 cups.")], has_image=has_image)
+    [answer] = by_generation(Speaker(processor, [said]), processor, [sample], 8)
+    assert answer.result is None
+    assert answer.target is None
+    assert answer.is_right == is_right

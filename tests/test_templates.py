@@ -1,0 +1,144 @@
+"""Phrasing: as many `{seg}` as masks in every template, "No" for refusals alone, and words that the seed fixes."""
+
+from string import Formatter
+
+import numpy as np
+import pytest
+
+from gemma_lisa.datasets_builder import templates
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.templates import Chat, ask, ask_plainly
+
+A_MASK = {"size": [2, 2], "counts": "13"}
+REFUSALS = templates.REFUSALS + templates.SENTENCE_REFUSALS
+ANSWERS = templates.ONE_ANSWERS + templates.SEVERAL_ANSWERS
+
+
+def target_of(num_masks, texts=("the cup",), is_sentence=False, answer=None, explanation=None):
+    return {
+        "texts": list(texts),
+        "is_sentence": is_sentence,
+        "masks": [A_MASK] * num_masks,
+        "answer": answer,
+        "ignore": None,
+        "explanation": explanation,
+    }
+
+
+def row_of(*targets, conversation=()):
+    return {"image": None, "source": "row", "targets": list(targets), "conversation": list(conversation)}
+
+
+def said_of(target, count=100):
+    """The (question, answer) pairs that `count` seeds give."""
+    chats = [ask(row_of(target), np.random.default_rng(seed), 4) for seed in range(count)]
+    assert all(len(chat) == 1 and len(chat[0].rounds) == 1 and chat[0].target is target for chat in chats)
+    return [chat[0].rounds[0] for chat in chats]
+
+
+@pytest.mark.parametrize("is_sentence", [False, True])
+@pytest.mark.parametrize("num_masks", [0, 1, 2, 5])
+def test_an_answer_has_a_slot_for_each_mask_in_every_template(num_masks, is_sentence):
+    own = f"Look, {', '.join([SEG_SLOT] * num_masks)}." if num_masks else None
+    target = target_of(num_masks, ("the cup", "a cup"), is_sentence, own, "It holds tea.")
+    pairs = [*said_of(target), ask_plainly(row_of(target))[0].rounds[0]]
+    assert all(answer.count(SEG_SLOT) == num_masks and SEG_SLOT not in question for question, answer in pairs)
+    assert not any("{text}" in part or "{question}" in part for pair in pairs for part in pair)
+
+
+def test_every_template_is_used_and_holds_its_one_slot():
+    phrases = [*said_of(target_of(0)), *said_of(target_of(1)), *said_of(target_of(2))]
+    sentences = said_of(target_of(0, ["Which one holds tea?"], is_sentence=True))
+    questions, answers = ({pair[at] for pair in phrases + sentences} for at in (0, 1))
+    assert questions == {
+        *(template.format(text="the cup") for template in templates.PHRASE_QUESTIONS),
+        *(template.format(text="Which one holds tea?") for template in templates.SENTENCE_QUESTIONS),
+    }
+    assert answers == {
+        *(template.format(text="the cup") for template in REFUSALS),
+        *templates.ONE_ANSWERS,
+        *(template.replace(SEG_SLOT, f"{SEG_SLOT} and {SEG_SLOT}") for template in templates.SEVERAL_ANSWERS),
+    }
+    for template in ANSWERS:
+        assert [field for _, field, _, _ in Formatter().parse(template) if field] == ["seg"], template
+
+
+def test_refusals_and_nothing_else_begin_with_no():
+    assert all(refusal.startswith("No,") for refusal in REFUSALS)
+    assert not any(answer.lower().startswith("no") for answer in ANSWERS)
+    for number in range(50):  # the built-in data set keeps to it, in its own answers too
+        generator = np.random.default_rng(number)
+        row = row_of_scene(draw_scene(generator, 32), generator, True, "row")
+        for chat in [*ask(row, generator, 4), *ask_plainly(row)]:
+            if chat.target is not None:
+                [(_, answer)] = chat.rounds
+                assert answer.startswith("No") == (not chat.target["masks"]), answer
+
+
+def test_slots_of_several_masks_are_listed_as_people_list_things():
+    pairs = ask_plainly(row_of(target_of(1), target_of(2), target_of(3)))
+    assert [chat.rounds[0][1] for chat in pairs] == [
+        "It is {seg}.",
+        "They are {seg} and {seg}.",
+        "They are {seg}, {seg} and {seg}.",
+    ]
+
+
+def test_the_same_generator_gives_the_same_words_and_another_gives_others():
+    row = row_of(*(target_of(at % 3, ("the cup", "a cup", "cups")) for at in range(6)))
+    first, again, other = (ask(row, np.random.default_rng(seed), 4) for seed in (5, 5, 6))
+    assert first == again != other
+
+
+def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up():
+    row = row_of(*(target_of(1, [f"thing {at}"]) for at in range(6)))
+    asked = set()
+    for seed in range(40):
+        chats = ask(row, np.random.default_rng(seed), 4)
+        chosen = [row["targets"].index(chat.target) for chat in chats]
+        assert chosen == sorted(set(chosen))
+        assert len(chosen) == 4
+        asked |= set(chosen)
+    assert asked == set(range(6))
+    assert len(ask(row, np.random.default_rng(0), 9)) == 6
+
+
+def test_a_dialogue_follows_the_targets_as_one_chat_and_is_not_counted_as_one_of_them():
+    turns = [{"question": "How many?", "answer": "Two."}, {"question": "Sure?", "answer": "No doubt."}]
+    row = row_of(target_of(1), target_of(0), conversation=turns)
+    dialogue = Chat((("How many?", "Two."), ("Sure?", "No doubt.")), None)
+    chats = ask(row, np.random.default_rng(0), 1)
+    assert len(chats) == 2
+    assert chats[-1] == ask_plainly(row)[-1] == dialogue
+    assert len(ask_plainly(row)) == 3
+
+
+def test_all_texts_of_a_target_are_asked_and_evaluation_asks_the_first():
+    target = target_of(1, ("the cup", "a cup"))
+    questions = {question for question, _ in said_of(target)}
+    assert {"the cup", "a cup"} <= questions
+    assert ask_plainly(row_of(target))[0].rounds[0][0] == "the cup"
+
+
+def test_a_data_sets_own_answer_is_said_about_as_often_as_its_share():
+    own = "Surely {seg}, the blue one."
+    count = sum(answer == own for _, answer in said_of(target_of(1, answer=own), 200))
+    assert 0.35 < count / 200 < 0.65
+    assert ask_plainly(row_of(target_of(1, answer=own)))[0].rounds[0][1] == "It is {seg}."
+
+
+def test_who_is_asked_to_explain_explains_and_nobody_else():
+    pairs = said_of(target_of(1, explanation="It holds tea."), 200)
+    explained = [answer.endswith(" It holds tea.") for _, answer in pairs]
+    assert explained == [question.endswith(" Please explain why.") for question, _ in pairs]
+    assert 0.35 < sum(explained) / 200 < 0.65
+    assert not any("explain" in question for question, _ in said_of(target_of(1)))
+
+
+def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it():
+    sentence = "Which one holds tea?"
+    for question, answer in said_of(target_of(0, [sentence], is_sentence=True)):
+        assert question.startswith(sentence)
+        assert answer in templates.SENTENCE_REFUSALS
+    assert ask_plainly(row_of(target_of(0, [sentence], is_sentence=True)))[0].rounds == ((sentence, REFUSALS[2]),)

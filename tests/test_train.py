@@ -1,0 +1,303 @@
+"""train.py as people meet it: recipes, errors of one line with the right exit code, and a whole run that goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, TrainingArguments
+
+from gemma_lisa import train
+from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.train import DataArguments, GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
+
+ROOT = Path(train.__file__).parent
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+SIZE = 32
+OPTIONS = {"image_size": SIZE, "train_rows": 6, "validation_rows": 2, "test_rows": 1}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with a small random Gemma-LISA."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model, processor = build_tiny(image_size=SIZE)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe and gives its path."""
+
+    def write(**content):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "use_cpu": True, **content}))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs train.py with arguments that are wrong; gives its exit code and the one line on stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            run(train.main)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, lines
+        return leaving.value.code, lines[0]
+
+    return call
+
+
+# --- recipes and command line ----------------------------------------------------------------------------------------
+def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
+    path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
+    model_args, data_args, training_args = parse(["--config", path, "--max_steps", "9", "--eval_rows", "3"])
+    assert model_args == ModelArguments(model="some/model", trainable=["a.*", "b"])
+    assert data_args == DataArguments(dataset_options=OPTIONS, eval_rows=3)
+    assert (training_args.learning_rate, training_args.max_steps) == (0.5, 9)
+    options = json.dumps({"image_size": 128})
+    assert parse(["--config", path, "--dataset_options", options])[1].dataset_options == {"image_size": 128}
+    assert parse(["--config", path, "--trainable", "c", "d.*"])[0].trainable == ["c", "d.*"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_can_be_read(path, tmp_path):
+    data = parse(["--config", str(path), "--model", "some/model", "--output_dir", str(tmp_path), "--use_cpu", "true"])[
+        1
+    ]
+    content = yaml.safe_load(path.read_text())
+    assert {name: getattr(data, name) for name in ("dataset", "dataset_options")} == {
+        name: content[name] for name in ("dataset", "dataset_options")
+    }
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+def test_the_programs_own_options_are_these():
+    own = [name for part in (ModelArguments, DataArguments, GemmaLisaTrainingArguments) for name in names_of(part)]
+    assert len(own) == len(set(own))
+    assert set(own) - names_of(TrainingArguments) == {
+        "model",
+        "trainable",
+        "ce_loss_weight",
+        "bce_loss_weight",
+        "dice_loss_weight",
+        "dataset",
+        "data_dir",
+        "dataset_options",
+        "train_split",
+        "eval_split",
+        "eval_rows",
+        "max_questions",
+        "learn_masks",
+        "preview_samples",
+        "max_new_tokens",
+        "muon_learning_rate",
+    }
+
+
+def test_defaults_that_differ_from_transformers_are_these():
+    theirs = {field.name: field.default for field in fields(TrainingArguments)}
+    ours = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True)
+    assert (ours.remove_unused_columns, ours.label_names) == (False, ["labels"])
+    assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
+    assert ours.report_to == []
+    changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
+    changed |= {"report_to", "muon_learning_rate"}
+    assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
+
+
+def names_of(arguments):
+    return {field.name for field in fields(arguments)}
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
+    code, line = refused("--config", recipe(model="some/model", learning_rte=0.1))
+    assert (code, "learning_rte" in line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--learning_rte", "0.1"], "learning_rte"),
+        (["--fp16", "true"], "fp16"),
+        (["--max_steps", "many"], "max_steps"),
+        (["--dataset_options", "{image_size: 3"], "double quotes"),
+        (["--dataset_options", "[3]"], "dataset_options"),
+        (["--learn_masks", "false", "--eval_strategy", "epoch"], "learn_masks"),
+        (["--config", "no/such.yaml"], "no/such.yaml"),
+        (["--config"], "--config"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
+)
+def test_what_the_command_line_gets_wrong_is_a_usage_error(refused, tmp_path, arguments, word):
+    code, line = refused("--model", "some/model", "--output_dir", tmp_path, "--use_cpu", "true", *arguments)
+    assert (code, word in line) == (2, True), line
+
+
+def test_a_missing_model_name_is_a_usage_error(refused, recipe):
+    code, line = refused("--config", recipe(dataset="shapes"))
+    assert (code, "--model" in line) == (2, True)
+
+
+def test_a_recipe_that_is_no_yaml_is_a_usage_error(refused, tmp_path):
+    path = tmp_path / "broken.yaml"
+    for content in ("a: [", "- a", ""):
+        path.write_text(content)
+        code, line = refused("--config", path)
+        assert (code, "broken.yaml" in line) == (2, True)
+
+
+def test_a_model_folder_that_is_not_there_is_a_failure_that_names_it(refused, tmp_path, recipe):
+    code, line = refused("--config", recipe(), "--model", tmp_path / "nowhere")
+    assert (code, str(tmp_path / "nowhere") in line) == (1, True)
+
+
+def test_another_kind_of_model_is_a_failure_that_names_it(refused, tmp_path, recipe):
+    BertConfig().save_pretrained(tmp_path / "bert")
+    code, line = refused("--config", recipe(), "--model", tmp_path / "bert")
+    assert (code, "'bert'" in line, "[SEG]" in line) == (1, True, True)
+
+
+def test_a_checkpoint_with_weights_left_out_is_a_failure_that_names_one(refused, tmp_path, recipe, checkpoint):
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] += 1
+    config["text_config"]["layer_types"] = config["text_config"]["layer_types"] + ["full_attention"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, line = refused("--config", recipe(), "--model", tmp_path)
+    assert (code, "weights are missing" in line, "layers.4." in line) == (1, True, True), line
+
+
+def test_a_pattern_that_matches_nothing_is_a_failure_that_names_it(refused, recipe, checkpoint):
+    path = recipe(trainable=["seg_projector.*", "sam.no_such.*"])
+    code, line = refused("--config", path, "--model", checkpoint)
+    assert (code, "sam.no_such.*" in line, "seg_projector" in line) == (1, True, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [({"dataset": "no_such_set"}, "no_such_set"), ({"eval_split": "no_such"}, "'no_such'")],
+    ids=["data set", "split"],
+)
+def test_data_that_are_not_there_are_a_failure_that_names_them(
+    refused, recipe, checkpoint, monkeypatch, tmp_path, option, word
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    path = recipe(**{"dataset_options": OPTIONS, **option})
+    code, line = refused("--config", path, "--model", checkpoint)
+    assert (code, word in line) == (1, True)
+
+
+def test_debug_lets_the_error_through(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "no/such.yaml", "--debug"])
+    with pytest.raises(UsageError):
+        run(train.main)
+
+
+def test_a_second_process_says_which_it_is(refused, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert refused("--config", "no/such.yaml")[1].endswith("(rank 1)")
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+def test_what_matches_a_pattern_is_trained_and_all_else_is_frozen(checkpoint):
+    arguments = ModelArguments(str(checkpoint), ["seg_projector.*", "sam.mask_decoder.iou_token.weight"], 3.0)
+    model, _ = load_model(arguments)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {
+        *(f"seg_projector.{at}.{kind}" for at in (0, 2) for kind in ("weight", "bias")),
+        "sam.mask_decoder.iou_token.weight",
+    }
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert (model.config.ce_loss_weight, model.config.bce_loss_weight, model.config.dice_loss_weight) == (3.0, 2.0, 0.5)
+
+
+def test_the_description_counts_every_parameter_once(checkpoint):
+    model, _ = load_model(ModelArguments(str(checkpoint)))
+    args = GemmaLisaTrainingArguments("out", use_cpu=True, per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    text = describe(model, {"shapes train": (range(1234), "images")}, args)
+    counts = [line.replace(",", "").split() for line in text.splitlines() if line.startswith("    ")]
+    assert sum(int(line[3]) for line in counts) == model.num_parameters()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sum(int(line[1]) for line in counts) == trained
+    assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
+    assert "shapes train: 1,234 rows (images)" in text
+    assert "6 rows a step = 3 a device × 2 micro-batches × 1 process(es)" in text
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopped(tmp_path, checkpoint, recipe):
+    out = tmp_path / "out"
+    path = recipe(
+        model=str(checkpoint),
+        dataset_options=OPTIONS,
+        muon_learning_rate=0.01,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        preview_samples=2,
+        max_new_tokens=4,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+
+    def train_until(steps, *arguments):
+        command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment.pop("HF_DATASETS_CACHE", None)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout + done.stderr
+
+    said = train_until(2)
+    for words in (
+        "shapes train: 6 rows",
+        "shapes validation: 8 rows (questions)",
+        "parameters are trained:",
+        "    seg_projector ",
+        "    sam.vision_encoder ",
+        "1 process(es) on cpu, precision fp32",
+        "2 rows a step",
+    ):
+        assert words in said, words
+    assert "Traceback" not in said
+    model, processor = load_checkpoint(out)
+    start, _ = load_checkpoint(checkpoint)
+    before = dict(start.named_parameters())
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"model", "seg_projector", "sam"}
+    assert not any(name.startswith(("model.vision_tower.", "sam.vision_encoder.")) for name in moved)
+    load_checkpoint(out / "checkpoint-2")
+
+    said = train_until(4, "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "mask_dice_loss" in entry] == [1, 2, 3, 4]
+    scores = [entry for entry in history if "eval_gIoU" in entry]
+    assert [(entry["step"], entry["eval_count"]) for entry in scores] == [(2, 8), (4, 8)]
+    assert sorted(path.name for path in (out / "previews").iterdir()) == ["step-000002.png", "step-000004.png"]
+    assert (out / "curve.png").stat().st_size > 0
+    assert f"saved {out}" in said
+    load_checkpoint(out)

@@ -1,0 +1,339 @@
+"""The trainer: how a step is cut changes nothing, a resumed run is the same run, evaluation only measures."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import EvalPrediction
+
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES
+from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.metrics import summarize
+from gemma_lisa.optimizers import build_muon
+from gemma_lisa.previews import PreviewCallback
+from gemma_lisa.protocols import teacher_forced
+from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.train import GemmaLisaTrainingArguments
+from gemma_lisa.trainer import GemmaLisaTrainer, scores_of_counts
+
+SIZE = 32  # pixels a side
+PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
+MUON = (lambda: build_muon, {"muon_lr": 0.01, "adamw_lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.98)})
+# What nothing pulls at: SAM's own estimate of the IoU, and the decoder's answers to prompts of several meanings.
+UNPULLED = (
+    "sam.mask_decoder.iou_prediction_head.",
+    "sam.mask_decoder.output_hypernetworks_mlps.1.",
+    "sam.mask_decoder.output_hypernetworks_mlps.2.",
+    "sam.mask_decoder.output_hypernetworks_mlps.3.",
+)
+
+
+def scene_row(number):
+    generator = np.random.default_rng(number)
+    return row_of_scene(draw_scene(generator, SIZE), generator, True, f"drawn/{number}")
+
+
+def without_masks(row):
+    """The row's dialogue about its image, and nothing to point at."""
+    return {**row, "targets": []}
+
+
+def without_image(row):
+    return {**row, "targets": [], "image": None}
+
+
+def dataset_of(rows):
+    return Dataset.from_list(rows, features=ROW_FEATURES)
+
+
+class Recorded(TrainingQuestions):
+    """Training questions that remember what was asked."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.asked = []
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        self.asked.append(words_of(sample))
+        return sample
+
+
+def words_of(sample):
+    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+
+
+class GradientTrainer(GemmaLisaTrainer):
+    """Keeps the gradient of the last step."""
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        self.gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return super()._get_grad_norm(model, grad_norm)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_tiny(image_size=SIZE)
+
+
+def trainer_of(tiny, train, folder, kind=GemmaLisaTrainer, evaluation=None, optimizer=None, callbacks=(), **options):
+    model, processor = tiny
+    arguments = {
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        **options,
+    }
+    return kind(
+        model=copy.deepcopy(model),
+        args=GemmaLisaTrainingArguments(output_dir=str(folder), **arguments),
+        data_collator=GemmaLisaCollator(processor),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=processor,
+        callbacks=list(callbacks),
+        optimizer_cls_and_kwargs=optimizer,
+    )
+
+
+def logged(trainer, *names):
+    return [[entry[name] for name in names] for entry in trainer.state.log_history if "language_loss" in entry]
+
+
+# --- one step, however it is cut -------------------------------------------------------------------------------------
+ROWS_OF_A_STEP = {
+    "masks everywhere": [scene_row(number) for number in range(8)],
+    # Micro-batches of 2 and of 1 among these: with masks, with an image only, with words only, mixed
+    "masks in the first micro-batch only": [
+        scene_row(0),
+        scene_row(1),
+        *[without_masks(scene_row(number)) for number in (2, 3)],
+        *[without_image(scene_row(number)) for number in (4, 5)],
+        without_masks(scene_row(6)),
+        without_image(scene_row(7)),
+    ],
+    "no masks at all": [
+        *[without_image(scene_row(number)) for number in range(4)],
+        *[without_masks(scene_row(number)) for number in range(4, 8)],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF_A_STEP)
+def test_a_step_is_the_same_however_it_is_cut_and_equals_the_models_own_loss(tiny, tmp_path, name):
+    questions = TrainingQuestions(dataset_of(ROWS_OF_A_STEP[name]), 0, 4)
+
+    model = copy.deepcopy(tiny[0]).train()
+    output = model(**GemmaLisaCollator(tiny[1])([questions[at] for at in range(8)]))
+    output.loss.backward()
+    plain = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    # Some gradients are zero but for rounding, as a bias of keys under softmax
+    negligible = 1e-3 * torch.stack([gradient.norm() for gradient in plain.values()]).norm()
+    weights = {"language_loss": 1.0, "mask_bce_loss": 2.0, "mask_dice_loss": 0.5}
+    expected = {name: 0.0 if output[name] is None else output[name].item() for name in weights}
+    expected["loss"] = sum(weight * expected[name] for name, weight in weights.items())
+    assert (expected["mask_dice_loss"] > 0) == (name != "no masks at all")
+
+    for batch_size, accumulation in ((8, 1), (2, 4), (1, 8)):
+        trainer = trainer_of(
+            tiny,
+            questions,
+            tmp_path,
+            GradientTrainer,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+        )
+        trainer.train()
+        cut = f"{batch_size} x {accumulation}"
+        assert trainer.gradient.keys() == plain.keys(), cut
+        for parameter, gradient in plain.items():
+            scale = max(gradient.norm(), negligible)
+            assert (trainer.gradient[parameter] - gradient).norm() / scale < 1e-5, (cut, parameter)
+        [found] = logged(trainer, *PARTS)
+        assert found == pytest.approx([expected[part] for part in PARTS], rel=1e-5), cut
+
+
+def test_logged_parts_are_means_over_the_steps_between_two_logs(tiny, tmp_path):
+    questions = TrainingQuestions(dataset_of(ROWS_OF_A_STEP["masks everywhere"]), 0, 4)
+    every = trainer_of(tiny, questions, tmp_path, max_steps=4)
+    every.train()
+    second = trainer_of(tiny, questions, tmp_path, max_steps=4, logging_steps=2)
+    second.train()
+    means = np.array(logged(every, *PARTS)).reshape(2, 2, len(PARTS)).mean(1)
+    assert np.allclose(logged(second, *PARTS), means, rtol=1e-6)
+
+
+def test_frozen_parameters_stay_and_trained_ones_move(tiny, tmp_path):
+    model = copy.deepcopy(tiny[0])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("model.language_model.", "seg_projector.", "sam.mask_decoder.")))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainer = trainer_of(
+        (model, tiny[1]), TrainingQuestions(dataset_of([scene_row(0)] * 4), 0, 4), tmp_path, max_steps=2
+    )
+    trainer.train()
+    moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(UNPULLED)
+    }
+
+
+# --- words and order by epoch, and resuming --------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    """6 steps, by (rows, optimizer), each run once."""
+    runs = {}
+
+    def run(num_rows, optimizer):
+        if (num_rows, optimizer) not in runs:
+            questions = Recorded(dataset_of([scene_row(number) for number in range(num_rows)]), 0, 4)
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            trainer = trainer_of(
+                tiny,
+                questions,
+                folder,
+                optimizer=MUON if optimizer == "muon" else None,
+                max_steps=6,
+                save_strategy="steps",
+                save_steps=3,
+            )
+            trainer.train()
+            runs[num_rows, optimizer] = trainer, folder / "checkpoint-3"
+        return runs[num_rows, optimizer]
+
+    return run
+
+
+def test_every_epoch_asks_every_row_in_its_own_words_and_order(uninterrupted):
+    trainer, _ = uninterrupted(4, "adamw")
+    questions = TrainingQuestions(trainer.train_dataset.rows, 0, 4)
+    orders = []
+    for epoch in range(3):
+        questions.set_epoch(epoch)
+        words = [words_of(questions[at]) for at in range(4)]
+        asked = trainer.train_dataset.asked[4 * epoch : 4 * epoch + 4]
+        assert sorted(asked) == sorted(words), epoch
+        orders.append([source for source, _ in asked])
+    assert orders[0] != orders[1] or orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("workers", ["one worker", "one worker that stays"])
+def test_a_loader_process_asks_the_same_words(tiny, tmp_path, uninterrupted, workers):
+    trainer, _ = uninterrupted(4, "adamw")
+    again = trainer_of(
+        tiny,
+        TrainingQuestions(trainer.train_dataset.rows, 0, 4),
+        tmp_path,
+        max_steps=6,
+        dataloader_num_workers=1,
+        dataloader_persistent_workers=workers == "one worker that stays",
+    )
+    again.train()
+    assert logged(again, *PARTS, "grad_norm") == logged(trainer, *PARTS, "grad_norm")
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "optimizer", "workers"),
+    [
+        (4, "adamw", 0),  # stopped in the middle of the second epoch, goes on into the third
+        (4, "muon", 0),
+        (4, "adamw", 1),
+        (6, "adamw", 0),  # stopped between two epochs
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_run(tiny, tmp_path, uninterrupted, num_rows, optimizer, workers):
+    whole, checkpoint = uninterrupted(num_rows, optimizer)
+    questions = Recorded(whole.train_dataset.rows, 0, 4)
+    other = copy.deepcopy(tiny[0])
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()  # everything must come from the checkpoint
+    resumed = trainer_of(
+        (other, tiny[1]),
+        questions,
+        tmp_path,
+        optimizer=MUON if optimizer == "muon" else None,
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=3,
+        dataloader_num_workers=workers,
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+
+    if workers == 0:
+        assert questions.asked == whole.train_dataset.asked[6:]
+    names = (*PARTS, "grad_norm", "learning_rate", "epoch")
+    assert logged(resumed, *names) == logged(whole, *names)
+    expected = whole.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_muons_checkpoint_holds_the_state_of_both_optimizers(uninterrupted):
+    _, checkpoint = uninterrupted(4, "muon")
+    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    for name, key in (("muon", "momentum_buffer"), ("adamw", "exp_avg")):
+        state = saved[name]["state"]
+        assert state
+        assert sum(entry[key].abs().sum() for entry in state.values()) > 0
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+def test_evaluation_gives_the_scores_of_all_questions_taken_directly(tiny, tmp_path):
+    first, second = scene_row(0), scene_row(1)
+    rows = dataset_of([first, {**second, "targets": second["targets"][:1]}])
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    assert len(questions) == 5  # odd: the last batch of 2 is not full
+    trainer = trainer_of(tiny, None, tmp_path, evaluation=questions, per_device_eval_batch_size=2)
+    found = trainer.evaluate()
+    model, samples = copy.deepcopy(tiny[0]).eval(), [questions[at] for at in range(5)]
+    expected = summarize(
+        answer.result for pair in (0, 2, 4) for answer in teacher_forced(model, tiny[1], samples[pair : pair + 2])
+    )
+    assert expected["count"] == 5
+    assert 0 < expected["cIoU"] < 1
+    for name, value in expected.items():
+        assert found.get(f"eval_{name}") == (value if value is None else pytest.approx(value)), name
+
+
+def test_evaluation_and_previews_leave_the_training_as_it_was(tiny, tmp_path, uninterrupted):
+    whole, _ = uninterrupted(4, "adamw")
+    questions = EvaluationQuestions(dataset_of([scene_row(9)]), with_conversations=False)
+    preview = PreviewCallback(tiny[1], [questions[0]], max_new_tokens=4)
+    watched = trainer_of(
+        tiny,
+        TrainingQuestions(whole.train_dataset.rows, 0, 4),
+        tmp_path,
+        evaluation=questions,
+        callbacks=[preview],
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    watched.train()
+    assert sum("eval_gIoU" in entry for entry in watched.state.log_history) == 6
+    assert logged(watched, *PARTS, "grad_norm") == logged(whole, *PARTS, "grad_norm")
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in watched.model.state_dict().items())
+    assert {path.name for path in (tmp_path / "previews").iterdir()} == {f"step-{at:06d}.png" for at in range(1, 7)}
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_samples_that_fill_up_the_last_batch_are_counted_once():
+    counts = np.array([[5, 10, 1, 1, 1], [0, 10, 1, 1, 1], [5, 10, 1, 1, 1]])
+    scores = scores_of_counts(EvalPrediction(predictions=counts, label_ids=np.array([4, 7, 4])))
+    assert (scores["count"], scores["gIoU"]) == (2, 0.25)
+    assert "N-acc" not in scores  # over no question there is no score, and a log takes no None
