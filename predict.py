@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
         answers = ask(model, processor, [(image, query) for _, image, query in asked], args)
 
     for number, ((path, image, query), answer) in enumerate(zip(asked, answers, strict=True), start=1):
-        picture = draw_answer(image, answer["masks"].numpy(), query, answer["text"], answer["scores"].tolist())
+        picture = draw_answer(image, answer["masks"].numpy(), query, answer["text"])
         output = args.output if len(asked) == 1 else args.output / f"{number:03d}-{path.stem}.png"
         write_whole(output, picture)
         cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"

@@ -47,6 +47,8 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ "<start_of_turn>model\\n" }}{%- endif -%}
 """
 
+# What links the masks of a list.
+_LINK = re.compile(r"\s*,?\s*(and)?\s*")
 # Private-use characters around what looks like a special token in a text that somebody typed.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
 
@@ -137,8 +139,11 @@ class GemmaLisaProcessor(Gemma3Processor):
                 **kwargs,
             )
             return texts if conversations is conversation else texts[0]
+        kwargs.pop("padding", None)  # conversations of a batch are always padded
+        if kwargs:
+            raise ValueError(f"apply_chat_template takes no {', '.join(kwargs)} when it tokenizes.")
         images = [image for messages in conversations for image in _images_of(messages)]
-        chats = self.encode_chats(conversations, add_generation_prompt)
+        chats = self.encode_chats(conversations, add_generation_prompt, chat_template)
         padded = pad_rows(
             {
                 "input_ids": ([ids for ids, _ in chats], self.tokenizer.pad_token_id),
@@ -164,19 +169,21 @@ class GemmaLisaProcessor(Gemma3Processor):
         return batch
 
     def encode_chats(
-        self, conversations: list[list[dict]], add_generation_prompt: bool = False
+        self,
+        conversations: list[list[dict]],
+        add_generation_prompt: bool = False,
+        chat_template: str | None = None,
     ) -> list[tuple[list[int], list[int]]]:
         """Each conversation as (token ids, 1 where the model speaks up to its `<end_of_turn>` and 0 elsewhere).
 
         The tokens of the image are there, its pixels are not looked at: see `encode_images`.
         """
         prepared = [
-            [message if message["role"] == "assistant" else self._mark_typed(message) for message in messages]
-            for messages in map(self._complete, conversations)
+            [self._mark_typed(message) for message in messages] for messages in map(self._complete, conversations)
         ]
         texts, spoken_spans = render_jinja_template(
             conversations=prepared,
-            chat_template=self.chat_template,
+            chat_template=chat_template or self.chat_template,
             return_assistant_tokens_mask=True,
             add_generation_prompt=add_generation_prompt,
             **self.tokenizer.special_tokens_map,
@@ -261,12 +268,10 @@ class GemmaLisaProcessor(Gemma3Processor):
             else:
                 pieces[-1].append(token)
         words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
-        text = "".join(
-            word if at == 0 else word.lstrip() if words[at - 1].endswith(" ") or not words[at - 1] else word
-            for at, word in enumerate(words)
-        )
+        # Between two masks of a list stand only commas and "and": without the masks they say nothing
+        kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
         return {
-            "text": re.sub(r"\s+([.,;:!?])", r"\1", text).strip(),
+            "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", re.sub(r" {2,}", " ", "".join(kept))).strip(),
             "raw_text": self.seg_token.join(words).strip(),
             "phrases": [word.strip(" \n.,;:") for word in words[:-1]],
             "complete": end is not None,
@@ -288,9 +293,14 @@ class GemmaLisaProcessor(Gemma3Processor):
         return messages
 
     def _mark_typed(self, message: dict) -> dict:
+        """A message in which special tokens are marked as text; only `[SEG]` in the model's own turns is the token."""
+        spoken = self.seg_token if message["role"] == "assistant" else None
+
         def mark(text: str) -> str:
             text = text.replace(TYPED_START, "").replace(TYPED_END, "")
-            return self._special_tokens.sub(lambda found: f"{TYPED_START}{found[0]}{TYPED_END}", text)
+            return self._special_tokens.sub(
+                lambda found: found[0] if found[0] == spoken else f"{TYPED_START}{found[0]}{TYPED_END}", text
+            )
 
         content = message["content"]
         if isinstance(content, str):
@@ -328,8 +338,15 @@ class GemmaLisaProcessor(Gemma3Processor):
 
 
 def load_rgb(image: Any) -> Image.Image:
-    """An image (PIL or path) as RGB, turned the way its EXIF orientation says."""
-    return ImageOps.exif_transpose(image if isinstance(image, Image.Image) else load_image(image)).convert("RGB")
+    """An image (PIL or path) as RGB, turned the way its EXIF orientation says.
+
+    Raises:
+        ValueError: more than 8 bits a channel, whose range nobody has agreed on.
+    """
+    image = image if isinstance(image, Image.Image) else load_image(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(f"The image is of mode {image.mode}, more than 8 bits a channel; save it with 8.")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def pad_rows(

@@ -88,15 +88,10 @@ class GemmaLisaTrainer(Trainer):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the order of the rows and the data set which epoch begins.
-
-    accelerate tells the data set on one process only, and after a resume within an epoch one of the two at most.
-    """
+    """Tells the training data which epoch begins; accelerate does so on one process only, and after no resume."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        epoch = int(state.epoch)
-        train_dataloader.set_epoch(epoch)
-        train_dataloader.dataset.set_epoch(epoch)
+        train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

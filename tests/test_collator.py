@@ -77,7 +77,8 @@ def test_only_answers_are_learned(processor, collate, make_sample):
 
 
 def test_real_dialogue_stays_one_question(processor, collate, samples):
-    sample = samples[0]
+    dialogue = Chat((("How many shapes are there?", "3."), ("And circles?", "1.")))
+    sample = {**samples[0], "chats": [*samples[0]["chats"][:-1], dialogue]}
     assert [len(chat.rounds) for chat in sample["chats"]] == [1, 1, 1, 1, 2]
     batch = collate([sample])
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]

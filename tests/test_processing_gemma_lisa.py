@@ -490,7 +490,7 @@ WORDS = {
         True,
     ),
     "They are [SEG], [SEG] and [SEG].<end_of_turn>": (
-        "They are, and.",
+        "They are.",
         "They are [SEG], [SEG] and [SEG].",
         ["They are", "", "and"],
         True,

@@ -10,7 +10,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
-from gemma_lisa.datasets_builder.shapes import EVAL, TRAIN, Shapes, draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import (
+    EVAL,
+    GRID_SHAPE_SHARE,
+    GRID_SHARE,
+    TRAIN,
+    Shapes,
+    draw_scene,
+    row_of_scene,
+)
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -155,21 +163,27 @@ def test_the_image_of_a_row_is_its_scene(evaluation):
         np.testing.assert_array_equal(np.asarray(load_image(row["image"], row["source"])), scene.image)
 
 
+def asks_grid(row):
+    return row["conversation"][0]["question"].startswith("Which ")
+
+
 def test_counts_are_right_and_ask_in_four_ways_equally_often(evaluation, training):
     ways = Counter()
-    for scene, row in evaluation + training:
+    for scene, row in evaluation + [pair for pair in training if not asks_grid(pair[1])]:
         question, answer = row["conversation"][0].values()
         words = question.removeprefix("How many ").removesuffix(" are there?")
         assert answer == f"{len(named(scene.objects, words))}."
         ways[words.split()[0] in RGB, words.endswith("shapes")] += 1
-    assert len(ways) == 4 and min(ways.values()) > 2 * N_SCENES / 4 * 0.75
+    assert len(ways) == 4 and min(ways.values()) > (2 - GRID_SHARE) * N_SCENES / 4 * 0.75
 
 
 def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_object(evaluation, training):
-    assert all(len(row["conversation"]) == 1 for _, row in evaluation)
+    assert not any(asks_grid(row) for _, row in evaluation)
     asked = Counter()
     for scene, row in training:
-        _, grid = row["conversation"]
+        [grid] = row["conversation"]
+        if not asks_grid(row):
+            continue
         attribute = grid["question"].removeprefix("Which ").removesuffix(" is in each cell?")
         asked[attribute] += 1
         words = grid["answer"].split(" ")
@@ -178,7 +192,8 @@ def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_objec
         for thing in scene.objects:
             y, x = thing.center
             assert words[int(y // 16) * 4 + int(x // 16)] == {"shape": thing.shape, "color": thing.color}[attribute]
-    assert set(asked) == {"shape", "color"} and min(asked.values()) > N_SCENES / 2 * 0.8
+    assert asked["shape"] + asked["color"] == pytest.approx(GRID_SHARE * N_SCENES, rel=0.1)
+    assert asked["shape"] == pytest.approx(GRID_SHARE * GRID_SHAPE_SHARE * N_SCENES, rel=0.15)
 
 
 @pytest.mark.parametrize("split, shares", [("evaluation", EVAL), ("training", TRAIN)])
@@ -235,7 +250,7 @@ def test_the_builder_gives_three_splits_of_named_rows(built):
     for name, rows in splits.items():
         assert rows.features == ROW_FEATURES
         assert list(rows["source"]) == [f"shapes-easy/{name}/{index:06d}" for index in range(len(rows))]
-        assert {len(row["conversation"]) for row in rows} == ({2} if name == "train" else {1})
+        assert {len(row["conversation"]) for row in rows} == {1}
         for row in rows:
             check_row(row)
 

@@ -188,7 +188,7 @@ def test_a_checkpoint_with_weights_left_out_is_a_failure_that_names_one(refused,
 
 
 def test_a_pattern_that_matches_nothing_is_a_failure_that_names_it(refused, recipe, checkpoint):
-    path = recipe(trainable=["seg_projector.*", "sam.no_such.*"])
+    path = recipe(trainable=["seg_projector.*", "sam.no_such.*"], dataset="no_such_set")
     code, line = refused("--config", path, "--model", checkpoint)
     assert (code, "sam.no_such.*" in line, "seg_projector" in line) == (1, True, False)
 
