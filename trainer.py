@@ -88,7 +88,7 @@ class GemmaLisaTrainer(Trainer):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch begins; accelerate does so on one process only, and after no resume."""
+    """Tells the training data which epoch begins; accelerate does not in several processes, nor in a resumed epoch."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))

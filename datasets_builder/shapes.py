@@ -35,16 +35,15 @@ ABSENT = {"near_pair": 0.35, "far_pair": 0.35, "absent_color": 0.10, "absent_sha
 # Lengths in pixels of a 64 x 64 scene; others are scaled.
 BASE_SIZE = 64
 MIN_SIZE = 32  # below, a triangle may cover no pixel center
-RADIUS = (5.0, 10.0)  # of the circle around the object
+RADIUS = (7.0, 11.0)  # of the circle around the object
 MARGIN = 2.0  # between objects, and half of it to the border
-MAX_TILT = np.pi / 12  # radians, of squares and triangles
 N_TRIES = 30  # places tried for one object before the whole scene is laid out again
 
 COLOR_JITTER = 25  # of an object's color and of the background's blobs, in 0-255 units, as below
 DULL = (70, 170)  # grey level of the background
 DULL_TINT = 20
 N_BLOBS = 3
-NOISE = 10.0  # standard deviation in every pixel and channel
+NOISE = 6.0  # standard deviation in every pixel and channel
 
 GRID = 4  # cells a side of the grid question
 GRID_SHARE = 0.75  # of the training rows; the others count
@@ -80,7 +79,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     for center, radius in _draw_places(rng, rng.integers(2, 6), image_size):
         color = list(COLORS)[rng.integers(len(COLORS))]
         shape = SHAPES[rng.integers(len(SHAPES))]
-        mask = _shape_mask(shape, center, radius, rng.uniform(-MAX_TILT, MAX_TILT), image_size)
+        mask = _shape_mask(shape, center, radius, image_size)
         canvas[mask] = COLORS[color] + rng.uniform(-COLOR_JITTER, COLOR_JITTER, 3)
         objects.append(Object(color, shape, mask, center, radius))
     canvas += NOISE * rng.standard_normal(canvas.shape, dtype=np.float32)
@@ -128,7 +127,7 @@ def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> l
     return places
 
 
-def _shape_mask(shape: str, center: tuple[float, float], radius: float, tilt: float, image_size: int) -> np.ndarray:
+def _shape_mask(shape: str, center: tuple[float, float], radius: float, image_size: int) -> np.ndarray:
     """Pixels (H, W) bool whose center lies in the shape, which is inscribed in the circle of that radius."""
     pixel_centers = np.arange(image_size) + 0.5
     dy, dx = pixel_centers[:, None] - center[0], pixel_centers[None, :] - center[1]
@@ -137,7 +136,7 @@ def _shape_mask(shape: str, center: tuple[float, float], radius: float, tilt: fl
     n_sides = SIDES[shape]
     inside = np.ones((image_size, image_size), dtype=bool)
     for side in range(n_sides):
-        outward = np.pi / 2 + tilt + 2 * np.pi * side / n_sides  # the first side is the bottom
+        outward = np.pi / 2 + 2 * np.pi * side / n_sides  # the first side is the bottom
         inside &= np.sin(outward) * dy + np.cos(outward) * dx <= radius * np.cos(np.pi / n_sides)
     return inside
 
@@ -273,7 +272,7 @@ class ShapesConfig(datasets.BuilderConfig):
 
 
 class Shapes(datasets.GeneratorBasedBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever scenes or questions change: the cache does not notice
+    VERSION = datasets.Version("1.2.0")  # raise it whenever scenes or questions change: the cache does not notice
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [ShapesConfig(name="easy", version=VERSION)]
     DEFAULT_CONFIG_NAME = "easy"
