@@ -21,9 +21,12 @@ def load_checkpoint(
     """Model (in evaluation mode) and processor of a folder or a Hub name.
 
     Raises:
-        ValueError: no such folder; not a Gemma-LISA checkpoint; weights that are missing or left over.
+        ValueError: no such folder or name; not a Gemma-LISA checkpoint; weights that are missing or left over.
     """
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no folder with a checkpoint, and no such name on the Hub can be reached.") from error
     if not isinstance(config, GemmaLisaConfig):
         raise ValueError(
             f"{path}: a checkpoint of type {config.model_type!r}, which has no [SEG]; make a Gemma-LISA of it with "

@@ -96,7 +96,7 @@ def test_objects_keep_apart_and_inside_the_canvas(size):
         assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
         for thing in scene.objects:
             (y, x), radius = thing.center, thing.radius
-            assert 5 <= radius * 64 / size <= 10
+            assert 7 <= radius * 64 / size <= 11
             assert min(y, x) - radius > 0 and max(y, x) + radius < size
             ys, xs = np.nonzero(thing.mask)
             assert np.hypot(ys + 0.5 - y, xs + 0.5 - x).max() <= radius + 1e-9
@@ -109,7 +109,7 @@ def test_masks_have_the_area_and_the_center_of_their_shape():
     for index in range(100):
         scene, _ = make(index, size=256)
         for thing in scene.objects:
-            assert thing.mask.sum() == pytest.approx(AREAS[thing.shape] * thing.radius**2, rel=0.03)
+            assert thing.mask.sum() == pytest.approx(AREAS[thing.shape] * thing.radius**2, rel=0.05)
             centroid = np.argwhere(thing.mask).mean(axis=0) + 0.5
             np.testing.assert_allclose(centroid, thing.center, atol=0.5)
 
@@ -127,7 +127,7 @@ def test_objects_and_background_are_noisy(evaluation):
         for thing in scene.objects:
             assert scene.image[thing.mask].std(axis=0).min() > 4
         background = ~np.any([thing.mask for thing in scene.objects], axis=0)
-        assert scene.image[background].std(axis=0).min() > 8
+        assert scene.image[background].std(axis=0).min() > 5
 
 
 @pytest.mark.parametrize("split", ["evaluation", "training"])

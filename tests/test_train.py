@@ -183,7 +183,7 @@ def test_a_checkpoint_with_weights_left_out_is_a_failure_that_names_one(refused,
     config["text_config"]["layer_types"] = config["text_config"]["layer_types"] + ["full_attention"]
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(config))
-    code, line = refused("--config", recipe(), "--model", tmp_path)
+    code, line = refused("--config", recipe(dataset="no_such_set"), "--model", tmp_path)
     assert (code, "weights are missing" in line, "layers.4." in line) == (1, True, True), line
 
 

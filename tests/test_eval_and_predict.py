@@ -1,0 +1,181 @@
+"""eval.py and predict.py: what they write, and what they say of bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa import eval as evaluation
+from gemma_lisa import predict
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.metrics import QueryResult, summarize
+
+ROOT = Path(__file__).parents[1]
+SCENES = '{"image_size": 64, "train_rows": 1, "validation_rows": 1, "test_rows": 6}'
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    model, processor = tiny
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def evaluate(checkpoint, output, *more):
+    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "--dataset_options", SCENES]
+    evaluation.main([*arguments, "--max_new_tokens", "6", "--output", str(output), *more])
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("protocol, questions", [("generate", 6 * 5), ("teacher_forced", 6 * 4)])
+def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monkeypatch, protocol, questions):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    results = evaluate(checkpoint, tmp_path / "out" / "results.json", "--protocol", protocol)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.samples.jsonl").read_text().splitlines()]
+    assert len(lines) == questions
+    names = ("intersection", "union", "num_targets", "num_predictions", "complete")
+    expected = summarize(
+        QueryResult(line["source"], line["question"], *(line[name] for name in names))
+        for line in lines
+        if "union" in line
+    )
+    assert {name: results["scores"][name] for name in expected} == expected
+    assert results["protocol"] == protocol and results["scores"]["count"] == 6 * 4
+    if protocol == "generate":
+        right = [line["is_right"] for line in lines if "is_right" in line]
+        assert results["scores"]["answers_count"] == len(right) == 6
+        assert results["scores"]["answers_right"] == sum(right) / 6
+    for name in ("preview", "worst"):
+        assert Image.open(tmp_path / "out" / f"results.{name}.png").width > 500
+
+
+def test_a_limit_on_rows_and_no_pictures(checkpoint, tmp_path):
+    results = evaluate(checkpoint, tmp_path / "r.json", "--rows", "2", "--pictures", "0")
+    assert results["scores"]["count"] == 8 and results["rows"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.samples.jsonl"]
+
+
+def test_batch_size_changes_no_answer(checkpoint, tmp_path):
+    for size in ("1", "5"):
+        evaluate(checkpoint, tmp_path / f"{size}.json", "--rows", "2", "--pictures", "0", "--batch_size", size)
+    assert (tmp_path / "1.samples.jsonl").read_text() == (tmp_path / "5.samples.jsonl").read_text()
+
+
+def test_one_answer_is_one_picture(checkpoint, picture, tmp_path, capsys):
+    output = tmp_path / "answer.png"
+    arguments = ["--model", str(checkpoint), "--image", str(picture), "--query", "the red circle"]
+    predict.main([*arguments, "--output", str(output), "--max_new_tokens", "4"])
+    assert Image.open(output).width >= 512
+    assert "cut off; raise --max_new_tokens" in capsys.readouterr().out
+
+
+def test_several_images_and_queries_are_answered_each_with_each(checkpoint, picture, tmp_path, monkeypatch):
+    other = tmp_path / "grey.jpg"
+    Image.fromarray(np.full((30, 30), 90, np.uint8)).save(other)
+    drawn = {}
+
+    def answered(model, processor, pairs, args):
+        masks = np.zeros((2, pairs[0][0].height, pairs[0][0].width), dtype=bool)
+        masks[0, 3:5, 10:14] = True
+        import torch
+
+        for at, (image, query) in enumerate(pairs):
+            drawn[at] = (image.size, query)
+        return [
+            {
+                "text": "There.",
+                "raw_text": "There [SEG] and [SEG].",
+                "phrases": ["There", "and"],
+                "masks": torch.from_numpy(masks[:, : image.height, : image.width].copy()),
+                "scores": torch.tensor([0.5, 0.25]),
+                "complete": True,
+            }
+            for image, _ in pairs
+        ]
+
+    monkeypatch.setattr(predict, "ask", answered)
+    folder, records = tmp_path / "answers", tmp_path / "answers.json"
+    arguments = ["--model", str(checkpoint), "--image", str(picture), str(other), "--query", "a", "b"]
+    predict.main([*arguments, "--output", str(folder), "--json", str(records)])
+    assert [drawn[at] for at in range(4)] == [((80, 48), "a"), ((80, 48), "b"), ((30, 30), "a"), ((30, 30), "b")]
+    assert len(list(folder.iterdir())) == 4
+    first = json.loads(records.read_text())[0]
+    assert first["query"] == "a" and first["raw_text"] == "There [SEG] and [SEG]."
+    thing, empty = first["masks"]
+    assert thing["box"] == [10, 3, 4, 2] and thing["area"] == 8 and thing["score"] == 0.5 and thing["phrase"] == "There"
+    assert decode_mask(thing["rle"], "json")[3:5, 10:14].all() and decode_mask(thing["rle"], "json").sum() == 8
+    assert empty["box"] is None and empty["area"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--query", " ", "--output", "a.png"], "empty"),
+        (["--query", "a", "b", "--output", "a.png"], "folder"),
+        (["--query", "a", "--output", "a"], "picture file"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, said):
+    with pytest.raises(UsageError, match=said):
+        predict.main(["--model", "nowhere", "--image", "x.png", *arguments])
+
+
+def spoil(path, kind):
+    if kind == "truncated":
+        whole = path.with_suffix(".jpg")
+        Image.effect_noise((200, 200), 50).save(whole)
+        whole.write_bytes(whole.read_bytes()[:2000])
+        return whole
+    if kind == "text":
+        path.write_text("no picture")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    else:
+        path = path.with_name("missing.png")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "missing"])
+def test_an_image_that_cannot_be_read_is_named_and_nothing_is_written(checkpoint, picture, tmp_path, kind):
+    bad = spoil(picture, kind)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=bad.name) as refusal:
+        predict.main(
+            ["--model", str(checkpoint), "--image", str(bad), "--query", "a", "--output", str(tmp_path / "a.png")]
+        )
+    assert "\n" not in str(refusal.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["predict.py", "--model", "no/such", "--image", "x.png", "--query", "a", "--output", "a.png"], 1),
+        (["predict.py", "--unknown", "1"], 2),
+        (["eval.py", "--model", "m", "--dataset", "shapes", "--output", "results.txt"], 2),
+    ],
+)
+def test_a_program_that_fails_says_one_line_and_has_its_exit_code(arguments, code, tmp_path):
+    program, *rest = arguments
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / program), *rest], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert "error: " in ended.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
