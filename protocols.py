@@ -12,7 +12,7 @@ from transformers import BatchFeature
 
 from .collator import GemmaLisaCollator
 from .datasets_builder.rows import SEG_SLOT
-from .datasets_builder.templates import REFUSALS, SENTENCE_REFUSALS
+from .datasets_builder.templates import REFUSAL
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import QueryResult, intersection_and_union, unite
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
@@ -115,8 +115,8 @@ def teacher_forced_masks(
     counts = learned.sum(1)
     first = counts.cumsum(0) - counts  # (B,): where each row's logits begin among the N
     first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
-    refusals = processor.tokenizer([text[0:2] for text in REFUSALS + SENTENCE_REFUSALS], add_special_tokens=False)
-    refused = torch.isin(first_tokens.cpu(), torch.tensor(sorted({ids[0] for ids in refusals["input_ids"]})))
+    refusal = processor.tokenizer(REFUSAL, add_special_tokens=False)["input_ids"][0]
+    refused = (first_tokens == refusal).tolist()
     has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
     predicted, image = [], -1
     for row, shown in enumerate(has_image):
@@ -130,7 +130,7 @@ def teacher_forced_masks(
                 batch["reshaped_input_sizes"][image].tolist(),
             )
             masks, scores = (logits > 0).cpu().numpy(), output.iou_scores[mine].float().cpu().numpy()
-        predicted.append((masks, scores, bool(refused[row])))
+        predicted.append((masks, scores, refused[row]))
     return predicted
 
 

@@ -25,10 +25,10 @@ SENTENCE_QUESTIONS = (
     "{text} Please segment it.",
 )
 EXPLAIN = "{question} Please explain why."
-ONE_ANSWERS = ("It is {seg}.", "Sure, {seg}.", "Here it is: {seg}.")
-SEVERAL_ANSWERS = ("They are {seg}.", "Sure, {seg}.", "Here they are: {seg}.")
-REFUSALS = ("No, {text} is not there.", "No, I do not see {text}.")
-SENTENCE_REFUSALS = ("No, it is not there.", "No, I do not see it.")
+# One wording each: several would be a guess that the model has to make before it says what it sees.
+ONE_ANSWER = "It is {seg}."
+SEVERAL_ANSWER = "They are {seg}."
+REFUSAL = "No, I see none."
 
 # How often a target is answered in the data set's own words, where it has some.
 OWN_ANSWER_SHARE = 0.5
@@ -66,30 +66,22 @@ def _ask_target(target: dict[str, Any], generator: np.random.Generator) -> tuple
     text = target["texts"][generator.integers(len(target["texts"]))]
     questions = SENTENCE_QUESTIONS if target["is_sentence"] else PHRASE_QUESTIONS
     question = questions[generator.integers(len(questions))].format(text=text)
-    if not target["masks"]:
-        refusals = SENTENCE_REFUSALS if target["is_sentence"] else REFUSALS
-        answer = refusals[generator.integers(len(refusals))].format(text=text)
-    elif target["answer"] is not None and generator.random() < OWN_ANSWER_SHARE:
+    answer = _plain_answer(target)
+    if target["answer"] is not None and generator.random() < OWN_ANSWER_SHARE:
         answer = target["answer"]
-    else:
-        answers = ONE_ANSWERS if len(target["masks"]) == 1 else SEVERAL_ANSWERS
-        answer = _with_slots(answers[generator.integers(len(answers))], len(target["masks"]))
     if target["explanation"] is not None and generator.random() < EXPLAIN_SHARE:
         question, answer = EXPLAIN.format(question=question), f"{answer} {target['explanation']}"
     return question, answer
 
 
 def _plain_answer(target: dict[str, Any]) -> str:
-    if not target["masks"]:
-        return (SENTENCE_REFUSALS if target["is_sentence"] else REFUSALS)[0].format(text=_first(target))
-    answers = ONE_ANSWERS if len(target["masks"]) == 1 else SEVERAL_ANSWERS
-    return _with_slots(answers[0], len(target["masks"]))
-
-
-def _with_slots(answer: str, count: int) -> str:
-    """`{seg}` made a list of `count` of them: "{seg}, {seg} and {seg}"."""
-    slots = [SEG_SLOT] * count
-    return answer.replace(SEG_SLOT, " and ".join([", ".join(slots[:-1]), slots[-1]] if count > 1 else slots))
+    """In the same words always: "It is {seg}.", "They are {seg}, {seg} and {seg}." or the refusal."""
+    slots = [SEG_SLOT] * len(target["masks"])
+    if not slots:
+        return REFUSAL
+    if len(slots) == 1:
+        return ONE_ANSWER
+    return SEVERAL_ANSWER.replace(SEG_SLOT, f"{', '.join(slots[:-1])} and {slots[-1]}")
 
 
 def _first(target: dict[str, Any]) -> str:
