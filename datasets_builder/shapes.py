@@ -46,8 +46,8 @@ N_BLOBS = 3
 NOISE = 6.0  # standard deviation in every pixel and channel
 
 GRID = 4  # cells a side of the grid question
-GRID_SHARE = 0.75  # of the training rows; the others count
-GRID_SHAPE_SHARE = 0.7  # of the grid questions; the others ask for colors, which are learned sooner
+GRID_SHARE = 0.85  # of the training rows; the others count
+GRID_SHAPE_SHARE = 0.8  # of the grid questions; the others ask for colors, which are learned sooner
 LOCATIONS = (
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the middle", "on the right"),
@@ -272,7 +272,7 @@ class ShapesConfig(datasets.BuilderConfig):
 
 
 class Shapes(datasets.GeneratorBasedBuilder):
-    VERSION = datasets.Version("1.2.0")  # raise it whenever scenes or questions change: the cache does not notice
+    VERSION = datasets.Version("1.3.0")  # raise it whenever scenes or questions change: the cache does not notice
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [ShapesConfig(name="easy", version=VERSION)]
     DEFAULT_CONFIG_NAME = "easy"

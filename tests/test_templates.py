@@ -1,7 +1,5 @@
 """Phrasing: as many `{seg}` as masks in every template, "No" for refusals alone, and words that the seed fixes."""
 
-from string import Formatter
-
 import numpy as np
 import pytest
 
@@ -11,8 +9,6 @@ from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
 from gemma_lisa.datasets_builder.templates import Chat, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}
-REFUSALS = templates.REFUSALS + templates.SENTENCE_REFUSALS
-ANSWERS = templates.ONE_ANSWERS + templates.SEVERAL_ANSWERS
 
 
 def target_of(num_masks, texts=("the cup",), is_sentence=False, answer=None, explanation=None):
@@ -47,7 +43,7 @@ def test_an_answer_has_a_slot_for_each_mask_in_every_template(num_masks, is_sent
     assert not any("{text}" in part or "{question}" in part for pair in pairs for part in pair)
 
 
-def test_every_template_is_used_and_holds_its_one_slot():
+def test_every_template_is_used():
     phrases = [*said_of(target_of(0)), *said_of(target_of(1)), *said_of(target_of(2))]
     sentences = said_of(target_of(0, ["Which one holds tea?"], is_sentence=True))
     questions, answers = ({pair[at] for pair in phrases + sentences} for at in (0, 1))
@@ -55,18 +51,10 @@ def test_every_template_is_used_and_holds_its_one_slot():
         *(template.format(text="the cup") for template in templates.PHRASE_QUESTIONS),
         *(template.format(text="Which one holds tea?") for template in templates.SENTENCE_QUESTIONS),
     }
-    assert answers == {
-        *(template.format(text="the cup") for template in REFUSALS),
-        *templates.ONE_ANSWERS,
-        *(template.replace(SEG_SLOT, f"{SEG_SLOT} and {SEG_SLOT}") for template in templates.SEVERAL_ANSWERS),
-    }
-    for template in ANSWERS:
-        assert [field for _, field, _, _ in Formatter().parse(template) if field] == ["seg"], template
+    assert answers == {"No, I see none.", "It is {seg}.", "They are {seg} and {seg}."}
 
 
 def test_refusals_and_nothing_else_begin_with_no():
-    assert all(refusal.startswith("No,") for refusal in REFUSALS)
-    assert not any(answer.lower().startswith("no") for answer in ANSWERS)
     for number in range(50):  # the built-in data set keeps to it, in its own answers too
         generator = np.random.default_rng(number)
         row = row_of_scene(draw_scene(generator, 32), generator, True, "row")
@@ -140,5 +128,6 @@ def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it(
     sentence = "Which one holds tea?"
     for question, answer in said_of(target_of(0, [sentence], is_sentence=True)):
         assert question.startswith(sentence)
-        assert answer in templates.SENTENCE_REFUSALS
-    assert ask_plainly(row_of(target_of(0, [sentence], is_sentence=True)))[0].rounds == ((sentence, REFUSALS[2]),)
+        assert answer == templates.REFUSAL
+    plain = ask_plainly(row_of(target_of(0, [sentence], is_sentence=True)))[0]
+    assert plain.rounds == ((sentence, templates.REFUSAL),)
