@@ -2,6 +2,9 @@
 PYTHON ?= python3
 SEED ?= 0
 DEMO ?= outputs/demo
+# The demo's training processes: two where there are two cores. The batch is the same, and so are the numbers.
+PROCESSES ?= $(shell [ "$$(nproc)" -ge 2 ] && echo 2 || echo 1)
+LAUNCH = .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
 ARGS ?=
 
 # One thread per process (tests run two processes), no network, no warning from forked tokenizers.
@@ -25,10 +28,12 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo)
+demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
 	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED)
-	.venv/bin/python train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words --seed $(SEED)
-	.venv/bin/python train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) --seed $(SEED)
+	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
+		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) \
+		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	.venv/bin/python eval.py --model $(DEMO) --dataset shapes --split test --rows 300 --output $(DEMO)/results.json
 	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
 	@echo "Look at $(DEMO)/preview.png, and ask it yourself: .venv/bin/python predict.py --help"
