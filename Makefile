@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SEED ?= 0
 DEMO ?= outputs/demo
+SEG_STATE ?= token
 # The demo's training processes: two where there are two cores. The batch is the same, and so are the numbers.
 PROCESSES ?= $(shell [ "$$(nproc)" -ge 2 ] && echo 2 || echo 1)
 LAUNCH = .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
@@ -29,7 +30,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
-	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED)
+	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE)
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
 		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) \
