@@ -148,9 +148,11 @@ def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request
                 np.testing.assert_array_equal(mask, thing.mask)
             if not found:
                 assert target["answer"] is None
-            else:
+            elif plural:
                 things = [f"{{seg}}, a {o.color} {o.shape} {place(o.center, SIZE)}" for o in found]
-                assert target["answer"] == f"{'They are' if plural else 'It is'} {', '.join(things)}."
+                assert target["answer"] == f"They are {', '.join(things)}."
+            else:
+                assert target["answer"] == f"It is {{seg}}, a {found[0].color} {found[0].shape}."
             assert (target["is_sentence"], target["ignore"], target["explanation"]) == (False, None, None)
             n_questions += 1
     assert n_questions == 4 * N_SCENES
