@@ -53,14 +53,12 @@ class GemmaLisaCollator:
 
         shown = [sample for sample in samples if sample["image"] is not None]
         if shown:
-            batch |= self.processor.encode_images([sample["image"] for sample in shown])
+            batch |= self.processor.encode_images([sample["image"] for sample in shown], with_sam=self.learn_masks)
+        if shown and self.learn_masks:
             batch["mask_labels"] = [
                 torch.from_numpy(np.concatenate([masks for masks in sample["masks"] if masks is not None] or [_NONE]))
                 for sample in shown
             ]
-            if not self.learn_masks:
-                for name in ("sam_pixel_values", "mask_labels", "original_sizes", "reshaped_input_sizes"):
-                    del batch[name]
         if "index" in samples[0]:
             batch["sample_ids"] = torch.tensor([sample["index"] for sample in samples])
         return batch

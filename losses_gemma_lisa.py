@@ -1,6 +1,6 @@
-"""The parts of Gemma-LISA's loss: cross-entropy on labelled tokens, BCE and Dice per mask.
+"""The parts of Gemma-LISA's loss: cross-entropy on labelled tokens, BCE and Dice per mask at the size of its image.
 
-Letters: N masks or labelled tokens, H and W pixels, V vocabulary.
+Letters: N masks or labelled tokens, S masks of a batch, H and W pixels, V vocabulary.
 """
 
 import torch
@@ -65,3 +65,67 @@ def normalize(total: torch.Tensor, count: int, divisor: torch.Tensor | int | Non
     if divisor is None:
         divisor = count
     return total / (divisor.clamp(min=1) if isinstance(divisor, torch.Tensor) else max(divisor, 1))
+
+
+def sample_mask_logits(
+    pred_masks: torch.FloatTensor,
+    side: int,
+    reshaped_sizes: torch.LongTensor,
+    sizes: torch.LongTensor,
+    canvas: tuple[int, int],
+) -> torch.FloatTensor:
+    """Mask logits on SAM's padded square, read off bilinearly at the pixel centres of images of any sizes, all at once.
+
+    Args:
+        pred_masks: (S, h, w) logits that cover SAM's square of `side` × `side` pixels.
+        side: length of that square (1024).
+        reshaped_sizes: (S, 2), (height, width) of the image inside the square, in its pixels.
+        sizes: (S, 2), (height, width) of each wanted mask.
+        canvas: (H, W), the largest of `sizes`.
+
+    Returns:
+        (S, H, W); what lies outside a mask's own size means nothing.
+    """
+    rows = torch.arange(canvas[0], device=pred_masks.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(canvas[1], device=pred_masks.device, dtype=torch.float32) + 0.5
+    # grid_sample counts from −1 to 1 over the square; an image fills reshaped/side of it
+    scale = 2.0 * reshaped_sizes.float() / (sizes.float() * side)  # (S, 2)
+    y = rows[None, :] * scale[:, :1] - 1  # (S, H)
+    x = columns[None, :] * scale[:, 1:] - 1  # (S, W)
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, canvas[0], -1), y[:, :, None].expand(-1, -1, canvas[1])], dim=-1
+    )  # (S, H, W, 2)
+    return F.grid_sample(pred_masks[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+
+
+def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Tensor, torch.LongTensor]:
+    """Masks of any sizes on one canvas (S, H, W), padded with IGNORE_VALUE, and the size of each, (S, 2).
+
+    Masks longer than `max_size` pixels are made smaller first, by nearest pixels.
+
+    Raises:
+        ValueError: values other than 0, 1 and IGNORE_VALUE; masks of 0 and 255 where 0 and 1 are meant.
+    """
+    resized = []
+    for image, masks in enumerate(mask_labels):
+        if len(masks) == 0:
+            continue
+        masks = masks.to(torch.uint8)
+        present = set(masks.unique().tolist())
+        if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
+            raise ValueError(
+                f"The masks of image {image} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
+                f"{IGNORE_VALUE} is not counted."
+            )
+        height, width = masks.shape[-2:]
+        if (longest := max(height, width)) > max_size:
+            size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
+            masks = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0].to(masks.dtype)
+        resized.append(masks)
+    canvas = [max(masks.shape[axis] for masks in resized) for axis in (-2, -1)]
+    padded = [
+        F.pad(masks, (0, canvas[1] - masks.shape[-1], 0, canvas[0] - masks.shape[-2]), value=IGNORE_VALUE)
+        for masks in resized
+    ]
+    sizes = [[*masks.shape[-2:]] for masks in resized for _ in range(len(masks))]
+    return torch.cat(padded), torch.tensor(sizes)

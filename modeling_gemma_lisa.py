@@ -15,7 +15,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_gemma_lisa import GemmaLisaConfig
-from .losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, normalize, token_loss
+from .losses_gemma_lisa import (
+    IGNORE_INDEX,
+    IGNORE_VALUE,
+    bce_loss,
+    dice_loss,
+    normalize,
+    pad_masks,
+    sample_mask_logits,
+    token_loss,
+)
 
 
 @dataclass
@@ -82,6 +91,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
 
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
+    # SAM's positional code of the image: in bf16 its error would be a fifth of the step between two cells
+    _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
     # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
     accepts_loss_kwargs = False
 
@@ -140,6 +151,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             ValueError: inputs that do not belong together, with their counts.
         """
         learns = labels is not None or mask_labels is not None
+        if input_ids is None and (learns or sam_pixel_values is not None or image_embeddings is not None):
+            raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
         if pixel_values is not None and token_type_ids is None and question_ids is None:
             raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
 
@@ -237,6 +250,18 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
+        image_of_row, has_image = self._image_of_row(input_ids)
+        for name, images in (
+            ("pixel_values", pixel_values),
+            ("sam_pixel_values", sam_pixel_values),
+            ("image_embeddings", image_embeddings),
+        ):
+            if images is not None and len(images) != int(has_image.sum()):
+                raise ValueError(f"{len(images)} {name} but {int(has_image.sum())} conversations that show an image.")
+        if has_image.any() and pixel_values is None:
+            raise ValueError(f"{int(has_image.sum())} conversations show an image but pixel_values did not come.")
         steps: list[torch.Tensor] = []  # step t: (B, D), the state that predicts new token t
         hook = self.model.language_model.register_forward_hook(
             lambda module, inputs, output: steps.append(output.last_hidden_state[:, -1])
@@ -270,7 +295,6 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             return SegmentOutput(sequences=sequences)
         if image_embeddings is None:
             image_embeddings = self._encode_for_sam(sam_pixel_values)
-        image_of_row, has_image = self._image_of_row(input_ids)
         is_seg = is_seg & has_image[:, None]
         seg_image_index = image_of_row[is_seg.nonzero()[:, 0]]  # (S,)
         pred_masks, iou_scores, _ = self._decode_masks(states[is_seg], image_embeddings, seg_image_index)
@@ -395,7 +419,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             return nothing, nothing
         if reshaped_input_sizes is None:
             raise ValueError("mask_labels came without reshaped_input_sizes: pass all that the processor returned.")
-        labels, sizes = _pad_masks(mask_labels, self.config.mask_loss_size)  # (S, H, W), (S, 2)
+        labels, sizes = pad_masks(mask_labels, self.config.mask_loss_size)  # (S, H, W), (S, 2)
         labels, sizes = labels.to(pred_masks.device), sizes.to(pred_masks.device)
         logits = sample_mask_logits(
             pred_masks.float(),
@@ -443,7 +467,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         starts = torch.ones_like(is_prefix)
         starts[:, 1:] = question_ids[:, 1:] != question_ids[:, :-1]
         start_of_run = torch.where(starts, column, 0).cummax(dim=1).values
-        position_ids = torch.where(is_prefix, column, prefix_length + column - start_of_run)  # (B, L)
+        position_ids = torch.where(
+            is_prefix, is_prefix.long().cumsum(1) - 1, prefix_length + column - start_of_run
+        )  # (B, L)
 
         is_image = (input_ids == self.config.image_token_id) & is_prefix
         both_image = is_image[:, :, None] & is_image[:, None, :]
@@ -470,60 +496,6 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             position_ids=attention_mask.sum(1, keepdim=True) - 1,
             past_key_values=cache,
         ).last_hidden_state
-
-
-def sample_mask_logits(
-    pred_masks: torch.FloatTensor,
-    side: int,
-    reshaped_sizes: torch.LongTensor,
-    sizes: torch.LongTensor,
-    canvas: tuple[int, int],
-) -> torch.FloatTensor:
-    """Mask logits on SAM's padded square, read off bilinearly at the pixel centres of images of any sizes, all at once.
-
-    Args:
-        pred_masks: (S, h, w) logits that cover SAM's square of `side` × `side` pixels.
-        side: length of that square (1024).
-        reshaped_sizes: (S, 2), (height, width) of the image inside the square, in its pixels.
-        sizes: (S, 2), (height, width) of each wanted mask.
-        canvas: (H, W), the largest of `sizes`.
-
-    Returns:
-        (S, H, W); what lies outside a mask's own size means nothing.
-    """
-    rows = torch.arange(canvas[0], device=pred_masks.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(canvas[1], device=pred_masks.device, dtype=torch.float32) + 0.5
-    # grid_sample counts from −1 to 1 over the square; an image fills reshaped/side of it
-    scale = 2.0 * reshaped_sizes.float() / (sizes.float() * side)  # (S, 2)
-    y = rows[None, :] * scale[:, :1] - 1  # (S, H)
-    x = columns[None, :] * scale[:, 1:] - 1  # (S, W)
-    grid = torch.stack(
-        [x[:, None, :].expand(-1, canvas[0], -1), y[:, :, None].expand(-1, -1, canvas[1])], dim=-1
-    )  # (S, H, W, 2)
-    return F.grid_sample(pred_masks[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
-
-
-def _pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Tensor, torch.LongTensor]:
-    """Masks of any sizes on one canvas (S, H, W), padded with IGNORE_VALUE, and the size of each, (S, 2).
-
-    Masks longer than `max_size` pixels are made smaller first, by nearest pixels.
-    """
-    resized = []
-    for masks in mask_labels:
-        if len(masks) == 0:
-            continue
-        height, width = masks.shape[-2:]
-        if (longest := max(height, width)) > max_size:
-            size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
-            masks = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0].to(masks.dtype)
-        resized.append(masks)
-    canvas = [max(masks.shape[axis] for masks in resized) for axis in (-2, -1)]
-    padded = [
-        F.pad(masks, (0, canvas[1] - masks.shape[-1], 0, canvas[0] - masks.shape[-2]), value=IGNORE_VALUE)
-        for masks in resized
-    ]
-    sizes = [[*masks.shape[-2:]] for masks in resized for _ in range(len(masks))]
-    return torch.cat(padded), torch.tensor(sizes)
 
 
 GemmaLisaForConditionalGeneration.register_for_auto_class("AutoModel")

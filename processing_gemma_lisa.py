@@ -3,6 +3,7 @@
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
 """
 
+import os
 import re
 from typing import Any
 
@@ -21,7 +22,7 @@ CHAT_TEMPLATE = """\
 {%- set ns = namespace(system="") -%}
 {%- if messages[0].role == "system" -%}
     {%- set first = messages[0].content -%}
-    {%- set ns.system = (first if first is string else first[0].text) + "\\n\\n" -%}
+    {%- set ns.system = (first if first is string else first | map(attribute="text") | join) + "\\n\\n" -%}
     {%- set messages = messages[1:] -%}
 {%- endif -%}
 {%- for message in messages -%}
@@ -130,6 +131,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         Raises:
             ValueError: two images in one conversation, or turns that do not alternate.
         """
+        if not conversation:
+            raise ValueError("There is no conversation; give a list of messages, or a list of such lists.")
         conversations = conversation if isinstance(conversation[0], list) else [conversation]
         if not tokenize:
             texts = super().apply_chat_template(
@@ -139,7 +142,10 @@ class GemmaLisaProcessor(Gemma3Processor):
                 **kwargs,
             )
             return texts if conversations is conversation else texts[0]
-        kwargs.pop("padding", None)  # conversations of a batch are always padded
+        if not kwargs.pop("padding", True):
+            raise ValueError(
+                "padding=False: the conversations of a batch are always padded; encode_chats does not pad."
+            )
         if kwargs:
             raise ValueError(f"apply_chat_template takes no {', '.join(kwargs)} when it tokenizes.")
         images = [image for messages in conversations for image in _images_of(messages)]
@@ -160,8 +166,14 @@ class GemmaLisaProcessor(Gemma3Processor):
         return BatchFeature({**padded, **(self.encode_images(images) if images else {})})
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        """Gemma 3's call for texts that are already rendered, with SAM's inputs beside Gemma's."""
+        """Gemma 3's call for texts that are already rendered, with SAM's inputs beside Gemma's.
+
+        A special token in such a text is the token, whoever typed it; `apply_chat_template` can tell them apart.
+        """
         kwargs.pop("return_tensors", None)
+        first = text if isinstance(text, str) or text is None else text[0]
+        if first is not None and first.startswith(self.tokenizer.bos_token):
+            kwargs.setdefault("add_special_tokens", False)  # the template has written <bos>
         batch = super().__call__(images=images, text=text, return_tensors="pt", **{"padding": True, **kwargs})
         if images is not None:
             flat = [image for part in images for image in (part if isinstance(part, list) else [part])]
@@ -195,13 +207,22 @@ class GemmaLisaProcessor(Gemma3Processor):
             chats.append((ids, spoken))
         return chats
 
-    def encode_images(self, images: list[Any]) -> dict[str, torch.Tensor]:
+    def encode_images(self, images: list[Any], with_sam: bool = True) -> dict[str, torch.Tensor]:
         """Images (PIL or paths) for both towers: pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes.
 
         Shapes as in `apply_chat_template`; EXIF orientation is applied first, and sizes count after it.
         """
         images = [load_rgb(image) for image in images]
+        side = self.sam_image_processor.size["longest_edge"]
+        for image in images:
+            if min(image.size) * side < 0.5 * max(image.size):
+                raise ValueError(
+                    f"An image of {image.width} × {image.height} pixels is too narrow: nothing is left of its "
+                    f"short side when the long one becomes {side}. Cut it into parts."
+                )
         gemma = self.image_processor(images, return_tensors="pt")
+        if not with_sam:
+            return {"pixel_values": gemma["pixel_values"]}
         sam = self.sam_image_processor(images, return_tensors="pt")
         return {
             "pixel_values": gemma["pixel_values"],
@@ -221,7 +242,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         Returns:
             for each conversation a dict of
             text (str): what was said, without `[SEG]`; raw_text (str): with it;
-            phrases (list of K str): the words before each `[SEG]`, back to the one before;
+            phrases (list of K str): the words before each `[SEG]`, back to the one before (where a model names a thing
+            after its `[SEG]`, the name is in the next phrase, or in text only);
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
             scores (float (K,)): SAM's own estimate of each mask's IoU;
             complete (bool): the turn was ended, not cut off.
@@ -235,6 +257,8 @@ class GemmaLisaProcessor(Gemma3Processor):
             answer = self._read(new_tokens)
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
+            if not has_image[row]:
+                answer["phrases"] = []
             if has_image[row] and output.pred_masks is not None:
                 mine = output.seg_image_index == image
                 height, width = inputs["original_sizes"][image].tolist()
@@ -279,6 +303,15 @@ class GemmaLisaProcessor(Gemma3Processor):
 
     def _complete(self, messages: list[dict]) -> list[dict]:
         """Messages with the system prompt, where they bring none; one image at most, and turns that alternate."""
+        if not messages:
+            raise ValueError("The conversation holds no message; it needs a user's turn at least.")
+        for message in messages:
+            kinds = {part["type"] for part in message["content"]} if isinstance(message["content"], list) else set()
+            if wrong := kinds - ({"text", "image"} if message["role"] == "user" else {"text"}):
+                raise ValueError(
+                    f"The {message['role']}'s turn holds {', '.join(sorted(wrong))}; text is taken in every "
+                    "turn, an image in a user's, and nothing else."
+                )
         if len(images := _images_of(messages)) > 1:
             raise ValueError(f"{len(images)} images in one conversation; Gemma-LISA takes one. Ask about each alone.")
         roles = [message["role"] for message in messages]
@@ -341,9 +374,15 @@ def load_rgb(image: Any) -> Image.Image:
     """An image (PIL or path) as RGB, turned the way its EXIF orientation says.
 
     Raises:
-        ValueError: more than 8 bits a channel, whose range nobody has agreed on.
+        ValueError: no readable picture; more than 8 bits a channel, whose range nobody has agreed on.
     """
-    image = image if isinstance(image, Image.Image) else load_image(image)
+    if not isinstance(image, Image.Image):
+        name = str(image)[:200]
+        try:
+            image = load_image(str(image) if isinstance(image, os.PathLike) else image)
+            image.load()
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{name}: not a picture that can be read ({error}).") from error
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise ValueError(f"The image is of mode {image.mode}, more than 8 bits a channel; save it with 8.")
     return ImageOps.exif_transpose(image).convert("RGB")

@@ -31,6 +31,7 @@ class GemmaLisaTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._seen_parts: set[str] = set()
         self._part_steps = 0
         self.add_callback(EpochCallback())
 
@@ -62,17 +63,19 @@ class GemmaLisaTrainer(Trainer):
             for name in LOSS_PARTS:
                 if outputs.get(name) is not None:
                     self._part_sums[name] += outputs[name].detach()
+                    self._seen_parts.add(name)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs with the parts of the loss beside it, each the mean over the steps since the last log."""
         if "loss" in logs and self._part_steps:
-            for name in LOSS_PARTS:
-                mean = self.accelerator.reduce(
-                    self._part_sums[name] / self._part_steps, reduction="sum"
-                )  # of the ranks
-                logs[name] = mean.item()
+            # The shares of the ranks are added up; a part that no batch had is not logged as 0
+            sums = torch.stack([self._part_sums[name] for name in LOSS_PARTS])
+            seen = torch.tensor([float(name in self._seen_parts) for name in LOSS_PARTS], device=sums.device)
+            sums, seen = self.accelerator.reduce(torch.stack([sums, seen]), reduction="sum").tolist()
+            logs |= {name: sums[at] / self._part_steps for at, name in enumerate(LOSS_PARTS) if seen[at]}
             self._part_sums.clear()
+            self._seen_parts.clear()
             self._part_steps = 0
         super().log(logs, start_time)
 
@@ -98,4 +101,5 @@ def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:
     """The scores (`metrics`) of gathered counts; samples that filled up the last batch are counted once."""
     _, first = np.unique(prediction.label_ids, return_index=True)
     scores = summarize_counts(prediction.predictions[first].astype(np.int64))
+    del scores["gIoU_all"]  # with the answer given, a missing thing has no mask whatever the model thinks
     return {name: value for name, value in scores.items() if value is not None}

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
-from .rows import load_image, target_masks
+from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
 from .templates import ask, ask_plainly
 
@@ -98,6 +98,7 @@ class EvaluationQuestions(TorchDataset):
 
 
 def _sample(row: dict[str, Any], chats: list) -> dict[str, Any]:
+    check_row(row)
     image = load_image(row["image"], row["source"])
     if image is None and any(chat.target for chat in chats):
         raise ValueError(f"{row['source']}: a row without an image has targets; give it its image or only a dialogue.")
