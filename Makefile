@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEED ?= 0
 DEMO ?= outputs/demo
 SEG_STATE ?= token
-# The demo's training processes: two where there are two cores. The batch is the same, and so are the numbers.
+# The demo's training processes, 1, 2, 4 or 8: two where there are two cores. The batch of a step is the same for all.
 PROCESSES ?= $(shell [ "$$(nproc)" -ge 2 ] && echo 2 || echo 1)
 LAUNCH = .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
 ARGS ?=
@@ -37,7 +37,8 @@ demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (S
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	.venv/bin/python eval.py --model $(DEMO) --dataset shapes --split test --rows 300 --output $(DEMO)/results.json
 	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
-	@echo "Look at $(DEMO)/preview.png, and ask it yourself: .venv/bin/python predict.py --help"
+	@echo "Look at $(DEMO)/preview.png, and ask it yourself:"
+	@echo "  .venv/bin/python predict.py --model $(DEMO) --image docs/scene.png --query 'the red circle' --output answer.png"
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)

@@ -1,12 +1,13 @@
 """What the programs share at their edge: errors of one line, whole files, and the device they run on."""
 
+import argparse
 import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
@@ -18,12 +19,41 @@ class UsageError(ValueError):
     """The command line or the recipe is wrong: exit code 2."""
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, whose complaint is one line and not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists what there is.")
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An argument that gives names and values, as JSON."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text}: names and values are needed, as in {{"image_size": 128}}')
+    return value
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the arguments; errors become one line and an exit code, or a traceback with `--debug`."""
     arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    debug = False
+    if "--debug" in arguments:
+        at = arguments.index("--debug")
+        if debug := arguments[at + 1 : at + 2] == [] or arguments[at + 1].startswith("--"):
+            del arguments[at]  # with a value it is TrainingArguments' own
     try:
-        main([argument for argument in arguments if argument != "--debug"])
+        main(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -9,6 +9,7 @@ and takes the masks at its [SEG] tokens, as LISA's code does.
 
 import argparse
 import json
+import shutil
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -20,7 +21,15 @@ import transformers
 from tqdm import tqdm
 
 from gemma_lisa.checkpoint import load_checkpoint
-from gemma_lisa.command_line import UsageError, choose_device, run, write_whole
+from gemma_lisa.command_line import (
+    ArgumentParser,
+    UsageError,
+    choose_device,
+    json_object,
+    positive,
+    run,
+    write_whole,
+)
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
 from gemma_lisa.metrics import summarize
 from gemma_lisa.previews import draw_answers
@@ -31,17 +40,17 @@ from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 # Arguments
 # ---------------------------------------------------------------------------------------------------------------------
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint")
     parser.add_argument("--dataset", required=True, help="as in shapes or shapes/easy")
     parser.add_argument("--data_dir", help="folder of the data set's original files")
-    parser.add_argument("--dataset_options", type=json.loads, help="options of its builder, as JSON")
+    parser.add_argument("--dataset_options", type=json_object, help="options of its builder, as JSON")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--rows", type=int, help="the first so many rows only")
+    parser.add_argument("--rows", type=positive, help="the first so many rows only")
     parser.add_argument("--protocol", choices=("generate", "teacher_forced"), default="generate")
     parser.add_argument("--output", type=Path, required=True, help="results file to write, .json")
-    parser.add_argument("--batch_size", type=int, default=16, help="questions at once")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer")
+    parser.add_argument("--batch_size", type=positive, default=16, help="questions at once")
+    parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--pictures", type=int, default=8, help="questions on each of the two sheets; 0 = none")
     parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
     args = parser.parse_args(arguments)
@@ -75,6 +84,8 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
         # VQA questions of one right wording, as counting: exactly right answers
         scores["answers_count"] = len(dialogue)
         scores["answers_right"] = sum(answer.is_right for answer in dialogue) / len(dialogue) if dialogue else None
+    else:
+        scores["gIoU_all"] = None  # with the answer given, a missing thing has no mask whatever the model thinks
     return {
         "scores": scores,
         "protocol": args.protocol,
@@ -114,6 +125,8 @@ def sample_lines(answers: list[Answer]) -> str:
 def _commit() -> str | None:
     """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    if shutil.which("git") is None:
+        return None
     described = subprocess.run(command, capture_output=True, text=True)
     return described.stdout.strip() if described.returncode == 0 else None
 
@@ -123,12 +136,14 @@ def _commit() -> str | None:
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
-    model, processor = load_checkpoint(args.model)
-    model.to(choose_device(args.device))
     rows = load_rows(args.dataset, args.split, args.data_dir, args.dataset_options)
     if args.rows is not None:
         rows = rows.select(range(min(args.rows, len(rows))))
     questions = EvaluationQuestions(rows, with_conversations=args.protocol == "generate")
+    if len(questions) == 0:
+        raise ValueError(f"{args.dataset} {args.split} asks nothing under the protocol {args.protocol}.")
+    model, processor = load_checkpoint(args.model)
+    model.to(choose_device(args.device))
     print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
 
     start = time.perf_counter()
@@ -136,15 +151,15 @@ def main(arguments: list[str]) -> None:
     results = report(answers, args, time.perf_counter() - start)
 
     stem = args.output.with_suffix("")
-    if args.pictures:
+    write_whole(Path(f"{stem}.samples.jsonl"), sample_lines(answers))
+    write_whole(args.output, results)
+    if args.pictures and results["scores"]["count"]:
         asked = [at for at, answer in enumerate(answers) if answer.result is not None]
         worst = sorted(asked, key=lambda at: answers[at].result.iou)[: args.pictures]
         for name, chosen in (("worst", worst), ("preview", asked[:: max(1, len(asked) // args.pictures)])):
             chosen = chosen[: args.pictures]
             sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
             write_whole(Path(f"{stem}.{name}.png"), sheet)
-    write_whole(Path(f"{stem}.samples.jsonl"), sample_lines(answers))
-    write_whole(args.output, results)
     for name, value in results["scores"].items():
         print(f"  {name:16s} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}")
     print(f"wrote {args.output}")

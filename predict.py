@@ -17,28 +17,29 @@ from PIL import Image
 from tqdm import tqdm
 
 from gemma_lisa.checkpoint import load_checkpoint
-from gemma_lisa.command_line import UsageError, choose_device, run, write_whole
+from gemma_lisa.command_line import ArgumentParser, UsageError, choose_device, positive, run, write_whole
 from gemma_lisa.datasets_builder.rows import encode_mask, load_image
 from gemma_lisa.drawing import draw_answer
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint")
     parser.add_argument("--image", nargs="+", type=Path, required=True, help="picture files")
     parser.add_argument("--query", nargs="+", required=True, help="questions or phrases")
     parser.add_argument("--output", type=Path, required=True, help="picture to write; a folder for several answers")
     parser.add_argument("--json", type=Path, help="also write texts, masks (COCO RLE), boxes, areas and scores there")
     parser.add_argument("--threshold", type=float, default=0.0, help="mask logits above it are foreground")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer")
-    parser.add_argument("--batch_size", type=int, default=8, help="questions at once")
+    parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
+    parser.add_argument("--batch_size", type=positive, default=8, help="questions at once")
     parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
     args = parser.parse_args(arguments)
     if not all(query.strip() for query in args.query):
         raise UsageError("--query is empty; write what to look for.")
-    if len(args.image) * len(args.query) > 1 and args.output.suffix:
+    is_picture = Image.registered_extensions().get(args.output.suffix.lower()) in Image.SAVE
+    if len(args.image) * len(args.query) > 1 and is_picture:
         raise UsageError(f"--output {args.output} is one file for several answers; give the name of a folder.")
-    if len(args.image) * len(args.query) == 1 and args.output.suffix.lower() not in Image.registered_extensions():
+    if len(args.image) * len(args.query) == 1 and not is_picture:
         raise UsageError(f"--output {args.output}: give a picture file, as answer.png.")
     return args
 

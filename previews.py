@@ -1,10 +1,12 @@
 """A callback that draws what the model answers to a few held-out questions, at every evaluation."""
 
+import os
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 
+from .command_line import write_whole
 from .drawing import draw_curve, draw_samples
 from .metrics import unite
 from .processing_gemma_lisa import GemmaLisaProcessor
@@ -33,9 +35,10 @@ class PreviewCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / "previews"
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_answers(self.samples, answers).save(folder / f"step-{state.global_step:06d}.png")
-        draw_curve(state.log_history, Path(args.output_dir) / "curve.png")
+        write_whole(folder / f"step-{state.global_step:06d}.png", draw_answers(self.samples, answers))
+        aside = folder / ".curve.png"
+        draw_curve(state.log_history, aside)
+        os.replace(aside, Path(args.output_dir) / "curve.png")
 
 
 def draw_answers(samples: list[dict], answers: list[Answer], columns: int = 2):

@@ -62,7 +62,7 @@ def by_generation(
             content.insert(0, {"type": "image", "image": sample["image"]})
         conversations.append([{"role": "user", "content": content}])
     inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
-    inputs = _to(inputs, model.device)
+    inputs = to_device(inputs, model.device)
     output = model.segment(**inputs, max_new_tokens=max_new_tokens)
     spoken = processor.post_process_segmentation(output, inputs)
     return [
@@ -78,7 +78,7 @@ def teacher_forced(
     """Give the plain right answer, and take the masks at its `[SEG]` tokens; see `teacher_forced_masks`."""
     batch = GemmaLisaCollator(processor)(samples)
     batch.pop("sample_ids", None)
-    batch = _to(batch, model.device)
+    batch = to_device(batch, model.device)
     output = model(**batch)
     predicted = teacher_forced_masks(processor, batch, output)
     answers = []
@@ -154,7 +154,8 @@ def _plain(text: str) -> str:
     return " ".join(text.replace(SEG_SLOT, "").lower().rstrip(". ").split())
 
 
-def _to(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:
+def to_device(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:
+    """A batch on a device, its lists of tensors too."""
     return {
         name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
         for name, value in batch.items()

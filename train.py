@@ -1,7 +1,8 @@
 """Train or fine-tune a Gemma-LISA.
 
-    python train.py --config configs/shapes.yaml --output_dir outputs/shapes
-    torchrun --nproc_per_node 4 train.py --config configs/shapes.yaml --output_dir outputs/shapes
+    python train.py --config configs/shapes.yaml --model outputs/demo/words --output_dir outputs/shapes
+    torchrun --nproc_per_node 2 train.py --config configs/shapes.yaml --model outputs/demo/words \
+        --output_dir outputs/shapes --per_device_train_batch_size 8
 
 The recipe (YAML) sets defaults, the command line overrides them, an unknown key is an error. What is not listed here
 is a field of transformers' TrainingArguments.
@@ -32,6 +33,14 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
+
+NEVER_TRAINED = (
+    "sam.prompt_encoder.mask_embed.",
+    "sam.prompt_encoder.point_embed.",
+    "sam.prompt_encoder.not_a_point_embed.",
+    "sam.prompt_encoder.shared_embedding.",
+    "sam.shared_image_embedding.",
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -64,7 +73,9 @@ class DataArguments:
     eval_split: str = "validation"
     eval_rows: int | None = field(default=None, metadata={"help": "evaluate on the first so many rows only"})
     max_questions: int = field(default=4, metadata={"help": "targets asked of an image at once, each isolated"})
-    learn_masks: bool = field(default=True, metadata={"help": "false: a stage that learns words only; SAM rests"})
+    learn_masks: bool = field(
+        default=True, metadata={"help": "false: learn words only; SAM sees one blank image a step"}
+    )
     preview_samples: int = field(default=8, metadata={"help": "held-out questions drawn at each evaluation; 0 = none"})
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
 
@@ -108,7 +119,9 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         raise UsageError(f"dataset_options: {data_args.dataset_options!r}; names and values are needed, as {{...}}.")
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
-    if training_args.fp16:
+    if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
+        raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
+    if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
     if training_args.n_gpu > 1:
         raise UsageError(
@@ -139,7 +152,8 @@ def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGener
     unmatched = set(model_args.trainable)
     for name, parameter in model.named_parameters():
         matching = {pattern for pattern in model_args.trainable if fnmatch.fnmatchcase(name, pattern)}
-        parameter.requires_grad_(bool(matching))
+        # Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant
+        parameter.requires_grad_(bool(matching) and not name.startswith(NEVER_TRAINED))
         unmatched -= matching
     if unmatched:
         raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of {model_args.model}.")
@@ -160,7 +174,8 @@ def describe(model, datasets: dict[str, Any], args: GemmaLisaTrainingArguments) 
             *(f"  {name}: {len(rows):,} rows ({unit})" for name, (rows, unit) in datasets.items()),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {device}, precision {'bf16' if args.bf16 else 'fp32'}",
+            f"  {args.world_size} process(es) on {device}, weights in fp32, "
+            f"computed in {'bf16' if args.bf16 else 'fp32'}",
             f"  {per_step} rows a step = {args.train_batch_size} a device × {args.gradient_accumulation_steps} "
             f"micro-batches × {args.world_size} process(es)",
         ]
@@ -172,7 +187,8 @@ def describe(model, datasets: dict[str, Any], args: GemmaLisaTrainingArguments) 
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
-    logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
     model, processor = load_model(model_args)
 

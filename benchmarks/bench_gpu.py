@@ -27,6 +27,7 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.protocols import to_device
 from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
 
 TRAINED = ("seg_projector", "sam.mask_decoder")
@@ -86,6 +87,8 @@ def sample(generator: np.random.Generator, questions: int) -> dict:
 def timed(run, repeats: int, device: torch.device) -> tuple[float, float]:
     """Median seconds of `repeats` calls after one that is not counted, and peak GPU memory in GiB."""
     seconds = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for _ in range(repeats + 1):
         synchronize(device)
         start = time.perf_counter()
@@ -114,15 +117,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
     collator, generator = GemmaLisaCollator(processor), np.random.default_rng(0)
 
-    def to_device(batch):
-        return {
-            name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
-            for name, value in batch.items()
-        }
-
     figures = []
     for images, questions in ((1, 1), (2, 3)):
-        batch = to_device(collator([sample(generator, questions) for _ in range(images)]))
+        batch = to_device(collator([sample(generator, questions) for _ in range(images)]), device)
 
         def step(batch=batch):
             model(**batch).loss.backward()
@@ -145,9 +142,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
                 }
             ]
         ] * count
-        inputs = to_device(
-            processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-        )
+        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        inputs = to_device(inputs, device)
         case = f"segment, {count} question(s), 32 tokens"
         figures.append(
             (case, *timed(lambda inputs=inputs: model.segment(**inputs, max_new_tokens=32), args.repeats, device))
@@ -191,6 +187,7 @@ def main() -> None:
     if args.output:
         with args.output.open("a", encoding="utf-8") as file:
             file.write(text)
+    sys.exit(tests.returncode)
 
 
 if __name__ == "__main__":

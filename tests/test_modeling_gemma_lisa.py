@@ -14,7 +14,7 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, sample_mask_logits
-from gemma_lisa.scripts.init_tiny import build_config
+from gemma_lisa.scripts.init_tiny import build_config, build_tiny
 
 TOLERANCE = 1e-5
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
@@ -757,7 +757,9 @@ def test_head_is_tied_after_loading(saved):
 def test_configuration_comes_back_as_it_was_saved(tiny, tmp_path):
     model, processor = tiny
     fields = {"seg_state": "previous", "dice_loss_weight": 0.125, "mask_loss_size": 48}
-    GemmaLisaForConditionalGeneration(build_config(processor, 64, **fields)).save_pretrained(tmp_path)
+    other = GemmaLisaForConditionalGeneration(build_config(processor, 64, **fields))
+    other.generation_config = model.generation_config
+    other.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     config = load_checkpoint(tmp_path)[0].config
     assert {name: getattr(config, name) for name in fields} == fields
@@ -776,3 +778,69 @@ def test_questions_are_refused_where_attention_takes_no_masks(tiny, make_sample,
 def test_unknown_seg_state_is_refused():
     with pytest.raises(ValueError, match="seg_state is 'next'"):
         GemmaLisaConfig(seg_state="next")
+
+
+def test_packed_questions_may_be_padded_left(tiny, samples):
+    model, processor = tiny
+    right = GemmaLisaCollator(processor)(samples[:2])
+    num_pads = 7
+    fills = {"input_ids": processor.tokenizer.pad_token_id, "labels": -100, "question_ids": -1}
+    left = {**right}
+    for name in ("input_ids", "labels", "question_ids", "attention_mask", "token_type_ids"):
+        left[name] = torch.nn.functional.pad(right[name], (num_pads, 0), value=fills.get(name, 0))
+    with torch.no_grad():
+        expected, found = model(**right), model(**left)
+    assert_close(found.pred_masks, expected.pred_masks)
+    assert_close(found.language_loss, expected.language_loss)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda mask: mask * 255, r"\[0, 255\]"),
+        (lambda mask: mask * 7, r"\[0, 7\]"),
+    ],
+)
+def test_masks_of_other_values_are_refused(tiny, samples, spoil, said):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:1])
+    batch["mask_labels"] = [spoil(masks) for masks in batch["mask_labels"]]
+    with pytest.raises(ValueError, match=said):
+        model(**batch)
+
+
+def test_bool_masks_are_masks(tiny, samples):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)(samples[:2])
+    as_bool = {**batch, "mask_labels": [masks.bool() for masks in batch["mask_labels"]]}
+    with torch.no_grad():
+        assert_close(model(**as_bool).mask_dice_loss, model(**batch).mask_dice_loss)
+
+
+def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
+    model, processor = tiny
+    ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
+    inputs = dict(processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True))
+    with pytest.raises(ValueError, match="2 sam_pixel_values but 1 conversations"):
+        model.segment(**{**inputs, "sam_pixel_values": inputs["sam_pixel_values"].repeat(2, 1, 1, 1)})
+    with pytest.raises(ValueError, match="pixel_values did not come"):
+        model.segment(**{**inputs, "pixel_values": None})
+    padded = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
+    padded["attention_mask"][:, -1] = 0
+    with pytest.raises(ValueError, match="padded on the left"):
+        model.segment(**padded)
+
+
+def test_bf16_weights_learn_and_segment(samples, make_picture):
+    model, processor = build_tiny(64, seed=0)
+    model = model.to(torch.bfloat16)
+    batch = GemmaLisaCollator(processor)(samples[:2])
+    loss = model(**batch).loss
+    loss.backward()
+    assert torch.isfinite(loss) and model.seg_projector[0].weight.grad.abs().sum() > 0
+    ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
+    inputs = processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True)
+    model.eval()
+    with saying(model, processor, "It is [SEG]."):
+        output = model.segment(**inputs, max_new_tokens=8)
+    assert len(output.pred_masks) == 1 and torch.isfinite(output.pred_masks).all()

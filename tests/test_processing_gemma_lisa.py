@@ -542,3 +542,33 @@ def test_answers_of_the_model_are_read_whole(tiny, chat, make_picture):
     assert [tuple(answer["masks"].shape[1:]) for answer in answers] == [(30, 50), (0, 0), (64, 20)]
     assert sum(len(answer["masks"]) for answer in answers) == len(output.pred_masks)
     assert all(len(a["masks"]) == len(a["scores"]) == len(a["phrases"]) for a in answers if np.prod(a["masks"].shape))
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, "video"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}, "image_url"),
+        ({"role": "system", "content": [{"type": "image", "image": "a.png"}]}, "system's turn holds image"),
+    ],
+)
+def test_parts_that_would_be_left_out_are_refused(processor, message, said):
+    with pytest.raises(ValueError, match=said):
+        processor.apply_chat_template([message], tokenize=True, return_dict=True)
+
+
+@pytest.mark.parametrize("nothing", [[], [[]]])
+def test_a_conversation_without_a_message_is_refused(processor, nothing):
+    with pytest.raises(ValueError, match="no message|no conversation"):
+        processor.apply_chat_template(nothing, tokenize=True, return_dict=True)
+
+
+def test_all_parts_of_a_system_text_are_said(processor):
+    system = {"role": "system", "content": [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]}
+    text = processor.apply_chat_template([system, {"role": "user", "content": "Q"}])
+    assert "One. Two.\n\nQ" in text
+
+
+def test_an_image_too_narrow_for_sam_is_refused_with_its_size(processor):
+    with pytest.raises(ValueError, match="8000 × 1 pixels"):
+        processor.encode_images([Image.new("RGB", (8000, 1))])
