@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
+    parser.add_argument("--seg_state", choices=("token", "previous"), default="previous")
     args = parser.parse_args()
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
     model.save_pretrained(args.output)

@@ -388,7 +388,7 @@ def test_all_weights_have_the_dtype_that_was_asked_for(asked, gemmas, expected, 
     gemma, sam = copies
     edit_weights(gemma, lambda weights: {name: weight.to(gemmas) for name, weight in weights.items()})
     edit_json(gemma / "config.json", dtype=str(gemmas).removeprefix("torch."))
-    folder = make(gemma, sam, tmp_path / "start", "--dtype", asked, "--seg_state", "previous")
+    folder = make(gemma, sam, tmp_path / "start", "--dtype", asked, "--seg_state", "token")
     saved = load_file(folder / "model.safetensors")
     model, _ = load_checkpoint(folder)
     for weights in (saved, dict(model.named_parameters())):
@@ -397,7 +397,7 @@ def test_all_weights_have_the_dtype_that_was_asked_for(asked, gemmas, expected, 
         }  # SAM's code of the image's places
         assert constants and {weights[name].dtype for name in constants} == {torch.float32}
         assert {weight.dtype for name, weight in weights.items() if name not in constants} == {expected}
-    assert model.config.seg_state == "previous"
+    assert model.config.seg_state == "token"
 
 
 def test_answers_end_where_gemmas_do(opened, sam, tmp_path):

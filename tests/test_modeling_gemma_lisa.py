@@ -352,9 +352,9 @@ def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
     states = []
     other = model.model.register_forward_hook(lambda module, inputs, output: states.append(output.last_hidden_state))
     try:
-        model(**batch)
-        set_config(model, seg_state="previous")
-        model(**batch)
+        for seg_state in ("token", "previous"):
+            set_config(model, seg_state=seg_state)
+            model(**batch)
     finally:
         hook.remove()
         other.remove()
@@ -756,7 +756,7 @@ def test_head_is_tied_after_loading(saved):
 
 def test_configuration_comes_back_as_it_was_saved(tiny, tmp_path):
     model, processor = tiny
-    fields = {"seg_state": "previous", "dice_loss_weight": 0.125, "mask_loss_size": 48}
+    fields = {"seg_state": "token", "dice_loss_weight": 0.125, "mask_loss_size": 48}
     other = GemmaLisaForConditionalGeneration(build_config(processor, 64, **fields))
     other.generation_config = model.generation_config
     other.save_pretrained(tmp_path)
