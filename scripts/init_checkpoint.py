@@ -234,11 +234,15 @@ def load_weights(
         )
     model.sam = None  # the random one goes before the trained one comes
     model.sam, info = read(
-        lambda name: SamModel.from_pretrained(name, config=config.sam_config, dtype=model.dtype, **options),
+        lambda name: SamModel.from_pretrained(name, config=config.sam_config, dtype=torch.float32, **options),
         sam,
         "weights",
     )
     check_whole(sam, info)
+    code = model.sam.shared_image_embedding.positional_embedding
+    exact = code.detach().clone()
+    model.sam.to(model.dtype)
+    code.data = exact  # the code of the image's places stays in fp32, see modeling_gemma_lisa
     return model
 
 

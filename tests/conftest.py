@@ -1,9 +1,12 @@
 """What the tests share: a small Gemma-LISA with random weights, a few rows of shapes, LISA's own values."""
 
+import logging
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: before all that follows
+# On a CPU it warns, while it is imported, of a kernel that nobody here uses; pytest's count is to be the last line.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 import numpy as np
 import pytest

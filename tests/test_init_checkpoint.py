@@ -392,9 +392,8 @@ def test_all_weights_have_the_dtype_that_was_asked_for(asked, gemmas, expected, 
     saved = load_file(folder / "model.safetensors")
     model, _ = load_checkpoint(folder)
     for weights in (saved, dict(model.named_parameters())):
-        constants = {
-            name for name in weights if name.endswith("positional_embedding")
-        }  # SAM's code of the image's places
+        # SAM's code of the image's places
+        constants = {name for name in weights if name.endswith("positional_embedding")}
         assert constants and {weights[name].dtype for name in constants} == {torch.float32}
         assert {weight.dtype for name, weight in weights.items() if name not in constants} == {expected}
     assert model.config.seg_state == "token"

@@ -279,7 +279,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
         "parameters are trained:",
         "    seg_projector ",
         "    sam.vision_encoder ",
-        "1 process(es) on cpu, precision fp32",
+        "1 process(es) on cpu, weights in fp32, computed in fp32",
         "2 rows a step",
     ):
         assert words in said, words
