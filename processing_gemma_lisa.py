@@ -294,8 +294,9 @@ class GemmaLisaProcessor(Gemma3Processor):
         words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
         # Between two masks of a list stand only commas and "and": without the masks they say nothing
         kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
+        text = re.sub(r",(\s*,)+", ",", re.sub(r" {2,}", " ", "".join(kept)))
         return {
-            "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", re.sub(r" {2,}", " ", "".join(kept))).strip(),
+            "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", text).strip(),
             "raw_text": self.seg_token.join(words).strip(),
             "phrases": [word.strip(" \n.,;:") for word in words[:-1]],
             "complete": end is not None,

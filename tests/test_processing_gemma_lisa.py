@@ -489,6 +489,12 @@ WORDS = {
         ["It is"],
         True,
     ),
+    "They are [SEG], a cup, [SEG], a jug.<end_of_turn>": (
+        "They are, a cup, a jug.",
+        "They are [SEG], a cup, [SEG], a jug.",
+        ["They are", "a cup"],
+        True,
+    ),
     "They are [SEG], [SEG] and [SEG].<end_of_turn>": (
         "They are.",
         "They are [SEG], [SEG] and [SEG].",
