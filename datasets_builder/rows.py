@@ -13,7 +13,8 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-IGNORE_VALUE = 255  # a pixel that counts neither as the thing nor as background
+from ..losses_gemma_lisa import IGNORE_VALUE
+
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
 
 RLE = {"size": List(Value("int32")), "counts": Value("string")}  # (height, width) in pixels, COCO's compressed runs
