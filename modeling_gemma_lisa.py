@@ -91,7 +91,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
 
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
-    # SAM's positional code of the image: in bf16 its error would be a fifth of the step between two cells
+    # SAM's positional code of the image: sines of large arguments, which bf16 rounds too coarsely; SAM has them in fp32
     _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
     # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
     accepts_loss_kwargs = False
