@@ -21,7 +21,7 @@ class GemmaLisaConfig(Gemma3Config):
     seg_token_id: int = 262_145
     # Which state prompts SAM: "token" = the state at [SEG], "previous" = the state that predicts it (LISA's code). The
     # default is what measured better; docs/design.md has the table.
-    seg_state: str = "previous"
+    seg_state: str = "token"
     # Weights of the three parts of the loss; LISA's (arXiv 2308.00692, section 4.1).
     ce_loss_weight: float = 1.0
     bce_loss_weight: float = 2.0

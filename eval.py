@@ -86,8 +86,10 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
         scores["answers_right"] = sum(answer.is_right for answer in dialogue) / len(dialogue) if dialogue else None
     else:
         scores["gIoU_all"] = None  # with the answer given, a missing thing has no mask whatever the model thinks
+    kinds = sorted({answer.kind for answer in answers if answer.kind})
     return {
         "scores": scores,
+        "by_kind": {kind: summarize(answer.result for answer in answers if answer.kind == kind) for kind in kinds},
         "protocol": args.protocol,
         "model": str(args.model),
         "dataset": args.dataset,
@@ -117,7 +119,9 @@ def sample_lines(answers: list[Answer]) -> str:
             line["is_right"] = answer.is_right
         else:
             numbers = ("intersection", "union", "num_targets", "num_predictions", "complete")
-            line |= {"iou": round(answer.result.iou, 4)} | {name: getattr(answer.result, name) for name in numbers}
+            line |= {"kind": answer.kind, "iou": round(answer.result.iou, 4)} | {
+                name: getattr(answer.result, name) for name in numbers
+            }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 
@@ -162,6 +166,9 @@ def main(arguments: list[str]) -> None:
             write_whole(Path(f"{stem}.{name}.png"), sheet)
     for name, value in results["scores"].items():
         print(f"  {name:16s} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}")
+    for kind, scores in results["by_kind"].items():
+        measured = (f"{name} {scores[name]:.4f}" for name in ("gIoU", "N-acc", "T-acc") if scores[name] is not None)
+        print(f"  {kind:16s} {', '.join(measured)} over {scores['count']:,}")
     print(f"wrote {args.output}")
 
 

@@ -25,6 +25,7 @@ class Answer:
 
     Args:
         source, question: which row, and what was asked.
+        kind: the row's own word for this sort of question, if it has one.
         expected: the plain right answer, with `{seg}` for each mask.
         raw_text: what the model said, with `[SEG]`; empty when teacher-forced.
         masks: (K, H, W) bool, predicted.
@@ -35,6 +36,7 @@ class Answer:
 
     source: str
     question: str
+    kind: str | None
     expected: str
     raw_text: str
     masks: np.ndarray
@@ -137,11 +139,12 @@ def teacher_forced_masks(
 def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:
     question, expected = sample["chats"][0].rounds[0]
     target, result = sample["masks"][0], None
+    kind = sample["chats"][0].target["kind"] if sample["chats"][0].target else None
     if target is not None:
         size = (sample["image"].height, sample["image"].width)
         intersection, union = intersection_and_union(unite(masks, size), unite(target, size))
         result = QueryResult(sample["source"], question, intersection, union, len(target), len(masks), complete)
-    return Answer(sample["source"], question, expected, raw_text, masks, scores, target, result)
+    return Answer(sample["source"], question, kind, expected, raw_text, masks, scores, target, result)
 
 
 def _judge(answer: Answer, refused: bool) -> Answer:

@@ -26,6 +26,7 @@ ROW_FEATURES = Features(
         "targets": List(
             {
                 "texts": List(Value("string")),  # wordings of one question: any of them asks for these masks
+                "kind": Value("string"),  # what sort of question it is, for reports by kind; or none
                 "is_sentence": Value("bool"),  # a full question rather than a short phrase
                 "masks": List(RLE),  # one [SEG] each, in this order; none = it is not in the image
                 "answer": Value("string"),  # the data set's own sentence with SEG_SLOT for each mask, or none

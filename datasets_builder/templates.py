@@ -31,7 +31,7 @@ SEVERAL_ANSWER = "They are {seg}."
 REFUSAL = "No, I see none."
 
 # How often a target is answered in the data set's own words, where it has some.
-OWN_ANSWER_SHARE = 0.5
+OWN_ANSWER_SHARE = 0.75
 # How often a target that comes with an explanation is asked for it.
 EXPLAIN_SHARE = 0.5
 

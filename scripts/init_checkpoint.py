@@ -305,7 +305,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sam", required=True, help="folder or Hub name of a SAM (the first), in Hugging Face form")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument(
-        "--seg_state", choices=("token", "previous"), default="previous", help="the state that prompts SAM"
+        "--seg_state", choices=("token", "previous"), default="token", help="the state that prompts SAM"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of all weights; auto: as Gemma's are")
     parser.add_argument("--seed", type=int, default=0, help="of seg_projector")

@@ -28,7 +28,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import LEVELS, row_of_scene
 from gemma_lisa.datasets_builder.templates import ask
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
@@ -48,7 +48,7 @@ IMAGE_TOKENS = {
 SEG_TOKEN = "[SEG]"
 
 
-def build_tokenizer(vocab_size: int = 480) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab_size: int = 640) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every text can be written, and the words of the drawings are one token each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,15 +71,17 @@ def build_tokenizer(vocab_size: int = 480) -> PreTrainedTokenizerFast:
     )
 
 
-def _sentences(num_scenes: int = 500) -> Iterator[str]:
-    """What is said about drawn scenes: the words the tokenizer is to know."""
+def _sentences(num_scenes: int = 200) -> Iterator[str]:
+    """What is said about drawn scenes of both levels: the words the tokenizer is to know."""
     for index in range(num_scenes):
         generator = np.random.default_rng(index)
-        row = row_of_scene(draw_scene(generator, 64), generator, training=True, source="")
-        for chat in ask(row, generator, max_questions=len(row["targets"])):
-            for question, answer in chat.rounds:
-                yield f"user\n{question}"
-                yield f"model\n{answer.replace(SEG_SLOT, '')}"
+        for level in LEVELS["both"]:
+            scene = level.draw_scene(generator, 128)
+            row = row_of_scene(scene, generator, training=True, source="", level=level)
+            for chat in ask(row, generator, max_questions=len(row["targets"])):
+                for question, answer in chat.rounds:
+                    yield f"user\n{question}"
+                    yield f"model\n{answer.replace(SEG_SLOT, '')}"
 
 
 PIXELS_PER_TOKEN = 16  # side of what one image token covers
@@ -204,7 +206,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seg_state", choices=("token", "previous"), default="previous")
+    parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
     args = parser.parse_args()
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
     model.save_pretrained(args.output)

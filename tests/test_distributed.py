@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import GemmaLisaTrainingArguments, describe
 from gemma_lisa.trainer import GemmaLisaTrainer

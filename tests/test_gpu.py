@@ -7,7 +7,8 @@ from PIL import Image
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import TrainingQuestions
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.protocols import to_device
 from gemma_lisa.scripts.init_tiny import build_tiny
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from gemma_lisa.datasets_builder.mixture import BUILDERS, EvaluationQuestions, TrainingQuestions, load_rows
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -124,6 +125,7 @@ def test_evaluation_keeps_pixels_that_are_not_counted():
     thing[0], unclear[:2] = True, True
     target = {
         "texts": ["the bar"],
+        "kind": None,
         "is_sentence": False,
         "masks": [encode_mask(thing)],
         "answer": None,

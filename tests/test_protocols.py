@@ -11,7 +11,8 @@ from PIL import Image
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.modeling_gemma_lisa import SegmentOutput
 from gemma_lisa.protocols import by_generation, teacher_forced, teacher_forced_counts
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -54,6 +55,7 @@ def hand_made(targets=(), conversation=(), has_image=True):
         "targets": [
             {
                 "texts": [text],
+                "kind": None,
                 "is_sentence": False,
                 "masks": [encode_mask(mask) for mask in masks],
                 "answer": None,

@@ -36,6 +36,7 @@ def box_mask(top, left, bottom, right, size=(6, 8)):
 def make_target(masks=(), ignore=None, answer=None, texts=("the box",)):
     return {
         "texts": list(texts),
+        "kind": None,
         "is_sentence": False,
         "masks": [encode_mask(mask) for mask in masks],
         "answer": answer,

@@ -1,4 +1,4 @@
-"""Shapes: scenes are sound, and an independent reading of every question gives the row's own answer."""
+"""Shapes, easy: scenes are sound, and an independent reading of every question gives the row's own answer."""
 
 from collections import Counter
 from io import BytesIO
@@ -10,15 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
-from gemma_lisa.datasets_builder.shapes import (
-    EVAL,
-    GRID_SHAPE_SHARE,
-    GRID_SHARE,
-    TRAIN,
-    Shapes,
-    draw_scene,
-    row_of_scene,
-)
+from gemma_lisa.datasets_builder.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes, row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import EVAL, TRAIN, draw_scene
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -59,13 +52,11 @@ def named(objects, words):
     return found
 
 
-def place(center, size):
-    y, x = (side / size for side in center)
-    row = "top" if y < 1 / 3 else "bottom" if y >= 2 / 3 else ""
-    column = "left" if x < 1 / 3 else "right" if x >= 2 / 3 else ""
-    if row:
-        return f"at the {row} {column}".strip()
-    return f"on the {column}" if column else "in the middle"
+def names(thing, size):
+    """The ways in which an answer may name a thing after its slot."""
+    row = ("top", "upper", "lower", "bottom")[int(thing.center[0] * 4 / size)]
+    column = ("leftmost", "left", "right", "rightmost")[int(thing.center[1] * 4 / size)]
+    return (f"{thing.color} {thing.shape}", f"{thing.shape} in {thing.color}", f"{row} {column}", f"{column} {row}")
 
 
 def kind_of(target):
@@ -132,7 +123,7 @@ def test_objects_and_background_are_noisy(evaluation):
 
 @pytest.mark.parametrize("split", ["evaluation", "training"])
 def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request):
-    n_questions = 0
+    n_questions, answers = 0, Counter()
     for scene, row in request.getfixturevalue(split):
         check_row(row)
         assert len({target["texts"][0] for target in row["targets"]}) == len(row["targets"]) == 4
@@ -148,14 +139,18 @@ def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request
                 np.testing.assert_array_equal(mask, thing.mask)
             if not found:
                 assert target["answer"] is None
-            elif plural:
-                things = [f"{{seg}}, a {o.color} {o.shape} {place(o.center, SIZE)}" for o in found]
-                assert target["answer"] == f"They are {', '.join(things)}."
             else:
-                assert target["answer"] == f"It is {{seg}}, a {found[0].color} {found[0].shape}."
+                said = [
+                    ", ".join(f"{{seg}} {name}" for name in ways)
+                    for ways in zip(*(names(thing, SIZE) for thing in found), strict=True)
+                ]
+                assert target["answer"] in [f"{'They are' if plural else 'It is'} {things}." for things in said]
+                answers[said.index(target["answer"].removeprefix("They are ").removeprefix("It is ")[:-1])] += 1
+            assert target["kind"] == kind_of(target)
             assert (target["is_sentence"], target["ignore"], target["explanation"]) == (False, None, None)
             n_questions += 1
     assert n_questions == 4 * N_SCENES
+    assert min(answers[way] for way in range(4)) > 0.2 * answers.total()  # of the ways to name a thing, all alike
 
 
 def test_the_image_of_a_row_is_its_scene(evaluation):
@@ -184,7 +179,7 @@ def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_objec
         [grid] = row["conversation"]
         if not asks_grid(row):
             continue
-        attribute = grid["question"].removeprefix("Which ").removesuffix(" is in each cell?")
+        attribute = grid["question"].removeprefix("Which ").removesuffix(" is in each of 4 x 4 cells?")
         asked[attribute] += 1
         words = grid["answer"].split(" ")
         assert len(words) == 16
@@ -239,7 +234,7 @@ def built(tmp_path_factory):
     def build(**config):
         folder = tmp_path_factory.mktemp("shapes")  # nothing comes from another build's cache
         rows = {"train_rows": 30, "validation_rows": 20, "test_rows": 25}
-        builder = Shapes(config_name="easy", cache_dir=str(folder), **{**rows, **config})
+        builder = Shapes(cache_dir=str(folder), **{"config_name": "easy", **rows, **config})
         builder.download_and_prepare()
         return builder.as_dataset()
 
@@ -276,7 +271,14 @@ def test_the_image_size_is_the_configured_one(built):
     assert {tuple(rle["size"]) for target in row["targets"] for rle in target["masks"]} == {(96, 96)}
 
 
-def test_scenes_too_small_to_draw_are_refused(tmp_path):
-    builder = Shapes(cache_dir=str(tmp_path), image_size=16)
-    with pytest.raises(ValueError, match="shapes: image_size is 16 pixels"):
+@pytest.mark.parametrize("level, size", [("easy", 16), ("hard", 64), ("both", 64)])
+def test_scenes_too_small_to_draw_are_refused(tmp_path, level, size):
+    builder = Shapes(config_name=level, cache_dir=str(tmp_path), image_size=size)
+    with pytest.raises(ValueError, match=f"shapes: image_size is {size} pixels"):
         builder.download_and_prepare()
+
+
+def test_both_levels_come_in_turn(built):
+    rows = built(config_name="both", train_rows=6, validation_rows=2, test_rows=4)["test"]
+    assert [len(row["targets"]) for row in rows] == [4, 6, 4, 6]
+    assert {Image.open(BytesIO(row["image"]["bytes"])).size for row in rows} == {(128, 128)}

@@ -5,7 +5,8 @@ import pytest
 
 from gemma_lisa.datasets_builder import templates
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.datasets_builder.templates import Chat, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}
@@ -14,6 +15,7 @@ A_MASK = {"size": [2, 2], "counts": "13"}
 def target_of(num_masks, texts=("the cup",), is_sentence=False, answer=None, explanation=None):
     return {
         "texts": list(texts),
+        "kind": None,
         "is_sentence": is_sentence,
         "masks": [A_MASK] * num_masks,
         "answer": answer,
@@ -112,7 +114,7 @@ def test_all_texts_of_a_target_are_asked_and_evaluation_asks_the_first():
 def test_a_data_sets_own_answer_is_said_about_as_often_as_its_share():
     own = "Surely {seg}, the blue one."
     count = sum(answer == own for _, answer in said_of(target_of(1, answer=own), 200))
-    assert 0.35 < count / 200 < 0.65
+    assert count / 200 == pytest.approx(OWN_ANSWER_SHARE, abs=0.12)
     assert ask_plainly(row_of(target_of(1, answer=own)))[0].rounds[0][1] == "It is {seg}."
 
 

@@ -11,7 +11,8 @@ from transformers import EvalPrediction
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import draw_scene, row_of_scene
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.metrics import summarize
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback

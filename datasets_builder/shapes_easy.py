@@ -1,0 +1,115 @@
+"""The easy level of shapes: 2-5 circles, squares and triangles in red, green and blue that keep apart, asked for by
+color and shape."""
+
+import numpy as np
+
+from .scenes import (
+    BASE_SIZE,
+    Object,
+    Question,
+    Scene,
+    add_noise,
+    cell,
+    draw_background,
+    matching,
+    noun,
+    paint,
+    shape_mask,
+)
+
+COLORS = ("red", "green", "blue")
+SHAPES = ("circle", "square", "triangle")
+N_QUESTIONS = 4  # a scene; every scene has that many distinct ones: of its nine color-shape pairs four are absent
+# How the kinds of questions are drawn. A kind that the scene cannot give is drawn again, which favors the absent, that
+# every scene has: what comes out is 0.40, 0.15, 0.15, 0.10 and 0.20.
+EVAL = {"color_shape": 0.42, "color": 0.20, "shape": 0.18, "plural": 0.07, "absent": 0.13}
+# Saying that a thing is not there takes more practice than it takes testing: 0.34, 0.13, 0.12, 0.11 and 0.30.
+TRAIN = {"color_shape": 0.35, "color": 0.16, "shape": 0.15, "plural": 0.10, "absent": 0.24}
+# Among the absent: a pair whose color and shape are both in the scene, on different things (near) or are not (far).
+ABSENT = {"near_pair": 0.35, "far_pair": 0.35, "absent_color": 0.10, "absent_shape": 0.10, "absent_plural": 0.10}
+
+MIN_SIZE = 32  # below, a triangle may cover no pixel center
+# Lengths in pixels of a 64 x 64 scene; others are scaled.
+RADIUS = (7.0, 11.0)  # of the circle around the object
+MARGIN = 2.0  # between objects, and half of it to the border
+N_TRIES = 30  # places tried for one object before the whole scene is laid out again
+GRID = 4  # cells a side of the grid question
+
+
+def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
+    """2-5 objects, apart from each other and inside an image_size x image_size canvas (pixels)."""
+    canvas = draw_background(rng, image_size)
+    objects = []
+    for center, radius in _draw_places(rng, rng.integers(2, 6), image_size):
+        color, shape = COLORS[rng.integers(len(COLORS))], SHAPES[rng.integers(len(SHAPES))]
+        mask = shape_mask(shape, center, radius, image_size)
+        paint(canvas, mask, color, "", center, rng)
+        objects.append(Object(color, shape, mask, center, radius))
+    return Scene(add_noise(canvas, rng), objects)
+
+
+def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> list[tuple[tuple[float, float], float]]:
+    """(center (y, x), radius) in pixels of each object: circles that keep their margin, no two in one grid cell."""
+    scale = image_size / BASE_SIZE
+    margin = MARGIN * scale
+    places = []
+    while len(places) < n_objects:
+        places.clear()
+        for _ in range(n_objects):
+            radius = rng.uniform(*RADIUS) * scale
+            inset = radius + margin / 2
+            for _ in range(N_TRIES):
+                y, x = rng.uniform(inset, image_size - inset, 2).tolist()
+                # The grid question has one answer only if a cell holds one center at most.
+                if all(
+                    np.hypot(y - other_y, x - other_x) >= radius + other_radius + margin
+                    and cell((y, x), image_size, GRID) != cell((other_y, other_x), image_size, GRID)
+                    for (other_y, other_x), other_radius in places
+                ):
+                    places.append(((y, x), radius))
+                    break
+    return places
+
+
+def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
+    """N_QUESTIONS different questions; training chooses the shares of their kinds."""
+    options = _question_options(scene.objects)
+    return [_draw_question(rng, options, TRAIN if training else EVAL) for _ in range(N_QUESTIONS)]
+
+
+def _question_options(objects: list[Object]) -> dict[str, list[Question]]:
+    """Every question with one right answer in the scene, by kind."""
+    options = {kind: [] for kind in (*EVAL, *ABSENT)}
+    for color in (*COLORS, None):
+        for shape in (*SHAPES, None):
+            attributes = {name: value for name, value in (("color", color), ("shape", shape)) if value}
+            if not attributes:
+                continue
+            kind = "color_shape" if color and shape else "color" if color else "shape"
+            singular, plural = f"the {noun(attributes)}", f"all the {noun(attributes, plural=True)}"
+            found = tuple(matching(objects, attributes))
+            if len(found) > 1:
+                options["plural"].append(Question("plural", plural, found))
+            elif found:
+                options[kind].append(Question(kind, singular, found))
+            else:
+                absent_kind = f"absent_{kind}"
+                if kind == "color_shape":
+                    near = matching(objects, {"color": color}) and matching(objects, {"shape": shape})
+                    absent_kind = "near_pair" if near else "far_pair"
+                options[absent_kind].append(Question("absent", singular, ()))
+                options["absent_plural"].append(Question("absent", plural, ()))
+    return options
+
+
+def _draw_question(rng: np.random.Generator, options: dict[str, list[Question]], shares: dict[str, float]) -> Question:
+    """Take one question out of options, so that no text of a row comes twice."""
+    kind = _draw_kind(rng, {kind: share for kind, share in shares.items() if kind == "absent" or options[kind]})
+    if kind == "absent":
+        kind = _draw_kind(rng, {kind: share for kind, share in ABSENT.items() if options[kind]})
+    return options[kind].pop(rng.integers(len(options[kind])))
+
+
+def _draw_kind(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    weights = np.array(list(shares.values()))
+    return list(shares)[rng.choice(len(shares), p=weights / weights.sum())]

@@ -1,0 +1,436 @@
+"""The hard level of shapes: 4-9 textured objects that touch, hide and enclose each other, asked for by what they are,
+where they are, how they compare and what they are not.
+
+Every question has one right answer by construction: what cannot be told clearly (almost above, about as large) is not
+asked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scenes import (
+    ATTRIBUTES,
+    BASE_SIZE,
+    COLORS,
+    RING_HOLE,
+    TEXTURES,
+    Object,
+    Question,
+    Scene,
+    add_noise,
+    draw_background,
+    matching,
+    noun,
+    paint,
+    shape_mask,
+)
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SIZES = {"small": (4.0, 5.5), "large": (7.5, 10.0)}  # radius; nothing lies between
+LARGE_SHARE = 0.45
+N_QUESTIONS = 6  # a scene
+MIN_SIZE = 96  # below, small textures cannot be told
+GRID = 6  # cells a side of the grid question
+N_OBJECTS = (4, 9)
+MARGIN = 1.5  # between things that do not touch, and half of it to the border
+ENCLOSED_MARGIN = 0.7  # between a ring and what it encloses
+N_TRIES = 40  # places tried for one object before the scene is laid out again, and wordings for one question
+
+DISTRACTOR_SHARE = 0.5  # objects that differ from an earlier one in one attribute only
+ENCLOSED_SHARE = 0.6  # of the objects that come while there is an empty large ring
+TOUCHING_SHARE = 0.3
+TOUCHING_DISTANCE = (0.55, 0.85)  # between centers, as a share of the sum of the radii
+MIN_VISIBLE = 0.5  # share of its area that is seen of every object
+MIN_OVERLAP = 4.0  # area that one of two touching objects hides of the other
+
+HAZE_SHARE = 0.25  # of the scenes: a grey patch whose pixels are not counted
+HAZE_RADIUS = (5.0, 9.0)
+
+SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "several": 0.11, "absent": 0.15}
+
+CLEARLY_BESIDE = 5.0  # difference of centers from which on a thing is left of, right of, above or below another
+CLEARLY_LARGER = 1.15  # ratio of radii, of full and of visible areas
+CLEARLY_FURTHER = 3.0  # difference of centers for leftmost, ...
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scenes
+# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Plan:
+    """An object before it is painted; lengths in pixels. touches, inside: indices of earlier ones."""
+
+    size: str
+    texture: str
+    color: str
+    shape: str
+    center: tuple[float, float]
+    radius: float
+    area: np.ndarray  # (H, W) bool, all of it
+    touches: int | None
+    inside: int | None
+
+
+def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
+    """4-9 objects on an image_size x image_size canvas (pixels), the later before the earlier."""
+    n_objects = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1))
+    plans: list[_Plan] = []
+    while len(plans) < n_objects:
+        plan = _place(rng, plans, image_size)
+        if plan is None:
+            plans.clear()
+        else:
+            plans.append(plan)
+
+    canvas = draw_background(rng, image_size)
+    for plan in plans:
+        paint(canvas, plan.area, plan.color, plan.texture, plan.center, rng)
+    hidden = _haze(rng, plans, image_size) if rng.random() < HAZE_SHARE else None
+    if hidden is not None:
+        canvas[hidden] = 0.25 * canvas[hidden] + 0.75 * rng.uniform(110, 190)
+    masks = _visible(plans, hidden)
+    objects = [
+        Object(
+            color=plan.color,
+            shape=plan.shape,
+            mask=mask,
+            center=plan.center,
+            radius=plan.radius,
+            texture=plan.texture,
+            size=plan.size,
+            full_area=int(plan.area.sum()),
+            visible_area=int(mask.sum()),
+            touches=frozenset(
+                other for other in range(len(plans)) if plans[other].touches == index or plan.touches == other
+            ),
+            inside=plan.inside,
+        )
+        for index, (plan, mask) in enumerate(zip(plans, masks, strict=True))
+    ]
+    return Scene(add_noise(canvas, rng), objects, hidden)
+
+
+def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Plan | None:
+    """The next object where it fits among the others, or none if it was not found to fit."""
+    scale = image_size / BASE_SIZE
+    look = _draw_look(rng, plans)
+    margin = MARGIN * scale
+    free_rings = [
+        index
+        for index, plan in enumerate(plans)
+        if plan.shape == "ring"
+        and plan.size == "large"
+        and plan.touches is None
+        and all(index not in (other.inside, other.touches) for other in plans)
+    ]
+    if free_rings and rng.random() < ENCLOSED_SHARE:
+        ring = plans[free_rings[0]]
+        room = RING_HOLE * ring.radius - ENCLOSED_MARGIN * scale
+        look["size"] = "small"
+        if look["shape"] == "ring":
+            look["shape"] = "circle"
+        radius = min(room, rng.uniform(*SIZES["small"]) * scale)
+        slack = (room - radius) / np.sqrt(2)
+        center = tuple(float(c + rng.uniform(-slack, slack)) for c in ring.center)
+        area = shape_mask(look["shape"], center, radius, image_size)
+        return _Plan(**look, center=center, radius=radius, area=area, touches=None, inside=free_rings[0])
+
+    radius = rng.uniform(*SIZES[look["size"]]) * scale
+    enclosing = {plan.inside for plan in plans}
+    alone = [
+        index
+        for index, plan in enumerate(plans)
+        if plan.inside is None
+        and plan.touches is None
+        and index not in enclosing
+        and all(other.touches != index for other in plans)
+    ]
+    touched = int(rng.choice(alone)) if alone and rng.random() < TOUCHING_SHARE else None
+    inset = radius + margin / 2
+    for _ in range(N_TRIES):
+        if touched is None:
+            y, x = rng.uniform(inset, image_size - inset, 2).tolist()
+        else:
+            near = plans[touched]
+            distance = rng.uniform(*TOUCHING_DISTANCE) * (radius + near.radius)
+            angle = rng.uniform(0, 2 * np.pi)
+            y = float(near.center[0] + distance * np.sin(angle))
+            x = float(near.center[1] + distance * np.cos(angle))
+            if not (inset <= y <= image_size - inset and inset <= x <= image_size - inset):
+                continue
+        if any(
+            np.hypot(y - plan.center[0], x - plan.center[1]) < radius + plan.radius + margin
+            for index, plan in enumerate(plans)
+            if index != touched
+        ):
+            continue
+        area = shape_mask(look["shape"], (y, x), radius, image_size)
+        if touched is not None:
+            lower = plans[touched].area
+            overlap = (area & lower).sum()
+            if overlap < MIN_OVERLAP * scale**2 or overlap > (1 - MIN_VISIBLE) * lower.sum():
+                continue
+        return _Plan(**look, center=(y, x), radius=radius, area=area, touches=touched, inside=None)
+    return None
+
+
+def _draw_look(rng: np.random.Generator, plans: list[_Plan]) -> dict[str, str]:
+    """Attributes of a new object: any, or those of an earlier one but for one."""
+    look = {
+        "size": "large" if rng.random() < LARGE_SHARE else "small",
+        "texture": TEXTURES[rng.integers(len(TEXTURES))],
+        "color": list(COLORS)[rng.integers(len(COLORS))],
+        "shape": SHAPES[rng.integers(len(SHAPES))],
+    }
+    if plans and rng.random() < DISTRACTOR_SHARE:
+        model = plans[rng.integers(len(plans))]
+        kept = {name: getattr(model, name) for name in ATTRIBUTES}
+        changed = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
+        look = kept | {changed: look[changed]}
+    if look["shape"] == "ring":
+        look["texture"] = "plain"  # a ring is too thin to show another
+    return look
+
+
+def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
+    """What is seen of each (H, W) bool: without later objects before it, and without the haze."""
+    masks = []
+    covered = np.zeros_like(plans[0].area) if hidden is None else hidden.copy()
+    for plan in reversed(plans):
+        masks.append(plan.area & ~covered)
+        covered |= plan.area
+    return masks[::-1]
+
+
+def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.ndarray | None:
+    """An ellipse (H, W) bool that leaves enough of every object, or none if there was no place for one."""
+    scale = image_size / BASE_SIZE
+    pixel_centers = np.arange(image_size) + 0.5
+    for _ in range(N_TRIES):
+        center, radii = rng.uniform(0, image_size, 2), rng.uniform(*HAZE_RADIUS, 2) * scale
+        hidden = (
+            ((pixel_centers[:, None] - center[0]) / radii[0]) ** 2
+            + ((pixel_centers[None, :] - center[1]) / radii[1]) ** 2
+        ) <= 1
+        if all(
+            mask.sum() >= MIN_VISIBLE * plan.area.sum()
+            for plan, mask in zip(plans, _visible(plans, hidden), strict=True)
+        ):
+            return hidden
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions
+# ---------------------------------------------------------------------------------------------------------------------
+def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
+    """N_QUESTIONS different questions, in training by the same shares; a kind that the scene has not is drawn again."""
+    kinds, weights = list(SHARES), np.array(list(SHARES.values()))
+    questions: dict[str, Question] = {}
+    while len(questions) < N_QUESTIONS:
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        for _ in range(N_TRIES):
+            question = ASK[kind](scene.objects, rng)
+            if question is not None and question.text not in questions:
+                questions[question.text] = question
+                break
+    return list(questions.values())
+
+
+def _some_attributes(rng: np.random.Generator, thing: Object, n: int | None = None) -> dict[str, str]:
+    """n of the object's attributes, 1-4 if not said."""
+    names = rng.permutation(ATTRIBUTES)[: n or rng.integers(1, len(ATTRIBUTES) + 1)]
+    return {name: getattr(thing, name) for name in names}
+
+
+def _any(rng: np.random.Generator, objects: list[Object]) -> Object:
+    return objects[rng.integers(len(objects))]
+
+
+def _by_attributes(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    attributes = _some_attributes(rng, _any(rng, objects))
+    found = matching(objects, attributes)
+    return Question("attributes", f"the {noun(attributes)}", tuple(found)) if len(found) == 1 else None
+
+
+# --- relations -------------------------------------------------------------------------------------------------------
+def _beside(axis: int, sign: int) -> Callable[[list[Object], int, int, float], bool | None]:
+    """Whether an object lies on one side of another: yes, no, or (None) not clearly either."""
+
+    def judge(objects: list[Object], index: int, anchor: int, scale: float) -> bool | None:
+        difference = sign * (objects[index].center[axis] - objects[anchor].center[axis])
+        return True if difference >= CLEARLY_BESIDE * scale else False if difference <= 0 else None
+
+    return judge
+
+
+RELATIONS = {  # in words, with the words for the other way round
+    "left of": (_beside(1, -1), "lies right of it"),
+    "right of": (_beside(1, 1), "lies left of it"),
+    "above": (_beside(0, -1), "lies below it"),
+    "below": (_beside(0, 1), "lies above it"),
+    "inside": (lambda objects, index, anchor, scale: objects[index].inside == anchor, "surrounds it"),
+    "touching": (lambda objects, index, anchor, scale: anchor in objects[index].touches, "touches it"),
+}
+
+
+def _relation(objects: list[Object], rng: np.random.Generator) -> tuple[str, dict[str, str], list[int], str] | None:
+    """(text after "the", attributes of what is asked for, what it means, explanation), where all is clear."""
+    anchor = int(rng.integers(len(objects)))
+    anchor_attributes = _some_attributes(rng, objects[anchor], rng.integers(1, 4))
+    if matching(objects, anchor_attributes) != [anchor]:
+        return None
+    names = list(RELATIONS)
+    if objects[anchor].touches and rng.random() < 0.5:
+        name = "touching"
+    elif any(thing.inside == anchor for thing in objects) and rng.random() < 0.7:
+        name = "inside"
+    else:
+        name = names[rng.integers(len(names))]
+    if name == "inside" and objects[anchor].shape != "ring":
+        return None
+    judge, converse = RELATIONS[name]
+    attributes = {} if rng.random() < 0.3 else _some_attributes(rng, _any(rng, objects), rng.integers(1, 3))
+    candidates = [index for index in matching(objects, attributes) if index != anchor]
+    if not candidates:
+        return None
+    scale = _scale(objects)
+    judged = [judge(objects, index, anchor, scale) for index in candidates]
+    if None in judged:
+        return None
+    found = [index for index, yes in zip(candidates, judged, strict=True) if yes]
+    if len(candidates) == 1 and found:
+        return None  # the relation would say nothing
+    anchor_text = f"the {noun(anchor_attributes)}"
+    return f"{name} {anchor_text}", attributes, found, f"{anchor_text.capitalize()} {converse}."
+
+
+def _by_relation(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    asked = _relation(objects, rng)
+    if asked is None or len(asked[2]) != 1:
+        return None
+    where, attributes, found, explanation = asked
+    return Question("relation", f"the {noun(attributes)} {where}", tuple(found), explanation)
+
+
+# --- superlatives ----------------------------------------------------------------------------------------------------
+SIZE_RANKS = {"largest": 0, "second largest": 1, "smallest": -1, "second smallest": -2}
+PLACES = {"leftmost": (1, 1), "rightmost": (1, -1), "topmost": (0, 1), "bottommost": (0, -1)}  # axis, sign
+THAN = {"largest": "larger", "smallest": "smaller", "leftmost": "further left", "rightmost": "further right",
+        "topmost": "higher", "bottommost": "lower"}  # fmt: skip
+
+
+def _by_superlative(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    word = (*SIZE_RANKS, *PLACES)[rng.integers(len(SIZE_RANKS) + len(PLACES))]
+    attributes = {} if rng.random() < 0.25 else _some_attributes(rng, _any(rng, objects), 1)
+    if "size" in attributes:
+        return None  # "the largest small star" is no question
+    found = matching(objects, attributes)
+    rank = 1 if word.startswith("second") else 0
+    if len(found) < 2 + rank:
+        return None
+    if word in SIZE_RANKS:
+        measures = [
+            sorted(found, key=lambda index, name=name: getattr(objects[index], name), reverse=True)
+            for name in ("radius", "full_area", "visible_area")
+        ]
+        at = SIZE_RANKS[word] % len(found)
+        if len({order[at] for order in measures}) != 1:
+            return None
+        for name, order in zip(("radius", "full_area", "visible_area"), measures, strict=True):
+            values = [getattr(objects[index], name) for index in order]
+            power = 1 if name == "radius" else 2
+            for larger, smaller in zip(values[max(at - 1, 0) : at + 1], values[max(at, 1) : at + 2], strict=False):
+                if larger < smaller * CLEARLY_LARGER**power:
+                    return None
+        target = measures[0][at]
+    else:
+        axis, sign = PLACES[word]
+        order = sorted(found, key=lambda index: sign * objects[index].center[axis])
+        if abs(objects[order[0]].center[axis] - objects[order[1]].center[axis]) < CLEARLY_FURTHER * _scale(objects):
+            return None
+        target = order[0]
+    one = noun(attributes)
+    than = THAN[word.removeprefix("second ")]
+    explanation = f"No other {one} is {than}." if rank == 0 else f"Only one {one} is {than}."
+    return Question("superlative", f"the {word} {one}", (target,), explanation)
+
+
+# --- exclusions ------------------------------------------------------------------------------------------------------
+def _exclusion(objects: list[Object], rng: np.random.Generator) -> tuple[dict[str, str], str, list[int], int]:
+    """(attributes that count, value that does not, what is left, how many are taken out)."""
+    model = _any(rng, objects)
+    excluded = ATTRIBUTES[rng.integers(3)]
+    attributes = {} if rng.random() < 0.3 else {"shape": model.shape}
+    value = getattr(model, excluded)
+    candidates = matching(objects, attributes)
+    left = [index for index in candidates if getattr(objects[index], excluded) != value]
+    return attributes, value, left, len(candidates) - len(left)
+
+
+def _by_exclusion(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    attributes, value, left, n_taken = _exclusion(objects, rng)
+    if not left:
+        return None
+    several = len(left) > 1
+    text = f"the {noun(attributes, several)} that {'are' if several else 'is'} not {value}"
+    others = "The other one is" if n_taken == 1 else f"The other {n_taken} are"
+    return Question("exclusion", f"all {text}" if several else text, tuple(left), f"{others} {value}.")
+
+
+# --- several, none ---------------------------------------------------------------------------------------------------
+def _several(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    if rng.random() < 0.3:
+        asked = _relation(objects, rng)
+        if asked is None or len(asked[2]) < 2:
+            return None
+        where, attributes, found, _ = asked
+        return Question("several", f"all the {noun(attributes, plural=True)} {where}", tuple(found))
+    attributes = _some_attributes(rng, _any(rng, objects), rng.integers(1, 4))
+    found = matching(objects, attributes)
+    if len(found) < 2 or len(found) == len(objects):
+        return None
+    return Question("several", f"all the {noun(attributes, plural=True)}", tuple(found))
+
+
+def _absent(objects: list[Object], rng: np.random.Generator) -> Question | None:
+    """What is nearly there: one attribute changed, the other side of something, nothing left."""
+    way = rng.random()
+    if way < 0.25:
+        asked = _relation(objects, rng)
+        if asked is None or asked[2]:
+            return None
+        where, attributes, _, _ = asked
+        return Question("absent", f"the {noun(attributes)} {where}", ())
+    if way < 0.35:
+        attributes, value, left, n_taken = _exclusion(objects, rng)
+        if left or "shape" not in attributes:
+            return None
+        return Question("absent", f"the {noun(attributes)} that is not {value}", ())
+    model = _any(rng, objects)
+    attributes = _some_attributes(rng, model, rng.integers(2, 4))
+    changed = list(attributes)[rng.integers(len(attributes))]
+    values = VALUES[changed]
+    attributes[changed] = values[rng.integers(len(values))]
+    if matching(objects, attributes):
+        return None
+    if rng.random() < 0.15:
+        return Question("absent", f"all the {noun(attributes, plural=True)}", ())
+    return Question("absent", f"the {noun(attributes)}", ())
+
+
+def _scale(objects: list[Object]) -> float:
+    return len(objects[0].mask) / BASE_SIZE
+
+
+VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "color": tuple(COLORS), "shape": SHAPES}
+ASK = {
+    "attributes": _by_attributes,
+    "relation": _by_relation,
+    "superlative": _by_superlative,
+    "exclusion": _by_exclusion,
+    "several": _several,
+    "absent": _absent,
+}
