@@ -34,7 +34,7 @@ from transformers import (
 from gemma_lisa.benchmarks.bench_gpu import real_size, tiny_size
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.segment_anything_checkpoint import original_name
+from gemma_lisa.sam_checkpoint import original_name
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30

@@ -22,7 +22,7 @@ FLOORS = {
     "modeling_gemma_lisa": 1,
     "pipeline_gemma_lisa": 1,
     "optimizers": 0,
-    "segment_anything_checkpoint": 0,
+    "sam_checkpoint": 0,
     "collator": 1,
     "datasets_builder": 1,
     "checkpoint": 2,

@@ -611,6 +611,11 @@ def test_refused_in_one_line_and_without_a_trace(spoil, copies, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+def test_a_sam_file_that_is_not_there_is_not_looked_for_on_the_hub(gemma, tmp_path):
+    with pytest.raises(ValueError, match="^--sam sam_vit_h_4b8939.pth: no such file.$"):
+        make(gemma, "sam_vit_h_4b8939.pth", tmp_path / "start")
+
+
 def test_the_last_spare_row_is_enough(sam, tmp_path):
     model, _ = load_checkpoint(make(write_gemma(tmp_path / "gemma", spare_rows=1), sam, tmp_path / "start"))
     assert model.config.seg_token_id == model.config.text_config.vocab_size - 1

@@ -1,4 +1,4 @@
-"""segment_anything_checkpoint: the same masks as the segment_anything package, or one line about what the file is."""
+"""sam_checkpoint: the same masks as the segment_anything package, or one line about what the file is."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
-from gemma_lisa.segment_anything_checkpoint import config_of, load_weights, original_name, read_config
+from gemma_lisa.sam_checkpoint import config_of, load_weights, original_name, read_config
 
 # What is published: transformers' configurations of facebook/sam-vit-base, -large and -huge.
 VISION_CONFIGS = {
