@@ -74,7 +74,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state_dict, dict):
         raise ValueError(f"{path}: it holds a {type(state_dict).__name__}; {EXPECTED}.")
     for key, value in state_dict.items():
-        if isinstance(value, dict) and any(PARTS[0] in str(name) for name in value):
+        if isinstance(value, dict) and any(str(name).endswith("image_encoder.pos_embed") for name in value):
             raise ValueError(
                 f"{path}: a training checkpoint, its weights lie under {key!r}; save them alone: "
                 f"torch.save(torch.load({str(path)!r}, map_location='cpu')[{key!r}], 'sam.pth')."

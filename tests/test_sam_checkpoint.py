@@ -215,6 +215,10 @@ REFUSED = {
     "a list": (save([torch.zeros(3)]), "it holds a list"),
     "under model": (save(lambda weights: {"epoch": 3, "model": weights}), r"its weights lie under 'model'; save them"),
     "under state_dict": (save(lambda weights: {"state_dict": weights}), "its weights lie under 'state_dict'"),
+    "SAM 2": (
+        save({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1, 2, 2, 4)}}),
+        "no SAM, the first of its 1 entries is 'model'",
+    ),
     "renamed": (
         save(lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()}),
         "the first of its .* entries is 'module.image_encoder.pos_embed'",
