@@ -106,7 +106,7 @@ def synchronize(device: torch.device) -> None:
 
 def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, float, float]]:
     """(case, median seconds, peak GiB)."""
-    config, processor = real_size() if args.size == "real" else _tiny()
+    config, processor = real_size() if args.size == "real" else tiny_size()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with device:
@@ -151,7 +151,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
     return figures
 
 
-def _tiny() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
+def tiny_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
     processor = build_processor(64)
     return build_config(processor, 64), processor
 

@@ -2,15 +2,16 @@
 
     python scripts/init_checkpoint.py --gemma google/gemma-3-4b-it --sam facebook/sam-vit-huge --output outputs/start
 
-Both may be folders or names on the Hub, in Hugging Face form. Everything they hold is kept; new are `[SEG]`, which
-takes one of the embedding's spare rows, and `seg_projector`, which is random until trained. The folder appears when
-it is complete: what goes wrong leaves nothing behind.
+Both may be folders or names on the Hub, in Hugging Face form; SAM also a `.pth` file of segment_anything. Everything
+they hold is kept; new are `[SEG]`, which takes one of the embedding's spare rows, and `seg_projector`, which is random
+until trained. The folder appears when it is complete: what goes wrong leaves nothing behind.
 """
 
 import argparse
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa import sam_checkpoint
 from gemma_lisa.command_line import run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
@@ -71,8 +73,9 @@ def read_config(name: str, option: str, config_class: type[PreTrainedConfig], wa
     """
     if Path(name).is_file():
         raise ValueError(f"{option} {name}: a file; expected a folder or a Hub name in Hugging Face form.")
-    if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise ValueError(f"{option} {name}: no such folder.")  # on the Hub it is name or owner/name
+    if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".pth")):
+        what = "file" if name.endswith(".pth") else "folder"
+        raise ValueError(f"{option} {name}: no such {what}.")  # on the Hub it is name or owner/name
     fields, _ = read(PreTrainedConfig.get_config_dict, name, "checkpoint")
     if (found := fields.get("model_type")) != config_class.model_type:
         found = f"a checkpoint of type {found!r}" if found else "no config.json that names its type"
@@ -132,10 +135,12 @@ def build_processor(
     image_processor = read(Gemma3ImageProcessorPil.from_pretrained, gemma, "image processor")
     side = sam_config.vision_config.image_size
     mask_side = MASK_UPSCALING * side // sam_config.vision_config.patch_size  # 256 of 1024
-    try:
-        sam_image_processor, is_own = SamImageProcessorPil.from_pretrained(sam), True
-    except OSError:
-        is_own = False
+    sam_image_processor = None
+    if not Path(sam).is_file():  # a file holds weights only
+        with suppress(OSError):
+            sam_image_processor = SamImageProcessorPil.from_pretrained(sam)
+    is_own = sam_image_processor is not None
+    if not is_own:
         sam_image_processor = SamImageProcessorPil(
             size={"longest_edge": side},
             pad_size={"height": side, "width": side},
@@ -232,6 +237,10 @@ def load_weights(
         raise ValueError(
             f"{gemma}: config.json ties lm_head to the embedding, but its weights hold two different ones."
         )
+    if Path(sam).is_file():
+        model.sam.shared_image_embedding.float()  # the code of the image's places, see modeling_gemma_lisa
+        sam_checkpoint.load_weights(model.sam, sam)
+        return model
     model.sam = None  # the random one goes before the trained one comes
     model.sam, info = read(
         lambda name: SamModel.from_pretrained(name, config=config.sam_config, dtype=torch.float32, **options),
@@ -302,7 +311,7 @@ def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaPro
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gemma", required=True, help="folder or Hub name of a Gemma 3 that sees: 4B, 12B or 27B")
-    parser.add_argument("--sam", required=True, help="folder or Hub name of a SAM (the first), in Hugging Face form")
+    parser.add_argument("--sam", required=True, help="folder, Hub name or .pth file of a SAM (the first)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument(
         "--seg_state", choices=("token", "previous"), default="token", help="the state that prompts SAM"
@@ -316,7 +325,10 @@ def main(arguments: list[str]) -> None:
     gemma_config = read_config(
         args.gemma, "--gemma", Gemma3Config, "'gemma3', a Gemma 3 that sees images (4B, 12B or 27B)"
     )
-    sam_config = read_config(args.sam, "--sam", SamConfig, "'sam', the first Segment Anything")
+    if Path(args.sam).is_file():
+        sam_config = sam_checkpoint.read_config(args.sam)
+    else:
+        sam_config = read_config(args.sam, "--sam", SamConfig, "'sam', the first Segment Anything")
     tokenizer = read(AutoTokenizer.from_pretrained, args.gemma, "tokenizer")
     check_tokens(tokenizer, gemma_config, args.gemma)
     num_rows, num_tokens = gemma_config.text_config.vocab_size, len(tokenizer)

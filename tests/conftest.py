@@ -1,8 +1,12 @@
 """What the tests share: a small Gemma-LISA with random weights, a few rows of shapes, LISA's own values."""
 
+import importlib
 import logging
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: before all that follows
 # On a CPU it warns, while it is imported, of a kernel that nobody here uses; pytest's count is to be the last line.
@@ -105,6 +109,77 @@ def make_sample(make_picture):
         return {"source": source, "image": image, "chats": chats, "masks": masks}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def segment_anything():
+    """The segment_anything package: `.build_sam` makes its models of real size, `.modeling` has their parts."""
+    package = ModuleType("segment_anything")
+    # Its own __init__ imports torchvision, which the models do not need.
+    package.__path__ = find_spec("segment_anything").submodule_search_locations
+    sys.modules["segment_anything"] = package
+    for name in ("modeling", "build_sam"):
+        importlib.import_module(f"segment_anything.{name}")
+    return package
+
+
+@pytest.fixture(scope="session")
+def randomize_sam():
+    """Make every weight of a segment_anything model matter; fresh, its positions are zeros and its norms are ones."""
+
+    @torch.no_grad()
+    def randomize(sam, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        for module in sam.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                if name in ("rel_pos_h", "rel_pos_w", "pos_embed"):
+                    weight.normal_(std=0.2, generator=generator)
+                elif isinstance(module, torch.nn.Embedding):
+                    weight.normal_(generator=generator)
+                elif weight.ndim == 1:  # biases, and the weights of norms
+                    weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
+                else:
+                    weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
+        return sam.eval()
+
+    return randomize
+
+
+@pytest.fixture(scope="session")
+def small_sam(segment_anything, randomize_sam):
+    """A segment_anything model with a small encoder: images of 64 pixels, layers with windows and without.
+
+    Prompt encoder and decoder are those of every SAM.
+    """
+    parts, side, patch, width = segment_anything.modeling, 64, 8, 256
+    grid = side // patch
+    torch.manual_seed(0)
+    encoder = parts.ImageEncoderViT(
+        img_size=side,
+        patch_size=patch,
+        embed_dim=48,
+        depth=5,
+        num_heads=3,
+        mlp_ratio=2,
+        out_chans=width,
+        norm_layer=lambda size: torch.nn.LayerNorm(size, eps=1e-6),
+        use_rel_pos=True,
+        window_size=3,
+        global_attn_indexes=(1, 4),
+    )
+    decoder = parts.MaskDecoder(
+        transformer=parts.TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=2048, num_heads=8),
+        transformer_dim=width,
+    )
+    prompt_encoder = parts.PromptEncoder(width, (grid, grid), (side, side), mask_in_chans=16)
+    return randomize_sam(parts.Sam(encoder, prompt_encoder, decoder))
+
+
+@pytest.fixture(scope="session")
+def small_sam_file(small_sam, tmp_path_factory):
+    path = tmp_path_factory.mktemp("small_sam") / "sam_small.pth"
+    torch.save(small_sam.state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

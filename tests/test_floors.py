@@ -22,6 +22,7 @@ FLOORS = {
     "modeling_gemma_lisa": 1,
     "pipeline_gemma_lisa": 1,
     "optimizers": 0,
+    "sam_checkpoint": 0,
     "collator": 1,
     "datasets_builder": 1,
     "checkpoint": 2,
@@ -38,7 +39,7 @@ FLOORS = {
     "hub": 4,
 }
 PROGRAMS = {"train", "eval", "predict", "app"}
-SAME_FLOOR_FOLDERS = {"datasets_builder", "scripts"}
+SAME_FLOOR_FOLDERS = {"datasets_builder", "scripts", "benchmarks"}
 HUB_SUFFIX = "_gemma_lisa"
 HUB_PACKAGES = {"transformers", "torch", "numpy", "PIL"} | set(sys.stdlib_module_names)
 BUILDERS_NEVER_IMPORT = {"transformers", "tokenizers"}

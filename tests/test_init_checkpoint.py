@@ -305,6 +305,34 @@ def test_processor_has_both_image_processors_and_the_projects_template(opened):
     assert processor.chat_template == CHAT_TEMPLATE
 
 
+def test_a_sam_file_gives_segment_anythings_masks(gemma, small_sam, small_sam_file, tmp_path, capsys):
+    model, processor = load_checkpoint(make(gemma, small_sam_file, tmp_path / "start", "--dtype", "float32"))
+    side = small_sam.image_encoder.img_size
+    found = processor.sam_image_processor
+    assert (found.size.longest_edge, found.pad_size.height, found.pad_size.width) == (side, side, side)
+    assert "image processor made for its image size" in capsys.readouterr().out
+
+    pixels, box = torch.randn(1, 3, side, side), torch.tensor([[8.0, 4.0, 50.0, 40.0]])
+    with torch.no_grad():
+        sparse, dense = small_sam.prompt_encoder(points=None, boxes=box, masks=None)
+        expected, _ = small_sam.mask_decoder(
+            small_sam.image_encoder(pixels), small_sam.prompt_encoder.get_dense_pe(), sparse, dense, True
+        )
+        masks = model.sam(pixel_values=pixels, input_boxes=box[None]).pred_masks[0]
+    torch.testing.assert_close(masks, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_sam_file_is_taken_in_the_dtype_asked_for_but_for_the_code_of_places(
+    dtype, gemma, small_sam, small_sam_file, tmp_path
+):
+    model, _ = load_checkpoint(make(gemma, small_sam_file, tmp_path / "start", "--dtype", dtype))
+    code = model.sam.shared_image_embedding.positional_embedding
+    assert torch.equal(code, small_sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+    others = {weight.dtype for weight in model.parameters() if weight is not code}
+    assert others == {getattr(torch, dtype)}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is new
 # ---------------------------------------------------------------------------------------------------------------------
@@ -534,7 +562,13 @@ def spoil_sam_two(gemma, sam):
 def spoil_sam_file(gemma, sam):
     shutil.rmtree(sam)
     sam.write_bytes(b"")
-    return "--sam .*: a file; expected a folder"
+    return "sam: torch.save did not write it, or it is cut off; expected SAM's state dict"
+
+
+def spoil_sam_file_of_another_model(gemma, sam):
+    shutil.rmtree(sam)
+    torch.save({"encoder.weight": torch.zeros(2)}, sam)
+    return "no SAM, the first of its 1 entries is 'encoder.weight'"
 
 
 def spoil_sam_size(gemma, sam):
@@ -575,6 +609,11 @@ def test_refused_in_one_line_and_without_a_trace(spoil, copies, tmp_path):
         make(gemma, sam, tmp_path / "start")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_sam_file_that_is_not_there_is_not_looked_for_on_the_hub(gemma, tmp_path):
+    with pytest.raises(ValueError, match="^--sam sam_vit_h_4b8939.pth: no such file.$"):
+        make(gemma, "sam_vit_h_4b8939.pth", tmp_path / "start")
 
 
 def test_the_last_spare_row_is_enough(sam, tmp_path):
