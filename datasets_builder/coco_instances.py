@@ -48,7 +48,9 @@ class CocoInstancesConfig(datasets.BuilderConfig):
         """The name of the cache. It changes with the files, so that rows of other files are never taken for these."""
         files, folders = self.files()
         changes = fingerprint(files, sorted(set(folders.values())) or [self.root])
-        return super().create_config_id({**config_kwargs, "files": changes}, custom_features)
+        return super().create_config_id(
+            {**config_kwargs, "data_dir": str(self.root), "files": changes}, custom_features
+        )
 
     @property
     def root(self) -> Path:
