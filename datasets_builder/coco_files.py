@@ -81,7 +81,10 @@ def find_folder(file: Path, root: Path, file_name: str) -> Path:
         if path_inside(folder, file_name, (folder, root), str(file)).is_file():
             return folder
     places = ", ".join(dict.fromkeys(map(str, places)))
-    raise ValueError(f"{file}: its image {file_name} is in none of {places}; the option images names its folder.")
+    raise ValueError(
+        f"{file}: its image {file_name} is in none of {places}; the option images names its folder, and the option "
+        "annotations the JSON files whose images are there."
+    )
 
 
 def path_inside(folder: Path, file_name: str, roots: tuple[Path, ...], where: str) -> Path:
@@ -160,6 +163,8 @@ def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, 
             named = annotation[f"{kind}_id"]
             if not isinstance(named, int | str) or named not in known:
                 raise ValueError(f"{file}: annotation {number}: there is no {kind} {named!r}.")
+        if annotation.get("iscrowd") not in (None, 0, 1):
+            raise ValueError(f"{file}: annotation {number}: iscrowd is {annotation['iscrowd']!r}, not 0 or 1.")
         of_image[annotation["image_id"]].append(annotation)
     return list(images.values()), of_image, names
 

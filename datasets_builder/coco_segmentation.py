@@ -135,8 +135,8 @@ def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:
         values = np.arange(len(runs), dtype=np.uint8) & 1
         return coco_mask.encode(np.repeat(values, runs).reshape(size[::-1]).T)
     if isinstance(rle["counts"], list):
-        return coco_mask.frPyObjects(rle, *size)
-    return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+        return coco_mask.frPyObjects({"size": list(size), "counts": rle["counts"]}, *size)
+    return {"size": list(size), "counts": rle["counts"].encode("ascii")}
 
 
 def _listed_runs(counts: list) -> np.ndarray:

@@ -192,6 +192,7 @@ TWICE = content()
         (content(annotations__image_id=2), "annotation 7: there is no image 2"),
         (content(annotations__image_id=[1]), "annotation 7: there is no image [1]"),
         (content(annotations__category_id=4), "annotation 7: there is no category 4"),
+        (content(annotations__iscrowd="0"), "annotation 7: iscrowd is '0'"),
         (content(categories=TWICE["categories"] * 2), "category 3 is there twice"),
         (content(categories__name=None), "category 3 has no name"),
         (content(categories__name=" _ "), "category 3 has no name"),
