@@ -257,6 +257,17 @@ def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_
     np.testing.assert_array_equal(masks_of(row)["the trash can"], [upright])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
+    path = photos.root / "images/1.png"
+    lying(path, orientation, "TIFF")  # which Pillow sets upright while it reads it
+    upright = np.asarray(load_image(path, "a photo").convert("L")) > 127
+    mask = encode_mask(upright)
+    photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
+    photos.content["annotations"] = [annotation(1, mask)]
+    np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [upright])
+
+
 def test_masks_of_square_photos_are_taken_to_be_upright(photos):
     path = photos.root / "images/1.png"
     picture = Image.new("RGB", (WIDTH, WIDTH))
