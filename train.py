@@ -160,8 +160,8 @@ def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGener
     return model, processor
 
 
-def describe(model, datasets: dict[str, Any], args: GemmaLisaTrainingArguments) -> str:
-    """What is about to happen, in a few lines."""
+def describe(model, datasets: list[tuple[str, Any, str]], args: GemmaLisaTrainingArguments) -> str:
+    """What is about to happen, in a few lines. datasets: (name, rows, what a row is)."""
     trained, total = Counter(), Counter()
     for name, parameter in model.named_parameters():
         part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
@@ -171,7 +171,7 @@ def describe(model, datasets: dict[str, Any], args: GemmaLisaTrainingArguments) 
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return "\n".join(
         [
-            *(f"  {name}: {len(rows):,} rows ({unit})" for name, (rows, unit) in datasets.items()),
+            *(f"  {name}: {len(rows):,} rows ({unit})" for name, rows, unit in datasets),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
             f"  {args.world_size} process(es) on {device}, weights in fp32, "
@@ -204,13 +204,14 @@ def main(arguments: list[str]) -> None:
         "%s",
         describe(
             model,
-            {
-                f"{data_args.dataset} {data_args.train_split}": (
+            [
+                (
+                    f"{data_args.dataset} {data_args.train_split}",
                     train_questions,
                     "images, each asked several questions",
                 ),
-                f"{data_args.dataset} {data_args.eval_split}": (eval_questions, "questions"),
-            },
+                (f"{data_args.dataset} {data_args.eval_split}", eval_questions, "questions"),
+            ],
             training_args,
         ),
     )

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import Dataset as TorchDataset
 
+from .coco_instances import CocoInstances
 from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
 from .templates import ask, ask_plainly
 
-BUILDERS = {"shapes": Shapes}
+BUILDERS = {"shapes": Shapes, "coco_instances": CocoInstances}
 
 
 def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[str, Any] | None = None) -> Dataset:
@@ -25,7 +27,8 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
         options: fields of the builder's configuration.
 
     Raises:
-        ValueError: an unknown name, split or option, with those there are; a data set without rows.
+        ValueError: an unknown name, split or option, with those there are; a data set without rows; what a builder
+            finds wrong with the files, with the file and the record.
     """
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
@@ -40,7 +43,10 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"{data_dir}: no such folder.")
     builder = builder_class(config_name=config_name or None, data_dir=data_dir, **(options or {}))
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:  # says only that there was an error; its cause names the row
+        raise error.__cause__ or error from None
     if split not in builder.info.splits:
         raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
     if not builder.info.splits[split].num_examples:

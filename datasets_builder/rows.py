@@ -78,7 +78,7 @@ def decode_mask(rle: dict, source: str) -> np.ndarray:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size {list(size)} is not (height, width) in pixels")
         height, width = size
-        runs = _run_lengths(counts)
+        runs = run_lengths(counts)
         if runs.sum() != height * width:
             raise ValueError(f"runs cover {runs.sum()} pixels, not the {height * width} of {height} x {width}")
     except ValueError as error:
@@ -87,8 +87,12 @@ def decode_mask(rle: dict, source: str) -> np.ndarray:
     return np.repeat(values, runs).reshape(width, height).T  # COCO counts down the columns
 
 
-def _run_lengths(counts: str) -> np.ndarray:
-    """The run lengths (R,) int64 behind COCO's compressed counts."""
+def run_lengths(counts: str) -> np.ndarray:
+    """The run lengths (R,) int64 behind COCO's compressed counts.
+
+    Raises:
+        ValueError: counts that are none; what is wrong with them, but not where they are from.
+    """
     if not isinstance(counts, str) or not counts.isascii():
         raise ValueError("counts are not COCO's compressed string")
     digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER

@@ -19,6 +19,8 @@ FLOORS = {
     "drawing": 0,
     "datasets_builder.rows": 0,
     "datasets_builder.templates": 0,
+    "datasets_builder.coco_files": 0,
+    "datasets_builder.coco_segmentation": 0,
     "modeling_gemma_lisa": 1,
     "pipeline_gemma_lisa": 1,
     "optimizers": 0,

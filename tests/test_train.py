@@ -234,7 +234,7 @@ def test_what_matches_a_pattern_is_trained_and_all_else_is_frozen(checkpoint):
 def test_the_description_counts_every_parameter_once(checkpoint):
     model, _ = load_model(ModelArguments(str(checkpoint)))
     args = GemmaLisaTrainingArguments("out", use_cpu=True, per_device_train_batch_size=3, gradient_accumulation_steps=2)
-    text = describe(model, {"shapes train": (range(1234), "images")}, args)
+    text = describe(model, [("shapes train", range(1234), "images")], args)
     counts = [line.replace(",", "").split() for line in text.splitlines() if line.startswith("    ")]
     assert sum(int(line[3]) for line in counts) == model.num_parameters()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

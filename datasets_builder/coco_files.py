@@ -1,0 +1,182 @@
+"""COCO JSON files on disk: where they and their images lie, and what they say, checked record by record."""
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
+# Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
+PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
+SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+
+
+def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str, Path]:
+    """The JSON file of each split.
+
+    Args:
+        root: the data folder, absolute.
+        named: paths below root: one file, or one for each split; none: found by PATTERNS. Splits not given are read
+            off the names; a file without a split's word in its name, if it is the only one, is "train".
+
+    Raises:
+        ValueError: there is none, or it cannot be told which is which.
+    """
+    if isinstance(named, dict):
+        files = {split: root / name for split, name in named.items()}
+    else:
+        if named is None:
+            found = next(filter(None, (sorted(root.glob(pattern)) for pattern in PATTERNS)), [])
+        else:
+            found = [root / named]
+        if not found:
+            raise ValueError(
+                f"{root}: no COCO JSON is there as {' or '.join(PATTERNS)}; the option annotations names it."
+            )
+        splits = [_split_of(path) or ("train" if len(found) == 1 else None) for path in found]
+        if None in splits or len(set(splits)) < len(splits):
+            names = [str(path.relative_to(root)) for path in found]
+            raise ValueError(
+                f"{root}: which split is each of {', '.join(names)}? The option annotations says it: "
+                f'{{"train": "{names[0]}", ...}}.'
+            )
+        files = dict(zip(splits, found, strict=True))
+    for path in files.values():
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; the option annotations counts from {root}.")
+    return files
+
+
+def _split_of(path: Path) -> str | None:
+    """As the name says: annotations/instances_val2017.json, valid/_annotations.coco.json."""
+    name = path.parent.name if path.name == ROBOFLOW else path.stem
+    splits = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[str, Path]) -> dict[str, Path]:
+    """The image folder of each split as it is given (one for all, or one for each split); {} where none is."""
+    if named is None:
+        return {}
+    named = named if isinstance(named, dict) else dict.fromkeys(splits, named)
+    if missing := set(splits) - set(named):
+        raise ValueError(f"{root}: the option images names no folder for {', '.join(sorted(missing))}.")
+    folders = {split: Path(os.path.abspath(root / named[split])) for split in splits}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; the option images counts from {root}.")
+    return folders
+
+
+def find_folder(file: Path, root: Path, file_name: str) -> Path:
+    """Where an image lies: what its file_name counts from. file: the JSON file; root: the data folder."""
+    name = file.stem.removeprefix("instances_")  # train2017
+    places = [file.parent, root, root / "images", root / name, root / "images" / name, file.parent / "images"]
+    for folder in places:
+        if path_inside(folder, file_name, (folder, root), str(file)).is_file():
+            return folder
+    places = ", ".join(dict.fromkeys(map(str, places)))
+    raise ValueError(
+        f"{file}: its image {file_name} is in none of {places}; the option images names its folder, and the option "
+        "annotations the JSON files whose images are there."
+    )
+
+
+def path_inside(folder: Path, file_name: str, roots: tuple[Path, ...], where: str) -> Path:
+    """The image's path, which must lie in one of the roots; by its name alone, for folders may be links elsewhere."""
+    path = Path(os.path.normpath(folder / file_name.replace("\\", "/")))
+    if not any(path.is_relative_to(root) for root in roots):
+        raise ValueError(f"{where}: file_name {file_name!r} leads out of {roots[-1]}; write it as seen from there.")
+    return path
+
+
+def fingerprint(files: dict[str, Path], folders: list[Path]) -> str:
+    """Changes when a JSON file, or a picture anywhere below the folders, is changed, added, taken out or renamed."""
+    state = hashlib.sha256()
+    for split, path in sorted(files.items()):
+        state.update(f"{split}\0{path}\0{_state_of(path)}\0".encode("utf-8", "surrogateescape"))
+    for folder in folders:
+        for path in _pictures(folder):
+            state.update(f"{path}\0{_state_of(path)}\0".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
+
+
+def _state_of(path: Path | str) -> str:
+    """Size and time of last change; a hash of the content would read every picture at every start."""
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Paths of all picture files below the folder, sorted; not in hidden folders, but behind links to folders."""
+    suffixes, paths, seen = Image.registered_extensions(), [], set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        candidates = (os.path.join(here, name) for name in names if os.path.splitext(name)[1].lower() in suffixes)
+        paths += [path for path in candidates if os.path.exists(path)]  # a broken link is no picture
+    return sorted(paths)
+
+
+def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
+    """(images, annotations by image id, category names by id) of a JSON file.
+
+    Every id is there once, and every annotation's image and category are known. Names have blanks for underscores.
+
+    Raises:
+        ValueError: what is wrong, with the file and the record.
+    """
+    try:
+        content = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); export it again.") from error
+    parts = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
+        raise ValueError(f"{file} is no COCO instances file: it needs the lists {', '.join(parts)} at its top.")
+    images = _by_id(file, "image", content["images"], ("file_name", "height", "width"))
+    categories = _by_id(file, "category", content["categories"], ("name",))
+    annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"))
+    if not images:
+        raise ValueError(f"{file} lists no image; an empty data set teaches nothing.")
+    for number, image in images.items():
+        if not isinstance(image["file_name"], str) or not all(
+            isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
+        ):
+            raise ValueError(
+                f"{file}: image {number}: file_name {image['file_name']!r}, height {image['height']!r} and width "
+                f"{image['width']!r} are not a name and two numbers of pixels."
+            )
+    names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
+    if nameless := [number for number, name in names.items() if not name]:
+        raise ValueError(f"{file}: category {nameless[0]} has no name; it is what is asked for.")
+    of_image = defaultdict(list)
+    for number, annotation in annotations.items():
+        for kind, known in (("image", images), ("category", categories)):
+            named = annotation[f"{kind}_id"]
+            if not isinstance(named, int | str) or named not in known:
+                raise ValueError(f"{file}: annotation {number}: there is no {kind} {named!r}.")
+        if annotation.get("iscrowd") not in (None, 0, 1):
+            raise ValueError(f"{file}: annotation {number}: iscrowd is {annotation['iscrowd']!r}, not 0 or 1.")
+        of_image[annotation["image_id"]].append(annotation)
+    return list(images.values()), of_image, names
+
+
+def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...]) -> dict[Any, dict]:
+    found = {}
+    for place, record in enumerate(records):
+        if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
+            raise ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id.")
+        if missing := [key for key in keys if record.get(key) is None]:
+            raise ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}.")
+        if record["id"] in found:
+            raise ValueError(f"{file}: {kind} {record['id']} is there twice; every id must be used once.")
+        found[record["id"]] = record
+    return found

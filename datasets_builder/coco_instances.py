@@ -1,0 +1,232 @@
+"""Own pictures: a folder of images with COCO instances JSON, as CVAT, Label Studio, Roboflow and COCO itself write it.
+
+Splits are those of the JSON files found: train, validation, test. A row is one image; a target is one category in it
+(or one wording, see `text`), its masks united or one by one. Crowd regions (`iscrowd: 1`) are not counted.
+
+    rows = load_rows("coco_instances", "train", "my_photos")
+
+docs/data.md says how to lay the files out. Images are not copied: rows hold their paths.
+"""
+
+import logging
+import os
+import string
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
+from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
+from .rows import ROW_FEATURES, sort_by_centroid
+
+logger = logging.getLogger(__name__)
+
+CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
+
+
+@dataclass
+class CocoInstancesConfig(datasets.BuilderConfig):
+    """Where the files are, and what is asked. Paths are below data_dir."""
+
+    annotations: str | dict[str, str] | None = None  # the JSON file, or one for each split; none: found by its name
+    images: str | dict[str, str] | None = None  # folder that file_name counts from, or one for each split; none: found
+    instances: str = "united"  # one mask for all of a text; "separate": one each, in the order of their centroids
+    text: str = f"the {{{CATEGORY}}}"  # "{caption}" would ask in the words of each annotation's own field caption
+    # Categories asked of each image that it does not hold. None by default: whether everything was marked in every
+    # image no COCO file says, and a thing that is there but called absent teaches to deny it.
+    absent: int = 0
+    seed: int = 0  # which of them
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """The name of the cache. It changes with the files, so that rows of other files are never taken for these."""
+        files, folders = self.files()
+        changes = fingerprint(files, sorted(set(folders.values())) or [self.root])
+        return super().create_config_id(
+            {**config_kwargs, "data_dir": str(self.root), "files": changes}, custom_features
+        )
+
+    @property
+    def root(self) -> Path:
+        if self.data_dir is None:
+            raise ValueError("coco_instances: data_dir is missing; name the folder of the images and their COCO JSON.")
+        return Path(os.path.abspath(self.data_dir))
+
+    def files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Each split's JSON file, and each split's image folder where the options name it."""
+        files = find_annotations(self.root, self.annotations)
+        return files, name_folders(self.root, self.images, files)
+
+
+class CocoInstances(datasets.GeneratorBasedBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = CocoInstancesConfig
+    BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=ROW_FEATURES)
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        config = self.config
+        if config.instances not in ("united", "separate"):
+            raise ValueError(f"coco_instances: instances is {config.instances!r}; take united or separate.")
+        fields = _fields(config.text)
+        if not isinstance(config.absent, int) or config.absent < 0 or (config.absent and fields - {CATEGORY}):
+            raise ValueError(
+                f"coco_instances: absent is {config.absent!r} and text is {config.text!r}; absent counts from 0 on, "
+                f"and only a text of nothing but {{{CATEGORY}}} can be asked of an image without it."
+            )
+        files, folders = config.files()
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "file": file, "folder": folders.get(split)})
+            for split, file in files.items()
+        ]
+
+    def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[int, dict]]:
+        images, annotations, names = read_coco(file)
+        root = self.config.root
+        folder = folder or find_folder(file, root, images[0]["file_name"])
+        # A category that occurs nowhere was perhaps never looked for: Roboflow writes the set's own name as one
+        used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
+        left_out, n_rows = defaultdict(list), 0
+        for number, image in enumerate(images):
+            where = f"{file}: image {image['id']} ({image['file_name']})"
+            path = path_inside(folder, image["file_name"], (root, folder), where)
+            marked = annotations.get(image["id"], [])
+            masks = _masks(marked, (image["height"], image["width"]), path, where, left_out)
+            targets = _present(self.config, image, marked, masks, names, where, left_out)
+            if self.config.absent:
+                targets += _absent(self.config, image, marked, names, used)
+            if not targets:
+                left_out["images with nothing to ask"].append(where)
+                continue
+            n_rows += 1
+            yield (
+                number,
+                {
+                    "image": {"bytes": None, "path": str(path)},
+                    "source": f"coco_instances/{split}/{image['file_name']}",
+                    "targets": targets,
+                    "conversation": [],
+                },
+            )
+        for reason, cases in left_out.items():
+            logger.warning("%s: left out %d %s; the first: %s", file, len(cases), reason, cases[0])
+        if not n_rows:
+            raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
+
+
+def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, left_out: dict) -> list[dict | None]:
+    """A mask, as runs on the upright image, for each annotation; none where it covers no pixel."""
+    method = turn_of(path, size, where)
+    masks = []
+    for annotation in annotations:
+        name = f"{where}: annotation {annotation['id']}"
+        mask = segmentation_runs(annotation.get("segmentation"), size, name)
+        if not coco_mask.area(mask):
+            left_out["annotations that cover no pixel"].append(name)
+            mask = None
+        elif method is not None:
+            mask = turn(mask, method)
+        masks.append(mask)
+    return masks
+
+
+def _present(
+    config: CocoInstancesConfig,
+    image: dict,
+    annotations: list[dict],
+    masks: list[dict | None],
+    names: dict[Any, str],
+    where: str,
+    left_out: dict,
+) -> list[dict]:
+    """What is in the image: one target for each text, in the order of the file."""
+    fields = _fields(config.text)
+    # LVIS: of these only some are marked, so all of them cannot be asked for
+    partly = {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
+    crowds, things = defaultdict(list), defaultdict(list)
+    for annotation, mask in zip(annotations, masks, strict=True):
+        name = names[annotation["category_id"]]
+        if mask is None:
+            continue
+        if annotation.get("iscrowd"):
+            crowds[name].append(mask)
+        elif name in partly and fields <= {CATEGORY}:
+            left_out["annotations of categories that are not marked throughout"].append(
+                f"{where}: annotation {annotation['id']}"
+            )
+        else:
+            things[_filled(config.text, fields, annotation, name, where)].append((name, mask))
+
+    targets = []
+    for text, found in things.items():
+        wanted = [mask for _, mask in found]
+        if config.instances == "united":
+            wanted = [unite(wanted)]
+        elif len(wanted) > 1:
+            wanted = [wanted[at] for at in sort_by_centroid([coco_mask.decode(mask) for mask in wanted])]
+        unclear = [mask for name in dict.fromkeys(name for name, _ in found) for mask in crowds[name]]
+        targets.append(_target(text, [row_rle(mask) for mask in wanted], row_rle(unite(unclear)) if unclear else None))
+    return targets
+
+
+def _absent(
+    config: CocoInstancesConfig, image: dict, annotations: list[dict], names: dict[Any, str], used: list[str]
+) -> list[dict]:
+    """Targets without masks: categories that LVIS says are not in the image, in other files any that are not marked."""
+    negative = image.get("neg_category_ids")
+    candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
+    there = {names[annotation["category_id"]] for annotation in annotations}  # also as a crowd, also without a pixel
+    there |= {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
+    texts = dict.fromkeys(_words(config.text, {CATEGORY: name}) for name in candidates)
+    said = {_words(config.text, {CATEGORY: name}) for name in there - {None}}
+    texts = [text for text in texts if text not in said]
+    rng = np.random.default_rng((config.seed, zlib.crc32(str(image["id"]).encode())))
+    return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
+
+
+def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
+    return {
+        "texts": [text],
+        "is_sentence": text.endswith((".", "?", "!")),
+        "masks": masks,
+        "answer": None,
+        "ignore": ignore,
+        "explanation": None,
+    }
+
+
+def _fields(text: str) -> set[str]:
+    """The names in braces."""
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"coco_instances: text {text!r} cannot be filled ({error}).") from error
+    fields = {field for _, field, _, _ in parsed if field is not None}
+    if not text.strip() or any(form or how for _, _, form, how in parsed) or not all(map(str.isidentifier, fields)):
+        raise ValueError(f"coco_instances: text is {text!r}; write words, and names of fields in braces.")
+    return fields
+
+
+def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str) -> str:
+    """The text for one annotation; CVAT writes a user's own fields one level down, under attributes."""
+    attributes = annotation.get("attributes")
+    given = {**(attributes if isinstance(attributes, dict) else {}), **annotation, CATEGORY: name}
+    for field in fields:
+        if not isinstance(given.get(field), str | int | float) or not str(given[field]).strip():
+            raise ValueError(
+                f"{where}: annotation {annotation['id']} has no words in its field {field!r}, which text asks for."
+            )
+    return _words(text, given)
+
+
+def _words(text: str, values: dict[str, Any]) -> str:
+    return " ".join(text.format_map(values).split())

@@ -1,0 +1,146 @@
+"""An object's `segmentation`, as COCO JSON files write it, to a mask in runs.
+
+Three ways of writing are common: polygons [[x, y, x, y, ...], ...] in pixels, (0, 0) = the image's top left corner;
+runs {"size": [H, W], "counts": [0s, 1s, 0s, ...]} down the columns; the same with `counts` as COCO's compressed string.
+Polygons are filled as pycocotools fills them, several parts of one object are united, and nothing leaves the runs but
+where a mask is turned or its runs are written unusually. Runs are in pycocotools' own form, with `counts` as bytes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from pycocotools import mask as coco_mask
+
+from .rows import run_lengths
+
+# Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
+# out, the polygon was drawn on another picture or at another size.
+BORDER = 2.0
+# EXIF orientations that exchange width and height, and how Pillow sets them upright.
+QUARTER_TURNS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> dict:
+    """The united mask of an object.
+
+    Args:
+        segmentation: as it stands in the JSON file: polygons, runs, or a list of both.
+        size: (height, width) in pixels of the image it is drawn on.
+        where: names the annotation in errors.
+
+    Raises:
+        ValueError: no segmentation, a broken one, one that was not drawn on an image of this size.
+    """
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    if not parts or segmentation is None:
+        raise ValueError(f"{where} has no segmentation; masks are needed, a box alone is none: export polygons or RLE.")
+    polygons = [_checked_polygon(part, size, where) for part in parts if isinstance(part, list)]
+    united = coco_mask.frPyObjects(polygons, *size) if polygons else []
+    united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list)]
+    return unite(united)
+
+
+def unite(masks: list[dict]) -> dict:
+    """The union of masks of one size."""
+    return masks[0] if len(masks) == 1 else coco_mask.merge(masks)
+
+
+def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | None:
+    """How masks drawn at this size (height, width) come onto the upright image; none for as they are.
+
+    Tools draw on the image as it is shown, upright, and note its size. One that ignores the EXIF orientation notes the
+    stored size, and its masks lie on their side with the stored pixels. Where both sizes are the same, as in square
+    photos, masks are taken to be upright.
+    """
+    if not path.is_file():
+        raise ValueError(f"{where}: the image {path} does not exist; add it, or name its folder by the option images.")
+    try:
+        with Image.open(path) as image:
+            if image.format not in ("JPEG", "MPO"):
+                image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
+            stored = (image.height, image.width)
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace it or take it out.") from error
+    method = QUARTER_TURNS.get(orientation)
+    upright = stored if method is None else stored[::-1]
+    if size == upright:
+        return None
+    if size == stored:
+        return method
+    raise ValueError(
+        f"{where}: noted as {size[1]} x {size[0]} pixels (width x height), but the image {path} is {upright[1]} x "
+        f"{upright[0]}; export the annotations for the images as they are."
+    )
+
+
+def turn(mask: dict, method: Image.Transpose) -> dict:
+    """The mask turned as `PIL.Image.Image.transpose(method)` turns its image."""
+    turned = Image.fromarray(coco_mask.decode(mask)).transpose(method)
+    return coco_mask.encode(np.asfortranarray(turned))
+
+
+def row_rle(mask: dict) -> dict:
+    """The mask as rows hold it: {"size": [H, W], "counts": str}."""
+    return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
+
+
+def _checked_polygon(polygon: list, size: tuple[int, int], where: str) -> list:
+    try:
+        coordinates = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        coordinates = np.zeros((0, 0))
+    if coordinates.ndim != 1:
+        raise ValueError(f"{where}: a polygon is not a list of numbers x, y, x, y, ...; write [[x, y, x, y, ...]].")
+    if len(coordinates) % 2 or len(coordinates) < 6:
+        raise ValueError(
+            f"{where}: a polygon of {len(coordinates)} numbers; it needs x and y of each point and three points."
+        )
+    if not np.isfinite(coordinates).all():
+        raise ValueError(f"{where}: a polygon holds a coordinate that is not a finite number; correct it.")
+    points = coordinates.reshape(-1, 2)
+    lowest, highest = points.min(axis=0), points.max(axis=0)  # (x, y)
+    if max(*-lowest, *(highest - size[::-1])) > BORDER:
+        raise ValueError(
+            f"{where}: a polygon reaches x {lowest[0]:g} to {highest[0]:g} and y {lowest[1]:g} to {highest[1]:g}, but "
+            f"its image is {size[1]} x {size[0]} pixels (width x height); draw it on this image at its own size."
+        )
+    return polygon
+
+
+def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:
+    if not isinstance(rle, dict) or not {"size", "counts"} <= set(rle):
+        raise ValueError(f"{where}: a segmentation is neither polygons [[x, y, ...], ...] nor RLE (size and counts).")
+    if rle["size"] != list(size):
+        raise ValueError(
+            f"{where}: its RLE is of size {rle['size']} (height, width) but its image is {list(size)}; a mask must be "
+            "as large as its image."
+        )
+    try:
+        runs = _listed_runs(rle["counts"]) if isinstance(rle["counts"], list) else run_lengths(rle["counts"])
+        if runs.sum() != size[0] * size[1]:
+            raise ValueError(f"the runs cover {runs.sum()} pixels, not the {size[0] * size[1]} of the image")
+    except ValueError as error:
+        raise ValueError(f"{where}: broken RLE: {error}; export the masks again.") from error
+    if not runs[1:].all():
+        # Runs of length 0 are written by nobody but by hand; pycocotools stops at them when it unites
+        values = np.arange(len(runs), dtype=np.uint8) & 1
+        return coco_mask.encode(np.repeat(values, runs).reshape(size[::-1]).T)
+    if isinstance(rle["counts"], list):
+        return coco_mask.frPyObjects({"size": list(size), "counts": rle["counts"]}, *size)
+    return {"size": list(size), "counts": rle["counts"].encode("ascii")}
+
+
+def _listed_runs(counts: list) -> np.ndarray:
+    """Uncompressed counts as run lengths (R,) int64."""
+    if not counts or not all(type(run) is int and 0 <= run < 2**31 for run in counts):
+        raise ValueError("counts are empty or hold what is no run length")
+    return np.asarray(counts, dtype=np.int64)

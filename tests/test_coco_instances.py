@@ -1,0 +1,475 @@
+"""Own pictures as rows: what the masks are, what is asked, what is refused, and a cache that follows the files."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+
+from gemma_lisa import eval as evaluation
+from gemma_lisa import predict, train
+from gemma_lisa.command_line import run
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "samples" / "coco"
+PHOTO = SHARED / "val2017" / "000000039769.png"
+PHOTO_OPTIONS = {"annotations": "derived/instances_39769.json", "images": "val2017"}
+HEIGHT, WIDTH = 24, 32
+EXIF_ORIENTATION = 0x0112
+
+
+def box(left, top, right, bottom):
+    """A box's polygon; pixels left..right - 1, top..bottom - 1 are in it."""
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def box_mask(left, top, right, bottom, size=(HEIGHT, WIDTH)):
+    mask = np.zeros(size, dtype=np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+LOW, HIGH, CORNER = (4, 16, 10, 20), (20, 2, 28, 8), (0, 0, 3, 3)
+
+
+def annotation(number, segmentation, category=1, image=1, **more):
+    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
+
+
+CATEGORIES = [{"id": 1, "name": "trash_can"}, {"id": 2, "name": "cat"}, {"id": 9, "name": "cars, parked"}]
+
+
+class Photos:
+    """A folder of drawn pictures with result.json, which tests change."""
+
+    def __init__(self, root, n_images=1):
+        self.root = root
+        (root / "images").mkdir(parents=True)
+        self.content = {
+            "images": [
+                {"id": at, "file_name": f"images/{at}.png", "height": HEIGHT, "width": WIDTH}
+                for at in range(1, n_images + 1)
+            ],
+            "annotations": [
+                annotation(1, [box(*LOW)]),
+                annotation(2, [box(*HIGH)]),
+                annotation(3, [box(*CORNER)], category=2),
+            ],
+            "categories": CATEGORIES,
+        }
+        for at in range(1, n_images + 1):
+            Image.new("RGB", (WIDTH, HEIGHT), (40 * at, 90, 30)).save(root / "images" / f"{at}.png")
+
+    def load(self, split="train", file="result.json", **options):
+        (self.root / file).parent.mkdir(exist_ok=True)
+        (self.root / file).write_text(json.dumps(self.content))
+        return load_rows("coco_instances", split, str(self.root), options)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return Photos(tmp_path / "photos")
+
+
+def masks_of(row):
+    """Text to masks, (K, H, W) with 255 where nothing is counted, on the image as it is shown."""
+    image = load_image(row["image"], row["source"])
+    size = (image.height, image.width)
+    return {target["texts"][0]: target_masks(target, size, row["source"]) for target in row["targets"]}
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+def test_each_category_is_one_question_with_all_its_masks_united(photos):
+    rows = photos.load()
+    assert rows.features == ROW_FEATURES
+    [row] = rows
+    assert row["source"] == "coco_instances/train/images/1.png"
+    assert row["image"] == {"bytes": None, "path": str(photos.root / "images/1.png")}
+    assert row["conversation"] == []
+    found = masks_of(row)
+    assert list(found) == ["the trash can", "the cat"]
+    np.testing.assert_array_equal(found["the trash can"], [box_mask(*LOW) | box_mask(*HIGH)])
+    np.testing.assert_array_equal(found["the cat"], [box_mask(*CORNER)])
+    assert all(target["answer"] is None and not target["is_sentence"] for target in row["targets"])
+
+
+def test_separate_instances_come_from_the_top_down(photos):
+    [row] = photos.load(instances="separate")
+    found = masks_of(row)
+    np.testing.assert_array_equal(found["the trash can"], [box_mask(*HIGH), box_mask(*LOW)])
+    assert found["the cat"].shape == (1, HEIGHT, WIDTH)
+
+
+def test_all_spellings_of_a_segmentation_are_rows(photos):
+    mask = box_mask(*LOW)
+    counts = [int(run) for run in np.diff(np.flatnonzero(np.diff(mask.flatten(order="F"), prepend=2, append=2)))]
+    for segmentation in ([box(*LOW)], encode_mask(mask), {"size": [HEIGHT, WIDTH], "counts": counts}):
+        photos.content["annotations"] = [annotation(1, segmentation)]
+        np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [mask])
+
+
+def test_a_crowd_is_not_counted_for_its_category_and_nobody_elses(photos):
+    photos.content["annotations"].append(annotation(4, encode_mask(box_mask(18, 0, 32, 10)), iscrowd=1))
+    photos.content["annotations"].append(annotation(5, [box(0, 20, 8, 24)], category=9, iscrowd=1))
+    for instances, order in (("united", [(LOW, HIGH)]), ("separate", [(HIGH,), (LOW,)])):
+        found = masks_of(photos.load(instances=instances)[0])
+        assert list(found) == ["the trash can", "the cat"]  # what is there as a crowd only is not asked
+        for mask, boxes in zip(found["the trash can"], order, strict=True):
+            expected = 255 * box_mask(18, 0, 32, 10)
+            for inside in boxes:
+                expected[box_mask(*inside) == 1] = 1
+            np.testing.assert_array_equal(mask, expected)
+        assert found["the cat"].max() == 1
+
+
+def test_what_covers_no_pixel_is_left_out_aloud(photos, caplog):
+    photos.content["annotations"] += [
+        annotation(4, [[5, 5, 5.1, 5, 5.1, 5.1]]),
+        annotation(5, [[5, 5, 5.1, 5, 5.1, 5.1]], category=9),
+    ]
+    [row] = photos.load(instances="separate", absent=3)
+    found = masks_of(row)
+    assert list(found) == ["the trash can", "the cat"] and len(found["the trash can"]) == 2
+    assert "left out 2 annotations that cover no pixel; the first:" in caplog.text and "annotation 4" in caplog.text
+
+
+def test_images_without_annotations_are_left_out_aloud(tmp_path, caplog):
+    assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
+    assert "left out 2 images with nothing to ask; the first:" in caplog.text and "images/2.png" in caplog.text
+
+
+def test_text_can_be_the_annotations_own(photos):
+    first, second, third = photos.content["annotations"]
+    first["caption"], second["caption"] = "the  one {below}", "What is at the top?"
+    third["attributes"] = {"caption": "the one {below}", "occluded": False}
+    [row] = photos.load(text="{caption}")
+    assert [(t["texts"], t["is_sentence"]) for t in row["targets"]] == [
+        (["the one {below}"], False),
+        (["What is at the top?"], True),
+    ]
+    np.testing.assert_array_equal(masks_of(row)["the one {below}"], [box_mask(*LOW) | box_mask(*CORNER)])
+    [row] = photos.load(text="the {category} number {id}")
+    assert [t["texts"][0] for t in row["targets"]] == [
+        "the trash can number 1",
+        "the trash can number 2",
+        "the cat number 3",
+    ]
+    [row] = photos.load(text="every thing")
+    assert len(row["targets"]) == 1
+
+
+def test_absent_categories_are_asked_only_if_wanted_and_the_same_each_time(tmp_path):
+    photos = Photos(tmp_path / "photos", n_images=12)
+    photos.content["annotations"] += [annotation(10 + at, [box(*LOW)], category=9, image=at) for at in (2, 3)]
+    photos.content["categories"] = [*CATEGORIES, {"id": 4, "name": "never marked"}]
+
+    def asked(rows):
+        return {
+            row["source"].split("/")[-1]: (
+                [t["texts"][0] for t in row["targets"] if t["masks"]],
+                [t["texts"][0] for t in row["targets"] if not t["masks"]],
+            )
+            for row in rows
+        }
+
+    assert all(not absent for _, absent in asked(photos.load()).values())
+    one, all_of_them = asked(photos.load(absent=1)), asked(photos.load(absent=5))
+    assert all(len(absent) == 1 for _, absent in one.values()) and len(one) == 12
+    assert len({absent[0] for _, absent in one.values()}) > 1
+    assert all_of_them["1.png"] == (["the trash can", "the cat"], ["the cars, parked"])
+    assert all_of_them["2.png"] == (["the cars, parked"], ["the cat", "the trash can"])
+    assert all_of_them["4.png"] == ([], ["the cars, parked", "the cat", "the trash can"])
+    photos.content["images"].reverse()
+    assert asked(photos.load(absent=1)) == one
+    assert asked(photos.load(absent=1, seed=1)) != one
+
+
+def test_of_files_like_lvis_only_what_they_say_is_absent_is_asked(photos):
+    photos.content["images"][0] |= {"neg_category_ids": [9, 2], "not_exhaustive_category_ids": [2]}
+    [row] = photos.load(absent=5)
+    assert [(t["texts"][0], len(t["masks"])) for t in row["targets"]] == [("the trash can", 1), ("the cars, parked", 0)]
+    photos.content["images"][0]["neg_category_ids"] = []
+    [row] = photos.load(absent=5)
+    assert [t["texts"][0] for t in row["targets"]] == ["the trash can"]
+
+
+def test_rows_become_samples(photos):
+    rows = photos.load(instances="separate", absent=1)
+    [training, *_] = TrainingQuestions(rows, 0, 8)
+    assert [masks.shape[0] for masks in training["masks"]] == [2, 1]
+    assert training["chats"][0].rounds[0][1].count("{seg}") == 2
+    questions = EvaluationQuestions(rows, with_conversations=True)
+    assert [questions[at]["chats"][0].rounds[0][0] for at in range(2)] == ["the trash can", "the cat"]
+
+
+def test_one_file_a_split(tmp_path):
+    photos = Photos(tmp_path / "photos", n_images=2)
+    for folder, number in (("train", 1), ("valid", 2)):
+        photos.content["images"] = [{"id": 1, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH}]
+        (photos.root / folder).mkdir()
+        (photos.root / f"images/{number}.png").rename(photos.root / folder / f"{number}.png")
+        (photos.root / folder / "_annotations.coco.json").write_text(json.dumps(photos.content))
+    rows = load_rows("coco_instances", "validation", str(photos.root))
+    assert [row["source"] for row in rows] == ["coco_instances/validation/2.png"]
+    assert len(load_rows("coco_instances", "train", str(photos.root))) == 1
+    with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
+        load_rows("coco_instances", "test", str(photos.root))
+
+
+# --- EXIF orientation ------------------------------------------------------------------------------------------------
+def lying(path, orientation, file_format):
+    """A photo stored lying: black but for a white box where LOW is in the stored pixels."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    picture.paste("white", LOW)
+    exif = picture.getexif()
+    exif[EXIF_ORIENTATION] = orientation
+    picture.save(path, format=file_format, exif=exif, **({"quality": 100} if file_format == "JPEG" else {}))
+    return picture
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize(  # below 5 the size does not tell in which frame masks are: they are taken to be upright
+    ("orientation", "frame"), [*((at, "upright") for at in range(1, 9)), *((at, "stored") for at in range(5, 9))]
+)
+def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_format, orientation, frame):
+    path = photos.root / "images/1.png"
+    lying(path, orientation, file_format)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L")) > 127
+    mask = encode_mask(upright if frame == "upright" else box_mask(*LOW))
+    photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
+    photos.content["annotations"] = [annotation(1, mask)]
+    [row] = photos.load()
+    np.testing.assert_array_equal(masks_of(row)["the trash can"], [upright])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
+    path = photos.root / "images/1.png"
+    lying(path, orientation, "TIFF")  # which Pillow sets upright while it reads it
+    upright = np.asarray(load_image(path, "a photo").convert("L")) > 127
+    mask = encode_mask(upright)
+    photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
+    photos.content["annotations"] = [annotation(1, mask)]
+    np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [upright])
+
+
+def test_masks_of_square_photos_are_taken_to_be_upright(photos):
+    path = photos.root / "images/1.png"
+    picture = Image.new("RGB", (WIDTH, WIDTH))
+    exif = picture.getexif()
+    exif[EXIF_ORIENTATION] = 6
+    picture.save(path, exif=exif)
+    photos.content["images"][0]["height"] = WIDTH
+    found = masks_of(photos.load()[0])
+    np.testing.assert_array_equal(found["the cat"], [box_mask(*CORNER, size=(WIDTH, WIDTH))])
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+def no_file(photos):
+    (photos.root / "images/1.png").unlink()
+    photos.content["images"].insert(0, {"id": 2, "file_name": "images/2.png", "height": HEIGHT, "width": WIDTH})
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photos.root / "images/2.png")
+
+
+def no_picture(photos):
+    (photos.root / "images/1.png").write_text("not a picture")
+
+
+def other_size(photos):
+    photos.content["images"][0] |= {"height": WIDTH, "width": HEIGHT}
+
+
+def climbing(photos):
+    photos.content["images"][0]["file_name"] = "../images/1.png"
+
+
+def box_only(photos):
+    photos.content["annotations"][1] |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
+
+
+def far_out(photos):
+    photos.content["annotations"][1]["segmentation"] = [box(0, 0, 2 * WIDTH, 2 * HEIGHT)]
+
+
+def wrong_runs(photos):
+    photos.content["annotations"][1]["segmentation"] = encode_mask(np.ones((WIDTH, HEIGHT)))
+
+
+def unknown_category(photos):
+    photos.content["annotations"][1]["category_id"] = 77
+
+
+def nothing_marked(photos):
+    photos.content["annotations"] = []
+
+
+def no_images(photos):
+    photos.content |= {"images": [], "annotations": []}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "words"),
+    [
+        (no_file, {}, ["image 1 (images/1.png)", "does not exist"]),
+        (no_picture, {}, ["image 1 (images/1.png)", "cannot be read"]),
+        (other_size, {}, ["image 1 (images/1.png)", "24 x 32 pixels (width x height)", "32 x 24"]),
+        (climbing, {}, ["result.json", "'../images/1.png' leads out of"]),
+        (box_only, {}, ["image 1 (images/1.png)", "annotation 2 has no segmentation"]),
+        (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
+        (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
+        (unknown_category, {}, ["annotation 2", "no category 77"]),
+        (nothing_marked, {}, ["none of its 1 images"]),
+        (no_images, {}, ["lists no image"]),
+        (None, {"text": "{caption}"}, ["annotation 1", "no words in its field 'caption'"]),
+        (None, {"text": "{caption"}, ["cannot be filled"]),
+        (None, {"text": "{0}"}, ["names of fields"]),
+        (None, {"text": "{category.upper}"}, ["names of fields"]),
+        (None, {"text": "{category!r}"}, ["names of fields"]),
+        (None, {"text": " "}, ["names of fields"]),
+        (None, {"text": 5}, ["cannot be filled"]),
+        (None, {"text": "{id}", "absent": 1}, ["absent"]),
+        (None, {"absent": -1}, ["absent"]),
+        (None, {"absent": "1"}, ["absent"]),
+        (None, {"instances": "both"}, ["united or separate"]),
+        (None, {"images": "nowhere"}, ["nowhere: no such folder"]),
+        (None, {"annotations": "other.json"}, ["other.json: no such file"]),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cache(photos, cache, spoil, options, words):
+    if spoil is not None:
+        spoil(photos)
+    with pytest.raises(ValueError) as refusal:
+        photos.load(**options)
+    message = str(refusal.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert spoil is None or str(photos.root) in message
+    left = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert left == [] and not list(cache.rglob("*.incomplete"))
+
+
+def test_a_data_folder_is_needed(tmp_path):
+    with pytest.raises(ValueError, match="data_dir is missing"):
+        load_rows("coco_instances", "train")
+    with pytest.raises(ValueError, match="no such folder"):
+        load_rows("coco_instances", "train", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no COCO JSON"):
+        load_rows("coco_instances", "train", str(tmp_path))
+
+
+def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
+    far_out(photos)
+    (photos.root / "result.json").write_text(json.dumps(photos.content))
+    arguments = ["--model", "m", "--dataset", "coco_instances", "--data_dir", str(photos.root), "--split", "train"]
+    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments, "--output", str(tmp_path / "out.json")])
+    with pytest.raises(SystemExit) as leaving:
+        run(evaluation.main)
+    assert leaving.value.code == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: ") and "result.json: image 1 (images/1.png): annotation 2" in line
+    assert not (tmp_path / "out.json").exists()
+
+
+# --- cache -----------------------------------------------------------------------------------------------------------
+def test_the_same_files_are_prepared_once(photos, monkeypatch):
+    rows = photos.load()
+    monkeypatch.setattr("gemma_lisa.datasets_builder.coco_instances.read_coco", None)
+    assert load_rows("coco_instances", "train", str(photos.root))[:] == rows[:]
+    monkeypatch.chdir(photos.root.parent)
+    assert load_rows("coco_instances", "train", "photos", {})[0]["image"] == rows[0]["image"]
+
+
+def test_changed_files_are_never_old_rows(photos):
+    def texts():
+        return [target["texts"][0] for target in photos.load()[0]["targets"]]
+
+    assert texts() == ["the trash can", "the cat"]
+    photos.content["categories"] = [{"id": 1, "name": "trash_bin"}, *CATEGORIES[1:]]  # as long as before
+    assert texts() == ["the trash bin", "the cat"]
+    photos.content["annotations"].pop()
+    assert texts() == ["the trash bin"]
+    Image.new("RGB", (WIDTH // 2, HEIGHT)).save(photos.root / "images/1.png")
+    with pytest.raises(ValueError, match="32 x 24 pixels"):
+        texts()
+    (photos.root / "images/1.png").unlink()
+    with pytest.raises(ValueError, match=r"images/1\.png is in none of"):
+        texts()
+
+
+def test_another_folder_of_the_same_name_is_another_data_set(tmp_path, monkeypatch):
+    for number, category in enumerate(("trash_can", "cat")):
+        photos = Photos(tmp_path / str(number) / "photos")
+        photos.content["categories"] = [{**kind, "name": f"{category} {kind['id']}"} for kind in CATEGORIES]
+        photos.load()
+        os.utime(photos.root / "result.json", (1, 1))
+        os.utime(photos.root / "images/1.png", (1, 1))
+    found = []
+    for number in range(2):
+        monkeypatch.chdir(tmp_path / str(number))
+        found.append(load_rows("coco_instances", "train", "photos")[0]["targets"][0]["texts"])
+    assert found == [["the trash can 1"], ["the cat 1"]]
+
+
+# --- a real photo ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def photo():
+    if not PHOTO.is_file():
+        pytest.skip(f"COCO's photo 39769 is not here: no file {PHOTO}")
+    return SHARED
+
+
+def test_the_masks_of_a_real_photo_are_those_of_pycocotools(photo, capsys):
+    coco = COCO(photo / PHOTO_OPTIONS["annotations"])
+    [row] = load_rows("coco_instances", "train", str(photo), PHOTO_OPTIONS)
+    found = masks_of(row)
+    assert list(found) == ["the remote", "the couch", "the bed", "the cat"]
+    for category in coco.loadCats(coco.getCatIds()):
+        drawn = [coco.annToMask(thing) for thing in coco.loadAnns(coco.getAnnIds(catIds=category["id"]))]
+        np.testing.assert_array_equal(found[f"the {category['name']}"], [np.maximum.reduce(drawn)])
+    [row] = load_rows("coco_instances", "train", str(photo), {**PHOTO_OPTIONS, "instances": "separate"})
+    separate = masks_of(row)
+    areas = {text: [int(mask.sum()) for mask in masks] for text, masks in separate.items()}
+    assert areas == {
+        "the remote": [4068, 2118],
+        "the couch": [176809],
+        "the bed": [301563],
+        "the cat": [59710, 53306],
+    }
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_learns_a_real_photo_by_heart(photo, tmp_path):
+    model, processor = build_tiny(image_size=128, seed=0)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "start")
+    data = ["--dataset", "coco_instances", "--data_dir", str(photo), "--dataset_options", json.dumps(PHOTO_OPTIONS)]
+    recipe = ["--config", str(Path(train.__file__).parent / "configs" / "few_pictures.yaml"), "--disable_tqdm", "true"]
+    train.main([*recipe, *data, "--model", str(tmp_path / "start"), "--output_dir", str(tmp_path / "out")])
+    results = tmp_path / "results.json"
+    evaluation.main([*data, "--model", str(tmp_path / "out"), "--split", "train", "--output", str(results)])
+    scores = json.loads(results.read_text())["scores"]
+    assert scores["count"] == 4 and scores["T-acc"] == 1 and scores["gIoU"] >= 0.9, scores
+
+    picture, records = tmp_path / "cat.png", tmp_path / "cat.json"
+    query = ["--image", str(PHOTO), "--query", "the cat", "--output", str(picture), "--json", str(records)]
+    predict.main([*query, "--model", str(tmp_path / "out")])
+    [answer] = json.loads(records.read_text())
+    [mask] = answer["masks"]
+    [row] = load_rows("coco_instances", "train", str(photo), PHOTO_OPTIONS)
+    expected, found = masks_of(row)["the cat"][0] == 1, decode_mask(mask["rle"], "answer") == 1
+    assert (expected & found).sum() / (expected | found).sum() >= 0.9
+    assert Image.open(picture).width >= 512

@@ -1,0 +1,136 @@
+"""COCO segmentations in all their spellings become the mask that pycocotools draws; broken ones are named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from gemma_lisa.datasets_builder.coco_segmentation import row_rle, segmentation_runs, turn, unite
+from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIZE = (12, 20)
+WHERE = "some.json: annotation 7"
+SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
+OTHER = [11.5, 3.2, 18.9, 3.2, 15, 10.7]
+
+
+def mask_of(segmentation, size=SIZE):
+    return decode_mask(row_rle(segmentation_runs(segmentation, size, WHERE)), WHERE)
+
+
+def drawn_by_pycocotools(segmentation, size=SIZE):
+    """As COCO's own interface draws an annotation."""
+    coco = COCO()
+    coco.imgs = {1: {"height": size[0], "width": size[1]}}
+    return coco.annToMask({"image_id": 1, "segmentation": segmentation})
+
+
+def listed(mask):
+    """A mask as uncompressed counts, read down the columns."""
+    flat = np.concatenate([[0], mask.flatten(order="F"), [2]])
+    ends = np.flatnonzero(np.diff(flat))
+    runs = np.diff(ends, prepend=0)
+    runs[-1] = mask.size - runs[:-1].sum()
+    runs = runs[runs > 0].tolist()
+    return [0, *runs] if mask.flatten(order="F")[0] else runs
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [SQUARE],
+        [SQUARE, OTHER],
+        [SQUARE, [4, 4, 12, 4, 12, 12, 4, 12]],  # overlapping parts are one
+        [[2, 2, 10, 2, 10, 10, 2, 10, 2, 2, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4]],  # a hole, cut open to its border
+        [[2, 2, 10, 10, 10, 2, 2, 10]],  # crossing itself
+        [[0, 0, 20, 0, 20, 12, 0, 12]],
+        [[-1.5, 3, 5, 3, 5, 13.9, -1.5, 13.9]],  # a little over the border
+    ],
+)
+def test_polygons_are_filled_as_pycocotools_fills_them(segmentation):
+    expected = drawn_by_pycocotools(segmentation)
+    assert expected.any()
+    np.testing.assert_array_equal(mask_of(segmentation), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_listed_and_compressed_are_the_mask_they_were_made_of(seed):
+    mask = (np.random.default_rng(seed).random(SIZE) < (0.0, 1.1, 0.5, 0.1, 0.9)[seed]).astype(np.uint8)
+    compressed, counts = encode_mask(mask), listed(mask)
+    assert sum(counts) == mask.size
+    for segmentation in (compressed, {"size": list(SIZE), "counts": counts}, [compressed]):
+        np.testing.assert_array_equal(mask_of(segmentation), mask)
+
+
+def test_runs_and_polygons_of_one_object_are_united():
+    box = np.zeros(SIZE, np.uint8)
+    box[9:11, 1:4] = 1
+    expected = drawn_by_pycocotools([SQUARE]) | box
+    np.testing.assert_array_equal(mask_of([SQUARE, encode_mask(box)]), expected)
+    united = unite([segmentation_runs([SQUARE], SIZE, WHERE), segmentation_runs(encode_mask(box), SIZE, WHERE)])
+    np.testing.assert_array_equal(coco_mask.decode(united), expected)
+
+
+def test_runs_of_length_zero_do_not_end_the_mask_where_it_is_united():
+    counts = [10, 0, 0, 20, 0, 0, 210]
+    mask = mask_of({"size": list(SIZE), "counts": counts})
+    assert mask.sum() == 20
+    one = segmentation_runs({"size": list(SIZE), "counts": counts}, SIZE, WHERE)
+    other = segmentation_runs({"size": list(SIZE), "counts": [10, 0, 0, 0, 200, 30]}, SIZE, WHERE)
+    assert coco_mask.area(unite([one, other])) == 50
+
+
+@pytest.mark.parametrize("method", list(Image.Transpose))
+def test_masks_turn_with_their_image(method):
+    mask = np.random.default_rng(0).random(SIZE) < 0.5
+    turned = turn(segmentation_runs(encode_mask(mask), SIZE, WHERE), method)
+    expected = np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(method))
+    np.testing.assert_array_equal(coco_mask.decode(turned), expected)
+
+
+WHOLE = encode_mask(np.ones(SIZE))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        (None, "no segmentation"),
+        ([], "no segmentation"),
+        ([[]], "polygon of 0 numbers"),
+        ([[1, 1, 5, 5]], "polygon of 4 numbers"),
+        ([[1, 1, 5, 1, 5, 5, 1]], "polygon of 7 numbers"),
+        ([[[1, 1], [5, 1], [5, 5]]], "not a list of numbers"),
+        ([["one", 1, 5, 1, 5, 5]], "not a list of numbers"),
+        ([[{}, 1, 5, 1, 5, 5]], "not a list of numbers"),
+        ([[10**400, 1, 5, 1, 5, 5]], "not a list of numbers"),
+        ([1, 1, 5, 1, 5, 5], "neither polygons"),
+        ("polygon", "neither polygons"),
+        ([[float("nan"), 1, 5, 1, 5, 5]], "not a finite number"),
+        ([[float("inf"), 1, 5, 1, 5, 5]], "not a finite number"),
+        ([[None, 1, 5, 1, 5, 5]], "not a finite number"),
+        ([[0, 0, 22.5, 0, 22.5, 12]], "x 0 to 22.5 and y 0 to 12, but its image is 20 x 12"),
+        ([[-3, 0, 5, 0, 5, 5]], "x -3 to 5"),
+        ([[0, 0, 12, 0, 12, 20]], "y 0 to 20"),
+        ([[0, -2.5, 12, 0, 12, 3]], "y -2.5 to 3"),
+        ({}, "neither polygons"),
+        ({"size": list(SIZE)}, "neither polygons"),
+        ({**WHOLE, "size": [20, 12]}, "[20, 12] (height, width) but its image is [12, 20]"),
+        ({**WHOLE, "size": None}, "None (height, width)"),
+        ({**WHOLE, "counts": WHOLE["counts"] + "1"}, "broken RLE"),
+        ({**WHOLE, "counts": ""}, "broken RLE"),
+        ({**WHOLE, "counts": 240}, "broken RLE"),
+        ({"size": list(SIZE), "counts": [100, 139]}, "cover 239 pixels, not the 240"),
+        ({"size": list(SIZE), "counts": [250, -10]}, "no run length"),
+        ({"size": list(SIZE), "counts": [120.5, 119.5]}, "no run length"),
+        ({"size": list(SIZE), "counts": []}, "empty"),
+    ],
+)
+def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
+    with pytest.raises(ValueError) as refusal:
+        segmentation_runs(segmentation, SIZE, WHERE)
+    message = str(refusal.value)
+    assert message.startswith(WHERE) and words in message and "\n" not in message, message
