@@ -17,12 +17,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
 MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment: another limit
-WHITE = 255
+_WHITE = 255
 
 _logger = logging.getLogger(__name__)
 # Pillow's limit and Python's filter of warnings are global: one thread at a time may change them.
 _pillow_globals = threading.Lock()
-_METADATA_ORIENTATIONS = range(2, 9)  # 1 is upright; nothing else is defined
+_TURNED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and more are not defined
 # Their further frames are the gain map or the preview of a photo, and the layers whose sum is the picture.
 _NO_PAGES = {"MPO", "PSD"}
 # TIFF 6.0, section 8
@@ -55,7 +55,7 @@ def load_rgb(image: Image.Image | str | os.PathLike | bytes, name: str | None = 
     if upright.mode == "La":
         upright = upright.convert("LA")  # Pillow knows no other way out of this mode
     seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
-    paper = Image.new("RGB", upright.size, (WHITE, WHITE, WHITE))
+    paper = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
     paper.paste(seen, mask=seen)
     return paper
 
@@ -109,6 +109,8 @@ def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple
         return _turned(image)
     # opened here and not by Pillow, which leaves the file open when it cannot read it
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, Image.open(file) as opened:
+        if opened.format == "EPS":
+            raise UnidentifiedImageError  # to draw it, Pillow would start Ghostscript, which runs what the file says
         return _turned(opened)
 
 
@@ -116,7 +118,7 @@ def _turned(image: Image.Image) -> tuple[Image.Image, bool]:
     # of the formats that can hold several only: other pictures have no such attribute
     is_more = getattr(image, "is_animated", False) and image.format not in _NO_PAGES and image.tell() == 0
     image.load()  # first, for a PNG may have its EXIF behind its pixels
-    if image.getexif().get(ExifTags.Base.Orientation) in _METADATA_ORIENTATIONS:
+    if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
         return ImageOps.exif_transpose(image), is_more
     return image.copy() if is_more else image, is_more  # a copy holds one frame, and is not warned of again
 
@@ -126,9 +128,9 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     deep = np.asarray(image)
     grey = (deep >> (tags.get(_BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns it round at 8 bits, but not at 16
-        grey = WHITE - grey
+        grey = _WHITE - grey
     if "transparency" in image.info:  # the grey that a PNG declares transparent
-        grey[deep == image.info["transparency"]] = WHITE
+        grey[deep == image.info["transparency"]] = _WHITE
     return Image.fromarray(grey)
 
 
@@ -169,8 +171,8 @@ def _what_else(image: str | os.PathLike | bytes) -> str:
             start = file.read(1000)
     if not start:
         return "the file is empty; download it again or take it out"
-    if b"<svg" in start:
-        return "it is an SVG drawing, which has no pixels; save it as PNG"
+    if b"<svg" in start or b"%!PS" in start:
+        return "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"
     return "it is in no format of pictures that Pillow opens; save it as PNG or JPEG"
 
 

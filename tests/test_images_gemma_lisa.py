@@ -22,7 +22,7 @@ from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_VARI
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "misc_mmseg"
 SOURCE = "some_set/val/000007"
-EXIF_ORIENTATION = 0x0112
+EXIF_DESCRIPTION, EXIF_ORIENTATION = 0x010E, 0x0112
 HALF_ON_WHITE = 127  # black of opacity 128 on white
 
 
@@ -398,6 +398,7 @@ def png(width, height, raw, depth=8, colour_type=2):
 
 
 SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="8" height="6"></svg>'
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,8 @@ SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="8"
     [
         (b"", "cannot be read (the file is empty; download it again or take it out)"),
         (b"this is no picture\n", "in no format of pictures that Pillow opens; save it as PNG or JPEG"),
-        (SVG, "it is an SVG drawing, which has no pixels; save it as PNG"),
+        (SVG, "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"),
+        (POSTSCRIPT, "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_what_to_do(tiny, tmp_path, content, said):
@@ -479,7 +481,7 @@ def test_the_limit_can_be_set_and_also_meets_what_hides_in_a_file(monkeypatch, m
 
 def test_what_pillow_reads_over_is_said_with_the_files_name(tmp_path, caplog):
     exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 1
+    exif[EXIF_DESCRIPTION] = "a text that breaks off"
     path = tmp_path / "photo.jpg"
     path.write_bytes(encoded(FRAMES[0], "JPEG", exif=exif.tobytes()[:-2]))
     with warnings.catch_warnings():
