@@ -75,26 +75,36 @@ def record(image: Path, query: str, answer: dict[str, Any]) -> dict[str, Any]:
     return {"image": str(image), "query": query, **texts, "masks": masks}
 
 
+def answer_batch(
+    model, processor, batch: list[tuple[int, Path, str]], is_only: bool, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Ask (number, path, query) triples, write and print each answer; their records, where `--json` asks for them."""
+    images = {path: load_rgb(path) for path in dict.fromkeys(path for _, path, _ in batch)}
+    answers = ask(model, processor, [(images[path], query) for _, path, query in batch], args)
+    records = []
+    for (number, path, query), answer in zip(batch, answers, strict=True):
+        picture = draw_answer(images[path], answer["masks"].numpy(), query, answer["text"])
+        output = args.output if is_only else args.output / f"{number:03d}-{path.stem}.png"
+        write_whole(output, picture)
+        cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
+        tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
+        if args.json:
+            records.append(record(path, query, answer))
+    return records
+
+
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     for path in args.image:
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
     model, processor = load_checkpoint(args.model)
     model.to(choose_device(args.device))
-    asked = [(path, query) for path in args.image for query in args.query]
+    pairs = [(path, query) for path in args.image for query in args.query]
+    asked = [(number, path, query) for number, (path, query) in enumerate(pairs, start=1)]
     records = []
     for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=len(asked) <= args.batch_size):
         batch = asked[start : start + args.batch_size]
-        images = {path: load_rgb(path) for path in dict.fromkeys(path for path, _ in batch)}
-        answers = ask(model, processor, [(images[path], query) for path, query in batch], args)
-        for number, ((path, query), answer) in enumerate(zip(batch, answers, strict=True), start=start + 1):
-            picture = draw_answer(images[path], answer["masks"].numpy(), query, answer["text"])
-            output = args.output if len(asked) == 1 else args.output / f"{number:03d}-{path.stem}.png"
-            write_whole(output, picture)
-            cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
-            tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
-            if args.json:
-                records.append(record(path, query, answer))
+        records += answer_batch(model, processor, batch, len(asked) == 1, args)
     if args.json:
         write_whole(args.json, records)
 
