@@ -80,7 +80,7 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
     if isinstance(content, Image.Image):
         buffer = io.BytesIO()
         content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
-        data = buffer.getvalue()
+        data = buffer.getbuffer()
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         data = text.encode("utf-8")

@@ -51,8 +51,10 @@ def draw_overlay(image: Image.Image, masks: np.ndarray, labels: list[str] | None
     if labels is not None and len(labels) != len(masks):
         raise ValueError(f"{len(labels)} labels for {len(masks)} masks; every mask needs one.")
     factor = -(-READABLE_SIZE // max(image.size))
-    picture = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
+    picture = image.convert("RGB")  # a copy, also of RGB
+    if factor > 1:
+        picture = picture.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
     font_size = _font_size(picture)
     picture = _paint(picture, masks, OVERLAY_ALPHA, max(2, max(picture.size) // 200), font_size)
     if not labels:
@@ -160,14 +162,16 @@ def _checked_masks(masks: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def _paint(picture: Image.Image, masks: np.ndarray, opacity: int, thickness: int, font_size: int) -> Image.Image:
-    """Fills first, then outlines, then numbers, so that no mask hides another's edge."""
-    picture = picture.copy()
+    """Onto the picture: fills first, then outlines, then numbers, so that no mask hides another's edge."""
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
-    for mask, colour in zip(masks, colours, strict=True):
-        picture.paste(colour, mask=_alpha(mask, opacity))
-    for mask, colour in zip(masks, colours, strict=True):
-        picture.paste(WHITE, mask=_alpha(_grown(mask, max(1, thickness // 3)) & ~mask))
-        picture.paste(colour, mask=_alpha(mask & _grown(~mask, thickness)))
+    halo = max(1, thickness // 3)
+    # of each mask only its surroundings are looked at: most things are small, and photos are large
+    crops = [_cropped(mask, halo) for mask in masks]
+    for (left_top, crop), colour in zip(crops, colours, strict=True):
+        picture.paste(colour, left_top, mask=_alpha(crop, opacity))
+    for (left_top, crop), colour in zip(crops, colours, strict=True):
+        picture.paste(WHITE, left_top, mask=_alpha(_grown(crop, halo) & ~crop))
+        picture.paste(colour, left_top, mask=_alpha(crop & _grown(~crop, thickness)))
     if len(masks) > 1:
         draw = ImageDraw.Draw(picture)
         for index, (mask, colour) in enumerate(zip(masks, colours, strict=True)):
@@ -176,8 +180,19 @@ def _paint(picture: Image.Image, masks: np.ndarray, opacity: int, thickness: int
     return picture
 
 
+def _cropped(mask: np.ndarray, margin: int) -> tuple[tuple[int, int], np.ndarray]:
+    """What of a mask (H, W) is set, with a margin where the picture goes on; before it, its left and top in pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (0, 0), mask[:1, :1]
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    return (int(left), int(top)), mask[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin]
+
+
 def _alpha(mask: np.ndarray, opacity: int = 255) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * opacity)
+    alpha = mask.astype(np.uint8)
+    alpha *= opacity
+    return Image.fromarray(alpha)
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:

@@ -119,9 +119,8 @@ def sample_lines(answers: list[Answer]) -> str:
             line["is_right"] = answer.is_right
         else:
             numbers = ("intersection", "union", "num_targets", "num_predictions", "complete")
-            line |= {"kind": answer.kind, "iou": round(answer.result.iou, 4)} | {
-                name: getattr(answer.result, name) for name in numbers
-            }
+            line |= {"kind": answer.kind, "iou": round(answer.result.iou, 4)}
+            line |= {name: getattr(answer.result, name) for name in numbers}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 

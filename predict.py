@@ -5,6 +5,7 @@
         --output answers/ --json answers/answers.json
 
 Every query is asked of every image. One answer is written to --output; several to files in the folder of that name.
+Any kind of picture is taken, see docs/images.md; one that cannot be read is refused before any is asked about.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import ArgumentParser, UsageError, choose_device, positive, run, write_whole
-from gemma_lisa.datasets_builder.rows import encode_mask, load_image
+from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.drawing import draw_answer
+from gemma_lisa.images_gemma_lisa import load_rgb
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write texts, masks (COCO RLE), boxes, areas and scores there")
     parser.add_argument("--threshold", type=float, default=0.0, help="mask logits above it are foreground")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
-    parser.add_argument("--batch_size", type=positive, default=8, help="questions at once")
+    parser.add_argument("--batch_size", type=positive, default=8, help="questions at once, with their images")
     parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
     args = parser.parse_args(arguments)
     if not all(query.strip() for query in args.query):
@@ -45,56 +47,66 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def ask(model, processor, pairs: list[tuple[Image.Image, str]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The processor's answers (see `post_process_segmentation`) to (image, query) pairs, `batch_size` at a time."""
-    answers = []
-    for start in tqdm(range(0, len(pairs), args.batch_size), unit="batch", disable=len(pairs) <= args.batch_size):
-        conversations = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": query}]}]
-            for image, query in pairs[start : start + args.batch_size]
-        ]
-        inputs = processor.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=True, return_dict=True
-        ).to(model.device)
+    """The processor's answers (see `post_process_segmentation`) to (image, query) pairs, all at once."""
+    conversations = [
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": query}]}]
+        for image, query in pairs
+    ]
+    inputs = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
+    ).to(model.device)
+    with torch.inference_mode():
         output = model.segment(**inputs, max_new_tokens=args.max_new_tokens)
-        answers += processor.post_process_segmentation(output, inputs, args.threshold)
-    return answers
+    return processor.post_process_segmentation(output, inputs, args.threshold)
 
 
 def record(image: Path, query: str, answer: dict[str, Any]) -> dict[str, Any]:
     """An answer for the JSON file; a box is (x, y, width, height) in pixels."""
     masks = []
     for mask, score, phrase in zip(answer["masks"].numpy(), answer["scores"].tolist(), answer["phrases"], strict=True):
-        rows, columns = np.nonzero(mask)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = None
         if len(rows):
-            left, top = int(columns.min()), int(rows.min())
-            box = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
-        masks.append(
-            {"phrase": phrase, "score": round(score, 4), "area": len(rows), "box": box, "rle": encode_mask(mask)}
-        )
+            left, top = int(columns[0]), int(rows[0])
+            box = [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+        area = int(np.count_nonzero(mask))
+        masks.append({"phrase": phrase, "score": round(score, 4), "area": area, "box": box, "rle": encode_mask(mask)})
     texts = {name: answer[name] for name in ("text", "raw_text", "complete")}
     return {"image": str(image), "query": query, **texts, "masks": masks}
 
 
-def main(arguments: list[str]) -> None:
-    args = parse(arguments)
-    images = [load_image(path, str(path)) for path in args.image]
-    model, processor = load_checkpoint(args.model)
-    model.to(choose_device(args.device))
-    asked = [(path, image, query) for path, image in zip(args.image, images, strict=True) for query in args.query]
-    with torch.inference_mode():
-        answers = ask(model, processor, [(image, query) for _, image, query in asked], args)
-
-    for number, ((path, image, query), answer) in enumerate(zip(asked, answers, strict=True), start=1):
-        picture = draw_answer(image, answer["masks"].numpy(), query, answer["text"])
-        output = args.output if len(asked) == 1 else args.output / f"{number:03d}-{path.stem}.png"
+def answer_batch(
+    model, processor, batch: list[tuple[int, Path, str]], is_only: bool, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Ask (number, path, query) triples, write and print each answer; their records, where `--json` asks for them."""
+    images = {path: load_rgb(path) for path in dict.fromkeys(path for _, path, _ in batch)}
+    answers = ask(model, processor, [(images[path], query) for _, path, query in batch], args)
+    records = []
+    for (number, path, query), answer in zip(batch, answers, strict=True):
+        picture = draw_answer(images[path], answer["masks"].numpy(), query, answer["text"])
+        output = args.output if is_only else args.output / f"{number:03d}-{path.stem}.png"
         write_whole(output, picture)
         cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
-        print(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
+        tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
+        if args.json:
+            records.append(record(path, query, answer))
+    return records
+
+
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    for path in args.image:
+        load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
+    model, processor = load_checkpoint(args.model)
+    model.to(choose_device(args.device))
+    pairs = [(path, query) for path in args.image for query in args.query]
+    asked = [(number, path, query) for number, (path, query) in enumerate(pairs, start=1)]
+    records = []
+    for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=len(asked) <= args.batch_size):
+        batch = asked[start : start + args.batch_size]
+        records += answer_batch(model, processor, batch, len(asked) == 1, args)
     if args.json:
-        write_whole(
-            args.json, [record(path, query, answer) for (path, _, query), answer in zip(asked, answers, strict=True)]
-        )
+        write_whole(args.json, records)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
 """
 
-import os
 import re
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature, Gemma3Processor
-from transformers.image_utils import load_image
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils.chat_template_utils import render_jinja_template
+
+from .images_gemma_lisa import load_rgb
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\
@@ -174,10 +174,14 @@ class GemmaLisaProcessor(Gemma3Processor):
         first = text if isinstance(text, str) or text is None else text[0]
         if first is not None and first.startswith(self.tokenizer.bos_token):
             kwargs.setdefault("add_special_tokens", False)  # the template has written <bos>
-        batch = super().__call__(images=images, text=text, return_tensors="pt", **{"padding": True, **kwargs})
+        # Gemma's processor opens images in its own way, so it counts blank ones
+        nested = images if isinstance(images, list) or images is None else [images]
+        blank = Image.new("RGB", (1, 1))
+        counted = nested and [[blank] * len(part) if isinstance(part, list) else blank for part in nested]
+        batch = super().__call__(images=counted, text=text, return_tensors="pt", **{"padding": True, **kwargs})
         if images is not None:
-            flat = [image for part in images for image in (part if isinstance(part, list) else [part])]
-            batch.update(self.encode_images(flat if isinstance(images, list) else [images]))
+            flat = [image for part in nested for image in (part if isinstance(part, list) else [part])]
+            batch.update(self.encode_images(flat))
         return batch
 
     def encode_chats(
@@ -210,24 +214,29 @@ class GemmaLisaProcessor(Gemma3Processor):
     def encode_images(self, images: list[Any], with_sam: bool = True) -> dict[str, torch.Tensor]:
         """Images (PIL or paths) for both towers: pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes.
 
-        Shapes as in `apply_chat_template`; EXIF orientation is applied first, and sizes count after it.
+        Shapes as in `apply_chat_template`; images are opened by `load_rgb`, and sizes count after it. A side that SAM's
+        resizing would leave without a pixel keeps one.
+
+        Raises:
+            ValueError: an image that `load_rgb` refuses.
         """
-        images = [load_rgb(image) for image in images]
-        side = self.sam_image_processor.size["longest_edge"]
+        size, side = self.image_processor.size, self.sam_image_processor.size["longest_edge"]
+        for_gemma, for_sam, original_sizes = [], [], []
+        # one at a time, and resized here as the stock processors do: these hold all images at their full size twice
         for image in images:
-            if min(image.size) * side < 0.5 * max(image.size):
-                raise ValueError(
-                    f"An image of {image.width} × {image.height} pixels is too narrow: nothing is left of its "
-                    f"short side when the long one becomes {side}. Cut it into parts."
-                )
-        gemma = self.image_processor(images, return_tensors="pt")
+            rgb = load_rgb(image)
+            original_sizes.append((rgb.height, rgb.width))
+            for_gemma.append(rgb.resize((size["width"], size["height"]), self.image_processor.resample))
+            if with_sam:
+                for_sam.append(rgb.resize(_sam_size(rgb, side), self.sam_image_processor.resample))
+        gemma = self.image_processor(for_gemma, return_tensors="pt")
         if not with_sam:
             return {"pixel_values": gemma["pixel_values"]}
-        sam = self.sam_image_processor(images, return_tensors="pt")
+        sam = self.sam_image_processor(for_sam, return_tensors="pt")
         return {
             "pixel_values": gemma["pixel_values"],
             "sam_pixel_values": sam["pixel_values"],
-            "original_sizes": torch.as_tensor(sam["original_sizes"]),
+            "original_sizes": torch.tensor(original_sizes),
             "reshaped_input_sizes": torch.as_tensor(sam["reshaped_input_sizes"]),
         }
 
@@ -262,10 +271,10 @@ class GemmaLisaProcessor(Gemma3Processor):
             if has_image[row] and output.pred_masks is not None:
                 mine = output.seg_image_index == image
                 height, width = inputs["original_sizes"][image].tolist()
-                logits = self.masks_to_image(
-                    output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist()
+                answer["masks"] = self.threshold_masks(
+                    output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist(), threshold
                 )
-                answer["masks"], answer["scores"] = (logits > threshold).cpu(), output.iou_scores[mine].float().cpu()
+                answer["scores"] = output.iou_scores[mine].float().cpu()
             answers.append(answer)
         return answers
 
@@ -279,6 +288,22 @@ class GemmaLisaProcessor(Gemma3Processor):
         logits = F.interpolate(pred_masks[:, None].float(), (side, side), mode="bilinear", align_corners=False)
         logits = logits[..., : int(reshaped_size[0]), : int(reshaped_size[1])]
         return F.interpolate(logits, tuple(map(int, original_size)), mode="bilinear", align_corners=False)[:, 0]
+
+    def threshold_masks(
+        self,
+        pred_masks: torch.FloatTensor,
+        original_size: tuple[int, int],
+        reshaped_size: tuple[int, int],
+        threshold: float = 0.0,
+    ) -> torch.BoolTensor:
+        """Mask logits (K, h, w) as masks (K, H, W) on the CPU: where `masks_to_image` is above the threshold.
+
+        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB.
+        """
+        masks = torch.zeros(len(pred_masks), *original_size, dtype=torch.bool)
+        for mask, logits in zip(masks, pred_masks, strict=True):
+            mask.copy_(self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold)
+        return masks
 
     def _read(self, new_tokens: list[int]) -> dict[str, Any]:
         """Tokens the model wrote, as text, raw_text, phrases and complete."""
@@ -371,24 +396,6 @@ class GemmaLisaProcessor(Gemma3Processor):
         return ids, offsets
 
 
-def load_rgb(image: Any) -> Image.Image:
-    """An image (PIL or path) as RGB, turned the way its EXIF orientation says.
-
-    Raises:
-        ValueError: no readable picture; more than 8 bits a channel, whose range nobody has agreed on.
-    """
-    if not isinstance(image, Image.Image):
-        name = str(image)[:200]
-        try:
-            image = load_image(str(image) if isinstance(image, os.PathLike) else image)
-            image.load()
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{name}: not a picture that can be read ({error}).") from error
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"The image is of mode {image.mode}, more than 8 bits a channel; save it with 8.")
-    return ImageOps.exif_transpose(image).convert("RGB")
-
-
 def pad_rows(
     columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right"
 ) -> dict[str, torch.LongTensor]:
@@ -400,6 +407,12 @@ def pad_rows(
         rows = [gap + row if padding_side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
         padded[name] = torch.tensor(rows, dtype=torch.int64)
     return padded
+
+
+def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
+    """(width, height) in pixels that SAM's resizing gives an image; no side less than 1, where the stock one has 0."""
+    scale = longest_edge / max(image.size)
+    return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
 
 
 def _images_of(messages: list[dict]) -> list[Any]:

@@ -126,12 +126,12 @@ def teacher_forced_masks(
         masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
         if shown:
             mine = output.seg_image_index == image
-            logits = processor.masks_to_image(
+            masks = processor.threshold_masks(
                 output.pred_masks[mine],
                 batch["original_sizes"][image].tolist(),
                 batch["reshaped_input_sizes"][image].tolist(),
-            )
-            masks, scores = (logits > 0).cpu().numpy(), output.iou_scores[mine].float().cpu().numpy()
+            ).numpy()
+            scores = output.iou_scores[mine].float().cpu().numpy()
         predicted.append((masks, scores, refused[row]))
     return predicted
 

@@ -196,6 +196,7 @@ def _absent(
 def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
     return {
         "texts": [text],
+        "kind": None,
         "is_sentence": text.endswith((".", "?", "!")),
         "masks": masks,
         "answer": None,

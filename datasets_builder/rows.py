@@ -4,15 +4,15 @@ A row is facts, not phrasing: an image (or none), what can be asked for in it, r
 wrong with a row stops the run with one line that names the row's `source`.
 """
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from datasets import Features, List, Value
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..images_gemma_lisa import load_rgb
 from ..losses_gemma_lisa import IGNORE_VALUE
 
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
@@ -115,35 +115,19 @@ def run_lengths(counts: str) -> np.ndarray:
 
 
 def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Image.Image | None:
-    """The image as RGB, upright (EXIF orientation applied) and fully loaded; none for a text-only row.
+    """The image as `load_rgb` gives it, upright RGB, with errors that name the row; none for a text-only row.
 
     image: a picture, its path, or what ROW_FEATURES gives: {"bytes": encoded file or none, "path": str or none}.
     """
     if image is None:
         return None
-    if isinstance(image, Image.Image):
-        encoded, path = None, None
-    else:
-        encoded, path = (image["bytes"], image["path"]) if isinstance(image, dict) else (None, image)
-        if encoded is None and path is None:
+    path = image["path"] if isinstance(image, dict) else image
+    where = f"{source}: the image" + (f" {path}" if isinstance(path, str | Path) else "")
+    if isinstance(image, dict):
+        image = image["path"] if image["bytes"] is None else image["bytes"]
+        if image is None:
             raise ValueError(f"{source}: the image has neither bytes nor a path; give one, or None for no image.")
-    where = f"{source}: the image" if path is None else f"{source}: the image {path}"
-    if encoded is None and path is not None and not Path(path).is_file():
-        raise ValueError(f"{where} does not exist; download it or correct the path.")
-    try:
-        if isinstance(image, Image.Image):
-            upright = ImageOps.exif_transpose(image)
-        else:
-            with Image.open(path if encoded is None else BytesIO(encoded)) as opened:
-                upright = ImageOps.exif_transpose(opened)
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{where} cannot be read ({reason}); download it again or take it out.") from error
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
-        raise ValueError(
-            f"{where} is of mode {upright.mode}, whose range is not agreed on; save it with 8 bits a channel."
-        )
-    return upright.convert("RGB")
+    return load_rgb(image, where)
 
 
 def sort_by_centroid(masks: list[np.ndarray]) -> list[int]:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict
-from gemma_lisa.command_line import UsageError
+from gemma_lisa.command_line import FAILURE, UsageError, run
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.metrics import QueryResult, summarize
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +162,54 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_written(checkpoint
         )
     assert "\n" not in str(refusal.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_one_bad_image_among_several_is_refused_before_the_model_is_opened(picture, tmp_path, monkeypatch, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(picture.read_bytes()[:200])
+    before = sorted(tmp_path.iterdir())
+    arguments = ["--model", "nowhere", "--image", str(picture), str(bad), "--query", "a", "b"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--output", str(tmp_path / "answers")])
+    with pytest.raises(SystemExit) as ended:
+        run(predict.main)
+    assert ended.value.code == FAILURE
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {bad} cannot be read") and said.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+NO_PIXEL = "1e9"  # a threshold that no logit reaches, so that nothing is painted on the picture
+
+
+def test_any_kind_of_picture_is_shown_upright_in_its_colours(checkpoint, make_picture, tmp_path, caplog):
+    upright = make_picture(300, 520)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side; shown turned 90 degrees clockwise
+    files = {
+        "rotated.png": (upright.transpose(Image.Transpose.ROTATE_90), {"exif": exif}),
+        "grey.png": (upright.convert("L"), {}),
+        "palette.png": (upright.quantize(200), {}),
+        "clear.png": (upright.convert("RGBA"), {}),
+        "animated.gif": (upright.quantize(200), {"save_all": True, "append_images": [make_picture(300, 520, seed=1)]}),
+    }
+    files["clear.png"][0].putalpha(90)
+    for name, (stored, options) in files.items():
+        stored.save(tmp_path / name, **options)
+    paths = [str(tmp_path / name) for name in files]
+    arguments = ["--model", str(checkpoint), "--image", *paths, "--query", "a", "--max_new_tokens", "2"]
+    for size in ("1", "3"):
+        predict.main([*arguments, "--output", str(tmp_path / size), "--batch_size", size, "--threshold", NO_PIXEL])
+    for number, path in enumerate(paths, start=1):
+        written = [Image.open(next((tmp_path / size).glob(f"{number:03d}-*.png"))) for size in ("1", "3")]
+        assert written[0].tobytes() == written[1].tobytes()
+        assert written[0].width == 520 and written[0].height > 300
+        shown = np.asarray(written[0].crop((0, 0, 520, 300)))
+        np.testing.assert_array_equal(shown, np.asarray(load_rgb(path)))
+        if path.endswith("rotated.png"):
+            np.testing.assert_array_equal(shown, np.asarray(upright))
+    assert [record.getMessage().split(" is ")[0] for record in caplog.records if "animated" in record.getMessage()] == [
+        str(tmp_path / "animated.gif")
+    ]
 
 
 @pytest.mark.slow

@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "configuration_gemma_lisa": -1,  # the foundations: names and numbers that floor 0 shares
     "losses_gemma_lisa": -1,
+    "images_gemma_lisa": -1,
     "processing_gemma_lisa": 0,
     "metrics": 0,
     "drawing": 0,
     "datasets_builder.rows": 0,
+    "datasets_builder.scenes": 0,
     "datasets_builder.templates": 0,
     "datasets_builder.coco_files": 0,
     "datasets_builder.coco_segmentation": 0,

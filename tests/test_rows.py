@@ -151,8 +151,8 @@ def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
         (Image.new("L", (8, 6), 77), (77, 77, 77)),
         (Image.new("1", (8, 6), 1), (255, 255, 255)),
         (Image.new("RGB", (8, 6), (10, 200, 30)).quantize(4), (10, 200, 30)),
-        (Image.new("RGBA", (8, 6), (10, 200, 30, 128)), (10, 200, 30)),
-        (Image.new("LA", (8, 6), (77, 0)), (77, 77, 77)),
+        (Image.new("RGBA", (8, 6), (10, 200, 30, 255)), (10, 200, 30)),
+        (Image.new("LA", (8, 6), (77, 0)), (255, 255, 255)),  # clear, on white
     ],
 )
 def test_every_eight_bit_mode_becomes_rgb_from_memory_path_and_bytes(picture, rgb, tmp_path):
@@ -202,9 +202,9 @@ def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
     assert_refused(lambda: load_image(tmp_path, SOURCE), "does not exist", str(tmp_path))
 
 
-def test_sixteen_bit_images_are_refused_rather_than_clipped_to_white():
-    deep = Image.fromarray(np.full((6, 8), 1000, dtype=np.uint16))
-    assert_refused(lambda: load_image({"bytes": encoded(deep, format="PNG"), "path": None}, SOURCE), "8 bits")
+def test_images_whose_range_is_not_agreed_on_are_refused_by_name():
+    deep = Image.fromarray(np.full((6, 8), 1000, dtype=np.int32))
+    assert_refused(lambda: load_image({"bytes": encoded(deep, format="TIFF"), "path": None}, SOURCE), "8 bits")
 
 
 def test_masks_are_ordered_by_centroid_from_the_top_then_from_the_left():

@@ -7,7 +7,7 @@ from gemma_lisa.datasets_builder import templates
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
-from gemma_lisa.datasets_builder.templates import Chat, ask, ask_plainly
+from gemma_lisa.datasets_builder.templates import OWN_ANSWER_SHARE, Chat, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}
 

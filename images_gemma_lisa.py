@@ -1,0 +1,181 @@
+"""Any picture as upright RGB: the one rule by which images are opened, on the Hub, in the data sets, by the programs.
+
+docs/images.md says what is assumed of each kind of file.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
+MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment: another limit
+_WHITE = 255
+
+_logger = logging.getLogger(__name__)
+# Pillow's limit and Python's filter of warnings are global: one thread at a time may change them.
+_pillow_globals = threading.Lock()
+_TURNED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and more are not defined
+# Their further frames are the gain map or the preview of a photo, and the layers whose sum is the picture.
+_NO_PAGES = {"MPO", "PSD"}
+# TIFF 6.0, section 8
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def load_rgb(image: Image.Image | str | os.PathLike | bytes, name: str | None = None) -> Image.Image:
+    """An image as upright RGB, 8 bits a channel, as `open_upright` opens it.
+
+    What is transparent is laid on white; 16-bit greyscale is brought from 0..65535 to 0..255 by its high byte, the way
+    Pillow reads 16-bit RGB.
+
+    Args:
+        image, name: as in `open_upright`. A picture that is upright RGB already comes back itself, uncopied.
+
+    Raises:
+        ValueError: as `open_upright`; a mode whose range is not agreed on (32-bit integers, floating point).
+    """
+    name = name or _name_of(image)
+    upright = open_upright(image, name)
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and upright.format == "PPM"):
+        return _from_sixteen_bits(upright).convert("RGB")
+    if upright.mode in ("I", "F"):
+        raise ValueError(
+            f"{name} is of mode {upright.mode}, whose range is not agreed on; save it with 8 bits a channel, or as "
+            "16-bit greyscale over 0 to 65535."
+        )
+    if not upright.has_transparency_data:
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    if upright.mode == "La":
+        upright = upright.convert("LA")  # Pillow knows no other way out of this mode
+    seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
+    paper = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
+    paper.paste(seen, mask=seen)
+    return paper
+
+
+def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | None = None) -> Image.Image:
+    """An image in its own mode, decoded, its first frame, turned the way its EXIF orientation says.
+
+    A file that holds a mask is opened by it too, so that image and mask are turned alike: palette indices stay.
+
+    Args:
+        image: a file's path or content, or a picture, which is taken at the frame it stands at and is not changed.
+        name: what errors and warnings call it; by default the path.
+
+    Raises:
+        ValueError: no such file, none that can be read, or more pixels than the limit, which is looked at before the
+            pixels are decoded.
+    """
+    name = name or _name_of(image)
+    limit = _pixel_limit()
+    if isinstance(image, str | os.PathLike):
+        if not os.path.isfile(image):
+            raise ValueError(f"{name} does not exist or is no file; download it or correct the path.")
+    elif not isinstance(image, bytes | Image.Image):
+        raise ValueError(f"{name} is no image; give a PIL image, the path of a file or its bytes.")
+    try:
+        with _own_limit(limit) as remarks:
+            upright, is_more = _decode(image, limit)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{name} has more than {limit:,} pixels; make it smaller, or set {MAX_IMAGE_PIXELS_VARIABLE} to what the "
+            "memory allows (about 16 bytes a pixel)."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} cannot be read ({_what_else(image)}).") from error
+    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} cannot be read ({reason}); download it again or take it out.") from error
+    for remark in remarks:
+        if issubclass(remark.category, UserWarning):  # Pillow's, of damage that it read over
+            _say_once(f"{name} was read, but Pillow says: {' '.join(str(remark.message).split())}")
+    if is_more:
+        _say_once(f"{name} is animated or has several pages; the first is used.")
+    return upright
+
+
+def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple[Image.Image, bool]:
+    """The upright picture, and whether it is the first of several."""
+    if isinstance(image, Image.Image):
+        if image.width * image.height > limit:
+            raise Image.DecompressionBombError
+        return _turned(image)
+    # opened here and not by Pillow, which leaves the file open when it cannot read it
+    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, Image.open(file) as opened:
+        if opened.format == "EPS":
+            raise UnidentifiedImageError  # to draw it, Pillow would start Ghostscript, which runs what the file says
+        return _turned(opened)
+
+
+def _turned(image: Image.Image) -> tuple[Image.Image, bool]:
+    # of the formats that can hold several only: other pictures have no such attribute
+    is_more = getattr(image, "is_animated", False) and image.format not in _NO_PAGES and image.tell() == 0
+    image.load()  # first, for a PNG may have its EXIF behind its pixels
+    if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        return ImageOps.exif_transpose(image), is_more
+    return image.copy() if is_more else image, is_more  # a copy holds one frame, and is not warned of again
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    deep = np.asarray(image)
+    grey = (deep >> (tags.get(_BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns it round at 8 bits, but not at 16
+        grey = _WHITE - grey
+    if "transparency" in image.info:  # the grey that a PNG declares transparent
+        grey[deep == image.info["transparency"]] = _WHITE
+    return Image.fromarray(grey)
+
+
+@contextlib.contextmanager
+def _own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
+    """Inside, Pillow refuses what has more pixels than the limit, and its warnings go to the list given.
+
+    A file may hide a picture larger than the size it declares, so the limit must be Pillow's own.
+    """
+    with _pillow_globals, warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+        try:
+            yield remarks
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_IMAGE_PIXELS))
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{MAX_IMAGE_PIXELS_VARIABLE} is {text!r}; set it to a number of pixels, or not at all.")
+    return int(text)
+
+
+def _name_of(image: Image.Image | str | os.PathLike | bytes) -> str:
+    path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image  # empty, if opened from memory
+    return str(path)[:200] if isinstance(path, str | os.PathLike) and path else "the image"
+
+
+def _what_else(image: str | os.PathLike | bytes) -> str:
+    """What a file is that Pillow does not know, and what to do."""
+    if isinstance(image, bytes):
+        start = image[:1000]
+    else:
+        with open(image, "rb") as file:
+            start = file.read(1000)
+    if not start:
+        return "the file is empty; download it again or take it out"
+    if b"<svg" in start or b"%!PS" in start:
+        return "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"
+    return "it is in no format of pictures that Pillow opens; save it as PNG or JPEG"
+
+
+@functools.cache
+def _say_once(warning: str) -> None:
+    _logger.warning(warning)
