@@ -76,20 +76,27 @@ def answer_all(model, processor, questions: EvaluationQuestions, args: argparse.
     return answers
 
 
+def score(answers: list[Answer], protocol: str) -> dict[str, Any]:
+    """The scores of questions that ask for masks."""
+    scores = summarize(answer.result for answer in answers)
+    if protocol == "teacher_forced":
+        scores["gIoU_all"] = None  # with the answer given, a missing thing has no mask whatever the model thinks
+    return scores
+
+
 def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """The contents of results.json."""
     dialogue = [answer for answer in answers if answer.result is None]
-    scores = summarize(answer.result for answer in answers if answer.result is not None)
+    asked = [answer for answer in answers if answer.result is not None]
+    scores = score(asked, args.protocol)
     if args.protocol == "generate":
         # VQA questions of one right wording, as counting: exactly right answers
         scores["answers_count"] = len(dialogue)
         scores["answers_right"] = sum(answer.is_right for answer in dialogue) / len(dialogue) if dialogue else None
-    else:
-        scores["gIoU_all"] = None  # with the answer given, a missing thing has no mask whatever the model thinks
     kinds = sorted({answer.kind for answer in answers if answer.kind})
     return {
         "scores": scores,
-        "by_kind": {kind: summarize(answer.result for answer in answers if answer.kind == kind) for kind in kinds},
+        "by_kind": {kind: score([a for a in asked if a.kind == kind], args.protocol) for kind in kinds},
         "protocol": args.protocol,
         "model": str(args.model),
         "dataset": args.dataset,

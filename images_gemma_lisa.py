@@ -63,7 +63,7 @@ def load_rgb(image: Image.Image | str | os.PathLike | bytes, name: str | None = 
 def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | None = None) -> Image.Image:
     """An image in its own mode, decoded, its first frame, turned the way its EXIF orientation says.
 
-    A file that holds a mask is opened by it too, so that image and mask are turned alike: palette indices stay.
+    Palette indices stay as they are.
 
     Args:
         image: a file's path or content, or a picture, which is taken at the frame it stands at and is not changed.
@@ -74,14 +74,14 @@ def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | Non
             pixels are decoded.
     """
     name = name or _name_of(image)
-    limit = _pixel_limit()
+    limit = pixel_limit()
     if isinstance(image, str | os.PathLike):
         if not os.path.isfile(image):
             raise ValueError(f"{name} does not exist or is no file; download it or correct the path.")
     elif not isinstance(image, bytes | Image.Image):
         raise ValueError(f"{name} is no image; give a PIL image, the path of a file or its bytes.")
     try:
-        with _own_limit(limit) as remarks:
+        with own_limit(limit) as remarks:
             upright, is_more = _decode(image, limit)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
@@ -135,7 +135,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
+def own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
     """Inside, Pillow refuses what has more pixels than the limit, and its warnings go to the list given.
 
     A file may hide a picture larger than the size it declares, so the limit must be Pillow's own.
@@ -150,7 +150,8 @@ def _own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _pixel_limit() -> int:
+def pixel_limit() -> int:
+    """The most pixels a picture may have: the house's, or what the environment says."""
     text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_IMAGE_PIXELS))
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{MAX_IMAGE_PIXELS_VARIABLE} is {text!r}; set it to a number of pixels, or not at all.")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
+from ..images_gemma_lisa import own_limit, pixel_limit
 from .rows import run_lengths
 
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
@@ -62,7 +63,7 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     if not path.is_file():
         raise ValueError(f"{where}: the image {path} does not exist; add it, or name its folder by the option images.")
     try:
-        with Image.open(path) as image:
+        with own_limit(pixel_limit()), Image.open(path) as image:
             if image.format not in ("JPEG", "MPO"):
                 image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
             stored = (image.height, image.width)

@@ -3,7 +3,7 @@
 Lengths in constants are pixels of a 64 x 64 canvas; canvases of other sizes scale them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Object:
     """One thing in a scene: a mask, and a description that questions are asked and answered from.
 
     center: (y, x) in pixels, (0, 0) = the canvas's corner. radius in pixels, of the circle around it. full_area and
-    visible_area in pixels, without and with what hides it. touches: indices of the objects it overlaps. inside: index
-    of the ring around it.
+    visible_area in pixels, without and with what hides it. box: first and last pixels seen, (top, left, bottom, right).
+    touches: indices of the objects it overlaps. inside: index of the ring around it.
     """
 
     color: str
@@ -49,6 +49,7 @@ class Object:
     size: str = ""
     full_area: int = 0
     visible_area: int = 0
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
     touches: frozenset[int] = frozenset()
     inside: int | None = None
 
@@ -57,7 +58,7 @@ class Object:
 class Scene:
     image: np.ndarray  # (H, W, 3) uint8, RGB
     objects: list[Object]
-    hidden: np.ndarray | None = field(default=None)  # (H, W) bool: pixels of which nobody can say what they show
+    hidden: np.ndarray | None = None  # (H, W) bool: pixels of which nobody can say what they show
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ from PIL import Image
 
 from . import shapes_easy, shapes_hard
 from .rows import ROW_FEATURES, SEG_SLOT, encode_mask, sort_by_centroid
-from .scenes import Object, Question, Scene, cell, matching, noun
+from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # of the training rows; the others count
 GRID_SHAPE_SHARE = 0.8  # of the grid questions; the others ask for colors, which are learned sooner
 
 # An answer names what it points at right after the slot, in one of several ways. The words cannot leak into the mask,
 # but the state at [SEG], from which the next word is told, comes to hold all that any of them begins with.
-PLACES = (("top", "upper", "lower", "bottom"), ("leftmost", "left", "right", "rightmost"))  # rows, columns
+ROWS = ("top", "upper", "lower", "bottom")  # quarters of the canvas
+COLUMNS = ("leftmost", "left", "right", "rightmost")
 N_NAMES = 4
 
 
@@ -70,10 +71,11 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
 def _name(thing: Object, way: int, image_size: int) -> str:
     """As in "small striped red star", "star in red", "upper left" or "left upper"."""
     if way == 0:
-        return noun({name: getattr(thing, name) for name in ("size", "texture", "color", "shape")})
+        return noun({name: getattr(thing, name) for name in ATTRIBUTES})
     if way == 1:
         return f"{thing.shape} in {thing.color}"
-    row, column = (words[at] for words, at in zip(PLACES, cell(thing.center, image_size, len(PLACES[0])), strict=True))
+    row_at, column_at = cell(thing.center, image_size, len(ROWS))
+    row, column = ROWS[row_at], COLUMNS[column_at]
     return f"{row} {column}" if way == 2 else f"{column} {row}"
 
 
@@ -87,7 +89,7 @@ def _counting_round(scene: Scene, rng: np.random.Generator, level: ModuleType) -
 
 
 def _grid_round(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
-    """The shape, or the color, whose center lies in each cell, in raster order; the frontmost if there are several.
+    """The shape, or the color, whose center lies in each cell, in raster order; of several the one drawn last.
 
     Colors reach the language tower early, shapes do not; naming them all makes it see them before it is asked whether
     one is absent, which it cannot learn from that question alone.

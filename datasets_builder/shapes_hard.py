@@ -7,6 +7,7 @@ asked.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,11 +49,12 @@ MIN_OVERLAP = 4.0  # area that one of two touching objects hides of the other
 HAZE_SHARE = 0.25  # of the scenes: a grey patch whose pixels are not counted
 HAZE_RADIUS = (5.0, 9.0)
 
-SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "several": 0.11, "absent": 0.15}
+SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "plural": 0.11, "absent": 0.15}
 
 CLEARLY_BESIDE = 5.0  # difference of centers from which on a thing is left of, right of, above or below another
 CLEARLY_LARGER = 1.15  # ratio of radii, of full and of visible areas
 CLEARLY_FURTHER = 3.0  # difference of centers for leftmost, ...
+CLEARLY_OUTSIDE = 1.5  # and of what is seen furthest to that side
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,6 +104,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
             size=plan.size,
             full_area=int(plan.area.sum()),
             visible_area=int(mask.sum()),
+            box=_box(mask),
             touches=frozenset(
                 other for other in range(len(plans)) if plans[other].touches == index or plan.touches == other
             ),
@@ -123,6 +126,7 @@ def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Pl
         if plan.shape == "ring"
         and plan.size == "large"
         and plan.touches is None
+        and RING_HOLE * plan.radius - ENCLOSED_MARGIN * scale >= SIZES["small"][0] * scale
         and all(index not in (other.inside, other.touches) for other in plans)
     ]
     if free_rings and rng.random() < ENCLOSED_SHARE:
@@ -204,6 +208,11 @@ def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
     return masks[::-1]
 
 
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    ys, xs = np.nonzero(mask)
+    return int(ys.min()), int(xs.min()), int(ys.max()), int(xs.max())
+
+
 def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.ndarray | None:
     """An ellipse (H, W) bool that leaves enough of every object, or none if there was no place for one."""
     scale = image_size / BASE_SIZE
@@ -276,19 +285,23 @@ RELATIONS = {  # in words, with the words for the other way round
 }
 
 
-def _relation(objects: list[Object], rng: np.random.Generator) -> tuple[str, dict[str, str], list[int], str] | None:
-    """(text after "the", attributes of what is asked for, what it means, explanation), where all is clear."""
+def _relation(
+    objects: list[Object], rng: np.random.Generator, names: tuple[str, ...] = ()
+) -> tuple[str, dict[str, str], list[int], str] | None:
+    """(text after the noun, attributes of what is asked for, what it means, explanation), where all is clear.
+
+    names: the relations to draw from; without, those that the scene is rich in come more often.
+    """
     anchor = int(rng.integers(len(objects)))
     anchor_attributes = _some_attributes(rng, objects[anchor], rng.integers(1, 4))
     if matching(objects, anchor_attributes) != [anchor]:
         return None
-    names = list(RELATIONS)
-    if objects[anchor].touches and rng.random() < 0.5:
-        name = "touching"
-    elif any(thing.inside == anchor for thing in objects) and rng.random() < 0.7:
-        name = "inside"
-    else:
-        name = names[rng.integers(len(names))]
+    if not names and objects[anchor].touches and rng.random() < 0.5:
+        names = ("touching",)
+    elif not names and any(thing.inside == anchor for thing in objects) and rng.random() < 0.7:
+        names = ("inside",)
+    names = names or tuple(RELATIONS)
+    name = names[rng.integers(len(names))]
     if name == "inside" and objects[anchor].shape != "ring":
         return None
     judge, converse = RELATIONS[name]
@@ -316,14 +329,24 @@ def _by_relation(objects: list[Object], rng: np.random.Generator) -> Question | 
 
 
 # --- superlatives ----------------------------------------------------------------------------------------------------
-SIZE_RANKS = {"largest": 0, "second largest": 1, "smallest": -1, "second smallest": -2}
-PLACES = {"leftmost": (1, 1), "rightmost": (1, -1), "topmost": (0, 1), "bottommost": (0, -1)}  # axis, sign
-THAN = {"largest": "larger", "smallest": "smaller", "leftmost": "further left", "rightmost": "further right",
-        "topmost": "higher", "bottommost": "lower"}  # fmt: skip
+THAN = {
+    "largest": "larger",
+    "smallest": "smaller",
+    "leftmost": "further left",
+    "rightmost": "further right",
+    "topmost": "higher",
+    "bottommost": "lower",
+}
+EDGES = {  # axis of the center, side of the box, and which way
+    "leftmost": (1, 1, -1),
+    "rightmost": (1, 3, 1),
+    "topmost": (0, 0, -1),
+    "bottommost": (0, 2, 1),
+}
 
 
 def _by_superlative(objects: list[Object], rng: np.random.Generator) -> Question | None:
-    word = (*SIZE_RANKS, *PLACES)[rng.integers(len(SIZE_RANKS) + len(PLACES))]
+    word = _superlative(rng)
     attributes = {} if rng.random() < 0.25 else _some_attributes(rng, _any(rng, objects), 1)
     if "size" in attributes:
         return None  # "the largest small star" is no question
@@ -331,39 +354,53 @@ def _by_superlative(objects: list[Object], rng: np.random.Generator) -> Question
     rank = 1 if word.startswith("second") else 0
     if len(found) < 2 + rank:
         return None
-    if word in SIZE_RANKS:
-        measures = [
-            sorted(found, key=lambda index, name=name: getattr(objects[index], name), reverse=True)
-            for name in ("radius", "full_area", "visible_area")
-        ]
-        at = SIZE_RANKS[word] % len(found)
-        if len({order[at] for order in measures}) != 1:
-            return None
-        for name, order in zip(("radius", "full_area", "visible_area"), measures, strict=True):
-            values = [getattr(objects[index], name) for index in order]
-            power = 1 if name == "radius" else 2
-            for larger, smaller in zip(values[max(at - 1, 0) : at + 1], values[max(at, 1) : at + 2], strict=False):
-                if larger < smaller * CLEARLY_LARGER**power:
-                    return None
-        target = measures[0][at]
-    else:
-        axis, sign = PLACES[word]
-        order = sorted(found, key=lambda index: sign * objects[index].center[axis])
-        if abs(objects[order[0]].center[axis] - objects[order[1]].center[axis]) < CLEARLY_FURTHER * _scale(objects):
-            return None
-        target = order[0]
-    one = noun(attributes)
-    than = THAN[word.removeprefix("second ")]
+    targets = set()
+    for measure, is_clear in _measures(word, _scale(objects)):
+        values = {index: measure(objects[index]) for index in found}
+        order = sorted(found, key=values.get, reverse=True)
+        targets.add(order[rank])
+        for more, less in pairwise(order[max(rank - 1, 0) : rank + 2]):
+            if not is_clear(values[more], values[less]):
+                return None
+    if len(targets) != 1:
+        return None
+    one, than = noun(attributes), THAN[word.removeprefix("second ")]
     explanation = f"No other {one} is {than}." if rank == 0 else f"Only one {one} is {than}."
-    return Question("superlative", f"the {word} {one}", (target,), explanation)
+    return Question("superlative", f"the {word} {one}", tuple(targets), explanation)
+
+
+def _superlative(rng: np.random.Generator) -> str:
+    word = list(THAN)[rng.integers(len(THAN))]
+    return f"second {word}" if word in ("largest", "smallest") and rng.random() < 0.5 else word
+
+
+def _measures(word: str, scale: float) -> list[tuple[Callable[[Object], float], Callable[[float, float], bool]]]:
+    """All that a person may take for the word, the most of it first, with what is clearly more than another."""
+    if word.endswith(("largest", "smallest")):
+        sign = 1 if word.endswith("largest") else -1
+
+        def ratio(least: float) -> Callable[[float, float], bool]:
+            return lambda more, less: max(abs(more), abs(less)) >= least * min(abs(more), abs(less))
+
+        return [
+            (lambda thing: sign * thing.radius, ratio(CLEARLY_LARGER)),
+            (lambda thing: sign * thing.full_area, ratio(CLEARLY_LARGER**2)),
+            (lambda thing: sign * thing.visible_area, ratio(CLEARLY_LARGER**2)),
+        ]
+    axis, side, sign = EDGES[word]
+    return [
+        (lambda thing: sign * thing.center[axis], lambda more, less: more - less >= CLEARLY_FURTHER * scale),
+        (lambda thing: sign * thing.box[side], lambda more, less: more - less >= CLEARLY_OUTSIDE * scale),
+    ]
 
 
 # --- exclusions ------------------------------------------------------------------------------------------------------
 def _exclusion(objects: list[Object], rng: np.random.Generator) -> tuple[dict[str, str], str, list[int], int]:
     """(attributes that count, value that does not, what is left, how many are taken out)."""
     model = _any(rng, objects)
-    excluded = ATTRIBUTES[rng.integers(3)]
     attributes = {} if rng.random() < 0.3 else {"shape": model.shape}
+    # all rings are plain: nothing is to be learned from asking for one that is not
+    excluded = ("color", "size", "texture")[rng.integers(2 if attributes.get("shape") == "ring" else 3)]
     value = getattr(model, excluded)
     candidates = matching(objects, attributes)
     left = [index for index in candidates if getattr(objects[index], excluded) != value]
@@ -387,25 +424,25 @@ def _several(objects: list[Object], rng: np.random.Generator) -> Question | None
         if asked is None or len(asked[2]) < 2:
             return None
         where, attributes, found, _ = asked
-        return Question("several", f"all the {noun(attributes, plural=True)} {where}", tuple(found))
+        return Question("plural", f"all the {noun(attributes, plural=True)} {where}", tuple(found))
     attributes = _some_attributes(rng, _any(rng, objects), rng.integers(1, 4))
     found = matching(objects, attributes)
     if len(found) < 2 or len(found) == len(objects):
         return None
-    return Question("several", f"all the {noun(attributes, plural=True)}", tuple(found))
+    return Question("plural", f"all the {noun(attributes, plural=True)}", tuple(found))
 
 
 def _absent(objects: list[Object], rng: np.random.Generator) -> Question | None:
     """What is nearly there: one attribute changed, the other side of something, nothing left."""
     way = rng.random()
-    if way < 0.25:
-        asked = _relation(objects, rng)
+    if way < 0.3:
+        asked = _relation(objects, rng, ("inside", "touching") if way < 0.15 else tuple(RELATIONS))
         if asked is None or asked[2]:
             return None
         where, attributes, _, _ = asked
         return Question("absent", f"the {noun(attributes)} {where}", ())
-    if way < 0.35:
-        attributes, value, left, n_taken = _exclusion(objects, rng)
+    if way < 0.36:
+        attributes, value, left, _ = _exclusion(objects, rng)
         if left or "shape" not in attributes:
             return None
         return Question("absent", f"the {noun(attributes)} that is not {value}", ())
@@ -414,8 +451,10 @@ def _absent(objects: list[Object], rng: np.random.Generator) -> Question | None:
     changed = list(attributes)[rng.integers(len(attributes))]
     values = VALUES[changed]
     attributes[changed] = values[rng.integers(len(values))]
-    if matching(objects, attributes):
+    if matching(objects, attributes) or (attributes.get("shape") == "ring" and "texture" in attributes):
         return None
+    if rng.random() < 0.2 and "size" not in attributes:
+        return Question("absent", f"the {_superlative(rng).removeprefix('second ')} {noun(attributes)}", ())
     if rng.random() < 0.15:
         return Question("absent", f"all the {noun(attributes, plural=True)}", ())
     return Question("absent", f"the {noun(attributes)}", ())
@@ -431,6 +470,6 @@ ASK = {
     "relation": _by_relation,
     "superlative": _by_superlative,
     "exclusion": _by_exclusion,
-    "several": _several,
+    "plural": _several,
     "absent": _absent,
 }

@@ -62,6 +62,13 @@ def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monke
         right = [line["is_right"] for line in lines if "is_right" in line]
         assert results["scores"]["answers_count"] == len(right) == 6
         assert results["scores"]["answers_right"] == sum(right) / 6
+    for kind, scores in results["by_kind"].items():
+        of_kind = [line for line in lines if line.get("kind") == kind]
+        ious = [line["iou"] for line in of_kind if line["num_targets"]]
+        assert scores["count"] == len(of_kind) > 0
+        assert scores["gIoU"] == (pytest.approx(np.mean(ious), abs=1e-4) if ious else None)
+        assert protocol == "generate" or scores["gIoU_all"] is None
+    assert sum(scores["count"] for scores in results["by_kind"].values()) == 6 * 4
     for name in ("preview", "worst"):
         assert Image.open(tmp_path / "out" / f"results.{name}.png").width > 500
 
