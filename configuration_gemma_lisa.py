@@ -20,7 +20,7 @@ class GemmaLisaConfig(Gemma3Config):
     # Row of the embedding that `[SEG]` uses: the first of Gemma 3's 63 spare rows after <image_soft_token>.
     seg_token_id: int = 262_145
     # Which state prompts SAM: "token" = the state at [SEG], "previous" = the state that predicts it (LISA's code). The
-    # default is what measured better; docs/design.md has the table.
+    # measurements behind the default are in docs/design.md.
     seg_state: str = "token"
     # Weights of the three parts of the loss; LISA's (arXiv 2308.00692, section 4.1).
     ce_loss_weight: float = 1.0
