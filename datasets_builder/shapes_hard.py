@@ -48,6 +48,8 @@ MIN_OVERLAP = 4.0  # area that one of two touching objects hides of the other
 
 HAZE_SHARE = 0.25  # of the scenes: a grey patch whose pixels are not counted
 HAZE_RADIUS = (5.0, 9.0)
+HAZE_GREY = (110, 190)
+HAZE_OPACITY = 0.75
 
 SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "plural": 0.11, "absent": 0.15}
 
@@ -91,7 +93,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
         paint(canvas, plan.area, plan.color, plan.texture, plan.center, rng)
     hidden = _haze(rng, plans, image_size) if rng.random() < HAZE_SHARE else None
     if hidden is not None:
-        canvas[hidden] = 0.25 * canvas[hidden] + 0.75 * rng.uniform(110, 190)
+        canvas[hidden] = (1 - HAZE_OPACITY) * canvas[hidden] + HAZE_OPACITY * rng.uniform(*HAZE_GREY)
     masks = _visible(plans, hidden)
     objects = [
         Object(
@@ -209,6 +211,7 @@ def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """First and last pixels of a mask (H, W): (top, left, bottom, right)."""
     ys, xs = np.nonzero(mask)
     return int(ys.min()), int(xs.min()), int(ys.max()), int(xs.max())
 
@@ -235,7 +238,7 @@ def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.n
 # Questions
 # ---------------------------------------------------------------------------------------------------------------------
 def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
-    """N_QUESTIONS different questions, in training by the same shares; a kind that the scene has not is drawn again."""
+    """N_QUESTIONS different questions, in training and evaluation by the same shares; a kind that the scene has not is drawn again."""
     kinds, weights = list(SHARES), np.array(list(SHARES.values()))
     questions: dict[str, Question] = {}
     while len(questions) < N_QUESTIONS:
