@@ -22,6 +22,7 @@ from transformers import Gemma3TextConfig, SamConfig, SiglipVisionConfig
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.benchmarks.report import ROOT, commit, publish
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.templates import Chat
@@ -166,27 +167,19 @@ def main() -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("error: no GPU was found; --size tiny --device cpu shows that the path runs.")
-    root = Path(__file__).parents[1]
-    tests = subprocess.run([sys.executable, "-m", "pytest", *GPU_TESTS], cwd=root)
+    tests = subprocess.run([sys.executable, "-m", "pytest", *GPU_TESTS], cwd=ROOT)
     figures = measure(args, device)
-    commit = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     lines = [
         f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit or 'no checkout'}, "
+        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit()}, "
         f"torch {torch.__version__}; pytest {' '.join(GPU_TESTS)}: exit {tests.returncode}; "
         f"medians of {args.repeats}.\n",
         "| case | s | peak GiB |",
         "|---|---|---|",
         *(f"| {case} | {seconds:.3f} | {peak:.1f} |" for case, seconds, peak in figures),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        with args.output.open("a", encoding="utf-8") as file:
-            file.write(text)
+    publish(lines, args.output)
     sys.exit(tests.returncode)
 
 

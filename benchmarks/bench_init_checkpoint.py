@@ -32,11 +32,11 @@ from transformers import (
 )
 
 from gemma_lisa.benchmarks.bench_gpu import real_size, tiny_size
+from gemma_lisa.benchmarks.report import ROOT, commit, publish
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.sam_checkpoint import original_name
 
-ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 MEMORY = {"real": 14 * GIB, "tiny": GIB}  # bytes that must be free, above what was measured
 DISK = {"real": 22e9, "tiny": 1e9}
@@ -183,12 +183,9 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
 
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     lines = [
         f"\n## init_checkpoint.py at {args.size} size, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit or 'no checkout'}, torch "
+        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit()}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} thread(s), a {os.cpu_count()}-core CPU machine with "
         f"{psutil.virtual_memory().total / GIB:.0f} GiB, once. Peaks count the pages of mapped files, which the system "
         f"can drop. On disk: {', '.join(f'{what} {size / 1e9:.2f} GB' for what, size in sizes)}.\n",
@@ -196,11 +193,7 @@ def main() -> None:
         "|---|---|---|",
         *(f"| {name} | {seconds:.0f} | {peak:.1f} |" for name, seconds, peak in figures),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        with args.output.open("a", encoding="utf-8") as file:
-            file.write(text)
+    publish(lines, args.output)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.n
 # Questions
 # ---------------------------------------------------------------------------------------------------------------------
 def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
-    """N_QUESTIONS different questions, in training and evaluation by the same shares; a kind that the scene has not is drawn again."""
+    """N_QUESTIONS different questions, training or not; a kind that the scene has not is drawn again."""
     kinds, weights = list(SHARES), np.array(list(SHARES.values()))
     questions: dict[str, Question] = {}
     while len(questions) < N_QUESTIONS:
