@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint clean
+.PHONY: help env demo example test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,16 @@ demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (S
 	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
 	@echo "Look at $(DEMO)/preview.png, and ask it yourself:"
 	@echo "  .venv/bin/python predict.py --model $(DEMO) --image docs/scene.png --query 'the red circle' --output answer.png"
+
+EXAMPLE ?= outputs/example
+SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_rows": 40000}'
+
+example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hours on two cores (EXAMPLE=outputs/example)
+	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED)
+	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
+		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE) \
+		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)

@@ -9,15 +9,10 @@ and takes the masks at its [SEG] tokens, as LISA's code does.
 
 import argparse
 import json
-import shutil
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from tqdm import tqdm
 
 from gemma_lisa.checkpoint import load_checkpoint
@@ -34,6 +29,7 @@ from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
 from gemma_lisa.metrics import summarize
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
+from gemma_lisa.records import circumstances
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,9 +100,7 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
         "split": args.split,
         "rows": args.rows,
         "max_new_tokens": args.max_new_tokens,
-        "commit": _commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **circumstances(),
         "seconds": round(seconds, 1),
     }
 
@@ -130,15 +124,6 @@ def sample_lines(answers: list[Answer]) -> str:
             line |= {name: getattr(answer.result, name) for name in numbers}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    if shutil.which("git") is None:
-        return None
-    described = subprocess.run(command, capture_output=True, text=True)
-    return described.stdout.strip() if described.returncode == 0 else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ is a field of transformers' TrainingArguments.
 import fnmatch
 import json
 import logging
+import os
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +26,13 @@ from yaml import YAMLError
 
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.command_line import UsageError, run, write_whole
 from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.records import TRAINING_RECORD, training_record
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -167,19 +170,25 @@ def describe(model, datasets: list[tuple[str, Any, str]], args: GemmaLisaTrainin
         part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
         total[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
-    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else str(args.device)
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return "\n".join(
         [
             *(f"  {name}: {len(rows):,} rows ({unit})" for name, rows, unit in datasets),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {device}, weights in fp32, "
+            f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {per_step} rows a step = {args.train_batch_size} a device × {args.gradient_accumulation_steps} "
-            f"micro-batches × {args.world_size} process(es)",
+            f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
+            f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
         ]
     )
+
+
+def _device_name(args: GemmaLisaTrainingArguments) -> str:
+    return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
+
+
+def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,10 +249,24 @@ def main(arguments: list[str]) -> None:
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer,
     )
+    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    seconds = round(time.perf_counter() - start, 1)
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
+        record = training_record(
+            model_args.model,
+            arguments,
+            trainer.state.log_history,
+            seed=training_args.seed,
+            seconds=seconds,
+            steps=trainer.state.global_step,
+            rows_a_step=_rows_a_step(training_args),
+            processes=training_args.world_size,
+            device=_device_name(training_args),
+        )
+        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record)
         print(f"saved {training_args.output_dir}", file=sys.stderr)
 
 

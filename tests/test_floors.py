@@ -27,6 +27,7 @@ FLOORS = {
     "pipeline_gemma_lisa": 1,
     "optimizers": 0,
     "sam_checkpoint": 0,
+    "records": 0,
     "collator": 1,
     "datasets_builder": 1,
     "checkpoint": 2,

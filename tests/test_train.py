@@ -15,6 +15,7 @@ from transformers import BertConfig, TrainingArguments
 from gemma_lisa import train
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.records import training_record
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import DataArguments, GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
 
@@ -279,7 +280,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
         "parameters are trained:",
         "    seg_projector ",
         "    sam.vision_encoder ",
-        "1 process(es) on cpu, weights in fp32, computed in fp32",
+        "cores, weights in fp32, computed in fp32",
         "2 rows a step",
     ):
         assert words in said, words
@@ -301,3 +302,18 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert (out / "curve.png").stat().st_size > 0
     assert f"saved {out}" in said
     load_checkpoint(out)
+
+    (stage,) = json.loads((out / "training.json").read_text())["stages"]
+    assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]
+    assert (stage["steps"], stage["rows_a_step"], stage["processes"], stage["seed"]) == (4, 2, 1, 42)
+    assert stage["history"] == history
+
+
+def test_a_record_goes_on_from_the_one_of_the_model_it_started_from(tmp_path):
+    first = training_record("some/model", ["--seed", "1"], [{"step": 1, "loss": 2.0}], seed=1)
+    (tmp_path / "training.json").write_text(json.dumps(first))
+    second = training_record(str(tmp_path), ["--output_dir", "a folder"], [], seed=2)
+    assert second["stages"][:-1] == first["stages"]
+    assert [stage["seed"] for stage in second["stages"]] == [1, 2]
+    assert second["stages"][1]["command"] == "train.py --output_dir 'a folder'"
+    assert set(second["stages"][1]["versions"]) == {"torch", "transformers", "datasets"}
