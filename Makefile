@@ -4,7 +4,7 @@ SEED ?= 0
 DEMO ?= outputs/demo
 SEG_STATE ?= token
 # The demo's training processes, 1, 2, 4 or 8: two where there are two cores. The batch of a step is the same for all.
-PROCESSES ?= $(shell [ "$$(nproc)" -ge 2 ] && echo 2 || echo 1)
+PROCESSES ?= $(shell [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && echo 2 || echo 1)
 LAUNCH = .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
 ARGS ?=
 

@@ -41,12 +41,12 @@ def training_record(model: str, arguments: list[str], history: list[dict[str, An
         model: folder or Hub name that the training started from; a folder's own record comes first.
         arguments: of train.py.
         history: Trainer's log, with the losses and scores by step.
-        facts: whatever else is known of the run, as numbers and strings.
+        facts: what else is known of the run: `circumstances` as it began, its seed, ...
 
     Returns:
-        {"stages": [{"command", "commit", "date", "versions", ..., "history"}, ...]}
+        {"stages": [{"command", ..., "history"}, ...]}
     """
     before = Path(model) / TRAINING_RECORD
     stages = json.loads(before.read_text())["stages"] if before.is_file() else []
-    stage = {"command": shlex.join(["train.py", *arguments]), **circumstances(), **facts, "history": history}
+    stage = {"command": shlex.join(["train.py", *arguments]), **facts, "history": history}
     return {"stages": [*stages, stage]}

@@ -32,7 +32,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, training_record
+from gemma_lisa.records import TRAINING_RECORD, circumstances, training_record
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> None:
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer,
     )
-    start = time.perf_counter()
+    begun, start = circumstances(), time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     seconds = round(time.perf_counter() - start, 1)
     trainer.save_model()
@@ -259,6 +259,7 @@ def main(arguments: list[str]) -> None:
             model_args.model,
             arguments,
             trainer.state.log_history,
+            **begun,
             seed=training_args.seed,
             seconds=seconds,
             steps=trainer.state.global_step,

@@ -307,6 +307,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]
     assert (stage["steps"], stage["rows_a_step"], stage["processes"], stage["seed"]) == (4, 2, 1, 42)
     assert stage["history"] == history
+    assert set(stage["versions"]) == {"torch", "transformers", "datasets"}
 
 
 def test_a_record_goes_on_from_the_one_of_the_model_it_started_from(tmp_path):
@@ -316,4 +317,3 @@ def test_a_record_goes_on_from_the_one_of_the_model_it_started_from(tmp_path):
     assert second["stages"][:-1] == first["stages"]
     assert [stage["seed"] for stage in second["stages"]] == [1, 2]
     assert second["stages"][1]["command"] == "train.py --output_dir 'a folder'"
-    assert set(second["stages"][1]["versions"]) == {"torch", "transformers", "datasets"}
