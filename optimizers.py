@@ -10,8 +10,8 @@ from torch import nn
 class StackedMuon(torch.optim.Muon):
     """torch's Muon, which makes the updates of all matrices of one shape orthogonal at once, and in float32.
 
-    torch's own takes them one by one in bfloat16. For the hundred small matrices of a small model that is eight times
-    slower on a CPU that has no bfloat16 matrix units; `benchmarks/bench_muon.py` measures it.
+    torch's own takes them one by one in bfloat16: for the hundred small matrices of a small model, on a CPU without
+    bfloat16 matrix units, several times slower. `benchmarks/bench_muon.py` measures it.
     """
 
     @torch.no_grad()

@@ -22,13 +22,14 @@ from transformers import Gemma3TextConfig, SamConfig, SiglipVisionConfig
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.benchmarks.report import ROOT, commit, publish
+from gemma_lisa.benchmarks.report import ROOT, publish
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.protocols import to_device
+from gemma_lisa.records import commit
 from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
 
 TRAINED = ("seg_projector", "sam.mask_decoder")
@@ -172,7 +173,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     lines = [
         f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit()}, "
+        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit() or "no checkout"}, "
         f"torch {torch.__version__}; pytest {' '.join(GPU_TESTS)}: exit {tests.returncode}; "
         f"medians of {args.repeats}.\n",
         "| case | s | peak GiB |",

@@ -32,9 +32,10 @@ from transformers import (
 )
 
 from gemma_lisa.benchmarks.bench_gpu import real_size, tiny_size
-from gemma_lisa.benchmarks.report import ROOT, commit, publish
+from gemma_lisa.benchmarks.report import ROOT, publish
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.records import commit
 from gemma_lisa.sam_checkpoint import original_name
 
 GIB = 2**30
@@ -185,7 +186,7 @@ def main() -> None:
 
     lines = [
         f"\n## init_checkpoint.py at {args.size} size, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit()}, torch "
+        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit() or "no checkout"}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} thread(s), a {os.cpu_count()}-core CPU machine with "
         f"{psutil.virtual_memory().total / GIB:.0f} GiB, once. Peaks count the pages of mapped files, which the system "
         f"can drop. On disk: {', '.join(f'{what} {size / 1e9:.2f} GB' for what, size in sizes)}.\n",
