@@ -15,13 +15,13 @@ import transformers
 TRAINING_RECORD = "training.json"
 
 
-def commit() -> str | None:
-    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
+def commit() -> str:
+    """The checkout's commit, with a plus where files differ from it; "none" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
     if shutil.which("git") is None:
-        return None
+        return "none"
     described = subprocess.run(command, capture_output=True, text=True)
-    return described.stdout.strip() if described.returncode == 0 else None
+    return described.stdout.strip() if described.returncode == 0 else "none"
 
 
 def circumstances() -> dict[str, Any]:

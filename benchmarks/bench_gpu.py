@@ -173,7 +173,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     lines = [
         f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit() or "no checkout"}, "
+        f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit()}, "
         f"torch {torch.__version__}; pytest {' '.join(GPU_TESTS)}: exit {tests.returncode}; "
         f"medians of {args.repeats}.\n",
         "| case | s | peak GiB |",

@@ -186,7 +186,7 @@ def main() -> None:
 
     lines = [
         f"\n## init_checkpoint.py at {args.size} size, {datetime.now(UTC):%Y-%m-%d}\n",
-        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit() or "no checkout"}, torch "
+        f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit()}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} thread(s), a {os.cpu_count()}-core CPU machine with "
         f"{psutil.virtual_memory().total / GIB:.0f} GiB, once. Peaks count the pages of mapped files, which the system "
         f"can drop. On disk: {', '.join(f'{what} {size / 1e9:.2f} GB' for what, size in sizes)}.\n",

@@ -35,9 +35,7 @@ def main() -> None:
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
     stock, stacked = measure(torch.optim.Muon, matrices), measure(StackedMuon, matrices)
-    print(
-        f"{len(matrices)} matrices: torch.optim.Muon {stock:.1f} ms, StackedMuon {stacked:.1f} ms, {stock / stacked:.1f}x"
-    )
+    print(f"{len(matrices)} matrices: torch.optim.Muon {stock:.1f} ms, StackedMuon {stacked:.1f} ms a step")
 
 
 if __name__ == "__main__":
