@@ -9,12 +9,17 @@ from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import Dataset as TorchDataset
 
+from .ade20k import Ade20k
 from .coco_instances import CocoInstances
 from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
 from .templates import ask, ask_plainly
 
-BUILDERS = {"shapes": Shapes, "coco_instances": CocoInstances}
+BUILDERS = {
+    "ade20k": Ade20k,
+    "coco_instances": CocoInstances,
+    "shapes": Shapes,
+}
 
 
 def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[str, Any] | None = None) -> Dataset:

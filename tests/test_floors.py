@@ -21,6 +21,8 @@ FLOORS = {
     "datasets_builder.rows": 0,
     "datasets_builder.scenes": 0,
     "datasets_builder.templates": 0,
+    "datasets_builder.archives": 0,
+    "datasets_builder.label_maps": 0,
     "datasets_builder.coco_files": 0,
     "datasets_builder.coco_segmentation": 0,
     "modeling_gemma_lisa": 1,

@@ -1,0 +1,83 @@
+"""ADE20K, the scene parsing benchmark's release (ADEChallengeData2016): photos with label maps of 150 classes.
+
+    ade20k/images/{training,validation}/ADE_train_00000001.jpg, ...
+    ade20k/annotations/{training,validation}/ADE_train_00000001.png      0 = other, k = class k of objectInfo150.txt
+
+A row is one photo; a target is one class in it, all its instances united.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .archives import Archive, ArchiveBuilder, ArchiveConfig
+from .label_maps import check_size, class_masks, read_label_map, semantic_row
+
+# objectInfo150.txt, the first name of each class, from 1 on
+NAMES = (
+    "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
+    "table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, "
+    "armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, "
+    "chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, "
+    "case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, "
+    "book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, "
+    "hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television, airplane, "
+    "dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, "
+    "fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, "
+    "minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, "
+    "screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, "
+    "monitor, bulletin board, shower, radiator, glass, clock, flag"
+).split(", ")
+OTHER = 0
+SPLITS = {"train": "training", "validation": "validation"}
+
+
+@dataclass
+class Ade20kConfig(ArchiveConfig):
+    def index_paths(self) -> list[Path]:
+        return [self.root / Ade20k.ARCHIVE.folder / "annotations" / name for name in SPLITS.values()]
+
+
+class Ade20k(ArchiveBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = Ade20kConfig
+    BUILDER_CONFIGS = [Ade20kConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+    ARCHIVE = Archive(
+        title="ADE20K",
+        folder="ade20k",
+        get="Get ADEChallengeData2016.zip from its homepage and put its folders images and annotations into ade20k.",
+        homepage="http://sceneparsing.csail.mit.edu",
+        license="images for non-commercial research and education; annotations BSD-3-Clause",
+        citation="Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017",
+        sizes={"train": 20_210, "validation": 2_000},
+    )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        annotations = self.folder() / "annotations"
+        found = {split: sorted((annotations / name).glob("*.png")) for split, name in SPLITS.items()}
+        if not any(found.values()):
+            raise ValueError(f"{annotations}: no label map is there. {self.ARCHIVE.get}")
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps})
+            for split, label_maps in found.items()
+            if label_maps
+        ]
+
+    def _generate_examples(self, split: str, label_maps: list[Path]) -> Iterator[tuple[str, dict]]:
+        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split))
+
+
+def _row(label_map: Path, split: str) -> dict | None:
+    image = label_map.parents[2] / "images" / label_map.parent.name / f"{label_map.stem}.jpg"
+    if not image.is_file():
+        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
+    labels = read_label_map(label_map)
+    check_size(labels, image, label_map)
+    masks = class_masks(labels)
+    if (highest := max(masks)) > len(NAMES):
+        raise ValueError(f"{label_map}: holds the class {highest}, but ADE20K has {len(NAMES)}.")
+    named = {NAMES[number - 1]: mask for number, mask in masks.items() if number != OTHER}
+    return semantic_row(image, f"ade20k/{split}/{label_map.stem}", named, masks.get(OTHER))

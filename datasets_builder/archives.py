@@ -1,0 +1,128 @@
+"""What the builders of published data sets share: the folder they are unpacked in, what is said of each, and bad files.
+
+Every set lies below one data_dir, in the layout that LISA's users have: `ade20k/`, `coco/`, `cocostuff/`, `mapillary/`,
+`vlpart/`, `refer_seg/`, `llava_dataset/`, `reason_seg/`. Nothing is downloaded: `Archive.get` says where it is got.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+
+from .rows import ROW_FEATURES
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published data set: what its builder, its card and `inspect` say about it."""
+
+    title: str
+    folder: str  # below data_dir
+    get: str  # which archives, and what they are unpacked to
+    homepage: str
+    license: str
+    citation: str  # authors, title, where and when, in one line
+    sizes: dict[str, int] = field(default_factory=dict)  # rows of each split, as published
+    unit: str = "images"  # what `sizes` counts
+
+
+@dataclass
+class ArchiveConfig(datasets.BuilderConfig):
+    """Options of every published set."""
+
+    # So many files or records may be wrong: each is left out and listed at the end. The next one stops the run.
+    max_bad: int = 0
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """The name of the cache, which changes with the folder and with the files that the rows are made from."""
+        return super().create_config_id(
+            {**config_kwargs, "data_dir": str(self.root), "files": self.state_of_files()}, custom_features
+        )
+
+    @property
+    def root(self) -> Path:
+        if self.data_dir is None:
+            raise ValueError("data_dir is missing; name the folder that the archives were unpacked in.")
+        return Path(os.path.abspath(self.data_dir))
+
+    def state_of_files(self) -> list[str]:
+        """Size and time of last change of the index files and folders (`index_paths`); a folder's changes with its
+        entries."""
+        states = []
+        for path in self.index_paths():
+            if path.exists():
+                status = path.stat()
+                states.append(f"{path} {status.st_size if path.is_file() else ''} {status.st_mtime_ns}")
+        return states
+
+    def index_paths(self) -> list[Path]:
+        """What the rows are made from: the JSON files, or the folders of label maps."""
+        raise NotImplementedError
+
+
+class ArchiveBuilder(datasets.GeneratorBasedBuilder):
+    """A builder of a published set; a subclass names its archive."""
+
+    ARCHIVE: ClassVar[Archive]
+
+    def _info(self) -> datasets.DatasetInfo:
+        archive = self.ARCHIVE
+        return datasets.DatasetInfo(
+            features=ROW_FEATURES,
+            description=f"{archive.title}. {archive.get}",
+            homepage=archive.homepage,
+            license=archive.license,
+            citation=archive.citation,
+        )
+
+    def folder(self) -> Path:
+        """The set's own folder.
+
+        Raises:
+            ValueError: it is not there; where it is got.
+        """
+        folder = self.config.root / self.ARCHIVE.folder
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
+        return folder
+
+    def rows(self, records: Iterable[tuple[Any, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
+        """(key, row) of every (key, record); `row_of` gives none for a record in which nothing can be asked.
+
+        Raises:
+            ValueError: of `row_of`, from the (`max_bad` + 1)th on.
+        """
+        bad, empty = [], 0
+        for key, record in records:
+            try:
+                row = row_of(record)
+            except ValueError as error:
+                bad.append(error)
+                if len(bad) > self.config.max_bad:
+                    raise
+                continue
+            if row is None:
+                empty += 1
+            else:
+                yield key, row
+        for error in bad:
+            logger.warning("left out, as max_bad allows: %s", error)
+        if empty:
+            logger.warning("%s: left out %d of its records, in which nothing can be asked", self.ARCHIVE.title, empty)
+
+
+def require_file(path: Path, archive: Archive) -> Path:
+    """The path, of a file that the set cannot do without.
+
+    Raises:
+        ValueError: it is not there; where it is got.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. {archive.title}: {archive.get}")
+    return path

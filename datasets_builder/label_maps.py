@@ -1,0 +1,75 @@
+"""Label maps: pictures whose pixels are class numbers, and the masks of all their classes at once."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ..images_gemma_lisa import open_upright
+
+INDEX_MODES = ("L", "P", "I;16", "I")  # of pictures that hold one number a pixel
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """The class numbers (H, W) of a label map; a palette's indices, never its colors, and upright as its photo.
+
+    Raises:
+        ValueError: no such file, one that cannot be read, or one that holds colors.
+    """
+    picture = open_upright(path)
+    if picture.mode not in INDEX_MODES:
+        raise ValueError(f"{path}: a label map needs one number a pixel; this is a picture in {picture.mode}.")
+    return np.asarray(picture)
+
+
+def check_size(labels: np.ndarray, image: Path, label_map: Path) -> None:
+    """Refuse a label map (H, W) that is not as large as its photo; only the photo's header is read."""
+    with Image.open(image) as opened:
+        stored, turned = opened.size, opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    size = stored if turned else stored[::-1]  # (height, width) upright
+    if labels.shape != size:
+        raise ValueError(f"{label_map}: {labels.shape} (height, width), but its photo {image} is {size}.")
+
+
+def class_masks(labels: np.ndarray) -> dict[int, dict]:
+    """The mask of every class number in a label map (H, W), as rows hold it: {"size": [H, W], "counts": str}.
+
+    The map is passed over once for all classes.
+    """
+    height, width = labels.shape
+    down = labels.T.ravel()  # COCO's runs go down the columns
+    starts = np.concatenate([[0], np.flatnonzero(down[1:] != down[:-1]) + 1])
+    ends = np.append(starts[1:], down.size)
+    values = down[starts]
+    masks = {}
+    for value in np.unique(values):
+        of_class = values == value
+        edges = np.stack([starts[of_class], ends[of_class]], axis=1).ravel()  # where it begins, ends, begins, ...
+        counts = np.diff(edges, prepend=0).tolist() + [int(down.size - edges[-1])]
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        masks[int(value)] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return masks
+
+
+def semantic_row(image: Path, source: str, masks: dict[str, dict], ignore: dict | None) -> dict | None:
+    """A row that asks for every class of a photo, or none where there is no class.
+
+    masks: by class name, as rows hold them. ignore: the mask of the pixels of which the label map does not say what
+    they are.
+    """
+    if not masks:
+        return None
+    targets = [
+        {
+            "texts": [f"the {name}"],
+            "kind": None,
+            "is_sentence": False,
+            "masks": [mask],
+            "answer": None,
+            "ignore": ignore,
+            "explanation": None,
+        }
+        for name, mask in masks.items()
+    ]
+    return {"image": {"bytes": None, "path": str(image)}, "source": source, "targets": targets, "conversation": []}

@@ -1,0 +1,112 @@
+"""ADE20K in its own layout: written small here, and the real samples where they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.ade20k import NAMES, Ade20k
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data folder with two training photos, one of them greyscale, and one for validation."""
+    labels = np.zeros((6, 8), dtype=np.uint8)
+    labels[:3, :4], labels[3:, :4] = 1, 150
+    for split, stem, mode in (
+        ("training", "ADE_train_00000001", "RGB"),
+        ("training", "ADE_train_00000002", "L"),
+        ("validation", "ADE_val_00000001", "RGB"),
+    ):
+        for kind, picture, suffix in (("images", Image.new(mode, (8, 6)), "jpg"), ("annotations", labels, "png")):
+            folder = tmp_path / "data" / "ade20k" / kind / split
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = picture if kind == "images" else Image.fromarray(picture)
+            picture.save(folder / f"{stem}.{suffix}")
+    return tmp_path / "data"
+
+
+def test_a_row_has_a_target_for_every_class_and_ignores_what_is_other(root):
+    rows = load_rows("ade20k", "train", str(root))
+    assert [row["source"] for row in rows] == ["ade20k/train/ADE_train_00000001", "ade20k/train/ADE_train_00000002"]
+    assert [target["texts"] for target in rows[0]["targets"]] == [["the wall"], ["the flag"]]
+    assert rows[0]["image"] == {"bytes": None, "path": str(root / "ade20k/images/training/ADE_train_00000001.jpg")}
+    sample = EvaluationQuestions(rows, with_conversations=False)[3]
+    assert sample["image"].mode == "RGB"
+    expected = np.zeros((1, 6, 8), dtype=np.uint8)
+    expected[:, 3:, :4], expected[:, :, 4:] = 1, IGNORE_VALUE
+    assert np.array_equal(sample["masks"][0], expected)
+    assert len(load_rows("ade20k", "validation", str(root))) == 1
+
+
+def test_names_are_the_150_official_ones():
+    assert len(NAMES) == len(set(NAMES)) == 150
+    if (SAMPLES / "ade20k").is_dir():
+        lines = (SAMPLES / "ade20k" / "objectInfo150.txt").read_text().splitlines()[1:]
+        assert [line.split("\t")[-1].split(",")[0].strip() for line in lines] == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "images/training/ADE_train_00000002.jpg").unlink(),
+            "ADE_train_00000002.jpg: no such",
+        ),
+        (
+            lambda folder: Image.new("L", (8, 6), 151).save(folder / "annotations/training/ADE_train_00000002.png"),
+            "151",
+        ),
+        (
+            lambda folder: Image.new("L", (9, 6)).save(folder / "annotations/training/ADE_train_00000002.png"),
+            r"\(6, 9\)",
+        ),
+        (lambda folder: (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b""), "00002.png"),
+    ],
+    ids=["no photo", "unknown class", "another size", "empty file"],
+)
+def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+    spoil(root / "ade20k")
+    with pytest.raises(ValueError, match=message):
+        load_rows("ade20k", "train", str(root))
+    rows = load_rows("ade20k", "train", str(root), {"max_bad": 1})
+    assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
+
+
+def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+    with pytest.raises(ValueError, match="ade20k: no such folder.*ADEChallengeData2016.zip"):
+        load_rows("ade20k", "train", str(tmp_path))
+    with pytest.raises(ValueError, match="data_dir is missing"):
+        load_rows("ade20k", "train")
+
+
+def test_changed_files_are_prepared_anew(root):
+    assert len(load_rows("ade20k", "train", str(root))) == 2
+    (root / "ade20k/annotations/training/ADE_train_00000002.png").unlink()
+    assert len(load_rows("ade20k", "train", str(root))) == 1
+
+
+@pytest.mark.skipif(not (SAMPLES / "ade20k").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_sample_has_the_pixels_that_are_known_of_it():
+    row = load_rows("ade20k", "validation", str(SAMPLES))[0]
+    areas = {target["texts"][0]: int(decode_mask(target["masks"][0], "").sum()) for target in row["targets"]}
+    known = {"building": 123_406, "sky": 134_492, "wall": 14_538, "tree": 8_784, "road": 1_755}
+    known |= {"grass": 53_099, "plant": 10_009}
+    assert areas == {f"the {name}": area for name, area in known.items()}
+    assert row["targets"][0]["masks"][0]["size"] == [512, 683]
+    assert decode_mask(row["targets"][0]["ignore"], "").sum() == 3_613
+
+
+def test_its_card_names_licence_and_source():
+    info = Ade20k(config_name="default", data_dir=".").info
+    assert "non-commercial" in info.license and info.homepage and info.citation

@@ -1,0 +1,47 @@
+"""Label maps: indices and not colors, the same rule as the photo, and every class's mask in one pass."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.label_maps import check_size, class_masks, read_label_map, semantic_row
+from gemma_lisa.datasets_builder.rows import decode_mask
+
+
+@pytest.mark.parametrize("shape, num_classes", [((1, 1), 1), ((7, 5), 3), ((40, 60), 150), ((30, 1), 2)])
+def test_every_class_has_the_mask_that_comparing_gives(shape, num_classes):
+    labels = np.random.default_rng(0).integers(0, num_classes, shape).astype(np.uint8)
+    masks = class_masks(labels)
+    assert sorted(masks) == sorted(np.unique(labels))
+    for value, mask in masks.items():
+        assert np.array_equal(decode_mask(mask, "test"), labels == value)
+
+
+def test_a_palette_gives_its_indices_though_its_colors_repeat(tmp_path):
+    labels = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette([9, 9, 9] * 256)
+    picture.save(tmp_path / "p.png")
+    assert np.array_equal(read_label_map(tmp_path / "p.png"), labels)
+
+
+def test_a_map_of_colors_is_refused_by_its_name(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "colors.png")
+    with pytest.raises(ValueError, match="colors.png.*one number a pixel"):
+        read_label_map(tmp_path / "colors.png")
+
+
+def test_a_photo_of_another_size_is_refused_and_one_that_is_turned_is_not(tmp_path):
+    photo = Image.new("RGB", (4, 3))
+    photo.save(tmp_path / "photo.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    check_size(np.zeros((3, 4)), tmp_path / "photo.jpg", tmp_path / "map.png")
+    check_size(np.zeros((4, 3)), tmp_path / "turned.jpg", tmp_path / "map.png")
+    with pytest.raises(ValueError, match=r"map.png: \(4, 3\).*photo.jpg is \(3, 4\)"):
+        check_size(np.zeros((4, 3)), tmp_path / "photo.jpg", tmp_path / "map.png")
+
+
+def test_a_photo_without_a_class_is_no_row(tmp_path):
+    assert semantic_row(tmp_path / "a.jpg", "set/train/a", {}, None) is None
