@@ -131,6 +131,12 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
             f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
         )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if training_args.world_size != started:
+        raise UsageError(
+            f"{started} processes were started, but {training_args.world_size} would train, each alone; without a GPU "
+            "for each add --use_cpu true."
+        )
     return model_args, data_args, training_args
 
 
