@@ -11,6 +11,9 @@ from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
 
+# The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
+EXAMPLE = Path(__file__).parent / "examples" / "shapes-tiny"
+
 # A checkpoint also carries the code it was saved with; here the project's own is used.
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)
 AutoModel.register(GemmaLisaConfig, GemmaLisaForConditionalGeneration)

@@ -91,27 +91,25 @@ def draw_samples(samples: list[dict[str, Any]], columns: int = 1) -> Image.Image
             (K, H, W) bool, `answer` (without `[SEG]`) and `iou`, a float or None.
         columns: Cards beside each other.
     """
-    if not samples:
-        raise ValueError("no samples to draw; give at least one.")
-    gap, columns = 2 * SHEET_GAP, min(columns, len(samples))
-    cards, headings = [_card(sample) for sample in samples], _headings()
-    card_width = cards[0].width
-    rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
-    row_heights = [max(card.height for card in row) for row in rows]
+    return _sheet([_card(sample) for sample in samples], columns, ("image", "target", "prediction"))
 
-    height = headings.height + gap + sum(row_heights) + gap * len(rows)
-    sheet = Image.new("RGB", (gap + columns * (card_width + gap), height), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    for column in range(columns):
-        sheet.paste(headings, (gap + column * (card_width + gap), gap // 2))
-    top = headings.height + gap
-    for row, height in zip(rows, row_heights, strict=True):
-        for column, card in enumerate(row):
-            left = gap + column * (card_width + gap)
-            sheet.paste(card, (left, top))
-            draw.rounded_rectangle((left, top, left + card_width - 1, top + height - 1), radius=8, outline=LINE)
-        top += height + gap
-    return sheet
+
+def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Image:
+    """A sheet of data, with one card per sample: the image, and its masks; under them question and answer.
+
+    Args:
+        samples: dicts of `image` (PIL), `question`, `masks` (K, H, W) uint8 of 0, 1, 255 (drawn hatched) and `answer`.
+        columns: Cards beside each other.
+    """
+    cards = []
+    for sample in samples:
+        image, masks = sample["image"].convert("RGB"), np.asarray(sample["masks"])
+        plain, size = _panel(image)
+        ignored = (masks == IGNORE_VALUE).any(axis=0) if len(masks) else np.zeros(image.size[::-1], dtype=bool)
+        shown = _painted(plain, _checked_masks(masks == 1, image), ignored, "not there")
+        caption = _caption([(sample["question"], INK, True), (sample["answer"], GREY, False)], _width(2), SHEET_FONT)
+        cards.append(_joined([plain, shown], size, caption))
+    return _sheet(cards, columns, ("image", "masks"))
 
 
 def draw_curve(log_history: list[dict[str, Any]], path: str | Path) -> None:
@@ -346,48 +344,96 @@ def _stack(parts: list[Image.Image]) -> Image.Image:
 # The sheet of samples
 
 
+def _sheet(cards: list[Image.Image], columns: int, headings: tuple[str, ...]) -> Image.Image:
+    """Cards under the headings of their panels, so many beside each other."""
+    if not cards:
+        raise ValueError("no samples to draw; give at least one.")
+    gap, columns, strip = 2 * SHEET_GAP, min(columns, len(cards)), _headings(headings)
+    card_width = cards[0].width
+    rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
+    row_heights = [max(card.height for card in row) for row in rows]
+
+    height = strip.height + gap + sum(row_heights) + gap * len(rows)
+    sheet = Image.new("RGB", (gap + columns * (card_width + gap), height), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for column in range(columns):
+        sheet.paste(strip, (gap + column * (card_width + gap), gap // 2))
+    top = strip.height + gap
+    for row, height in zip(rows, row_heights, strict=True):
+        for column, card in enumerate(row):
+            left = gap + column * (card_width + gap)
+            sheet.paste(card, (left, top))
+            draw.rounded_rectangle((left, top, left + card_width - 1, top + height - 1), radius=8, outline=LINE)
+        top += height + gap
+    return sheet
+
+
 def _card(sample: dict[str, Any]) -> Image.Image:
-    gap, width = SHEET_GAP, 3 * PANEL + 4 * SHEET_GAP
+    """Image, target and prediction; under them question, answer and IoU."""
     image, target = sample["image"].convert("RGB"), np.asarray(sample["target"])
     predictions = _checked_masks(sample["prediction"], image)
-    targets = _checked_masks((target == 1)[None], image)
-
-    # paint at the panel's size, so that outlines are equally thick on every card
-    scale = PANEL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    plain = _fitted(image, size)
-    found = np.array([_fitted_mask(mask, size) for mask in predictions], dtype=bool).reshape(-1, size[1], size[0])
-    wanted = np.array([_fitted_mask(mask, size) for mask in targets], dtype=bool)
-    ignored = _fitted_mask(target == IGNORE_VALUE, size)
-    panels = [plain]
-    for masks, hatched, nothing in ((wanted, ignored, "not there"), (found, np.zeros_like(ignored), "no mask")):
-        picture = plain.copy()
-        picture.paste(WHITE, mask=_alpha(~masks.any(axis=0), SHEET_DIM))
-        panels.append(_paint(_hatched(picture, hatched), masks, SHEET_ALPHA, 3, SHEET_FONT))
-        if not masks.any():
-            centre = (_chip_width(nothing, SHEET_FONT) / 2 + gap, size[1] - 1.2 * SHEET_FONT)
-            _chip(ImageDraw.Draw(panels[-1]), centre, nothing, INK, SHEET_FONT)
+    targets, ignored = _checked_masks((target == 1)[None], image), target == IGNORE_VALUE
+    plain, size = _panel(image)
+    panels = [
+        plain,
+        _painted(plain, targets, ignored, "not there"),
+        _painted(plain, predictions, np.zeros_like(ignored), "no mask"),
+    ]
 
     iou = sample["iou"]
     badge = "" if iou is None else f"IoU {iou:.2f}"
-    badge_width = round(_chip_width(badge, SHEET_FONT)) + gap
+    badge_width = round(_chip_width(badge, SHEET_FONT)) + SHEET_GAP
     paragraphs = [(sample["question"], INK, True), (sample["answer"], GREY, False)]
-    caption = _caption(paragraphs, width - gap, SHEET_FONT, reserved=badge_width)
-    card = Image.new("RGB", (width, size[1] + gap + max(caption.height, 2 * SHEET_FONT) + gap), WHITE)
-    for column, panel in enumerate(panels):
-        card.paste(panel, (gap + column * (PANEL + gap) + (PANEL - size[0]) // 2, gap))
-    card.paste(caption, (0, size[1] + gap))
+    width = _width(len(panels))
+    card = _joined(panels, size, _caption(paragraphs, width - SHEET_GAP, SHEET_FONT, reserved=badge_width))
     if badge:
         colour = GOOD if iou >= GOOD_IOU else FAIR if iou >= FAIR_IOU else POOR
-        centre = (width - badge_width / 2 - gap / 2, size[1] + gap + 1.1 * SHEET_FONT)
+        centre = (width - badge_width / 2 - SHEET_GAP / 2, size[1] + SHEET_GAP + 1.1 * SHEET_FONT)
         _chip(ImageDraw.Draw(card), centre, badge, colour, SHEET_FONT)
     return card
 
 
-def _headings() -> Image.Image:
-    strip = Image.new("RGB", (3 * PANEL + 4 * SHEET_GAP, round(1.6 * SHEET_FONT)), WHITE)
+def _panel(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """The image at a panel's size, and that size (width, height)."""
+    scale = PANEL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return _fitted(image, size), size
+
+
+def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing: str) -> Image.Image:
+    """A panel with masks (K, H, W) and what is not counted (H, W), both at the image's size; `nothing` where no mask.
+
+    Painted at the panel's size, so that outlines are equally thick on every card.
+    """
+    size = plain.size
+    masks = np.array([_fitted_mask(mask, size) for mask in masks], dtype=bool).reshape(-1, size[1], size[0])
+    picture = plain.copy()
+    picture.paste(WHITE, mask=_alpha(~masks.any(axis=0), SHEET_DIM))
+    picture = _paint(_hatched(picture, _fitted_mask(ignored, size)), masks, SHEET_ALPHA, 3, SHEET_FONT)
+    if not masks.any():
+        centre = (_chip_width(nothing, SHEET_FONT) / 2 + SHEET_GAP, size[1] - 1.2 * SHEET_FONT)
+        _chip(ImageDraw.Draw(picture), centre, nothing, INK, SHEET_FONT)
+    return picture
+
+
+def _joined(panels: list[Image.Image], size: tuple[int, int], caption: Image.Image) -> Image.Image:
+    """Panels of a size (width, height) beside each other over a caption."""
+    gap = SHEET_GAP
+    card = Image.new("RGB", (_width(len(panels)), size[1] + gap + max(caption.height, 2 * SHEET_FONT) + gap), WHITE)
+    for column, panel in enumerate(panels):
+        card.paste(panel, (gap + column * (PANEL + gap) + (PANEL - size[0]) // 2, gap))
+    card.paste(caption, (0, size[1] + gap))
+    return card
+
+
+def _width(num_panels: int) -> int:
+    return num_panels * PANEL + (num_panels + 1) * SHEET_GAP
+
+
+def _headings(words: tuple[str, ...]) -> Image.Image:
+    strip = Image.new("RGB", (_width(len(words)), round(1.6 * SHEET_FONT)), WHITE)
     draw = ImageDraw.Draw(strip)
-    for column, heading in enumerate(("image", "target", "prediction")):
+    for column, heading in enumerate(words):
         centre = (SHEET_GAP + column * (PANEL + SHEET_GAP) + PANEL // 2, strip.height // 2)
         _write(draw, centre, heading, GREY, SHEET_FONT, bold=True, anchor="mm")
     return strip

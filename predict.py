@@ -1,14 +1,16 @@
 """Ask images in words: an overlay picture and the answer for each.
 
-    python predict.py --model outputs/demo --image scene.png --query "the red circle" --output answer.png
+    python predict.py --image docs/scene.png --query "the red circle" --output answer.png
     python predict.py --model outputs/demo --image a.png b.png --query "the red circle" "all the squares" \\
         --output answers/ --json answers/answers.json
 
+Without --model the small checkpoint of examples/ answers, which knows drawn shapes only.
 Every query is asked of every image. One answer is written to --output; several to files in the folder of that name.
 Any kind of picture is taken, see docs/images.md; one that cannot be read is refused before any is asked about.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import ArgumentParser, UsageError, choose_device, positive, run, write_whole
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.drawing import draw_answer
@@ -26,7 +28,7 @@ from gemma_lisa.images_gemma_lisa import load_rgb
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint")
+    parser.add_argument("--model", help="folder or Hub name of a Gemma-LISA checkpoint; by default that of examples/")
     parser.add_argument("--image", nargs="+", type=Path, required=True, help="picture files")
     parser.add_argument("--query", nargs="+", required=True, help="questions or phrases")
     parser.add_argument("--output", type=Path, required=True, help="picture to write; a folder for several answers")
@@ -97,7 +99,9 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     for path in args.image:
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
-    model, processor = load_checkpoint(args.model)
+    if args.model is None:
+        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
+    model, processor = load_checkpoint(args.model or EXAMPLE)
     model.to(choose_device(args.device))
     pairs = [(path, query) for path in args.image for query in args.query]
     asked = [(number, path, query) for number, (path, query) in enumerate(pairs, start=1)]

@@ -12,7 +12,7 @@ from transformers import BatchFeature
 
 from .collator import GemmaLisaCollator
 from .datasets_builder.rows import SEG_SLOT
-from .datasets_builder.templates import REFUSAL
+from .datasets_builder.templates import ENGLISH, LANGUAGES
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import QueryResult, intersection_and_union, unite
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
@@ -117,7 +117,7 @@ def teacher_forced_masks(
     counts = learned.sum(1)
     first = counts.cumsum(0) - counts  # (B,): where each row's logits begin among the N
     first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
-    refusal = processor.tokenizer(REFUSAL, add_special_tokens=False)["input_ids"][0]
+    refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
     has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
     predicted, image = [], -1

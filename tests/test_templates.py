@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from gemma_lisa.datasets_builder import templates
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
-from gemma_lisa.datasets_builder.templates import OWN_ANSWER_SHARE, Chat, ask, ask_plainly
+from gemma_lisa.datasets_builder.templates import LANGUAGES, OWN_ANSWER_SHARE, Chat, Phrasing, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}
 
@@ -50,8 +49,8 @@ def test_every_template_is_used():
     sentences = said_of(target_of(0, ["Which one holds tea?"], is_sentence=True))
     questions, answers = ({pair[at] for pair in phrases + sentences} for at in (0, 1))
     assert questions == {
-        *(template.format(text="the cup") for template in templates.PHRASE_QUESTIONS),
-        *(template.format(text="Which one holds tea?") for template in templates.SENTENCE_QUESTIONS),
+        *(template.format(text="the cup") for template in LANGUAGES["en"].phrase_questions),
+        *(template.format(text="Which one holds tea?") for template in LANGUAGES["en"].sentence_questions),
     }
     assert answers == {"No, I see none.", "It is {seg}.", "They are {seg} and {seg}."}
 
@@ -130,6 +129,50 @@ def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it(
     sentence = "Which one holds tea?"
     for question, answer in said_of(target_of(0, [sentence], is_sentence=True)):
         assert question.startswith(sentence)
-        assert answer == templates.REFUSAL
+        assert answer == LANGUAGES["en"].refusal
     plain = ask_plainly(row_of(target_of(0, [sentence], is_sentence=True)))[0]
-    assert plain.rounds == ((sentence, templates.REFUSAL),)
+    assert plain.rounds == ((sentence, LANGUAGES["en"].refusal),)
+
+
+# --- languages -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("num_masks", [0, 1, 2, 5])
+def test_every_language_has_a_slot_for_each_mask_and_a_first_word_of_its_own_for_no(name, num_masks):
+    language, phrasing = LANGUAGES[name], Phrasing({name: 1.0})
+    for is_sentence in (False, True):
+        row = row_of(target_of(num_masks, ["the cup"], is_sentence, explanation="It holds tea."))
+        for seed in range(30):
+            [(question, answer)] = ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds
+            assert answer.count(SEG_SLOT) == num_masks and "cup" in question and SEG_SLOT not in question
+            assert not any(braces in question + answer for braces in ("{text}", "{question}"))
+    answers = (language.one_answer, language.several_answer)
+    assert not any(answer.startswith(language.refusal[:2]) for answer in answers)
+
+
+def test_languages_come_in_their_shares_and_the_same_generator_gives_the_same_one():
+    row, phrasing = row_of(target_of(1)), Phrasing({"en": 3.0, "ja": 1.0})
+    said = [ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds[0][1] for seed in range(400)]
+    assert said.count("それは {seg} です。") == pytest.approx(100, abs=30)
+    assert said.count("It is {seg}.") + said.count("それは {seg} です。") == 400
+    assert said == [ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds[0][1] for seed in range(400)]
+
+
+def test_names_are_translated_where_a_table_has_them_and_lose_the_article_elsewhere():
+    phrasing = Phrasing({"ja": 1.0}, {"ja": {"cup": "カップ"}})
+    for text, word in (("the cup", "カップ"), ("the jug", "jug"), ("theatre", "theatre")):
+        for seed in range(20):
+            question = ask(row_of(target_of(1, [text])), np.random.default_rng(seed), 4, phrasing)[0].rounds[0][0]
+            assert question.startswith(word) and not question.startswith("the "), question
+
+
+def test_what_a_data_set_says_in_english_is_not_said_in_another_language():
+    target = target_of(1, answer="Surely {seg}.", explanation="It holds tea.")
+    for seed in range(40):
+        [(_, answer)] = ask(row_of(target), np.random.default_rng(seed), 4, Phrasing({"ja": 1.0}))[0].rounds
+        assert answer == "それは {seg} です。"
+
+
+@pytest.mark.parametrize("arguments", [({"eo": 1.0},), ({"en": 0.0},), ({},), ({"en": 1.0}, {"xx": {}})])
+def test_languages_that_are_not_there_and_shares_that_are_none_are_refused(arguments):
+    with pytest.raises(ValueError, match="language"):
+        Phrasing(*arguments)

@@ -1,0 +1,106 @@
+"""A mixture of sets: exact shares, every row before any comes again, and the same sample whoever asks for it."""
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader, DistributedSampler
+
+from gemma_lisa.datasets_builder.questions import MixtureQuestions, Part
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+
+SIZES = {"wide": 11, "few": 2, "words": 5}
+SHARES = {"wide": 9.0, "few": 3.0, "words": 1.0}
+LENGTH = 26
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Three sets; the rows of the last one have no image."""
+    made = []
+    for number, (name, size) in enumerate(SIZES.items()):
+        rows = []
+        for at in range(size):
+            generator = np.random.default_rng((number, at))
+            row = row_of_scene(draw_scene(generator, 32), generator, True, f"{name}/{at}")
+            rows.append({**row, "image": None, "targets": []} if name == "words" else row)
+        made.append(Part(name, Dataset.from_list(rows, features=ROW_FEATURES), SHARES[name]))
+    return made
+
+
+def mixture(parts, seed=3, length=LENGTH):
+    return MixtureQuestions(parts, seed, 3, length)
+
+
+def said(sample):
+    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+
+
+def epoch_of(questions, epoch):
+    questions.set_epoch(epoch)
+    return [said(questions[at]) for at in range(len(questions))]
+
+
+def test_every_epoch_holds_every_set_at_its_share(parts):
+    questions = mixture(parts)
+    for epoch in range(4):
+        sets = Counter(source.split("/")[0] for source, _ in epoch_of(questions, epoch))
+        assert sets == {"wide": 18, "few": 6, "words": 2}
+    assert len(questions) == LENGTH
+
+
+@pytest.mark.parametrize("length", [3, 7, 100, 1001])
+def test_shares_are_kept_as_well_as_whole_numbers_can(parts, length):
+    counts = MixtureQuestions(parts, 0, 3, max(length, 9)).counts
+    exact = np.array(list(SHARES.values())) / 13 * max(length, 9)
+    assert counts.sum() == max(length, 9) and np.abs(counts - exact).max() < 1
+
+
+def test_rows_come_again_only_after_all_others_came_over_the_borders_of_epochs(parts):
+    questions = mixture(parts)
+    drawn = [questions.place(epoch, at) for epoch in range(11) for at in range(LENGTH)]
+    for part, size in enumerate(SIZES.values()):
+        # within an epoch the draws of a set come in any order: count them
+        counts = Counter(row for of_part, row in drawn if of_part == part)
+        total = 11 * questions.counts[part]
+        assert set(counts) == set(range(size))
+        assert max(counts.values()) - min(counts.values()) <= 1 and sum(counts.values()) == total
+
+
+def test_rounds_through_a_set_and_epochs_differ_in_their_order(parts):
+    questions = mixture(parts)
+    orders = [questions._order(0, times).tolist() for times in range(3)]
+    assert len({tuple(order) for order in orders}) == 3 and all(sorted(order) == list(range(11)) for order in orders)
+    assert epoch_of(questions, 0) != epoch_of(questions, 1)
+    assert epoch_of(mixture(parts, seed=4), 0) != epoch_of(questions, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_sample_is_the_same_for_any_number_of_workers_and_ranks_and_after_a_resume(parts, workers, ranks):
+    expected = {at: sample for at, sample in enumerate(epoch_of(mixture(parts), 2))}
+    questions = mixture(parts)
+    questions.set_epoch(2)
+    found = {}
+    for rank in range(ranks):
+        sampler = DistributedSampler(range(LENGTH), ranks, rank, shuffle=True, seed=1)
+        order = list(sampler)[3:]  # resumed in the middle: three were seen before
+        loader = DataLoader(questions, 2, sampler=order, num_workers=workers, collate_fn=list)
+        found |= dict(zip(order, [said(sample) for batch in loader for sample in batch], strict=True))
+    assert len(found) == LENGTH - 3 * ranks
+    assert all(expected[at] == sample for at, sample in found.items())
+
+
+def test_it_travels_to_processes_that_are_not_forked(parts):
+    questions = mixture(parts)
+    first = epoch_of(questions, 1)
+    assert epoch_of(pickle.loads(pickle.dumps(questions)), 1) == first
+
+
+def test_an_epoch_too_short_for_a_set_is_refused(parts):
+    with pytest.raises(ValueError, match="holds none of words; raise epoch_length"):
+        mixture(parts, length=4)
