@@ -205,6 +205,8 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
+    # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
+    torch.set_flush_denormal(training_args.device.type == "cpu")
     model, processor = load_model(model_args)
 
     with training_args.main_process_first(desc="preparing the data"):
