@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .label_maps import check_size, class_masks, read_label_map, semantic_row
+from .label_maps import check_size, named_masks, read_label_map, semantic_row
 
 # objectInfo150.txt, the first name of each class, from 1 on
 NAMES = (
@@ -30,7 +30,7 @@ NAMES = (
     "screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, "
     "monitor, bulletin board, shower, radiator, glass, clock, flag"
 ).split(", ")
-OTHER = 0
+LABELS = dict(enumerate((None, *NAMES)))
 SPLITS = {"train": "training", "validation": "validation"}
 
 
@@ -76,8 +76,5 @@ def _row(label_map: Path, split: str) -> dict | None:
         raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
     labels = read_label_map(label_map)
     check_size(labels, image, label_map)
-    masks = class_masks(labels)
-    if (highest := max(masks)) > len(NAMES):
-        raise ValueError(f"{label_map}: holds the class {highest}, but ADE20K has {len(NAMES)}.")
-    named = {NAMES[number - 1]: mask for number, mask in masks.items() if number != OTHER}
-    return semantic_row(image, f"ade20k/{split}/{label_map.stem}", named, masks.get(OTHER))
+    masks, ignore = named_masks(labels, LABELS, label_map)
+    return semantic_row(image, f"ade20k/{split}/{label_map.stem}", masks, ignore)

@@ -66,10 +66,50 @@ class ArchiveConfig(datasets.BuilderConfig):
         raise NotImplementedError
 
 
-class ArchiveBuilder(datasets.GeneratorBasedBuilder):
+class TolerantBuilder(datasets.GeneratorBasedBuilder):
+    """A builder that leaves out so many bad records as its configuration's `max_bad` allows."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bad: list[ValueError] = []  # what preparing the rows left out, as max_bad allows
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def rows(self, records: Iterable[tuple[Any, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
+        """(key, row) of every (key, record); `row_of` gives none for a record in which nothing can be asked.
+
+        Raises:
+            ValueError: of `row_of`, from the (`max_bad` + 1)th on.
+        """
+        before, empty = len(self.bad), 0
+        for key, record in records:
+            try:
+                row = row_of(record)
+            except ValueError as error:
+                self.bad.append(error)
+                if len(self.bad) > self.config.max_bad:
+                    raise
+                continue
+            if row is None:
+                empty += 1
+            else:
+                yield key, row
+        for error in self.bad[before:]:
+            logger.warning("left out, as max_bad allows: %s", error)
+        if empty:
+            logger.warning("%s: left out %d of its records, in which nothing can be asked", self.title, empty)
+
+
+class ArchiveBuilder(TolerantBuilder):
     """A builder of a published set; a subclass names its archive."""
 
     ARCHIVE: ClassVar[Archive]
+
+    @property
+    def title(self) -> str:
+        return self.ARCHIVE.title
 
     def _info(self) -> datasets.DatasetInfo:
         archive = self.ARCHIVE
@@ -91,30 +131,6 @@ class ArchiveBuilder(datasets.GeneratorBasedBuilder):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
         return folder
-
-    def rows(self, records: Iterable[tuple[Any, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
-        """(key, row) of every (key, record); `row_of` gives none for a record in which nothing can be asked.
-
-        Raises:
-            ValueError: of `row_of`, from the (`max_bad` + 1)th on.
-        """
-        bad, empty = [], 0
-        for key, record in records:
-            try:
-                row = row_of(record)
-            except ValueError as error:
-                bad.append(error)
-                if len(bad) > self.config.max_bad:
-                    raise
-                continue
-            if row is None:
-                empty += 1
-            else:
-                yield key, row
-        for error in bad:
-            logger.warning("left out, as max_bad allows: %s", error)
-        if empty:
-            logger.warning("%s: left out %d of its records, in which nothing can be asked", self.ARCHIVE.title, empty)
 
 
 def require_file(path: Path, archive: Archive) -> Path:

@@ -1,12 +1,14 @@
 """Label maps: pictures whose pixels are class numbers, and the masks of all their classes at once."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
+from .coco_segmentation import QUARTER_TURNS, row_rle, unite
 
 INDEX_MODES = ("L", "P", "I;16", "I")  # of pictures that hold one number a pixel
 
@@ -23,11 +25,24 @@ def read_label_map(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
+def photo_size(image: Path) -> tuple[int, int]:
+    """(height, width) in pixels of a photo as it is shown, upright; only its header is read.
+
+    Raises:
+        ValueError: a file that is no picture, or a damaged one.
+    """
+    try:
+        with Image.open(image) as opened:
+            stored, turned = opened.size, opened.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
+    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{image} cannot be read ({reason}); download it again.") from error
+    return stored if turned else stored[::-1]
+
+
 def check_size(labels: np.ndarray, image: Path, label_map: Path) -> None:
-    """Refuse a label map (H, W) that is not as large as its photo; only the photo's header is read."""
-    with Image.open(image) as opened:
-        stored, turned = opened.size, opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    size = stored if turned else stored[::-1]  # (height, width) upright
+    """Refuse a label map (H, W) that is not as large as its photo."""
+    size = photo_size(image)
     if labels.shape != size:
         raise ValueError(f"{label_map}: {labels.shape} (height, width), but its photo {image} is {size}.")
 
@@ -50,6 +65,27 @@ def class_masks(labels: np.ndarray) -> dict[int, dict]:
         rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         masks[int(value)] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
     return masks
+
+
+def named_masks(
+    labels: np.ndarray, names: dict[int, str | None], label_map: Path
+) -> tuple[dict[str, dict], dict | None]:
+    """The mask of every class by its name, as rows hold it, and that of the pixels that are not counted, or none.
+
+    names: what each number of the label map (H, W) is called; several numbers of one name are united. None: its pixels
+    are not counted.
+
+    Raises:
+        ValueError: a number that has no entry in names.
+    """
+    of_name = defaultdict(list)
+    for number, mask in class_masks(labels).items():
+        if number not in names:
+            raise ValueError(f"{label_map}: holds the number {number}, which is none of its set's {len(names)} labels.")
+        of_name[names[number]].append(mask)
+    masks = {name: same[0] if len(same) == 1 else row_rle(unite(same)) for name, same in of_name.items()}
+    ignore = masks.pop(None, None)
+    return masks, ignore
 
 
 def semantic_row(image: Path, source: str, masks: dict[str, dict], ignore: dict | None) -> dict | None:

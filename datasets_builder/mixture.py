@@ -11,6 +11,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from .ade20k import Ade20k
 from .coco_instances import CocoInstances
+from .coco_stuff import CocoStuff
+from .llava_instruct import LlavaInstruct
+from .mapillary import Mapillary
+from .paco_lvis import PacoLvis
+from .pascal_part import PascalPart
+from .prepared import load_prepared
 from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
 from .templates import ask, ask_plainly
@@ -18,6 +24,11 @@ from .templates import ask, ask_plainly
 BUILDERS = {
     "ade20k": Ade20k,
     "coco_instances": CocoInstances,
+    "coco_stuff": CocoStuff,
+    "llava_instruct": LlavaInstruct,
+    "mapillary": Mapillary,
+    "paco_lvis": PacoLvis,
+    "pascal_part": PascalPart,
     "shapes": Shapes,
 }
 
@@ -26,7 +37,8 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
     """The rows (`rows.ROW_FEATURES`) of a split of a data set: prepared at the first call, read from disk after it.
 
     Args:
-        name: a key of `BUILDERS`, with a configuration after a slash where it has several: "shapes/easy".
+        name: a key of `BUILDERS`, with a configuration after a slash where it has several: "shapes/easy". Or rows
+            that are prepared already: a folder, or a name of the Hub, see `prepared.load_prepared`.
         split: train, validation, test, or whatever the data set calls its own.
         data_dir: folder of the data set's original files, for sets that have any.
         options: fields of the builder's configuration.
@@ -35,6 +47,10 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
         ValueError: an unknown name, split or option, with those there are; a data set without rows; what a builder
             finds wrong with the files, with the file and the record.
     """
+    if name.partition("/")[0] not in BUILDERS and ("/" in name or Path(name).is_dir()):
+        if options:
+            raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
+        return load_prepared(name, split)
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
         raise ValueError(f"No data set is called {name!r}; there are: {', '.join(BUILDERS)}.")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.label_maps import check_size, class_masks, read_label_map, semantic_row
+from gemma_lisa.datasets_builder.label_maps import check_size, class_masks, named_masks, read_label_map, semantic_row
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
@@ -39,9 +39,25 @@ def test_a_photo_of_another_size_is_refused_and_one_that_is_turned_is_not(tmp_pa
     photo.save(tmp_path / "turned.jpg", exif=exif)
     check_size(np.zeros((3, 4)), tmp_path / "photo.jpg", tmp_path / "map.png")
     check_size(np.zeros((4, 3)), tmp_path / "turned.jpg", tmp_path / "map.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(ValueError, match="broken.jpg cannot be read"):
+        check_size(np.zeros((3, 4)), tmp_path / "broken.jpg", tmp_path / "map.png")
     with pytest.raises(ValueError, match=r"map.png: \(4, 3\).*photo.jpg is \(3, 4\)"):
         check_size(np.zeros((4, 3)), tmp_path / "photo.jpg", tmp_path / "map.png")
 
 
 def test_a_photo_without_a_class_is_no_row(tmp_path):
     assert semantic_row(tmp_path / "a.jpg", "set/train/a", {}, None) is None
+
+
+def test_numbers_of_one_name_are_one_mask_and_those_without_a_name_are_not_counted(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 6, (40, 30)).astype(np.uint8)
+    names = {0: "road", 1: None, 2: "sky", 3: "road", 4: None, 5: "road"}
+    masks, ignore = named_masks(labels, names, tmp_path / "map.png")
+    assert list(masks) == ["road", "sky"]
+    assert np.array_equal(decode_mask(masks["road"], ""), np.isin(labels, (0, 3, 5)))
+    assert np.array_equal(decode_mask(masks["sky"], ""), labels == 2)
+    assert np.array_equal(decode_mask(ignore, ""), np.isin(labels, (1, 4)))
+    assert named_masks(np.zeros((2, 2), dtype=np.uint8), names, tmp_path / "map.png")[1] is None
+    with pytest.raises(ValueError, match="map.png: holds the number 5, which is none of its set's 5 labels"):
+        named_masks(labels, {number: "x" for number in range(5)}, tmp_path / "map.png")

@@ -156,7 +156,7 @@ def test_rows_come_by_name_and_options_and_the_second_time_from_disk(own_cache, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("no_such_set", "train"), ["'no_such_set'", "there are: shapes"]),
+        (("no_such_set", "train"), ["'no_such_set'", "there are: ade20k"]),
         (("shapes/no_such", "train"), ["no configuration 'no_such'", "easy"]),
         (("shapes", "no_such", None, OPTIONS), ["no split 'no_such'", "train, validation, test"]),
         (("shapes", "train", None, {"colour": 3}), ["no option colour", "image_size"]),

@@ -1,0 +1,111 @@
+"""COCO-Stuff 164k: COCO 2017's photos with label maps of 80 sorts of things and 91 of stuff.
+
+    cocostuff/{train2017,val2017}/000000000009.png      v = class v + 1 of labels.txt, 255 = unlabeled
+    coco/{train2017,val2017}/000000000009.jpg
+
+A row is one photo; a target is one class in it, all its instances united.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .archives import Archive, ArchiveBuilder, ArchiveConfig
+from .label_maps import check_size, named_masks, read_label_map, semantic_row
+
+# labels.txt without its first, "unlabeled"
+NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, "
+    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, "
+    "backpack, umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, "
+    "baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, plate, wine glass, cup, fork, knife, "
+    "spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, "
+    "potted plant, bed, mirror, dining table, window, desk, toilet, door, tv, laptop, mouse, remote, keyboard, "
+    "cell phone, microwave, oven, toaster, sink, refrigerator, blender, book, clock, vase, scissors, teddy bear, "
+    "hair drier, toothbrush, hair brush, banner, blanket, branch, bridge, building-other, bush, cabinet, cage, "
+    "cardboard, carpet, ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, "
+    "dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog, food-other, "
+    "fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat, metal, mirror-stuff, moss, "
+    "mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform, playingfield, railing, "
+    "railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, "
+    "stairs, stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, "
+    "wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, "
+    "window-other, wood"
+).split(", ")
+# As people say it. labels.md describes a window-other as any window, and clouds as the only sky that sky-other is not.
+SPOKEN = {
+    "ceiling-tile": "tiled ceiling",
+    "desk-stuff": "desk",
+    "door-stuff": "door",
+    "floor-marble": "marble floor",
+    "floor-stone": "stone floor",
+    "floor-tile": "tiled floor",
+    "floor-wood": "wooden floor",
+    "mirror-stuff": "mirror",
+    "playingfield": "playing field",
+    "sky-other": "sky",
+    "wall-brick": "brick wall",
+    "wall-concrete": "concrete wall",
+    "wall-panel": "wall panel",
+    "wall-stone": "stone wall",
+    "wall-tile": "tiled wall",
+    "wall-wood": "wooden wall",
+    "waterdrops": "water drops",
+    "window-blind": "window blind",
+    "window-other": "window",
+}
+# What is left of a sort is not asked for: "the wall" would deny the brick wall beside it, which is a class of its own.
+REST = "-other"
+UNLABELED = 255
+LABELS = {value: SPOKEN.get(name, None if name.endswith(REST) else name) for value, name in enumerate(NAMES)}
+LABELS[UNLABELED] = None
+SPLITS = {"train": "train2017", "validation": "val2017"}
+
+
+@dataclass
+class CocoStuffConfig(ArchiveConfig):
+    def index_paths(self) -> list[Path]:
+        return [self.root / CocoStuff.ARCHIVE.folder / name for name in SPLITS.values()]
+
+
+class CocoStuff(ArchiveBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = CocoStuffConfig
+    BUILDER_CONFIGS = [CocoStuffConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+    ARCHIVE = Archive(
+        title="COCO-Stuff",
+        folder="cocostuff",
+        get="Get stuffthingmaps_trainval2017.zip from its homepage and put its folders train2017 and val2017 into "
+        "cocostuff, and those of COCO's train2017.zip and val2017.zip into coco.",
+        homepage="https://github.com/nightrome/cocostuff",
+        license="photos under Flickr's terms of use; annotations CC BY 4.0",
+        citation="Caesar et al., COCO-Stuff: Thing and Stuff Classes in Context, CVPR 2018",
+        sizes={"train": 118_287, "validation": 5_000},
+    )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        folder = self.folder()
+        found = {split: sorted((folder / name).glob("*.png")) for split, name in SPLITS.items()}
+        if not any(found.values()):
+            raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps})
+            for split, label_maps in found.items()
+            if label_maps
+        ]
+
+    def _generate_examples(self, split: str, label_maps: list[Path]) -> Iterator[tuple[str, dict]]:
+        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split))
+
+
+def _row(label_map: Path, split: str) -> dict | None:
+    image = label_map.parents[2] / "coco" / label_map.parent.name / f"{label_map.stem}.jpg"
+    if not image.is_file():
+        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
+    labels = read_label_map(label_map)
+    check_size(labels, image, label_map)
+    masks, ignore = named_masks(labels, LABELS, label_map)
+    return semantic_row(image, f"coco_stuff/{split}/{label_map.stem}", masks, ignore)

@@ -1,0 +1,170 @@
+"""LLaVA-Instruct: dialogues about photos, without masks.
+
+    llava_dataset/llava_instruct_150k.json      "150k": image "000000033471.jpg" counts from coco/train2017
+    llava_dataset/llava_v1_5_mix665k.json       "mix665k": image "gqa/images/2376553.jpg" counts from data_dir; or none
+    coco/train2017/, gqa/images/, ocr_vqa/images/, textvqa/train_images/, vg/{VG_100K,VG_100K_2}/
+
+A row is one dialogue, of people's questions and the assistant's answers in turn. Of mix665k some are about no photo.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
+from .coco_files import path_inside
+from .rows import SEG_SLOT
+
+logger = logging.getLogger(__name__)
+
+FILES = {"150k": "llava_instruct_150k.json", "mix665k": "llava_v1_5_mix665k.json"}
+COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # below data_dir, what `image` does
+PHOTOS = {
+    "150k": ("coco/train2017",),
+    "mix665k": (
+        "coco/train2017",
+        "gqa/images",
+        "ocr_vqa/images",
+        "textvqa/train_images",
+        "vg/VG_100K",
+        "vg/VG_100K_2",
+    ),
+}
+HUMAN, GPT = "human", "gpt"
+MARK = re.compile(r"\s*<image>\s*")  # where LLaVA puts the photo; here it always stands first
+RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
+
+
+@dataclass
+class LlavaInstructConfig(ArchiveConfig):
+    def index_paths(self) -> list[Path]:
+        return [self.json_file, *(self.root / folder for folder in PHOTOS[self.name])]
+
+    @property
+    def json_file(self) -> Path:
+        return self.root / LlavaInstruct.ARCHIVE.folder / FILES[self.name]
+
+
+class LlavaInstruct(ArchiveBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = LlavaInstructConfig
+    BUILDER_CONFIGS = [
+        LlavaInstructConfig(name="150k", version=VERSION),
+        LlavaInstructConfig(name="mix665k", version=VERSION),
+    ]
+    DEFAULT_CONFIG_NAME = "150k"
+    ARCHIVE = Archive(
+        title="LLaVA-Instruct",
+        folder="llava_dataset",
+        get="Get llava_instruct_150k.json (or llava_v1_5_mix665k.json) from its homepage into llava_dataset, and "
+        "COCO's train2017.zip into coco (for the latter also the photos of GQA, OCR-VQA, TextVQA and Visual Genome "
+        "into gqa/images, ocr_vqa/images, textvqa/train_images, vg/VG_100K and vg/VG_100K_2).",
+        homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+        license="CC-BY-4.0, and to be used by OpenAI's terms; photos under their own",
+        citation="Liu et al., Visual Instruction Tuning, NeurIPS 2023",
+    )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        self.folder()
+        file = require_file(self.config.json_file, self.ARCHIVE)
+        return [datasets.SplitGenerator("train", gen_kwargs={"split": "train", "file": file})]
+
+    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
+        photos = Photos(self.config.root, self.config.root / COUNTS_FROM[self.config.name])
+        begun_by_gpt = []
+
+        def row_of(numbered: tuple[int, Any]) -> dict | None:
+            place, record = numbered
+            where = f"{file}: record {place} (from 0 on)"
+            if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
+                raise ValueError(f"{where}: has no id; get the file again.")
+            where += f", id {record['id']}"
+            rounds, dropped = _rounds(record, where)
+            if dropped:
+                begun_by_gpt.append(where)
+            if not rounds:
+                return None
+            image = None
+            if record.get("image") is not None:
+                image = {"bytes": None, "path": str(photos.find(record["image"], where))}
+            # An id comes several times, for several dialogues about one photo
+            source = f"{self.name}/{split}/{record['id']}-{place}"
+            return {"image": image, "source": source, "targets": [], "conversation": rounds}
+
+        yield from self.rows(((place, (place, record)) for place, record in enumerate(_read(file))), row_of)
+        if begun_by_gpt:
+            logger.warning(
+                "%s: left out what %d dialogues answer before the first question; the first: %s",
+                file,
+                len(begun_by_gpt),
+                begun_by_gpt[0],
+            )
+
+
+class Photos:
+    """Which photos there are: every folder is listed once, for several hundred thousand are asked for."""
+
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder  # the data folder, and where names count from
+        self._listed: dict[Path, set[str]] = {}
+
+    def find(self, name: Any, where: str) -> Path:
+        """The path of a photo.
+
+        Raises:
+            ValueError: no name, one that leads out of the data folder, or no such file.
+        """
+        if not isinstance(name, str) or not Path(name).suffix:
+            raise ValueError(f"{where}: its image is {str(name)[:80]!r}, which is no path of a picture.")
+        path = path_inside(self.folder, name, (self.root,), where)
+        if path.parent not in self._listed:
+            self._listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        if path.name not in self._listed[path.parent]:
+            raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.get}")
+        return path
+
+
+def _read(file: Path) -> list:
+    try:
+        records = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{file}: is no list of records at its top; get it again.")
+    return records
+
+
+def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
+    """A record's questions and answers, and whether it had answers before the first question, which are left out.
+
+    Raises:
+        ValueError: turns that do not alternate, that are empty, or an answer that would ask for a mask.
+    """
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+        raise ValueError(f"{where}: its conversations are no list of turns, each with from and value.")
+    first = next((at for at, turn in enumerate(turns) if turn["from"] != GPT), len(turns))
+    asked = turns[first:]
+    speakers = [turn["from"] for turn in asked]
+    if len(speakers) % 2 or speakers != [HUMAN, GPT] * (len(speakers) // 2):
+        raise ValueError(f"{where}: its turns are by {', '.join(speakers)[:80]}; {HUMAN} and {GPT} must alternate.")
+    rounds = []
+    for human, gpt in zip(asked[::2], asked[1::2], strict=True):
+        question, answer = MARK.sub(" ", human["value"]).strip(), gpt["value"].strip()
+        if not question or not answer:
+            raise ValueError(f"{where}: a turn of it says nothing.")
+        if reserved := next((mark for mark in RESERVED if mark in answer), None):
+            raise ValueError(f"{where}: an answer of it says {reserved}, which stands for a mask.")
+        rounds.append({"question": question, "answer": answer})
+    return rounds, first > 0
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)

@@ -1,0 +1,130 @@
+"""Mapillary Vistas v2.0: photos of streets with label maps of 124 classes.
+
+    mapillary/config_v2.0.json                                          "labels": what each number is called
+    mapillary/{training,validation}/images/0035fkbjWljhaftpVM37-g.jpg
+    mapillary/{training,validation}/v2.0/labels/0035fkbjWljhaftpVM37-g.png      v = place in "labels", from 0 on
+
+A row is one photo; a target is one class in it, all its instances united. The photos of testing/ have no labels.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
+from .label_maps import check_size, named_masks, read_label_map, semantic_row
+
+CONFIG = "config_v2.0.json"
+# Not counted: the camera's own car, and what the labels leave open.
+VOID = ("Car Mount", "Dynamic", "Ego Vehicle", "Ground", "Static", "Unlabeled")
+# Where putting what is special first, as _spoken does, is not yet what people say.
+SPOKEN = {
+    "Lane Marking (only) - Test": "text lane marking",  # "Test" is the file's own slip
+    "Lane Marking - Give Way (Row)": "row of give-way triangles",
+    "Lane Marking - Give Way (Single)": "single give-way triangle",
+    "Lane Marking - Stop Line": "stop line",
+    "On Rails": "rail vehicle",
+    "Parking": "parking area",
+    "Person Group": "group of people",
+    "Pole Group": "group of poles",
+    "Road Side": "roadside",
+    "Signage - Back": "back of a sign",
+    "Traffic Light - Cyclists": "traffic light for cyclists",
+    "Traffic Light - General (Horizontal)": "horizontal traffic light",
+    "Traffic Light - General (Single)": "single traffic light",
+    "Traffic Light - General (Upright)": "upright traffic light",
+    "Traffic Light - Pedestrians": "traffic light for pedestrians",
+    "Traffic Sign (Back)": "back of a traffic sign",
+    "Traffic Sign (Front)": "front of a traffic sign",
+    "Traffic Sign - Direction (Back)": "back of a direction sign",
+    "Traffic Sign - Direction (Front)": "front of a direction sign",
+    "Traffic Sign - Parking": "parking sign",
+    "Traffic Sign - Temporary (Back)": "back of a temporary traffic sign",
+    "Traffic Sign - Temporary (Front)": "front of a temporary traffic sign",
+    "Vehicle Group": "group of vehicles",
+    "Wheeled Slow": "slow wheeled vehicle",
+}
+SPLITS = {"train": "training", "validation": "validation"}
+
+
+@dataclass
+class MapillaryConfig(ArchiveConfig):
+    def index_paths(self) -> list[Path]:
+        folder = self.root / Mapillary.ARCHIVE.folder
+        return [folder / CONFIG, *(folder / name / "v2.0" / "labels" for name in SPLITS.values())]
+
+
+class Mapillary(ArchiveBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = MapillaryConfig
+    BUILDER_CONFIGS = [MapillaryConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+    ARCHIVE = Archive(
+        title="Mapillary Vistas v2.0",
+        folder="mapillary",
+        get="Ask for it at its homepage and unpack the archive into mapillary.",
+        homepage="https://www.mapillary.com/dataset/vistas",
+        license="Mapillary's own, for research; see its homepage",
+        citation="Neuhold et al., The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes, ICCV 2017",
+        sizes={"train": 18_000, "validation": 2_000},
+    )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        folder = self.folder()
+        names = read_names(require_file(folder / CONFIG, self.ARCHIVE))
+        found = {split: sorted((folder / name / "v2.0/labels").glob("*.png")) for split, name in SPLITS.items()}
+        if not any(found.values()):
+            raise ValueError(f"{folder}: no label map of v2.0 is there. {self.ARCHIVE.get}")
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps, "names": names})
+            for split, label_maps in found.items()
+            if label_maps
+        ]
+
+    def _generate_examples(
+        self, split: str, label_maps: list[Path], names: dict[int, str | None]
+    ) -> Iterator[tuple[str, dict]]:
+        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split, names))
+
+
+def _row(label_map: Path, split: str, names: dict[int, str | None]) -> dict | None:
+    image = label_map.parents[2] / "images" / f"{label_map.stem}.jpg"
+    if not image.is_file():
+        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
+    labels = read_label_map(label_map)
+    check_size(labels, image, label_map)
+    masks, ignore = named_masks(labels, names, label_map)
+    return semantic_row(image, f"mapillary/{split}/{label_map.stem}", masks, ignore)
+
+
+def read_names(file: Path) -> dict[int, str | None]:
+    """What each number of the label maps is called; none: its pixels are not counted."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); unpack it again.") from error
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, list) or not labels:
+        raise ValueError(f'{file}: has no list "labels" at its top; unpack the file of v2.0 again.')
+    names = {}
+    for number, label in enumerate(labels):
+        readable = label.get("readable") if isinstance(label, dict) else None
+        if not isinstance(readable, str) or not readable.strip():
+            raise ValueError(f'{file}: the label at place {number} (from 0 on) has no name under "readable".')
+        readable = " ".join(readable.split())
+        names[number] = None if readable in VOID else _spoken(readable)
+    return names
+
+
+def _spoken(readable: str) -> str:
+    """A label's name as people say it: "Lane Marking - Arrow (Left)" is a "left arrow lane marking"."""
+    if readable in SPOKEN:
+        return SPOKEN[readable]
+    # "Lane Marking (only)" looks like "Lane Marking"
+    sort, special, most_special = re.fullmatch(r"(.+?)(?: \(only\))?(?: - (.+?))?(?: \((.+)\))?", readable).groups()
+    words = " ".join(filter(None, (most_special, special, sort))).split()
+    return " ".join(word if word.isupper() else word.lower() for word in words)  # a CCTV camera

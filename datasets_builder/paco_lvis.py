@@ -1,0 +1,74 @@
+"""PACO-LVIS v1: 75 things and 456 of their parts in COCO 2017's photos.
+
+    vlpart/paco/annotations/paco_lvis_v1_{train,val,test}.json      category "car_(automobile):wheel"
+    coco/{train2017,val2017}/000000000009.jpg
+
+A row is one photo; a target is one category in it, all its instances united.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .archives import Archive, ArchiveConfig
+from .coco_parts import Category, PartsBuilder, listed, target
+
+
+@dataclass
+class PacoLvisConfig(ArchiveConfig):
+    # Categories asked of each photo that it does not show, out of those of which LVIS says so (neg_category_ids).
+    absent: int = 0
+    seed: int = 0  # which of them
+
+    def index_paths(self) -> list[Path]:
+        return [self.root / PacoLvis.ARCHIVE.folder / name for name in PacoLvis.FILES.values()]
+
+
+class PacoLvis(PartsBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = PacoLvisConfig
+    BUILDER_CONFIGS = [PacoLvisConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+    ARCHIVE = Archive(
+        title="PACO-LVIS",
+        folder="vlpart/paco",
+        get="Get paco_lvis_v1.zip from its homepage and put its JSON files into vlpart/paco/annotations, and the "
+        "folders of COCO's train2017.zip and val2017.zip into coco.",
+        homepage="https://github.com/facebookresearch/paco",
+        license="photos under Flickr's terms of use; annotations under Meta's terms, see its homepage",
+        citation="Ramanathan et al., PACO: Parts and Attributes of Common Objects, CVPR 2023",
+        sizes={"train": 45_790, "validation": 2_410, "test": 9_443},
+    )
+    FILES = {
+        "train": "annotations/paco_lvis_v1_train.json",
+        "validation": "annotations/paco_lvis_v1_val.json",
+        "test": "annotations/paco_lvis_v1_test.json",
+    }
+    PHOTOS = "coco"
+    CORRECTED = {
+        "colied tube": "coiled tube",
+        "runningboard": "running board",
+        "steeringwheel": "steering wheel",
+        "turnsignal": "turn signal",
+    }
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        if not isinstance(self.config.absent, int) or self.config.absent < 0:
+            raise ValueError(f"paco_lvis: absent is {self.config.absent!r}; it counts from 0 on.")
+        return super()._split_generators(dl_manager)
+
+    def absent_targets(
+        self, image: dict, marked: list[dict], categories: dict[Any, Category], where: str
+    ) -> list[dict]:
+        """Of what LVIS says is not there, as many as `absent` says, drawn anew for each photo."""
+        there = {categories[annotation["category_id"]] for annotation in marked}
+        there |= listed(image, "not_exhaustive_category_ids", categories, where)
+        missing = listed(image, "neg_category_ids", categories, where) - there
+        missing = sorted(missing, key=lambda category: category.texts)
+        rng = np.random.default_rng((self.config.seed, zlib.crc32(str(image["id"]).encode())))
+        chosen = sorted(rng.permutation(len(missing))[: self.config.absent])
+        return [target(missing[at], None, None) for at in chosen]

@@ -1,0 +1,136 @@
+"""Rows that are prepared already: Parquet shards, what `datasets` saved to disk, or a data set of the Hub.
+
+    prepared/ade20k/data/train-00000-of-00021.parquet, ...      as `prepare` writes them, see shards.py
+    prepared/ade20k/{dataset_dict.json,train/}                  DatasetDict.save_to_disk; or Dataset.save_to_disk
+    someone/ade20k-rows                                         a name on the Hub
+
+Their columns must be those of `rows.ROW_FEATURES`.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as parquet
+from datasets.exceptions import DatasetGenerationError
+
+from .rows import ROW_FEATURES
+from .shards import PLAN, WHOLE
+
+SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-(?P<count>\d+))?\.parquet")
+AGAIN = "Bring it to the columns of rows.ROW_FEATURES, or prepare it again from its original files."
+
+
+def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
+    """The rows of a split.
+
+    Raises:
+        ValueError: there is no such thing, it has no such split, shards are missing, it holds no row, or which of its
+            columns is missing or of another type.
+    """
+    folder = Path(path_or_hub_name)
+    if not folder.is_dir():
+        rows = _from_hub(path_or_hub_name, split)
+    elif any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        rows = _from_disk(folder, split)
+    else:
+        rows = _from_shards(folder, split)
+    check_features(rows.features, path_or_hub_name)
+    # Casting to what it is already would copy it; and a picture that is decoded here would not name its row in errors
+    if rows.features["image"] != ROW_FEATURES["image"]:
+        rows = rows.cast_column("image", ROW_FEATURES["image"])
+    return rows
+
+
+def check_features(features: datasets.Features, where: str) -> None:
+    """Refuse columns that are not those of rows; how pictures are decoded may differ."""
+    if difference := _difference(features, ROW_FEATURES, ""):
+        raise ValueError(f"{where}: {difference}. {AGAIN}")
+
+
+def _from_shards(folder: Path, split: str) -> datasets.Dataset:
+    if (folder / PLAN).is_file() and not (folder / WHOLE).is_file():
+        raise ValueError(f"{folder}: is not whole; `prepare` was stopped, and goes on when it is started again.")
+    shards = defaultdict(list)
+    for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        shards[SHARD.fullmatch(path.name)["split"]].append(path)
+    if not shards:
+        raise ValueError(
+            f"{folder}: holds no prepared rows, neither data/train-00000-of-00001.parquet nor what save_to_disk writes."
+            " A folder of your own pictures and masks is the data_dir of the data set called folder."
+        )
+    if split not in shards:
+        raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(shards)}.")
+    num_rows = 0
+    for path in shards[split]:
+        count = SHARD.fullmatch(path.name)["count"]
+        if count and int(count) != len(shards[split]):
+            raise ValueError(
+                f"{folder}: {len(shards[split])} of the {int(count)} shards of {split} are there; get all."
+            )
+        try:
+            header = parquet.read_metadata(path)
+            features = datasets.Features.from_arrow_schema(header.schema.to_arrow_schema())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as Parquet ({_line(error)}); get it again.") from error
+        check_features(features, str(path))
+        num_rows += header.num_rows
+    if not num_rows:
+        raise ValueError(f"{folder}: its split {split!r} holds no row.")
+    try:
+        return datasets.load_dataset(
+            "parquet", data_files={split: [str(path) for path in shards[split]]}, features=ROW_FEATURES, split=split
+        )
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: {split} cannot be read ({_line(error.__cause__ or error)}); get it again."
+        ) from error
+
+
+def _from_disk(folder: Path, split: str) -> datasets.Dataset:
+    try:
+        saved = datasets.load_from_disk(folder)
+    except IndexError as error:  # what load_from_disk makes of no row at all
+        raise ValueError(f"{folder}: holds no row.") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read ({_line(error)}); save it to disk again.") from error
+    if isinstance(saved, datasets.Dataset):
+        saved = {str(saved.split or "train"): saved}
+    if split not in saved:
+        raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(saved)}.")
+    return saved[split]
+
+
+def _from_hub(name: str, split: str) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(name, split=split)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{name}: no folder is called so here, and from the Hub its split {split!r} cannot be loaded "
+            f"({_line(error.__cause__ or error)})."
+        ) from error
+
+
+def _difference(found: Any, wanted: Any, name: str) -> str | None:
+    """What is first seen to differ between two features, or none."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        dot = f"{name}." if name else ""
+        for key in wanted:
+            if key not in found:
+                return f"the column {dot}{key} is missing"
+            if difference := _difference(found[key], wanted[key], f"{dot}{key}"):
+                return difference
+        more = [f"{dot}{key}" for key in found if key not in wanted]
+        return f"the column {more[0]} is none that rows have" if more else None
+    if isinstance(wanted, datasets.List) and isinstance(found, datasets.List):
+        return _difference(found.feature, wanted.feature, f"{name}[]")
+    if isinstance(wanted, datasets.Image) and isinstance(found, datasets.Image):
+        return None
+    return None if found == wanted else f"the column {name} is {_line(found)}, not {_line(wanted)}"
+
+
+def _line(words: Any) -> str:
+    """In one line, and not a long one."""
+    return " ".join(str(words).split())[:200]

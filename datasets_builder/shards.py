@@ -1,0 +1,129 @@
+"""Prepared rows as Parquet shards with the images in them: what travels to another machine or to the Hub.
+
+A folder of shards is whole when `prepared.json` is there: it is written last, and names every shard.
+"""
+
+import hashlib
+import json
+import os
+from multiprocessing import get_context
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as parquet
+import yaml
+from datasets.table import embed_table_storage
+from tqdm import tqdm
+
+from .rows import ROW_FEATURES
+
+ROWS_A_SHARD = 1_000  # 100 to 300 MB of photographs
+ROWS_A_GROUP = 100  # what a reader that skips and shuffles has to load at once
+PLAN, WHOLE = "plan.json", "prepared.json"
+
+
+def write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: str, num_proc: int = 1) -> None:
+    """Write `folder`/data/SPLIT-00000-of-00007.parquet, ...; a shard that is there already is not written again.
+
+    Args:
+        splits: rows by split.
+        folder: to write to.
+        identity: of the rows: the same rows have the same one.
+        num_proc: processes.
+
+    Raises:
+        ValueError: the folder holds shards of other rows.
+    """
+    names = {}
+    for split, rows in splits.items():
+        count = -(-len(rows) // ROWS_A_SHARD)
+        names |= {f"data/{split}-{at:05d}-of-{count:05d}.parquet": (split, at) for at in range(count)}
+    sizes = {split: len(rows) for split, rows in splits.items()}
+    plan = {"rows": sizes, "shards": sorted(names), "identity": hashlib.sha256(identity.encode()).hexdigest()}
+    for name in (PLAN, WHOLE):
+        if (folder / name).is_file() and json.loads((folder / name).read_text()) != plan:
+            raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
+    if not (folder / PLAN).is_file() and any(folder.glob("data/*")):
+        raise ValueError(f"{folder}/data holds other files; delete them or give another --output.")
+    if (folder / WHOLE).is_file():
+        os.replace(folder / WHOLE, folder / PLAN)  # not whole while a shard of it may be missing
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    _write_plan(folder, plan)
+    missing = [
+        (folder / name, splits[split], at) for name, (split, at) in names.items() if not (folder / name).exists()
+    ]
+    if len(missing) < len(names):
+        print(f"{folder}: {len(names) - len(missing)} of {len(names)} shards are there already")
+    with tqdm(total=len(missing), unit="shard", desc=str(folder)) as bar:
+        if num_proc == 1:
+            for shard in missing:
+                _write_shard(shard)
+                bar.update()
+        else:
+            with get_context("spawn").Pool(num_proc) as pool:
+                for _ in pool.imap_unordered(_write_shard, missing):
+                    bar.update()
+    os.replace(folder / PLAN, folder / WHOLE)
+
+
+def _write_plan(folder: Path, plan: dict) -> None:
+    aside = folder / f".{PLAN}.{os.getpid()}"
+    aside.write_text(json.dumps(plan, indent=2) + "\n")
+    os.replace(aside, folder / PLAN)
+
+
+def _write_shard(shard: tuple[Path, datasets.Dataset, int]) -> None:
+    """Write one shard, with the bytes of its images, under another name first."""
+    path, rows, number = shard
+    start = number * ROWS_A_SHARD
+    table = rows.with_format("arrow")[start : start + ROWS_A_SHARD]
+    try:
+        table = embed_table_storage(table.cast(ROW_FEATURES.arrow_schema))
+    except OSError as error:
+        raise ValueError(f"{path}: an image of it cannot be read ({error}); `verify` lists them all.") from error
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        parquet.write_table(table, aside, row_group_size=ROWS_A_GROUP)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def card_of(name: str, builder: datasets.GeneratorBasedBuilder, splits: dict[str, datasets.Dataset]) -> str:
+    """The folder's README.md: what the Hub shows, and how the rows are read."""
+    info, archive = builder.info, getattr(builder, "ARCHIVE", None)
+    front = {
+        "pretty_name": archive.title if archive else name,
+        "license": "other" if archive else (info.license or "unknown").lower(),
+        "task_categories": ["image-segmentation", "image-text-to-text"],
+        "tags": ["reasoning-segmentation", "gemma-lisa"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+            }
+        ],
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {front['pretty_name']}",
+        "",
+        "Images, what can be asked for in them, and masks, in the row schema of Gemma-LISA.",
+        "",
+        "| split | rows |",
+        "|---|---|",
+        *(f"| {split} | {len(rows):,} |" for split, rows in splits.items()),
+        "",
+    ]
+    if archive:
+        lines += [
+            f"Made from the original files of {archive.title} ({archive.homepage}).",
+            "",
+            f"- Licence, as its source states it: {archive.license}",
+            f"- To cite: {archive.citation}",
+            "",
+        ]
+    return "\n".join(lines)

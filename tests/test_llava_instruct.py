@@ -1,0 +1,177 @@
+"""LLaVA-Instruct in its own layout: written small here, and the real sample where it is."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.llava_instruct import LlavaInstruct
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def turns(*values):
+    """Turns by human and gpt, as they follow each other."""
+    return [{"from": ("human", "gpt")[at % 2], "value": value} for at, value in enumerate(values)]
+
+
+def write(root, name, records):
+    (root / "llava_dataset").mkdir(parents=True, exist_ok=True)
+    (root / "llava_dataset" / name).write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+
+
+def photo(root, path):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6)).save(root / path)
+
+
+def record(number, image, conversations):
+    return {"id": number, "image": image, "conversations": conversations}
+
+
+BUS = record("000000000009", "000000000009.jpg", turns("<image>\nWhich color?", "White.", "Where?", "Here, in Zürich."))
+SAME = record("000000000009", "000000000009.jpg", turns("What is behind it?\n<image>", "A street."))
+LATE = record("000000000025", "000000000025.jpg", turns("And now look at <image> again.", "I do."))
+LATE["conversations"].insert(0, {"from": "gpt", "value": "Hello."})
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data folder with three dialogues about two photos."""
+    root = tmp_path / "data"
+    for number in (9, 25):
+        photo(root, f"coco/train2017/{number:012d}.jpg")
+    write(root, "llava_instruct_150k.json", [BUS, SAME, LATE])
+    return root
+
+
+def test_a_row_is_a_dialogue_without_the_mark_of_its_photo(root, caplog):
+    rows = load_rows("llava_instruct", "train", str(root))
+    assert rows["source"] == [
+        f"llava_instruct/train/{name}" for name in ("000000000009-0", "000000000009-1", "000000000025-2")
+    ]
+    assert rows[0]["conversation"] == [
+        {"question": "Which color?", "answer": "White."},
+        {"question": "Where?", "answer": "Here, in Zürich."},
+    ]
+    assert rows[1]["conversation"] == [{"question": "What is behind it?", "answer": "A street."}]
+    assert rows[0]["image"] == {"bytes": None, "path": str(root / "coco/train2017/000000000009.jpg")}
+    assert [row["targets"] for row in rows] == [[], [], []]
+    sample = EvaluationQuestions(rows, with_conversations=True)[0]
+    assert sample["image"].size == (8, 6) and sample["masks"] == [None]
+
+
+def test_an_answer_before_the_first_question_is_left_out_and_counted(root, caplog):
+    rows = load_rows("llava_instruct", "train", str(root))
+    assert rows[2]["conversation"] == [{"question": "And now look at again.", "answer": "I do."}]
+    [said] = [line for line in caplog.messages if "before the first question" in line]
+    assert "1 dialogues" in said and "000000000025" in said
+
+
+def test_the_mix_counts_photos_from_the_data_folder_and_holds_dialogues_about_none(root, caplog):
+    photo(root, "vg/VG_100K/2.jpg")
+    photo(root, "ocr_vqa/images/2.jpg")
+    about_none = {"id": "sharegpt_0", "model": "", "conversations": turns("What is 1 + 1?", "2.")}
+    only_gpt = {"id": "sharegpt_1", "conversations": [{"from": "gpt", "value": "Hello."}]}
+    paths = ["coco/train2017/000000000009.jpg", "vg/VG_100K/2.jpg", "ocr_vqa/images/2.jpg"]
+    records = [record(at, path, turns("Who?\n<image>", "I.")) for at, path in enumerate(paths)]
+    write(root, "llava_v1_5_mix665k.json", [*records, about_none, only_gpt])
+    rows = load_rows("llava_instruct/mix665k", "train", str(root))
+    assert [row["image"] and row["image"]["path"] for row in rows] == [*(str(root / path) for path in paths), None]
+    assert rows[3]["source"] == "llava_instruct/train/sharegpt_0-3"
+    assert EvaluationQuestions(rows, with_conversations=True)[3]["image"] is None
+    assert "left out 1 of its records, in which nothing can be asked" in caplog.text
+
+
+def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
+    listed = []
+    listdir = os.listdir
+    monkeypatch.setattr(
+        "gemma_lisa.datasets_builder.llava_instruct.os.listdir", lambda path: listed.append(str(path)) or listdir(path)
+    )
+    load_rows("llava_instruct", "train", str(root))
+    assert listed.count(str(root / "coco/train2017")) == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            record("7", "000000000007.jpg", turns("Who?", "I.")),
+            "record 1 .*id 7: .*train2017/000000000007.jpg: no such",
+        ),
+        (record("7", "../../../secret.jpg", turns("Who?", "I.")), "id 7: .*leads out of"),
+        (record("7", ["a.jpg"], turns("Who?", "I.")), "id 7: its image is .* no path"),
+        (record("7", "", turns("Who?", "I.")), "id 7: its image is '', which is no path"),
+        (
+            record("7", "000000000009.jpg", turns("Who?", "I.", "Who else?")),
+            "id 7: .*by human, gpt, human; .*alternate",
+        ),
+        (record("7", "000000000009.jpg", turns("Who?", "I.")[::-1] + turns("A?")[:1]), "id 7: .*by human, human; "),
+        (record("7", "000000000009.jpg", [{"from": "system", "value": "x"}]), "id 7: .*by system; "),
+        (record("7", "000000000009.jpg", turns("<image>\n", "I.")), "id 7: a turn of it says nothing"),
+        (record("7", "000000000009.jpg", turns("Who?", "It is [SEG].")), r"id 7: an answer of it says \[SEG\]"),
+        (record("7", "000000000009.jpg", turns("Who?", "It is {seg}.")), r"id 7: an answer of it says \{seg\}"),
+        (record("7", "000000000009.jpg", "Who?"), "id 7: its conversations are no list of turns"),
+        (record("7", "000000000009.jpg", [{"from": "human"}]), "id 7: its conversations are no list of turns"),
+        ({"conversations": []}, "record 1 .*has no id"),
+        (None, "record 1 .*has no id"),
+    ],
+)
+def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, bad, message, caplog):
+    write(root, "llava_instruct_150k.json", [BUS, bad, LATE])
+    with pytest.raises(ValueError, match=f"llava_instruct_150k.json: .*{message}") as refusal:
+        load_rows("llava_instruct", "train", str(root))
+    assert "\n" not in str(refusal.value)
+    assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 2
+    assert f"left out, as max_bad allows: {refusal.value}" in caplog.text
+
+
+@pytest.mark.parametrize("content", ['{"id": "7"}', "[", ""], ids=["no list", "cut off", "empty"])
+def test_a_file_of_something_else_is_refused_by_its_name(root, content):
+    (root / "llava_dataset/llava_instruct_150k.json").write_text(content)
+    with pytest.raises(ValueError, match="llava_instruct_150k.json.*get it again"):
+        load_rows("llava_instruct", "train", str(root))
+
+
+def test_what_is_not_there_is_said_with_where_it_is_got(root, tmp_path):
+    with pytest.raises(ValueError, match="llava_dataset: no such folder.*llava_instruct_150k.json"):
+        load_rows("llava_instruct", "train", str(tmp_path))
+    with pytest.raises(ValueError, match="llava_v1_5_mix665k.json: no such file.*gqa/images"):
+        load_rows("llava_instruct/mix665k", "train", str(root))
+
+
+def test_changed_files_and_photos_are_prepared_anew(root):
+    write(root, "llava_instruct_150k.json", [BUS, record("1", "1.jpg", turns("Who?", "I."))])
+    assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 1
+    photo(root, "coco/train2017/1.jpg")
+    assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 2
+    write(root, "llava_instruct_150k.json", [BUS])
+    assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 1
+
+
+@pytest.mark.skipif(not (SAMPLES / "llava_dataset").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_sample_is_three_rounds_about_a_bus(root):
+    content = (SAMPLES / "llava_dataset/llava_instruct_150k.EXCERPT.json").read_bytes()
+    (root / "llava_dataset/llava_instruct_150k.json").write_bytes(content)
+    photo(root, "coco/train2017/000000033471.jpg")
+    [row] = load_rows("llava_instruct", "train", str(root))
+    assert row["source"] == "llava_instruct/train/000000033471-0"
+    assert row["conversation"][0] == {
+        "question": "What are the colors of the bus in the image?",
+        "answer": "The bus in the image is white and red.",
+    }
+    assert len(row["conversation"]) == 3
+
+
+def test_its_card_names_licence_and_source():
+    info = LlavaInstruct(config_name="150k", data_dir=".").info
+    assert "CC-BY-4.0" in info.license and info.homepage and info.citation

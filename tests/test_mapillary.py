@@ -1,0 +1,148 @@
+"""Mapillary Vistas v2.0 in its own layout: written small here, and the real samples where they are."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mapillary import Mapillary, read_names
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+READABLE = (
+    "Bird",
+    "Lane Marking - Arrow (Left)",
+    "Lane Marking (only) - Dashed Line",
+    "Lane Marking - Dashed Line",
+    "CCTV Camera",
+    "Traffic Sign (Back)",
+    "Ego Vehicle",
+    "Unlabeled",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data folder with two training photos and one for validation; label maps are palettes of one color."""
+    labels = np.arange(8, dtype=np.uint8).repeat(6).reshape(8, 6).T.copy()  # a column for each class
+    folder = tmp_path / "data" / "mapillary"
+    for split, stem in (("training", "a_-B"), ("training", "b"), ("validation", "c")):
+        for kind in ("images", "v1.2/labels", "v2.0/labels"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(folder / split / "images" / f"{stem}.jpg")
+        label_map = Image.fromarray(labels).convert("P")
+        label_map.putpalette([128, 64, 128] * 256)
+        label_map.save(folder / split / "v2.0/labels" / f"{stem}.png")
+        Image.new("L", (8, 6), 65).save(folder / split / "v1.2/labels" / f"{stem}.png")
+    write_config(folder, [{"readable": name, "color": [1, 2, 3], "evaluate": True} for name in READABLE])
+    return tmp_path / "data"
+
+
+def write_config(folder, labels):
+    (folder / "config_v2.0.json").write_text(json.dumps({"labels": labels, "version": "2.0"}))
+
+
+def test_a_row_has_a_target_for_every_class_and_lane_markings_of_one_name_are_one(root):
+    rows = load_rows("mapillary", "train", str(root))
+    assert [row["source"] for row in rows] == ["mapillary/train/a_-B", "mapillary/train/b"]
+    assert rows[0]["image"]["path"] == str(root / "mapillary/training/images/a_-B.jpg")
+    texts = [target["texts"][0] for target in rows[0]["targets"]]
+    assert texts == [
+        "the bird",
+        "the left arrow lane marking",
+        "the dashed line lane marking",
+        "the CCTV camera",
+        "the back of a traffic sign",
+    ]
+    marking = decode_mask(rows[0]["targets"][2]["masks"][0], "")
+    assert marking[:, 2:4].all() and marking.sum() == 12
+    assert len(load_rows("mapillary", "validation", str(root))) == 1
+
+
+def test_void_classes_are_not_counted(root):
+    sample = EvaluationQuestions(load_rows("mapillary", "train", str(root)), with_conversations=False)[0]
+    expected = np.zeros((1, 6, 8), dtype=np.uint8)
+    expected[:, :, 0], expected[:, :, 6:] = 1, IGNORE_VALUE
+    assert np.array_equal(sample["masks"][0], expected)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "training/images/b.jpg").unlink(), "b.jpg: no such file"),
+        (lambda folder: Image.new("L", (8, 6), 8).save(folder / "training/v2.0/labels/b.png"), "b.png.*number 8"),
+        (lambda folder: Image.new("P", (8, 7)).save(folder / "training/v2.0/labels/b.png"), r"b.png: \(7, 8\)"),
+        (lambda folder: (folder / "training/v2.0/labels/b.png").write_bytes(b"\x89PNG"), "b.png"),
+    ],
+    ids=["no photo", "unknown number", "another size", "cut off"],
+)
+def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+    spoil(root / "mapillary")
+    with pytest.raises(ValueError, match=message):
+        load_rows("mapillary", "train", str(root))
+    rows = load_rows("mapillary", "train", str(root), {"max_bad": 1})
+    assert len(rows) == 1 and "left out" in caplog.text and "b." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", 'has no list "labels"'),
+        ('{"labels": {}}', 'has no list "labels"'),
+        ('{"labels": [{"readable": "Bird"}, {"name": "x"}]}', "place 1"),
+        ('{"labels": [{"readable": " "}]}', "place 0"),
+        ('{"labels": ["Bird"]}', "place 0"),
+    ],
+)
+def test_a_wrong_configuration_stops_the_run_with_its_place(root, content, message):
+    (root / "mapillary/config_v2.0.json").write_text(content)
+    with pytest.raises(ValueError, match=f"config_v2.0.json.*{message}"):
+        load_rows("mapillary", "train", str(root))
+
+
+def test_what_is_not_there_is_said_with_where_it_is_got(root):
+    (root / "mapillary/config_v2.0.json").unlink()
+    with pytest.raises(ValueError, match="config_v2.0.json: no such file.*homepage"):
+        load_rows("mapillary", "train", str(root))
+
+
+def test_other_names_are_prepared_anew(root):
+    load_rows("mapillary", "train", str(root))
+    write_config(root / "mapillary", [{"readable": f"Sort {number}"} for number in range(8)])
+    assert load_rows("mapillary", "train", str(root))[0]["targets"][0]["texts"] == ["the sort 0"]
+
+
+@pytest.mark.skipif(not (SAMPLES / "mapillary").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_124_real_names_are_phrases():
+    names = read_names(SAMPLES / "mapillary/derived/config_v2.0.DERIVED.json")
+    assert len(names) == 124 and [number for number, name in names.items() if name is None] == list(range(118, 124))
+    spoken = [name for name in names.values() if name]
+    assert not [name for name in spoken if set(name) & set("()_/") or " - " in name]
+    twice = {name for name in spoken if spoken.count(name) > 1}
+    assert twice == {f"{kind} lane marking" for kind in ("dashed line", "crosswalk", "other", "text")}
+
+
+@pytest.mark.skipif(not (SAMPLES / "mapillary").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
+    (tmp_path / "mapillary").mkdir()
+    (tmp_path / "mapillary/training").symlink_to(SAMPLES / "mapillary/training")
+    shutil.copy(SAMPLES / "mapillary/derived/config_v2.0.DERIVED.json", tmp_path / "mapillary/config_v2.0.json")
+    row = load_rows("mapillary", "train", str(tmp_path))[0]
+    areas = {target["texts"][0]: int(decode_mask(target["masks"][0], "").sum()) for target in row["targets"]}
+    assert areas == {"the building": 9_157, "the street light": 731, "the pole": 112}
+    assert row["targets"][0]["masks"][0]["size"] == [100, 100] and row["targets"][0]["ignore"] is None
+
+
+def test_its_card_names_licence_and_source():
+    info = Mapillary(config_name="default", data_dir=".").info
+    assert "research" in info.license and info.homepage and info.citation

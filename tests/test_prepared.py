@@ -1,0 +1,177 @@
+"""Rows that are prepared already: from shards, from disk, by a name of the Hub; and what is said of others."""
+
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.prepared import load_prepared
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
+from gemma_lisa.datasets_builder.shards import write_shards
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def row(path, at):
+    target = {
+        "texts": ["the bar"],
+        "kind": None,
+        "is_sentence": False,
+        "masks": [encode_mask(np.eye(4, 5, dtype=bool))],
+        "answer": None,
+        "ignore": None,
+        "explanation": None,
+    }
+    image = {"bytes": None, "path": str(path)}
+    return {"image": image, "source": f"set/train/{at}", "targets": [target], "conversation": []}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    Image.new("RGB", (5, 4), "red").save(tmp_path / "a.png")
+    return Dataset.from_list([row(tmp_path / "a.png", at) for at in range(3)], features=ROW_FEATURES)
+
+
+@pytest.fixture
+def shards(rows, tmp_path, monkeypatch):
+    """A folder of shards of two rows."""
+    monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_A_SHARD", 2)
+    write_shards({"train": rows, "validation": rows.select([0])}, tmp_path / "shards", "rows")
+    return tmp_path / "shards"
+
+
+def test_shards_give_the_rows_that_were_written_with_their_pictures(shards, rows, tmp_path):
+    (tmp_path / "a.png").unlink()
+    found = load_rows(str(shards), "train")
+    assert found.features == ROW_FEATURES
+    assert found["source"] == rows["source"] and found["targets"] == rows["targets"]
+    sample = EvaluationQuestions(found, with_conversations=False)[2]
+    assert sample["image"].getpixel((0, 0)) == (255, 0, 0) and sample["masks"][0].sum() == 4
+    assert len(load_rows(str(shards), "validation", data_dir=str(tmp_path))) == 1
+
+
+def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "several")
+    found = load_rows(str(tmp_path / "one"), "train")
+    assert found.features == ROW_FEATURES and found["targets"] == rows["targets"]
+    assert EvaluationQuestions(found, with_conversations=False)[0]["masks"][0].sum() == 4
+    assert load_rows(str(tmp_path / "several"), "test")["source"] == ["set/train/1"]
+    for name in ("one", "several"):
+        with pytest.raises(ValueError, match=f"{name} has no split 'dev'; it has: train"):
+            load_prepared(str(tmp_path / name), "dev")
+
+
+def test_a_name_of_the_hub_is_asked_for_there(rows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, split: asked.append((name, split)) or rows.cast_column("image", datasets.Image()),
+    )
+    found = load_rows("someone/rows", "validation")
+    assert asked == [("someone/rows", "validation")]
+    assert found.features == ROW_FEATURES and found[0]["image"]["path"].endswith("a.png")
+
+
+def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="someone/rows: no folder is called so here") as refusal:
+        load_rows("someone/rows", "train")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="shapes has no split 'none'"):
+        load_rows("shapes", "none", options={"train_rows": 1, "validation_rows": 1, "test_rows": 1})
+    with pytest.raises(ValueError, match="shapes: holds no prepared rows"):
+        load_rows("./shapes", "none")
+
+
+def test_prepared_rows_have_no_options(shards):
+    with pytest.raises(ValueError, match="have no options, not seed"):
+        load_rows(str(shards), "train", options={"seed": 1})
+
+
+def changed(rows, change):
+    """Rows of other features: what `change` makes of the features' target."""
+    features = ROW_FEATURES.copy()
+    target = dict(features["targets"].feature)
+    features["targets"] = datasets.List(change(target) or target)
+    values = [{**row, "targets": []} for row in rows]
+    return Dataset.from_list(values, features=features)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: rows.remove_columns("conversation"), "the column conversation is missing"),
+        (lambda rows: rows.add_column("more", [1, 2, 3]), "the column more is none that rows have"),
+        (lambda rows: changed(rows, lambda t: t.pop("kind") and None), r"the column targets\[\].kind is missing"),
+        (
+            lambda rows: changed(rows, lambda t: t.update(is_sentence=datasets.Value("int8"))),
+            r"the column targets\[\].is_sentence is Value\('int8'\), not Value\('bool'\)",
+        ),
+        (
+            lambda rows: changed(rows, lambda t: t.update(masks=datasets.List(datasets.Value("string")))),
+            r"the column targets\[\].masks\[\] is Value\('string'\), not",
+        ),
+        (
+            lambda rows: rows.remove_columns("image").add_column("image", ["a.png"] * 3),
+            r"the column image is Value\('string'\), not Image",
+        ),
+    ],
+    ids=["missing", "more", "missing in a target", "another type", "no list", "no picture"],
+)
+def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message):
+    spoiled = spoil(rows)
+    spoiled.save_to_disk(tmp_path / "disk")
+    (tmp_path / "shards").mkdir()
+    spoiled.to_parquet(tmp_path / "shards/train.parquet")
+    for name, place in (("disk", "disk"), ("shards", "train.parquet")):
+        with pytest.raises(ValueError, match=f"{place}: {message}") as refusal:
+            load_prepared(str(tmp_path / name), "train")
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "data/train-00001-of-00002.parquet").unlink(),
+            "1 of the 2 shards of train are there",
+        ),
+        (
+            lambda folder: (folder / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1"),
+            "train-00001-of-00002.parquet cannot be read as Parquet",
+        ),
+        (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "is not whole"),
+        (lambda folder: shutil.rmtree(folder / "data"), "holds no prepared rows.*called folder"),
+    ],
+    ids=["missing shard", "broken shard", "stopped", "no shards"],
+)
+def test_what_is_wrong_with_shards_is_said_in_one_line(shards, spoil, message):
+    spoil(shards)
+    with pytest.raises(ValueError, match=message) as refusal:
+        load_rows(str(shards), "train")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_split_that_is_not_there_or_empty_is_refused(shards, rows, tmp_path):
+    with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
+        load_rows(str(shards), "test")
+    (tmp_path / "empty").mkdir()
+    rows.select([]).to_parquet(tmp_path / "empty/train.parquet")
+    with pytest.raises(ValueError, match="empty: its split 'train' holds no row"):
+        load_rows(str(tmp_path / "empty"), "train")
+    rows.select([]).save_to_disk(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="nothing: holds no row"):
+        load_rows(str(tmp_path / "nothing"), "train")

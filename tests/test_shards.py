@@ -1,0 +1,109 @@
+"""Shards: whole or not taken for whole, gone on with where they stopped, and read back as the rows they were."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from PIL import Image
+
+from gemma_lisa.datasets_builder import shards
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES
+from gemma_lisa.datasets_builder.shapes import Shapes
+from gemma_lisa.datasets_builder.shards import PLAN, WHOLE, card_of, write_shards
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Seven rows that refer to picture files."""
+    made = []
+    for number in range(7):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 5, 3), number, dtype=np.uint8)).save(path)
+        turns = [{"question": "What is it?", "answer": f"Number {number}."}]
+        made.append(
+            {
+                "image": {"bytes": None, "path": str(path)},
+                "source": f"set/{number}",
+                "targets": [],
+                "conversation": turns,
+            }
+        )
+    return Dataset.from_list(made, features=ROW_FEATURES)
+
+
+@pytest.fixture(autouse=True)
+def short_shards(monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_A_SHARD", 3)
+
+
+def test_shards_hold_the_images_and_come_back_as_the_rows(rows, tmp_path):
+    folder = tmp_path / "out"
+    write_shards({"train": rows, "test": rows.select([6])}, folder, "a")
+    names = sorted(path.name for path in (folder / "data").iterdir())
+    assert names == ["test-00000-of-00001.parquet", *(f"train-0000{at}-of-00003.parquet" for at in range(3))]
+    assert sorted(path.name for path in folder.iterdir()) == ["data", WHOLE]
+    files = {"train": [str(folder / "data" / name) for name in names[1:]]}
+    again = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
+    assert again.features == ROW_FEATURES
+    assert again["source"][:] == rows["source"][:] and again["conversation"][:] == rows["conversation"][:]
+    for number, row in enumerate(again):
+        assert row["image"]["path"] == f"{number}.png"
+        assert row["image"]["bytes"] == (tmp_path / "pictures" / f"{number}.png").read_bytes()
+
+
+def test_what_was_stopped_goes_on_and_does_not_write_again_what_is_there(rows, tmp_path, monkeypatch, capsys):
+    folder, write = tmp_path / "out", shards._write_shard
+    written = []
+
+    def stops_at_the_second(shard):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        write(shard)
+        written.append(shard[0].name)
+
+    monkeypatch.setattr(shards, "_write_shard", stops_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards({"train": rows}, folder, "a")
+    assert not (folder / WHOLE).exists() and (folder / PLAN).exists()
+    monkeypatch.setattr(shards, "_write_shard", lambda shard: (write(shard), written.append(shard[0].name)))
+    write_shards({"train": rows}, folder, "a")
+    assert written == [f"train-0000{at}-of-00003.parquet" for at in range(3)]
+    assert "1 of 3 shards are there already" in capsys.readouterr().out
+    assert json.loads((folder / WHOLE).read_text())["rows"] == {"train": 7} and not (folder / PLAN).exists()
+
+
+def test_a_shard_that_fails_leaves_nothing_half_written_and_names_its_picture(rows, tmp_path):
+    (tmp_path / "pictures" / "4.png").unlink()
+    with pytest.raises(ValueError, match=r"train-00001-of-00003.parquet: .*4\.png"):
+        write_shards({"train": rows}, tmp_path / "out", "a")
+    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00003.parquet"]
+
+
+def test_other_rows_are_not_mixed_into_a_folder(rows, tmp_path):
+    write_shards({"train": rows}, tmp_path / "out", "a")
+    with pytest.raises(ValueError, match="holds the shards of other rows"):
+        write_shards({"train": rows}, tmp_path / "out", "b")
+    (tmp_path / "full" / "data").mkdir(parents=True)
+    (tmp_path / "full" / "data" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        write_shards({"train": rows}, tmp_path / "full", "a")
+
+
+@pytest.mark.slow
+def test_several_processes_write_what_one_does(rows, tmp_path, monkeypatch):
+    monkeypatch.undo()  # other processes know nothing of the short shards
+    many = rows.select(list(range(7)) * 300)
+    write_shards({"train": many}, tmp_path / "one", "a")
+    write_shards({"train": many}, tmp_path / "two", "a", num_proc=2)
+    for path in (tmp_path / "one" / "data").iterdir():
+        assert (tmp_path / "two" / "data" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_card_says_where_its_splits_are(rows, tmp_path):
+    builder = Shapes(config_name="easy", cache_dir=str(tmp_path))
+    front = yaml.safe_load(card_of("shapes/easy", builder, {"train": rows}).split("---")[1])
+    assert front["license"] == "apache-2.0"
+    assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
