@@ -83,7 +83,7 @@ class TolerantBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             ValueError: of `row_of`, from the (`max_bad` + 1)th on.
         """
-        before, empty = len(self.bad), 0
+        before, empty = len(self.bad), []
         for key, record in records:
             try:
                 row = row_of(record)
@@ -93,13 +93,18 @@ class TolerantBuilder(datasets.GeneratorBasedBuilder):
                     raise
                 continue
             if row is None:
-                empty += 1
+                empty.append(key)
             else:
                 yield key, row
         for error in self.bad[before:]:
             logger.warning("left out, as max_bad allows: %s", error)
         if empty:
-            logger.warning("%s: left out %d of its records, in which nothing can be asked", self.title, empty)
+            logger.warning(
+                "%s: left out %d of its records, in which nothing can be asked; the first: %s",
+                self.title,
+                len(empty),
+                empty[0],
+            )
 
 
 class ArchiveBuilder(TolerantBuilder):

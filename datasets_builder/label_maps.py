@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from ..images_gemma_lisa import open_upright
 from .coco_segmentation import QUARTER_TURNS, row_rle, unite
 
-INDEX_MODES = ("L", "P", "I;16", "I")  # of pictures that hold one number a pixel
+INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a pixel
 
 
 def read_label_map(path: Path) -> np.ndarray:

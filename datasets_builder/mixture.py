@@ -12,11 +12,17 @@ from torch.utils.data import Dataset as TorchDataset
 from .ade20k import Ade20k
 from .coco_instances import CocoInstances
 from .coco_stuff import CocoStuff
+from .folder import Folder
+from .grefcoco import Grefcoco
 from .llava_instruct import LlavaInstruct
 from .mapillary import Mapillary
+from .mmr import Mmr
+from .muse import Muse
 from .paco_lvis import PacoLvis
 from .pascal_part import PascalPart
 from .prepared import load_prepared
+from .reason_seg import ReasonSeg
+from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
 from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
 from .templates import ask, ask_plainly
@@ -25,10 +31,19 @@ BUILDERS = {
     "ade20k": Ade20k,
     "coco_instances": CocoInstances,
     "coco_stuff": CocoStuff,
+    "folder": Folder,
+    "grefcoco": Grefcoco,
     "llava_instruct": LlavaInstruct,
     "mapillary": Mapillary,
+    "mmr": Mmr,
+    "muse": Muse,
     "paco_lvis": PacoLvis,
     "pascal_part": PascalPart,
+    "reason_seg": ReasonSeg,
+    "refclef": Refclef,
+    "refcoco": Refcoco,
+    "refcoco_plus": RefcocoPlus,
+    "refcocog": Refcocog,
     "shapes": Shapes,
 }
 

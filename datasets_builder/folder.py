@@ -1,0 +1,263 @@
+"""Own pictures: a folder of images with masks, or with shapes drawn in LabelMe, and questions if there are any.
+
+    images/1.jpg                            any kind of picture
+    masks/1.png                             a picture of numbers: 0 = background
+    masks/1_cat.png or masks/1/cat.png      instead, one for each class
+    images/1.json or labels/1.json          instead, LabelMe's: polygons, rectangles, circles
+    classes.txt, .json or .yaml             what the numbers are called: a line `1: cat` for each
+    questions.csv or .jsonl                 image, question; mask or class, answer, split, explanation as needed
+
+All of it may lie below train/, val/ and test/ instead; tables and classes also beside these. A row is one picture. With
+questions, each is a target of its picture; without, each class is, all its instances united. docs/data.md says more.
+
+    rows = load_rows("folder", "train", "my_photos", {"text": "the mug"})
+"""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import datasets
+
+from .archives import ArchiveConfig, TolerantBuilder
+from .coco_files import fingerprint
+from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
+from .folder_masks import Area, MaskReader, pick
+from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, class_names, find_one, read_classes, read_questions
+from .rows import ROW_FEATURES, SEG_SLOT
+
+logger = logging.getLogger(__name__)
+
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
+
+
+@dataclass
+class FolderConfig(ArchiveConfig):
+    """How masks are read, and what is asked."""
+
+    classes: dict | list | None = None  # {1: "cat"} or ["cat", ...] from 1 on; none: a file classes.* if there is one
+    text: str | None = None  # what is asked for by masks that have no name: "the mug"
+    # Pixels of this number are not counted; 0: all are. But where a mask of one thing holds no other, it is the thing.
+    ignore_value: int = 255
+    validation_share: float = 0.0  # so much of train becomes validation: by the names, so always the same pictures
+
+    @property
+    def root(self) -> Path:
+        if self.data_dir is None:
+            raise ValueError("folder: data_dir is missing; name the folder that images/ and masks/ are in.")
+        return Path(os.path.abspath(self.data_dir))
+
+    def state_of_files(self) -> list[str]:
+        return [fingerprint(text_files(self.root, find_folders(self.root)), [self.root])]
+
+
+class Folder(TolerantBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = FolderConfig
+    BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=ROW_FEATURES)
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        config, root = self.config, self.config.root
+        _check_options(config)
+        folders = find_folders(root)
+        questions = _read_questions(root, folders)
+        splits, complaints = _find_photos(config, folders, questions)
+        if not splits:
+            raise complaints[0] if complaints else ValueError(f"{root}: images/ holds no picture; put some there.")
+        names = {split: _names(config, folder) for split, folder in folders.items()}
+        first = next(iter(splits))
+        return [
+            datasets.SplitGenerator(
+                split,
+                gen_kwargs={
+                    "split": split,
+                    "photos": photos,
+                    "complaints": complaints if split == first else [],
+                    "names": names[split if split in names else "train"],  # which it was split off
+                    "with_questions": bool(questions),
+                },
+            )
+            for split, photos in splits.items()
+        ]
+
+    def _generate_examples(
+        self,
+        split: str,
+        photos: list[Photo],
+        complaints: list[ValueError],
+        names: dict[int, str],
+        with_questions: bool,
+    ) -> Iterator[tuple[str, dict]]:
+        reader = MaskReader(names, self.config.ignore_value)
+        left_out = defaultdict(list)
+        if with_questions:
+            left_out["pictures of which nothing is asked"] = [photo.path for photo in photos if not photo.questions]
+            photos = [photo for photo in photos if photo.questions]
+
+        def row_of(record: Photo | ValueError) -> dict | None:
+            if isinstance(record, ValueError):
+                raise record
+            if with_questions:
+                targets, rounds = _asked(record, reader, self.config.root)
+            else:
+                targets, rounds = _class_targets(record, reader, self.config.text, left_out), []
+            if not targets and not rounds:
+                return None
+            return {
+                "image": {"bytes": None, "path": str(record.path)},
+                "source": f"folder/{split}/{record.stem}",
+                "targets": targets,
+                "conversation": rounds,
+            }
+
+        records = [(str(complaint), complaint) for complaint in complaints]
+        records += [(str(photo.path), photo) for photo in photos]
+        yield from self.rows(records, row_of)
+        reader.check_agreement()
+        _say_left_out(self.config.root, left_out)
+
+
+def _read_questions(root: Path, folders: dict[str, Path]) -> list[Question]:
+    """The questions beside the splits, and those in the folder of one."""
+    questions = []
+    for place, split in ({folder: split for split, folder in folders.items()} | {root: ""}).items():
+        if table := find_one([place], QUESTION_FILES):
+            questions += read_questions(table, split)
+    return questions
+
+
+def _find_photos(
+    config: FolderConfig, folders: dict[str, Path], questions: list[Question]
+) -> tuple[dict[str, list[Photo]], list[ValueError]]:
+    """The pictures of each split with what belongs to them, and a line for each file or question that fits nowhere."""
+    root = config.root
+    asked = {
+        find_mask(question.mask, folder, root, question.where)
+        for question in questions
+        if question.mask
+        for folder in folders.values()
+    }
+    pairs = {split: pair_up(folder, asked) for split, folder in folders.items()}
+    _say_left_out(root, {"files that are no pictures": [path for found in pairs.values() for path in found.others]})
+    complaints = share_out(questions, {split: found.photos for split, found in pairs.items()}, root)
+    complaints += [complaint for found in pairs.values() for complaint in found.complaints]
+    splits = {split: list(found.photos.values()) for split, found in pairs.items()}
+    if "validation" not in folders and "train" in folders:
+        train, doubtful = split_up(pairs["train"].photos, config.validation_share)
+        splits, complaints = {**splits, "train": [], **train}, complaints + doubtful
+    splits = {split: photos for split, photos in splits.items() if photos}
+    if config.validation_share and ("validation" in folders or not {"train", "validation"} <= set(splits)):
+        raise ValueError(
+            f"{root}: validation_share {config.validation_share} finds a folder of validation there already, or leaves "
+            "it or train without a picture; change the share, or set it to 0."
+        )
+    return splits, complaints
+
+
+def _class_targets(photo: Photo, reader: MaskReader, text: str | None, left_out: dict) -> list[dict]:
+    """Every class that is marked."""
+    targets = []
+    for name, area in reader.areas(photo).items():
+        if area.mask is None:
+            left_out["masks of nothing"].append(f"{name or text} in {photo.path}")
+            continue
+        if name is None and text is None:
+            raise ValueError(
+                f"{photo.path}: what do its masks mark? Say it by the option text, as in --dataset_options "
+                '\'{"text": "the mug"}\'; or name its numbers in classes.txt, a line `1: mug` for each.'
+            )
+        targets.append(_target(text if name is None else f"the {name}", area))
+    return targets
+
+
+def _asked(photo: Photo, reader: MaskReader, root: Path) -> tuple[list[dict], list[dict]]:
+    """The targets, and the rounds of questions that are answered in words alone."""
+    targets, rounds, asked = [], [], {}
+    areas = cache(lambda: reader.areas(photo))  # only where a question needs them
+    for question in photo.questions:
+        if asked.setdefault(question.question, question.where) != question.where:
+            raise ValueError(
+                f"{question.where}: asks {question.question!r} of {photo.path.name} as {asked[question.question]} "
+                "does; unite what answers it in one mask."
+            )
+        area = _area(question, photo, reader, root, areas)
+        num_slots, num_masks = question.answer.count(SEG_SLOT), int(area.mask is not None)
+        if question.answer and num_slots != num_masks or "[SEG]" in question.answer:
+            raise ValueError(
+                f"{question.where}: its answer {question.answer!r} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
+                f"write {SEG_SLOT} where the mask stands, once for each."
+            )
+        if area.mask is None and question.answer:
+            if question.explanation:
+                raise ValueError(f"{question.where}: has an explanation but no mask; put it into the answer.")
+            rounds.append({"question": question.question, "answer": question.answer})
+        else:
+            targets.append(_target(question.question, area, question.answer, question.explanation))
+    return targets, rounds
+
+
+def _area(
+    question: Question, photo: Photo, reader: MaskReader, root: Path, areas: Callable[[], dict[str | None, Area]]
+) -> Area:
+    """What a question asks for."""
+    where = question.where
+    if question.mask:
+        path = find_mask(question.mask, photo.folder, root, where)
+        if path is None:
+            raise ValueError(
+                f"{where}: there is no mask {question.mask!r}; write its path as seen from {photo.folder}."
+            )
+        return reader.of_class(path, photo, question.label, where) if question.label else reader.thing(path, photo)
+    if question.label:
+        advice = "leave mask and class empty to say that it is not there"
+        return pick(areas(), question.label, f"{where}: {photo.path.name}", advice)
+    if question.points:
+        return Area(None, None)
+    if len(areas()) > 1:
+        names = ", ".join(str(name) for name in areas())
+        raise ValueError(f"{where}: {photo.path.name} shows {names}; say in a column class which is asked for.")
+    return next(iter(areas().values()), Area(None, None))
+
+
+def _target(text: str, area: Area, answer: str = "", explanation: str = "") -> dict:
+    return {
+        "texts": [text],
+        "kind": None,
+        "is_sentence": text.endswith(SENTENCE_ENDS),
+        "masks": [] if area.mask is None else [area.mask],
+        "answer": answer or None,
+        "ignore": area.ignore,
+        "explanation": explanation or None,
+    }
+
+
+def _names(config: FolderConfig, folder: Path) -> dict[int, str]:
+    """What the numbers of a split's masks are called; {} where nobody says it."""
+    if config.classes is not None:
+        return class_names(config.classes, "folder: the option classes")
+    file = find_one([folder / MASKS, folder, config.root], CLASS_FILES)
+    return read_classes(file) if file else {}
+
+
+def _check_options(config: FolderConfig) -> None:
+    share, ignore_value, text = config.validation_share, config.ignore_value, config.text
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ValueError(f"folder: validation_share is {share!r}; take a part of 1, as 0.2.")
+    if type(ignore_value) is not int or ignore_value < 0:
+        raise ValueError(f"folder: ignore_value is {ignore_value!r}; take a number from 1 on, or 0 for none.")
+    if text is not None and (not isinstance(text, str) or not text.strip()):
+        raise ValueError(f'folder: text is {text!r}; take words, as in "the mug".')
+
+
+def _say_left_out(root: Path, left_out: dict[str, list]) -> None:
+    for reason, cases in left_out.items():
+        if cases:
+            logger.warning("%s: left out %d %s; the first: %s", root, len(cases), reason, cases[0])

@@ -1,0 +1,51 @@
+"""MMR: GPT-4V's questions about several things and parts of things, with PACO-LVIS's photos and masks.
+
+    MMR/MMR_{train,val,test_mixed,test_obj_only,test_part_only}.json
+    coco/{train2017,val2017}/000000391895.jpg           "file_name" counts from coco
+
+The answers of test_obj_only show whole things, those of test_part_only parts, those of test_mixed both. What rows are:
+multi_target.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .archives import Archive, ArchiveConfig
+from .multi_target import MultiTargetBuilder, index_of, text_of
+
+
+@dataclass
+class MmrConfig(ArchiveConfig):
+    def index_paths(self) -> list[Path]:
+        return index_of(self, Mmr.ARCHIVE.folder)
+
+
+class Mmr(MultiTargetBuilder):
+    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    BUILDER_CONFIG_CLASS = MmrConfig
+    BUILDER_CONFIGS = [MmrConfig(name="default", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "default"
+    ARCHIVE = Archive(
+        title="MMR",
+        folder="MMR",
+        get="Get the JSON files by the link on its homepage into MMR, and put the folders of COCO's train2017.zip and "
+        "val2017.zip into coco.",
+        homepage="https://github.com/jdg900/MMR",
+        license="photos under Flickr's terms of use; none is stated for the annotations",
+        citation="Jang et al., MMR: A Large-scale Benchmark Dataset for Multi-target and Multi-granularity Reasoning "
+        "Segmentation, ICLR 2025",
+        sizes={"train": 154_127, "validation": 8_194},
+        unit="questions",
+    )
+    FILES = {
+        "train": "MMR_train.json",
+        "validation": "MMR_val.json",
+        "test_mixed": "MMR_test_mixed.json",
+        "test_obj_only": "MMR_test_obj_only.json",
+        "test_part_only": "MMR_test_part_only.json",
+    }
+
+    def photo(self, record: dict, where: str) -> str:
+        return text_of(record, "file_name", where)

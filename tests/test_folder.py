@@ -1,0 +1,599 @@
+"""A user's own folder: photos with masks or LabelMe's shapes, and the questions beside them."""
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.ade20k import NAMES
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
+
+# pycocotools' own business with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SIZE = (8, 6)  # width, height
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "photos").mkdir()
+    return tmp_path / "photos"
+
+
+def photo(root, name, size=SIZE, **options):
+    path = root / (name if "/" in name else f"images/{name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "red").save(path, **options)
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def numbers(**places):
+    """A label map of SIZE: numbers by their rows, as n3=slice(0, 2)."""
+    labels = np.zeros(SIZE[::-1], dtype=np.uint8)
+    for number, rows in places.items():
+        labels[rows] = int(number[1:])
+    return labels
+
+
+def mask(root, name, labels, mode=None):
+    path = root / (name if "/" in name else f"masks/{name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(labels)
+    (picture.convert(mode) if mode else picture).save(path)
+
+
+def write(root, name, text, encoding="utf-8"):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(text.encode(encoding))
+
+
+def shape(label, points, kind="polygon"):
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}}
+
+
+def labelme(root, name, shapes, size=SIZE):
+    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "1.jpg", "imageData": None}
+    content |= {"imageHeight": size[1], "imageWidth": size[0]}
+    write(root, name, json.dumps(content))
+
+
+def load(root, split="train", **options):
+    return load_rows("folder", split, str(root), options)
+
+
+def areas(row):
+    """Pixels of what is asked, by its words; none for what is not there."""
+    return {
+        target["texts"][0]: int(decode_mask(target["masks"][0], "").sum()) if target["masks"] else None
+        for target in row["targets"]
+    }
+
+
+def refusal(root, **options):
+    with pytest.raises(ValueError) as refused:
+        load(root, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["1.jpg", "1.JPEG", "1.png", "1.webp", "1.tif", "1.bmp"])
+def test_a_photo_with_a_mask_is_a_row_that_asks_by_the_option(root, name):
+    photo(root, name)
+    mask(root, "1.png", numbers(n255=slice(0, 2)))
+    rows = load(root, text="the mug")
+    assert rows[0]["source"] == "folder/train/1" and areas(rows[0]) == {"the mug": 16}
+    assert rows[0]["image"] == {"bytes": None, "path": str(root / "images" / name)}
+    assert rows[0]["targets"][0]["is_sentence"] is False
+    sample = EvaluationQuestions(rows, with_conversations=False)[0]
+    assert sample["masks"][0].tolist() == [[[1] * 8] * 2 + [[0] * 8] * 4]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "I"])
+def test_whatever_is_not_0_is_the_thing_in_any_mode(root, mode):
+    photo(root, "1.jpg")
+    labels = numbers(n1=slice(0, 1), n7=slice(3, 4))
+    if mode == "1":
+        mask(root, "1.png", labels.astype(bool))
+    elif mode == "P":
+        (root / "masks").mkdir()
+        picture = Image.fromarray(labels).convert("P")
+        picture.putpalette([9, 9, 9] * 256)
+        picture.save(root / "masks/1.png")
+    else:
+        suffix = "tif" if mode == "I" else "png"
+        mask(root, f"1.{suffix}", labels.astype({"L": np.uint8, "I;16": np.uint16, "I": np.int32}[mode]))
+    assert Image.open(next((root / "masks").iterdir())).mode == mode
+    assert areas(load(root, text="the mug")[0]) == {"the mug": 16}
+
+
+def test_a_mask_of_1_and_255_does_not_count_255(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 2), n255=slice(2, 3)))
+    masks = EvaluationQuestions(load(root, text="the mug"), with_conversations=False)[0]["masks"][0]
+    assert masks[0, :, 0].tolist() == [1, 1, IGNORE_VALUE, 0, 0, 0]
+    assert areas(load(root, text="the mug", ignore_value=0)[0]) == {"the mug": 24}
+
+
+def test_it_must_be_clear_whether_255_is_the_thing(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 2)))
+    photo(root, "2.jpg")
+    mask(root, "2.png", numbers(n255=slice(0, 2)))
+    assert "2.png: marks with 255, but" in (said := refusal(root, text="the mug")) and "ignore_value to 0" in said
+    assert len(load(root, text="the mug", ignore_value=0)) == 2
+    mask(root, "1.png", numbers(n90=slice(0, 1), n180=slice(1, 2), n255=slice(2, 3)))
+    assert "1.png: holds 3 numbers besides 0" in (said := refusal(root, text="the mug")) and "soft edges" in said
+
+
+def test_a_mask_without_a_name_needs_the_option_text(root):
+    photo(root, "1.jpg")
+    mask(root, "1_mask.png", numbers(n255=slice(0, 2)))
+    said = refusal(root)
+    assert "1.jpg: what do its masks mark?" in said and '{"text": "the mug"}' in said and "classes.txt" in said
+    assert areas(load(root, text="Where is it?")[0]) == {"Where is it?": 16}
+    assert load(root, text="Where is it?")[0]["targets"][0]["is_sentence"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "coffee_cup\ndog\n"),
+        ("classes.txt", "_background_\ncoffee_cup\ndog\n"),
+        ("classes.txt", "__ignore__\n_background_\ncoffee_cup\ndog\n"),
+        ("classes.txt", "0: background\n2: dog\n1: coffee cup\n"),
+        ("masks/classes.json", '{"1": "coffee cup", "2": "dog"}'),
+        ("classes.json", '{"background": 0, "coffee_cup": 1, "dog": 2}'),
+        ("classes.json", '["coffee cup", "dog"]'),
+        ("classes.yaml", "1: coffee cup\n2: dog\n"),
+        ("classes.yml", "- background\n- coffee cup\n- dog\n"),
+        (None, {"1": "coffee cup", "2": "dog"}),
+        (None, ["coffee cup", "dog"]),
+    ],
+)
+def test_classes_are_named_by_a_file_or_the_option(root, name, text):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n255=slice(5, 6)))
+    if name:
+        write(root, name, text)
+    [row] = load(root, **({} if name else {"classes": text}))
+    assert areas(row) == {"the coffee cup": 8, "the dog": 16}
+    assert [decode_mask(target["ignore"], "").sum() for target in row["targets"]] == [8, 8]
+
+
+def test_several_numbers_of_one_name_are_one_mask(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
+    assert areas(load(root, classes={"1": "dog", "2": "dog"})[0]) == {"the dog": 24}
+
+
+def test_a_single_class_may_be_marked_with_255(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n255=slice(0, 1)))
+    assert areas(load(root, classes=["dog"])[0]) == {"the dog": 8}
+
+
+def test_each_class_may_have_a_mask_of_its_own(root, caplog):
+    photo(root, "1.jpg")
+    photo(root, "1_a.jpg")
+    for name, rows in (("1_coffee_cup", slice(0, 1)), ("1_dog", slice(1, 3)), ("1_a_dog", slice(0, 6))):
+        mask(root, f"{name}.png", numbers(n255=rows))
+    photo(root, "2.jpg")
+    mask(root, "masks/2/dog.png", numbers(n255=slice(0, 2)))
+    mask(root, "masks/2/cat.png", numbers())
+    rows = load(root)
+    assert [row["source"] for row in rows] == ["folder/train/1", "folder/train/1_a", "folder/train/2"]
+    assert [areas(row) for row in rows] == [{"the coffee cup": 8, "the dog": 16}, {"the dog": 48}, {"the dog": 16}]
+    assert "left out 1 masks of nothing; the first: cat in" in caplog.text
+
+
+def test_numbered_masks_of_a_listed_class_are_united(root):
+    photo(root, "1.jpg")
+    for at, name in enumerate(("1_Dog_1", "1_Dog_2", "1_3")):
+        mask(root, f"{name}.png", numbers(n255=slice(at, at + 1)))
+    assert areas(load(root, classes={"3": "cat", "4": "dog"})[0]) == {"the cat": 8, "the dog": 16}
+    assert "1_3.png: 3 is no name; rename it" in refusal(root)
+    (root / "masks/1_3.png").unlink()
+    assert areas(load(root)[0]) == {"the Dog 1": 8, "the Dog 2": 8}
+    assert "1_Dog_1.png: 'Dog 1' is no class; there are: cat" in refusal(root, classes=["cat"])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_a_mask_lies_on_the_upright_photo_or_on_the_stored_pixels_where_only_these_fit(root, orientation, as_stored):
+    photo(root, "1.jpg", exif=turned(orientation))
+    upright = np.zeros((8, 6) if orientation in (6, 8) else (6, 8), dtype=np.uint8)
+    upright[:2, :3] = 1  # no symmetry
+    back = {1: 0, 3: 0, 6: 1, 8: 3}[orientation]  # quarter turns, anticlockwise, from upright to stored
+    mask(root, "1.png", np.ascontiguousarray(np.rot90(upright, back)) if as_stored else upright)
+    sample = EvaluationQuestions(load(root, text="the mug"), with_conversations=False)[0]
+    assert np.array_equal(sample["masks"][0][0], upright)
+
+
+@pytest.mark.skipif(not (SAMPLES / "ade20k").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_a_real_label_map_has_the_pixels_that_are_known_of_it(root):
+    for folder, kind in (("images", "images"), ("masks", "annotations")):
+        shutil.copytree(SAMPLES / "ade20k" / kind / "validation", root / folder)
+    write(root, "classes.txt", "\n".join(NAMES))
+    found = areas(load(root)[0])
+    known = {"building": 123_406, "sky": 134_492, "wall": 14_538, "tree": 8_784, "road": 1_755}
+    known |= {"grass": 53_099, "plant": 10_009}
+    assert found == {f"the {name}": area for name, area in known.items()}
+
+
+# --- LabelMe ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("place", ["images", "labels"])
+def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
+    photo(root, "1.jpg", (40, 30))
+    shapes = [
+        shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
+        shape("coffee_cup", [[30, 20], [20, 30]], "rectangle"),  # from any corner
+        shape("ball", [[20, 10], [25, 10]], "circle"),
+        shape("sun", [[0, 30], [3, 30]], "circle"),  # reaches out of the picture
+        shape("__ignore__", [[0, 28], [40, 28], [40, 30], [0, 30]]),
+    ]
+    labelme(root, f"{place}/1.json", shapes, (40, 30))
+    [row] = load(root)
+    found = areas(row)
+    assert list(found) == ["the coffee cup", "the ball", "the sun"] and found["the coffee cup"] == 50 + 100
+    assert abs(found["the ball"] - np.pi * 25) < 4 and abs(found["the sun"] - np.pi * 9 / 4) < 2
+    ball = decode_mask(row["targets"][1]["masks"][0], "")
+    assert ball[10, 20] and ball[5:15, 15:25].sum() == ball.sum()
+    assert all(decode_mask(target["ignore"], "").sum() == 80 for target in row["targets"])
+
+
+def test_labels_that_are_listed_are_united_and_others_refused(root):
+    photo(root, "1.jpg")
+    labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
+    assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
+    assert "1.json: 'dog-1' is no class; there are: cat" in refusal(root, classes=["cat"])
+
+
+def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
+    photo(root, "1.jpg", (8, 6), exif=turned(6))
+    labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
+    upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
+    assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
+    labelme(root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6))  # the same, as stored
+    assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: its shape 1 \(a\): a line is no area here; draw"),
+        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle of 3 points"),
+        ([shape("a", [[0, 0], [4, 4]])], "its shape 1 .*three points"),
+        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"its shape 1 .*its image is 8 x 6"),
+        ([shape("a", ["x"])], "its points are no pairs of numbers"),
+        ([shape(" ", [])], "its shape 1 has no label"),
+        (["a"], "its shape 1 has no label"),
+        (None, "1.json: has no shapes, imageHeight and imageWidth"),
+    ],
+)
+def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
+    photo(root, "1.jpg")
+    labelme(root, "labels/1.json", content)
+    with pytest.raises(ValueError, match=said) as refused:
+        load(root)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_json_file_that_is_none_of_labelme_is_refused(root, text):
+    photo(root, "1.jpg")
+    write(root, "images/1.json", text)
+    assert "images/1.json" in refusal(root)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def asked(root):
+    """Two photos; the first shows a cat and a dog."""
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
+    photo(root, "2.png")
+    mask(root, "drawn/chair.png", numbers(n255=slice(0, 4)))
+    write(root, "classes.txt", "cat\ndog\n")
+    return root
+
+
+QUESTIONS = [
+    {"image": "1.jpg", "question": "Who purrs?", "class": "Cat", "answer": "It is {seg}.", "explanation": "Cats purr."},
+    {"image": "images/1.jpg", "question": "the barking one", "class": "dog"},
+    {"image": "2", "question": "What, here, could one sit on?", "mask": "drawn/chair.png"},
+    {"image": "2.png", "question": "the dog"},
+    {"image": "2.png", "question": "What color is the wall?", "answer": "Red."},
+]
+
+
+def table(questions, delimiter):
+    columns = ["image", "question", "mask", "class", "answer", "explanation"]
+    lines = [[f'"{question.get(column, "")}"' for column in columns] for question in questions]
+    return "\r\n".join(delimiter.join(cells) for cells in [columns, *lines]) + "\r\n"
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv;", "csv\t", "jsonl"])
+def test_every_question_is_a_target_of_its_picture(asked, kind):
+    if kind == "jsonl":
+        write(asked, "questions.jsonl", "".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    else:
+        write(asked, "questions.csv", table(QUESTIONS, kind[3:] or ","), "utf-8-sig")
+    rows = load(asked)
+    assert areas(rows[0]) == {"Who purrs?": 8, "the barking one": 16}
+    first, second = rows[0]["targets"]
+    assert (first["is_sentence"], first["answer"], first["explanation"]) == (True, "It is {seg}.", "Cats purr.")
+    assert (second["is_sentence"], second["answer"], second["explanation"]) == (False, None, None)
+    assert areas(rows[1]) == {"What, here, could one sit on?": 32, "the dog": None}
+    assert rows[1]["conversation"] == [{"question": "What color is the wall?", "answer": "Red."}]
+    assert len(TrainingQuestions(rows, 0, 9)[1]["chats"]) == 3
+
+
+def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(root):
+    for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
+        photo(root, f"{stem}.jpg")
+        mask(root, f"{stem}.png", numbers(n255=rows))
+    write(root, "questions.csv", "image,question\n1.jpg,What holds coffee?\n2.jpg,What holds tea?\n")
+    rows = load(root)
+    assert [areas(row) for row in rows] == [{"What holds coffee?": 8}, {"What holds tea?": None}]
+
+
+def test_pictures_of_which_nothing_is_asked_are_left_out_and_counted(asked, caplog):
+    write(asked, "questions.csv", "image,question,class\n1.jpg,the cat,cat\n")
+    assert len(load(asked)) == 1
+    assert "left out 1 pictures of which nothing is asked" in caplog.text and "2.png" in caplog.text
+
+
+def test_masks_that_questions_name_need_no_picture_of_their_name(root):
+    photo(root, "1.jpg")
+    mask(root, "masks/a/cup.png", numbers(n255=slice(0, 1)))
+    mask(root, "saucer.png", numbers(n255=slice(0, 2)))
+    write(root, "questions.csv", "image,question,mask\n1,the cup,a/cup.png\n1,the saucer,masks\\saucer.png\n")
+    assert areas(load(root)[0]) == {"the cup": 8, "the saucer": 16}
+    write(root, "questions.csv", "image,question,mask,class\n1,the cup,a/cup.png,cup\n1,the saucer,masks/saucer.png,\n")
+    assert areas(load(root)[0]) == {"the cup": 8, "the saucer": 16}
+
+
+def test_a_name_that_a_mac_decomposed_is_found(root):
+    name = "Bär が"
+    photo(root, f"{unicodedata.normalize('NFD', name)}.jpg")
+    mask(root, f"{unicodedata.normalize('NFC', name)}.png", numbers(n1=slice(0, 1)))
+    write(root, "questions.csv", f"image,question\n{unicodedata.normalize('NFC', name)}.jpg,the bear\n")
+    assert areas(load(root)[0]) == {"the bear": 8}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("3.jpg,the cat,,cat,", "questions.csv line 2: no picture is called '3.jpg'; write its name as in images/"),
+        ("1.jpg,the cow,,cow,", "questions.csv line 2: 1.jpg: no 'cow' is marked in it, but cat, dog; leave mask and"),
+        ("2.png,the cat,,cat,", "images/2.png: has no mask; draw masks/2.png"),
+        ("1.jpg,the cat,no.png,,", "line 2: there is no mask 'no.png'; write its path as seen from"),
+        ("1.jpg,the cat,../../no.png,,", "line 2: file_name '../../no.png' leads out of"),
+        ("2.png,the cat,drawn/chair.png,cat,", "line 2: chair.png: no 'cat' is marked in it, .*leave class empty if"),
+        ("1.jpg,the cat,,cat,There it is.", r"line 2: its answer 'There it is.' has 0 \{seg\} for 1 masks"),
+        ("1.jpg,the cow,,,It is {seg}.", r"line 2: its answer .* has 1 \{seg\} for 0 masks"),
+        ("1.jpg,the cat,,cat,It is [SEG].", r"line 2: its answer .*write \{seg\} where"),
+        ("1.jpg,the cat,,cat,\n1.jpg,the cat,,dog,", "line 3: asks 'the cat' of 1.jpg as .* line 2 does; unite"),
+        ("1.jpg,,,cat,", "line 2: its question is empty"),
+        ("1.jpg,the cat,,cat", "line 2: has 4 cells, but the first line has 5"),
+        ('1.jpg,"the cat,,cat,', "line 2: is no CSV"),
+        ("", "questions.csv: holds no question"),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
+    write(asked, "questions.csv", f"image,question,mask,class,answer\n{line}\n")
+    with pytest.raises(ValueError, match=said) as refused:
+        load(asked)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("questions.csv", "image,question,masc\n1.jpg,a,b\n", "line 1: no column is called 'masc'; there are: image,"),
+        ("questions.csv", "image,mask\n1.jpg,a\n", "line 1: the column question is missing"),
+        ("questions.csv", "image,question,class,label\n1.jpg,a,b,c\n", "line 1: a column is there twice"),
+        ("questions.csv", "image,question,split\n1.jpg,a,exam\n", "line 2: its split is 'exam'; take train"),
+        ("questions.csv", "image,question\n1.jpg,the two\n", "line 2: 1.jpg shows cat, dog; say in a column class"),
+        ("questions.jsonl", '{"image": "1.jpg", "question": 3}\n', "line 1: is no object of texts"),
+        ("questions.jsonl", "[]\n", "line 1: is no object of texts"),
+        ("questions.jsonl", "\n{\n", "line 2: is no JSON"),
+        ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_its_line(asked, name, content, said):
+    write(asked, name, content)
+    assert f"{name} {said}" in refusal(asked)
+
+
+def test_a_table_that_is_not_utf_8_or_there_twice_is_refused(asked):
+    write(asked, "questions.csv", "image,question\n1.jpg,die Tür\n", "cp1252")
+    assert 'questions.csv is not UTF-8; save it as "CSV UTF-8"' in refusal(asked)
+    write(asked, "questions.jsonl", "")
+    assert "questions.csv and questions.jsonl are both there; keep one" in refusal(asked)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+def test_splits_are_the_folders_that_hold_images(root):
+    for folder, rows in (("train", slice(0, 1)), ("val", slice(0, 2)), ("test", slice(0, 3))):
+        photo(root, f"{folder}/images/1.jpg")
+        mask(root, f"{folder}/masks/1.png", numbers(n1=rows))
+    write(root, "classes.txt", "cat")
+    for split, pixels in (("train", 8), ("validation", 16), ("test", 24)):
+        assert areas(load(root, split)[0]) == {"the cat": pixels}
+    write(root, "questions.csv", "image,question,split\n1.jpg,the mug,val\ntrain/images/1.jpg,the cup,\n")
+    assert areas(load(root, "validation")[0]) == {"the mug": 16} and areas(load(root)[0]) == {"the cup": 8}
+    write(root, "questions.csv", "image,question\n1.jpg,the mug\n")
+    assert "line 2: '1.jpg' is in test and train and validation; say which in a column split" in refusal(root)
+    write(root, "questions.csv", "image,question,split\ntrain/images/1.jpg,the mug,test\n")
+    assert "line 2: no picture of test is called 'train/images/1.jpg'" in refusal(root)
+
+
+def test_questions_may_lie_in_the_folder_of_their_split(root):
+    for folder in ("train", "valid"):
+        photo(root, f"{folder}/images/1.jpg")
+        mask(root, f"{folder}/masks/1.png", numbers(n1=slice(0, 1)))
+        write(root, f"{folder}/questions.csv", f"image,question,mask\n1.jpg,the {folder} mug,masks/1.png\n")
+    assert areas(load(root)[0]) == {"the train mug": 8}
+    assert areas(load(root, "validation")[0]) == {"the valid mug": 8}
+
+
+def test_a_folder_without_splits_is_split_by_its_questions_or_a_share(root):
+    for at in range(40):
+        photo(root, f"{at}.jpg")
+        mask(root, f"{at}.png", numbers(n1=slice(0, 1)))
+    train, validation = (
+        set(load(root, split, text="it", validation_share=0.3)["source"]) for split in ("train", "validation")
+    )
+    assert len(train) + len(validation) == 40 and 5 < len(validation) < 20
+    photo(root, "new.jpg")
+    mask(root, "new.png", numbers(n1=slice(0, 1)))
+    again = {name for name in load(root, "validation", text="it", validation_share=0.3)["source"]}
+    assert again - {"folder/validation/new"} == validation
+    write(root, "questions.csv", "image,question,split\n3.jpg,a,test\n4.jpg,b,validation\n5.jpg,c,\n")
+    found = {split: load(root, split)["source"] for split in ("train", "validation", "test")}
+    assert found == {"train": ["folder/train/5"], "validation": ["folder/validation/4"], "test": ["folder/test/3"]}
+    write(root, "questions.csv", "image,question,split\n3.jpg,a,test\n3.jpg,b,train\n")
+    assert "line 3: says train of 3.jpg, but" in refusal(root)
+    (root / "questions.csv").unlink()
+    assert "validation_share 0.0001 finds a folder of validation there already, or leaves" in refusal(
+        root, text="it", validation_share=0.0001
+    )
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "masks/2.png").unlink(), "images/2.jpg: has no mask; draw masks/2.png"),
+        (
+            lambda root: (root / "images/2.jpg").unlink(),
+            "masks/2.png: is the mask of no picture; add its picture to images/",
+        ),
+        (
+            lambda root: (root / "images/2.jpg").rename(root / "images/2.HEIC"),
+            "masks/2.png: its picture 2.HEIC cannot be opened here; save it as JPEG or PNG",
+        ),
+        (
+            lambda root: mask(root, "2.png", np.ones((9, 6), dtype=np.uint8)),
+            "masks/2.png: noted as 6 x 9 pixels .*2.jpg is 8 x 6",
+        ),
+        (lambda root: mask(root, "2.png", numbers(n3=slice(0, 1))), "2.png: holds the number 3, .*there are: 1 cat, 2"),
+        (
+            lambda root: Image.new("RGB", SIZE).save(root / "masks/2.png"),
+            "2.png: .* this is a picture in RGB. A mask is a PNG file in greyscale",
+        ),
+        (
+            lambda root: (root / "masks/2.png").unlink() or Image.new("L", SIZE).save(root / "masks/2.jpg"),
+            "masks/2.jpg: JPEG does not keep the numbers",
+        ),
+        (lambda root: (root / "masks/2.png").write_bytes(b""), "masks/2.png cannot be read"),
+        (lambda root: (root / "images/2.jpg").write_bytes(b""), "images/2.jpg cannot be read"),
+        (lambda root: photo(root, "2.png"), "images/2.png: 2.jpg has the same name; rename one"),
+        (lambda root: photo(root, "images/new/3.jpg"), "images/new: is a folder in images/; move its pictures up"),
+        (lambda root: labelme(root, "labels/2.json", []), "2.json: .*masks/2.png is of the same picture; keep one"),
+        (lambda root: labelme(root, "labels/3.json", []), "3.json: is the LabelMe file of no picture"),
+        (lambda root: mask(root, "masks/3/cat.png", numbers()), "masks/3: is the folder of masks of no picture"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_is_one_line_and_may_be_left_out(root, spoil, said, caplog):
+    for stem in ("1", "2"):
+        photo(root, f"{stem}.jpg")
+        mask(root, f"{stem}.png", numbers(n1=slice(0, 1), n2=slice(2, 3)))
+    write(root, "classes.txt", "cat\ndog")
+    assert len(load(root)) == 2
+    spoil(root)
+    with pytest.raises(ValueError, match=said) as refused:
+        load(root)
+    assert "\n" not in str(refused.value)
+    assert 1 <= len(load(root, max_bad=2)) <= 2
+    assert "left out, as max_bad allows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"validation_share": 1.0}, "validation_share is 1.0"),
+        ({"validation_share": "half"}, "validation_share is 'half'"),
+        ({"ignore_value": -1}, "ignore_value is -1"),
+        ({"text": " "}, "text is ' '"),
+        ({"classes": {"0": "cat"}}, "the option classes: calls 0 'cat', but 0 is the background; number"),
+        ({"classes": {"cat": "dog"}}, "the option classes: names no classes"),
+        ({"classes": "cat"}, "the option classes: names no classes"),
+        ({"classes": []}, "the option classes: names no classes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(root, options, said):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    assert said in refusal(root, **options)
+
+
+@pytest.mark.parametrize(("name", "text"), [("classes.json", "{"), ("classes.yaml", "a: ["), ("classes.txt", "")])
+def test_a_file_of_classes_that_names_none_is_refused(root, name, text):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    write(root, name, text)
+    assert name in (said := refusal(root)) and "write a line `1: cat` for each" in said
+
+
+def test_a_folder_that_holds_something_else_is_refused_with_what_it_should_hold(root):
+    assert "holds neither images/ nor train/images/; put the pictures into images/" in refusal(root)
+    (root / "images").mkdir()
+    assert "images/ holds no picture" in refusal(root)
+    photo(root, "train/images/1.jpg")
+    assert "holds images/ and also train/images/" in refusal(root)
+    (root / "images").rmdir()
+    for name in ("val", "valid"):
+        photo(root, f"{name}/images/1.jpg")
+    assert "val and valid are both validation; keep one" in refusal(root)
+    with pytest.raises(ValueError, match="folder: data_dir is missing"):
+        load_rows("folder", "train")
+
+
+def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    for name in ("images/.DS_Store", "images/Thumbs.db", "masks/._1.png", "images/notes.txt"):
+        write(root, name, "x")
+    assert len(load(root, text="the mug")) == 1
+    assert "left out 1 files that are no pictures; the first" in caplog.text and "notes.txt" in caplog.text
+
+
+def test_a_picture_in_which_nothing_is_marked_is_left_out_and_counted(root, caplog):
+    for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
+        photo(root, f"{stem}.jpg")
+        mask(root, f"{stem}.png", numbers(n1=rows))
+    assert len(load(root, text="the mug")) == 1
+    assert "left out 1 of its records, in which nothing can be asked; the first:" in caplog.text
+    assert "2.jpg" in caplog.text
+
+
+def test_changed_files_are_prepared_anew(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    assert areas(load(root, text="the mug")[0]) == {"the mug": 8}
+    mask(root, "1.png", numbers(n1=slice(0, 5)))
+    assert areas(load(root, text="the mug")[0]) == {"the mug": 40}
+    write(root, "classes.txt", "dog")
+    assert areas(load(root, text="the mug")[0]) == {"the dog": 40}
+    write(root, "questions.csv", "image,question\n1.jpg,the cat\n")
+    assert areas(load(root, text="the mug")[0]) == {"the cat": 40}

@@ -1,0 +1,275 @@
+"""ReasonSeg in its own layout: written small here, and the real samples where they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.reason_seg import ReasonSeg, fill_polygon
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, check_row, decode_mask
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+FOLDER = "reason_seg/ReasonSeg"
+WHOLE = [[0, 0], [11, 0], [11, 7], [0, 7]]  # of a photo of 12 x 8
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def shape(label, points, shape_type="polygon"):
+    named = {"label": label, "labels": [label], "shape_type": shape_type, "image_name": "x.jpg", "points": points}
+    return {**named, "group_id": None, "group_ids": [None], "flags": {}}
+
+
+def write(root, name, texts, is_sentence, shapes, encoding="utf-8", size=(12, 8), exif=None):
+    path = root / FOLDER / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"text": texts, "is_sentence": is_sentence, "shapes": shapes}
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    Image.new("L", size).save(path.with_suffix(".jpg"), **({"exif": exif} if exif else {}))
+
+
+def explain(root, *entries):
+    path = root / FOLDER / "explanatory/train.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = ("image", "query", "outputs")
+    path.write_text(json.dumps([{**dict(zip(keys, entry, strict=True)), "json": "x.json"} for entry in entries]))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two photos of train and one of each other split."""
+    shapes = [
+        shape("ignore area", [[4.9, 2.9], [6.9, 2.9], [6.9, 4.9], [4.9, 4.9]]),
+        shape("target", WHOLE),
+        shape("Flag", [[-90, 0], [1, 1]]),
+    ]
+    texts = ["What’s the café’s  front?", "Where do guests go in {first}?"]
+    write(tmp_path / "data", "train/1_a_o", texts, True, shapes, encoding="cp1252")
+    write(
+        tmp_path / "data", "train/2.b_o", ["the door"], False, [shape("target", [[0, 0], [2.9, 0], [2.9, 1], [0, 1]])]
+    )
+    write(tmp_path / "data", "val/3_c_o", ["日本?"], True, [shape("target", WHOLE)])
+    write(tmp_path / "data", "test/4_d_o", ["the sky"], False, [shape("target", WHOLE)])
+    explain(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_all_wordings_ask_for_one_mask_and_the_first_is_evaluated(root, caplog):
+    rows = load_rows("reason_seg", "train", str(root))
+    assert [row["source"] for row in rows] == ["reason_seg/train/1_a_o", "reason_seg/train/2.b_o"]
+    [first], [second] = rows[0]["targets"], rows[1]["targets"]
+    assert first["texts"] == ["What’s the café’s front?", "Where do guests go in {first}?"] and first["is_sentence"]
+    assert second["texts"] == ["the door"] and not second["is_sentence"]
+    assert rows[0]["image"] == {"bytes": None, "path": str(root / FOLDER / "train/1_a_o.jpg")}
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    assert questions[0]["chats"][0].rounds[0][0] == "What’s the café’s front?"
+    assert questions[0]["image"].mode == "RGB"
+    assert "left out 1 shapes labelled flag" in caplog.text and "1_a_o.json: shape 2" in caplog.text
+
+
+def test_the_smaller_shape_lies_on_top_and_what_is_ignored_is_not_counted(root):
+    sample = EvaluationQuestions(load_rows("reason_seg", "train", str(root)), with_conversations=False)[0]
+    expected = np.ones((1, 8, 12), dtype=np.uint8)
+    expected[:, 2:5, 4:7] = IGNORE_VALUE  # points are cut off to whole pixels, and the border is part of the shape
+    assert np.array_equal(sample["masks"][0], expected)
+
+
+def test_the_splits_are_those_whose_folders_are_there(root):
+    assert load_rows("reason_seg", "validation", str(root))[0]["source"] == "reason_seg/validation/3_c_o"
+    assert load_rows("reason_seg", "validation", str(root))[0]["targets"][0]["texts"] == ["日本?"]
+    assert len(load_rows("reason_seg", "test", str(root))) == 1
+    for name in ("4_d_o.jpg", "4_d_o.json"):
+        (root / FOLDER / "test" / name).unlink()
+    with pytest.raises(ValueError, match="no split 'test'"):
+        load_rows("reason_seg", "test", str(root))
+
+
+def test_an_explanation_comes_with_its_own_question(root, caplog):
+    explain(
+        root,
+        ("2.b_o.jpg", "How do I get out?", "By the door."),
+        ("9.jpg", "Who?", "Nobody."),
+        ("1_a_o.jpg", "Where do guests go in {first}?", "Through the front."),
+        ("1_a_o.jpg", "What is seen?", "A house."),
+    )
+    first, second = load_rows("reason_seg", "train", str(root))
+    assert [target["explanation"] for target in first["targets"]] == ["Through the front.", "A house."]
+    assert [len(target["texts"]) for target in first["targets"]] == [2, 1]
+    phrase, sentence = second["targets"]
+    assert phrase["texts"] == ["the door"] and phrase["explanation"] is None
+    assert sentence["texts"] == ["How do I get out?"] and sentence["is_sentence"]
+    assert sentence["masks"] == phrase["masks"] and sentence["explanation"] == "By the door."
+    assert "left out 1 explanations of photos not in train: 9.jpg" in caplog.text
+    explain(root, ("1_a_o.jpg", "What is seen?", "A house."))
+    [target] = load_rows("reason_seg", "train", str(root))[0]["targets"]
+    assert target["texts"][2:] == ["What is seen?"] and target["explanation"] == "A house."
+
+
+def test_without_explanations_there_are_none_and_it_is_said(root, caplog):
+    (root / FOLDER / "explanatory/train.json").unlink()
+    assert load_rows("reason_seg", "train", str(root))[0]["targets"][0]["explanation"] is None
+    assert "train.json: no such file, so nothing is explained" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (("1_a_o.jpg", "Who?", "It is [SEG]."), r"entry 0 .*\[SEG\]"),
+        (("1_a_o.jpg", "Who?", "It is {seg}."), "entry 0 .*{seg}"),
+        (("1_a_o.jpg", "Who?", ""), "entry 0 .*not three texts"),
+        ((7, "Who?", "He."), "entry 0 .*not three texts"),
+    ],
+)
+def test_an_explanation_that_is_none_stops_the_run(root, entry, message):
+    explain(root, entry)
+    with pytest.raises(ValueError, match=f"explanatory/train.json: {message}"):
+        load_rows("reason_seg", "train", str(root))
+
+
+def spoil(**fields):
+    """Changes the JSON of the first training photo; a field of ... is taken out."""
+
+    def change(folder):
+        path = folder / "train/1_a_o.json"
+        content = {**json.loads(path.read_bytes().decode("cp1252")), **fields}
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "train/1_a_o.jpg").unlink(), "1_a_o.jpg: no such file"),
+        (lambda folder: (folder / "train/1_a_o.json").unlink(), "1_a_o.json: no such file"),
+        (lambda folder: (folder / "train/1_a_o.jpg").write_bytes(b""), "1_a_o.jpg cannot be read"),
+        (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"{"), "1_a_o.json cannot be read as JSON"),
+        (lambda folder: (folder / "train/1_a_o.json").write_bytes(b'"\x81"'), "1_a_o.json cannot be read as JSON"),
+        (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"[]"), "1_a_o.json: has no text"),
+        (spoil(is_sentence=...), "has no is_sentence"),
+        (spoil(is_sentence="yes"), "not true or false"),
+        (spoil(text=[]), "no list of questions"),
+        (spoil(text=["who?", " "]), "no list of questions"),
+        (spoil(shapes={}), "is no list"),
+        (spoil(shapes=[]), "none of its 0 shapes"),
+        (spoil(shapes=[shape("ignore", WHOLE)]), "none of its 1 shapes"),
+        (spoil(shapes=[shape("target", WHOLE, "circle")]), "shape 0 .*not a polygon"),
+        (spoil(shapes=[shape("target", [])]), "shape 0 .*no list of x and y"),
+        (spoil(shapes=[shape("target", [[1, 2, 3]])]), "shape 0 .*no list of x and y"),
+        (spoil(shapes=[shape("target", [[1, float("nan")]])]), "shape 0 .*no list of x and y"),
+        (spoil(shapes=[shape("target", [[0, 0], [0, 11.5], [5, 5]])]), "shape 0 .*y 0 to 11.5.*12 x 8"),
+        (spoil(shapes=[shape(None, WHOLE)]), "shape 0 .*no text"),
+        (spoil(shapes=[7]), "shape 0 .*no label"),
+    ],
+)
+def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, change, message, caplog):
+    change(root / FOLDER)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows("reason_seg", "train", str(root))
+    assert "1_a_o" in str(caught.value) and "\n" not in str(caught.value)
+    rows = load_rows("reason_seg", "train", str(root), {"max_bad": 1})
+    assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "left out, as max_bad" in caplog.text
+
+
+def test_shapes_lie_on_the_photo_as_it_is_shown(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(root, "val/3_c_o", ["who?"], True, [shape("target", [[0, 0], [3, 0], [3, 11], [0, 11]])], exif=exif)
+    [sample] = EvaluationQuestions(load_rows("reason_seg", "validation", str(root)), with_conversations=False)
+    assert sample["image"].size == (8, 12) and sample["masks"][0].shape == (1, 12, 8)
+    assert sample["masks"][0][0, :, :4].all() and not sample["masks"][0][0, :, 4:].any()
+
+
+def test_a_changed_file_is_prepared_anew(root):
+    load_rows("reason_seg", "train", str(root))
+    spoil(text=["who?"])(root / FOLDER)
+    assert load_rows("reason_seg", "train", str(root))[0]["targets"][0]["texts"] == ["who?"]
+
+
+def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+    with pytest.raises(ValueError, match="reason_seg/ReasonSeg: no such folder.*train, val, test and explanatory"):
+        load_rows("reason_seg", "train", str(tmp_path))
+    (tmp_path / FOLDER).mkdir(parents=True)
+    with pytest.raises(ValueError, match="none of its folders train, val, test"):
+        load_rows("reason_seg", "train", str(tmp_path))
+
+
+# What OpenCV 4.14 draws by polylines of thickness 1 and fillPoly; the second leaves its image on the right.
+DRAWN = {
+    ((2, 2), (8, 1), (10, 7), (3, 10)): """
+        ............
+        ......###...
+        ..#######...
+        ..########..
+        ..########..
+        ..########..
+        ..#########.
+        ...########.
+        ...######...
+        ...####.....
+        ...##.......
+        ............""",
+    ((2, 1), (12, 5), (5, 10)): """
+        ............
+        ..##........
+        ..####......
+        ...#####....
+        ...#######..
+        ...#########
+        ....#######.
+        ....######..
+        ....#####...
+        .....##.....
+        .....#......
+        ............""",
+}
+
+
+@pytest.mark.parametrize("points", DRAWN)
+def test_polygons_are_drawn_as_opencv_draws_them(points):
+    expected = [[pixel == "#" for pixel in row] for row in DRAWN[points].split()]
+    assert np.array_equal(fill_polygon(np.array(points), (12, 12)), expected)
+
+
+@pytest.mark.parametrize(("points", "pixels"), [([[3, 4]], 1), ([[3, 4], [6, 4]], 4), ([[20, 3], [22, 4], [21, 5]], 0)])
+def test_dots_and_lines_are_drawn_and_what_is_outside_is_not(points, pixels):
+    assert fill_polygon(np.array(points), (12, 12)).sum() == pixels
+
+
+def test_its_rows_can_be_asked_and_its_card_names_licence_and_source(root):
+    for split in ("train", "validation", "test"):
+        for row in load_rows("reason_seg", split, str(root)):
+            check_row(row)
+    info = ReasonSeg(config_name="default", data_dir=".").info
+    assert info.license and info.homepage and info.citation
+
+
+@pytest.mark.skipif(not (SAMPLES / "reason_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_samples_have_the_pixels_that_are_known_of_them(tmp_path, caplog):
+    sizes = {"199953_df81ec489c_o": (1024, 768), "3417356_b6f97b6b6e_o": (2048, 1365)}  # of photos that are not there
+    folder = tmp_path / FOLDER / "val"
+    folder.mkdir(parents=True)
+    for stem, size in sizes.items():
+        (folder / f"{stem}.json").write_bytes((SAMPLES / FOLDER / "val" / f"{stem}.json").read_bytes())
+        Image.new("L", size).save(folder / f"{stem}.jpg")
+    rows = load_rows("reason_seg", "validation", str(tmp_path))
+    [ball], [ship] = (row["targets"] for row in rows)
+    assert decode_mask(ball["masks"][0], "").sum() == 10_672 and ball["ignore"] is None
+    assert decode_mask(ship["masks"][0], "").sum() == 117_027 and decode_mask(ship["ignore"], "").sum() == 67_439
+    assert ship["texts"] == ["the source of power for the ship"] and not ship["is_sentence"]
+    assert "left out 1 shapes labelled flag" in caplog.text
+
+
+@pytest.mark.skipif(not (SAMPLES / "reason_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_explanations_find_their_photos(root):
+    write(root, "train/36110689_9cbbccb36a_o", ["what blocks the sun?"], True, [shape("target", WHOLE)])
+    content = (SAMPLES / FOLDER / "explanatory/train.json").read_bytes()
+    (root / FOLDER / "explanatory/train.json").write_bytes(content)
+    [target] = load_rows("reason_seg", "train", str(root))[2]["targets"]
+    assert target["texts"][1].startswith("From the given descriptions") and "sunglasses" in target["explanation"]
