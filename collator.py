@@ -1,6 +1,6 @@
 """GemmaLisaCollator: samples to a batch.
 
-A sample (see `datasets_builder.mixture`), one image with two questions:
+A sample (see `datasets_builder.questions`), one image with two questions:
 
     {"source": "shapes-easy/train/000000", "image": <PIL 64 × 64>,
      "chats": [Chat((("the red circle", "It is {seg}."),), target), Chat((("the star", "No, ..."),), target)],

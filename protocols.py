@@ -1,6 +1,6 @@
 """The two ways to evaluate: with the answer given (teacher-forced), as LISA does, or by generation, as people use it.
 
-Samples are those of `datasets_builder.mixture.EvaluationQuestions`: one question each.
+Samples are those of `datasets_builder.questions.EvaluationQuestions`: one question each.
 """
 
 from dataclasses import dataclass

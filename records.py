@@ -50,3 +50,11 @@ def training_record(model: str, arguments: list[str], history: list[dict[str, An
     stages = json.loads(before.read_text())["stages"] if before.is_file() else []
     stage = {"command": shlex.join(["train.py", *arguments]), **facts, "history": history}
     return {"stages": [*stages, stage]}
+
+
+def trained_on_held_out(model: str) -> bool | None:
+    """Whether a stage of the model's training was allowed photos of evaluation splits; none where nothing says it."""
+    path = Path(model) / TRAINING_RECORD
+    if not path.is_file():
+        return None
+    return any(stage.get("allow_leakage", False) for stage in json.loads(path.read_text())["stages"])

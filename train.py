@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -27,7 +27,10 @@ from yaml import YAMLError
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run, write_whole
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.leakage import held_out_images
+from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
@@ -44,6 +47,9 @@ NEVER_TRAINED = (
     "sam.prompt_encoder.shared_embedding.",
     "sam.shared_image_embedding.",
 )
+
+
+JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -67,15 +73,29 @@ class ModelArguments:
 class DataArguments:
     """Which data, and how they are asked."""
 
-    dataset: str = field(default="shapes", metadata={"help": "name of a data set, as in shapes or shapes/easy"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder of its original files, if it has any"})
+    dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
+    mixture: dict | str | None = field(
+        default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
+    )
+    epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
     )
     train_split: str = "train"
+    eval_dataset: str | None = field(default=None, metadata={"help": "another data set to evaluate on"})
     eval_split: str = "validation"
     eval_rows: int | None = field(default=None, metadata={"help": "evaluate on the first so many rows only"})
     max_questions: int = field(default=4, metadata={"help": "targets asked of an image at once, each isolated"})
+    allow_leakage: bool = field(
+        default=False, metadata={"help": "train on photos of validation and test splits too; results.json will say so"}
+    )
+    languages: dict | str | None = field(
+        default=None, metadata={"help": 'shares of the languages asked in, as {"en": 4, "ja": 1}; English by default'}
+    )
+    translations: str | None = field(
+        default=None, metadata={"help": 'JSON file: what a language says for a phrase, {"ja": {"wall": "壁"}}'}
+    )
     learn_masks: bool = field(
         default=True, metadata={"help": "false: learn words only; SAM sees one blank image a step"}
     )
@@ -114,12 +134,22 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
     try:
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
-        if isinstance(data_args.dataset_options, str):
-            data_args.dataset_options = json.loads(data_args.dataset_options)
+        for name in JSON_FIELDS:
+            if isinstance(value := getattr(data_args, name), str):
+                setattr(data_args, name, json.loads(value))
     except (ValueError, YAMLError) as error:
         raise UsageError(str(error)) from error
-    if not isinstance(data_args.dataset_options, dict | None):
-        raise UsageError(f"dataset_options: {data_args.dataset_options!r}; names and values are needed, as {{...}}.")
+    for name in JSON_FIELDS:
+        if not isinstance(value := getattr(data_args, name), dict | None):
+            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
+    if data_args.mixture is None:
+        data_args.dataset = data_args.dataset or "shapes"
+        if data_args.epoch_length is not None:
+            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+    elif data_args.dataset or data_args.dataset_options or not data_args.epoch_length or data_args.epoch_length < 1:
+        raise UsageError("mixture needs epoch_length, and names its data sets and their options itself.")
+    elif data_args.eval_dataset is None:
+        raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
     if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
@@ -169,8 +199,52 @@ def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGener
     return model, processor
 
 
-def describe(model, datasets: list[tuple[str, Any, str]], args: GemmaLisaTrainingArguments) -> str:
-    """What is about to happen, in a few lines. datasets: (name, rows, what a row is)."""
+def load_questions(
+    data_args: DataArguments, seed: int
+) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
+    """What is trained on, and what is evaluated on.
+
+    Raises:
+        ValueError: what is wrong with the data or with what they are called.
+    """
+    translations = {} if data_args.translations is None else json.loads(Path(data_args.translations).read_text("utf-8"))
+    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations)
+    held_out = None
+    if not data_args.allow_leakage:
+        has_refs = data_args.data_dir is not None and (Path(data_args.data_dir) / "refer_seg").is_dir()
+        held_out = held_out_images(data_args.data_dir) if has_refs else {}
+    place = (data_args.train_split, data_args.data_dir)
+    if data_args.mixture is None:
+        rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
+        asked = TrainingQuestions(rows, seed, data_args.max_questions, phrasing)
+    else:
+        parts = load_mixture(data_args.mixture, *place, held_out)
+        asked = MixtureQuestions(parts, seed, data_args.max_questions, data_args.epoch_length, phrasing)
+
+    name = data_args.eval_dataset or data_args.dataset
+    options = data_args.dataset_options if name == data_args.dataset else None
+    eval_rows = load_rows(name, data_args.eval_split, data_args.data_dir, options)
+    if data_args.eval_rows is not None:
+        eval_rows = eval_rows.select(range(min(data_args.eval_rows, len(eval_rows))))
+    return asked, EvaluationQuestions(eval_rows, with_conversations=False)
+
+
+def describe_data(
+    data_args: DataArguments, train_questions: TrainingQuestions | MixtureQuestions, eval_questions: EvaluationQuestions
+) -> list[str]:
+    """What is trained and evaluated on, a line each."""
+    count = len(train_questions)
+    lines = [f"{data_args.dataset} {data_args.train_split}: {count:,} rows (images, each asked several questions)"]
+    if data_args.mixture is not None:
+        lines = [f"a mixture, {count:,} samples an epoch:"]
+        for part, share in zip(train_questions.parts, train_questions.counts.tolist(), strict=True):
+            lines.append(f"  {part.name:24s} {share / count:6.1%}, {share:,} samples of {len(part.rows):,} rows")
+    name = data_args.eval_dataset or data_args.dataset
+    return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
+
+
+def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
+    """What is about to happen, in a few lines. data: those about the data."""
     trained, total = Counter(), Counter()
     for name, parameter in model.named_parameters():
         part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
@@ -178,7 +252,7 @@ def describe(model, datasets: list[tuple[str, Any, str]], args: GemmaLisaTrainin
         trained[part] += parameter.numel() * parameter.requires_grad
     return "\n".join(
         [
-            *(f"  {name}: {len(rows):,} rows ({unit})" for name, rows, unit in datasets),
+            *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
             f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
@@ -210,28 +284,9 @@ def main(arguments: list[str]) -> None:
     model, processor = load_model(model_args)
 
     with training_args.main_process_first(desc="preparing the data"):
-        load = (data_args.data_dir, data_args.dataset_options)
-        train_rows = load_rows(data_args.dataset, data_args.train_split, *load)
-        eval_rows = load_rows(data_args.dataset, data_args.eval_split, *load)
-    if data_args.eval_rows is not None:
-        eval_rows = eval_rows.select(range(min(data_args.eval_rows, len(eval_rows))))
-    train_questions = TrainingQuestions(train_rows, training_args.seed, data_args.max_questions)
-    eval_questions = EvaluationQuestions(eval_rows, with_conversations=False)
-    logger.info(
-        "%s",
-        describe(
-            model,
-            [
-                (
-                    f"{data_args.dataset} {data_args.train_split}",
-                    train_questions,
-                    "images, each asked several questions",
-                ),
-                (f"{data_args.dataset} {data_args.eval_split}", eval_questions, "questions"),
-            ],
-            training_args,
-        ),
-    )
+        train_questions, eval_questions = load_questions(data_args, training_args.seed)
+    data = describe_data(data_args, train_questions, eval_questions)
+    logger.info("%s", describe(model, data, training_args))
 
     callbacks = []
     if data_args.preview_samples:
@@ -268,6 +323,8 @@ def main(arguments: list[str]) -> None:
             arguments,
             trainer.state.log_history,
             **begun,
+            data=data,
+            allow_leakage=data_args.allow_leakage,
             seed=training_args.seed,
             seconds=seconds,
             steps=trainer.state.global_step,

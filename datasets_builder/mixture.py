@@ -1,19 +1,19 @@
-"""From the name of a data set to samples that a collator takes: rows, asked in words."""
+"""The data sets by their names, and mixtures of them: rows that are loaded, shared out, and kept from leaking."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from datasets import Dataset
+import pyarrow.compute
+from datasets import Dataset, GeneratorBasedBuilder
 from datasets.exceptions import DatasetGenerationError
-from torch.utils.data import Dataset as TorchDataset
 
 from .ade20k import Ade20k
 from .coco_instances import CocoInstances
 from .coco_stuff import CocoStuff
 from .folder import Folder
 from .grefcoco import Grefcoco
+from .leakage import coco_photo
 from .llava_instruct import LlavaInstruct
 from .mapillary import Mapillary
 from .mmr import Mmr
@@ -21,11 +21,12 @@ from .muse import Muse
 from .paco_lvis import PacoLvis
 from .pascal_part import PascalPart
 from .prepared import load_prepared
+from .questions import Part
 from .reason_seg import ReasonSeg
 from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
-from .rows import check_row, load_image, target_masks
 from .shapes import Shapes
-from .templates import ask, ask_plainly
+
+logger = logging.getLogger(__name__)
 
 BUILDERS = {
     "ade20k": Ade20k,
@@ -66,6 +67,19 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
         if options:
             raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
         return load_prepared(name, split)
+    builder = builder_of(name, data_dir, options)
+    make_rows(builder)
+    if split not in builder.info.splits:
+        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
+    if not builder.info.splits[split].num_examples:
+        raise ValueError(f"{name}: its split {split!r} holds no row.")
+    return builder.as_dataset(split=split)
+
+
+def builder_of(
+    name: str, data_dir: str | None = None, options: dict[str, Any] | None = None, cache_dir: str | None = None
+) -> GeneratorBasedBuilder:
+    """The builder of a data set, arguments as in `load_rows`; cache_dir: where it keeps its rows, if not as usual."""
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
         raise ValueError(f"No data set is called {name!r}; there are: {', '.join(BUILDERS)}.")
@@ -78,73 +92,77 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
         raise ValueError(f"{name} has no configuration {config_name!r}; it has: {', '.join(configs)}.")
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"{data_dir}: no such folder.")
-    builder = builder_class(config_name=config_name or None, data_dir=data_dir, **(options or {}))
+    return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
+
+
+def make_rows(builder: GeneratorBasedBuilder) -> None:
+    """Make the builder's rows, or find them made; what is wrong with the files is a ValueError that names them."""
     try:
         builder.download_and_prepare()
     except DatasetGenerationError as error:  # says only that there was an error; its cause names the row
         raise error.__cause__ or error from None
-    if split not in builder.info.splits:
-        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
-    if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{name}: its split {split!r} holds no row.")
-    return builder.as_dataset(split=split)
 
 
-class TrainingQuestions(TorchDataset):
-    """Rows asked in new words every epoch; sample i of epoch e is a function of (seed, e, i).
-
-    A sample: source (str), image (PIL RGB, or None), chats (list of `templates.Chat`) and masks (for each chat a uint8
-    (K, H, W) of 0, 1 and 255 = not counted, in the order of its answer's `{seg}`; None where it asks for no target).
-    """
-
-    def __init__(self, rows: Dataset, seed: int, max_questions: int):
-        self.rows, self.seed, self.max_questions = rows, seed, max_questions
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it change
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        generator = np.random.default_rng((self.seed, int(self._epoch), index))
-        return _sample(row, ask(row, generator, self.max_questions))
-
-
-class EvaluationQuestions(TorchDataset):
-    """Every question of the rows as a sample of its own, in plain words; samples as above, with their index.
+def load_mixture(
+    groups: dict[str, Any], split: str, data_dir: str | None, held_out: dict[int, str] | None
+) -> list[Part]:
+    """The sets of a mixture's groups, each with its share of the samples.
 
     Args:
-        rows: a split.
-        with_conversations: also the VQA questions, by their first round.
+        groups: {name: {"weight": w, "sets": [name, ...] or {name: options, ...}, "by_size": bool}}. A group's weight is
+            shared by its sets equally, or with by_size in proportion to their rows.
+        split: the training split's name.
+        data_dir: the folder below which the sets lie.
+        held_out: as in `load_training_rows`.
+
+    Raises:
+        ValueError: a group that is not written so; what `load_rows` refuses.
     """
-
-    def __init__(self, rows: Dataset, with_conversations: bool):
-        self.rows = rows
-        targets = rows.select_columns(["targets", "conversation"])
-        self.questions = [
-            (at, chat)
-            for at, row in enumerate(targets)
-            for chat in range(len(row["targets"]) + int(with_conversations and bool(row["conversation"])))
-        ]
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        at, chat = self.questions[index]
-        row = self.rows[at]
-        return {**_sample(row, [ask_plainly(row)[chat]]), "index": index}
+    parts = []
+    for group, content in groups.items():
+        if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
+            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {content!r}.")
+        if not isinstance(content["weight"], int | float) or not content["weight"] > 0 or not content["sets"]:
+            raise ValueError(f"mixture: {group} needs a weight above 0 and at least one set.")
+        sets = content["sets"] if isinstance(content["sets"], dict) else dict.fromkeys(content["sets"])
+        loaded = {name: load_training_rows(name, split, data_dir, options, held_out) for name, options in sets.items()}
+        sizes = {name: len(rows) if content.get("by_size") else 1 for name, rows in loaded.items()}
+        for name, rows in loaded.items():
+            parts.append(Part(name, rows, content["weight"] * sizes[name] / sum(sizes.values())))
+    return parts
 
 
-def _sample(row: dict[str, Any], chats: list) -> dict[str, Any]:
-    check_row(row)
-    image = load_image(row["image"], row["source"])
-    if image is None and any(chat.target for chat in chats):
-        raise ValueError(f"{row['source']}: a row without an image has targets; give it its image or only a dialogue.")
-    masks = [
-        target_masks(chat.target, (image.height, image.width), row["source"]) if chat.target else None for chat in chats
-    ]
-    return {"source": row["source"], "image": image, "chats": chats, "masks": masks}
+def load_training_rows(
+    name: str,
+    split: str,
+    data_dir: str | None,
+    options: dict[str, Any] | None,
+    held_out: dict[int, str] | None,
+) -> Dataset:
+    """`load_rows`, without the photos that are kept for evaluation.
+
+    held_out: numbers of COCO's photos that must not be trained on (`leakage.held_out_images`); none: all may.
+    """
+    rows = load_rows(name, split, data_dir, options)
+    return rows if held_out is None else _without(rows, held_out, name)
+
+
+def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
+    """The rows of a set but for those about a held-out photo of COCO's; how many those are is said."""
+    images = rows.select_columns("image").with_format("arrow")[:]["image"]
+    paths = [path for chunk in images.chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
+    photos = [None if path is None else coco_photo(path) for path in paths]
+    if not held_out and any(photo is not None for photo in photos):
+        logger.warning("%s: shows photos of COCO; which of them are for evaluation is not known", name)
+    kept = [at for at, photo in enumerate(photos) if photo not in held_out]
+    if len(kept) < len(rows):
+        logger.warning(
+            "%s: left out %s of its %s rows, whose photos are in a validation or test split of the referring sets",
+            name,
+            f"{len(rows) - len(kept):,}",
+            f"{len(rows):,}",
+        )
+        rows = rows.select(kept)
+    if not kept:
+        raise ValueError(f"{name}: every row of it is about a photo that is held out.")
+    return rows

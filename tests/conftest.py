@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gemma_lisa.datasets_builder.mixture import TrainingQuestions
+from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.shapes import Shapes
 from gemma_lisa.datasets_builder.templates import Chat

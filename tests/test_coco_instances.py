@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict, train
 from gemma_lisa.command_line import run
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
 from gemma_lisa.scripts.init_tiny import build_tiny
 

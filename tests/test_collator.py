@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.ade20k import NAMES
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
 
 # pycocotools' own business with NumPy 2

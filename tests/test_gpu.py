@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.mixture import TrainingQuestions
+from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.protocols import to_device

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.llava_instruct import LlavaInstruct
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 

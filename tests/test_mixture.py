@@ -8,7 +8,8 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from gemma_lisa.datasets_builder.mixture import BUILDERS, EvaluationQuestions, TrainingQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import BUILDERS, load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.mmr import Mmr
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 
 

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.prepared import load_prepared
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
 from gemma_lisa.datasets_builder.shards import write_shards
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.reason_seg import ReasonSeg, fill_polygon
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, check_row, decode_mask
 

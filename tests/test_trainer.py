@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.mixture import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene

@@ -1,0 +1,191 @@
+"""Prepare, look at and check data sets.
+
+    python -m gemma_lisa.datasets_builder prepare ade20k --data_dir data --output prepared/ade20k --num_proc 8
+    python -m gemma_lisa.datasets_builder inspect ade20k --data_dir data --output ade20k.png
+    python -m gemma_lisa.datasets_builder verify ade20k --data_dir data
+
+prepare writes Parquet shards with the images in them and a card; stopped in between, it goes on where it was. inspect
+draws a sheet of questions and counts classes and rows. verify opens every image and mask; exit code 1 if any is bad.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+from tqdm import tqdm
+
+from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, positive, run, write_whole
+from gemma_lisa.datasets_builder.archives import ArchiveBuilder, TolerantBuilder
+from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
+from gemma_lisa.datasets_builder.rows import check_row, load_image, target_masks
+from gemma_lisa.datasets_builder.shards import card_of, write_shards
+from gemma_lisa.drawing import draw_questions
+
+COMMONEST = 20  # classes that inspect lists
+NO_LIMIT = sys.maxsize  # of bad records, for verify reports them all
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(
+        prog="python -m gemma_lisa.datasets_builder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="prepare|inspect|verify")
+    for command, says in (
+        ("prepare", "write Parquet shards and a card"),
+        ("inspect", "draw a contact sheet and count"),
+        ("verify", "open every image and mask"),
+    ):
+        sub = commands.add_parser(command, help=says, description=says)
+        sub.add_argument("name", help="as in ade20k or refcocog/umd")
+        sub.add_argument("--data_dir", help="folder of the data set's original files")
+        sub.add_argument("--dataset_options", type=json_object, default={}, help="options of its builder, as JSON")
+        if command != "verify":
+            sub.add_argument("--output", type=Path, required=True, help="folder, or picture file, to write")
+        if command == "prepare":
+            sub.add_argument("--num_proc", type=positive, default=1, help="processes")
+            sub.add_argument("--push", metavar="ORG/NAME", help="upload the folder to the Hub afterwards")
+        if command == "inspect":
+            sub.add_argument("--split", help="by default its first")
+            sub.add_argument("--rows", type=positive, default=16, help="questions drawn, of as many rows")
+            sub.add_argument("--seed", type=int, default=0, help="which ones")
+    args = parser.parse_args(arguments)
+    if args.command == "inspect" and args.output.suffix.lower() not in (".png", ".jpg", ".webp"):
+        raise UsageError(f"--output {args.output}: a picture file is needed, as sheet.png.")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prepare
+# ---------------------------------------------------------------------------------------------------------------------
+def prepare(args: argparse.Namespace) -> None:
+    builder = builder_of(args.name, args.data_dir, args.dataset_options)
+    make_rows(builder)
+    splits = {split: builder.as_dataset(split=split) for split in builder.info.splits}
+    write_shards(splits, args.output, builder.config_id, args.num_proc)
+    write_whole(args.output / "README.md", card_of(args.name, builder, splits))
+    print(f"wrote {args.output}: {', '.join(f'{len(rows):,} rows {split}' for split, rows in splits.items())}")
+    if args.push:
+        from huggingface_hub import HfApi  # only here: everything else works without the Hub
+
+        api = HfApi()
+        api.create_repo(args.push, repo_type="dataset", exist_ok=True)
+        print(f"pushed {api.upload_folder(folder_path=args.output, repo_id=args.push, repo_type='dataset')}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inspect
+# ---------------------------------------------------------------------------------------------------------------------
+def inspect(args: argparse.Namespace) -> None:
+    builder = builder_of(args.name, args.data_dir, args.dataset_options)
+    make_rows(builder)
+    official = builder.ARCHIVE if isinstance(builder, ArchiveBuilder) else None
+    for split, found in builder.info.splits.items():
+        published = ""
+        if official and split in official.sizes:
+            count, unit = official.sizes[split], official.unit
+            published = f" (published: {count:,} {unit})" if count != found.num_examples else f" ({unit}, as published)"
+        print(f"{split}: {found.num_examples:,} rows{published}")
+    split = args.split or next(iter(builder.info.splits))
+    if split not in builder.info.splits:
+        raise UsageError(f"{args.name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
+    rows = builder.as_dataset(split=split)
+    print_counts(rows, split)
+    draw(rows, args)
+
+
+def print_counts(rows: datasets.Dataset, split: str) -> None:
+    """What is asked for, and how often."""
+    texts, masks, absent, rounds = Counter(), 0, 0, 0
+    for row in tqdm(rows.select_columns(["targets", "conversation"]), unit="row", desc="counting"):
+        rounds += len(row["conversation"])
+        for target in row["targets"]:
+            texts[target["texts"][0]] += 1
+            masks += len(target["masks"])
+            absent += not target["masks"]
+    total = sum(texts.values())
+    print(f"{split}: {total:,} targets, {masks:,} masks, {absent:,} targets of what is not there, {rounds:,} rounds")
+    for text, count in texts.most_common(COMMONEST):
+        print(f"  {count:>8,} {'█' * max(1, round(40 * count / texts.most_common(1)[0][1]))} {text}")
+    if len(texts) > COMMONEST:
+        print(f"  and {len(texts) - COMMONEST:,} others")
+
+
+def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
+    """A sheet of one question each of some rows that show an image."""
+    generator = np.random.default_rng(args.seed)
+    order = generator.permutation(len(rows))[: args.rows]
+    questions = EvaluationQuestions(rows.select(sorted(order)), with_conversations=True)
+    of_row = {}
+    for at, (row, _) in enumerate(questions.questions):
+        of_row.setdefault(row, []).append(at)
+    samples = [questions[int(generator.choice(places))] for places in of_row.values()]
+    cards = []
+    for sample in samples:
+        if sample["image"] is None:
+            continue
+        [chat], [masks] = sample["chats"], sample["masks"]
+        if masks is None:
+            masks = np.zeros((0, sample["image"].height, sample["image"].width), dtype=np.uint8)
+        question, answer = chat.rounds[0]
+        cards.append({"image": sample["image"], "question": question, "answer": answer, "masks": masks})
+    if not cards:
+        print(f"nothing to draw: none of the {len(samples)} rows shows an image")
+        return
+    write_whole(args.output, draw_questions(cards, columns=min(3, len(cards))))
+    print(f"wrote {args.output}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Verify
+# ---------------------------------------------------------------------------------------------------------------------
+def verify(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # prepared anew, for what was left out is not kept with the rows
+        builder = builder_of(args.name, args.data_dir, args.dataset_options, cache_dir=folder)
+        if isinstance(builder, TolerantBuilder):
+            builder.config.max_bad = NO_LIMIT
+        make_rows(builder)
+        complaints = [str(error) for error in builder.bad] if isinstance(builder, TolerantBuilder) else []
+        count = 0
+        for split in builder.info.splits:
+            rows = builder.as_dataset(split=split)
+            for row in tqdm(rows, unit="row", desc=split):
+                count += 1
+                try:
+                    check(row)
+                except ValueError as error:
+                    complaints.append(str(error))
+    for complaint in complaints:
+        print(complaint)
+    if complaints:
+        raise ValueError(f"{args.name}: {len(complaints)} of its records are bad, listed above; {count:,} were made.")
+    print(f"{args.name}: all {count:,} rows are whole")
+
+
+def check(row: dict) -> None:
+    """Open the row's image and all its masks.
+
+    Raises:
+        ValueError: what is wrong, with the row's source.
+    """
+    check_row(row)
+    image = load_image(row["image"], row["source"])
+    for target in row["targets"]:
+        if image is None:
+            raise ValueError(f"{row['source']}: targets without an image.")
+        target_masks(target, (image.height, image.width), row["source"])
+
+
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    {"prepare": prepare, "inspect": inspect, "verify": verify}[args.command](args)
+
+
+if __name__ == "__main__":
+    run(main)

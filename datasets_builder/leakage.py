@@ -1,0 +1,87 @@
+"""Which photos of COCO are held out: those of the val and test splits of the referring sets.
+
+These photos are all of COCO's train2014, and so they are in train2017 too, that COCO-Stuff, PACO-LVIS and
+LLaVA-Instruct train on; a photo of one referring set's train may be in the val of another. Whoever trains on any of
+them and evaluates on a referring set leaves the photos of `held_out_images` out.
+"""
+
+import logging
+import re
+from pathlib import Path, PureWindowsPath
+
+from .refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
+
+logger = logging.getLogger(__name__)
+
+# Each set's folder below data_dir, and what its files of refs are called before "(unc)"
+REFERRING = {
+    "refcoco": ("refer_seg/refcoco", "refs"),
+    "refcoco_plus": ("refer_seg/refcoco+", "refs"),
+    "refcocog": ("refer_seg/refcocog", "refs"),
+    "grefcoco": ("refer_seg/grefcoco", "grefs"),
+}
+TRAIN = "train"
+COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
+GOOGLE = "google"  # divided the objects and not the photos: many are in its train and in its val
+
+
+def coco_id(path_or_name: str | Path) -> int | None:
+    """The number of a photo of COCO, the same for COCO_train2014_000000000009.jpg and train2017/000000000009.jpg.
+
+    It is the last group of digits of the stem; none where there is no digit.
+    """
+    groups = re.findall("[0-9]+", PureWindowsPath(path_or_name).stem)  # which knows both ways of writing a path
+    return int(groups[-1]) if groups else None
+
+
+def coco_photo(path: str) -> int | None:
+    """The number of a photo, if it is one of COCO's: by a number of 12 digits in its name, or by its folder's name."""
+    twelve = re.findall("(?<![0-9])[0-9]{12}(?![0-9])", PureWindowsPath(path).stem)
+    if twelve:
+        return int(twelve[-1])
+    return coco_id(path) if PureWindowsPath(path).parent.name in COCO_FOLDERS else None
+
+
+def held_out_images(data_dir: str | Path) -> dict[int, str]:
+    """The number of every photo in a val or test split, with the name of that split: "refcocog/umd/validation".
+
+    RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are read, by whomever they are split. Which of the four are there is
+    logged: those that are not guard nothing. A photo of several splits has the name of the first in this order, and
+    google's only where no other holds it; google's val and test overlap the train of the others, and whoever evaluates
+    on none of them may pass over those names.
+
+    Args:
+        data_dir: folder of the data sets' original files.
+
+    Raises:
+        ValueError: a file of refs that cannot be read, or a photo in it that has no number.
+    """
+    files = {name: _ways(Path(data_dir) / folder, prefix) for name, (folder, prefix) in REFERRING.items()}
+    ways = [(name, way) for name, found in files.items() for way in found]
+    held_out = {}
+    for name, way in sorted(ways, key=lambda pair: pair[1] == GOOGLE):
+        file = files[name][way]
+        for split, photos in refs_by_split(read_refs(file), file).items():
+            if split == TRAIN:
+                continue
+            for number, refs in photos.items():
+                if not isinstance(number, int):
+                    raise ValueError(f"{refs[0].where}: its image_id {number!r} is no number of COCO.")
+                held_out.setdefault(number, f"{name}/{way}/{split}")
+    if ways:
+        names = ", ".join(f"{name}/{way}" for name, way in ways)
+        logger.info("held out: %d photos of val and test of %s", len(held_out), names)
+    if missing := [name for name, found in files.items() if not found]:
+        logger.warning(
+            "%s: holds no refs of %s; the photos of their val and test are not known and not held out",
+            Path(data_dir) / "refer_seg",
+            ", ".join(missing),
+        )
+    return held_out
+
+
+def _ways(folder: Path, prefix: str) -> dict[str, Path]:
+    """The file of refs for everyone who split the set, by their names: {"unc": .../refs(unc).p}."""
+    stems = sorted({path.stem for suffix in SUFFIXES for path in folder.glob(f"{prefix}(*){suffix}")})
+    files = {stem[len(prefix) + 1 : -1]: find_refs(folder, stem) for stem in stems}
+    return {way: file for way, file in files.items() if file is not None}

@@ -1,0 +1,245 @@
+"""The files of the referring sets: who is meant in a photo and in which words, and the outlines of everything in it.
+
+    refs(unc).p         a Python 2 pickle, or refs(unc).json of the same content; gRefCOCO's is called grefs(unc).json
+    instances.json      images and annotations, as COCO has them
+
+A pickle can run code while it is read. These hold lists, dicts, texts and numbers, and anything else in one is refused.
+Once converted, the pickle is not needed any more:
+
+    python -m gemma_lisa.datasets_builder.refs_files convert "data/refer_seg/refcoco/refs(unc).p"
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+INSTANCES = "instances.json"
+SUFFIXES = (".json", ".p")  # whoever converted the pickle wants the other read
+KEYS = ("ref_id", "image_id", "ann_id", "split", "sentences")
+NOBODY = [-1]  # ann_id of what is not in the photo
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+LETTERS = {"testA": "A", "testB": "B", "testC": "C"}  # RefCLEF's label "testAB" is in two splits
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What objects of one photo are called together: one object, or in gRefCOCO several or none."""
+
+    where: str  # names it in errors
+    image: int | str  # ids of instances.json
+    annotations: tuple[int | str, ...]
+    label: str  # of its split, or of its splits
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The records of instances.json by their ids."""
+
+    file: Path
+    images: dict[int | str, dict]
+    annotations: dict[int | str, dict]
+
+
+def find_refs(folder: Path, stem: str) -> Path | None:
+    """The file of this stem, "refs(unc)", in the way of writing that is there."""
+    return next((path for path in refs_paths(folder, stem) if path.is_file()), None)
+
+
+def refs_paths(folder: Path, stem: str) -> list[Path]:
+    return [folder / f"{stem}{suffix}" for suffix in SUFFIXES]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who is meant
+# ---------------------------------------------------------------------------------------------------------------------
+def read_refs(file: Path) -> list[Ref]:
+    """The refs of a pickle or a JSON file, in its order.
+
+    Raises:
+        ValueError: it cannot be read, holds what is no data, or which of its records is wrong.
+    """
+    return _refs(read_json(file) if file.suffix == ".json" else unpickle(file), file)
+
+
+def refs_by_split(refs: list[Ref], file: Path) -> dict[str, dict[int | str, list[Ref]]]:
+    """The refs of each split that has any, by the ids of their photos, as the refer API divides them."""
+    found, strange = defaultdict(lambda: defaultdict(list)), []
+    for ref in refs:
+        splits = splits_of(ref.label)
+        for split in splits:
+            found[split][ref.image].append(ref)
+        if not splits:
+            strange.append(ref)
+    if strange:
+        logger.warning(
+            "%s: left out %d refs of no split; the first: %s is labelled %r",
+            file,
+            len(strange),
+            strange[0].where,
+            strange[0].label,
+        )
+    return {split: dict(found[split]) for split in ("train", "validation", *LETTERS, "test") if split in found}
+
+
+def splits_of(label: str) -> list[str]:
+    """The splits of which a ref with this label is: "val" is in validation, "testAB" in testA and testB."""
+    named = [split for split, official in SPLITS.items() if label == official]
+    if re.fullmatch("test[ABC]+", label):
+        named += [split for split, letter in LETTERS.items() if letter in label]
+    return named
+
+
+def _refs(content: Any, file: Path) -> list[Ref]:
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{file}: is no list of refs; get it again.")
+    return [_ref(record, f"{file}: record {place} (from 0 on)") for place, record in enumerate(content)]
+
+
+def _ref(record: Any, where: str) -> Ref:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: is no ref, which has {', '.join(KEYS)}; get the file again.")
+    if missing := [key for key in KEYS if record.get(key) is None]:
+        raise ValueError(f"{where}: has no {', '.join(missing)}; get the file again.")
+    where += f", ref {record['ref_id']}"
+    marked = record["ann_id"] if isinstance(record["ann_id"], list) else [record["ann_id"]]
+    if not marked or not all(isinstance(number, int | str) for number in (*marked, record["image_id"])):
+        raise ValueError(
+            f"{where}: its image_id {_short(record['image_id'])} or its ann_id {_short(record['ann_id'])} is no id."
+        )
+    if not isinstance(record["split"], str):
+        raise ValueError(f"{where}: its split is {_short(record['split'])}, which is no name.")
+    sentences = record["sentences"]
+    if not isinstance(sentences, list) or not all(
+        isinstance(sentence, dict) and isinstance(sentence.get("sent"), str) for sentence in sentences
+    ):
+        raise ValueError(f"{where}: its sentences are {_short(sentences)}, not a list of texts called sent.")
+    return Ref(
+        where=where,
+        image=record["image_id"],
+        annotations=() if record["ann_id"] == NOBODY else tuple(dict.fromkeys(marked)),
+        label=record["split"],
+        sentences=tuple(sentence["sent"] for sentence in sentences),
+    )
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What they look like
+# ---------------------------------------------------------------------------------------------------------------------
+def read_instances(file: Path) -> Instances:
+    """The images and annotations of instances.json; its categories are not needed, for the refs have words.
+
+    Raises:
+        ValueError: it cannot be read, or which of its records is wrong.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(part), list) for part in ("images", "annotations")
+    ):
+        raise ValueError(f"{file}: needs the lists images and annotations at its top; get it again.")
+    return Instances(
+        file,
+        _by_id(file, "image", content["images"], ("file_name", "height", "width")),
+        _by_id(file, "annotation", content["annotations"], ("image_id", "segmentation")),
+    )
+
+
+def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...]) -> dict[int | str, dict]:
+    found = {}
+    for place, record in enumerate(records):
+        if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
+            raise ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id.")
+        if missing := [key for key in keys if record.get(key) is None]:
+            raise ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}.")
+        if found.setdefault(record["id"], record) != record:
+            raise ValueError(f"{file}: {kind} {record['id']} is there twice, and not the same; get it again.")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading and converting
+# ---------------------------------------------------------------------------------------------------------------------
+class PlainUnpickler(pickle.Unpickler):
+    """Builds lists, dicts, texts and numbers; nothing that a file names is ever looked up, so none of it can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a file of refs needs no class")
+
+
+def unpickle(file: Path) -> Any:
+    """What a pickle of Python 2 or 3 holds; the texts of the former are bytes, in UTF-8 or else in Latin-1.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one that holds more than data.
+    """
+    try:
+        stored = file.read_bytes()
+        try:
+            return PlainUnpickler(io.BytesIO(stored), encoding="utf-8").load()
+        except UnicodeDecodeError:
+            return PlainUnpickler(io.BytesIO(stored), encoding="latin-1").load()
+    except Exception as error:  # on a damaged file pickle raises a dozen different classes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} cannot be read as plain data ({reason}); get it again from its homepage.") from error
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
+
+
+def convert(file: Path) -> Path:
+    """Write what a pickle of refs holds as JSON beside it, and give the path of that.
+
+    Raises:
+        ValueError: it is no pickle of refs, or the JSON file is there already.
+    """
+    path = file.with_suffix(".json")
+    if path.exists():
+        raise ValueError(f"{path} is there already; take it away to have it written again.")
+    content = unpickle(file)
+    _refs(content, file)
+    try:
+        text = json.dumps(content)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: holds what JSON cannot say ({error}); get it again.") from error
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m gemma_lisa.datasets_builder.refs_files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser("convert", help="write a pickle of refs as JSON beside it")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.p")
+    for file in parser.parse_args(arguments).files:
+        print(f"wrote {convert(file)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

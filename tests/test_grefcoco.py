@@ -1,0 +1,136 @@
+"""gRefCOCO in its own layout: several objects, none, and crowds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.rows import check_row, decode_mask
+from gemma_lisa.datasets_builder.templates import ask_plainly
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+NAME = "COCO_train2014_000000000009"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def box(left, top, right, bottom):
+    """A mask of 8 x 6 pixels."""
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def listed_runs(mask):
+    """Uncompressed RLE, as COCO's crowds have it."""
+    down = mask.T.ravel()
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(down)) + 1, [down.size]])
+    counts = np.diff(edges).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if down[0] else counts}
+
+
+ANNOTATIONS = [
+    {"id": 1, "image_id": 9, "iscrowd": 0, "segmentation": [[4, 4, 8, 4, 8, 6, 4, 6]]},  # bottom right
+    {"id": 2, "image_id": 9, "iscrowd": 0, "segmentation": [[4, 0, 8, 0, 8, 2, 4, 2]]},  # top right
+    {"id": 3, "image_id": 9, "iscrowd": 0, "segmentation": [[0, 0, 3, 0, 3, 2, 0, 2]]},  # top left
+    {"id": 4, "image_id": 9, "iscrowd": 1, "segmentation": listed_runs(box(0, 3, 3, 6))},
+    {"id": 5, "image_id": 9, "iscrowd": 0, "segmentation": [[1, 1, 2, 2]]},
+]
+BOXES = {1: box(4, 4, 8, 6), 2: box(4, 0, 8, 2), 3: box(0, 0, 3, 2), 4: box(0, 3, 3, 6)}
+
+
+@pytest.fixture
+def rows_of(tmp_path):
+    """Writes a set of the phrases given with their ann_id, and gives its rows of train."""
+    folder, photos = tmp_path / "refer_seg/grefcoco", tmp_path / "refer_seg/images/mscoco/images/train2014"
+    for path in (folder, photos):
+        path.mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(photos / f"{NAME}.jpg")
+    images = [{"id": 9, "file_name": f"{NAME}.jpg", "height": 6, "width": 8}]
+    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": ANNOTATIONS, "categories": []}))
+
+    def make(*asked):
+        records = [
+            {
+                "ref_id": number,
+                "ann_id": ann_id,
+                "category_id": [-1] if ann_id == [-1] else [1],
+                "image_id": 9,
+                "no_target": ann_id == [-1],
+                "split": "train",
+                "file_name": f"{NAME}.jpg",
+                "sentences": [{"sent": text, "raw": text, "tokens": text.split(), "sent_id": number}],
+            }
+            for number, (text, ann_id) in enumerate(asked)
+        ]
+        (folder / "grefs(unc).json").write_text(json.dumps(records))
+        return load_rows("grefcoco", "train", str(tmp_path))
+
+    return make
+
+
+def test_several_objects_are_as_many_masks_from_top_to_bottom_and_left_to_right(rows_of):
+    (row,) = rows_of(("everyone", [1, 4, 2, 3]), ("the right two", [1, 2]), ("him", [1]))
+    check_row(row)
+    assert row["source"] == f"grefcoco/train/{NAME}"
+    for target, ids in zip(row["targets"], ([3, 2, 4, 1], [2, 1], [1]), strict=True):
+        masks = [decode_mask(mask, "") for mask in target["masks"]]
+        assert np.array_equal(masks, [BOXES[number] for number in ids])
+    answers = [chat.rounds[0][1] for chat in ask_plainly(row)]
+    assert [answer.count("{seg}") for answer in answers] == [4, 2, 1]
+
+
+def test_what_is_not_there_has_no_mask(rows_of):
+    (row,) = rows_of(("a zebra", [-1]), ("him", [1]))
+    assert [(target["texts"], len(target["masks"])) for target in row["targets"]] == [(["a zebra"], 0), (["him"], 1)]
+    assert row["targets"][0]["ignore"] is None
+
+
+def test_an_object_without_a_pixel_never_makes_a_phrase_one_of_what_is_not_there(rows_of, caplog):
+    (row,) = rows_of(("nobody can see it", [5]), ("both", [5, 3]))
+    (target,) = row["targets"]
+    assert target["texts"] == ["both"] and np.array_equal(decode_mask(target["masks"][0], ""), BOXES[3])
+    assert "left out 1 refs to what covers no pixel" in caplog.text and "ref 0" in caplog.text
+    assert "left out 1 annotations that cover no pixel" in caplog.text and "annotation 5" in caplog.text
+
+
+def test_an_object_named_twice_is_one(rows_of):
+    (row,) = rows_of(("both", [2, 1, 2]))
+    assert len(row["targets"][0]["masks"]) == 2
+
+
+@pytest.mark.parametrize("ann_id", [[1, -1], -1, [99]])
+def test_ids_that_are_none_stop_the_run(rows_of, ann_id):
+    with pytest.raises(ValueError, match=r"ref 0: .*has no annotation (-1|99) in image 9"):
+        rows_of(("him", ann_id))
+
+
+@pytest.mark.skipif(not (SAMPLES / "coco").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
+    name = "COCO_train2014_000000039769.jpg"
+    instances = json.loads((SAMPLES / "coco/derived/instances_39769.json").read_text())
+    (image,) = instances["images"]
+    image["file_name"] = name
+    cats = [annotation["id"] for annotation in instances["annotations"] if annotation["category_id"] == 17]
+    everything = [annotation["id"] for annotation in instances["annotations"]]
+    folder, photos = tmp_path / "refer_seg/grefcoco", tmp_path / "refer_seg/images/mscoco/images/train2014"
+    for path in (folder, photos):
+        path.mkdir(parents=True)
+    with Image.open(SAMPLES / "coco/val2017/000000039769.png") as picture:
+        picture.convert("RGB").save(photos / name)
+    (folder / "instances.json").write_text(json.dumps(instances))
+    records = [
+        {"ref_id": at, "ann_id": ids, "image_id": 39769, "split": "val", "sentences": [{"sent": text}]}
+        for at, (text, ids) in enumerate([("cats", cats), ("everything", everything)])
+    ]
+    (folder / "grefs(unc).json").write_text(json.dumps(records))
+    (row,) = load_rows("grefcoco", "validation", str(tmp_path))
+    areas = [[int(decode_mask(mask, "").sum()) for mask in target["masks"]] for target in row["targets"]]
+    assert areas[0] == [59_710, 53_306]  # the right cat's middle is higher
+    assert sorted(areas[1]) == [2_118, 4_068, 53_306, 59_710, 176_809, 301_563]

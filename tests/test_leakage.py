@@ -1,0 +1,85 @@
+"""Photos that are held out: by their numbers, whatever folder they lie in, and loudly where nothing is known."""
+
+import json
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+
+from gemma_lisa.datasets_builder.leakage import coco_id, held_out_images
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("COCO_train2014_000000581857.jpg", 581857),
+        ("coco/train2017/000000581857.jpg", 581857),
+        (Path("coco/train2017/000000000009.jpg"), 9),
+        ("val2014\\COCO_val2014_000000000042.jpg", 42),
+        ("COCO_train2014_000000581857", 581857),
+        ("train2017/photo.jpg", None),
+        ("", None),
+    ],
+)
+def test_a_photo_has_the_same_number_by_all_its_names(path, number):
+    assert coco_id(path) == number
+
+
+def ref(image, split, number=0):
+    return {
+        "ref_id": number,
+        "ann_id": 1,
+        "image_id": image,
+        "split": split,
+        "file_name": f"COCO_train2014_{image:012d}_16.jpg" if isinstance(image, int) else "",
+        "sentences": [{"sent": "the lady"}],
+    }
+
+
+def write(root, name, records):
+    path = root / "refer_seg" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(records, protocol=2) if path.suffix == ".p" else json.dumps(records).encode())
+
+
+def test_every_val_and_test_split_of_the_four_sets_is_held_out_and_no_train(tmp_path, caplog):
+    write(tmp_path, "refcoco/refs(unc).p", [ref(1, "train"), ref(2, "val"), ref(3, "testA"), ref(4, "testB")])
+    write(tmp_path, "refcoco+/refs(unc).json", [ref(2, "testA"), ref(5, "val"), ref(1, "train")])
+    write(tmp_path, "refcocog/refs(google).p", [ref(6, "train"), ref(7, "val"), ref(8, "val"), ref(9, "val")])
+    write(tmp_path, "refcocog/refs(umd).p", [ref(7, "train"), ref(8, "test")])
+    write(tmp_path, "refclef/refs(unc).p", [ref(99, "testA")])  # photos that are none of COCO's
+    write(tmp_path, "grefcoco/grefs(unc).json", [ref(1, "train"), ref(9, "val"), {**ref(10, "val"), "ann_id": [-1]}])
+    with caplog.at_level(logging.INFO):
+        held_out = held_out_images(tmp_path)
+    assert held_out == {
+        2: "refcoco/unc/validation",
+        3: "refcoco/unc/testA",
+        4: "refcoco/unc/testB",
+        5: "refcoco_plus/unc/validation",
+        7: "refcocog/google/validation",  # though of train by umd
+        8: "refcocog/umd/test",  # though of val by google
+        9: "grefcoco/unc/validation",
+        10: "grefcoco/unc/validation",
+    }
+    names = "refcoco/unc, refcoco_plus/unc, refcocog/google, refcocog/umd, grefcoco/unc"
+    assert f"8 photos of val and test of {names}" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_sets_that_are_not_there_are_named(tmp_path, caplog):
+    write(tmp_path, "refcoco/refs(unc).p", [ref(1, "train"), ref(2, "val")])
+    assert held_out_images(str(tmp_path)) == {2: "refcoco/unc/validation"}
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "no refs of refcoco_plus, refcocog, grefcoco;" in warning
+
+
+def test_a_guard_that_found_nothing_says_so(tmp_path, caplog):
+    assert held_out_images(tmp_path / "none") == {}
+    assert "no refs of refcoco, refcoco_plus, refcocog, grefcoco;" in caplog.text
+
+
+def test_a_photo_without_a_number_is_refused(tmp_path):
+    write(tmp_path, "refcoco/refs(unc).json", [ref("a", "val", 5)])
+    with pytest.raises(ValueError, match=r"refs\(unc\).json: .*ref 5: its image_id 'a' is no number of COCO"):
+        held_out_images(tmp_path)

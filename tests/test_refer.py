@@ -1,0 +1,256 @@
+"""The referring sets in their own layout: written small here, with what is odd about the real ones."""
+
+import json
+import logging
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import BUILDERS, load_rows
+from gemma_lisa.datasets_builder.rows import check_row, decode_mask, encode_mask
+
+TRAIN2014 = "refer_seg/images/mscoco/images/train2014"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def box(left, top, right, bottom):
+    """A mask of 8 x 6 pixels."""
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def polygon(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def annotation(number, image, segmentation):
+    return {"id": number, "image_id": image, "category_id": 1, "iscrowd": 0, "segmentation": segmentation}
+
+
+def photo(number, name=None):
+    return {"id": number, "file_name": name or f"COCO_train2014_{number:012d}.jpg", "height": 6, "width": 8}
+
+
+def ref(number, image, ann_id, split, *sents):
+    return {
+        "ref_id": number,
+        "ann_id": ann_id,
+        "image_id": image,
+        "category_id": 1,
+        "split": split,
+        "file_name": f"COCO_train2014_{image:012d}_16.jpg",  # no image
+        "sent_ids": [],
+        "sentences": [{"raw": f"RAW {sent}", "sent": sent, "tokens": [], "sent_id": 0} for sent in sents],
+    }
+
+
+def write(root, name, records, images, annotations):
+    """A file of refs below refer_seg, and the instances.json beside it."""
+    path = root / "refer_seg" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(records, protocol=2) if path.suffix == ".p" else json.dumps(records).encode())
+    content = {"images": images, "annotations": annotations, "categories": [], "info": {}, "licenses": []}
+    (path.parent / "instances.json").write_text(json.dumps(content))
+
+
+def save(root, path, mode="RGB", **options):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (8, 6)).save(root / path, **options)
+
+
+REFS = [
+    ref(0, 9, 50, "train", "The Lady ", "woman in red"),
+    ref(1, 9, 51, "train", "left man"),
+    ref(2, 11, 60, "val", "dog"),
+    ref(3, 12, 61, "testA", "man"),
+    ref(4, 12, 62, "testB", "chair"),
+]
+ANNOTATIONS = [
+    annotation(50, 9, [polygon(0, 0, 4, 4), polygon(2, 2, 6, 6)]),  # overlap
+    annotation(51, 9, [polygon(6, 0, 8, 2)]),
+    annotation(60, 11, [polygon(0, 0, 8, 6)]),
+    annotation(61, 12, [polygon(0, 0, 2, 2)]),
+    annotation(62, 12, [polygon(4, 4, 6, 6)]),
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "data"
+    for number, mode in ((9, "RGB"), (11, "L"), (12, "RGB")):
+        save(root, f"{TRAIN2014}/COCO_train2014_{number:012d}.jpg", mode)
+    write(root, "refcoco/refs(unc).p", REFS, [photo(9), photo(11), photo(12)], ANNOTATIONS)
+    return root
+
+
+def masks_of(target):
+    return [decode_mask(mask, "") for mask in target["masks"]]
+
+
+def test_a_row_is_a_photo_with_all_its_objects_and_all_their_names(root):
+    (row,) = load_rows("refcoco", "train", str(root))
+    assert row["source"] == "refcoco/train/COCO_train2014_000000000009"
+    assert row["image"] == {"bytes": None, "path": str(root / TRAIN2014 / "COCO_train2014_000000000009.jpg")}
+    assert [target["texts"] for target in row["targets"]] == [["the lady", "woman in red"], ["left man"]]
+    assert not any(target["is_sentence"] for target in row["targets"])
+    check_row(row)
+    (lady,), (man,) = map(masks_of, row["targets"])
+    assert np.array_equal(lady, box(0, 0, 4, 4) | box(2, 2, 6, 6))
+    assert np.array_equal(man, box(6, 0, 8, 2))
+
+
+def test_the_splits_are_the_official_ones(root):
+    texts = {
+        split: [target["texts"][0] for row in load_rows("refcoco", split, str(root)) for target in row["targets"]]
+        for split in ("validation", "testA", "testB")
+    }
+    assert texts == {"validation": ["dog"], "testA": ["man"], "testB": ["chair"]}
+    with pytest.raises(ValueError, match="refcoco has no split 'test'; it has: train, validation, testA, testB"):
+        load_rows("refcoco", "test", str(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("refcoco/google", "refcoco/refs(google).p"),
+        ("refcoco_plus", "refcoco+/refs(unc).p"),
+        ("refcocog", "refcocog/refs(umd).p"),
+        ("refcocog/google", "refcocog/refs(google).json"),
+    ],
+)
+def test_every_way_of_splitting_has_its_file(root, name, file):
+    # Split by objects, a photo may be in train and in val
+    records = [ref(0, 9, 50, "train", "lady"), ref(1, 9, 51, "val", "man")]
+    write(root, file, records, [photo(9)], ANNOTATIONS[:2])
+    for split, text in (("train", "lady"), ("validation", "man")):
+        (row,) = load_rows(name, split, str(root))
+        assert [target["texts"] for target in row["targets"]] == [[text]]
+        assert row["source"] == f"{name.split('/')[0]}/{split}/COCO_train2014_000000000009"
+
+
+def test_refclef_has_its_own_photos_runs_in_lists_and_labels_of_several_splits(tmp_path):
+    save(tmp_path, "refer_seg/images/saiapr_tc-12/00/images/112.jpg")
+    runs = annotation(1, 112, [encode_mask(box(0, 0, 2, 2)), encode_mask(box(1, 1, 3, 3))])
+    records = [ref(0, 112, 1, "testAB", "sky"), ref(1, 112, 1, "testC", "blue")]
+    write(tmp_path, "refclef/refs(unc).p", records, [photo(112, "00/images/112.jpg")], [runs])
+    write(tmp_path, "refclef/refs(berkeley).p", records[:1], [photo(112, "00/images/112.jpg")], [runs])
+    for split, text in (("testA", "sky"), ("testB", "sky"), ("testC", "blue")):
+        (row,) = load_rows("refclef", split, str(tmp_path))
+        assert [target["texts"] for target in row["targets"]] == [[text]]
+    assert row["source"] == "refclef/testC/112"
+    assert np.array_equal(masks_of(row["targets"][0])[0], box(0, 0, 2, 2) | box(1, 1, 3, 3))
+    assert len(load_rows("refclef/berkeley", "testA", str(tmp_path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "called"), [("coco/train2014", "COCO_train2014_{:012d}.jpg"), ("coco/train2017", "{:012d}.jpg")]
+)
+def test_photos_are_taken_from_coco_where_mscoco_is_not(root, folder, called, caplog):
+    (root / TRAIN2014).rename(root / "away")
+    with pytest.raises(ValueError, match="train2014: no such folder. RefCOCO: Get refcoco.zip"):
+        load_rows("refcoco", "train", str(root))
+    for number in (9, 11, 12):
+        save(root, f"{folder}/{called.format(number)}")
+    with caplog.at_level(logging.INFO):
+        (row,) = load_rows("refcoco", "train", str(root))
+    assert row["image"]["path"] == str(root / folder / called.format(9))
+    assert row["source"] == "refcoco/train/COCO_train2014_000000000009"  # wherever it lies
+    assert caplog.text.count("photos are taken from") == 1
+    (root / "away").rename(root / TRAIN2014)
+    (row,) = load_rows("refcoco", "train", str(root))
+    assert row["image"]["path"] == str(root / TRAIN2014 / "COCO_train2014_000000000009.jpg")
+
+
+def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplog):
+    annotations = [
+        annotation(50, 9, [polygon(0, 0, 4, 4), [1, 1, 2, 2], [1, 1, 2, 2, 3]]),
+        annotation(51, 9, []),
+        annotation(52, 9, [[1, 1, 2, 2]]),
+        annotation(53, 9, [encode_mask(box(0, 0, 0, 0))]),
+        annotation(54, 9, [polygon(4, 4, 6, 6)]),
+    ]
+    records = [ref(number, 9, 50 + number, "train", f"thing {number}") for number in range(4)]
+    records += [ref(4, 9, 54, "train", " ", ""), ref(5, 11, 60, "train")]
+    write(root, "refcoco/refs(unc).p", records, [photo(9), photo(11)], [*annotations, ANNOTATIONS[2]])
+    (row,) = load_rows("refcoco", "train", str(root))
+    (target,) = row["targets"]
+    assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
+    assert "left out 2 annotations' polygons of less than three points; the first:" in caplog.text
+    assert "left out 3 annotations that cover no pixel" in caplog.text and "annotation 51" in caplog.text
+    assert "left out 3 refs to what covers no pixel" in caplog.text and "ref 1" in caplog.text
+    assert "left out 2 refs without a word" in caplog.text and "ref 4" in caplog.text
+    assert "left out 1 of its records, in which nothing can be asked" in caplog.text
+
+
+def test_masks_of_a_photo_that_lies_on_its_side_are_set_upright(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    save(root, f"{TRAIN2014}/COCO_train2014_000000000009.jpg", exif=exif)
+    (row,) = load_rows("refcoco", "train", str(root))
+    assert np.array_equal(masks_of(row["targets"][1])[0], np.rot90(box(6, 0, 8, 2), -1))
+
+
+def changed(records, at, **values):
+    return [{**record, **(values if place == at else {})} for place, record in enumerate(records)]
+
+
+IMAGES = [photo(9), photo(11), photo(12)]
+
+
+@pytest.mark.parametrize(
+    ("refs", "images", "annotations", "message"),
+    [
+        (changed(REFS, 2, image_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*instances.json has no image 77"),
+        (changed(REFS, 2, ann_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 77 in image 11"),
+        (changed(REFS, 2, ann_id=50), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 50 in image 11"),
+        (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*leads out of"),
+        (REFS, changed(IMAGES, 1, file_name="none.jpg"), ANNOTATIONS, r"image 11: .*none.jpg: no such file"),
+        (REFS, changed(IMAGES, 1, height="6"), ANNOTATIONS, r"image 11: .*height '6'"),
+        (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: noted as 9 x 6 pixels"),
+        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation="x"), r"annotation 60: a segmentation is neither"),
+        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation=[polygon(0, 0, 80, 6)]), r"annotation 60: a polygon"),
+    ],
+    ids=["no image", "no annotation", "of another photo", "out", "no file", "no size", "size", "no mask", "too far"],
+)
+def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, caplog, refs, images, annotations, message):
+    write(root, "refcoco/refs(unc).p", refs, images, annotations)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows("refcoco", "train", str(root))
+    assert "\n" not in str(caught.value)
+    assert len(load_rows("refcoco", "train", str(root), {"max_bad": 1})) == 1
+    assert "left out, as max_bad allows" in caplog.text
+
+
+def test_what_is_not_there_is_said_with_where_it_is_got(root, tmp_path):
+    for name, message in (
+        ("refcocog", "refcocog: no such folder. RefCOCOg: Get refcocog.zip"),
+        ("refcoco/google", r"neither refs\(google\).json nor refs\(google\).p is there. RefCOCO: Get refcoco.zip"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_rows(name, "train", str(root))
+    (root / "refer_seg/refcoco/instances.json").unlink()
+    with pytest.raises(ValueError, match="instances.json: no such file. RefCOCO: Get refcoco.zip"):
+        load_rows("refcoco", "train", str(root))
+    with pytest.raises(ValueError, match="data_dir is missing"):
+        load_rows("refcoco", "train")
+
+
+def test_changed_files_are_prepared_anew(root):
+    assert len(load_rows("refcoco", "train", str(root))) == 1
+    write(root, "refcoco/refs(unc).p", changed(REFS, 2, split="train"), IMAGES, ANNOTATIONS)
+    rows = load_rows("refcoco", "train", str(root))
+    assert [row["source"][-2:] for row in rows] == ["09", "11"]
+
+
+@pytest.mark.parametrize("name", ["refclef", "refcoco", "refcoco_plus", "refcocog", "grefcoco"])
+def test_its_card_names_licence_and_source(name):
+    builder = BUILDERS[name](data_dir=".")
+    assert builder.SET == name
+    assert builder.info.license and builder.info.homepage.startswith("https://") and builder.info.citation

@@ -1,0 +1,228 @@
+"""Files of refs: pickles that only hold data, their JSON, and what is wrong with either in one line."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemma_lisa.datasets_builder.refs_files import (
+    convert,
+    find_refs,
+    main,
+    read_instances,
+    read_refs,
+    refs_by_split,
+    splits_of,
+    unpickle,
+)
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+def record(number=0, split="train", sent="the lady", ann_id=7, **more):
+    return {
+        "ref_id": number,
+        "ann_id": ann_id,
+        "image_id": 581857,
+        "category_id": 1,
+        "split": split,
+        "file_name": "COCO_train2014_000000581857_16.jpg",
+        "sent_ids": [number],
+        "sentences": [{"tokens": sent.split(), "raw": sent.upper(), "sent": sent, "sent_id": number}],
+        **more,
+    }
+
+
+def as_python_2(value, encoding):
+    """The bytes between a pickle's header and its end, as Python 2 wrote them: its str were bytes."""
+    if isinstance(value, str):
+        text = value.encode(encoding)
+        return b"T" + struct.pack("<i", len(text)) + text
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, list):
+        return b"](" + b"".join(as_python_2(item, encoding) for item in value) + b"e"
+    pairs = (as_python_2(item, encoding) for pair in value.items() for item in pair)
+    return b"}(" + b"".join(pairs) + b"u"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_the_texts_of_python_2_are_read_in_their_encoding(tmp_path, encoding):
+    sent = "the lady" if encoding == "ascii" else "the café"
+    file = tmp_path / "refs(unc).p"
+    file.write_bytes(b"\x80\x02" + as_python_2([record(sent=sent)], encoding) + b".")
+    (ref,) = read_refs(file)
+    assert ref.sentences == (sent,)
+    assert (ref.image, ref.annotations, ref.label) == (581857, (7,), "train")
+    assert str(file) in ref.where and ref.where.endswith("ref 0")
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path, protocol):
+    file, proof = tmp_path / "refs(unc).p", tmp_path / "proof"
+    file.write_bytes(pickle.dumps([record(), Malice(proof)], protocol=protocol))
+    with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data .*mkdir, and .*needs no class"):
+        read_refs(file)
+    with pytest.raises(ValueError, match="needs no class"):
+        convert(file)
+    assert not proof.exists()
+    pickle.loads(file.read_bytes())
+    assert proof.exists()  # so it would have run
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"no pickle", pickle.dumps([record()])[:-9], b"cbuiltins\nlist\n.", b"\x80\x02r\xff\xff\xff\x7f."],
+    ids=["empty", "text", "cut off", "a class, though a harmless one", "a memo too large"],
+)
+def test_a_damaged_pickle_is_one_line(tmp_path, stored):
+    (tmp_path / "refs(unc).p").write_bytes(stored)
+    with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data") as caught:
+        unpickle(tmp_path / "refs(unc).p")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_converted_is_the_same_and_is_read_instead(tmp_path, capsys):
+    file = tmp_path / "refs(unc).p"
+    records = [record(0, "train", "the café"), record(1, "testAB", ann_id=[7, 8]), record(2, "val", ann_id=[-1])]
+    file.write_bytes(b"\x80\x02" + as_python_2(records, "latin-1") + b".")
+    from_pickle = read_refs(find_refs(tmp_path, "refs(unc)"))
+    main(["convert", str(file)])
+    path = tmp_path / "refs(unc).json"
+    assert str(path) in capsys.readouterr().out
+    assert json.loads(path.read_text(encoding="utf-8")) == records
+    assert find_refs(tmp_path, "refs(unc)") == path
+    from_json = read_refs(path)
+    assert [ref.annotations for ref in from_json] == [(7,), (7, 8), ()]
+    assert [vars(ref) | {"where": ""} for ref in from_json] == [vars(ref) | {"where": ""} for ref in from_pickle]
+    assert sorted(tmp_path.iterdir()) == [path, file]
+    with pytest.raises(ValueError, match="is there already"):
+        convert(file)
+
+
+@pytest.mark.parametrize("content", [[{**record(), "more": b"bytes"}], [{**record(), "more": {1, 2}}], {"refs": []}])
+def test_what_is_no_data_of_refs_is_not_converted(tmp_path, content):
+    file = tmp_path / "refs(unc).p"
+    file.write_bytes(pickle.dumps(content, protocol=4))
+    with pytest.raises(ValueError, match=r"refs\(unc\).p: (holds what JSON cannot say|is no list of refs)"):
+        convert(file)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "gemma_lisa.datasets_builder.refs_files", "convert", str(tmp_path / "none.p")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "none.p cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("label", "splits"),
+    [
+        ("train", ["train"]),
+        ("val", ["validation"]),
+        ("test", ["test"]),
+        ("testA", ["testA"]),
+        ("testC", ["testC"]),
+        ("testAB", ["testA", "testB"]),
+        ("testABC", ["testA", "testB", "testC"]),
+        ("minival", []),
+        ("testX", []),
+        ("A", []),
+    ],
+)
+def test_a_label_names_its_splits_by_letter(label, splits):
+    assert splits_of(label) == splits
+
+
+def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(tmp_path, caplog):
+    file = tmp_path / "refs(unc).json"
+    records = [record(0, "testBC"), record(1, "train"), record(2, "none"), record(3, "train", image_id=9)]
+    file.write_text(json.dumps([*records, record(4, "train")]))
+    groups = refs_by_split(read_refs(file), file)
+    assert {split: {image: len(refs) for image, refs in photos.items()} for split, photos in groups.items()} == {
+        "train": {581857: 2, 9: 1},
+        "testB": {581857: 1},
+        "testC": {581857: 1},
+    }
+    assert list(groups) == ["train", "testB", "testC"]
+    assert "left out 1 refs of no split" in caplog.text and "ref 2" in caplog.text and "'none'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "is no list of refs"),
+        ({}, "is no list of refs"),
+        ([7], "record 0 .*is no ref"),
+        ([record(), {"ref_id": 1}], r"record 1 \(from 0 on\): has no image_id, ann_id, split, sentences"),
+        ([record(5, image_id=[3])], r"ref 5: its image_id \[3\]"),
+        ([record(5, ann_id=[])], "ref 5: .*ann_id"),
+        ([record(5, ann_id=[1.5])], "ref 5: .*ann_id"),
+        ([record(5, split=1)], "ref 5: its split is 1"),
+        ([record(5, sentences="the lady")], "ref 5: its sentences"),
+        ([record(5, sentences=[{"raw": "the lady"}])], "ref 5: its sentences"),
+    ],
+)
+def test_a_wrong_record_is_one_line(tmp_path, content, message):
+    file = tmp_path / "refs(unc).json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"refs\(unc\).json: (record 0 \(from 0 on\), )?{message}") as caught:
+        read_refs(file)
+    assert "\n" not in str(caught.value)
+
+
+def instances(images=(), annotations=()):
+    return {"images": list(images), "annotations": list(annotations), "categories": "are not looked at"}
+
+
+IMAGE = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 2}
+ANNOTATION = {"id": 5, "image_id": 1, "segmentation": []}
+
+
+def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(instances([IMAGE, IMAGE], [ANNOTATION])))
+    found = read_instances(file)
+    assert found.images == {1: IMAGE} and found.annotations == {5: ANNOTATION}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "needs the lists images and annotations"),
+        ({"images": []}, "needs the lists images and annotations"),
+        (instances([7]), r"the image at place 0 of its list \(from 0 on\) has no id"),
+        (instances([{"id": 3}]), "image 3 has no file_name, height, width"),
+        (instances([IMAGE, {**IMAGE, "width": 3}]), "image 1 is there twice, and not the same"),
+        (instances([IMAGE], [{"id": 5, "image_id": 1}]), "annotation 5 has no segmentation"),
+    ],
+)
+def test_wrong_instances_are_one_line(tmp_path, content, message):
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"instances.json: {message}"):
+        read_instances(file)
+
+
+@pytest.mark.skipif(not (SAMPLES / "refer_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
+def test_the_real_records_are_read():
+    (ref,) = read_refs(SAMPLES / "refer_seg/refcoco/refs_unc.EXCERPT.json")
+    assert (ref.image, ref.annotations, ref.label) == (581857, (1719310,), "train")
+    assert ref.sentences == ("the lady with the blue shirt", "lady with back to us", "blue shirt")
+    found = read_instances(SAMPLES / "refer_seg/refcoco/instances.EXCERPT.json")
+    assert found.images[98304]["file_name"] == "COCO_train2014_000000098304.jpg"
+    assert found.annotations[3007]["image_id"] == 98304
