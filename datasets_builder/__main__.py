@@ -22,7 +22,7 @@ from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, pos
 from gemma_lisa.datasets_builder.archives import ArchiveBuilder, TolerantBuilder
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.rows import check_row, load_image, target_masks
+from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
 from gemma_lisa.drawing import draw_questions
 
@@ -134,7 +134,14 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
         if masks is None:
             masks = np.zeros((0, sample["image"].height, sample["image"].width), dtype=np.uint8)
         question, answer = chat.rounds[0]
-        cards.append({"image": sample["image"], "question": question, "answer": answer, "masks": masks})
+        cards.append(
+            {
+                "image": sample["image"],
+                "question": question,
+                "answer": answer.replace(SEG_SLOT, "[SEG]"),
+                "masks": masks,
+            }
+        )
     if not cards:
         print(f"nothing to draw: none of the {len(samples)} rows shows an image")
         return
@@ -153,8 +160,8 @@ def verify(args: argparse.Namespace) -> None:
         make_rows(builder)
         complaints = [str(error) for error in builder.bad] if isinstance(builder, TolerantBuilder) else []
         count = 0
-        for split in builder.info.splits:
-            rows = builder.as_dataset(split=split)
+        for split, found in builder.info.splits.items():
+            rows = builder.as_dataset(split=split) if found.num_examples else []
             for row in tqdm(rows, unit="row", desc=split):
                 count += 1
                 try:

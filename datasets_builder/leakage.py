@@ -38,7 +38,7 @@ def coco_photo(path: str) -> int | None:
     """The number of a photo, if it is one of COCO's: by a number of 12 digits in its name, or by its folder's name."""
     twelve = re.findall("(?<![0-9])[0-9]{12}(?![0-9])", PureWindowsPath(path).stem)
     if twelve:
-        return int(twelve[-1])
+        return int(twelve[0])
     return coco_id(path) if PureWindowsPath(path).parent.name in COCO_FOLDERS else None
 
 

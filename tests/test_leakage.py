@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_lisa.datasets_builder.leakage import coco_id, held_out_images
+from gemma_lisa.datasets_builder.leakage import coco_id, coco_photo, held_out_images
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,23 @@ from gemma_lisa.datasets_builder.leakage import coco_id, held_out_images
 )
 def test_a_photo_has_the_same_number_by_all_its_names(path, number):
     assert coco_id(path) == number
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("data/coco/train2017/000000581857.jpg", 581857),
+        ("COCO_train2014_000000581857.jpg", 581857),
+        ("images/000000581857_jpg.rf.0a1b2c3d4e5f678901234567.jpg", 581857),  # as Roboflow renames it
+        ("coco/train2017/77.jpg", 77),
+        ("ade20k/images/training/ADE_train_00000009.jpg", None),
+        ("JPEGImages/2008_000002.jpg", None),
+        ("images/0035fkbjWljhaftpVM37-g.jpg", None),
+        ("IMG_20240101_120000123.jpg", None),
+    ],
+)
+def test_photos_of_coco_are_told_from_others(path, number):
+    assert coco_photo(path) == number
 
 
 def ref(image, split, number=0):

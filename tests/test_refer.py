@@ -68,7 +68,7 @@ def save(root, path, mode="RGB", **options):
 REFS = [
     ref(0, 9, 50, "train", "The Lady ", "woman in red"),
     ref(1, 9, 51, "train", "left man"),
-    ref(2, 11, 60, "val", "dog"),
+    ref(2, 11, 60, "val", "dog", "black dog"),
     ref(3, 12, 61, "testA", "man"),
     ref(4, 12, 62, "testB", "chair"),
 ]
@@ -108,10 +108,11 @@ def test_a_row_is_a_photo_with_all_its_objects_and_all_their_names(root):
 
 def test_the_splits_are_the_official_ones(root):
     texts = {
-        split: [target["texts"][0] for row in load_rows("refcoco", split, str(root)) for target in row["targets"]]
+        split: [target["texts"] for row in load_rows("refcoco", split, str(root)) for target in row["targets"]]
         for split in ("validation", "testA", "testB")
     }
-    assert texts == {"validation": ["dog"], "testA": ["man"], "testB": ["chair"]}
+    # each sentence is asked on its own
+    assert texts == {"validation": [["dog"], ["black dog"]], "testA": [["man"]], "testB": [["chair"]]}
     with pytest.raises(ValueError, match="refcoco has no split 'test'; it has: train, validation, testA, testB"):
         load_rows("refcoco", "test", str(root))
 

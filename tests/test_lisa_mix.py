@@ -1,0 +1,231 @@
+"""The recipe of LISA's mix over small sets in their original formats: shares, the guard, and a run of all groups."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gemma_lisa import train
+from gemma_lisa.datasets_builder.leakage import held_out_images
+from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
+from gemma_lisa.datasets_builder.questions import MixtureQuestions
+from gemma_lisa.datasets_builder.rows import encode_mask
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+ROOT = Path(train.__file__).parent
+SIZE = (40, 60)  # (height, width)
+IN_TRAIN, IN_VAL = 9, 25  # photos of COCO
+
+
+def photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path.name))).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def label_map(path, top, bottom):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.full(SIZE, bottom, dtype=np.uint8)
+    labels[: SIZE[0] // 2] = top
+    Image.fromarray(labels).save(path)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=2) if path.suffix == ".p" else json.dumps(content).encode())
+
+
+BOX = [[5, 5, 30, 5, 30, 30, 5, 30]]
+RLE = encode_mask(np.eye(*SIZE, dtype=bool))
+
+
+def coco(images, names, segmentation, folder=""):
+    """A COCO file with one annotation of every category in every image."""
+    files = [{"id": n, "file_name": f"{folder}{name}", "height": SIZE[0], "width": SIZE[1]} for n, name in images]
+    return {
+        "images": files,
+        "categories": [{"id": at, "name": name} for at, name in enumerate(names, start=1)],
+        "annotations": [
+            {
+                "id": 10 * number + at,
+                "image_id": number,
+                "category_id": at,
+                "iscrowd": 0,
+                "area": 9,
+                "bbox": [0, 0, 3, 3],
+                "segmentation": segmentation,
+                "obj_ann_id": 10 * number + at,
+            }
+            for number, _ in images
+            for at in range(1, len(names) + 1)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data folder with every set of the recipe. Photo 25 is in RefCOCO's val, and in the train of all others."""
+    root = tmp_path_factory.mktemp("data")
+    for number in (1, 2):
+        photo(root / f"ade20k/images/training/ADE_train_{number:08d}.jpg")
+        label_map(root / f"ade20k/annotations/training/ADE_train_{number:08d}.png", 1, 3)
+    for number in (IN_TRAIN, IN_VAL):
+        photo(root / f"coco/train2017/{number:012d}.jpg")
+        photo(root / f"refer_seg/images/mscoco/images/train2014/COCO_train2014_{number:012d}.jpg")
+        label_map(root / f"cocostuff/train2017/{number:012d}.png", 0, 123)
+    photo(root / "mapillary/training/images/street.jpg")
+    label_map(root / "mapillary/training/v2.0/labels/street.png", 0, 1)
+    write(root / "mapillary/config_v2.0.json", {"labels": [{"readable": name} for name in ("Bird", "Curb")]})
+
+    images = [(number, f"{number:012d}.jpg") for number in (IN_TRAIN, IN_VAL)]
+    paco = coco(images, ["mug_(cup)", "mug_(cup):handle"], RLE, "train2017/")
+    for image in paco["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    write(root / "vlpart/paco/annotations/paco_lvis_v1_train.json", paco)
+    write(root / "vlpart/pascal_part/train.json", coco([(1, "2008_000002.jpg")], ["dog:tail"], RLE))
+    photo(root / "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg")
+
+    for name, splits in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        files = coco([(number, f"COCO_train2014_{number:012d}.jpg") for number in (IN_TRAIN, IN_VAL)], ["dog"], BOX)
+        write(root / f"refer_seg/{name}/instances.json", files)
+        held = "val" if name == "refcoco" else "train"
+        refs = [
+            {
+                "ref_id": number,
+                "ann_id": 10 * number + 1,
+                "image_id": number,
+                "category_id": 1,
+                "split": split,
+                "sentences": [{"sent": "left dog"}],
+            }
+            for number, split in ((IN_TRAIN, "train"), (IN_VAL, held))
+        ]
+        write(root / f"refer_seg/{name}/refs({splits}).p", refs)
+    photo(root / "refer_seg/images/saiapr_tc-12/7.jpg")
+    write(root / "refer_seg/refclef/instances.json", coco([(7, "7.jpg")], ["hill"], [RLE]))
+    sentence = {"ref_id": 7, "ann_id": 71, "image_id": 7, "category_id": 1, "split": "train"}
+    write(root / "refer_seg/refclef/refs(unc).p", [{**sentence, "sentences": [{"sent": "hill"}]}])
+
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
+    dialogues = [{"id": f"{n:012d}", "image": f"{n:012d}.jpg", "conversations": turns} for n in (IN_TRAIN, IN_VAL)]
+    write(root / "llava_dataset/llava_instruct_150k.json", dialogues)
+    for split in ("train", "val"):
+        photo(root / f"reason_seg/ReasonSeg/{split}/1_o.jpg")
+        shape = {
+            "label": "target",
+            "labels": ["target"],
+            "shape_type": "polygon",
+            "points": [[4, 4], [30, 4], [30, 30]],
+        }
+        content = {"text": ["What barks?"], "is_sentence": True, "shapes": [{**shape, "image_name": "1_o.jpg"}]}
+        write(root / f"reason_seg/ReasonSeg/{split}/1_o.json", content)
+    write(root / "reason_seg/ReasonSeg/explanatory/train.json", [])
+    return root
+
+
+@pytest.fixture
+def recipe():
+    return yaml.safe_load((ROOT / "configs/lisa_mix.yaml").read_text())
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_groups_have_the_papers_shares_and_their_sets_equal_ones(root, recipe, own_cache):
+    parts = load_mixture(recipe["mixture"], "train", str(root), {})
+    groups = {name: group["sets"] for name, group in recipe["mixture"].items()}
+    shares = {name: sum(part.share for part in parts if part.name in sets) for name, sets in groups.items()}
+    assert shares == pytest.approx({"semantic": 9, "referring": 3, "vqa": 3, "reasoning": 1})
+    for sets in groups.values():
+        assert len({round(part.share, 9) for part in parts if part.name in sets}) == 1
+    questions = MixtureQuestions(parts, 0, recipe["max_questions"], 320)
+    sources = [questions[at]["source"].split("/")[0] for at in range(320)]
+    assert sources.count("reason_seg") == 20 and sources.count("ade20k") == 36
+
+
+def test_by_size_a_set_of_twice_the_rows_has_twice_the_share(root, own_cache):
+    groups = {"both": {"weight": 3, "sets": ["ade20k", "mapillary"], "by_size": True}}
+    assert [part.share for part in load_mixture(groups, "train", str(root), {})] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["coco_stuff", "paco_lvis", "refcoco_plus", "refcocog", "llava_instruct"])
+def test_a_photo_of_a_validation_split_is_left_out_of_every_training_set_whatever_it_is_called(
+    root, own_cache, caplog, name
+):
+    held_out = held_out_images(root)
+    assert held_out == {IN_VAL: "refcoco/unc/validation"}
+    rows = load_training_rows(name, "train", str(root), None, held_out)
+    assert len(rows) == 1 and f"{IN_TRAIN:012d}" in rows[0]["image"]["path"]
+    assert f"{name}: left out 1 of its 2 rows" in caplog.text
+    assert len(load_training_rows(name, "train", str(root), None, None)) == 2
+
+
+def test_photos_of_which_nothing_is_known_are_said_aloud(root, own_cache, caplog):
+    load_training_rows("ade20k", "train", str(root), None, {})
+    assert "not known" not in caplog.text
+    load_training_rows("coco_stuff", "train", str(root), None, {})
+    assert "coco_stuff: shows photos of COCO; which of them are for evaluation is not known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"),
+    [
+        ({"a": {"sets": ["ade20k"]}}, "a needs weight and sets"),
+        ({"a": {"weight": 1, "sets": ["ade20k"], "bysize": True}}, "bysize"),
+        ({"a": {"weight": 0, "sets": ["ade20k"]}}, "weight above 0"),
+        ({"a": {"weight": 1, "sets": []}}, "at least one set"),
+        ({"a": {"weight": 1, "sets": ["ade2k"]}}, "'ade2k'"),
+    ],
+)
+def test_a_group_that_is_not_written_right_is_refused_by_its_name(root, own_cache, groups, word):
+    with pytest.raises(ValueError, match=word):
+        load_mixture(groups, "train", str(root), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leaks", [False, True])
+def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path, leaks):
+    model, processor = build_tiny(image_size=32)
+    model.save_pretrained(tmp_path / "tiny")
+    processor.save_pretrained(tmp_path / "tiny")
+    small = [
+        "--epoch_length",
+        "48",
+        "--num_train_epochs",
+        "1",
+        "--gradient_accumulation_steps",
+        "4",
+        "--logging_steps",
+        "2",
+    ]
+    small += ["--dataloader_num_workers", "0", "--use_cpu", "true", "--bf16", "false", "--preview_samples", "1"]
+    small += ["--save_strategy", "no", "--max_new_tokens", "4", "--languages", '{"en": 1, "ja": 1}']
+    command = [sys.executable, "train.py", "--config", "configs/lisa_mix.yaml", "--data_dir", str(root), *small]
+    command += ["--model", str(tmp_path / "tiny"), "--output_dir", str(tmp_path / "out")]
+    command += ["--allow_leakage", str(leaks).lower()]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = done.stdout + done.stderr
+    for name in ("ade20k", "coco_stuff", "mapillary", "paco_lvis", "pascal_part"):
+        assert f"{name:24s}" in said
+    assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 rows" in said
+    assert ("left out 1 of its 2 rows" in said) == (not leaks)
+    [stage] = json.loads((tmp_path / "out" / "training.json").read_text())["stages"]
+    assert stage["allow_leakage"] == leaks and any("reason_seg" in line for line in stage["data"])
+    losses = [entry for entry in stage["history"] if "loss" in entry]
+    assert losses and all(np.isfinite(entry["loss"]) for entry in losses)
+
+    command = [sys.executable, "eval.py", "--model", str(tmp_path / "out"), "--dataset", "reason_seg", "--data_dir"]
+    command += [str(root), "--split", "validation", "--output", str(tmp_path / "r.json"), "--max_new_tokens", "4"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    assert json.loads((tmp_path / "r.json").read_text())["allow_leakage"] == leaks

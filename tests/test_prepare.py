@@ -1,0 +1,78 @@
+"""`python -m gemma_lisa.datasets_builder`: what it writes, what it counts, and its exit code."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.command_line import run
+from gemma_lisa.datasets_builder import __main__ as program
+from gemma_lisa.datasets_builder.mixture import load_rows
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three photos of ADE20K with a wall and a floor."""
+    labels = np.repeat(np.array([[1], [4]], dtype=np.uint8), 20, axis=0).repeat(60, axis=1)
+    for number in range(3):
+        for kind, picture, suffix in (
+            ("images", Image.new("RGB", (60, 40), (90, 40 * number, 10)), "jpg"),
+            ("annotations", Image.fromarray(labels), "png"),
+        ):
+            folder = tmp_path / "data" / "ade20k" / kind / "training"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"ADE_train_{number:08d}.{suffix}")
+    return tmp_path / "data"
+
+
+def call(*arguments):
+    program.main([str(argument) for argument in arguments])
+
+
+def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(root, tmp_path, capsys):
+    original = load_rows("ade20k", "train", str(root))
+    call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
+    assert "3 rows train" in capsys.readouterr().out
+    again = load_rows(str(tmp_path / "out"), "train")
+    assert again["source"][:] == original["source"][:] and again["targets"][:] == original["targets"][:]
+    (root / "ade20k").rename(root / "gone")
+    assert again[0]["image"]["bytes"][:2] == b"\xff\xd8"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Zhou et al." in card and "| train | 3 |" in card and "non-commercial" in card
+
+
+def test_inspect_counts_and_draws(root, tmp_path, capsys):
+    call("inspect", "ade20k", "--data_dir", root, "--output", tmp_path / "sheet.png")
+    said = capsys.readouterr().out
+    assert "train: 3 rows (published: 20,210 images)" in said
+    assert "6 targets, 6 masks" in said and "the floor" in said
+    assert Image.open(tmp_path / "sheet.png").width > 1500
+
+
+def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
+    call("verify", "ade20k", "--data_dir", root)
+    assert "all 3 rows are whole" in capsys.readouterr().out
+    folder = root / "ade20k"
+    photo = (folder / "images/training/ADE_train_00000000.jpg").read_bytes()
+    (folder / "images/training/ADE_train_00000000.jpg").write_bytes(photo[: len(photo) // 2])  # header whole
+    (folder / "images/training/ADE_train_00000001.jpg").unlink()
+    Image.new("L", (60, 40), 200).save(folder / "annotations/training/ADE_train_00000002.png")
+    monkeypatch.setattr(sys, "argv", ["datasets_builder", "verify", "ade20k", "--data_dir", str(root)])
+    with pytest.raises(SystemExit) as leaving:
+        run(program.main)
+    printed = capsys.readouterr()
+    assert leaving.value.code == 1 and "3 of its records are bad" in printed.err
+    assert all(f"ADE_train_0000000{number}" in printed.out for number in range(3))
+
+
+def test_it_is_called_as_a_module():
+    command = [sys.executable, "-m", "gemma_lisa.datasets_builder", "inspect", "ade20k", "--output", "sheet.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --output sheet.txt")
