@@ -30,7 +30,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.metrics import summarize
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
-from gemma_lisa.records import circumstances, trained_on_held_out
+from gemma_lisa.records import circumstances, leakage_of
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
         "split": args.split,
         "rows": args.rows,
         "max_new_tokens": args.max_new_tokens,
-        "allow_leakage": trained_on_held_out(args.model),
+        "leakage": leakage_of(args.model),
         **circumstances(),
         "seconds": round(seconds, 1),
     }

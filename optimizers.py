@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+MOMENTUM = 0.95  # Keller Jordan, Muon (2024)
+
 
 class StackedMuon(torch.optim.Muon):
     """torch's Muon, which makes the updates of all matrices of one shape orthogonal at once, and in float32.
@@ -13,6 +15,9 @@ class StackedMuon(torch.optim.Muon):
     torch's own takes them one by one in bfloat16: for the hundred small matrices of a small model, on a CPU without
     bfloat16 matrix units, several times slower. `benchmarks/bench_muon.py` measures it.
     """
+
+    def __init__(self, params: Iterable, lr: float, weight_decay: float, momentum: float = MOMENTUM):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -85,7 +90,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             (matrices if inner else others).append((name, parameter))
         if not matrices or not others:
             raise ValueError("Muon needs weight matrices, and AdamW something beside them; use AdamW alone for this.")
-        self.muon = StackedMuon(matrices, lr=muon_lr, momentum=0.95, weight_decay=weight_decay)
+        self.muon = StackedMuon(matrices, lr=muon_lr, weight_decay=weight_decay)
         self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, weight_decay=weight_decay)
         super().__init__([parameter for _, parameter in matrices + others], {"lr": muon_lr})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the very same dicts: one schedule

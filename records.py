@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from transformers import TrainerState
 
 TRAINING_RECORD = "training.json"
 
@@ -34,27 +36,56 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def training_record(model: str, arguments: list[str], history: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
-    """The stages that led to a checkpoint, the last of them this one.
+def read_stages(folder: str | Path) -> list[dict[str, Any]]:
+    """The stages of training that a checkpoint's record tells of; none where it has no record.
+
+    Raises:
+        ValueError: a record that cannot be read.
+    """
+    path = Path(folder) / TRAINING_RECORD
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["stages"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
+
+
+class Record:
+    """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
 
     Args:
-        model: folder or Hub name that the training started from; a folder's own record comes first.
+        model: folder or Hub name that the training starts from; a folder's own record comes first.
         arguments: of train.py.
-        history: Trainer's log, with the losses and scores by step.
-        facts: what else is known of the run: `circumstances` as it began, its seed, ...
-
-    Returns:
-        {"stages": [{"command", ..., "history"}, ...]}
+        resumed_from: a checkpoint of the same run, whose last stage is gone on with.
+        facts: what else is known of the run: its seed, its data, ...; `allow_leakage` stays true once it was.
     """
-    before = Path(model) / TRAINING_RECORD
-    stages = json.loads(before.read_text())["stages"] if before.is_file() else []
-    stage = {"command": shlex.join(["train.py", *arguments]), **facts, "history": history}
-    return {"stages": [*stages, stage]}
+
+    def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
+        command = {"command": shlex.join(["train.py", *arguments])}
+        self.stages, self.stage = read_stages(model), {**command, **circumstances(), **facts, "seconds": 0.0}
+        if resumed_from and (before := read_stages(resumed_from)):
+            *self.stages, begun = before
+            again = ("command", "commit", "date", "seconds")
+            self.stage["resumed"] = [*begun.get("resumed", []), {name: begun.get(name) for name in again}]
+            self.stage["seconds"] = begun["seconds"]
+            self.stage["allow_leakage"] = facts.get("allow_leakage") or begun.get("allow_leakage")
+        self._before, self._start = self.stage["seconds"], time.perf_counter()
+
+    def content(self, state: TrainerState) -> dict[str, Any]:
+        """The record as it stands, with the losses and scores by step."""
+        self.stage["seconds"] = round(self._before + time.perf_counter() - self._start, 1)
+        return {"stages": [*self.stages, {**self.stage, "steps": state.global_step, "history": state.log_history}]}
 
 
-def trained_on_held_out(model: str) -> bool | None:
-    """Whether a stage of the model's training was allowed photos of evaluation splits; none where nothing says it."""
-    path = Path(model) / TRAINING_RECORD
-    if not path.is_file():
+def leakage_of(model: str | Path) -> dict[str, Any] | None:
+    """Whether a stage of the model's training was allowed photos of evaluation splits, and which splits all stages held
+    out; none where a stage does not say it, or there is no record."""
+    stages = read_stages(model)
+    if not stages or not all("allow_leakage" in stage for stage in stages):
         return None
-    return any(stage.get("allow_leakage", False) for stage in json.loads(path.read_text())["stages"])
+    held_out = [set(stage.get("held_out") or []) for stage in stages]
+    return {
+        "allow_leakage": any(stage["allow_leakage"] for stage in stages),
+        "held_out": sorted(set.intersection(*held_out)),
+    }

@@ -13,14 +13,14 @@ import json
 import logging
 import os
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 from yaml import YAMLError
 
@@ -35,7 +35,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, circumstances, training_record
+from gemma_lisa.records import TRAINING_RECORD, Record
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -136,24 +136,12 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
-                setattr(data_args, name, json.loads(value))
+                setattr(data_args, name, _from_json(name, value))
     except (ValueError, YAMLError) as error:
         raise UsageError(str(error)) from error
-    for name in JSON_FIELDS:
-        if not isinstance(value := getattr(data_args, name), dict | None):
-            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
-    if data_args.mixture is None:
-        data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None:
-            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
-    elif data_args.dataset or data_args.dataset_options or not data_args.epoch_length or data_args.epoch_length < 1:
-        raise UsageError("mixture needs epoch_length, and names its data sets and their options itself.")
-    elif data_args.eval_dataset is None:
-        raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
+    _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
-    if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
-        raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
     if training_args.n_gpu > 1:
@@ -168,6 +156,35 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             "for each add --use_cpu true."
         )
     return model_args, data_args, training_args
+
+
+def _from_json(name: str, text: str) -> dict:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+
+
+def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
+    """Refuse data arguments that do not go together."""
+    for name in JSON_FIELDS:
+        if not isinstance(value := getattr(data_args, name), dict | None):
+            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
+    if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
+        raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
+    if data_args.max_questions < 1:
+        raise UsageError("max_questions counts from 1 on.")
+    if data_args.mixture is None:
+        data_args.dataset = data_args.dataset or "shapes"
+        if data_args.epoch_length is not None:
+            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+        return
+    if data_args.dataset or data_args.dataset_options:
+        raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
+    if not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1 or not data_args.mixture:
+        raise UsageError("mixture needs a group of data sets, and epoch_length, the number of samples in an epoch.")
+    if data_args.eval_dataset is None:
+        raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -199,20 +216,29 @@ def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGener
     return model, processor
 
 
+def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
+    """The photos that must not be trained on (`leakage.held_out_images`), {} where no split is known; none: all may."""
+    if data_args.allow_leakage:
+        return None
+    has_refs = data_args.data_dir is not None and (Path(data_args.data_dir) / "refer_seg").is_dir()
+    return held_out_images(data_args.data_dir) if has_refs else {}
+
+
 def load_questions(
-    data_args: DataArguments, seed: int
+    data_args: DataArguments, seed: int, held_out: dict[int, str] | None
 ) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
     """What is trained on, and what is evaluated on.
 
     Raises:
         ValueError: what is wrong with the data or with what they are called.
     """
-    translations = {} if data_args.translations is None else json.loads(Path(data_args.translations).read_text("utf-8"))
+    translations = {}
+    if data_args.translations is not None:
+        try:
+            translations = json.loads(Path(data_args.translations).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"translations: {data_args.translations} cannot be read as JSON ({error}).") from error
     phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations)
-    held_out = None
-    if not data_args.allow_leakage:
-        has_refs = data_args.data_dir is not None and (Path(data_args.data_dir) / "refer_seg").is_dir()
-        held_out = held_out_images(data_args.data_dir) if has_refs else {}
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
@@ -226,7 +252,10 @@ def load_questions(
     eval_rows = load_rows(name, data_args.eval_split, data_args.data_dir, options)
     if data_args.eval_rows is not None:
         eval_rows = eval_rows.select(range(min(data_args.eval_rows, len(eval_rows))))
-    return asked, EvaluationQuestions(eval_rows, with_conversations=False)
+    questions = EvaluationQuestions(eval_rows, with_conversations=False)
+    if not len(questions):
+        raise ValueError(f"{name} {data_args.eval_split} asks for no mask; eval_dataset names a data set that does.")
+    return asked, questions
 
 
 def describe_data(
@@ -271,6 +300,18 @@ def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
+class RecordCallback(TrainerCallback):
+    """Writes the record into every checkpoint that is saved on the way."""
+
+    def __init__(self, record: Record):
+        self.record = record
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            write_whole(folder / TRAINING_RECORD, self.record.content(state))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,11 +325,24 @@ def main(arguments: list[str]) -> None:
     model, processor = load_model(model_args)
 
     with training_args.main_process_first(desc="preparing the data"):
-        train_questions, eval_questions = load_questions(data_args, training_args.seed)
+        held_out = find_held_out(data_args)
+        train_questions, eval_questions = load_questions(data_args, training_args.seed, held_out)
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
-    callbacks = []
+    record = Record(
+        model_args.model,
+        arguments,
+        training_args.resume_from_checkpoint,
+        seed=training_args.seed,
+        rows_a_step=_rows_a_step(training_args),
+        processes=training_args.world_size,
+        device=_device_name(training_args),
+        data=data,
+        allow_leakage=data_args.allow_leakage,
+        held_out=sorted({split.rpartition("/")[0] for split in (held_out or {}).values()}),
+    )
+    callbacks = [RecordCallback(record)]
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
@@ -312,27 +366,11 @@ def main(arguments: list[str]) -> None:
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer,
     )
-    begun, start = circumstances(), time.perf_counter()
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    seconds = round(time.perf_counter() - start, 1)
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        record = training_record(
-            model_args.model,
-            arguments,
-            trainer.state.log_history,
-            **begun,
-            data=data,
-            allow_leakage=data_args.allow_leakage,
-            seed=training_args.seed,
-            seconds=seconds,
-            steps=trainer.state.global_step,
-            rows_a_step=_rows_a_step(training_args),
-            processes=training_args.world_size,
-            device=_device_name(training_args),
-        )
-        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record)
+        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record.content(trainer.state))
         print(f"saved {training_args.output_dir}", file=sys.stderr)
 
 

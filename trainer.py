@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
+from .datasets_builder.questions import MixtureQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
 from .protocols import teacher_forced_counts
@@ -15,12 +17,14 @@ LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with three differences.
+    """Trainer with four differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
 
     Evaluation is teacher-forced (`protocols`) and exchanges counts between ranks, never masks.
+
+    A mixture of data sets is gone through in its own order.
 
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
     """
@@ -78,6 +82,13 @@ class GemmaLisaTrainer(Trainer):
             self._seen_parts.clear()
             self._part_steps = 0
         super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset=None):
+        """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return (
+            SequentialSampler(dataset) if isinstance(dataset, MixtureQuestions) else super()._get_train_sampler(dataset)
+        )
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

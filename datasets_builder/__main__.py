@@ -50,7 +50,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             sub.add_argument("--output", type=Path, required=True, help="folder, or picture file, to write")
         if command == "prepare":
             sub.add_argument("--num_proc", type=positive, default=1, help="processes")
-            sub.add_argument("--push", metavar="ORG/NAME", help="upload the folder to the Hub afterwards")
+            sub.add_argument(
+                "--push", metavar="ORG/NAME", help="upload the folder to the Hub afterwards, as private if it is new"
+            )
         if command == "inspect":
             sub.add_argument("--split", help="by default its first")
             sub.add_argument("--rows", type=positive, default=16, help="questions drawn, of as many rows")
@@ -67,15 +69,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> None:
     builder = builder_of(args.name, args.data_dir, args.dataset_options)
     make_rows(builder)
-    splits = {split: builder.as_dataset(split=split) for split in builder.info.splits}
-    write_shards(splits, args.output, builder.config_id, args.num_proc)
+    splits = {name: builder.as_dataset(split=name) for name, found in builder.info.splits.items() if found.num_examples}
+    if not splits:
+        raise ValueError(f"{args.name} holds no row.")
+    identity = f"{args.name} {builder.info.version} {builder.config_id}"
+    write_shards(splits, args.output, identity, args.num_proc)
     write_whole(args.output / "README.md", card_of(args.name, builder, splits))
     print(f"wrote {args.output}: {', '.join(f'{len(rows):,} rows {split}' for split, rows in splits.items())}")
     if args.push:
         from huggingface_hub import HfApi  # only here: everything else works without the Hub
 
         api = HfApi()
-        api.create_repo(args.push, repo_type="dataset", exist_ok=True)
+        api.create_repo(args.push, repo_type="dataset", private=True, exist_ok=True)  # most licences ask for it
         print(f"pushed {api.upload_folder(folder_path=args.output, repo_id=args.push, repo_type='dataset')}")
 
 
@@ -95,6 +100,8 @@ def inspect(args: argparse.Namespace) -> None:
     split = args.split or next(iter(builder.info.splits))
     if split not in builder.info.splits:
         raise UsageError(f"{args.name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
+    if not builder.info.splits[split].num_examples:
+        raise ValueError(f"{args.name}: its split {split!r} holds no row.")
     rows = builder.as_dataset(split=split)
     print_counts(rows, split)
     draw(rows, args)

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .label_maps import check_size, named_masks, read_label_map, semantic_row
+from .label_maps import labels_of, named_masks, semantic_row
 
 # objectInfo150.txt, the first name of each class, from 1 on
 NAMES = (
@@ -37,7 +37,8 @@ SPLITS = {"train": "training", "validation": "validation"}
 @dataclass
 class Ade20kConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
-        return [self.root / Ade20k.ARCHIVE.folder / "annotations" / name for name in SPLITS.values()]
+        folder = self.root / Ade20k.ARCHIVE.folder
+        return [folder / kind / name for kind in ("annotations", "images") for name in SPLITS.values()]
 
 
 class Ade20k(ArchiveBuilder):
@@ -72,9 +73,6 @@ class Ade20k(ArchiveBuilder):
 
 def _row(label_map: Path, split: str) -> dict | None:
     image = label_map.parents[2] / "images" / label_map.parent.name / f"{label_map.stem}.jpg"
-    if not image.is_file():
-        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
-    labels = read_label_map(label_map)
-    check_size(labels, image, label_map)
+    labels = labels_of(image, label_map)
     masks, ignore = named_masks(labels, LABELS, label_map)
     return semantic_row(image, f"ade20k/{split}/{label_map.stem}", masks, ignore)

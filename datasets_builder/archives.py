@@ -4,6 +4,7 @@ Every set lies below one data_dir, in the layout that LISA's users have: `ade20k
 `vlpart/`, `refer_seg/`, `llava_dataset/`, `reason_seg/`. Nothing is downloaded: `Archive.get` says where it is got.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -52,18 +53,28 @@ class ArchiveConfig(datasets.BuilderConfig):
         return Path(os.path.abspath(self.data_dir))
 
     def state_of_files(self) -> list[str]:
-        """Size and time of last change of the index files and folders (`index_paths`); a folder's changes with its
-        entries."""
-        states = []
-        for path in self.index_paths():
-            if path.exists():
-                status = path.stat()
-                states.append(f"{path} {status.st_size if path.is_file() else ''} {status.st_mtime_ns}")
-        return states
+        """Changes when one of `index_paths`, or a file right in one of those that are folders, does."""
+        return [f"{path} {_state_of(path)}" for path in self.index_paths() if path.exists()]
 
     def index_paths(self) -> list[Path]:
-        """What the rows are made from: the JSON files, or the folders of label maps."""
+        """What the rows are made from: the JSON files, and the folders of label maps and of photos."""
         raise NotImplementedError
+
+
+def _state_of(path: Path) -> str:
+    """Size and time of last change of a file, or a hash of those of a folder's files."""
+    if path.is_file():
+        return _size_and_time(path.stat())
+    state = hashlib.sha256()
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_file():
+                state.update(f"{entry.name}\0{_size_and_time(entry.stat())}\0".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
+
+
+def _size_and_time(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class TolerantBuilder(datasets.GeneratorBasedBuilder):
@@ -77,6 +88,12 @@ class TolerantBuilder(datasets.GeneratorBasedBuilder):
     def title(self) -> str:
         return self.name
 
+    def tolerate(self, error: ValueError) -> None:
+        """Note what is left out; raise it, if so many were before it as `max_bad` allows."""
+        self.bad.append(error)
+        if len(self.bad) > self.config.max_bad:
+            raise error
+
     def rows(self, records: Iterable[tuple[Any, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
         """(key, row) of every (key, record); `row_of` gives none for a record in which nothing can be asked.
 
@@ -88,9 +105,7 @@ class TolerantBuilder(datasets.GeneratorBasedBuilder):
             try:
                 row = row_of(record)
             except ValueError as error:
-                self.bad.append(error)
-                if len(self.bad) > self.config.max_bad:
-                    raise
+                self.tolerate(error)
                 continue
             if row is None:
                 empty.append(key)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-from pycocotools import mask as coco_mask
 
 from .archives import ArchiveBuilder
 from .coco_files import path_inside, read_coco
-from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
+from .coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +129,8 @@ def present_targets(
         if category in partly or Category(category.thing) in partly:
             left_out["annotations of categories that are not marked throughout"].append(name)
             continue
-        mask = segmentation_runs(annotation.get("segmentation"), size, name)
-        if not coco_mask.area(mask):
-            left_out["annotations that cover no pixel"].append(name)
+        mask = visible_runs(annotation.get("segmentation"), size, name, left_out)
+        if mask is None:
             continue
         (crowds if annotation.get("iscrowd") else masks)[category].append(mask)
         if category.part is None and str(annotation["id"]) not in owners:

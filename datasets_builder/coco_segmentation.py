@@ -19,6 +19,7 @@ from .rows import run_lengths
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
 # out, the polygon was drawn on another picture or at another size.
 BORDER = 2.0
+FEWEST = 6  # numbers of a polygon: x and y of three points
 # EXIF orientations that exchange width and height, and how Pillow sets them upright.
 QUARTER_TURNS = {
     5: Image.Transpose.TRANSPOSE,
@@ -46,6 +47,31 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
     united = coco_mask.frPyObjects(polygons, *size) if polygons else []
     united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list)]
     return unite(united)
+
+
+def visible_runs(segmentation: Any, size: tuple[int, int], where: str, left_out: dict[str, list[str]]) -> dict | None:
+    """As `segmentation_runs`, for published sets, which hold scraps: none where nothing is covered.
+
+    Polygons that enclose nothing, of less than three points, are passed over. left_out: lists of places by what was
+    left out there; this adds to it.
+    """
+    if isinstance(segmentation, list):
+        whole = [part for part in segmentation if not _is_scrap(part)]
+        if len(whole) < len(segmentation):
+            left_out["polygons of less than three points"].append(where)
+        if not whole:
+            left_out["annotations that cover no pixel"].append(where)
+            return None
+        segmentation = whole
+    mask = segmentation_runs(segmentation, size, where)
+    if not coco_mask.area(mask):
+        left_out["annotations that cover no pixel"].append(where)
+        return None
+    return mask
+
+
+def _is_scrap(part: Any) -> bool:
+    return isinstance(part, list) and (len(part) < FEWEST or len(part) % 2 == 1)
 
 
 def unite(masks: list[dict]) -> dict:
@@ -101,7 +127,7 @@ def _checked_polygon(polygon: list, size: tuple[int, int], where: str) -> list:
         coordinates = np.zeros((0, 0))
     if coordinates.ndim != 1:
         raise ValueError(f"{where}: a polygon is not a list of numbers x, y, x, y, ...; write [[x, y, x, y, ...]].")
-    if len(coordinates) % 2 or len(coordinates) < 6:
+    if len(coordinates) % 2 or len(coordinates) < FEWEST:
         raise ValueError(
             f"{where}: a polygon of {len(coordinates)} numbers; it needs x and y of each point and three points."
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .label_maps import check_size, named_masks, read_label_map, semantic_row
+from .label_maps import labels_of, named_masks, semantic_row
 
 # labels.txt without its first, "unlabeled"
 NAMES = (
@@ -61,13 +61,15 @@ REST = "-other"
 UNLABELED = 255
 LABELS = {value: SPOKEN.get(name, None if name.endswith(REST) else name) for value, name in enumerate(NAMES)}
 LABELS[UNLABELED] = None
+PHOTOS = "coco"  # below data_dir
 SPLITS = {"train": "train2017", "validation": "val2017"}
 
 
 @dataclass
 class CocoStuffConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
-        return [self.root / CocoStuff.ARCHIVE.folder / name for name in SPLITS.values()]
+        folders = (self.root / CocoStuff.ARCHIVE.folder, self.root / PHOTOS)
+        return [folder / name for folder in folders for name in SPLITS.values()]
 
 
 class CocoStuff(ArchiveBuilder):
@@ -102,10 +104,7 @@ class CocoStuff(ArchiveBuilder):
 
 
 def _row(label_map: Path, split: str) -> dict | None:
-    image = label_map.parents[2] / "coco" / label_map.parent.name / f"{label_map.stem}.jpg"
-    if not image.is_file():
-        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
-    labels = read_label_map(label_map)
-    check_size(labels, image, label_map)
+    image = label_map.parents[2] / PHOTOS / label_map.parent.name / f"{label_map.stem}.jpg"
+    labels = labels_of(image, label_map)
     masks, ignore = named_masks(labels, LABELS, label_map)
     return semantic_row(image, f"coco_stuff/{split}/{label_map.stem}", masks, ignore)

@@ -157,7 +157,14 @@ def read_classes(file: Path) -> dict[int, str]:
     if file.suffix == ".txt":
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         numbered = [re.fullmatch(r"(\d+)\s*[:=\t]\s*(.+)", line) for line in lines]
-        content = {int(match[1]): match[2] for match in numbered} if lines and all(numbered) else lines
+        if any(numbered) and not all(numbered):
+            odd = lines[numbered.index(None)]
+            raise ValueError(f"{file}: {odd!r} has no number or no name, but other lines have; write `1: cat`.")
+        content = lines
+        if lines and all(numbered):
+            content = {int(match[1]): match[2] for match in numbered}
+            if len(content) < len(lines):
+                raise ValueError(f"{file}: a number is there twice; each class needs one of its own.")
     else:
         try:
             content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
@@ -176,6 +183,8 @@ def class_names(content: Any, where: str) -> dict[int, str]:
         names = [name for name in content if name != IGNORED]  # LabelMe's lists begin with it, at -1
         content = dict(enumerate(names, start=0 if names and _is_background(names[0]) else 1))
     if isinstance(content, dict) and content and all(isinstance(number, int) for number in content.values()):
+        if len(set(content.values())) < len(content):
+            raise ValueError(f"{where}: a number is there twice; each class needs one of its own.")
         content = {number: name for name, number in content.items()}
     try:
         names = {int(number): clean(name) for number, name in content.items()}

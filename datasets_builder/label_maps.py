@@ -8,13 +8,13 @@ from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
-from .coco_segmentation import QUARTER_TURNS, row_rle, unite
+from .coco_segmentation import QUARTER_TURNS, row_rle, turn_of, unite
 
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a pixel
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """The class numbers (H, W) of a label map; a palette's indices, never its colors, and upright as its photo.
+    """The class numbers (H, W) of a label map, upright if it has an EXIF orientation; of a palette the indices.
 
     Raises:
         ValueError: no such file, one that cannot be read, or one that holds colors.
@@ -40,11 +40,18 @@ def photo_size(image: Path) -> tuple[int, int]:
     return stored if turned else stored[::-1]
 
 
-def check_size(labels: np.ndarray, image: Path, label_map: Path) -> None:
-    """Refuse a label map (H, W) that is not as large as its photo."""
-    size = photo_size(image)
-    if labels.shape != size:
-        raise ValueError(f"{label_map}: {labels.shape} (height, width), but its photo {image} is {size}.")
+def labels_of(image: Path, label_map: Path) -> np.ndarray:
+    """The class numbers (H, W) of a photo, upright as it is shown; a map that lies on its side with the stored pixels
+    is turned with them.
+
+    Raises:
+        ValueError: no photo, a map that cannot be read (`read_label_map`) or that is not as large as its photo.
+    """
+    if not image.is_file():
+        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
+    labels = read_label_map(label_map)
+    method = turn_of(image, labels.shape, str(label_map))
+    return labels if method is None else np.asarray(Image.fromarray(labels).transpose(method))
 
 
 def class_masks(labels: np.ndarray) -> dict[int, dict]:

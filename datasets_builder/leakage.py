@@ -36,7 +36,7 @@ def coco_id(path_or_name: str | Path) -> int | None:
 
 def coco_photo(path: str) -> int | None:
     """The number of a photo, if it is one of COCO's: by a number of 12 digits in its name, or by its folder's name."""
-    twelve = re.findall("(?<![0-9])[0-9]{12}(?![0-9])", PureWindowsPath(path).stem)
+    twelve = re.findall("(?<![0-9a-fA-F])[0-9]{12}(?![0-9a-fA-F])", PureWindowsPath(path).stem)
     if twelve:
         return int(twelve[0])
     return coco_id(path) if PureWindowsPath(path).parent.name in COCO_FOLDERS else None
@@ -45,10 +45,9 @@ def coco_photo(path: str) -> int | None:
 def held_out_images(data_dir: str | Path) -> dict[int, str]:
     """The number of every photo in a val or test split, with the name of that split: "refcocog/umd/validation".
 
-    RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are read, by whomever they are split. Which of the four are there is
-    logged: those that are not guard nothing. A photo of several splits has the name of the first in this order, and
-    google's only where no other holds it; google's val and test overlap the train of the others, and whoever evaluates
-    on none of them may pass over those names.
+    RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are read, and a photo of several splits has the name of the first. Which of
+    the four are there is logged: those that are not guard nothing. Google's splits count only where a set is split in
+    no other way: they part objects, not photos, and their val and test hold half of the others' train.
 
     Args:
         data_dir: folder of the data sets' original files.
@@ -57,9 +56,9 @@ def held_out_images(data_dir: str | Path) -> dict[int, str]:
         ValueError: a file of refs that cannot be read, or a photo in it that has no number.
     """
     files = {name: _ways(Path(data_dir) / folder, prefix) for name, (folder, prefix) in REFERRING.items()}
-    ways = [(name, way) for name, found in files.items() for way in found]
+    ways = [(name, way) for name, found in files.items() for way in found if way != GOOGLE or len(found) == 1]
     held_out = {}
-    for name, way in sorted(ways, key=lambda pair: pair[1] == GOOGLE):
+    for name, way in ways:
         file = files[name][way]
         for split, photos in refs_by_split(read_refs(file), file).items():
             if split == TRAIN:
@@ -71,6 +70,8 @@ def held_out_images(data_dir: str | Path) -> dict[int, str]:
     if ways:
         names = ", ".join(f"{name}/{way}" for name, way in ways)
         logger.info("held out: %d photos of val and test of %s", len(held_out), names)
+    if passed := [f"{name}/{GOOGLE}" for name, found in files.items() if GOOGLE in found and len(found) > 1]:
+        logger.warning("not held out, for they hold train photos of others: val and test of %s", ", ".join(passed))
     if missing := [name for name, found in files.items() if not found]:
         logger.warning(
             "%s: holds no refs of %s; the photos of their val and test are not known and not held out",

@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
-from .label_maps import check_size, named_masks, read_label_map, semantic_row
+from .label_maps import labels_of, named_masks, semantic_row
 
 CONFIG = "config_v2.0.json"
 # Not counted: the camera's own car, and what the labels leave open.
@@ -55,7 +55,8 @@ SPLITS = {"train": "training", "validation": "validation"}
 class MapillaryConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
         folder = self.root / Mapillary.ARCHIVE.folder
-        return [folder / CONFIG, *(folder / name / "v2.0" / "labels" for name in SPLITS.values())]
+        parts = (folder / name / part for name in SPLITS.values() for part in ("v2.0/labels", "images"))
+        return [folder / CONFIG, *parts]
 
 
 class Mapillary(ArchiveBuilder):
@@ -93,10 +94,7 @@ class Mapillary(ArchiveBuilder):
 
 def _row(label_map: Path, split: str, names: dict[int, str | None]) -> dict | None:
     image = label_map.parents[2] / "images" / f"{label_map.stem}.jpg"
-    if not image.is_file():
-        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
-    labels = read_label_map(label_map)
-    check_size(labels, image, label_map)
+    labels = labels_of(image, label_map)
     masks, ignore = named_masks(labels, names, label_map)
     return semantic_row(image, f"mapillary/{split}/{label_map.stem}", masks, ignore)
 

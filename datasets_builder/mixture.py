@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute
-from datasets import Dataset, GeneratorBasedBuilder
+from datasets import BuilderConfig, Dataset, GeneratorBasedBuilder
 from datasets.exceptions import DatasetGenerationError
 
 from .ade20k import Ade20k
@@ -84,7 +84,8 @@ def builder_of(
     if name not in BUILDERS:
         raise ValueError(f"No data set is called {name!r}; there are: {', '.join(BUILDERS)}.")
     builder_class = BUILDERS[name]
-    fields = builder_class.BUILDER_CONFIG_CLASS.__dataclass_fields__
+    config_class = builder_class.BUILDER_CONFIG_CLASS
+    fields = [field for field in config_class.__dataclass_fields__ if field not in BuilderConfig.__dataclass_fields__]
     if unknown := set(options or {}) - set(fields):
         raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has: {', '.join(sorted(fields))}.")
     configs = list(builder_class.builder_configs)
@@ -110,7 +111,8 @@ def load_mixture(
 
     Args:
         groups: {name: {"weight": w, "sets": [name, ...] or {name: options, ...}, "by_size": bool}}. A group's weight is
-            shared by its sets equally, or with by_size in proportion to their rows.
+            shared by its sets equally, or with by_size in proportion to their rows. Among the options of a set may be
+            a data_dir of its own.
         split: the training split's name.
         data_dir: the folder below which the sets lie.
         held_out: as in `load_training_rows`.
@@ -122,10 +124,17 @@ def load_mixture(
     for group, content in groups.items():
         if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
             raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {content!r}.")
-        if not isinstance(content["weight"], int | float) or not content["weight"] > 0 or not content["sets"]:
-            raise ValueError(f"mixture: {group} needs a weight above 0 and at least one set.")
+        if not isinstance(content["weight"], int | float) or not 0 < content["weight"] < float("inf"):
+            raise ValueError(f"mixture: {group} needs a weight above 0, not {content['weight']!r}.")
+        if not isinstance(content["sets"], list | dict) or not content["sets"]:
+            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {content['sets']!r}.")
         sets = content["sets"] if isinstance(content["sets"], dict) else dict.fromkeys(content["sets"])
-        loaded = {name: load_training_rows(name, split, data_dir, options, held_out) for name, options in sets.items()}
+        if len(sets) < len(content["sets"]) or any(part.name in sets for part in parts):
+            raise ValueError(f"mixture: a set of {group} is there twice; give it its weight in one place.")
+        loaded = {}
+        for name, options in sets.items():
+            options = dict(options or {})
+            loaded[name] = load_training_rows(name, split, options.pop("data_dir", data_dir), options, held_out)
         sizes = {name: len(rows) if content.get("by_size") else 1 for name, rows in loaded.items()}
         for name, rows in loaded.items():
             parts.append(Part(name, rows, content["weight"] * sizes[name] / sum(sizes.values())))
@@ -149,11 +158,22 @@ def load_training_rows(
 
 def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
     """The rows of a set but for those about a held-out photo of COCO's; how many those are is said."""
-    images = rows.select_columns("image").with_format("arrow")[:]["image"]
-    paths = [path for chunk in images.chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
-    photos = [None if path is None else coco_photo(path) for path in paths]
+    table = rows.select_columns(["image", "source"]).with_format("arrow")[:]
+    chunks = table["image"].chunks
+    paths = [path for chunk in chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
+    # A source ends in its photo's name, which pictures that travel as bytes may have lost
+    photos = [coco_photo(path or source) for path, source in zip(paths, table["source"].to_pylist(), strict=True)]
     if not held_out and any(photo is not None for photo in photos):
-        logger.warning("%s: shows photos of COCO; which of them are for evaluation is not known", name)
+        logger.warning("%s: shows photos that are named as COCO's; which are for evaluation is not known", name)
+    nameless = sum(
+        pyarrow.compute.and_(
+            pyarrow.compute.is_valid(pyarrow.compute.struct_field(chunk, "bytes")),
+            pyarrow.compute.is_null(pyarrow.compute.struct_field(chunk, "path")),
+        ).true_count
+        for chunk in chunks
+    )
+    if nameless:
+        logger.warning("%s: %d of its pictures have no name; they may be for evaluation elsewhere", name, nameless)
     kept = [at for at, photo in enumerate(photos) if photo not in held_out]
     if len(kept) < len(rows):
         logger.warning(

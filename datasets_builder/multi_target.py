@@ -7,7 +7,7 @@ A row is one record; a target is one question, with one mask for each object in 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +41,12 @@ class MultiTargetBuilder(ArchiveBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         folder = self.folder()
         # The same files go round as MUSE_train.json and muse_train.json
-        there = {path.name.lower(): path for path in sorted(folder.glob("*.json"))}
+        found = sorted(folder.glob("*.json"))
+        there = {path.name.lower(): path for path in found}
+        if len(there) < len(found):
+            raise ValueError(
+                f"{folder}: of {', '.join(path.name for path in found)} two differ in case alone; keep one."
+            )
         files = {split: there[name.lower()] for split, name in self.FILES.items() if name.lower() in there}
         if not files:
             raise ValueError(f"{folder}: none of {', '.join(self.FILES.values())} is there. {self.ARCHIVE.get}")
@@ -61,7 +66,7 @@ class MultiTargetBuilder(ArchiveBuilder):
             where += f", {path.name}"
             if not path.is_file():
                 raise ValueError(f"{where}: {path}: no such file. {self.ARCHIVE.get}")
-            targets = _targets(record, path, where)
+            targets = _targets(record, path, where, self.tolerate)
             if not targets:
                 return None
             # A photo may be there several times
@@ -98,8 +103,8 @@ def _read(file: Path) -> list:
     return records
 
 
-def _targets(record: dict, path: Path, where: str) -> list[dict]:
-    """One target for each question of a photo; none where nothing is asked."""
+def _targets(record: dict, path: Path, where: str, tolerate: Callable[[ValueError], None]) -> list[dict]:
+    """One target for each question of a photo; none where nothing is asked. tolerate: is told what is wrong."""
     questions = record.get("questions") or []
     if not isinstance(questions, list):
         raise ValueError(f"{where}: its questions are {repr(questions)[:80]}, which is no list.")
@@ -114,16 +119,21 @@ def _targets(record: dict, path: Path, where: str) -> list[dict]:
     targets = []
     for place, (question, objects, sentence) in enumerate(zip(questions, answers, sentences, strict=True)):
         asked = f"{where}: question {place}"
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"{asked} is {repr(question)[:80]}, which asks nothing.")
-        masks = _masks(objects, size, method, asked)
+        try:
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f"{asked} is {repr(question)[:80]}, which asks nothing.")
+            masks = _masks(objects, size, method, asked)
+            answer = _answer(sentence, len(masks), asked)
+        except ValueError as error:
+            tolerate(error)
+            continue
         targets.append(
             {
                 "texts": [question.strip()],
                 "kind": None,
                 "is_sentence": True,
                 "masks": masks,
-                "answer": _answer(sentence, len(masks), asked),
+                "answer": answer,
                 "ignore": None,
                 "explanation": None,
             }
@@ -164,6 +174,6 @@ def _answer(sentence: Any, num_masks: int, where: str) -> str | None:
     if sentence.count(SEG_SLOT) != num_masks:
         raise ValueError(
             f"{where}: its text answer has {sentence.count(SEG_SLOT)} {SEG_SLOT} but there are {num_masks} masks; "
-            f"every {SEG_SLOT} needs one. The option max_bad leaves so many records out."
+            f"every {SEG_SLOT} needs one. The option max_bad leaves so many questions out."
         )
     return sentence.strip()

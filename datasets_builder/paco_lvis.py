@@ -25,7 +25,8 @@ class PacoLvisConfig(ArchiveConfig):
     seed: int = 0  # which of them
 
     def index_paths(self) -> list[Path]:
-        return [self.root / PacoLvis.ARCHIVE.folder / name for name in PacoLvis.FILES.values()]
+        files = [self.root / PacoLvis.ARCHIVE.folder / name for name in PacoLvis.FILES.values()]
+        return [*files, *(self.root / PacoLvis.PHOTOS / name for name in ("train2017", "val2017"))]
 
 
 class PacoLvis(PartsBuilder):

@@ -19,7 +19,8 @@ from .coco_parts import PartsBuilder
 @dataclass
 class PascalPartConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
-        return [self.root / PascalPart.ARCHIVE.folder / name for name in PascalPart.FILES.values()]
+        files = [self.root / PascalPart.ARCHIVE.folder / name for name in PascalPart.FILES.values()]
+        return [*files, self.root / PascalPart.PHOTOS]
 
 
 class PascalPart(PartsBuilder):

@@ -106,7 +106,7 @@ def _from_disk(folder: Path, split: str) -> datasets.Dataset:
 def _from_hub(name: str, split: str) -> datasets.Dataset:
     try:
         return datasets.load_dataset(name, split=split)
-    except (DatasetGenerationError, OSError, ValueError) as error:
+    except (DatasetGenerationError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loading script
         raise ValueError(
             f"{name}: no folder is called so here, and from the Hub its split {split!r} cannot be loaded "
             f"({_line(error.__cause__ or error)})."

@@ -50,6 +50,8 @@ class Part:
 class MixtureQuestions(TorchDataset):
     """Several sets, each at its share of every epoch; sample i of epoch e is a function of (seed, e, i).
 
+    To be gone through in order: it is shuffled already.
+
     An epoch has `epoch_length` samples, the same number from a set every time, in an order that (seed, e) fix. A set's
     rows are drawn without replacement until all were, over the borders of epochs; then in another order again. Samples
     are those of `TrainingQuestions`.
@@ -99,9 +101,11 @@ class MixtureQuestions(TorchDataset):
         """Of every sample of an epoch, (N,): its part, and how many draws from that part came before, in all epochs."""
         if self._planned is None or self._planned[0] != epoch:
             parts = np.repeat(np.arange(len(self.parts)), self.counts)
-            draws = np.concatenate([epoch * count + np.arange(count) for count in self.counts])
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(parts))
-            self._planned = (epoch, parts[order], draws[order])
+            parts = np.random.default_rng((self.seed, epoch)).permutation(parts)
+            draws = np.empty_like(parts)
+            for part, count in enumerate(self.counts):
+                draws[parts == part] = epoch * count + np.arange(count)
+            self._planned = (epoch, parts, draws)
         return self._planned[1:]
 
     def _order(self, part: int, times: int) -> np.ndarray:

@@ -38,7 +38,7 @@ RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
 class ReasonSegConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
         folder = self.root / ReasonSeg.ARCHIVE.folder
-        return [*(folder / name for name in SPLITS.values()), *sorted(folder.glob("*/*.json"))]
+        return [folder / name for name in (*SPLITS.values(), "explanatory")]
 
 
 class ReasonSeg(ArchiveBuilder):

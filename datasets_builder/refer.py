@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
-from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of
+from .coco_segmentation import row_rle, turn, turn_of, visible_runs
 from .leakage import TRAIN, coco_id
 from .refs_files import (
     INSTANCES,
@@ -45,7 +45,6 @@ COCO_PHOTOS = {
     "coco/train2014": "COCO_train2014_{:012d}.jpg",
     "coco/train2017": "{:012d}.jpg",
 }
-FEWEST = 6  # numbers of a polygon: x and y of three points
 
 
 class ReferBuilder(ArchiveBuilder):
@@ -163,32 +162,9 @@ def _masks(
             annotation = instances.annotations.get(number)
             if annotation is None or annotation["image_id"] != ref.image:
                 raise ValueError(f"{ref.where}: {instances.file} has no annotation {number!r} in image {ref.image!r}.")
-            mask = _outline(annotation, size, f"{instances.file}: annotation {number}", left_out)
+            mask = visible_runs(annotation["segmentation"], size, f"{instances.file}: annotation {number}", left_out)
             masks[number] = mask if mask is None or method is None else turn(mask, method)
     return masks
-
-
-def _outline(annotation: dict, size: tuple[int, int], where: str, left_out: dict[str, list[str]]) -> dict | None:
-    """The mask of an annotation: polygons, RLE, several RLE (RefCLEF), or uncompressed RLE (the crowds of gRefCOCO)."""
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        whole = [part for part in segmentation if not _is_scrap(part)]
-        if len(whole) < len(segmentation):
-            left_out["annotations' polygons of less than three points"].append(where)
-        if not whole:
-            left_out["annotations that cover no pixel"].append(where)
-            return None
-        segmentation = whole
-    mask = segmentation_runs(segmentation, size, where)
-    if not coco_mask.area(mask):
-        left_out["annotations that cover no pixel"].append(where)
-        return None
-    return mask
-
-
-def _is_scrap(part: object) -> bool:
-    """A polygon that encloses nothing; gRefCOCO's own loader passes over it too."""
-    return isinstance(part, list) and (len(part) < FEWEST or len(part) % 2 == 1)
 
 
 def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dict[str, list[str]]) -> list[dict]:

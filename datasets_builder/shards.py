@@ -43,12 +43,14 @@ def write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: st
     for name in (PLAN, WHOLE):
         if (folder / name).is_file() and json.loads((folder / name).read_text()) != plan:
             raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
-    if not (folder / PLAN).is_file() and any(folder.glob("data/*")):
+    if not any((folder / name).is_file() for name in (PLAN, WHOLE)) and any(folder.glob("data/*")):
         raise ValueError(f"{folder}/data holds other files; delete them or give another --output.")
     if (folder / WHOLE).is_file():
         os.replace(folder / WHOLE, folder / PLAN)  # not whole while a shard of it may be missing
     (folder / "data").mkdir(parents=True, exist_ok=True)
     _write_plan(folder, plan)
+    for leftover in folder.glob("data/.*.parquet.*"):  # of processes that were killed
+        leftover.unlink()
     missing = [
         (folder / name, splits[split], at) for name, (split, at) in names.items() if not (folder / name).exists()
     ]

@@ -70,7 +70,7 @@ def test_names_are_the_150_official_ones():
         ),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "annotations/training/ADE_train_00000002.png"),
-            r"\(6, 9\)",
+            "noted as 9 x 6",
         ),
         (lambda folder: (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b""), "00002.png"),
     ],

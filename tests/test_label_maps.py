@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.label_maps import check_size, class_masks, named_masks, read_label_map, semantic_row
+from gemma_lisa.datasets_builder.label_maps import class_masks, labels_of, named_masks, read_label_map, semantic_row
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
@@ -31,19 +31,28 @@ def test_a_map_of_colors_is_refused_by_its_name(tmp_path):
         read_label_map(tmp_path / "colors.png")
 
 
-def test_a_photo_of_another_size_is_refused_and_one_that_is_turned_is_not(tmp_path):
-    photo = Image.new("RGB", (4, 3))
+def test_a_label_map_lies_as_its_photo_does_or_is_turned_with_it(tmp_path):
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(labels).save(tmp_path / "lying.png")
+    Image.fromarray(np.rot90(labels, -1)).save(tmp_path / "upright.png")
+    photo = Image.fromarray(labels).convert("RGB")
     photo.save(tmp_path / "photo.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # shown turned by a quarter to the right
     photo.save(tmp_path / "turned.jpg", exif=exif)
-    check_size(np.zeros((3, 4)), tmp_path / "photo.jpg", tmp_path / "map.png")
-    check_size(np.zeros((4, 3)), tmp_path / "turned.jpg", tmp_path / "map.png")
+    assert np.array_equal(labels_of(tmp_path / "photo.jpg", tmp_path / "lying.png"), labels)
+    for name in ("lying", "upright"):
+        found = labels_of(tmp_path / "turned.jpg", tmp_path / f"{name}.png")
+        assert np.array_equal(found, np.rot90(labels, -1)), name
+
+
+def test_a_photo_that_is_missing_broken_or_of_another_size_is_refused_by_its_name(tmp_path):
+    Image.new("L", (4, 3)).save(tmp_path / "map.png")
+    Image.new("RGB", (5, 3)).save(tmp_path / "wide.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    with pytest.raises(ValueError, match="broken.jpg cannot be read"):
-        check_size(np.zeros((3, 4)), tmp_path / "broken.jpg", tmp_path / "map.png")
-    with pytest.raises(ValueError, match=r"map.png: \(4, 3\).*photo.jpg is \(3, 4\)"):
-        check_size(np.zeros((4, 3)), tmp_path / "photo.jpg", tmp_path / "map.png")
+    for name, words in (("none", "no such file"), ("broken", "cannot be read"), ("wide", "5 x 3")):
+        with pytest.raises(ValueError, match=f"{name}.jpg.*{words}"):
+            labels_of(tmp_path / f"{name}.jpg", tmp_path / "map.png")
 
 
 def test_a_photo_without_a_class_is_no_row(tmp_path):

@@ -74,14 +74,14 @@ def test_every_val_and_test_split_of_the_four_sets_is_held_out_and_no_train(tmp_
         3: "refcoco/unc/testA",
         4: "refcoco/unc/testB",
         5: "refcoco_plus/unc/validation",
-        7: "refcocog/google/validation",  # though of train by umd
-        8: "refcocog/umd/test",  # though of val by google
+        8: "refcocog/umd/test",  # 7 is of val by google, and of train by umd
         9: "grefcoco/unc/validation",
         10: "grefcoco/unc/validation",
     }
-    names = "refcoco/unc, refcoco_plus/unc, refcocog/google, refcocog/umd, grefcoco/unc"
-    assert f"8 photos of val and test of {names}" in caplog.text
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    names = "refcoco/unc, refcoco_plus/unc, refcocog/umd, grefcoco/unc"
+    assert "not held out, for they hold train photos of others: val and test of refcocog/google" in caplog.text
+    assert f"7 photos of val and test of {names}" in caplog.text
+    assert "holds no refs" not in caplog.text
 
 
 def test_sets_that_are_not_there_are_named(tmp_path, caplog):
@@ -100,3 +100,8 @@ def test_a_photo_without_a_number_is_refused(tmp_path):
     write(tmp_path, "refcoco/refs(unc).json", [ref("a", "val", 5)])
     with pytest.raises(ValueError, match=r"refs\(unc\).json: .*ref 5: its image_id 'a' is no number of COCO"):
         held_out_images(tmp_path)
+
+
+def test_googles_splits_count_where_there_are_no_others(tmp_path):
+    write(tmp_path, "refcocog/refs(google).p", [ref(6, "train"), ref(7, "val")])
+    assert held_out_images(tmp_path) == {7: "refcocog/google/validation"}

@@ -173,7 +173,7 @@ def test_photos_of_which_nothing_is_known_are_said_aloud(root, own_cache, caplog
     load_training_rows("ade20k", "train", str(root), None, {})
     assert "not known" not in caplog.text
     load_training_rows("coco_stuff", "train", str(root), None, {})
-    assert "coco_stuff: shows photos of COCO; which of them are for evaluation is not known" in caplog.text
+    assert "coco_stuff: shows photos that are named as COCO's; which are for evaluation is not known" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,8 @@ def test_photos_of_which_nothing_is_known_are_said_aloud(root, own_cache, caplog
         ({"a": {"weight": 1, "sets": ["ade20k"], "bysize": True}}, "bysize"),
         ({"a": {"weight": 0, "sets": ["ade20k"]}}, "weight above 0"),
         ({"a": {"weight": 1, "sets": []}}, "at least one set"),
+        ({"a": {"weight": 1, "sets": "ade20k"}}, "at least one set"),
+        ({"a": {"weight": 1, "sets": ["ade20k", "ade20k"]}}, "twice"),
         ({"a": {"weight": 1, "sets": ["ade2k"]}}, "'ade2k'"),
     ],
 )
@@ -228,4 +230,7 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
     command = [sys.executable, "eval.py", "--model", str(tmp_path / "out"), "--dataset", "reason_seg", "--data_dir"]
     command += [str(root), "--split", "validation", "--output", str(tmp_path / "r.json"), "--max_new_tokens", "4"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
-    assert json.loads((tmp_path / "r.json").read_text())["allow_leakage"] == leaks
+    assert json.loads((tmp_path / "r.json").read_text())["leakage"] == {
+        "allow_leakage": leaks,
+        "held_out": [] if leaks else ["refcoco/unc"],
+    }

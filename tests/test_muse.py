@@ -164,7 +164,9 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, change, mes
         load_rows("muse", "train", str(root))
     assert "\n" not in str(caught.value)
     rows = load_rows("muse", "train", str(root), {"max_bad": 1})
-    assert [row["source"] for row in rows] == ["muse/train/COCO_train2014_000000000030-1"]
+    assert rows[-1]["source"] == "muse/train/COCO_train2014_000000000030-1"
+    # of a question that is wrong, the others of its photo stay
+    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question") else [])
     assert "left out, as max_bad allows" in caplog.text
 
 

@@ -137,7 +137,7 @@ def change(root, where, index, **fields):
         (lambda root: change(root, "images", 0, file_name="../../x.jpg"), "image 9 .*leads out of"),
         (lambda root: change(root, "images", 0, height=7), "image 9 .*8 x 7"),
         (lambda root: change(root, "images", 0, not_exhaustive_category_ids=3), "image 9 .*no list of ids"),
-        (lambda root: change(root, "annotations", 0, segmentation=[]), "image 9 .*annotation 1 has no segmentation"),
+        (lambda root: change(root, "annotations", 0, segmentation=None), "image 9 .*annotation 1 has no segmentation"),
         (lambda root: change(root, "annotations", 0, segmentation={"size": [6, 8], "counts": "0"}), "annotation 1"),
     ],
     ids=["no photo", "empty photo", "climbs out", "another size", "no list", "no mask", "broken runs"],

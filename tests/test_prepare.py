@@ -40,9 +40,9 @@ def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(
     original = load_rows("ade20k", "train", str(root))
     call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
     assert "3 rows train" in capsys.readouterr().out
+    (root / "ade20k").rename(root / "gone")
     again = load_rows(str(tmp_path / "out"), "train")
     assert again["source"][:] == original["source"][:] and again["targets"][:] == original["targets"][:]
-    (root / "ade20k").rename(root / "gone")
     assert again[0]["image"]["bytes"][:2] == b"\xff\xd8"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Zhou et al." in card and "| train | 3 |" in card and "non-commercial" in card

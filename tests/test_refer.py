@@ -183,7 +183,7 @@ def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplo
     (row,) = load_rows("refcoco", "train", str(root))
     (target,) = row["targets"]
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
-    assert "left out 2 annotations' polygons of less than three points; the first:" in caplog.text
+    assert "left out 2 polygons of less than three points; the first:" in caplog.text
     assert "left out 3 annotations that cover no pixel" in caplog.text and "annotation 51" in caplog.text
     assert "left out 3 refs to what covers no pixel" in caplog.text and "ref 1" in caplog.text
     assert "left out 2 refs without a word" in caplog.text and "ref 4" in caplog.text

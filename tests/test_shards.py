@@ -75,6 +75,15 @@ def test_what_was_stopped_goes_on_and_does_not_write_again_what_is_there(rows, t
     assert json.loads((folder / WHOLE).read_text())["rows"] == {"train": 7} and not (folder / PLAN).exists()
 
 
+def test_what_is_whole_is_left_as_it_is_by_a_second_call(rows, tmp_path, monkeypatch):
+    write_shards({"train": rows}, tmp_path / "out", "a")
+    (tmp_path / "out" / "data" / ".train-00000-of-00003.parquet.77").write_text("of a process that was killed")
+    monkeypatch.setattr(shards, "_write_shard", None)
+    write_shards({"train": rows}, tmp_path / "out", "a")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", WHOLE]
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 3
+
+
 def test_a_shard_that_fails_leaves_nothing_half_written_and_names_its_picture(rows, tmp_path):
     (tmp_path / "pictures" / "4.png").unlink()
     with pytest.raises(ValueError, match=r"train-00001-of-00003.parquet: .*4\.png"):

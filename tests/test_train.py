@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import BertConfig, TrainingArguments
+from transformers import BertConfig, TrainerState, TrainingArguments
 
 from gemma_lisa import train
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import UsageError, run
-from gemma_lisa.records import training_record
+from gemma_lisa.records import Record, leakage_of, read_stages
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import DataArguments, GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
 
@@ -150,6 +150,12 @@ def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
         (["--learn_masks", "false", "--eval_strategy", "epoch"], "learn_masks"),
         (["--config", "no/such.yaml"], "no/such.yaml"),
         (["--config"], "--config"),
+        (["--languages", "ja"], "languages: 'ja' is not JSON"),
+        (["--max_questions", "0"], "max_questions"),
+        (["--mixture", "{}", "--epoch_length", "3"], "mixture needs a group"),
+        (["--mixture", '{"a": {}}', "--epoch_length", "3"], "eval_dataset"),
+        (["--mixture", '{"a": {}}', "--dataset", "shapes"], "leave dataset"),
+        (["--epoch_length", "3"], "epoch_length is of a mixture"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
 )
@@ -313,13 +319,35 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]
     assert (stage["steps"], stage["rows_a_step"], stage["processes"], stage["seed"]) == (4, 2, 1, 42)
     assert stage["history"] == history
+    assert len(stage["resumed"]) == 1 and "--max_steps 2" in stage["resumed"][0]["command"]
+    assert json.loads((out / "checkpoint-2" / "training.json").read_text())["stages"][0]["steps"] == 2
     assert set(stage["versions"]) == {"torch", "transformers", "datasets"}
 
 
-def test_a_record_goes_on_from_the_one_of_the_model_it_started_from(tmp_path):
-    first = training_record("some/model", ["--seed", "1"], [{"step": 1, "loss": 2.0}], seed=1)
-    (tmp_path / "training.json").write_text(json.dumps(first))
-    second = training_record(str(tmp_path), ["--output_dir", "a folder"], [], seed=2)
-    assert second["stages"][:-1] == first["stages"]
-    assert [stage["seed"] for stage in second["stages"]] == [1, 2]
-    assert second["stages"][1]["command"] == "train.py --output_dir 'a folder'"
+def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that_is_resumed(tmp_path):
+    state = TrainerState(global_step=3, log_history=[{"step": 3, "loss": 2.0}])
+
+    def write(folder, record):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "training.json").write_text(json.dumps(record.content(state)))
+        return str(tmp_path / folder)
+
+    first = write("first", Record("some/model", ["--seed", "1"], None, allow_leakage=True, held_out=[]))
+    begun = write("begun", Record(first, ["--output_dir", "a folder"], None, allow_leakage=False, held_out=["a", "b"]))
+    done = write("done", Record(first, ["--resume"], begun, allow_leakage=False, held_out=["b"]))
+    assert [stage["command"] for stage in read_stages(done)] == ["train.py --seed 1", "train.py --resume"]
+    [earlier] = read_stages(done)[1]["resumed"]
+    assert earlier["command"] == "train.py --output_dir 'a folder'"
+    assert read_stages(done)[1]["steps"] == 3 and read_stages(done)[1]["history"] == state.log_history
+    assert leakage_of(done) == {"allow_leakage": True, "held_out": []}
+    later = write("later", Record("some/model", [], begun, allow_leakage=False, held_out=["b", "c"]))
+    assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: what it began with stays
+
+
+def test_who_says_nothing_of_leakage_is_not_said_to_have_none(tmp_path):
+    assert leakage_of(tmp_path) is None
+    (tmp_path / "training.json").write_text('{"stages": [{"command": "old"}]}')
+    assert leakage_of(tmp_path) is None
+    (tmp_path / "training.json").write_text("[]")
+    with pytest.raises(ValueError, match="training.json is no record"):
+        read_stages(tmp_path)

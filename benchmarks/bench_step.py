@@ -1,0 +1,69 @@
+"""What a training step of the small model costs on a CPU, with denormal numbers computed on or taken for 0.
+
+    python benchmarks/bench_step.py --model examples/shapes-tiny --dataset shapes/both
+
+One process, one thread; the median over steps of CPU milliseconds. Nothing is saved.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.command_line import positive
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import TrainingQuestions
+from gemma_lisa.optimizers import build_muon
+from gemma_lisa.records import commit
+
+PARTS = ("samples", "batch", "forward", "backward", "optimizer")
+MUON = {"muon_lr": 0.02, "adamw_lr": 2e-3, "weight_decay": 0.01, "betas": (0.9, 0.98)}
+
+
+def measure(model, collator, questions, batch_size: int, num_steps: int) -> list[float]:
+    """Median CPU milliseconds of each of PARTS."""
+    optimizer = build_muon(model, **MUON)
+    taken = []
+    for step in range(num_steps):
+        marks = [time.process_time()]
+        samples = [questions[(step * batch_size + at) % len(questions)] for at in range(batch_size)]
+        marks.append(time.process_time())
+        batch = collator(samples)
+        marks.append(time.process_time())
+        loss = model(**batch).loss
+        marks.append(time.process_time())
+        loss.backward()
+        marks.append(time.process_time())
+        optimizer.step()
+        optimizer.zero_grad()
+        marks.append(time.process_time())
+        taken.append([1000 * (end - start) for start, end in zip(marks, marks[1:], strict=False)])
+    return [statistics.median(times) for times in zip(*taken, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a small checkpoint")
+    parser.add_argument("--dataset", default="shapes/easy", help="a level of shapes")
+    parser.add_argument("--batch_size", type=positive, default=8)
+    parser.add_argument("--steps", type=positive, default=9)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = load_rows(args.dataset, "train", None, {"train_rows": 80, "validation_rows": 1, "test_rows": 1})
+    print(f"{commit()}, torch {torch.__version__}, {args.batch_size} rows a step\n")
+    print(f"| | {' | '.join(PARTS)} | all |\n|---|{'---|' * (len(PARTS) + 1)}")
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        model, processor = load_checkpoint(args.model, dtype=torch.float32)
+        questions = TrainingQuestions(rows, 0, 4)
+        found = measure(model.train(), GemmaLisaCollator(processor), questions, args.batch_size, args.steps)
+        name = "taken for 0" if flush else "computed on"
+        print(f"| {name} | {' | '.join(f'{ms:.0f}' for ms in found)} | {sum(found):.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
