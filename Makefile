@@ -49,8 +49,11 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hour
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED)
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE) \
+	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE)/long \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/long --output_dir $(EXAMPLE) \
+		--max_steps 1000 --learning_rate 6.0e-4 --muon_learning_rate 0.006 --eval_steps 500 \
+		--seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 

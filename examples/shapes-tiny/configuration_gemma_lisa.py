@@ -1,0 +1,1 @@
+../../configuration_gemma_lisa.py

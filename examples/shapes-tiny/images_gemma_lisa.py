@@ -1,0 +1,1 @@
+../../images_gemma_lisa.py

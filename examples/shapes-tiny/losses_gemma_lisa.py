@@ -1,0 +1,1 @@
+../../losses_gemma_lisa.py

@@ -1,0 +1,1 @@
+../../modeling_gemma_lisa.py

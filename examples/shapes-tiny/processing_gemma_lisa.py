@@ -1,0 +1,1 @@
+../../processing_gemma_lisa.py
