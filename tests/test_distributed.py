@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
+from gemma_lisa import train
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
@@ -128,6 +129,24 @@ def in_two_processes(folder: Path) -> None:
 
 def parts(history):
     return np.array([[entry[name] for name in LOGGED] for entry in history if "language_loss" in entry])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU for each, two processes train as two")
+def test_processes_that_would_each_train_alone_are_refused(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["train.py", "--model", "some/model", "--output_dir", str(tmp_path)]
+    done = subprocess.run(
+        [*torchrun, *arguments],
+        cwd=Path(train.__file__).parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "error: 2 processes were started, but 1 would train, each alone" in done.stderr
+    assert "--use_cpu true" in done.stderr and not list(tmp_path.iterdir())
 
 
 # One test, because both runs are to be made once
