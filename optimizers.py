@@ -91,7 +91,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if not matrices or not others:
             raise ValueError("Muon needs weight matrices, and AdamW something beside them; use AdamW alone for this.")
         self.muon = StackedMuon(matrices, lr=muon_lr, weight_decay=weight_decay)
-        self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, weight_decay=weight_decay, fused=True)
         super().__init__([parameter for _, parameter in matrices + others], {"lr": muon_lr})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the very same dicts: one schedule
 

@@ -6,14 +6,13 @@
 A row is one photo; a target is one class in it, all its instances united.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
-from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .label_maps import labels_of, named_masks, semantic_row
+from .archives import Archive, ArchiveConfig
+from .label_maps import LabelMapBuilder
 
 # objectInfo150.txt, the first name of each class, from 1 on
 NAMES = (
@@ -31,17 +30,17 @@ NAMES = (
     "monitor, bulletin board, shower, radiator, glass, clock, flag"
 ).split(", ")
 LABELS = dict(enumerate((None, *NAMES)))
-SPLITS = {"train": "training", "validation": "validation"}
+FOLDERS = ("training", "validation")
 
 
 @dataclass
 class Ade20kConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
         folder = self.root / Ade20k.ARCHIVE.folder
-        return [folder / kind / name for kind in ("annotations", "images") for name in SPLITS.values()]
+        return [folder / kind / name for kind in ("annotations", "images") for name in FOLDERS]
 
 
-class Ade20k(ArchiveBuilder):
+class Ade20k(LabelMapBuilder):
     VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = Ade20kConfig
     BUILDER_CONFIGS = [Ade20kConfig(name="default", version=VERSION)]
@@ -56,23 +55,10 @@ class Ade20k(ArchiveBuilder):
         sizes={"train": 20_210, "validation": 2_000},
     )
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        annotations = self.folder() / "annotations"
-        found = {split: sorted((annotations / name).glob("*.png")) for split, name in SPLITS.items()}
-        if not any(found.values()):
-            raise ValueError(f"{annotations}: no label map is there. {self.ARCHIVE.get}")
-        return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps})
-            for split, label_maps in found.items()
-            if label_maps
-        ]
+    MAPS = {"train": "annotations/training", "validation": "annotations/validation"}
 
-    def _generate_examples(self, split: str, label_maps: list[Path]) -> Iterator[tuple[str, dict]]:
-        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split))
+    def names(self) -> dict[int, str | None]:
+        return LABELS
 
-
-def _row(label_map: Path, split: str) -> dict | None:
-    image = label_map.parents[2] / "images" / label_map.parent.name / f"{label_map.stem}.jpg"
-    labels = labels_of(image, label_map)
-    masks, ignore = named_masks(labels, LABELS, label_map)
-    return semantic_row(image, f"ade20k/{split}/{label_map.stem}", masks, ignore)
+    def photo(self, label_map: Path) -> Path:
+        return label_map.parents[2] / "images" / label_map.parent.name / f"{label_map.stem}.jpg"

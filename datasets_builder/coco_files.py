@@ -1,7 +1,6 @@
 """COCO JSON files on disk: where they and their images lie, and what they say, checked record by record."""
 
 import hashlib
-import json
 import os
 import re
 from collections import defaultdict
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from .json_files import read_json
 
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
 # Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
@@ -134,10 +135,7 @@ def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, 
     Raises:
         ValueError: what is wrong, with the file and the record.
     """
-    try:
-        content = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); export it again.") from error
+    content = read_json(file, "export it again")
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
         raise ValueError(f"{file} is no COCO instances file: it needs the lists {', '.join(parts)} at its top.")

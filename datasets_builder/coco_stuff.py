@@ -6,14 +6,13 @@
 A row is one photo; a target is one class in it, all its instances united.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
-from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .label_maps import labels_of, named_masks, semantic_row
+from .archives import Archive, ArchiveConfig
+from .label_maps import LabelMapBuilder
 
 # labels.txt without its first, "unlabeled"
 NAMES = (
@@ -72,7 +71,7 @@ class CocoStuffConfig(ArchiveConfig):
         return [folder / name for folder in folders for name in SPLITS.values()]
 
 
-class CocoStuff(ArchiveBuilder):
+class CocoStuff(LabelMapBuilder):
     VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoStuffConfig
     BUILDER_CONFIGS = [CocoStuffConfig(name="default", version=VERSION)]
@@ -88,23 +87,10 @@ class CocoStuff(ArchiveBuilder):
         sizes={"train": 118_287, "validation": 5_000},
     )
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        folder = self.folder()
-        found = {split: sorted((folder / name).glob("*.png")) for split, name in SPLITS.items()}
-        if not any(found.values()):
-            raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
-        return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps})
-            for split, label_maps in found.items()
-            if label_maps
-        ]
+    MAPS = SPLITS
 
-    def _generate_examples(self, split: str, label_maps: list[Path]) -> Iterator[tuple[str, dict]]:
-        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split))
+    def names(self) -> dict[int, str | None]:
+        return LABELS
 
-
-def _row(label_map: Path, split: str) -> dict | None:
-    image = label_map.parents[2] / PHOTOS / label_map.parent.name / f"{label_map.stem}.jpg"
-    labels = labels_of(image, label_map)
-    masks, ignore = named_masks(labels, LABELS, label_map)
-    return semantic_row(image, f"coco_stuff/{split}/{label_map.stem}", masks, ignore)
+    def photo(self, label_map: Path) -> Path:
+        return label_map.parents[2] / PHOTOS / label_map.parent.name / f"{label_map.stem}.jpg"

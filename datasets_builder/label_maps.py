@@ -1,16 +1,56 @@
 """Label maps: pictures whose pixels are class numbers, and the masks of all their classes at once."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
+import datasets
 import numpy as np
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
+from .archives import ArchiveBuilder
 from .coco_segmentation import QUARTER_TURNS, row_rle, turn_of, unite
 
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a pixel
+
+
+class LabelMapBuilder(ArchiveBuilder):
+    """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean."""
+
+    MAPS: ClassVar[dict[str, str]]  # each split's folder of label maps, in the set's own folder
+
+    def names(self) -> dict[int, str | None]:
+        """What each number is called; none: its pixels are not counted."""
+        raise NotImplementedError
+
+    def photo(self, label_map: Path) -> Path:
+        """Where the photo of a label map lies."""
+        raise NotImplementedError
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        folder = self.folder()
+        names = self.names()
+        found = {split: sorted((folder / name).glob("*.png")) for split, name in self.MAPS.items()}
+        if not any(found.values()):
+            raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps, "names": names})
+            for split, label_maps in found.items()
+            if label_maps
+        ]
+
+    def _generate_examples(
+        self, split: str, label_maps: list[Path], names: dict[int, str | None]
+    ) -> Iterator[tuple[str, dict]]:
+        def row_of(label_map: Path) -> dict | None:
+            image = self.photo(label_map)
+            masks, ignore = named_masks(labels_of(image, label_map), names, label_map)
+            return semantic_row(image, f"{self.name}/{split}/{label_map.stem}", masks, ignore)
+
+        yield from self.rows(((path.stem, path) for path in label_maps), row_of)
 
 
 def read_label_map(path: Path) -> np.ndarray:

@@ -1,6 +1,5 @@
 """LabelMe's JSON files: the shapes that a person drew on a picture, as masks."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
 from .folder_tables import IGNORED, clean
+from .json_files import read_json
 
 
 def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
@@ -18,10 +18,7 @@ def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
     Raises:
         ValueError: what is wrong, with the file and the shape.
     """
-    try:
-        content = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); save it again in LabelMe.") from error
+    content = read_json(file, "save it again in LabelMe")
     shapes = content.get("shapes") if isinstance(content, dict) else None
     size = (content.get("imageHeight"), content.get("imageWidth")) if isinstance(content, dict) else ()
     if not isinstance(shapes, list) or not all(type(side) is int and side > 0 for side in size):

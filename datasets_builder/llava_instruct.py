@@ -7,7 +7,6 @@
 A row is one dialogue, of people's questions and the assistant's answers in turn. Of mix665k some are about no photo.
 """
 
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
+from .json_files import read_records
 from .rows import SEG_SLOT
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class LlavaInstruct(ArchiveBuilder):
             source = f"{self.name}/{split}/{record['id']}-{place}"
             return {"image": image, "source": source, "targets": [], "conversation": rounds}
 
-        yield from self.rows(((place, (place, record)) for place, record in enumerate(_read(file))), row_of)
+        yield from self.rows(((place, (place, record)) for place, record in enumerate(read_records(file))), row_of)
         if begun_by_gpt:
             logger.warning(
                 "%s: left out what %d dialogues answer before the first question; the first: %s",
@@ -129,16 +129,6 @@ class Photos:
         if path.name not in self._listed[path.parent]:
             raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.get}")
         return path
-
-
-def _read(file: Path) -> list:
-    try:
-        records = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: is no list of records at its top; get it again.")
-    return records
 
 
 def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:

@@ -7,16 +7,15 @@
 A row is one photo; a target is one class in it, all its instances united. The photos of testing/ have no labels.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
-from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
-from .label_maps import labels_of, named_masks, semantic_row
+from .archives import Archive, ArchiveConfig, require_file
+from .json_files import read_json
+from .label_maps import LabelMapBuilder
 
 CONFIG = "config_v2.0.json"
 # Not counted: the camera's own car, and what the labels leave open.
@@ -48,18 +47,18 @@ SPOKEN = {
     "Vehicle Group": "group of vehicles",
     "Wheeled Slow": "slow wheeled vehicle",
 }
-SPLITS = {"train": "training", "validation": "validation"}
+FOLDERS = ("training", "validation")
 
 
 @dataclass
 class MapillaryConfig(ArchiveConfig):
     def index_paths(self) -> list[Path]:
         folder = self.root / Mapillary.ARCHIVE.folder
-        parts = (folder / name / part for name in SPLITS.values() for part in ("v2.0/labels", "images"))
+        parts = (folder / name / part for name in FOLDERS for part in ("v2.0/labels", "images"))
         return [folder / CONFIG, *parts]
 
 
-class Mapillary(ArchiveBuilder):
+class Mapillary(LabelMapBuilder):
     VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = MapillaryConfig
     BUILDER_CONFIGS = [MapillaryConfig(name="default", version=VERSION)]
@@ -74,37 +73,18 @@ class Mapillary(ArchiveBuilder):
         sizes={"train": 18_000, "validation": 2_000},
     )
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        folder = self.folder()
-        names = read_names(require_file(folder / CONFIG, self.ARCHIVE))
-        found = {split: sorted((folder / name / "v2.0/labels").glob("*.png")) for split, name in SPLITS.items()}
-        if not any(found.values()):
-            raise ValueError(f"{folder}: no label map of v2.0 is there. {self.ARCHIVE.get}")
-        return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps, "names": names})
-            for split, label_maps in found.items()
-            if label_maps
-        ]
+    MAPS = {"train": "training/v2.0/labels", "validation": "validation/v2.0/labels"}
 
-    def _generate_examples(
-        self, split: str, label_maps: list[Path], names: dict[int, str | None]
-    ) -> Iterator[tuple[str, dict]]:
-        yield from self.rows(((path.stem, path) for path in label_maps), lambda path: _row(path, split, names))
+    def names(self) -> dict[int, str | None]:
+        return read_names(require_file(self.folder() / CONFIG, self.ARCHIVE))
 
-
-def _row(label_map: Path, split: str, names: dict[int, str | None]) -> dict | None:
-    image = label_map.parents[2] / "images" / f"{label_map.stem}.jpg"
-    labels = labels_of(image, label_map)
-    masks, ignore = named_masks(labels, names, label_map)
-    return semantic_row(image, f"mapillary/{split}/{label_map.stem}", masks, ignore)
+    def photo(self, label_map: Path) -> Path:
+        return label_map.parents[2] / "images" / f"{label_map.stem}.jpg"
 
 
 def read_names(file: Path) -> dict[int, str | None]:
     """What each number of the label maps is called; none: its pixels are not counted."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); unpack it again.") from error
+    content = read_json(file, "unpack it again")
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, list) or not labels:
         raise ValueError(f'{file}: has no list "labels" at its top; unpack the file of v2.0 again.')

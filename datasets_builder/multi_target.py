@@ -6,7 +6,6 @@ each the sentence that answers it, with {seg} behind every object; or none). The
 A row is one record; a target is one question, with one mask for each object in the order of its answer.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from pycocotools import mask as coco_mask
 from .archives import ArchiveBuilder, ArchiveConfig
 from .coco_files import path_inside
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of
+from .json_files import read_records
 from .rows import SEG_SLOT
 
 PHOTOS = "coco"  # below data_dir, what the names of photos count from
@@ -78,7 +78,7 @@ class MultiTargetBuilder(ArchiveBuilder):
                 "conversation": [],
             }
 
-        yield from self.rows(((place, (place, record)) for place, record in enumerate(_read(file))), row_of)
+        yield from self.rows(((place, (place, record)) for place, record in enumerate(read_records(file))), row_of)
 
 
 def index_of(config: ArchiveConfig, folder: str) -> list[Path]:
@@ -91,16 +91,6 @@ def text_of(record: dict, key: str, where: str) -> str:
     if not isinstance(record.get(key), str) or not record[key].strip():
         raise ValueError(f"{where}: its {key} is {repr(record.get(key))[:80]}, which says nothing.")
     return record[key].strip()
-
-
-def _read(file: Path) -> list:
-    try:
-        records = json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: is no list of records at its top; get it again.")
-    return records
 
 
 def _targets(record: dict, path: Path, where: str, tolerate: Callable[[ValueError], None]) -> list[dict]:

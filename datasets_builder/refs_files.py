@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .json_files import read_json
+
 logger = logging.getLogger(__name__)
 
 INSTANCES = "instances.json"
@@ -196,13 +198,6 @@ def unpickle(file: Path) -> Any:
     except Exception as error:  # on a damaged file pickle raises a dozen different classes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{file} cannot be read as plain data ({reason}); get it again from its homepage.") from error
-
-
-def read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
 
 
 def convert(file: Path) -> Path:

@@ -35,6 +35,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """Rows are made anew, in the test's own folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """(model, processor) of 64 × 64 images, random weights of seed 0, in evaluation mode."""

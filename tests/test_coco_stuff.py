@@ -16,9 +16,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 PERSON, DESK, SKY, BRICK_WALL, WALL, UNLABELED = 0, 109, 156, 170, 172, 255  # pixel values: official ids - 1
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write(root, folder, stem, labels, mode="RGB"):

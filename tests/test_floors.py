@@ -29,6 +29,7 @@ FLOORS = {
     "datasets_builder.folder_files": 0,
     "datasets_builder.folder_masks": 0,
     "datasets_builder.folder_tables": 0,
+    "datasets_builder.json_files": 0,
     "datasets_builder.labelme": 0,
     "datasets_builder.leakage": 0,
     "datasets_builder.multi_target": 0,

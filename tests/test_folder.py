@@ -21,9 +21,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 SIZE = (8, 6)  # width, height
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 NAME = "COCO_train2014_000000000009"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def box(left, top, right, bottom):

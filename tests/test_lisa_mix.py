@@ -135,11 +135,6 @@ def recipe():
     return yaml.safe_load((ROOT / "configs/lisa_mix.yaml").read_text())
 
 
-@pytest.fixture
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def test_groups_have_the_papers_shares_and_their_sets_equal_ones(root, recipe, own_cache):
     parts = load_mixture(recipe["mixture"], "train", str(root), {})
     groups = {name: group["sets"] for name, group in recipe["mixture"].items()}

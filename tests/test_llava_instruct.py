@@ -14,9 +14,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def turns(*values):

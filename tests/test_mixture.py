@@ -31,11 +31,6 @@ def rows():
     return Dataset.from_list(drawn, features=ROW_FEATURES)
 
 
-@pytest.fixture
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-
-
 def plain(sample):
     """A sample as values that can be compared."""
     image = None if sample["image"] is None else (sample["image"].mode, sample["image"].size, sample["image"].tobytes())

@@ -21,9 +21,7 @@ CATEGORIES = [
 TRASH_CAN, CAR, ANTENNA, INNER_BODY, BASKET = (category["id"] for category in CATEGORIES)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def image(number, folder, negative=(), partly=()):

@@ -13,9 +13,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 PHOTOS = "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def columns(left, right):

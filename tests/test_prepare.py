@@ -11,10 +11,7 @@ from gemma_lisa.command_line import run
 from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder.mixture import load_rows
 
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

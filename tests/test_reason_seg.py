@@ -17,9 +17,7 @@ FOLDER = "reason_seg/ReasonSeg"
 WHOLE = [[0, 0], [11, 0], [11, 7], [0, 7]]  # of a photo of 12 x 8
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def shape(label, points, shape_type="polygon"):

@@ -14,9 +14,7 @@ from gemma_lisa.datasets_builder.rows import check_row, decode_mask, encode_mask
 TRAIN2014 = "refer_seg/images/mscoco/images/train2014"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def box(left, top, right, bottom):
