@@ -138,8 +138,6 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
         if sample["image"] is None:
             continue
         [chat], [masks] = sample["chats"], sample["masks"]
-        if masks is None:
-            masks = np.zeros((0, sample["image"].height, sample["image"].width), dtype=np.uint8)
         question, answer = chat.rounds[0]
         cards.append(
             {
