@@ -30,6 +30,7 @@ from gemma_lisa.command_line import UsageError, run, write_whole
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
@@ -78,6 +79,10 @@ class DataArguments:
         default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "the mixture's sets are prepared rows and stay where they are; needs max_steps"},
+    )
     data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
@@ -176,13 +181,20 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
         raise UsageError("max_questions counts from 1 on.")
     if data_args.mixture is None:
         data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None:
-            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+        if data_args.epoch_length is not None or data_args.streaming:
+            raise UsageError("epoch_length and streaming are of a mixture; an epoch of one data set is all its rows.")
         return
     if data_args.dataset or data_args.dataset_options:
         raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
-    if not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1 or not data_args.mixture:
-        raise UsageError("mixture needs a group of data sets, and epoch_length, the number of samples in an epoch.")
+    if data_args.streaming:
+        if data_args.epoch_length is not None or training_args.max_steps < 1:
+            raise UsageError("streaming: a stream has no epochs; give max_steps, and no epoch_length.")
+        if "epoch" in (training_args.eval_strategy, training_args.save_strategy):
+            raise UsageError("streaming: a stream has no epochs; set eval_strategy and save_strategy to steps or no.")
+    elif not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1:
+        raise UsageError("mixture needs epoch_length, the number of samples in an epoch; or streaming.")
+    if not data_args.mixture:
+        raise UsageError("mixture needs a group of data sets.")
     if data_args.eval_dataset is None:
         raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
 
@@ -225,8 +237,8 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
 
 
 def load_questions(
-    data_args: DataArguments, seed: int, held_out: dict[int, str] | None
-) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
     """What is trained on, and what is evaluated on.
 
     Raises:
@@ -242,10 +254,14 @@ def load_questions(
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
-        asked = TrainingQuestions(rows, seed, data_args.max_questions, phrasing)
+        asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
     else:
-        parts = load_mixture(data_args.mixture, *place, held_out)
-        asked = MixtureQuestions(parts, seed, data_args.max_questions, data_args.epoch_length, phrasing)
+        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming)
+        if data_args.streaming:
+            readers = (args.process_index, args.world_size, args.dataloader_num_workers)
+            asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
+        else:
+            asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else None
@@ -259,15 +275,16 @@ def load_questions(
 
 
 def describe_data(
-    data_args: DataArguments, train_questions: TrainingQuestions | MixtureQuestions, eval_questions: EvaluationQuestions
+    data_args: DataArguments,
+    train_questions: TrainingQuestions | MixtureQuestions | StreamedQuestions,
+    eval_questions: EvaluationQuestions,
 ) -> list[str]:
     """What is trained and evaluated on, a line each."""
-    count = len(train_questions)
-    lines = [f"{data_args.dataset} {data_args.train_split}: {count:,} rows (images, each asked several questions)"]
-    if data_args.mixture is not None:
-        lines = [f"a mixture, {count:,} samples an epoch:"]
-        for part, share in zip(train_questions.parts, train_questions.counts.tolist(), strict=True):
-            lines.append(f"  {part.name:24s} {share / count:6.1%}, {share:,} samples of {len(part.rows):,} rows")
+    if data_args.mixture is None:
+        count = f"{len(train_questions):,} rows (images, each asked several questions)"
+        lines = [f"{data_args.dataset} {data_args.train_split}: {count}"]
+    else:
+        lines = train_questions.describe()
     name = data_args.eval_dataset or data_args.dataset
     return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
 
@@ -326,7 +343,7 @@ def main(arguments: list[str]) -> None:
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
-        train_questions, eval_questions = load_questions(data_args, training_args.seed, held_out)
+        train_questions, eval_questions = load_questions(data_args, training_args, held_out)
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 

@@ -101,6 +101,7 @@ def test_the_programs_own_options_are_these():
         "dataset",
         "mixture",
         "epoch_length",
+        "streaming",
         "data_dir",
         "dataset_options",
         "train_split",
@@ -155,7 +156,18 @@ def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
         (["--mixture", "{}", "--epoch_length", "3"], "mixture needs a group"),
         (["--mixture", '{"a": {}}', "--epoch_length", "3"], "eval_dataset"),
         (["--mixture", '{"a": {}}', "--dataset", "shapes"], "leave dataset"),
-        (["--epoch_length", "3"], "epoch_length is of a mixture"),
+        (["--epoch_length", "3"], "are of a mixture"),
+        (["--streaming", "true"], "are of a mixture"),
+        (["--mixture", '{"a": {}}'], "needs epoch_length"),
+        (["--mixture", '{"a": {}}', "--streaming", "true"], "give max_steps"),
+        (
+            ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--epoch_length", "3"],
+            "no epoch_length",
+        ),
+        (
+            ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--save_strategy", "epoch"],
+            "save_strategy to steps",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
 )
