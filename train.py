@@ -8,7 +8,6 @@ The recipe (YAML) sets defaults, the command line overrides them, an unknown key
 is a field of transformers' TrainingArguments.
 """
 
-import fnmatch
 import json
 import logging
 import os
@@ -20,11 +19,26 @@ from typing import NoReturn
 
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 from yaml import YAMLError
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.adapters import (
+    TRAINED_WITH_LORA,
+    AdaptedGemmaLisa,
+    add_lora,
+    count_weights,
+    hold_in,
+    options_of,
+    part_of_weight,
+    trained_names,
+    trained_whole,
+    type_of,
+    whole_modules,
+)
+from gemma_lisa.bases import identify, is_adapter
+from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run, write_whole
 from gemma_lisa.datasets_builder.leakage import held_out_images
@@ -41,15 +55,8 @@ from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
 
-NEVER_TRAINED = (
-    "sam.prompt_encoder.mask_embed.",
-    "sam.prompt_encoder.point_embed.",
-    "sam.prompt_encoder.not_a_point_embed.",
-    "sam.prompt_encoder.shared_embedding.",
-    "sam.shared_image_embedding.",
-)
-
-
+# Patterns of what is trained by default, without LoRA.
+TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
@@ -60,11 +67,27 @@ JSON_FIELDS = ("dataset_options", "mixture", "languages")
 class ModelArguments:
     """Which model, and what of it learns."""
 
-    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint"})
-    trainable: list[str] = field(
-        default_factory=lambda: ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"],
-        metadata={"help": "patterns of parameter names that are trained; all others are frozen"},
+    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"})
+    trainable: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "patterns of parameter names that are trained, all others are frozen; by default seg_projector, "
+            "SAM's mask decoder and the language model, beside LoRA without the last"
+        },
     )
+    adapter: str | None = field(
+        default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "train LoRA layers of this rank in the language model, and the row of [SEG]"}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "scale of LoRA; by default twice the rank"})
+    lora_dropout: float = 0.0
+    lora_mlp: bool = field(default=False, metadata={"help": "LoRA in gate, up, down too, not in q, k, v, o only"})
+    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank), for high ranks"})
+    use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
     ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
@@ -144,6 +167,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
                 setattr(data_args, name, _from_json(name, value))
     except (ValueError, YAMLError) as error:
         raise UsageError(str(error)) from error
+    _check_model(model_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
@@ -168,6 +192,33 @@ def _from_json(name: str, text: str) -> dict:
         return json.loads(text)
     except ValueError as error:
         raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+
+
+def _check_model(model_args: ModelArguments) -> None:
+    """Refuse model arguments that do not go together."""
+    starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
+    if starts_adapter and model_args.lora_rank < 1:
+        raise UsageError("lora_rank counts from 1 on.")
+    if not (starts_adapter or has_adapter) and (options := given_lora_options(model_args)):
+        raise UsageError(f"{', '.join(options)} without LoRA; set lora_rank, as --lora_rank 16.")
+    if model_args.load_in_4bit and model_args.load_in_8bit:
+        raise UsageError("load_in_4bit and load_in_8bit: choose one of them.")
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return
+    name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+    if not (starts_adapter or has_adapter):
+        raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if is_deepspeed_zero3_enabled():
+        raise UsageError(
+            f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
+            "or FSDP2 with load_in_4bit."
+        )
+
+
+def given_lora_options(model_args: ModelArguments) -> list[str]:
+    """Names of the options of LoRA, beside its rank, that are not at their defaults."""
+    names = ("lora_alpha", "lora_dropout", "lora_mlp", "use_rslora", "use_dora")
+    return [name for name in names if getattr(model_args, name) != getattr(ModelArguments, name)]
 
 
 def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
@@ -206,26 +257,69 @@ def _refuse(message: str) -> NoReturn:
 # ---------------------------------------------------------------------------------------------------------------------
 # Model and data
 # ---------------------------------------------------------------------------------------------------------------------
-def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """The checkpoint, with what is trainable set so.
+def load_model(
+    model_args: ModelArguments, compute_dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """The checkpoint, with what is trainable set so and held in fp32. What is frozen is in `compute_dtype`, unless the
+    language model itself is trained: then all is in fp32.
 
     Raises:
-        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter.
+        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter; an adapter
+            other than the options of LoRA say.
     """
-    model, processor = load_checkpoint(model_args.model, dtype=torch.float32)
+    quantization = {"load_in_4bit": model_args.load_in_4bit, "load_in_8bit": model_args.load_in_8bit, "device": device}
+    uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
+    dtype = compute_dtype if uses_adapter else torch.float32
+    model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 
-    unmatched = set(model_args.trainable)
-    for name, parameter in model.named_parameters():
-        matching = {pattern for pattern in model_args.trainable if fnmatch.fnmatchcase(name, pattern)}
-        # Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant
-        parameter.requires_grad_(bool(matching) and not name.startswith(NEVER_TRAINED))
-        unmatched -= matching
-    if unmatched:
-        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of {model_args.model}.")
+    if isinstance(model, AdaptedGemmaLisa):
+        check_adapter(model, model_args)
+    elif model_args.lora_rank is not None:
+        model = add_lora(
+            model,
+            model_args.lora_rank,
+            model_args.lora_alpha,
+            model_args.lora_dropout,
+            model_args.lora_mlp,
+            model_args.use_rslora,
+            model_args.use_dora,
+            model_args.trainable or TRAINED_WITH_LORA,
+            identify(model_args.model),
+        )
+    else:
+        trained = trained_names(model, model_args.trainable or TRAINED_WHOLE)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        if not any(name.startswith("model.language_model.") for name in trained):
+            hold_in(model, compute_dtype, only_frozen=True)
     return model, processor
+
+
+def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
+    """The adapter that is gone on with is what the arguments ask for, as far as they do.
+
+    Raises:
+        ValueError: it was made with other options.
+    """
+    made = options_of(model)
+    asked = made if model_args.lora_rank is not None else given_lora_options(model_args)
+    wanted = {name: getattr(model_args, name) for name in asked}
+    if wanted.get("lora_alpha", 0) is None:
+        wanted["lora_alpha"] = 2 * model_args.lora_rank
+    wrong = [f"{name} {made[name]}, not {value}" for name, value in wanted.items() if made[name] != value]
+    trainable = model_args.trainable or (TRAINED_WITH_LORA if model_args.lora_rank is not None else None)
+    if trainable is not None and (found := trained_whole(model)) != set(
+        modules := whole_modules(model.get_base_model(), trainable)
+    ):
+        wrong.append(f"trained whole {', '.join(sorted(found))}, not {', '.join(modules)}")
+    if wrong:
+        raise ValueError(
+            f"{model_args.adapter or model_args.model}: an adapter made with {'; '.join(wrong)}. Leave the options out "
+            "to go on with it; to start another on top, merge it with scripts/export.py first."
+        )
 
 
 def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
@@ -292,16 +386,23 @@ def describe_data(
 def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     """What is about to happen, in a few lines. data: those about the data."""
     trained, total = Counter(), Counter()
+    types = {True: Counter(), False: Counter()}
     for name, parameter in model.named_parameters():
-        part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
-        total[part] += parameter.numel()
-        trained[part] += parameter.numel() * parameter.requires_grad
+        if (part := part_of_weight(name)) is not None:
+            total[part] += count_weights(parameter)
+            trained[part] += count_weights(parameter) * parameter.requires_grad
+            types[parameter.requires_grad][type_of(parameter)] += count_weights(parameter)
+    held = {
+        is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
+        for is_trained, found in types.items()
+    }  # what is held in a type of less than 1 % is not told
     return "\n".join(
         [
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
+            f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
+            f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
             f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
@@ -339,7 +440,8 @@ def main(arguments: list[str]) -> None:
     set_seed(training_args.seed)
     # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
     torch.set_flush_denormal(training_args.device.type == "cpu")
-    model, processor = load_model(model_args)
+    compute_dtype = torch.bfloat16 if training_args.bf16 else torch.float32
+    model, processor = load_model(model_args, compute_dtype, training_args.device)
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
@@ -348,7 +450,7 @@ def main(arguments: list[str]) -> None:
     logger.info("%s", describe(model, data, training_args))
 
     record = Record(
-        model_args.model,
+        model_args.adapter or model_args.model,
         arguments,
         training_args.resume_from_checkpoint,
         seed=training_args.seed,
