@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 from yaml import YAMLError
@@ -32,11 +32,12 @@ from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_tr
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.optimizers import build_muon
+from gemma_lisa.optimizers import build_muon, describe_groups
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import TRAINING_RECORD, Record
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 
@@ -47,8 +48,8 @@ NEVER_TRAINED = (
     "sam.prompt_encoder.shared_embedding.",
     "sam.shared_image_embedding.",
 )
-
-
+# Parameters of a model, and rows of a step, that do not go together
+LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
@@ -101,23 +102,6 @@ class DataArguments:
     )
     preview_samples: int = field(default=8, metadata={"help": "held-out questions drawn at each evaluation; 0 = none"})
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
-
-
-@dataclass
-class GemmaLisaTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with this model's defaults."""
-
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
-    )
-    # The collator makes what forward takes, and dictionaries of rows hold no such column
-    remove_unused_columns: bool = False
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
-    ddp_find_unused_parameters: bool | None = False
-    # A loss that is not finite must be seen
-    logging_nan_inf_filter: bool = False
-    report_to: None | str | list[str] = "none"
 
 
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
@@ -279,6 +263,12 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
         part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
         total[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
+    rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
+    if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
+        rates.append(
+            f"WARNING: {args.rows_a_step} rows a step are few for a model of this size. LISA's paper has 160, and "
+            "small steps are what its users failed with; raise global_batch_size, which costs no memory."
+        )
     return "\n".join(
         [
             *(f"  {line}" for line in data),
@@ -286,18 +276,15 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
             f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
+            f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
+            *(f"  {line}" for line in rates),
         ]
     )
 
 
 def _device_name(args: GemmaLisaTrainingArguments) -> str:
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
-
-
-def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 class RecordCallback(TrainerCallback):
@@ -335,7 +322,7 @@ def main(arguments: list[str]) -> None:
         arguments,
         training_args.resume_from_checkpoint,
         seed=training_args.seed,
-        rows_a_step=_rows_a_step(training_args),
+        rows_a_step=training_args.rows_a_step,
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,

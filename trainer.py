@@ -11,13 +11,15 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from .datasets_builder.questions import MixtureQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
+from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
+from .training_arguments import GemmaLisaTrainingArguments
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with four differences.
+    """Trainer with five differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -27,6 +29,8 @@ class GemmaLisaTrainer(Trainer):
     A mixture of data sets is gone through in its own order.
 
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
+
+    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
@@ -83,6 +87,15 @@ class GemmaLisaTrainer(Trainer):
             self._part_steps = 0
         super().log(logs, start_time)
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
+        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+        return optimizer_class, options
+
     def _get_train_sampler(self, train_dataset=None):
         """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -106,6 +119,11 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
+    """`parameter_groups` at the rates of the arguments."""
+    return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

@@ -115,6 +115,10 @@ def test_the_programs_own_options_are_these():
         "preview_samples",
         "max_new_tokens",
         "muon_learning_rate",
+        "lora_learning_rate",
+        "bridge_learning_rate",
+        "decoder_learning_rate",
+        "global_batch_size",
     }
 
 
@@ -125,7 +129,8 @@ def test_defaults_that_differ_from_transformers_are_these():
     assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
     assert ours.report_to == []
     changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
-    changed |= {"report_to", "muon_learning_rate"}
+    changed |= {"report_to", "muon_learning_rate", "global_batch_size", "gradient_accumulation_steps"}
+    changed |= {"lora_learning_rate", "bridge_learning_rate", "decoder_learning_rate"}
     assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
 
 
@@ -156,6 +161,8 @@ def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
         (["--mixture", '{"a": {}}', "--epoch_length", "3"], "eval_dataset"),
         (["--mixture", '{"a": {}}', "--dataset", "shapes"], "leave dataset"),
         (["--epoch_length", "3"], "epoch_length is of a mixture"),
+        (["--global_batch_size", "20"], "16 or 24 would be"),
+        (["--global_batch_size", "16", "--gradient_accumulation_steps", "2"], "give one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
 )
@@ -255,6 +262,16 @@ def test_the_description_counts_every_parameter_once(checkpoint):
     assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
     assert "shapes train: 1,234 rows (images)" in text
     assert "6 rows a step = 3 a device × 2 micro-batches × 1 process(es)" in text
+    assert "bridge     learning rate 5.0e-05" in text
+    assert "WARNING" not in text
+
+
+def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
+    monkeypatch.setattr(train, "LARGE_MODEL", 1000)
+    model, _ = load_model(ModelArguments(str(checkpoint)))
+    for rows, warned in ((56, True), (64, False)):
+        args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
+        assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------
