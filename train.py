@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+import yaml
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
-from yaml import YAMLError
 
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
@@ -76,7 +76,7 @@ class DataArguments:
 
     dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
+        default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
     data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
@@ -120,8 +120,9 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
-                setattr(data_args, name, _from_json(name, value))
-    except (ValueError, YAMLError) as error:
+                is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
+                setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
@@ -147,6 +148,14 @@ def _from_json(name: str, text: str) -> dict:
         return json.loads(text)
     except ValueError as error:
         raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+
+
+def _mixture_of(path: str) -> dict | None:
+    """The mixture of another recipe."""
+    try:
+        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
 def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
