@@ -27,7 +27,7 @@ from gemma_lisa.command_line import (
 )
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.metrics import summarize
+from gemma_lisa.metrics import intervals, summarize
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
@@ -93,6 +93,7 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
     kinds = sorted({answer.kind for answer in answers if answer.kind})
     return {
         "scores": scores,
+        "intervals": intervals(answer.result for answer in asked),
         "by_kind": {kind: score([a for a in asked if a.kind == kind], args.protocol) for kind in kinds},
         "protocol": args.protocol,
         "model": str(args.model),
@@ -158,7 +159,12 @@ def main(arguments: list[str]) -> None:
             sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
             write_whole(Path(f"{stem}.{name}.png"), sheet)
     for name, value in results["scores"].items():
-        print(f"  {name:16s} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}")
+        low, high = results["intervals"].get(name) or (None, None)
+        spread = "" if value is None or low is None else f"   95 % of such draws of rows: {low:.4f} to {high:.4f}"
+        print(
+            f"  {name:16s} "
+            f"{'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}{spread}"
+        )
     for kind, scores in results["by_kind"].items():
         measured = (f"{name} {scores[name]:.4f}" for name in ("gIoU", "N-acc", "T-acc") if scores[name] is not None)
         print(f"  {kind:16s} {', '.join(measured)} over {scores['count']:,}")

@@ -8,28 +8,44 @@ The recipe (YAML) sets defaults, the command line overrides them, an unknown key
 is a field of transformers' TrainingArguments.
 """
 
-import fnmatch
 import json
 import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import yaml
 from transformers import TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.adapters import (
+    TRAINED_WITH_LORA,
+    AdaptedGemmaLisa,
+    add_lora,
+    count_weights,
+    hold_in,
+    options_of,
+    part_of_weight,
+    trained_names,
+    trained_whole,
+    type_of,
+    whole_modules,
+)
+from gemma_lisa.bases import identify, is_adapter
+from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run, write_whole
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
@@ -41,13 +57,8 @@ from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 
-NEVER_TRAINED = (
-    "sam.prompt_encoder.mask_embed.",
-    "sam.prompt_encoder.point_embed.",
-    "sam.prompt_encoder.not_a_point_embed.",
-    "sam.prompt_encoder.shared_embedding.",
-    "sam.shared_image_embedding.",
-)
+# Patterns of what is trained by default, without LoRA.
+TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
 # Parameters of a model, and rows of a step, that do not go together
 LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
@@ -60,11 +71,27 @@ JSON_FIELDS = ("dataset_options", "mixture", "languages")
 class ModelArguments:
     """Which model, and what of it learns."""
 
-    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint"})
-    trainable: list[str] = field(
-        default_factory=lambda: ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"],
-        metadata={"help": "patterns of parameter names that are trained; all others are frozen"},
+    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"})
+    trainable: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "patterns of parameter names that are trained, all others are frozen; by default seg_projector, "
+            "SAM's mask decoder and the language model, beside LoRA without the last"
+        },
     )
+    adapter: str | None = field(
+        default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "train LoRA layers of this rank in the language model, and the row of [SEG]"}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "scale of LoRA; by default twice the rank"})
+    lora_dropout: float = 0.0
+    lora_mlp: bool = field(default=False, metadata={"help": "LoRA in gate, up, down too, not in q, k, v, o only"})
+    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank), for high ranks"})
+    use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
     ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
@@ -79,6 +106,10 @@ class DataArguments:
         default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "the mixture's sets are prepared rows and stay where they are; needs max_steps"},
+    )
     data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
@@ -124,6 +155,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
                 setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
+    _check_model(model_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
@@ -158,6 +190,33 @@ def _mixture_of(path: str) -> dict | None:
         raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
+def _check_model(model_args: ModelArguments) -> None:
+    """Refuse model arguments that do not go together."""
+    starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
+    if starts_adapter and model_args.lora_rank < 1:
+        raise UsageError("lora_rank counts from 1 on.")
+    if not (starts_adapter or has_adapter) and (options := given_lora_options(model_args)):
+        raise UsageError(f"{', '.join(options)} without LoRA; set lora_rank, as --lora_rank 16.")
+    if model_args.load_in_4bit and model_args.load_in_8bit:
+        raise UsageError("load_in_4bit and load_in_8bit: choose one of them.")
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return
+    name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+    if not (starts_adapter or has_adapter):
+        raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if is_deepspeed_zero3_enabled():
+        raise UsageError(
+            f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
+            "or FSDP2 with load_in_4bit."
+        )
+
+
+def given_lora_options(model_args: ModelArguments) -> list[str]:
+    """Names of the options of LoRA, beside its rank, that are not at their defaults."""
+    names = ("lora_alpha", "lora_dropout", "lora_mlp", "use_rslora", "use_dora")
+    return [name for name in names if getattr(model_args, name) != getattr(ModelArguments, name)]
+
+
 def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
     """Refuse data arguments that do not go together."""
     for name in JSON_FIELDS:
@@ -169,13 +228,20 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
         raise UsageError("max_questions counts from 1 on.")
     if data_args.mixture is None:
         data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None:
-            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+        if data_args.epoch_length is not None or data_args.streaming:
+            raise UsageError("epoch_length and streaming are of a mixture; an epoch of one data set is all its rows.")
         return
     if data_args.dataset or data_args.dataset_options:
         raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
-    if not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1 or not data_args.mixture:
-        raise UsageError("mixture needs a group of data sets, and epoch_length, the number of samples in an epoch.")
+    if data_args.streaming:
+        if data_args.epoch_length is not None or training_args.max_steps < 1:
+            raise UsageError("streaming: a stream has no epochs; give max_steps, and no epoch_length.")
+        if "epoch" in (training_args.eval_strategy, training_args.save_strategy):
+            raise UsageError("streaming: a stream has no epochs; set eval_strategy and save_strategy to steps or no.")
+    elif not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1:
+        raise UsageError("mixture needs epoch_length, the number of samples in an epoch; or streaming.")
+    if not data_args.mixture:
+        raise UsageError("mixture needs a group of data sets.")
     if data_args.eval_dataset is None:
         raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
 
@@ -187,26 +253,69 @@ def _refuse(message: str) -> NoReturn:
 # ---------------------------------------------------------------------------------------------------------------------
 # Model and data
 # ---------------------------------------------------------------------------------------------------------------------
-def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """The checkpoint, with what is trainable set so.
+def load_model(
+    model_args: ModelArguments, compute_dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """The checkpoint, with what is trainable set so and held in fp32. What is frozen is in `compute_dtype`, unless the
+    language model itself is trained: then all is in fp32.
 
     Raises:
-        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter.
+        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter; an adapter
+            other than the options of LoRA say.
     """
-    model, processor = load_checkpoint(model_args.model, dtype=torch.float32)
+    quantization = {"load_in_4bit": model_args.load_in_4bit, "load_in_8bit": model_args.load_in_8bit, "device": device}
+    uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
+    dtype = compute_dtype if uses_adapter else torch.float32
+    model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 
-    unmatched = set(model_args.trainable)
-    for name, parameter in model.named_parameters():
-        matching = {pattern for pattern in model_args.trainable if fnmatch.fnmatchcase(name, pattern)}
-        # Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant
-        parameter.requires_grad_(bool(matching) and not name.startswith(NEVER_TRAINED))
-        unmatched -= matching
-    if unmatched:
-        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of {model_args.model}.")
+    if isinstance(model, AdaptedGemmaLisa):
+        check_adapter(model, model_args)
+    elif model_args.lora_rank is not None:
+        model = add_lora(
+            model,
+            model_args.lora_rank,
+            model_args.lora_alpha,
+            model_args.lora_dropout,
+            model_args.lora_mlp,
+            model_args.use_rslora,
+            model_args.use_dora,
+            model_args.trainable or TRAINED_WITH_LORA,
+            identify(model_args.model),
+        )
+    else:
+        trained = trained_names(model, model_args.trainable or TRAINED_WHOLE)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        if not any(name.startswith("model.language_model.") for name in trained):
+            hold_in(model, compute_dtype, only_frozen=True)
     return model, processor
+
+
+def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
+    """The adapter that is gone on with is what the arguments ask for, as far as they do.
+
+    Raises:
+        ValueError: it was made with other options.
+    """
+    made = options_of(model)
+    asked = made if model_args.lora_rank is not None else given_lora_options(model_args)
+    wanted = {name: getattr(model_args, name) for name in asked}
+    if wanted.get("lora_alpha", 0) is None:
+        wanted["lora_alpha"] = 2 * model_args.lora_rank
+    wrong = [f"{name} {made[name]}, not {value}" for name, value in wanted.items() if made[name] != value]
+    trainable = model_args.trainable or (TRAINED_WITH_LORA if model_args.lora_rank is not None else None)
+    if trainable is not None and (found := trained_whole(model)) != set(
+        modules := whole_modules(model.get_base_model(), trainable)
+    ):
+        wrong.append(f"trained whole {', '.join(sorted(found))}, not {', '.join(modules)}")
+    if wrong:
+        raise ValueError(
+            f"{model_args.adapter or model_args.model}: an adapter made with {'; '.join(wrong)}. Leave the options out "
+            "to go on with it; to start another on top, merge it with scripts/export.py first."
+        )
 
 
 def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
@@ -218,8 +327,8 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
 
 
 def load_questions(
-    data_args: DataArguments, seed: int, held_out: dict[int, str] | None
-) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
     """What is trained on, and what is evaluated on.
 
     Raises:
@@ -235,10 +344,14 @@ def load_questions(
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
-        asked = TrainingQuestions(rows, seed, data_args.max_questions, phrasing)
+        asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
     else:
-        parts = load_mixture(data_args.mixture, *place, held_out)
-        asked = MixtureQuestions(parts, seed, data_args.max_questions, data_args.epoch_length, phrasing)
+        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming)
+        if data_args.streaming:
+            readers = (args.process_index, args.world_size, args.dataloader_num_workers)
+            asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
+        else:
+            asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else None
@@ -252,15 +365,16 @@ def load_questions(
 
 
 def describe_data(
-    data_args: DataArguments, train_questions: TrainingQuestions | MixtureQuestions, eval_questions: EvaluationQuestions
+    data_args: DataArguments,
+    train_questions: TrainingQuestions | MixtureQuestions | StreamedQuestions,
+    eval_questions: EvaluationQuestions,
 ) -> list[str]:
     """What is trained and evaluated on, a line each."""
-    count = len(train_questions)
-    lines = [f"{data_args.dataset} {data_args.train_split}: {count:,} rows (images, each asked several questions)"]
-    if data_args.mixture is not None:
-        lines = [f"a mixture, {count:,} samples an epoch:"]
-        for part, share in zip(train_questions.parts, train_questions.counts.tolist(), strict=True):
-            lines.append(f"  {part.name:24s} {share / count:6.1%}, {share:,} samples of {len(part.rows):,} rows")
+    if data_args.mixture is None:
+        count = f"{len(train_questions):,} rows (images, each asked several questions)"
+        lines = [f"{data_args.dataset} {data_args.train_split}: {count}"]
+    else:
+        lines = train_questions.describe()
     name = data_args.eval_dataset or data_args.dataset
     return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
 
@@ -268,10 +382,16 @@ def describe_data(
 def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     """What is about to happen, in a few lines. data: those about the data."""
     trained, total = Counter(), Counter()
+    types = {True: Counter(), False: Counter()}
     for name, parameter in model.named_parameters():
-        part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
-        total[part] += parameter.numel()
-        trained[part] += parameter.numel() * parameter.requires_grad
+        if (part := part_of_weight(name)) is not None:
+            total[part] += count_weights(parameter)
+            trained[part] += count_weights(parameter) * parameter.requires_grad
+            types[parameter.requires_grad][type_of(parameter)] += count_weights(parameter)
+    held = {
+        is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
+        for is_trained, found in types.items()
+    }  # what is held in a type of less than 1 % is not told
     rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
     if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
         rates.append(
@@ -283,13 +403,27 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
+            f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
+            f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
             f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
             *(f"  {line}" for line in rates),
         ]
     )
+
+
+def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
 
 
 def _device_name(args: GemmaLisaTrainingArguments) -> str:
@@ -318,16 +452,17 @@ def main(arguments: list[str]) -> None:
     set_seed(training_args.seed)
     # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
     torch.set_flush_denormal(training_args.device.type == "cpu")
-    model, processor = load_model(model_args)
+    compute_dtype = torch.bfloat16 if training_args.bf16 else torch.float32
+    model, processor = load_model(model_args, compute_dtype, training_args.device)
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
-        train_questions, eval_questions = load_questions(data_args, training_args.seed, held_out)
+        train_questions, eval_questions = load_questions(data_args, training_args, held_out)
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
     record = Record(
-        model_args.model,
+        model_args.adapter or model_args.model,
         arguments,
         training_args.resume_from_checkpoint,
         seed=training_args.seed,
@@ -343,15 +478,6 @@ def main(arguments: list[str]) -> None:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
         callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
-    optimizer = None
-    if training_args.muon_learning_rate is not None:
-        options = {
-            "muon_lr": training_args.muon_learning_rate,
-            "adamw_lr": training_args.learning_rate,
-            "weight_decay": training_args.weight_decay,
-            "betas": (training_args.adam_beta1, training_args.adam_beta2),
-        }
-        optimizer = (lambda: build_muon, options)  # Trainer calls a factory with the whole model
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
@@ -360,7 +486,7 @@ def main(arguments: list[str]) -> None:
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer,
+        optimizer_cls_and_kwargs=muon_of(training_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

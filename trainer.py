@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from .datasets_builder.questions import MixtureQuestions
+from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
 from .optimizers import parameter_groups
@@ -28,6 +30,8 @@ class GemmaLisaTrainer(Trainer):
 
     A mixture of data sets is gone through in its own order.
 
+    A streamed mixture deals itself out to processes, and accelerate does not do it again.
+
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
 
     The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
@@ -41,7 +45,8 @@ class GemmaLisaTrainer(Trainer):
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._seen_parts: set[str] = set()
         self._part_steps = 0
-        self.add_callback(EpochCallback())
+        is_stream = isinstance(self.train_dataset, StreamedQuestions)
+        self.add_callback(StreamCallback(dealt_out(self.args)) if is_stream else EpochCallback())
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
@@ -103,6 +108,19 @@ class GemmaLisaTrainer(Trainer):
             SequentialSampler(dataset) if isinstance(dataset, MixtureQuestions) else super()._get_train_sampler(dataset)
         )
 
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, StreamedQuestions):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
@@ -119,6 +137,47 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+class StreamCallback(TrainerCallback, ExportableState):
+    """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
+
+    How it is dealt out is written into every checkpoint: dealt out in another way, it would begin elsewhere.
+    """
+
+    def __init__(self, dealt: dict[str, int]):
+        self.dealt = dealt
+
+    def state(self) -> dict[str, dict]:
+        return {"args": {"dealt": self.dealt}, "attributes": {}}
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise ValueError(f"All {state.max_steps} steps were trained; raise max_steps to go on.")
+        if args.ignore_data_skip:
+            return
+        before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
+        if changed := [
+            f"{name} {value}, not {before.get(name)}"
+            for name, value in dealt_out(args).items()
+            if before.get(name) != value
+        ]:
+            raise ValueError(
+                f"The stream was dealt out in another way: {'; '.join(changed)}. Go on as it began, or begin the data "
+                "anew with ignore_data_skip."
+            )
+        train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
+
+
+def dealt_out(args: TrainingArguments) -> dict[str, int]:
+    """What decides which rows of a stream come to which step."""
+    return {
+        "seed": args.seed,
+        "processes": args.world_size,
+        "dataloader_num_workers": args.dataloader_num_workers,
+        "per_device_train_batch_size": args.train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
 
 
 def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:

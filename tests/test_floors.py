@@ -37,6 +37,8 @@ FLOORS = {
     "modeling_gemma_lisa": 1,
     "pipeline_gemma_lisa": 1,
     "optimizers": 0,
+    "bases": 0,
+    "adapters": 1,
     "sam_checkpoint": 0,
     "records": 0,
     "collator": 1,
