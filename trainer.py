@@ -13,7 +13,9 @@ from .datasets_builder.questions import MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
+from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
+from .training_arguments import GemmaLisaTrainingArguments
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
@@ -31,6 +33,8 @@ class GemmaLisaTrainer(Trainer):
     A streamed mixture deals itself out to processes, and accelerate does not do it again.
 
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
+
+    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
@@ -87,6 +91,15 @@ class GemmaLisaTrainer(Trainer):
             self._seen_parts.clear()
             self._part_steps = 0
         super().log(logs, start_time)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
+        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+        return optimizer_class, options
 
     def _get_train_sampler(self, train_dataset=None):
         """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""
@@ -165,6 +178,11 @@ def dealt_out(args: TrainingArguments) -> dict[str, int]:
         "per_device_train_batch_size": args.train_batch_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
     }
+
+
+def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
+    """`parameter_groups` at the rates of the arguments."""
+    return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

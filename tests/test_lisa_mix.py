@@ -199,8 +199,8 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
         "48",
         "--num_train_epochs",
         "1",
-        "--gradient_accumulation_steps",
-        "4",
+        "--global_batch_size",
+        "8",
         "--logging_steps",
         "2",
     ]
