@@ -49,6 +49,7 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
+from gemma_lisa.parallel import check_processes, engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import TRAINING_RECORD, Record
@@ -161,17 +162,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
-    if training_args.n_gpu > 1:
-        raise UsageError(
-            f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
-            f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
-        )
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if training_args.world_size != started:
-        raise UsageError(
-            f"{started} processes were started, but {training_args.world_size} would train, each alone; without a GPU "
-            "for each add --use_cpu true."
-        )
+    check_processes(training_args)
     return model_args, data_args, training_args
 
 
@@ -403,7 +394,7 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
+            f"  {args.world_size} process(es), {engine_of(args)}, on {_device_name(args)}, weights in "
             f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
             f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
@@ -453,7 +444,9 @@ def main(arguments: list[str]) -> None:
     # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
     torch.set_flush_denormal(training_args.device.type == "cpu")
     compute_dtype = torch.bfloat16 if training_args.bf16 else torch.float32
-    model, processor = load_model(model_args, compute_dtype, training_args.device)
+    with whole_weights(training_args):
+        model, processor = load_model(model_args, compute_dtype, training_args.device)
+    hold_constants(model)
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)

@@ -29,6 +29,9 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "micro-batches a step, 1 by default; or give global_batch_size"}
     )
+    expected_processes: int | None = field(
+        default=None, metadata={"help": "refuse to train in fewer or more processes than so many, on all machines"}
+    )
     # The collator makes what forward takes, and dictionaries of rows hold no such column
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])

@@ -47,6 +47,7 @@ FLOORS = {
     "checkpoint": 2,
     "protocols": 2,
     "previews": 3,
+    "parallel": 3,
     "trainer": 3,
     "command_line": 1,
     "training_arguments": 2,
