@@ -74,6 +74,9 @@ class ModelArguments:
             "SAM's mask decoder and the language model, beside LoRA without the last"
         },
     )
+    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     adapter: str | None = field(
         default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
     )
@@ -87,9 +90,6 @@ class ModelArguments:
     use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
     load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
     load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
-    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
 
 
 @dataclass
@@ -203,6 +203,8 @@ def _check_model(model_args: ModelArguments) -> None:
     name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
     if not (starts_adapter or has_adapter):
         raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if model_args.load_in_8bit and model_args.use_dora:
+        raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
     if is_deepspeed_zero3_enabled():
         raise UsageError(
             f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
