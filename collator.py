@@ -43,6 +43,8 @@ class GemmaLisaCollator:
         self.learn_masks = learn_masks
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
+            return {}
         chats = [self._messages(chat, sample["image"]) for sample in samples for chat in sample["chats"]]
         encoded = iter(self.processor.encode_chats(chats))
         rows = [self._join(sample, [next(encoded) for _ in sample["chats"]]) for sample in samples]

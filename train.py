@@ -13,16 +13,17 @@ import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+import yaml
+from transformers import TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
-from yaml import YAMLError
 
 from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
@@ -44,18 +45,22 @@ from gemma_lisa.command_line import UsageError, run, write_whole
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.optimizers import build_muon
+from gemma_lisa.optimizers import build_muon, describe_groups
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import TRAINING_RECORD, Record
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 
 # Patterns of what is trained by default, without LoRA.
 TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
+# Parameters of a model, and rows of a step, that do not go together
+LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
@@ -98,9 +103,13 @@ class DataArguments:
 
     dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
+        default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "the mixture's sets are prepared rows and stay where they are; needs max_steps"},
+    )
     data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
@@ -126,23 +135,6 @@ class DataArguments:
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
 
 
-@dataclass
-class GemmaLisaTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with this model's defaults."""
-
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
-    )
-    # The collator makes what forward takes, and dictionaries of rows hold no such column
-    remove_unused_columns: bool = False
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
-    ddp_find_unused_parameters: bool | None = False
-    # A loss that is not finite must be seen
-    logging_nan_inf_filter: bool = False
-    report_to: None | str | list[str] = "none"
-
-
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
     """The recipe and the command line as dataclasses.
 
@@ -159,8 +151,9 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
-                setattr(data_args, name, _from_json(name, value))
-    except (ValueError, YAMLError) as error:
+                is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
+                setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
     _check_model(model_args)
     _check_data(data_args, training_args)
@@ -187,6 +180,14 @@ def _from_json(name: str, text: str) -> dict:
         return json.loads(text)
     except ValueError as error:
         raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+
+
+def _mixture_of(path: str) -> dict | None:
+    """The mixture of another recipe."""
+    try:
+        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
 def _check_model(model_args: ModelArguments) -> None:
@@ -229,13 +230,20 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
         raise UsageError("max_questions counts from 1 on.")
     if data_args.mixture is None:
         data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None:
-            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+        if data_args.epoch_length is not None or data_args.streaming:
+            raise UsageError("epoch_length and streaming are of a mixture; an epoch of one data set is all its rows.")
         return
     if data_args.dataset or data_args.dataset_options:
         raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
-    if not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1 or not data_args.mixture:
-        raise UsageError("mixture needs a group of data sets, and epoch_length, the number of samples in an epoch.")
+    if data_args.streaming:
+        if data_args.epoch_length is not None or training_args.max_steps < 1:
+            raise UsageError("streaming: a stream has no epochs; give max_steps, and no epoch_length.")
+        if "epoch" in (training_args.eval_strategy, training_args.save_strategy):
+            raise UsageError("streaming: a stream has no epochs; set eval_strategy and save_strategy to steps or no.")
+    elif not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1:
+        raise UsageError("mixture needs epoch_length, the number of samples in an epoch; or streaming.")
+    if not data_args.mixture:
+        raise UsageError("mixture needs a group of data sets.")
     if data_args.eval_dataset is None:
         raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
 
@@ -321,8 +329,8 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
 
 
 def load_questions(
-    data_args: DataArguments, seed: int, held_out: dict[int, str] | None
-) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
     """What is trained on, and what is evaluated on.
 
     Raises:
@@ -338,10 +346,14 @@ def load_questions(
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
-        asked = TrainingQuestions(rows, seed, data_args.max_questions, phrasing)
+        asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
     else:
-        parts = load_mixture(data_args.mixture, *place, held_out)
-        asked = MixtureQuestions(parts, seed, data_args.max_questions, data_args.epoch_length, phrasing)
+        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming)
+        if data_args.streaming:
+            readers = (args.process_index, args.world_size, args.dataloader_num_workers)
+            asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
+        else:
+            asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else None
@@ -355,15 +367,16 @@ def load_questions(
 
 
 def describe_data(
-    data_args: DataArguments, train_questions: TrainingQuestions | MixtureQuestions, eval_questions: EvaluationQuestions
+    data_args: DataArguments,
+    train_questions: TrainingQuestions | MixtureQuestions | StreamedQuestions,
+    eval_questions: EvaluationQuestions,
 ) -> list[str]:
     """What is trained and evaluated on, a line each."""
-    count = len(train_questions)
-    lines = [f"{data_args.dataset} {data_args.train_split}: {count:,} rows (images, each asked several questions)"]
-    if data_args.mixture is not None:
-        lines = [f"a mixture, {count:,} samples an epoch:"]
-        for part, share in zip(train_questions.parts, train_questions.counts.tolist(), strict=True):
-            lines.append(f"  {part.name:24s} {share / count:6.1%}, {share:,} samples of {len(part.rows):,} rows")
+    if data_args.mixture is None:
+        count = f"{len(train_questions):,} rows (images, each asked several questions)"
+        lines = [f"{data_args.dataset} {data_args.train_split}: {count}"]
+    else:
+        lines = train_questions.describe()
     name = data_args.eval_dataset or data_args.dataset
     return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
 
@@ -381,6 +394,12 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
         is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
         for is_trained, found in types.items()
     }  # what is held in a type of less than 1 % is not told
+    rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
+    if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
+        rates.append(
+            f"WARNING: {args.rows_a_step} rows a step are few for a model of this size. LISA's paper has 160, and "
+            "small steps are what its users failed with; raise global_batch_size, which costs no memory."
+        )
     return "\n".join(
         [
             *(f"  {line}" for line in data),
@@ -389,18 +408,28 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
             f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
+            f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
+            *(f"  {line}" for line in rates),
         ]
     )
 
 
+def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
+
+
 def _device_name(args: GemmaLisaTrainingArguments) -> str:
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
-
-
-def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 class RecordCallback(TrainerCallback):
@@ -430,7 +459,7 @@ def main(arguments: list[str]) -> None:
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
-        train_questions, eval_questions = load_questions(data_args, training_args.seed, held_out)
+        train_questions, eval_questions = load_questions(data_args, training_args, held_out)
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
@@ -439,7 +468,7 @@ def main(arguments: list[str]) -> None:
         arguments,
         training_args.resume_from_checkpoint,
         seed=training_args.seed,
-        rows_a_step=_rows_a_step(training_args),
+        rows_a_step=training_args.rows_a_step,
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,
@@ -451,15 +480,6 @@ def main(arguments: list[str]) -> None:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
         callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
-    optimizer = None
-    if training_args.muon_learning_rate is not None:
-        options = {
-            "muon_lr": training_args.muon_learning_rate,
-            "adamw_lr": training_args.learning_rate,
-            "weight_decay": training_args.weight_decay,
-            "betas": (training_args.adam_beta1, training_args.adam_beta2),
-        }
-        optimizer = (lambda: build_muon, options)  # Trainer calls a factory with the whole model
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
@@ -468,7 +488,7 @@ def main(arguments: list[str]) -> None:
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer,
+        optimizer_cls_and_kwargs=muon_of(training_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from .datasets_builder.questions import MixtureQuestions
+from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
+from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
+from .training_arguments import GemmaLisaTrainingArguments
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with four differences.
+    """Trainer with five differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -26,7 +30,11 @@ class GemmaLisaTrainer(Trainer):
 
     A mixture of data sets is gone through in its own order.
 
+    A streamed mixture deals itself out to processes, and accelerate does not do it again.
+
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
+
+    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
@@ -37,7 +45,8 @@ class GemmaLisaTrainer(Trainer):
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._seen_parts: set[str] = set()
         self._part_steps = 0
-        self.add_callback(EpochCallback())
+        is_stream = isinstance(self.train_dataset, StreamedQuestions)
+        self.add_callback(StreamCallback(dealt_out(self.args)) if is_stream else EpochCallback())
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
@@ -83,11 +92,33 @@ class GemmaLisaTrainer(Trainer):
             self._part_steps = 0
         super().log(logs, start_time)
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
+        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+        return optimizer_class, options
+
     def _get_train_sampler(self, train_dataset=None):
         """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         return (
             SequentialSampler(dataset) if isinstance(dataset, MixtureQuestions) else super()._get_train_sampler(dataset)
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, StreamedQuestions):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
     @torch.no_grad()
@@ -106,6 +137,52 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+class StreamCallback(TrainerCallback, ExportableState):
+    """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
+
+    How it is dealt out is written into every checkpoint: dealt out in another way, it would begin elsewhere.
+    """
+
+    def __init__(self, dealt: dict[str, int]):
+        self.dealt = dealt
+
+    def state(self) -> dict[str, dict]:
+        return {"args": {"dealt": self.dealt}, "attributes": {}}
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise ValueError(f"All {state.max_steps} steps were trained; raise max_steps to go on.")
+        if args.ignore_data_skip:
+            return
+        before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
+        if changed := [
+            f"{name} {value}, not {before.get(name)}"
+            for name, value in dealt_out(args).items()
+            if before.get(name) != value
+        ]:
+            raise ValueError(
+                f"The stream was dealt out in another way: {'; '.join(changed)}. Go on as it began, or begin the data "
+                "anew with ignore_data_skip."
+            )
+        train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
+
+
+def dealt_out(args: TrainingArguments) -> dict[str, int]:
+    """What decides which rows of a stream come to which step."""
+    return {
+        "seed": args.seed,
+        "processes": args.world_size,
+        "dataloader_num_workers": args.dataloader_num_workers,
+        "per_device_train_batch_size": args.train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+
+
+def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
+    """`parameter_groups` at the rates of the arguments."""
+    return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:
