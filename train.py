@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 from yaml import YAMLError
 
@@ -40,7 +39,7 @@ from gemma_lisa.adapters import (
 from gemma_lisa.bases import identify, is_adapter
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run, write_whole
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
@@ -50,7 +49,8 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, Record
+from gemma_lisa.records import Record, command_of
+from gemma_lisa.run_safety import begin, settings_of
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -138,6 +138,10 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
     )
+    fresh: bool = field(default=False, metadata={"help": "take the checkpoints from output_dir and begin anew"})
+    self_check: bool = field(
+        default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}
+    )
     # The collator makes what forward takes, and dictionaries of rows hold no such column
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
@@ -178,6 +182,10 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
             f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
         )
+    if training_args.fresh and training_args.resume_from_checkpoint:
+        raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
+    if training_args.save_only_model and training_args.save_strategy != "no":
+        raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
     started = int(os.environ.get("WORLD_SIZE", 1))
     if training_args.world_size != started:
         raise UsageError(
@@ -418,18 +426,6 @@ def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-class RecordCallback(TrainerCallback):
-    """Writes the record into every checkpoint that is saved on the way."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_whole(folder / TRAINING_RECORD, self.record.content(state))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
@@ -449,19 +445,32 @@ def main(arguments: list[str]) -> None:
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
+    settings = settings_of(
+        [model_args, data_args],
+        training_args,
+        weights=identify(model_args.adapter or model_args.model).fingerprint,
+        rows_a_step=_rows_a_step(training_args),
+        rows=data[:-1],  # the last is what is evaluated on
+    )
+    start = begin(training_args, settings, command_of(arguments))
+    for line in start.says:
+        logger.info("%s", line)
+    if start.is_finished:
+        return
     record = Record(
         model_args.adapter or model_args.model,
         arguments,
-        training_args.resume_from_checkpoint,
+        start.checkpoint,
         seed=training_args.seed,
         rows_a_step=_rows_a_step(training_args),
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,
+        settings=settings,
         allow_leakage=data_args.allow_leakage,
         held_out=sorted({split.rpartition("/")[0] for split in (held_out or {}).values()}),
     )
-    callbacks = [RecordCallback(record)]
+    callbacks = []
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
@@ -478,18 +487,17 @@ def main(arguments: list[str]) -> None:
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
-        data_collator=GemmaLisaCollator(processor, data_args.learn_masks),
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True),
         train_dataset=train_questions,
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer,
+        record=record,
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
-    trainer.save_state()
     if trainer.is_world_process_zero():
-        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record.content(trainer.state))
         print(f"saved {training_args.output_dir}", file=sys.stderr)
 
 

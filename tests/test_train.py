@@ -125,6 +125,8 @@ def test_the_programs_own_options_are_these():
         "preview_samples",
         "max_new_tokens",
         "muon_learning_rate",
+        "fresh",
+        "self_check",
     }
 
 
@@ -135,7 +137,7 @@ def test_defaults_that_differ_from_transformers_are_these():
     assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
     assert ours.report_to == []
     changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
-    changed |= {"report_to", "muon_learning_rate"}
+    changed |= {"report_to", "muon_learning_rate", "fresh", "self_check"}
     assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
 
 
