@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,6 +51,7 @@ from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
 from gemma_lisa.run_safety import begin, settings_of
+from gemma_lisa.self_check import self_check
 from gemma_lisa.trainer import GemmaLisaTrainer
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -495,6 +496,14 @@ def main(arguments: list[str]) -> None:
         optimizer_cls_and_kwargs=optimizer,
         record=record,
     )
+    if training_args.self_check:
+        self_check(
+            trainer,
+            lambda folder: load_model(
+                replace(model_args, model=str(folder), adapter=None), compute_dtype, training_args.device
+            )[0],
+        )
+        logger.info("self-check passed")
     trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
