@@ -13,15 +13,16 @@ import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from transformers import TrainingArguments, set_seed
+import yaml
+from transformers import set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import TrlParser
-from yaml import YAMLError
 
 from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
@@ -46,18 +47,21 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQu
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.optimizers import build_muon
+from gemma_lisa.optimizers import build_muon, describe_groups
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
 from gemma_lisa.run_safety import begin, settings_of
 from gemma_lisa.self_check import self_check
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 
 # Patterns of what is trained by default, without LoRA.
 TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
+# Parameters of a model, and rows of a step, that do not go together
+LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
@@ -76,6 +80,9 @@ class ModelArguments:
             "SAM's mask decoder and the language model, beside LoRA without the last"
         },
     )
+    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     adapter: str | None = field(
         default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
     )
@@ -89,9 +96,6 @@ class ModelArguments:
     use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
     load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
     load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
-    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
 
 
 @dataclass
@@ -100,7 +104,7 @@ class DataArguments:
 
     dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
+        default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
     streaming: bool = field(
@@ -132,27 +136,6 @@ class DataArguments:
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
 
 
-@dataclass
-class GemmaLisaTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with this model's defaults."""
-
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
-    )
-    fresh: bool = field(default=False, metadata={"help": "take the checkpoints from output_dir and begin anew"})
-    self_check: bool = field(
-        default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}
-    )
-    # The collator makes what forward takes, and dictionaries of rows hold no such column
-    remove_unused_columns: bool = False
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
-    ddp_find_unused_parameters: bool | None = False
-    # A loss that is not finite must be seen
-    logging_nan_inf_filter: bool = False
-    report_to: None | str | list[str] = "none"
-
-
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
     """The recipe and the command line as dataclasses.
 
@@ -169,8 +152,9 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
-                setattr(data_args, name, _from_json(name, value))
-    except (ValueError, YAMLError) as error:
+                is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
+                setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
     _check_model(model_args)
     _check_data(data_args, training_args)
@@ -203,6 +187,14 @@ def _from_json(name: str, text: str) -> dict:
         raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
 
 
+def _mixture_of(path: str) -> dict | None:
+    """The mixture of another recipe."""
+    try:
+        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
+
+
 def _check_model(model_args: ModelArguments) -> None:
     """Refuse model arguments that do not go together."""
     starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
@@ -217,6 +209,8 @@ def _check_model(model_args: ModelArguments) -> None:
     name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
     if not (starts_adapter or has_adapter):
         raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if model_args.load_in_8bit and model_args.use_dora:
+        raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
     if is_deepspeed_zero3_enabled():
         raise UsageError(
             f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
@@ -405,6 +399,12 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
         is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
         for is_trained, found in types.items()
     }  # what is held in a type of less than 1 % is not told
+    rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
+    if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
+        rates.append(
+            f"WARNING: {args.rows_a_step} rows a step are few for a model of this size. LISA's paper has 160, and "
+            "small steps are what its users failed with; raise global_batch_size, which costs no memory."
+        )
     return "\n".join(
         [
             *(f"  {line}" for line in data),
@@ -413,18 +413,28 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
             f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
+            f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
+            *(f"  {line}" for line in rates),
         ]
     )
 
 
+def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
+
+
 def _device_name(args: GemmaLisaTrainingArguments) -> str:
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
-
-
-def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -450,7 +460,7 @@ def main(arguments: list[str]) -> None:
         [model_args, data_args],
         training_args,
         weights=identify(model_args.adapter or model_args.model).fingerprint,
-        rows_a_step=_rows_a_step(training_args),
+        rows_a_step=training_args.rows_a_step,
         rows=data[:-1],  # the last is what is evaluated on
     )
     start = begin(training_args, settings, command_of(arguments))
@@ -463,7 +473,7 @@ def main(arguments: list[str]) -> None:
         arguments,
         start.checkpoint,
         seed=training_args.seed,
-        rows_a_step=_rows_a_step(training_args),
+        rows_a_step=training_args.rows_a_step,
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,
@@ -476,15 +486,6 @@ def main(arguments: list[str]) -> None:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
         callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
-    optimizer = None
-    if training_args.muon_learning_rate is not None:
-        options = {
-            "muon_lr": training_args.muon_learning_rate,
-            "adamw_lr": training_args.learning_rate,
-            "weight_decay": training_args.weight_decay,
-            "betas": (training_args.adam_beta1, training_args.adam_beta2),
-        }
-        optimizer = (lambda: build_muon, options)  # Trainer calls a factory with the whole model
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
@@ -493,7 +494,7 @@ def main(arguments: list[str]) -> None:
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer,
+        optimizer_cls_and_kwargs=muon_of(training_args),
         record=record,
     )
     if training_args.self_check:

@@ -22,6 +22,7 @@ from .datasets_builder.questions import MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
+from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
 from .records import TRAINING_RECORD, Record
 from .run_folder import (
@@ -34,12 +35,13 @@ from .run_folder import (
     remove_folder,
     rotate,
 )
+from .training_arguments import GemmaLisaTrainingArguments
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with seven differences.
+    """Trainer with eight differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -51,6 +53,8 @@ class GemmaLisaTrainer(Trainer):
     A streamed mixture deals itself out to processes, and accelerate does not do it again.
 
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
+
+    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
 
     What is saved is written aside and appears when it is whole (`run_folder`), with the run's record in it.
 
@@ -123,6 +127,15 @@ class GemmaLisaTrainer(Trainer):
             self._seen_parts.clear()
             self._part_steps = 0
         super().log(logs, start_time)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
+        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+        return optimizer_class, options
 
     def _get_grad_norm(self, model, grad_norm=None):
         """As Trainer, which asks for it before every step of the optimizer: the last moment to stop."""
@@ -313,6 +326,11 @@ def _shown(value: float | None) -> float | str | None:
 def _is_finite(batch: dict[str, Any]) -> bool:
     """Whether no loss of a micro-batch of `nonfinite.json` is a word."""
     return not any(isinstance(batch.get(name), str) for name in ("loss", *LOSS_PARTS))
+
+
+def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
+    """`parameter_groups` at the rates of the arguments."""
+    return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

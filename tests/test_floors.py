@@ -52,6 +52,7 @@ FLOORS = {
     "self_check": 3,
     "trainer": 3,
     "command_line": 0,
+    "training_arguments": 2,
     "train": 4,
     "eval": 4,
     "predict": 4,
