@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from gemma_lisa.run_safety import choose_start, differences
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
-STEPS, SAVE_STEPS, KEPT = 120, 2, 2
+STEPS, SAVE_STEPS, KEPT = 60, 2, 2
 SETTINGS = {"learning_rate": 0.1, "weights": "abc", "max_steps": 4, "num_train_epochs": 3.0}
 
 
@@ -163,6 +164,14 @@ def test_fresh_and_a_checkpoint_do_not_go_together(tmp_path):
 # --- killed at any moment --------------------------------------------------------------------------------------------
 def start_run(arguments: list[str], log: Path) -> int:
     """A process that runs train.py's main, as if it had been started anew; its id."""
+    return fork(lambda: train.main(arguments), log)
+
+
+def fork(function: Callable[[], None], log: Path) -> int:
+    """A process that calls a function, and its id.
+
+    All is done in such processes: tqdm's lock, once made, would be shared by all of them, and a killed one may hold it.
+    """
     child = os.fork()
     if child:
         return child
@@ -171,7 +180,7 @@ def start_run(arguments: list[str], log: Path) -> int:
         os.dup2(file.fileno(), 2)
     status = 1
     try:
-        train.main(arguments)
+        function()
         status = 0
     finally:
         sys.stderr.flush()
@@ -239,11 +248,15 @@ def kill_and_go_on(folder: Path, arguments: list[str], seconds: float) -> dict:
     return report
 
 
+def write_start(folder: Path) -> None:
+    model, processor = build_tiny(image_size=32)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    model, processor = build_tiny(image_size=32)
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    os.waitpid(fork(lambda: write_start(folder / "start"), folder / "start.log"), 0)
     recipe = {
         "model": str(folder / "start"),
         "dataset_options": {"image_size": 32, "train_rows": 6, "validation_rows": 1, "test_rows": 1},
