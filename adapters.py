@@ -1,7 +1,9 @@
 """LoRA on Gemma's text model, with the row of `[SEG]` and a few modules trained whole beside it."""
 
 import fnmatch
+import logging
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +37,11 @@ class AdaptedGemmaLisa(PeftModel):
     """A Gemma-LISA with an adapter, whose every saved folder says which base it belongs to (`bases`)."""
 
     base: Base | None = None
+
+    def __init__(self, *args, **kwargs):
+        with warnings.catch_warnings():  # PEFT asks for a name that transformers is about to drop
+            warnings.simplefilter("ignore", FutureWarning)
+            super().__init__(*args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
         """As PEFT, never with the embedding matrix: one row of it is trained, and saved as such."""
@@ -197,6 +204,8 @@ def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesC
     if load_in_4bit and load_in_8bit:
         raise ValueError("load_in_4bit and load_in_8bit: choose one of them.")
     if load_in_8bit:
+        # It says for every layer and call that int8 products go through fp16: of normed states, which fit
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
     if not load_in_4bit:
         return None

@@ -53,6 +53,11 @@ def read_stages(folder: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
 
 
+def command_of(arguments: list[str]) -> str:
+    """The command of a run, as its record tells it."""
+    return shlex.join(["train.py", *arguments])
+
+
 class Record:
     """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
 
@@ -64,7 +69,7 @@ class Record:
     """
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
-        command = {"command": shlex.join(["train.py", *arguments])}
+        command = {"command": command_of(arguments)}
         self.stages, self.stage = read_stages(model), {**command, **circumstances(), **facts}
         self.stage |= dict.fromkeys(CLOCKS, 0.0)
         if resumed_from and (before := read_stages(resumed_from)):

@@ -14,15 +14,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import TrlParser
 
 from gemma_lisa.adapters import (
@@ -41,7 +40,7 @@ from gemma_lisa.adapters import (
 from gemma_lisa.bases import identify, is_adapter
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run, write_whole
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
@@ -51,7 +50,9 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, Record
+from gemma_lisa.records import Record, command_of
+from gemma_lisa.run_safety import begin, settings_of
+from gemma_lisa.self_check import self_check
 from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
@@ -79,6 +80,9 @@ class ModelArguments:
             "SAM's mask decoder and the language model, beside LoRA without the last"
         },
     )
+    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     adapter: str | None = field(
         default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
     )
@@ -92,9 +96,6 @@ class ModelArguments:
     use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
     load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
     load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
-    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
 
 
 @dataclass
@@ -166,6 +167,10 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
             f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
         )
+    if training_args.fresh and training_args.resume_from_checkpoint:
+        raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
+    if training_args.save_only_model and training_args.save_strategy != "no":
+        raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
     started = int(os.environ.get("WORLD_SIZE", 1))
     if training_args.world_size != started:
         raise UsageError(
@@ -204,6 +209,8 @@ def _check_model(model_args: ModelArguments) -> None:
     name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
     if not (starts_adapter or has_adapter):
         raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if model_args.load_in_8bit and model_args.use_dora:
+        raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
     if is_deepspeed_zero3_enabled():
         raise UsageError(
             f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
@@ -430,18 +437,6 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
 
 
-class RecordCallback(TrainerCallback):
-    """Writes the record into every checkpoint that is saved on the way."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_whole(folder / TRAINING_RECORD, self.record.content(state))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
@@ -461,19 +456,32 @@ def main(arguments: list[str]) -> None:
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
+    settings = settings_of(
+        [model_args, data_args],
+        training_args,
+        weights=identify(model_args.adapter or model_args.model).fingerprint,
+        rows_a_step=training_args.rows_a_step,
+        rows=data[:-1],  # the last is what is evaluated on
+    )
+    start = begin(training_args, settings, command_of(arguments))
+    for line in start.says:
+        logger.info("%s", line)
+    if start.is_finished:
+        return
     record = Record(
         model_args.adapter or model_args.model,
         arguments,
-        training_args.resume_from_checkpoint,
+        start.checkpoint,
         seed=training_args.seed,
         rows_a_step=training_args.rows_a_step,
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,
+        settings=settings,
         allow_leakage=data_args.allow_leakage,
         held_out=sorted({split.rpartition("/")[0] for split in (held_out or {}).values()}),
     )
-    callbacks = [RecordCallback(record)]
+    callbacks = []
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
@@ -481,18 +489,25 @@ def main(arguments: list[str]) -> None:
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
-        data_collator=GemmaLisaCollator(processor, data_args.learn_masks),
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True),
         train_dataset=train_questions,
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=muon_of(training_args),
+        record=record,
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if training_args.self_check:
+        self_check(
+            trainer,
+            lambda folder: load_model(
+                replace(model_args, model=str(folder), adapter=None), compute_dtype, training_args.device
+            )[0],
+        )
+        logger.info("self-check passed")
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
-    trainer.save_state()
     if trainer.is_world_process_zero():
-        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record.content(trainer.state))
         print(f"saved {training_args.output_dir}", file=sys.stderr)
 
 

@@ -29,6 +29,10 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "micro-batches a step, 1 by default; or give global_batch_size"}
     )
+    fresh: bool = field(default=False, metadata={"help": "take the checkpoints from output_dir and begin anew"})
+    self_check: bool = field(
+        default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}
+    )
     # The collator makes what forward takes, and dictionaries of rows hold no such column
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])

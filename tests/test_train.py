@@ -109,6 +109,8 @@ def test_the_programs_own_options_are_these():
         "preview_samples",
         "max_new_tokens",
         "muon_learning_rate",
+        "fresh",
+        "self_check",
         "lora_learning_rate",
         "bridge_learning_rate",
         "decoder_learning_rate",
@@ -125,6 +127,7 @@ def test_defaults_that_differ_from_transformers_are_these():
     changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
     changed |= {"report_to", "muon_learning_rate", "global_batch_size", "gradient_accumulation_steps"}
     changed |= {"lora_learning_rate", "bridge_learning_rate", "decoder_learning_rate"}
+    changed |= {"fresh", "self_check"}
     assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
 
 
