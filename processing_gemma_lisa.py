@@ -6,6 +6,7 @@ Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one ima
 import re
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -220,24 +221,32 @@ class GemmaLisaProcessor(Gemma3Processor):
         Raises:
             ValueError: an image that `load_rgb` refuses.
         """
-        size, side = self.image_processor.size, self.sam_image_processor.size["longest_edge"]
-        for_gemma, for_sam, original_sizes = [], [], []
-        # one at a time, and resized here as the stock processors do: these hold all images at their full size twice
-        for image in images:
+        size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
+        side = self.sam_image_processor.size["longest_edge"]
+        # The stock processors need several arrays of doubles for a picture; here each value is looked up among the 256
+        # that they make, and written where it stays.
+        gemma_values, sam_values = _float_values(self.image_processor), _float_values(self.sam_image_processor)
+        for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.float32)
+        for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.float32)
+        original_sizes, reshaped_sizes = [], []
+        for index, image in enumerate(images):
             rgb = load_rgb(image)
-            original_sizes.append((rgb.height, rgb.width))
-            for_gemma.append(rgb.resize((size["width"], size["height"]), self.image_processor.resample))
+            gemma_rgb = rgb.resize((size["width"], size["height"]), self.image_processor.resample)
+            _write_values(gemma_rgb, gemma_values, for_gemma[index])
             if with_sam:
-                for_sam.append(rgb.resize(_sam_size(rgb, side), self.sam_image_processor.resample))
-        gemma = self.image_processor(for_gemma, return_tensors="pt")
+                width, height = _sam_size(rgb, side)
+                sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
+                _write_values(sam_rgb, sam_values, for_sam[index, :, :height, :width])
+                original_sizes.append((rgb.height, rgb.width))
+                reshaped_sizes.append((height, width))
+        pixel_values = torch.from_numpy(for_gemma)
         if not with_sam:
-            return {"pixel_values": gemma["pixel_values"]}
-        sam = self.sam_image_processor(for_sam, return_tensors="pt")
+            return {"pixel_values": pixel_values}
         return {
-            "pixel_values": gemma["pixel_values"],
-            "sam_pixel_values": sam["pixel_values"],
+            "pixel_values": pixel_values,
+            "sam_pixel_values": torch.from_numpy(for_sam),
             "original_sizes": torch.tensor(original_sizes),
-            "reshaped_input_sizes": torch.as_tensor(sam["reshaped_input_sizes"]),
+            "reshaped_input_sizes": torch.tensor(reshaped_sizes),
         }
 
     def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
@@ -413,6 +422,22 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     """(width, height) in pixels that SAM's resizing gives an image; no side less than 1, where the stock one has 0."""
     scale = longest_edge / max(image.size)
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
+
+
+def _float_values(image_processor) -> np.ndarray:
+    """What a stock image processor makes of the values 0 to 255 in each channel: (3, 256) float32."""
+    values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    if image_processor.do_rescale:
+        values = image_processor.rescale(values, image_processor.rescale_factor)
+    if image_processor.do_normalize:
+        values = image_processor.normalize(values, image_processor.image_mean, image_processor.image_std)
+    return np.ascontiguousarray(values[:, 0], dtype=np.float32)
+
+
+def _write_values(rgb: Image.Image, values: np.ndarray, target: np.ndarray) -> None:
+    """The picture's pixels through the table (3, 256) into target (3, H, W), of the picture's size."""
+    for band, of_band, plane in zip(rgb.split(), values, target, strict=True):
+        np.take(of_band, np.asarray(band), out=plane, mode="clip")  # "raise" would write to a buffer first
 
 
 def _images_of(messages: list[dict]) -> list[Any]:
