@@ -207,8 +207,11 @@ class GemmaLisaProcessor(Gemma3Processor):
         )
         chats = []
         for text, spans in zip(texts, spoken_spans, strict=True):
-            ids, offsets = self._tokenize(text)
-            spoken = [int(any(start < b and a < end for a, b in spans)) for start, end in offsets]
+            ids, spoken = [], []
+            for token, (start, end) in zip(*self._tokenize(text), strict=True):
+                times = self.image_seq_length if token == self.tokenizer.image_token_id else 1
+                ids += [token] * times
+                spoken += [int(any(start < b and a < end for a, b in spans))] * times
             chats.append((ids, spoken))
         return chats
 
@@ -379,8 +382,11 @@ class GemmaLisaProcessor(Gemma3Processor):
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a rendered conversation, and the (start, end) of each token in it, in characters.
 
-        All tokens of an image lie where its `<start_of_image>` stands; what was typed is cut out and read as text.
+        All tokens of an image lie where its `<start_of_image>` stands, and its soft token is there once for all; what
+        was typed is cut out and read as text.
         """
+        soft = self.tokenizer.image_token
+        shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         position = 0
@@ -390,8 +396,8 @@ class GemmaLisaProcessor(Gemma3Processor):
                 ids += found
                 offsets += [(position, position + len(piece))] * len(found)
             else:
-                expanded = piece.replace(self.boi_token, self.full_image_sequence)
-                start = expanded.find(self.full_image_sequence)
+                expanded = piece.replace(self.boi_token, shown)
+                start = expanded.find(shown)
                 gained = len(expanded) - len(piece)
                 found = self.tokenizer(
                     expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
