@@ -32,9 +32,9 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
 	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE)
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
-		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
+		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES))) --fresh true
 	$(LAUNCH) train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) \
-		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
+		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES))) --fresh true
 	.venv/bin/python eval.py --model $(DEMO) --dataset shapes --split test --rows 300 --output $(DEMO)/results.json
 	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
 	@echo "Look at $(DEMO)/preview.png, and ask it yourself:"
@@ -45,15 +45,17 @@ SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_row
 # Held-out scenes alone: nothing is drawn that is not asked about
 HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": 300}'
 
-example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hours on two cores (EXAMPLE=outputs/example)
+example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hours and more on two cores (EXAMPLE=outputs/example)
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED)
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE)/long \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/long --output_dir $(EXAMPLE) \
+	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/long --output_dir $(EXAMPLE)/longer \
 		--max_steps 1000 --learning_rate 6.0e-4 --muon_learning_rate 0.006 --eval_steps 500 \
 		--seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((16 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_easy_first.yaml --model $(EXAMPLE)/longer --output_dir $(EXAMPLE) \
+		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 

@@ -1,4 +1,4 @@
-"""Open a Gemma-LISA checkpoint whole, or say in one line why not."""
+"""Open a Gemma-LISA checkpoint whole, an adapter on its base too, or say in one line why not."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
+from .adapters import AdaptedGemmaLisa, attach_adapter, check_quantized, merge_adapter, quantization_config
+from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
@@ -21,17 +23,77 @@ AutoProcessor.register(GemmaLisaConfig, GemmaLisaProcessor)
 
 
 def load_checkpoint(
-    path: str | Path, dtype: torch.dtype | str = "auto"
-) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """Model (in evaluation mode) and processor of a folder or a Hub name.
+    path: str | Path,
+    dtype: torch.dtype | str = "auto",
+    adapter: str | Path | None = None,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    device: torch.device | None = None,
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """Model (in evaluation mode) and processor, for use.
+
+    Args:
+        path: folder or Hub name of a checkpoint; or folder of an adapter, whose base is opened below it.
+        dtype: of the weights; "auto": as they are saved.
+        adapter: folder of an adapter whose base is `path`, wherever that was when it was trained.
+        load_in_4bit, load_in_8bit: quantise the text model; an adapter then stays beside it, else it is merged.
+        device: where to; by default the CPU, or a GPU for quantised weights if there is one.
 
     Raises:
-        ValueError: no such folder or name; not a Gemma-LISA checkpoint; weights that are missing or left over.
+        ValueError: no such folder or name; not a Gemma-LISA checkpoint; weights that are missing or left over; an
+            adapter of another base.
     """
+    model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
+    if isinstance(model, AdaptedGemmaLisa) and not (load_in_4bit or load_in_8bit):
+        model = merge_adapter(model, model.dtype)
+    if device is not None and not (load_in_4bit or load_in_8bit):
+        model.to(device)
+    return model.eval(), processor
+
+
+def open_checkpoint(
+    path: str | Path,
+    dtype: torch.dtype | str = "auto",
+    adapter: str | Path | None = None,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    device: torch.device | None = None,
+    is_trainable: bool = False,
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """As `load_checkpoint`, but the adapter, if there is one, is not merged; `is_trainable`: it is to be trained on.
+
+    `device` is where quantised weights are put; others are left on the CPU.
+    """
+    if adapter is None and not is_adapter(path):
+        return _load_whole(path, dtype, None, load_in_4bit, load_in_8bit, device)
+    revision = None
+    if adapter is None:
+        adapter, recorded = path, read_base(path)
+        path, revision = recorded.name, recorded.revision
+        if revision is None and not Path(path).is_dir():
+            raise ValueError(
+                f"{adapter}: an adapter, whose base {path} is not there any more; where it is now, say "
+                f"--model BASE --adapter {adapter}."
+            )
+    elif not is_adapter(adapter):
+        raise ValueError(f"{adapter}: no adapter, it holds no {ADAPTER_CONFIG}.")
+    model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)
+    return attach_adapter(model, adapter, identify(path, revision), is_trainable), processor
+
+
+def _load_whole(
+    path: str | Path,
+    dtype: torch.dtype | str,
+    revision: str | None,
+    load_in_4bit: bool,
+    load_in_8bit: bool,
+    device: torch.device | None,
+) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
+    """The checkpoint itself; see `load_checkpoint`."""
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"{path}: no checkpoint, it holds no config.json.")
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if Path(path).exists():
             raise ValueError(f"{path}: its config.json cannot be used: {error}") from error
@@ -43,11 +105,16 @@ def load_checkpoint(
         )
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
         raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
+    options = {}
+    if (quantization := quantization_config(load_in_4bit, load_in_8bit)) is not None:
+        options = {"quantization_config": quantization, "device_map": None if device is None else {"": device}}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
     try:
-        processor = GemmaLisaProcessor.from_pretrained(path, trust_remote_code=False)
-        model, info = GemmaLisaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        processor = GemmaLisaProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+        model, info = GemmaLisaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, revision=revision, **options
+        )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path}: its files cannot be read: {error}") from error
     finally:
@@ -64,4 +131,6 @@ def load_checkpoint(
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
+    if options:
+        check_quantized(model)
     return model.eval(), processor

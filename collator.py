@@ -28,21 +28,25 @@ class GemmaLisaCollator:
     Args:
         processor: tokens and pixels.
         learn_masks: False leaves out SAM's images and the masks: a stage that learns words only.
+        with_sources: name the rows, for a trainer that takes the names out again.
 
     Returns (when called):
         input_ids, attention_mask, token_type_ids, labels, question_ids: (B, L) int64; where there are images also
         pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes and mask_labels, shapes as in `forward`;
-        sample_ids: (B,) int64, where the samples bring their index (evaluation).
+        sample_ids: (B,) int64, where the samples bring their index (evaluation); sources: B str, if asked for.
 
     Raises:
         ValueError: an answer whose `[SEG]` tokens are not as many as its masks, with the row's source.
     """
 
-    def __init__(self, processor: GemmaLisaProcessor, learn_masks: bool = True):
+    def __init__(self, processor: GemmaLisaProcessor, learn_masks: bool = True, with_sources: bool = False):
         self.processor = processor
         self.learn_masks = learn_masks
+        self.with_sources = with_sources
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
+            return {}
         chats = [self._messages(chat, sample["image"]) for sample in samples for chat in sample["chats"]]
         encoded = iter(self.processor.encode_chats(chats))
         rows = [self._join(sample, [next(encoded) for _ in sample["chats"]]) for sample in samples]
@@ -61,6 +65,8 @@ class GemmaLisaCollator:
             ]
         if "index" in samples[0]:
             batch["sample_ids"] = torch.tensor([sample["index"] for sample in samples])
+        if self.with_sources:
+            batch["sources"] = [sample["source"] for sample in samples]
         return batch
 
     def _messages(self, chat: Chat, image) -> list[dict]:

@@ -26,6 +26,14 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(f"{message}; --help lists what there is.")
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options of programs that open a checkpoint beside --model: adapter, precision, device."""
+    parser.add_argument("--adapter", help="folder of an adapter whose base --model names, where that has moved")
+    parser.add_argument("--load_in_4bit", action="store_true", help="quantise the language model to nf4")
+    parser.add_argument("--load_in_8bit", action="store_true", help="quantise the language model to int8")
+    parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     if not text.isdecimal() or int(text) == 0:

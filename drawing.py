@@ -98,15 +98,19 @@ def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Ima
     """A sheet of data, with one card per sample: the image, and its masks; under them question and answer.
 
     Args:
-        samples: dicts of `image` (PIL), `question`, `masks` (K, H, W) uint8 of 0, 1, 255 (drawn hatched) and `answer`.
+        samples: dicts of `image` (PIL), `question`, `masks` (K, H, W) uint8 of 0, 1, 255 (drawn hatched), or none
+            where the question asks for no mask, and `answer`.
         columns: Cards beside each other.
     """
     cards = []
     for sample in samples:
-        image, masks = sample["image"].convert("RGB"), np.asarray(sample["masks"])
+        image = sample["image"].convert("RGB")
         plain, size = _panel(image)
-        ignored = (masks == IGNORE_VALUE).any(axis=0) if len(masks) else np.zeros(image.size[::-1], dtype=bool)
-        shown = _painted(plain, _checked_masks(masks == 1, image), ignored, "not there")
+        shown = plain
+        if sample["masks"] is not None:
+            masks = np.asarray(sample["masks"])
+            ignored = (masks == IGNORE_VALUE).any(axis=0) if len(masks) else np.zeros(image.size[::-1], dtype=bool)
+            shown = _painted(plain, _checked_masks(masks == 1, image), ignored, "not there")
         caption = _caption([(sample["question"], INK, True), (sample["answer"], GREY, False)], _width(2), SHEET_FONT)
         cards.append(_joined([plain, shown], size, caption))
     return _sheet(cards, columns, ("image", "masks"))

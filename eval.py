@@ -19,6 +19,7 @@ from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
+    add_model_options,
     choose_device,
     json_object,
     positive,
@@ -27,7 +28,7 @@ from gemma_lisa.command_line import (
 )
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.metrics import summarize
+from gemma_lisa.metrics import intervals, summarize
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
@@ -38,7 +39,9 @@ from gemma_lisa.records import circumstances, leakage_of
 # ---------------------------------------------------------------------------------------------------------------------
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint")
+    parser.add_argument(
+        "--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"
+    )
     parser.add_argument("--dataset", required=True, help="as in shapes or shapes/easy")
     parser.add_argument("--data_dir", help="folder of the data set's original files")
     parser.add_argument("--dataset_options", type=json_object, help="options of its builder, as JSON")
@@ -49,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=positive, default=16, help="questions at once")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--pictures", type=int, default=8, help="questions on each of the two sheets; 0 = none")
-    parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
+    add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: a file that ends in .json is needed.")
@@ -93,15 +96,18 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
     kinds = sorted({answer.kind for answer in answers if answer.kind})
     return {
         "scores": scores,
+        "intervals": intervals(answer.result for answer in asked),
         "by_kind": {kind: score([a for a in asked if a.kind == kind], args.protocol) for kind in kinds},
         "protocol": args.protocol,
         "model": str(args.model),
+        "adapter": args.adapter,
+        "weights": "nf4" if args.load_in_4bit else "int8" if args.load_in_8bit else None,
         "dataset": args.dataset,
         "dataset_options": args.dataset_options or {},
         "split": args.split,
         "rows": args.rows,
         "max_new_tokens": args.max_new_tokens,
-        "leakage": leakage_of(args.model),
+        "leakage": leakage_of(args.adapter or args.model),
         **circumstances(),
         "seconds": round(seconds, 1),
     }
@@ -139,8 +145,13 @@ def main(arguments: list[str]) -> None:
     questions = EvaluationQuestions(rows, with_conversations=args.protocol == "generate")
     if len(questions) == 0:
         raise ValueError(f"{args.dataset} {args.split} asks nothing under the protocol {args.protocol}.")
-    model, processor = load_checkpoint(args.model)
-    model.to(choose_device(args.device))
+    model, processor = load_checkpoint(
+        args.model,
+        adapter=args.adapter,
+        load_in_4bit=args.load_in_4bit,
+        load_in_8bit=args.load_in_8bit,
+        device=choose_device(args.device),
+    )
     print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
 
     start = time.perf_counter()
@@ -158,7 +169,12 @@ def main(arguments: list[str]) -> None:
             sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
             write_whole(Path(f"{stem}.{name}.png"), sheet)
     for name, value in results["scores"].items():
-        print(f"  {name:16s} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}")
+        low, high = results["intervals"].get(name) or (None, None)
+        spread = "" if value is None or low is None else f"   95 % of such draws of rows: {low:.4f} to {high:.4f}"
+        print(
+            f"  {name:16s} "
+            f"{'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}{spread}"
+        )
     for kind, scores in results["by_kind"].items():
         measured = (f"{name} {scores[name]:.4f}" for name in ("gIoU", "N-acc", "T-acc") if scores[name] is not None)
         print(f"  {kind:16s} {', '.join(measured)} over {scores['count']:,}")

@@ -113,22 +113,50 @@ def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
     """
     if counts.ndim != 2 or counts.shape[1] != NUM_COUNTS:
         raise ValueError(f"counts are {counts.shape}; (N, {NUM_COUNTS}) is needed, columns as in QueryResult.numbers.")
+    num_targets, num_predictions, complete = counts.T[2:]
+    scores = {name: _ratio(of[over > 0].sum(), over.sum()) for name, (of, over) in _ratios(counts).items()}
+    return scores | {
+        "count": len(counts),
+        "count_target": int((num_targets > 0).sum()),
+        "count_no_target": int((num_targets == 0).sum()),
+        "count_plural": int((num_targets > 1).sum()),
+        "cut_off": int(((num_predictions == 0) & (complete == 0)).sum()),
+    }
+
+
+def intervals(results: Iterable[QueryResult], resamples: int = 2000, seed: int = 0) -> dict[str, list[float] | None]:
+    """For each score of `summarize` [low, high], between which 95 of 100 other draws of as many rows would have it.
+
+    Bootstrap over rows (`source`), not over queries, since the queries of one image succeed and fail together.
+    """
+    results = list(results)
+    if not results:
+        return {}
+    _, row_of = np.unique([result.source for result in results], return_inverse=True)  # (N,)
+    num_rows = row_of.max() + 1
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=resamples)  # (R, rows)
+    found = {}
+    for name, (of, over) in _ratios(np.array([result.numbers for result in results], dtype=np.int64)).items():
+        totals = drawn @ np.stack([np.bincount(row_of, weights=part) for part in (of, over)], axis=1)  # (R, 2)
+        totals = totals[totals[:, 1] > 0]
+        found[name] = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5]).tolist() if len(totals) else None
+    return found
+
+
+def _ratios(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What each score sums up over what, of each of N queries (N,); counts as in `summarize_counts`."""
     intersections, unions, num_targets, num_predictions, complete = counts.T
     has_target, plural = num_targets > 0, num_targets > 1
     answered, ended = num_predictions > 0, complete > 0
     ious = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
     return {
-        "gIoU": _ratio(ious[has_target].sum(), has_target.sum()),
-        "gIoU_all": _ratio(ious.sum(), len(counts)),
-        "gIoU_plural": _ratio(ious[plural].sum(), plural.sum()),
-        "cIoU": _ratio(intersections.sum(), unions.sum()),
-        "N-acc": _ratio((~has_target & ~answered & ended).sum(), (~has_target).sum()),
-        "T-acc": _ratio((has_target & answered).sum(), has_target.sum()),
-        "count": len(counts),
-        "count_target": int(has_target.sum()),
-        "count_no_target": int((~has_target).sum()),
-        "count_plural": int(plural.sum()),
-        "cut_off": int((~answered & ~ended).sum()),
+        "gIoU": (ious * has_target, has_target),
+        "gIoU_all": (ious, np.ones(len(counts))),
+        "gIoU_plural": (ious * plural, plural),
+        "cIoU": (intersections, unions),
+        "N-acc": (~has_target & ~answered & ended, ~has_target),
+        "T-acc": (has_target & answered, has_target),
     }
 
 

@@ -85,6 +85,10 @@ class SegProjector(nn.Sequential):
     def __init__(self, hidden_size: int, prompt_size: int):
         super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self[0].weight.dtype
+
 
 class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
     """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`."""
@@ -381,8 +385,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         if count == 0:
             seg_hidden_states = seg_hidden_states.new_zeros(1, seg_hidden_states.shape[-1])
             seg_image_index = seg_image_index.new_zeros(1)
-        projector_dtype = self.seg_projector[0].weight.dtype
-        seg_embeddings = self.seg_projector(seg_hidden_states.to(projector_dtype))  # (S, C)
+        seg_embeddings = self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))  # (S, C)
 
         decoder = self.sam.mask_decoder
         dtype = decoder.iou_token.weight.dtype

@@ -1,12 +1,82 @@
-"""Muon for weight matrices, AdamW for everything else, as one optimizer that Trainer steps, schedules and saves."""
+"""What the optimizer is given: groups of parameters with rates of their own, or Muon for the weight matrices.
+
+`parameter_groups` is for the optimizers that Trainer knows. `MuonWithAdamW` is one optimizer that Trainer steps,
+schedules and saves: Muon for weight matrices, AdamW for everything else.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.trainer_pt_utils import get_parameter_names
+
+# Parts of the model that can have a learning rate of their own, and what the names of their parameters hold. The bridge
+# is what the project adds between Gemma and SAM: the projector, and the row of [SEG] where it is trained alone.
+PARTS = {
+    "lora": ("lora_",),
+    "bridge": ("seg_projector.", "trainable_tokens_delta"),
+    "decoder": ("sam.mask_decoder.",),
+}
+OTHER = "all else"
+# Beside Trainer's own (biases and norms): tables of positions, the row of [SEG], DoRA's magnitudes
+NEVER_DECAYED = [
+    *(r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),
+    *(r"pos_embed", r"rel_pos_", r"trainable_tokens_delta", r"lora_magnitude_vector"),
+]
 
 MOMENTUM = 0.95  # Keller Jordan, Muon (2024)
+
+
+def part_of(name: str) -> str:
+    """The part, of PARTS or OTHER, that the parameter of this name belongs to, whatever wrapped the model."""
+    return next((part for part, held in PARTS.items() if any(word in name for word in held)), OTHER)
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, rates: dict[str, float | None]
+) -> list[dict[str, Any]]:
+    """The trained parameters in groups of one part and one weight decay; biases, norms and embeddings are not decayed.
+
+    Args:
+        model: the model, wrapped or not.
+        learning_rate: of every part that has no rate of its own.
+        weight_decay: of matrices and kernels.
+        rates: part of PARTS -> its learning rate, or None.
+
+    Returns:
+        {"part", "params", "lr", "weight_decay"} of each group that is not empty.
+
+    Raises:
+        ValueError: a rate for a part of which nothing is trained.
+    """
+    decayed = set(get_parameter_names(model, [nn.LayerNorm, nn.Embedding], NEVER_DECAYED))
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name), name in decayed].append(parameter)
+    for part, rate in rates.items():
+        if rate is not None and not any(part == trained for trained, _ in groups):
+            raise ValueError(f"{part}_learning_rate: nothing of that part is trained; leave it out, or train the part.")
+    return [
+        {
+            "part": part,
+            "params": groups[part, decays],
+            "lr": learning_rate if rates.get(part) is None else rates[part],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for part, decays in sorted(groups)
+    ]
+
+
+def describe_groups(groups: list[dict[str, Any]]) -> list[str]:
+    """A line for each of `parameter_groups`: part, rate, how many numbers it moves."""
+    return [
+        f"{group['part']:10s} learning rate {group['lr']:.1e}, weight decay {group['weight_decay']:g}: "
+        f"{sum(parameter.numel() for parameter in group['params']):,} in {len(group['params'])} tensors"
+        for group in groups
+    ]
 
 
 class StackedMuon(torch.optim.Muon):

@@ -20,7 +20,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
-from gemma_lisa.command_line import ArgumentParser, UsageError, choose_device, positive, run, write_whole
+from gemma_lisa.command_line import (
+    ArgumentParser,
+    UsageError,
+    add_model_options,
+    choose_device,
+    positive,
+    run,
+    write_whole,
+)
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.drawing import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
@@ -28,7 +36,10 @@ from gemma_lisa.images_gemma_lisa import load_rgb
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub name of a Gemma-LISA checkpoint; by default that of examples/")
+    parser.add_argument(
+        "--model",
+        help="folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter; by default that of examples/",
+    )
     parser.add_argument("--image", nargs="+", type=Path, required=True, help="picture files")
     parser.add_argument("--query", nargs="+", required=True, help="questions or phrases")
     parser.add_argument("--output", type=Path, required=True, help="picture to write; a folder for several answers")
@@ -36,7 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.0, help="mask logits above it are foreground")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--batch_size", type=positive, default=8, help="questions at once, with their images")
-    parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
+    add_model_options(parser)
     args = parser.parse_args(arguments)
     if not all(query.strip() for query in args.query):
         raise UsageError("--query is empty; write what to look for.")
@@ -101,8 +112,13 @@ def main(arguments: list[str]) -> None:
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
     if args.model is None:
         print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
-    model, processor = load_checkpoint(args.model or EXAMPLE)
-    model.to(choose_device(args.device))
+    model, processor = load_checkpoint(
+        args.model or EXAMPLE,
+        adapter=args.adapter,
+        load_in_4bit=args.load_in_4bit,
+        load_in_8bit=args.load_in_8bit,
+        device=choose_device(args.device),
+    )
     pairs = [(path, query) for path in args.image for query in args.query]
     asked = [(number, path, query) for number, (path, query) in enumerate(pairs, start=1)]
     records = []

@@ -15,6 +15,8 @@ import transformers
 from transformers import TrainerState
 
 TRAINING_RECORD = "training.json"
+# What a stage takes; CPU seconds, of the main process alone, tell it on a busy machine too
+CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
 
 
 def commit() -> str:
@@ -51,6 +53,11 @@ def read_stages(folder: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
 
 
+def command_of(arguments: list[str]) -> str:
+    """The command of a run, as its record tells it."""
+    return shlex.join(["train.py", *arguments])
+
+
 class Record:
     """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
 
@@ -62,19 +69,20 @@ class Record:
     """
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
-        command = {"command": shlex.join(["train.py", *arguments])}
-        self.stages, self.stage = read_stages(model), {**command, **circumstances(), **facts, "seconds": 0.0}
+        command = {"command": command_of(arguments)}
+        self.stages, self.stage = read_stages(model), {**command, **circumstances(), **facts}
+        self.stage |= dict.fromkeys(CLOCKS, 0.0)
         if resumed_from and (before := read_stages(resumed_from)):
             *self.stages, begun = before
-            again = ("command", "commit", "date", "seconds")
+            again = ("command", "commit", "date", *CLOCKS)
             self.stage["resumed"] = [*begun.get("resumed", []), {name: begun.get(name) for name in again}]
-            self.stage["seconds"] = begun["seconds"]
+            self.stage |= {name: begun.get(name, 0.0) for name in CLOCKS}
             self.stage["allow_leakage"] = facts.get("allow_leakage") or begun.get("allow_leakage")
-        self._before, self._start = self.stage["seconds"], time.perf_counter()
+        self._starts = {name: clock() - self.stage[name] for name, clock in CLOCKS.items()}
 
     def content(self, state: TrainerState) -> dict[str, Any]:
         """The record as it stands, with the losses and scores by step."""
-        self.stage["seconds"] = round(self._before + time.perf_counter() - self._start, 1)
+        self.stage |= {name: round(clock() - self._starts[name], 1) for name, clock in CLOCKS.items()}
         return {"stages": [*self.stages, {**self.stage, "steps": state.global_step, "history": state.log_history}]}
 
 

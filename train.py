@@ -8,47 +8,60 @@ The recipe (YAML) sets defaults, the command line overrides them, an unknown key
 is a field of transformers' TrainingArguments.
 """
 
-import fnmatch
 import json
 import logging
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+import yaml
+from transformers import set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import TrlParser
-from yaml import YAMLError
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.adapters import (
+    TRAINED_WITH_LORA,
+    AdaptedGemmaLisa,
+    add_lora,
+    count_weights,
+    hold_in,
+    options_of,
+    part_of_weight,
+    trained_names,
+    trained_whole,
+    type_of,
+    whole_modules,
+)
+from gemma_lisa.bases import identify, is_adapter
+from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run, write_whole
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.optimizers import build_muon
+from gemma_lisa.optimizers import build_muon, describe_groups
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, Record
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.records import Record, command_of
+from gemma_lisa.run_safety import begin, settings_of
+from gemma_lisa.self_check import self_check
+from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 
-NEVER_TRAINED = (
-    "sam.prompt_encoder.mask_embed.",
-    "sam.prompt_encoder.point_embed.",
-    "sam.prompt_encoder.not_a_point_embed.",
-    "sam.prompt_encoder.shared_embedding.",
-    "sam.shared_image_embedding.",
-)
-
-
+# Patterns of what is trained by default, without LoRA.
+TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
+# Parameters of a model, and rows of a step, that do not go together
+LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
 
 
@@ -59,14 +72,30 @@ JSON_FIELDS = ("dataset_options", "mixture", "languages")
 class ModelArguments:
     """Which model, and what of it learns."""
 
-    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint"})
-    trainable: list[str] = field(
-        default_factory=lambda: ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"],
-        metadata={"help": "patterns of parameter names that are trained; all others are frozen"},
+    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"})
+    trainable: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "patterns of parameter names that are trained, all others are frozen; by default seg_projector, "
+            "SAM's mask decoder and the language model, beside LoRA without the last"
+        },
     )
     ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    adapter: str | None = field(
+        default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "train LoRA layers of this rank in the language model, and the row of [SEG]"}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "scale of LoRA; by default twice the rank"})
+    lora_dropout: float = 0.0
+    lora_mlp: bool = field(default=False, metadata={"help": "LoRA in gate, up, down too, not in q, k, v, o only"})
+    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank), for high ranks"})
+    use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
 
 
 @dataclass
@@ -75,9 +104,13 @@ class DataArguments:
 
     dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "instead: groups of sets with weights, as in configs/lisa_mix.yaml"}
+        default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
     )
     epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "the mixture's sets are prepared rows and stay where they are; needs max_steps"},
+    )
     data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
@@ -103,23 +136,6 @@ class DataArguments:
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
 
 
-@dataclass
-class GemmaLisaTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with this model's defaults."""
-
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
-    )
-    # The collator makes what forward takes, and dictionaries of rows hold no such column
-    remove_unused_columns: bool = False
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
-    ddp_find_unused_parameters: bool | None = False
-    # A loss that is not finite must be seen
-    logging_nan_inf_filter: bool = False
-    report_to: None | str | list[str] = "none"
-
-
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
     """The recipe and the command line as dataclasses.
 
@@ -136,9 +152,11 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
-                setattr(data_args, name, _from_json(name, value))
-    except (ValueError, YAMLError) as error:
+                is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
+                setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
+    _check_model(model_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
@@ -149,6 +167,10 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
             f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
             f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
         )
+    if training_args.fresh and training_args.resume_from_checkpoint:
+        raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
+    if training_args.save_only_model and training_args.save_strategy != "no":
+        raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
     started = int(os.environ.get("WORLD_SIZE", 1))
     if training_args.world_size != started:
         raise UsageError(
@@ -165,6 +187,43 @@ def _from_json(name: str, text: str) -> dict:
         raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
 
 
+def _mixture_of(path: str) -> dict | None:
+    """The mixture of another recipe."""
+    try:
+        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
+
+
+def _check_model(model_args: ModelArguments) -> None:
+    """Refuse model arguments that do not go together."""
+    starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
+    if starts_adapter and model_args.lora_rank < 1:
+        raise UsageError("lora_rank counts from 1 on.")
+    if not (starts_adapter or has_adapter) and (options := given_lora_options(model_args)):
+        raise UsageError(f"{', '.join(options)} without LoRA; set lora_rank, as --lora_rank 16.")
+    if model_args.load_in_4bit and model_args.load_in_8bit:
+        raise UsageError("load_in_4bit and load_in_8bit: choose one of them.")
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return
+    name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+    if not (starts_adapter or has_adapter):
+        raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
+    if model_args.load_in_8bit and model_args.use_dora:
+        raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
+    if is_deepspeed_zero3_enabled():
+        raise UsageError(
+            f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
+            "or FSDP2 with load_in_4bit."
+        )
+
+
+def given_lora_options(model_args: ModelArguments) -> list[str]:
+    """Names of the options of LoRA, beside its rank, that are not at their defaults."""
+    names = ("lora_alpha", "lora_dropout", "lora_mlp", "use_rslora", "use_dora")
+    return [name for name in names if getattr(model_args, name) != getattr(ModelArguments, name)]
+
+
 def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
     """Refuse data arguments that do not go together."""
     for name in JSON_FIELDS:
@@ -176,13 +235,20 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
         raise UsageError("max_questions counts from 1 on.")
     if data_args.mixture is None:
         data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None:
-            raise UsageError("epoch_length is of a mixture; an epoch of one data set is all its rows.")
+        if data_args.epoch_length is not None or data_args.streaming:
+            raise UsageError("epoch_length and streaming are of a mixture; an epoch of one data set is all its rows.")
         return
     if data_args.dataset or data_args.dataset_options:
         raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
-    if not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1 or not data_args.mixture:
-        raise UsageError("mixture needs a group of data sets, and epoch_length, the number of samples in an epoch.")
+    if data_args.streaming:
+        if data_args.epoch_length is not None or training_args.max_steps < 1:
+            raise UsageError("streaming: a stream has no epochs; give max_steps, and no epoch_length.")
+        if "epoch" in (training_args.eval_strategy, training_args.save_strategy):
+            raise UsageError("streaming: a stream has no epochs; set eval_strategy and save_strategy to steps or no.")
+    elif not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1:
+        raise UsageError("mixture needs epoch_length, the number of samples in an epoch; or streaming.")
+    if not data_args.mixture:
+        raise UsageError("mixture needs a group of data sets.")
     if data_args.eval_dataset is None:
         raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
 
@@ -194,26 +260,69 @@ def _refuse(message: str) -> NoReturn:
 # ---------------------------------------------------------------------------------------------------------------------
 # Model and data
 # ---------------------------------------------------------------------------------------------------------------------
-def load_model(model_args: ModelArguments) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """The checkpoint, with what is trainable set so.
+def load_model(
+    model_args: ModelArguments, compute_dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """The checkpoint, with what is trainable set so and held in fp32. What is frozen is in `compute_dtype`, unless the
+    language model itself is trained: then all is in fp32.
 
     Raises:
-        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter.
+        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter; an adapter
+            other than the options of LoRA say.
     """
-    model, processor = load_checkpoint(model_args.model, dtype=torch.float32)
+    quantization = {"load_in_4bit": model_args.load_in_4bit, "load_in_8bit": model_args.load_in_8bit, "device": device}
+    uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
+    dtype = compute_dtype if uses_adapter else torch.float32
+    model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 
-    unmatched = set(model_args.trainable)
-    for name, parameter in model.named_parameters():
-        matching = {pattern for pattern in model_args.trainable if fnmatch.fnmatchcase(name, pattern)}
-        # Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant
-        parameter.requires_grad_(bool(matching) and not name.startswith(NEVER_TRAINED))
-        unmatched -= matching
-    if unmatched:
-        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of {model_args.model}.")
+    if isinstance(model, AdaptedGemmaLisa):
+        check_adapter(model, model_args)
+    elif model_args.lora_rank is not None:
+        model = add_lora(
+            model,
+            model_args.lora_rank,
+            model_args.lora_alpha,
+            model_args.lora_dropout,
+            model_args.lora_mlp,
+            model_args.use_rslora,
+            model_args.use_dora,
+            model_args.trainable or TRAINED_WITH_LORA,
+            identify(model_args.model),
+        )
+    else:
+        trained = trained_names(model, model_args.trainable or TRAINED_WHOLE)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        if not any(name.startswith("model.language_model.") for name in trained):
+            hold_in(model, compute_dtype, only_frozen=True)
     return model, processor
+
+
+def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
+    """The adapter that is gone on with is what the arguments ask for, as far as they do.
+
+    Raises:
+        ValueError: it was made with other options.
+    """
+    made = options_of(model)
+    asked = made if model_args.lora_rank is not None else given_lora_options(model_args)
+    wanted = {name: getattr(model_args, name) for name in asked}
+    if wanted.get("lora_alpha", 0) is None:
+        wanted["lora_alpha"] = 2 * model_args.lora_rank
+    wrong = [f"{name} {made[name]}, not {value}" for name, value in wanted.items() if made[name] != value]
+    trainable = model_args.trainable or (TRAINED_WITH_LORA if model_args.lora_rank is not None else None)
+    if trainable is not None and (found := trained_whole(model)) != set(
+        modules := whole_modules(model.get_base_model(), trainable)
+    ):
+        wrong.append(f"trained whole {', '.join(sorted(found))}, not {', '.join(modules)}")
+    if wrong:
+        raise ValueError(
+            f"{model_args.adapter or model_args.model}: an adapter made with {'; '.join(wrong)}. Leave the options out "
+            "to go on with it; to start another on top, merge it with scripts/export.py first."
+        )
 
 
 def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
@@ -225,8 +334,8 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
 
 
 def load_questions(
-    data_args: DataArguments, seed: int, held_out: dict[int, str] | None
-) -> tuple[TrainingQuestions | MixtureQuestions, EvaluationQuestions]:
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
     """What is trained on, and what is evaluated on.
 
     Raises:
@@ -242,10 +351,14 @@ def load_questions(
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
-        asked = TrainingQuestions(rows, seed, data_args.max_questions, phrasing)
+        asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
     else:
-        parts = load_mixture(data_args.mixture, *place, held_out)
-        asked = MixtureQuestions(parts, seed, data_args.max_questions, data_args.epoch_length, phrasing)
+        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming)
+        if data_args.streaming:
+            readers = (args.process_index, args.world_size, args.dataloader_num_workers)
+            asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
+        else:
+            asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else None
@@ -259,15 +372,16 @@ def load_questions(
 
 
 def describe_data(
-    data_args: DataArguments, train_questions: TrainingQuestions | MixtureQuestions, eval_questions: EvaluationQuestions
+    data_args: DataArguments,
+    train_questions: TrainingQuestions | MixtureQuestions | StreamedQuestions,
+    eval_questions: EvaluationQuestions,
 ) -> list[str]:
     """What is trained and evaluated on, a line each."""
-    count = len(train_questions)
-    lines = [f"{data_args.dataset} {data_args.train_split}: {count:,} rows (images, each asked several questions)"]
-    if data_args.mixture is not None:
-        lines = [f"a mixture, {count:,} samples an epoch:"]
-        for part, share in zip(train_questions.parts, train_questions.counts.tolist(), strict=True):
-            lines.append(f"  {part.name:24s} {share / count:6.1%}, {share:,} samples of {len(part.rows):,} rows")
+    if data_args.mixture is None:
+        count = f"{len(train_questions):,} rows (images, each asked several questions)"
+        lines = [f"{data_args.dataset} {data_args.train_split}: {count}"]
+    else:
+        lines = train_questions.describe()
     name = data_args.eval_dataset or data_args.dataset
     return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
 
@@ -275,41 +389,52 @@ def describe_data(
 def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     """What is about to happen, in a few lines. data: those about the data."""
     trained, total = Counter(), Counter()
+    types = {True: Counter(), False: Counter()}
     for name, parameter in model.named_parameters():
-        part = ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
-        total[part] += parameter.numel()
-        trained[part] += parameter.numel() * parameter.requires_grad
+        if (part := part_of_weight(name)) is not None:
+            total[part] += count_weights(parameter)
+            trained[part] += count_weights(parameter) * parameter.requires_grad
+            types[parameter.requires_grad][type_of(parameter)] += count_weights(parameter)
+    held = {
+        is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
+        for is_trained, found in types.items()
+    }  # what is held in a type of less than 1 % is not told
+    rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
+    if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
+        rates.append(
+            f"WARNING: {args.rows_a_step} rows a step are few for a model of this size. LISA's paper has 160, and "
+            "small steps are what its users failed with; raise global_batch_size, which costs no memory."
+        )
     return "\n".join(
         [
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {_device_name(args)}, weights in fp32, "
+            f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
+            f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {_rows_a_step(args)} rows a step = {args.train_batch_size} a device × "
+            f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
+            *(f"  {line}" for line in rates),
         ]
     )
 
 
+def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
+
+
 def _device_name(args: GemmaLisaTrainingArguments) -> str:
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
-
-
-def _rows_a_step(args: GemmaLisaTrainingArguments) -> int:
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-class RecordCallback(TrainerCallback):
-    """Writes the record into every checkpoint that is saved on the way."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_whole(folder / TRAINING_RECORD, self.record.content(state))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,55 +447,67 @@ def main(arguments: list[str]) -> None:
     set_seed(training_args.seed)
     # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
     torch.set_flush_denormal(training_args.device.type == "cpu")
-    model, processor = load_model(model_args)
+    compute_dtype = torch.bfloat16 if training_args.bf16 else torch.float32
+    model, processor = load_model(model_args, compute_dtype, training_args.device)
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
-        train_questions, eval_questions = load_questions(data_args, training_args.seed, held_out)
+        train_questions, eval_questions = load_questions(data_args, training_args, held_out)
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 
+    settings = settings_of(
+        [model_args, data_args],
+        training_args,
+        weights=identify(model_args.adapter or model_args.model).fingerprint,
+        rows_a_step=training_args.rows_a_step,
+        rows=data[:-1],  # the last is what is evaluated on
+    )
+    start = begin(training_args, settings, command_of(arguments))
+    for line in start.says:
+        logger.info("%s", line)
+    if start.is_finished:
+        return
     record = Record(
-        model_args.model,
+        model_args.adapter or model_args.model,
         arguments,
-        training_args.resume_from_checkpoint,
+        start.checkpoint,
         seed=training_args.seed,
-        rows_a_step=_rows_a_step(training_args),
+        rows_a_step=training_args.rows_a_step,
         processes=training_args.world_size,
         device=_device_name(training_args),
         data=data,
+        settings=settings,
         allow_leakage=data_args.allow_leakage,
         held_out=sorted({split.rpartition("/")[0] for split in (held_out or {}).values()}),
     )
-    callbacks = [RecordCallback(record)]
+    callbacks = []
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
         callbacks.append(PreviewCallback(processor, samples, data_args.max_new_tokens))
-    optimizer = None
-    if training_args.muon_learning_rate is not None:
-        options = {
-            "muon_lr": training_args.muon_learning_rate,
-            "adamw_lr": training_args.learning_rate,
-            "weight_decay": training_args.weight_decay,
-            "betas": (training_args.adam_beta1, training_args.adam_beta2),
-        }
-        optimizer = (lambda: build_muon, options)  # Trainer calls a factory with the whole model
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
-        data_collator=GemmaLisaCollator(processor, data_args.learn_masks),
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True),
         train_dataset=train_questions,
         eval_dataset=eval_questions,
         processing_class=processor,
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer,
+        optimizer_cls_and_kwargs=muon_of(training_args),
+        record=record,
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if training_args.self_check:
+        self_check(
+            trainer,
+            lambda folder: load_model(
+                replace(model_args, model=str(folder), adapter=None), compute_dtype, training_args.device
+            )[0],
+        )
+        logger.info("self-check passed")
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
-    trainer.save_state()
     if trainer.is_world_process_zero():
-        write_whole(Path(training_args.output_dir) / TRAINING_RECORD, record.content(trainer.state))
         print(f"saved {training_args.output_dir}", file=sys.stderr)
 
 

@@ -1,23 +1,47 @@
 """GemmaLisaTrainer: cross-entropy, BCE and Dice over the counts of the whole optimizer step, and the four scores."""
 
+import math
+import os
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from accelerate import DistributedType
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 
+from .command_line import write_whole
 from .datasets_builder.questions import MixtureQuestions
+from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
+from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
+from .records import TRAINING_RECORD, Record
+from .run_folder import (
+    ASIDE,
+    NONFINITE_FILE,
+    checkpoint_name,
+    checkpoints_of,
+    place_checkpoint,
+    place_model,
+    remove_folder,
+    rotate,
+)
+from .training_arguments import GemmaLisaTrainingArguments
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 class GemmaLisaTrainer(Trainer):
-    """Trainer with four differences.
+    """Trainer with eight differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -26,22 +50,40 @@ class GemmaLisaTrainer(Trainer):
 
     A mixture of data sets is gone through in its own order.
 
+    A streamed mixture deals itself out to processes, and accelerate does not do it again.
+
     The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
+
+    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
+
+    What is saved is written aside and appears when it is whole (`run_folder`), with the run's record in it.
+
+    A loss or gradient that is not finite ends the run before it is learned from.
+
+    Args:
+        record: of the run, for every folder that is saved; and what Trainer takes.
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, record: Record | None = None, **kwargs):
         super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
+        self.record = record
+        self._saves_checkpoint = False
+        self._step_sources: list[list[str]] = []  # of every micro-batch of the step
+        self._step_losses: list[dict[str, torch.Tensor]] = []
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._seen_parts: set[str] = set()
         self._part_steps = 0
-        self.add_callback(EpochCallback())
+        is_stream = isinstance(self.train_dataset, StreamedQuestions)
+        self.add_callback(StreamCallback(dealt_out(self.args)) if is_stream else EpochCallback())
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step_sources = [batch.pop("sources", []) for batch in batches]
+        self._step_losses = []
         tokens = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
         masks = sum(len(of_image) for batch in batches for of_image in batch.get("mask_labels", []))
         counts = torch.tensor([tokens, masks], device=device, dtype=torch.float64)
@@ -64,10 +106,13 @@ class GemmaLisaTrainer(Trainer):
             outputs = model(**inputs, num_items_in_batch=tokens, num_masks_in_batch=masks)
             # Gradients are averaged over ranks; the shares of the ranks are to be added up
             loss = outputs["loss"] * self.accelerator.num_processes
-            for name in LOSS_PARTS:
-                if outputs.get(name) is not None:
-                    self._part_sums[name] += outputs[name].detach()
-                    self._seen_parts.add(name)
+            parts = {name: outputs[name].detach() for name in LOSS_PARTS if outputs.get(name) is not None}
+            for name, part in parts.items():
+                self._part_sums[name] += part
+                self._seen_parts.add(name)
+            self._step_losses.append({"loss": outputs["loss"].detach(), **parts})
+            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # it steps within backward
+                self._stop_unless_finite(None)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -83,6 +128,118 @@ class GemmaLisaTrainer(Trainer):
             self._part_steps = 0
         super().log(logs, start_time)
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
+        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+        return optimizer_class, options
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """As Trainer, which asks for it before every step of the optimizer: the last moment to stop."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        self._stop_unless_finite(grad_norm)
+        return grad_norm
+
+    def _stop_unless_finite(self, grad_norm: torch.Tensor | float | None) -> None:
+        """End the run on all ranks if a loss of this step, or the gradient, is not finite on one of them.
+
+        Raises:
+            FloatingPointError: it is not; `nonfinite.json` then names the rows.
+        """
+        norm = None if grad_norm is None else float(grad_norm)
+        losses = [{name: float(part) for name, part in parts.items()} for parts in self._step_losses]
+        values = [*(value for parts in losses for value in parts.values()), 0.0 if norm is None else norm]
+        is_bad = torch.tensor(float(not all(map(math.isfinite, values))), device=self.args.device)
+        if not self.accelerator.reduce(is_bad, reduction="sum"):
+            return
+        batches = [
+            {
+                "rank": self.args.process_index,
+                "sources": sources,
+                **{name: _shown(part) for name, part in parts.items()},
+            }
+            for sources, parts in zip(self._step_sources, losses, strict=False)  # DeepSpeed: those up to now
+        ]
+        batches = gather_object(batches)
+        path, step = Path(self.args.output_dir) / NONFINITE_FILE, self.state.global_step + 1
+        if self.is_world_process_zero():
+            write_whole(path, {"step": step, "grad_norm": _shown(norm), "micro_batches": batches})
+        checkpoints = checkpoints_of(path.parent)
+        resume = f"--resume_from_checkpoint {checkpoints[-1]}" if checkpoints else "--fresh true"
+        part = "gradient" if all(map(_is_finite, batches)) else "loss"
+        raise FloatingPointError(
+            f"step {step}: the {part} is not finite, so nothing of it is kept. {path} names its rows: look at them, or "
+            f"lower learning_rate or max_grad_norm and go on with {resume}."
+        )
+
+    def _run_epoch(self, *args, **kwargs):
+        """As Trainer, which would take one more step where the checkpoint that is gone on from is the last."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, ASIDE) if self._saves_checkpoint else folder
+
+    def _save_checkpoint(self, model, trial):
+        """As Trainer, but the folder appears when all ranks have written all they have to."""
+        folder, name = Path(self.args.output_dir), checkpoint_name(self.state.global_step)
+        self._saves_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saves_checkpoint = False
+        aside = folder / ASIDE / name
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder / name)  # and not where it lies still
+        self._seal(aside, lambda: place_checkpoint(aside, folder / name))
+        if self.args.should_save:
+            rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As Trainer; into the output folder with the state and the record, moved there when all of it is written."""
+        if output_dir is not None:
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(self.args.output_dir)
+        aside = folder / ASIDE / "model"
+        super().save_model(str(aside), _internal_call=True)
+        self._seal(aside, lambda: place_model(aside, folder))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _seal(self, aside: Path, place: Callable[[], None]) -> None:
+        """Add state and record to what was written aside, and when all ranks are there, let it appear."""
+        if self.args.should_save:
+            self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
+            if self.record is not None:
+                write_whole(aside / TRAINING_RECORD, self.record.content(self.state))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            place()
+        self.accelerator.wait_for_everyone()
+        if self.is_local_process_zero() and aside.exists():  # a node with a disc of its own
+            with suppress(FileNotFoundError):  # or one that was not told yet
+                place()
+        self.accelerator.wait_for_everyone()
+        if self.is_local_process_zero() and aside.parent.exists():
+            with suppress(OSError):  # another node was faster
+                aside.parent.rmdir()
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        """As Trainer, which keeps the best checkpoint alone where save_total_limit is 1, and would delete in place."""
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and best is not None and self.args.save_total_limit == 1:
+            for checkpoint in checkpoints_of(Path(self.args.output_dir)):
+                if checkpoint.name != Path(best).name:
+                    remove_folder(checkpoint)
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
     def _get_train_sampler(self, train_dataset=None):
         """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -90,10 +247,24 @@ class GemmaLisaTrainer(Trainer):
             SequentialSampler(dataset) if isinstance(dataset, MixtureQuestions) else super()._get_train_sampler(dataset)
         )
 
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, StreamedQuestions):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
         sample_ids = inputs.pop("sample_ids")
+        inputs.pop("sources", None)
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -106,6 +277,60 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+class StreamCallback(TrainerCallback, ExportableState):
+    """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
+
+    How it is dealt out is written into every checkpoint: dealt out in another way, it would begin elsewhere.
+    """
+
+    def __init__(self, dealt: dict[str, int]):
+        self.dealt = dealt
+
+    def state(self) -> dict[str, dict]:
+        return {"args": {"dealt": self.dealt}, "attributes": {}}
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        if args.ignore_data_skip:
+            return
+        before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
+        if changed := [
+            f"{name} {value}, not {before.get(name)}"
+            for name, value in dealt_out(args).items()
+            if before.get(name) != value
+        ]:
+            raise ValueError(
+                f"The stream was dealt out in another way: {'; '.join(changed)}. Go on as it began, or begin the data "
+                "anew with ignore_data_skip."
+            )
+        train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
+
+
+def dealt_out(args: TrainingArguments) -> dict[str, int]:
+    """What decides which rows of a stream come to which step."""
+    return {
+        "seed": args.seed,
+        "processes": args.world_size,
+        "dataloader_num_workers": args.dataloader_num_workers,
+        "per_device_train_batch_size": args.train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+
+
+def _shown(value: float | None) -> float | str | None:
+    """A number as JSON has it, which knows no nan."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _is_finite(batch: dict[str, Any]) -> bool:
+    """Whether no loss of a micro-batch of `nonfinite.json` is a word."""
+    return not any(isinstance(batch.get(name), str) for name in ("loss", *LOSS_PARTS))
+
+
+def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
+    """`parameter_groups` at the rates of the arguments."""
+    return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:

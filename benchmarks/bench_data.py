@@ -24,8 +24,6 @@ import psutil
 
 from gemma_lisa.benchmarks.report import publish
 from gemma_lisa.benchmarks.stand_ins import write_ade, write_coco, write_refs
-from gemma_lisa.command_line import positive
-from gemma_lisa.records import commit
 
 # name of the data set: its folder below the stand-ins', who writes it
 SETS = {"coco_instances": ("coco", write_coco), "ade20k": (".", write_ade), "refcoco": (".", write_refs)}
@@ -190,12 +188,7 @@ def run_case(case: str, folder: Path, args: argparse.Namespace, **options: str) 
 
 
 def report(folder: Path, args: argparse.Namespace) -> list[str]:
-    lines = [
-        f"\n## Data, {date.today()}\n",
-        f"`python benchmarks/bench_data.py` at {commit()}, scale {args.scale:g}, a {os.cpu_count()}-core CPU machine "
-        f"under a load of {os.getloadavg()[0]:.1f}.\n",
-        "| | rows | first start | CPU | peak memory | second start | CPU |\n|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| | rows | first start | CPU | peak memory | second start | CPU |\n|---|---|---|---|---|---|---|"]
     for name in SETS:
         first, second = (run_case("first", folder, args, dataset=name) for _ in range(2))
         lines.append(
@@ -218,7 +211,12 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
         for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:
             cells = " | ".join(f"{memory[kind]:,.0f}" for kind in ("rss", "pss", "uss"))
             lines.append(f"| {questions} | {seen:,} | {cells} |")
-    return lines
+
+    from gemma_lisa.records import commit  # at the end: a child's peak memory begins at its parent's
+
+    machine = f"a {os.cpu_count()}-core CPU machine under a load of {os.getloadavg()[0]:.1f}"
+    command = f"`python benchmarks/bench_data.py` at {commit()}, scale {args.scale:g}, {machine}."
+    return [f"\n## Data, {date.today()}\n", f"{command}\n", *lines]
 
 
 def main() -> None:
@@ -226,9 +224,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of the stand-ins; by default a temporary one")
     parser.add_argument("--results", type=Path, help="file that the report is appended to")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the stand-ins, 1 = as the real sets")
-    parser.add_argument("--samples", type=positive, default=10_000, help="that the workers read")
-    parser.add_argument("--workers", type=positive, default=8)
-    parser.add_argument("--batches", type=positive, default=50, help=f"of {BATCH_SIZE} samples that are timed")
+    parser.add_argument("--samples", type=int, default=10_000, help="that the workers read")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=50, help=f"of {BATCH_SIZE} samples that are timed")
     parser.add_argument("--case", choices=CASES, help="run one case in this process")
     parser.add_argument("--dataset", choices=SETS, help="of the case first")
     parser.add_argument("--questions", choices=("training", "evaluation"), help="of the case workers")

@@ -18,7 +18,6 @@ from statistics import median
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Gemma3TextConfig, SamConfig, SiglipVisionConfig
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
@@ -31,6 +30,7 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.protocols import to_device
 from gemma_lisa.records import commit
 from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
+from gemma_lisa.scripts.real_sizes import build_real_config
 
 TRAINED = ("seg_projector", "sam.mask_decoder")
 GPU_TESTS = ["-m", "gpu", "-q"]
@@ -43,33 +43,9 @@ def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
         tokenizer=build_tokenizer(),
         sam_image_processor=SamImageProcessorPil(),
     )
-    text_config = Gemma3TextConfig(
-        hidden_size=2560,
-        num_hidden_layers=34,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        intermediate_size=10240,
-        sliding_window=1024,
-    )
-    vision_config = SiglipVisionConfig(
-        hidden_size=1152,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        intermediate_size=4304,
-        patch_size=14,
-        image_size=896,
-        vision_use_head=False,
-    )
-    sam_config = SamConfig(
-        vision_config=dict(
-            hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31]
-        )
-    )
     small = build_config(build_processor(64), 64)  # the tokens' ids are the project tokenizer's
-    config = GemmaLisaConfig(
-        text_config=text_config.to_dict(),
-        vision_config=vision_config.to_dict(),
-        sam_config=sam_config.to_dict(),
+    config = build_real_config(
+        "4b",
         image_token_index=small.image_token_index,
         boi_token_index=small.boi_token_index,
         eoi_token_index=small.eoi_token_index,

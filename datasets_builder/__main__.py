@@ -51,6 +51,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if command == "prepare":
             sub.add_argument("--num_proc", type=positive, default=1, help="processes")
             sub.add_argument(
+                "--shards", type=positive, default=1, help="of a split, at least: one for each that streams them"
+            )
+            sub.add_argument(
                 "--push", metavar="ORG/NAME", help="upload the folder to the Hub afterwards, as private if it is new"
             )
         if command == "inspect":
@@ -73,7 +76,7 @@ def prepare(args: argparse.Namespace) -> None:
     if not splits:
         raise ValueError(f"{args.name} holds no row.")
     identity = f"{args.name} {builder.info.version} {builder.config_id}"
-    write_shards(splits, args.output, identity, args.num_proc)
+    write_shards(splits, args.output, identity, args.num_proc, args.shards)
     write_whole(args.output / "README.md", card_of(args.name, builder, splits))
     print(f"wrote {args.output}: {', '.join(f'{len(rows):,} rows {split}' for split, rows in splits.items())}")
     if args.push:
@@ -138,8 +141,6 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
         if sample["image"] is None:
             continue
         [chat], [masks] = sample["chats"], sample["masks"]
-        if masks is None:
-            masks = np.zeros((0, sample["image"].height, sample["image"].width), dtype=np.uint8)
         question, answer = chat.rounds[0]
         cards.append(
             {

@@ -7,7 +7,11 @@ them and evaluates on a referring set leaves the photos of `held_out_images` out
 
 import logging
 import re
+from collections import Counter
 from pathlib import Path, PureWindowsPath
+
+import pyarrow
+import pyarrow.compute
 
 from .refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
 
@@ -40,6 +44,61 @@ def coco_photo(path: str) -> int | None:
     if twelve:
         return int(twelve[0])
     return coco_id(path) if PureWindowsPath(path).parent.name in COCO_FOLDERS else None
+
+
+def photo_of(path: str | None, source: str) -> int | None:
+    """The number of a row's photo, if it is one of COCO's; its source ends in the photo's name, which pictures that
+    travel as bytes may have lost."""
+    return coco_photo(path or source)
+
+
+def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int], Counter]:
+    """Which rows may be trained on, and what there is to say about all of them.
+
+    Args:
+        table: with the columns image (its field `path` is enough) and source.
+        held_out: the photos that may not be trained on.
+
+    Returns:
+        kept: numbers of rows.
+        counts: rows, left_out, of_coco (named as COCO's photos are) and nameless (pictures without a name).
+    """
+    # Chunk by chunk: joined, the bytes of the pictures may be more than a column of Arrow's holds
+    images, sources = table["image"].chunks, table["source"].to_pylist()
+    paths = [path for chunk in images for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
+    photos = [photo_of(path, source) for path, source in zip(paths, sources, strict=True)]
+    kept = [at for at, photo in enumerate(photos) if photo not in held_out]
+    shown = [there for chunk in images for there in pyarrow.compute.is_valid(chunk).to_pylist()]
+    counts = Counter(
+        rows=len(photos),
+        left_out=len(photos) - len(kept),
+        of_coco=sum(photo is not None for photo in photos),
+        nameless=sum(there and path is None for there, path in zip(shown, paths, strict=True)),
+    )
+    return kept, counts
+
+
+def report(name: str, counts: Counter, held_out: dict[int, str]) -> None:
+    """Say aloud what `kept_rows` counted in a set.
+
+    Raises:
+        ValueError: nothing of it is left.
+    """
+    if not held_out and counts["of_coco"]:
+        logger.warning("%s: shows photos that are named as COCO's; which are for evaluation is not known", name)
+    if counts["nameless"]:
+        logger.warning(
+            "%s: %d of its pictures have no name; they may be for evaluation elsewhere", name, counts["nameless"]
+        )
+    if counts["left_out"]:
+        logger.warning(
+            "%s: left out %s of its %s rows, whose photos are in a validation or test split of the referring sets",
+            name,
+            f"{counts['left_out']:,}",
+            f"{counts['rows']:,}",
+        )
+    if counts["left_out"] == counts["rows"]:
+        raise ValueError(f"{name}: every row of it is about a photo that is held out.")
 
 
 def held_out_images(data_dir: str | Path) -> dict[int, str]:

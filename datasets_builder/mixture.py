@@ -1,10 +1,8 @@
 """The data sets by their names, and mixtures of them: rows that are loaded, shared out, and kept from leaking."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute
 from datasets import BuilderConfig, Dataset, GeneratorBasedBuilder
 from datasets.exceptions import DatasetGenerationError
 
@@ -13,7 +11,7 @@ from .coco_instances import CocoInstances
 from .coco_stuff import CocoStuff
 from .folder import Folder
 from .grefcoco import Grefcoco
-from .leakage import coco_photo
+from .leakage import kept_rows, report
 from .llava_instruct import LlavaInstruct
 from .mapillary import Mapillary
 from .mmr import Mmr
@@ -25,8 +23,7 @@ from .questions import Part
 from .reason_seg import ReasonSeg
 from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
 from .shapes import Shapes
-
-logger = logging.getLogger(__name__)
+from .streams import Stream, open_stream
 
 BUILDERS = {
     "ade20k": Ade20k,
@@ -105,7 +102,11 @@ def make_rows(builder: GeneratorBasedBuilder) -> None:
 
 
 def load_mixture(
-    groups: dict[str, Any], split: str, data_dir: str | None, held_out: dict[int, str] | None
+    groups: dict[str, Any],
+    split: str,
+    data_dir: str | None,
+    held_out: dict[int, str] | None,
+    streaming: bool = False,
 ) -> list[Part]:
     """The sets of a mixture's groups, each with its share of the samples.
 
@@ -116,6 +117,7 @@ def load_mixture(
         split: the training split's name.
         data_dir: the folder below which the sets lie.
         held_out: as in `load_training_rows`.
+        streaming: sets are prepared rows, and stay where they are (`streams.open_stream`).
 
     Raises:
         ValueError: a group that is not written so; what `load_rows` refuses.
@@ -134,11 +136,24 @@ def load_mixture(
         loaded = {}
         for name, options in sets.items():
             options = dict(options or {})
-            loaded[name] = load_training_rows(name, split, options.pop("data_dir", data_dir), options, held_out)
+            if streaming:
+                loaded[name] = _stream(name, split, options, held_out)
+            else:
+                loaded[name] = load_training_rows(name, split, options.pop("data_dir", data_dir), options, held_out)
         sizes = {name: len(rows) if content.get("by_size") else 1 for name, rows in loaded.items()}
         for name, rows in loaded.items():
             parts.append(Part(name, rows, content["weight"] * sizes[name] / sum(sizes.values())))
     return parts
+
+
+def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> Stream:
+    if name.partition("/")[0] in BUILDERS:
+        raise ValueError(
+            f"{name}: only prepared rows are streamed; run `prepare {name}`, and name the folder it wrote."
+        )
+    if options:
+        raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
+    return open_stream(name, split, held_out)
 
 
 def load_training_rows(
@@ -158,31 +173,6 @@ def load_training_rows(
 
 def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
     """The rows of a set but for those about a held-out photo of COCO's; how many those are is said."""
-    table = rows.select_columns(["image", "source"]).with_format("arrow")[:]
-    chunks = table["image"].chunks
-    paths = [path for chunk in chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
-    # A source ends in its photo's name, which pictures that travel as bytes may have lost
-    photos = [coco_photo(path or source) for path, source in zip(paths, table["source"].to_pylist(), strict=True)]
-    if not held_out and any(photo is not None for photo in photos):
-        logger.warning("%s: shows photos that are named as COCO's; which are for evaluation is not known", name)
-    nameless = sum(
-        pyarrow.compute.and_(
-            pyarrow.compute.is_valid(pyarrow.compute.struct_field(chunk, "bytes")),
-            pyarrow.compute.is_null(pyarrow.compute.struct_field(chunk, "path")),
-        ).true_count
-        for chunk in chunks
-    )
-    if nameless:
-        logger.warning("%s: %d of its pictures have no name; they may be for evaluation elsewhere", name, nameless)
-    kept = [at for at, photo in enumerate(photos) if photo not in held_out]
-    if len(kept) < len(rows):
-        logger.warning(
-            "%s: left out %s of its %s rows, whose photos are in a validation or test split of the referring sets",
-            name,
-            f"{len(rows) - len(kept):,}",
-            f"{len(rows):,}",
-        )
-        rows = rows.select(kept)
-    if not kept:
-        raise ValueError(f"{name}: every row of it is about a photo that is held out.")
-    return rows
+    kept, counts = kept_rows(rows.select_columns(["image", "source"]).with_format("arrow")[:], held_out)
+    report(name, counts, held_out)
+    return rows.select(kept) if counts["left_out"] else rows

@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetGenerationError
 from .rows import ROW_FEATURES
 from .shards import PLAN, WHOLE
 
+DISK = ("dataset_dict.json", "state.json")  # what save_to_disk writes, with splits and without
 SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-(?P<count>\d+))?\.parquet")
 AGAIN = "Bring it to the columns of rows.ROW_FEATURES, or prepare it again from its original files."
 
@@ -33,7 +34,7 @@ def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
     folder = Path(path_or_hub_name)
     if not folder.is_dir():
         rows = _from_hub(path_or_hub_name, split)
-    elif any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    elif any((folder / name).is_file() for name in DISK):
         rows = _from_disk(folder, split)
     else:
         rows = _from_shards(folder, split)
@@ -44,6 +45,20 @@ def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
     return rows
 
 
+def find_shards(path_or_hub_name: str, split: str) -> list[str]:
+    """The Parquet shards of a split, not loaded: their paths, or their addresses on the Hub.
+
+    Raises:
+        ValueError: as `load_prepared`; or the rows are not in Parquet.
+    """
+    folder = Path(path_or_hub_name)
+    if not folder.is_dir():
+        return _shards_on_hub(path_or_hub_name, split)
+    if any((folder / name).is_file() for name in DISK):
+        raise ValueError(f"{folder}: is what save_to_disk wrote, and no Parquet; it is on this disk, so do not stream.")
+    return [str(path) for path in _shards_in(folder, split)]
+
+
 def check_features(features: datasets.Features, where: str) -> None:
     """Refuse columns that are not those of rows; how pictures are decoded may differ."""
     if difference := _difference(features, ROW_FEATURES, ""):
@@ -51,6 +66,17 @@ def check_features(features: datasets.Features, where: str) -> None:
 
 
 def _from_shards(folder: Path, split: str) -> datasets.Dataset:
+    shards = [str(path) for path in _shards_in(folder, split)]
+    try:
+        return datasets.load_dataset("parquet", data_files={split: shards}, features=ROW_FEATURES, split=split)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: {split} cannot be read ({_line(error.__cause__ or error)}); get it again."
+        ) from error
+
+
+def _shards_in(folder: Path, split: str) -> list[Path]:
+    """A folder's shards of a split, all of them there and with the columns of rows."""
     if (folder / PLAN).is_file() and not (folder / WHOLE).is_file():
         raise ValueError(f"{folder}: is not whole; `prepare` was stopped, and goes on when it is started again.")
     shards = defaultdict(list)
@@ -79,14 +105,7 @@ def _from_shards(folder: Path, split: str) -> datasets.Dataset:
         num_rows += header.num_rows
     if not num_rows:
         raise ValueError(f"{folder}: its split {split!r} holds no row.")
-    try:
-        return datasets.load_dataset(
-            "parquet", data_files={split: [str(path) for path in shards[split]]}, features=ROW_FEATURES, split=split
-        )
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder}: {split} cannot be read ({_line(error.__cause__ or error)}); get it again."
-        ) from error
+    return shards[split]
 
 
 def _from_disk(folder: Path, split: str) -> datasets.Dataset:
@@ -111,6 +130,20 @@ def _from_hub(name: str, split: str) -> datasets.Dataset:
             f"{name}: no folder is called so here, and from the Hub its split {split!r} cannot be loaded "
             f"({_line(error.__cause__ or error)})."
         ) from error
+
+
+def _shards_on_hub(name: str, split: str) -> list[str]:
+    try:
+        files = datasets.load_dataset_builder(name).config.data_files or {}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: no folder is called so here, and from the Hub it cannot be loaded ({_line(error)})."
+        ) from error
+    if split not in files:
+        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(files) or 'none in files'}.")
+    if others := [path for path in files[split] if not path.endswith(".parquet")]:
+        raise ValueError(f"{name}: {others[0]} is no Parquet; `push_to_hub` of 🤗 Datasets writes it.")
+    return list(files[split])
 
 
 def _difference(found: Any, wanted: Any, name: str) -> str | None:

@@ -4,6 +4,7 @@
 `EvaluationQuestions` every question on its own.
 """
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class TrainingQuestions(TorchDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = np.random.default_rng((self.seed, int(self._epoch), index))
-        return _training_sample(self.rows[index], generator, self.max_questions, self.phrasing)
+        return training_sample(self.rows[index], generator, self.max_questions, self.phrasing)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Part:
     """A set of a mixture: its rows, and its share of the samples (shares count relative to each other)."""
 
     name: str
-    rows: Dataset
+    rows: Sized  # a datasets.Dataset; for streams.StreamedQuestions a streams.Stream
     share: float
 
 
@@ -89,7 +90,14 @@ class MixtureQuestions(TorchDataset):
         epoch = int(self._epoch)
         part, row = self.place(epoch, index)
         generator = np.random.default_rng((self.seed, epoch, index))
-        return _training_sample(self.parts[part].rows[row], generator, self.max_questions, self.phrasing)
+        return training_sample(self.parts[part].rows[row], generator, self.max_questions, self.phrasing)
+
+    def describe(self) -> list[str]:
+        """Every set's share of an epoch, a line each."""
+        lines = [f"a mixture, {len(self):,} samples an epoch:"]
+        for part, count in zip(self.parts, self.counts.tolist(), strict=True):
+            lines.append(f"  {part.name:24s} {count / len(self):6.1%}, {count:,} samples of {len(part.rows):,} rows")
+        return lines
 
     def place(self, epoch: int, index: int) -> tuple[int, int]:
         """Which part, and which of its rows, sample `index` of an epoch is."""
@@ -160,9 +168,10 @@ def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
     return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
-def _training_sample(
+def training_sample(
     row: dict[str, Any], generator: np.random.Generator, max_questions: int, phrasing: Phrasing | None
 ) -> dict[str, Any]:
+    """A row asked in the words that the generator draws."""
     return _sample(row, ask(row, generator, max_questions, phrasing))
 
 

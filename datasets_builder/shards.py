@@ -22,7 +22,9 @@ ROWS_A_GROUP = 100  # what a reader that skips and shuffles has to load at once
 PLAN, WHOLE = "plan.json", "prepared.json"
 
 
-def write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: str, num_proc: int = 1) -> None:
+def write_shards(
+    splits: dict[str, datasets.Dataset], folder: Path, identity: str, num_proc: int = 1, shards: int = 1
+) -> None:
     """Write `folder`/data/SPLIT-00000-of-00007.parquet, ...; a shard that is there already is not written again.
 
     Args:
@@ -30,16 +32,23 @@ def write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: st
         folder: to write to.
         identity: of the rows: the same rows have the same one.
         num_proc: processes.
+        shards: of a split, at least, if it has so many rows.
 
     Raises:
         ValueError: the folder holds shards of other rows.
     """
     names = {}
     for split, rows in splits.items():
-        count = -(-len(rows) // ROWS_A_SHARD)
-        names |= {f"data/{split}-{at:05d}-of-{count:05d}.parquet": (split, at) for at in range(count)}
-    sizes = {split: len(rows) for split, rows in splits.items()}
-    plan = {"rows": sizes, "shards": sorted(names), "identity": hashlib.sha256(identity.encode()).hexdigest()}
+        count = max(-(-len(rows) // ROWS_A_SHARD), min(shards, len(rows)))
+        # Of one size: who streams them comes to the rows of a short shard more often
+        for at in range(count):
+            part = (split, at * len(rows) // count, (at + 1) * len(rows) // count)
+            names[f"data/{split}-{at:05d}-of-{count:05d}.parquet"] = part
+    plan = {
+        "rows": {split: len(rows) for split, rows in splits.items()},
+        "shards": {name: [start, end] for name, (_, start, end) in sorted(names.items())},
+        "identity": hashlib.sha256(identity.encode()).hexdigest(),
+    }
     for name in (PLAN, WHOLE):
         if (folder / name).is_file() and json.loads((folder / name).read_text()) != plan:
             raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
@@ -52,7 +61,9 @@ def write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: st
     for leftover in folder.glob("data/.*.parquet.*"):  # of processes that were killed
         leftover.unlink()
     missing = [
-        (folder / name, splits[split], at) for name, (split, at) in names.items() if not (folder / name).exists()
+        (folder / name, splits[split], start, end)
+        for name, (split, start, end) in names.items()
+        if not (folder / name).exists()
     ]
     if len(missing) < len(names):
         print(f"{folder}: {len(names) - len(missing)} of {len(names)} shards are there already")
@@ -74,11 +85,10 @@ def _write_plan(folder: Path, plan: dict) -> None:
     os.replace(aside, folder / PLAN)
 
 
-def _write_shard(shard: tuple[Path, datasets.Dataset, int]) -> None:
+def _write_shard(shard: tuple[Path, datasets.Dataset, int, int]) -> None:
     """Write one shard, with the bytes of its images, under another name first."""
-    path, rows, number = shard
-    start = number * ROWS_A_SHARD
-    table = rows.with_format("arrow")[start : start + ROWS_A_SHARD]
+    path, rows, start, end = shard
+    table = rows.with_format("arrow")[start:end]
     try:
         table = embed_table_storage(table.cast(ROW_FEATURES.arrow_schema))
     except OSError as error:

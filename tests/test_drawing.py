@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from gemma_lisa import drawing
-from gemma_lisa.drawing import PALETTE, draw_answer, draw_curve, draw_overlay, draw_samples
+from gemma_lisa.drawing import PALETTE, draw_answer, draw_curve, draw_overlay, draw_questions, draw_samples
 
 GREY_VALUE = 60
 PANEL_LEFTS = [drawing.SHEET_GAP + column * (drawing.PANEL + drawing.SHEET_GAP) for column in range(3)]
@@ -156,6 +156,15 @@ def test_cards_stand_in_as_many_columns_as_asked_for():
     one, two = draw_samples([sample()] * 4), draw_samples([sample()] * 4, columns=2)
     assert two.width == pytest.approx(2 * one.width, rel=0.05) and two.height < 0.6 * one.height
     assert draw_samples([sample()], columns=2).size == draw_samples([sample()]).size
+
+
+def test_a_question_that_asks_for_no_mask_is_not_drawn_as_one_of_what_is_not_there():
+    asked = {"image": grey_image(), "question": "How many are there?", "answer": "2."}
+    shown = np.asarray(draw_questions([{**asked, "masks": None}]))
+    missing = np.asarray(draw_questions([{**asked, "masks": np.zeros((0, 64, 64), dtype=np.uint8)}]))
+    assert shown.shape == missing.shape
+    panels = [(pixels == GREY_VALUE).all(axis=-1).sum() / drawing.PANEL**2 for pixels in (shown, missing)]
+    assert panels[0] == pytest.approx(2, abs=0.02) and panels[1] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (2000, 1500)])

@@ -43,6 +43,7 @@ def test_its_record_says_how_it_was_trained():
         "shapes_words",
         "shapes_long",
         "shapes_long",
+        "shapes_easy_first",
     ]
     for stage in stages:
         assert {"commit", "date", "versions", "seed", "seconds", "steps", "rows_a_step", "processes"} <= set(stage)
@@ -50,14 +51,15 @@ def test_its_record_says_how_it_was_trained():
         assert len(losses) >= stage["steps"] / 50 and losses[-1] < max(losses)
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
     assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
-    assert sum(stage["seconds"] for stage in stages) < 2 * 60 * 60
+    # Two hours of two cores; by the clock only where the record tells no CPU seconds
+    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 2 * 60 * 60
 
 
 def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():
     easy, hard = record("easy"), record("hard")
     assert easy["protocol"] == hard["protocol"] == "generate"
     scores = easy["scores"]
-    assert scores["gIoU"] >= 0.94 and scores["N-acc"] >= 0.98 and scores["T-acc"] >= 0.98
+    assert scores["gIoU"] >= 0.95 and scores["N-acc"] >= 0.98 and scores["T-acc"] >= 0.98
     assert set(hard["by_kind"]) == {"attributes", "relation", "superlative", "exclusion", "plural", "absent"}
 
 

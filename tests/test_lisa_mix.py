@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from gemma_lisa import train
+from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
 from gemma_lisa.datasets_builder.questions import MixtureQuestions
@@ -188,31 +189,56 @@ def test_a_group_that_is_not_written_right_is_refused_by_its_name(root, own_cach
         load_mixture(groups, "train", str(root), {})
 
 
+@pytest.fixture
+def call(tmp_path):
+    """Runs a program in a process of its own; gives what it said."""
+
+    def run(*command):
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, *map(str, command)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def evaluate(root, tmp_path, call):
+    """Evaluates what was trained, on ReasonSeg; gives results.json."""
+
+    def run():
+        place = ["--dataset", "reason_seg", "--data_dir", root, "--split", "validation", "--max_new_tokens", "4"]
+        call("eval.py", "--model", tmp_path / "out", *place, "--output", tmp_path / "r.json")
+        return json.loads((tmp_path / "r.json").read_text())
+
+    return run
+
+
+def write_tiny(folder):
+    for part in build_tiny(image_size=32):
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("leaks", [False, True])
-def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path, leaks):
-    model, processor = build_tiny(image_size=32)
-    model.save_pretrained(tmp_path / "tiny")
-    processor.save_pretrained(tmp_path / "tiny")
+def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path, call, evaluate, leaks):
     small = [
         "--epoch_length",
         "48",
         "--num_train_epochs",
         "1",
-        "--gradient_accumulation_steps",
-        "4",
+        "--global_batch_size",
+        "8",
         "--logging_steps",
         "2",
     ]
     small += ["--dataloader_num_workers", "0", "--use_cpu", "true", "--bf16", "false", "--preview_samples", "1"]
     small += ["--save_strategy", "no", "--max_new_tokens", "4", "--languages", '{"en": 1, "ja": 1}']
-    command = [sys.executable, "train.py", "--config", "configs/lisa_mix.yaml", "--data_dir", str(root), *small]
-    command += ["--model", str(tmp_path / "tiny"), "--output_dir", str(tmp_path / "out")]
-    command += ["--allow_leakage", str(leaks).lower()]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    said = done.stdout + done.stderr
+    model = write_tiny(tmp_path / "tiny")
+    place = ["--data_dir", root, "--model", model, "--output_dir", tmp_path / "out"]
+    said = call("train.py", "--config", "configs/lisa_mix.yaml", *place, *small, "--allow_leakage", str(leaks).lower())
     for name in ("ade20k", "coco_stuff", "mapillary", "paco_lvis", "pascal_part"):
         assert f"{name:24s}" in said
     assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 rows" in said
@@ -222,10 +248,43 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
     losses = [entry for entry in stage["history"] if "loss" in entry]
     assert losses and all(np.isfinite(entry["loss"]) for entry in losses)
 
-    command = [sys.executable, "eval.py", "--model", str(tmp_path / "out"), "--dataset", "reason_seg", "--data_dir"]
-    command += [str(root), "--split", "validation", "--output", str(tmp_path / "r.json"), "--max_new_tokens", "4"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
-    assert json.loads((tmp_path / "r.json").read_text())["leakage"] == {
+    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["refcoco/unc"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leaks", [False, True])
+def test_prepared_sets_are_streamed_with_the_same_guard_and_the_results_say_so(
+    root, tmp_path, own_cache, call, evaluate, leaks
+):
+    names = {"coco_stuff": 1, "refcocog": 3}
+    for name in names:
+        place = ["--data_dir", str(root), "--output", str(tmp_path / name)]
+        program.main(["prepare", name, *place, "--shards", "2"])
+    groups = {name: {"weight": weight, "sets": [str(tmp_path / name)]} for name, weight in names.items()}
+    recipe = {
+        "mixture": groups,
+        "streaming": True,
+        "eval_dataset": "reason_seg",
+        "max_steps": 3,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "dataloader_num_workers": 2 if leaks else 0,
+        "preview_samples": 0,
+        "use_cpu": True,
         "allow_leakage": leaks,
-        "held_out": [] if leaks else ["refcoco/unc"],
     }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    place = ["--data_dir", root, "--model", write_tiny(tmp_path / "tiny"), "--output_dir", tmp_path / "out"]
+    command = ["train.py", "--config", tmp_path / "recipe.yaml", *place]
+    said = call(*command)
+    assert f"a mixture, streamed to {2 if leaks else 1} reader(s):" in said
+    assert f"{tmp_path / 'refcocog'}  75.0%, of {2 if leaks else 1} rows in 2 shards" in said
+    for name in names:
+        assert (f"{tmp_path / name}: left out 1 of its 2 rows" in said) != leaks
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    call(*command, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-2")
+    again = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (history, again)]
+    assert len(losses[0]) == 3 and losses[0] == losses[1]
+    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["refcoco/unc"]}

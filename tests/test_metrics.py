@@ -4,7 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemma_lisa.metrics import NUM_COUNTS, QueryResult, intersection_and_union, summarize, summarize_counts, unite
+from gemma_lisa.metrics import (
+    NUM_COUNTS,
+    QueryResult,
+    intersection_and_union,
+    intervals,
+    summarize,
+    summarize_counts,
+    unite,
+)
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -153,6 +161,34 @@ def test_the_rows_of_all_ranks_together_give_what_one_rank_gives():
     gathered = summarize_counts(np.concatenate(per_rank))
     assert gathered == summarize(results) == summarize_counts(counts)
     assert gathered["count"] == 101 and 0 < gathered["cut_off"] < 101
+
+
+def query(source, iou, num_targets=1, num_predictions=1):
+    return QueryResult(source, "q", round(100 * iou), 100, num_targets, num_predictions, True)
+
+
+def test_intervals_hold_the_score_and_narrow_with_the_rows():
+    generator = np.random.default_rng(0)
+    many = [query(f"row {number}", iou) for number, iou in enumerate(generator.random(900))]
+    wide, narrow = intervals(many[:100])["gIoU"], intervals(many)["gIoU"]
+    assert narrow[0] < summarize(many)["gIoU"] < narrow[1]
+    assert 2 < (wide[1] - wide[0]) / (narrow[1] - narrow[0]) < 4.5
+    # 1.96 standard errors of a uniform number to either side
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 12**-0.5 / 900**0.5, rel=0.15)
+
+
+def test_questions_of_one_row_count_as_one_draw():
+    generator = np.random.default_rng(1)
+    ious = generator.random(100)
+    alone = [query(f"row {number}", iou) for number, iou in enumerate(ious)]
+    repeated = [query(f"row {number}", iou) for number, iou in enumerate(ious) for _ in range(9)]
+    assert np.allclose(intervals(repeated)["gIoU"], intervals(alone)["gIoU"], atol=0.005)
+
+
+def test_what_was_not_asked_has_no_interval():
+    found = intervals([query("a", 0.5), query("b", 1.0)])
+    assert found["N-acc"] is None and found["gIoU_plural"] is None and found["T-acc"] == [1.0, 1.0]
+    assert intervals([]) == {}
 
 
 def test_rows_of_another_width_are_refused():

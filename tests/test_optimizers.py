@@ -1,13 +1,25 @@
-"""Muon for weight matrices, AdamW for the rest: who takes what, one schedule, and a state that goes on as it stood."""
+"""Groups with rates of their own; Muon and AdamW: who takes what, one schedule, a state that goes on as it stood."""
 
 import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from gemma_lisa.optimizers import MuonWithAdamW, StackedMuon, build_muon, orthogonalize
+from gemma_lisa.optimizers import (
+    OTHER,
+    MuonWithAdamW,
+    StackedMuon,
+    build_muon,
+    describe_groups,
+    orthogonalize,
+    parameter_groups,
+    part_of,
+)
+from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 OPTIONS = {"muon_lr": 0.02, "adamw_lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.98)}
 
@@ -156,3 +168,120 @@ def test_a_model_without_matrices_or_with_nothing_else_is_refused():
     for parameters in ([("a", nn.Parameter(torch.ones(3)))], [("a", nn.Parameter(torch.ones(3, 3)))]):
         with pytest.raises(ValueError, match="AdamW alone"):
             MuonWithAdamW(parameters, [], **OPTIONS)
+
+
+# --- groups with their own rates -------------------------------------------------------------------------------------
+NO_RATES = {"lora": None, "bridge": None, "decoder": None}
+
+
+def adapted(model):
+    """The small model with LoRA and the row of [SEG], as adapters are made for it."""
+    return get_peft_model(
+        copy.deepcopy(model),
+        LoraConfig(
+            r=2,
+            target_modules=r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj",
+            trainable_token_indices=[model.config.seg_token_id],
+            modules_to_save=["seg_projector", "mask_decoder"],
+            use_dora=True,
+        ),
+    )
+
+
+def test_every_trained_parameter_is_in_one_group_of_its_part_and_frozen_ones_in_none(tiny):
+    model = adapted(tiny[0])
+    groups = parameter_groups(model, 1e-5, 0.1, {"lora": 2e-4, "bridge": 1e-4, "decoder": 3e-5})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for group in groups:
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in found
+            found[names[id(parameter)]] = (group["part"], group["lr"], group["weight_decay"])
+    assert set(found) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, (part, rate, _) in found.items():
+        words = {"lora": ".lora_", "bridge": ("seg_projector", "token_adapter"), "decoder": "mask_decoder"}[part]
+        assert any(word in name for word in ([words] if isinstance(words, str) else words)), name
+        assert rate == {"lora": 2e-4, "bridge": 1e-4, "decoder": 3e-5}[part]
+    decays = {name for name, (*_, decay) in found.items() if decay}
+    assert {found[name][2] for name in decays} == {0.1}
+    shapes = dict(model.named_parameters())
+    tables = ("trainable_tokens_delta", "iou_token", "mask_tokens")
+    assert decays == {name for name in found if shapes[name].ndim > 1 and not any(table in name for table in tables)}
+
+
+def test_the_whole_model_decays_its_matrices_but_no_bias_norm_or_table(tiny):
+    model = copy.deepcopy(tiny[0]).requires_grad_(True)
+    model.sam.shared_image_embedding.requires_grad_(False)  # a constant
+    groups = parameter_groups(model, 1e-5, 0.1, NO_RATES)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    tables = ("embed", "rel_pos", "iou_token", "mask_tokens")
+    shapes = dict(model.named_parameters())
+    expected = {
+        name
+        for name, parameter in shapes.items()
+        if parameter.ndim > 1
+        and parameter.requires_grad
+        and (not any(table in name for table in tables) or ".patch_emb" in name or "mask_embed.conv" in name)
+    }
+    assert decayed == expected
+    assert {group["part"] for group in groups} == {"bridge", "decoder", OTHER}
+    assert {group["lr"] for group in groups} == {1e-5}
+
+
+def test_a_rate_for_a_part_that_is_frozen_is_refused(tiny):
+    model = copy.deepcopy(tiny[0]).requires_grad_(False)
+    model.seg_projector.requires_grad_(True)
+    with pytest.raises(ValueError, match="lora_learning_rate: nothing of that part is trained"):
+        parameter_groups(model, 1e-5, 0.0, {**NO_RATES, "lora": 1e-4})
+    assert [group["lr"] for group in parameter_groups(model, 1e-5, 0.0, {**NO_RATES, "bridge": 1e-4})] == [1e-4] * 2
+
+
+def test_wrappers_do_not_change_the_part():
+    assert part_of("module.base_model.model.seg_projector.modules_to_save.default.0.weight") == "bridge"
+    assert part_of("model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight") == "lora"
+    assert part_of("_orig_mod.sam.mask_decoder.iou_token.weight") == "decoder"
+    assert part_of("sam.vision_encoder.pos_embed") == part_of("model.language_model.norm.weight") == OTHER
+
+
+def test_a_line_says_what_a_group_is_and_how_much_it_moves():
+    group = {"part": "lora", "lr": 2e-4, "weight_decay": 0.0, "params": [torch.zeros(40, 50), torch.zeros(3)]}
+    assert describe_groups([group]) == ["lora       learning rate 2.0e-04, weight decay 0: 2,003 in 2 tensors"]
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"])
+def test_stock_optimizers_take_the_groups_and_one_schedule_scales_all_rates(tiny, tmp_path, optim):
+    model = adapted(tiny[0])
+    args = GemmaLisaTrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        optim=optim,
+        learning_rate=1e-5,
+        lora_learning_rate=2e-4,
+        bridge_learning_rate=1e-4,
+        weight_decay=0.1,
+        warmup_steps=4,
+        lr_scheduler_type="linear",
+    )
+    trainer = GemmaLisaTrainer(model=model, args=args, train_dataset=[])
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    groups = trainer.optimizer.param_groups
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    rates = {group["part"]: group["lr"] for group in groups}
+    assert rates == pytest.approx({"lora": 2e-4 / 2, "bridge": 1e-4 / 2, "decoder": 1e-5 / 2})
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_an_optimizer_that_makes_its_own_groups_is_refused(tiny, tmp_path, monkeypatch):
+    args = GemmaLisaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim="galore_adamw")
+    made = (torch.optim.AdamW, {"params": []})
+    monkeypatch.setattr("transformers.Trainer.get_optimizer_cls_and_kwargs", staticmethod(lambda args, model: made))
+    with pytest.raises(ValueError, match="galore_adamw makes its own groups"):
+        GemmaLisaTrainer.get_optimizer_cls_and_kwargs(args, tiny[0])

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from datasets import Dataset, load_dataset
 from PIL import Image
+from pyarrow.parquet import read_table
 
 from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
@@ -85,10 +86,19 @@ def test_what_is_whole_is_left_as_it_is_by_a_second_call(rows, tmp_path, monkeyp
 
 
 def test_a_shard_that_fails_leaves_nothing_half_written_and_names_its_picture(rows, tmp_path):
-    (tmp_path / "pictures" / "4.png").unlink()
-    with pytest.raises(ValueError, match=r"train-00001-of-00003.parquet: .*4\.png"):
+    (tmp_path / "pictures" / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"train-00001-of-00003.parquet: .*3\.png"):
         write_shards({"train": rows}, tmp_path / "out", "a")
     assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00003.parquet"]
+
+
+@pytest.mark.parametrize(("wanted", "sizes"), [(1, [2, 2, 3]), (5, [1, 1, 2, 1, 2]), (9, [1] * 7)])
+def test_shards_are_of_one_size_and_as_many_as_are_asked_for(rows, tmp_path, wanted, sizes):
+    write_shards({"train": rows}, tmp_path / "out", "a", shards=wanted)
+    paths = sorted((tmp_path / "out" / "data").iterdir())
+    tables = [read_table(path) for path in paths]
+    assert [len(table) for table in tables] == sizes
+    assert [source for table in tables for source in table["source"].to_pylist()] == rows["source"][:]
 
 
 def test_other_rows_are_not_mixed_into_a_folder(rows, tmp_path):

@@ -20,7 +20,6 @@ from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import DataArguments, GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
 
 ROOT = Path(train.__file__).parent
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 SIZE = 32
 OPTIONS = {"image_size": SIZE, "train_rows": 6, "validation_rows": 2, "test_rows": 1}
 
@@ -74,33 +73,28 @@ def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recip
     assert parse(["--config", path, "--trainable", "c", "d.*"])[0].trainable == ["c", "d.*"]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_can_be_read(path, tmp_path):
-    data = parse(["--config", str(path), "--model", "some/model", "--output_dir", str(tmp_path), "--use_cpu", "true"])[
-        1
-    ]
-    content = yaml.safe_load(path.read_text())
-    own = set(vars(data)) & set(content)
-    assert ("dataset" in own) != ("mixture" in own)
-    assert {name: getattr(data, name) for name in own} == {name: content[name] for name in own}
-
-
-def test_there_are_recipes():
-    assert RECIPES
-
-
 def test_the_programs_own_options_are_these():
     own = [name for part in (ModelArguments, DataArguments, GemmaLisaTrainingArguments) for name in names_of(part)]
     assert len(own) == len(set(own))
     assert set(own) - names_of(TrainingArguments) == {
         "model",
         "trainable",
+        "adapter",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_mlp",
+        "use_rslora",
+        "use_dora",
+        "load_in_4bit",
+        "load_in_8bit",
         "ce_loss_weight",
         "bce_loss_weight",
         "dice_loss_weight",
         "dataset",
         "mixture",
         "epoch_length",
+        "streaming",
         "data_dir",
         "dataset_options",
         "train_split",
@@ -115,6 +109,12 @@ def test_the_programs_own_options_are_these():
         "preview_samples",
         "max_new_tokens",
         "muon_learning_rate",
+        "fresh",
+        "self_check",
+        "lora_learning_rate",
+        "bridge_learning_rate",
+        "decoder_learning_rate",
+        "global_batch_size",
     }
 
 
@@ -125,7 +125,9 @@ def test_defaults_that_differ_from_transformers_are_these():
     assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
     assert ours.report_to == []
     changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
-    changed |= {"report_to", "muon_learning_rate"}
+    changed |= {"report_to", "muon_learning_rate", "global_batch_size", "gradient_accumulation_steps"}
+    changed |= {"lora_learning_rate", "bridge_learning_rate", "decoder_learning_rate"}
+    changed |= {"fresh", "self_check"}
     assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
 
 
@@ -155,7 +157,22 @@ def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
         (["--mixture", "{}", "--epoch_length", "3"], "mixture needs a group"),
         (["--mixture", '{"a": {}}', "--epoch_length", "3"], "eval_dataset"),
         (["--mixture", '{"a": {}}', "--dataset", "shapes"], "leave dataset"),
-        (["--epoch_length", "3"], "epoch_length is of a mixture"),
+        (["--epoch_length", "3"], "are of a mixture"),
+        (["--streaming", "true"], "are of a mixture"),
+        (["--mixture", '{"a": {}}'], "needs epoch_length"),
+        (["--mixture", '{"a": {}}', "--streaming", "true"], "give max_steps"),
+        (
+            ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--epoch_length", "3"],
+            "no epoch_length",
+        ),
+        (
+            ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--save_strategy", "epoch"],
+            "save_strategy to steps",
+        ),
+        (["--mixture", "no/such.yaml", "--epoch_length", "3"], "no/such.yaml is not there or has no mixture"),
+        (["--mixture", "configs/shapes.yaml", "--epoch_length", "3"], "configs/shapes.yaml is not there or has no mix"),
+        (["--global_batch_size", "20"], "16 or 24 would be"),
+        (["--global_batch_size", "16", "--gradient_accumulation_steps", "2"], "give one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
 )
@@ -255,6 +272,16 @@ def test_the_description_counts_every_parameter_once(checkpoint):
     assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
     assert "shapes train: 1,234 rows (images)" in text
     assert "6 rows a step = 3 a device × 2 micro-batches × 1 process(es)" in text
+    assert "bridge     learning rate 5.0e-05" in text
+    assert "WARNING" not in text
+
+
+def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
+    monkeypatch.setattr(train, "LARGE_MODEL", 1000)
+    model, _ = load_model(ModelArguments(str(checkpoint)))
+    for rows, warned in ((56, True), (64, False)):
+        args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
+        assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The trainer: how a step is cut changes nothing, a resumed run is the same run, evaluation only measures."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import EvalPrediction
 
 from gemma_lisa.collator import GemmaLisaCollator
@@ -17,6 +19,8 @@ from gemma_lisa.metrics import summarize
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.protocols import teacher_forced
+from gemma_lisa.records import Record, read_stages
+from gemma_lisa.run_folder import remove_scraps
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import GemmaLisaTrainingArguments
 from gemma_lisa.trainer import GemmaLisaTrainer, scores_of_counts
@@ -339,3 +343,104 @@ def test_samples_that_fill_up_the_last_batch_are_counted_once():
     scores = scores_of_counts(EvalPrediction(predictions=counts, label_ids=np.array([4, 7, 4])))
     assert (scores["count"], scores["gIoU"]) == (2, 0.25)
     assert "N-acc" not in scores  # over no question there is no score, and a log takes no None
+
+
+# --- what is saved, and what is not learned from ---------------------------------------------------------------------
+def test_the_last_checkpoints_are_kept_and_nothing_else_lies_about(tiny, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
+    trainer = trainer_of(
+        tiny, questions, tmp_path, max_steps=5, save_strategy="steps", save_steps=1, save_total_limit=2
+    )
+    trainer.record = Record("some/model", [], None)
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-5"}
+    assert read_stages(tmp_path / "checkpoint-5")[-1]["steps"] == 5
+    trainer.save_model()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "trainer_state.json", "training.json"} <= names
+    assert not any(name.startswith(".") for name in names)
+
+
+def test_a_checkpoint_appears_when_all_of_it_is_written(tiny, tmp_path, monkeypatch):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
+    trainer = trainer_of(tiny, questions, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    save_rng_state = trainer._save_rng_state
+
+    def fail_at_the_second(folder):
+        if trainer.state.global_step == 2:
+            raise OSError("no space left")
+        save_rng_state(folder)
+
+    monkeypatch.setattr(trainer, "_save_rng_state", fail_at_the_second)
+    with pytest.raises(OSError, match="no space"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert (tmp_path / ".saving" / "checkpoint-2" / "model.safetensors").exists()
+    remove_scraps(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+class Spoiled(GemmaLisaTrainer):
+    """Whose loss is nan in the second micro-batch of the second step."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        is_it = (self.state.global_step, len(self._step_losses)) == (1, 1)
+        hook = model.register_forward_hook(lambda *_: _spoil(_[2])) if is_it else None
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if hook is not None:
+            hook.remove()
+        return result
+
+
+def _spoil(outputs):
+    outputs["language_loss"] = outputs["language_loss"] * float("nan")
+    outputs["loss"] = outputs["loss"] * float("nan")
+    return outputs
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_rows(tiny, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(8)]), 0, 4)
+    trainer = trainer_of(
+        tiny,
+        questions,
+        tmp_path,
+        Spoiled,
+        max_steps=3,
+        gradient_accumulation_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        train_sampling_strategy="sequential",
+    )
+    trainer.data_collator.with_sources = True
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss is not finite.*checkpoint-1") as stop:
+        trainer.train()
+    assert "\n" not in str(stop.value)
+    found = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert (found["step"], found["grad_norm"]) == (2, "nan")
+    assert [batch["sources"] for batch in found["micro_batches"]] == [["drawn/4", "drawn/5"], ["drawn/6", "drawn/7"]]
+    good, bad = found["micro_batches"]
+    assert isinstance(good["loss"], float) and (bad["loss"], bad["language_loss"], bad["rank"]) == ("nan", "nan", 0)
+    assert isinstance(bad["mask_dice_loss"], float)
+    saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    for name, parameter in trainer.model.named_parameters():
+        if name in saved:
+            assert torch.equal(parameter, saved[name]), name  # the step was not taken
+
+
+def test_an_overflow_ends_the_run(tiny, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
+    trainer = trainer_of(tiny, questions, tmp_path, max_steps=6, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="is not finite.*--fresh true"):
+        trainer.train()
+    assert trainer.state.global_step < 6
+    assert (tmp_path / "nonfinite.json").exists()
+
+
+def test_a_checkpoint_of_the_last_step_is_not_trained_on(tiny, tmp_path, uninterrupted):
+    whole, _ = uninterrupted(4, "adamw")
+    last = whole.args.output_dir + "/checkpoint-6"
+    resumed = trainer_of(tiny, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=6)
+    resumed.train(resume_from_checkpoint=last)
+    assert resumed.state.global_step == 6
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())

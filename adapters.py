@@ -1,0 +1,269 @@
+"""LoRA on Gemma's text model, with the row of `[SEG]` and a few modules trained whole beside it."""
+
+import fnmatch
+import logging
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from .bases import Base, check_base, write_base
+
+# Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
+LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
+TEXT_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+# Modules that keep their precision when the text model's linear layers are quantised.
+NEVER_QUANTIZED = ["sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"]
+TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
+# Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant.
+NEVER_TRAINED = (
+    "sam.prompt_encoder.mask_embed.",
+    "sam.prompt_encoder.point_embed.",
+    "sam.prompt_encoder.not_a_point_embed.",
+    "sam.prompt_encoder.shared_embedding.",
+    "sam.shared_image_embedding.",
+)
+WRAPPED = "base_model.model."
+
+
+class AdaptedGemmaLisa(PeftModel):
+    """A Gemma-LISA with an adapter, whose every saved folder says which base it belongs to (`bases`)."""
+
+    base: Base | None = None
+
+    def __init__(self, *args, **kwargs):
+        with warnings.catch_warnings():  # PEFT asks for a name that transformers is about to drop
+            warnings.simplefilter("ignore", FutureWarning)
+            super().__init__(*args, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As PEFT, never with the embedding matrix: one row of it is trained, and saved as such."""
+        super().save_pretrained(save_directory, **{**kwargs, "save_embedding_layers": False})
+        if self.base is not None and kwargs.get("is_main_process", True):
+            write_base(save_directory, self.base)
+
+    def create_or_update_model_card(self, output_dir):
+        """None: PEFT's is a form with blanks; training.json says what there is to say."""
+
+    def load_adapter(self, model_id, *args, **kwargs):
+        """As PEFT, but not the adapter of another base."""
+        if self.base is not None:
+            check_base(model_id, self.base)
+        return super().load_adapter(model_id, *args, **kwargs)
+
+
+def add_lora(
+    model: PreTrainedModel,
+    rank: int,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    mlp: bool = False,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+    trainable: Iterable[str] = tuple(TRAINED_WITH_LORA),
+    base: Base | None = None,
+) -> AdaptedGemmaLisa:
+    """Freeze the model but for new LoRA layers, the row of `[SEG]`, and the modules that `trainable` matches.
+
+    Args:
+        model: changed in place.
+        rank, alpha, dropout, use_rslora, use_dora: PEFT's; alpha is 2 × rank by default.
+        mlp: LoRA in gate, up and down too, not in q, k, v, o only.
+        trainable: patterns of parameter names; what they match must be whole modules outside the text model.
+        base: which checkpoint `model` is; every saved adapter will tell.
+
+    Raises:
+        ValueError: a pattern that matches nothing, a part of a module only, or the text model.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        target_modules=TEXT_LINEARS if mlp else LORA_TARGETS,
+        modules_to_save=whole_modules(model, trainable) or None,
+        trainable_token_indices=[model.config.seg_token_id],
+    )
+    if base is not None:
+        config.base_model_name_or_path, config.revision = base.name, base.revision
+    adapted = AdaptedGemmaLisa(model, config)
+    adapted.base = base
+    hold_trained_in_fp32(adapted)
+    return adapted
+
+
+def attach_adapter(
+    model: PreTrainedModel, adapter: str | Path, base: Base, is_trainable: bool = False
+) -> AdaptedGemmaLisa:
+    """The saved adapter on its base, which is changed in place; where it is to be trained on, held in fp32.
+
+    Raises:
+        ValueError: it belongs to another base, or its file does not hold what its configuration says.
+    """
+    check_base(adapter, base)
+    weights = Path(adapter) / SAFETENSORS_WEIGHTS_NAME
+    try:
+        with safe_open(weights, "pt") as file:
+            found = set(file.keys())
+        adapted = AdaptedGemmaLisa.from_pretrained(
+            model, str(adapter), is_trainable=is_trainable, torch_device=str(model.device)
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{adapter}: its files cannot be read: {error}") from error
+    wrong = found ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if wrong:
+        raise ValueError(f"{weights}: {len(wrong)} weights are missing or left over, as {min(wrong)}.")
+    adapted.base = base
+    if is_trainable:
+        hold_trained_in_fp32(adapted)
+    return adapted
+
+
+def options_of(adapted: AdaptedGemmaLisa) -> dict[str, float | bool]:
+    """The options of LoRA that the adapter was made with, by the names of train.py."""
+    config = adapted.peft_config["default"]
+    return {
+        "lora_rank": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "lora_mlp": config.target_modules == TEXT_LINEARS,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+    }
+
+
+def trained_whole(adapted: AdaptedGemmaLisa) -> set[str]:
+    """Paths of the modules that the adapter holds whole."""
+    return set(adapted.peft_config["default"].modules_to_save or [])
+
+
+def merge_adapter(adapted: AdaptedGemmaLisa, dtype: torch.dtype) -> PreTrainedModel:
+    """The base with the adapter's changes in its own weights, all of them in `dtype`."""
+    model = adapted.merge_and_unload()
+    hold_in(model, dtype)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is trained
+# ---------------------------------------------------------------------------------------------------------------------
+def trained_names(model: nn.Module, patterns: Iterable[str]) -> set[str]:
+    """Names of the parameters that the patterns match, but for those that are never trained.
+
+    Raises:
+        ValueError: a pattern that matches nothing.
+    """
+    unmatched, names = set(patterns), set()
+    for name, _ in model.named_parameters():
+        matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
+        unmatched -= matching
+        if matching and not name.startswith(NEVER_TRAINED):
+            names.add(name)
+    if unmatched:
+        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of the model.")
+    return names
+
+
+def whole_modules(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """The largest modules whose parameters all match: what PEFT is to copy, train and save.
+
+    Raises:
+        ValueError: a pattern that matches nothing, a part of a module only, or the text model, which LoRA trains.
+    """
+    wanted = trained_names(model, patterns)
+    if text := sorted(name for name in wanted if name.startswith(("model.language_model.", "lm_head."))):
+        raise ValueError(f"trainable: {text[0]} is of the text model, which LoRA trains; leave lora_rank or it out.")
+    chosen: list[str] = []
+    for path, module in model.named_modules():  # parents before their children
+        names = {f"{path}.{name}" for name, _ in module.named_parameters()} if path else set()
+        if names and names <= wanted:
+            chosen.append(path)
+            wanted -= names
+    if wanted:
+        raise ValueError(f"trainable: beside LoRA modules are trained whole, but {min(wanted)} is a part of one.")
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision
+# ---------------------------------------------------------------------------------------------------------------------
+def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesConfig | None:
+    """bitsandbytes on the text model's linear layers, and on them only; None for neither.
+
+    Raises:
+        ValueError: both.
+    """
+    if load_in_4bit and load_in_8bit:
+        raise ValueError("load_in_4bit and load_in_8bit: choose one of them.")
+    if load_in_8bit:
+        # It says for every layer and call that int8 products go through fp16: of normed states, which fit
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
+    if not load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=torch.bfloat16,  # one type for all weights: FSDP2 can shard them
+        llm_int8_skip_modules=NEVER_QUANTIZED,
+    )
+
+
+def check_quantized(model: PreTrainedModel) -> None:
+    """Every linear layer of the text model is quantised, and nothing else is."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
+    wanted = {name for name, _ in model.named_modules() if re.fullmatch(TEXT_LINEARS, name)}
+    assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
+
+
+def hold_trained_in_fp32(model: nn.Module) -> None:
+    """Steps of an optimizer are too small for bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def hold_in(model: PreTrainedModel, dtype: torch.dtype, only_frozen: bool = False) -> None:
+    """Weights in `dtype`, but for those that must stay in fp32 (see modeling_gemma_lisa)."""
+    exact = tuple(model._keep_in_fp32_modules_strict)
+    for name, parameter in model.named_parameters():
+        if not (only_frozen and parameter.requires_grad) and not any(part in name for part in exact):
+            parameter.data = parameter.data.to(dtype)
+
+
+def part_of_weight(name: str) -> str | None:
+    """The part of the model that a parameter is counted to; None for a weight that a trained copy stands in for."""
+    name = name.removeprefix(WRAPPED)
+    if ".original_module." in name:
+        return None
+    if "lora_" in name:
+        return "LoRA"
+    if "trainable_tokens_delta" in name:
+        return "the row of [SEG]"
+    return ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
+
+
+def count_weights(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter holds: two in a byte where it is quantised to 4 bits."""
+    packed = type(parameter).__name__ == "Params4bit"
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)
+
+
+def type_of(parameter: nn.Parameter) -> str:
+    """What a parameter's numbers are held in: "fp32", "bf16", "int8", "nf4"."""
+    if type(parameter).__name__ == "Params4bit":
+        return "nf4"
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
+    return names.get(parameter.dtype, str(parameter.dtype).removeprefix("torch."))

@@ -1,0 +1,105 @@
+"""A run's folder, in which nothing appears before it is whole.
+
+Checkpoints and the final model are written aside, flushed to the disc and renamed. What is to go is renamed first. A
+process that is killed leaves scraps, which the next start takes away, and never half a checkpoint.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.utils import CONFIG_NAME
+
+from .bases import ADAPTER_CONFIG
+from .records import TRAINING_RECORD
+
+ASIDE = ".saving"
+GOING = ".removing-"
+NONFINITE_FILE = "nonfinite.json"
+# Without one of these a folder is no checkpoint to anybody: what is moved last, and taken away first.
+SEALS = (CONFIG_NAME, ADAPTER_CONFIG, TRAINING_RECORD)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def step_of(checkpoint: str | Path) -> int:
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, by step."""
+    return [Path(path) for path in sort_checkpoints(str(folder))]
+
+
+def place_checkpoint(aside: Path, place: Path) -> None:
+    """Let a checkpoint that was written aside appear, in the place of one of the same step if there is one."""
+    flush(aside)
+    if place.exists():
+        remove_folder(place)
+    os.replace(aside, place)
+    flush_entry(place.parent)
+
+
+def place_model(aside: Path, folder: Path) -> None:
+    """Move the files of a model that was written aside into a folder, and take away the weights that lay there.
+
+    In between the folder has no configuration: nobody can take half of one model and half of another for a checkpoint.
+    """
+    flush(aside)
+    for name in reversed(SEALS):
+        (folder / name).unlink(missing_ok=True)
+    flush_entry(folder)
+    for pattern in ("*.safetensors", "*.safetensors.index.json"):
+        for weights in folder.glob(pattern):
+            weights.unlink()
+    names = sorted(path.name for path in aside.iterdir())
+    for name in [*(name for name in names if name not in SEALS), *(name for name in SEALS if name in names)]:
+        if (folder / name).is_dir():
+            remove_folder(folder / name)
+        os.replace(aside / name, folder / name)
+    flush_entry(folder)
+    aside.rmdir()
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a folder away, at once for everybody who looks."""
+    going = folder.with_name(f"{GOING}{folder.name}")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
+
+
+def rotate(folder: Path, limit: int | None, best: str | None) -> None:
+    """Keep the newest `limit` checkpoints of a run, and the best one among them; None or 0: all."""
+    checkpoints = checkpoints_of(folder)
+    kept = checkpoints[-1:] + [path for path in checkpoints if best is not None and path.name == Path(best).name]
+    excess = len(checkpoints) - max(limit or len(checkpoints), len(set(kept)))
+    for path in [path for path in checkpoints if path not in kept][: max(0, excess)]:
+        remove_folder(path)
+
+
+def remove_scraps(folder: Path) -> None:
+    """Take away what killed processes left."""
+    for path in (folder / ASIDE, *folder.glob(f"{GOING}*")):
+        shutil.rmtree(path, ignore_errors=True)
+    for name in (TRAINING_RECORD, NONFINITE_FILE):  # as `command_line.write_whole` begins them
+        for path in folder.glob(f".{name}.*"):
+            path.unlink()
+
+
+def flush(folder: Path) -> None:
+    """Have the disc hold everything in a folder, and its list of it: a rename must not overtake what it renames."""
+    for path in (*folder.rglob("*"), folder):
+        flush_entry(path)
+
+
+def flush_entry(path: Path) -> None:
+    """Have the disc hold a file's content, or a folder's list."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,0 +1,199 @@
+"""Make one complete folder of a trained Gemma-LISA: an adapter merged into its base, or weights put together again.
+
+    python scripts/export.py --model outputs/lora --output outputs/merged
+    python scripts/export.py --model outputs/start --adapter outputs/lora --output outputs/merged
+
+--model is a checkpoint, an adapter (merged into its unquantised base, whatever it was trained on), or a checkpoint of
+DeepSpeed ZeRO or FSDP2 that holds its weights in pieces only. The folder appears when it is complete, and when it
+answers a probe as what it was made of does: the differences are printed. Pieces are pickles, which can run code: give
+only those of your own runs.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from accelerate.utils import merge_fsdp_weights
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig, GenerationConfig, logging
+
+from gemma_lisa.adapters import AdaptedGemmaLisa, hold_in, merge_adapter
+from gemma_lisa.bases import is_adapter, read_base
+from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
+from gemma_lisa.command_line import ArgumentParser, UsageError, run, write_whole
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.records import TRAINING_RECORD, read_stages
+from gemma_lisa.scripts.init_checkpoint import check_output
+
+DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
+# How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
+# once, in its own type.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# Where torch's sharded weights lie in a checkpoint of FSDP2, and what DeepSpeed leaves in one of ZeRO.
+FSDP_FOLDER, ZERO_FILE = "pytorch_model_fsdp_0", "latest"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a checkpoint or of an adapter")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter whose base --model names")
+    parser.add_argument("--config_from", type=Path, help="where config and processor are, if not with the pieces")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of all weights; auto: the base's")
+    parser.add_argument("--max_shard_size", default="5GB", help="of one file of weights")
+    args = parser.parse_args(arguments)
+    if not re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", args.max_shard_size):
+        raise UsageError(f"--max_shard_size {args.max_shard_size}: a size is needed, as 5GB.")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is exported
+# ---------------------------------------------------------------------------------------------------------------------
+def is_in_pieces(folder: Path) -> bool:
+    """Whether a folder holds its weights only as an engine of several processes leaves them."""
+    has_pieces = (folder / FSDP_FOLDER).is_dir() or (folder / ZERO_FILE).is_file()
+    return has_pieces and not is_adapter(folder) and not list(folder.glob("*.safetensors"))
+
+
+def put_together(
+    folder: Path, config_from: Path | None, dtype: torch.dtype | str
+) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
+    """The model of a ZeRO or FSDP2 checkpoint, in the configuration's type for "auto", with what was trained exact.
+
+    Raises:
+        ValueError: no configuration beside it; an adapter; weights that are missing or left over.
+    """
+    place = next((at for at in (config_from, folder, folder.parent) if at and (at / "config.json").is_file()), None)
+    if place is None:
+        raise ValueError(f"{folder}: its weights come without config.json; --config_from names the model it began as.")
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    weights = read_pieces(folder)
+    if adapted := [key for key in weights if "lora_" in key]:
+        raise ValueError(
+            f"{folder}: the pieces are of an adapter ({adapted[0]}); export the folder train.py saved it to."
+        )
+    model = GemmaLisaForConditionalGeneration(config)
+    found = model.load_state_dict(weights, strict=False)
+    tied = set(model.all_tied_weights_keys)
+    wrong = [*(key for key in found.missing_keys if key not in tied), *found.unexpected_keys]
+    if wrong:
+        raise ValueError(f"{folder}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+    model.tie_weights()
+    hold_in(model, config.dtype or torch.float32 if dtype == "auto" else dtype)
+    model.generation_config = GenerationConfig.from_pretrained(place)
+    return model.eval(), GemmaLisaProcessor.from_pretrained(place, trust_remote_code=False)
+
+
+def read_pieces(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a ZeRO or FSDP2 checkpoint by name."""
+    if (folder / FSDP_FOLDER).is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+            merge_fsdp_weights(str(folder / FSDP_FOLDER), aside)
+            return {name: weight.clone() for name, weight in load_file(Path(aside) / "model.safetensors").items()}
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return get_fp32_state_dict_from_zero_checkpoint(str(folder))
+
+
+def open_source(
+    args: argparse.Namespace,
+) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    """What the arguments name, in evaluation mode; an adapter still beside its base."""
+    dtype = DTYPES[args.dtype]
+    if args.adapter is None and is_in_pieces(args.model):
+        return put_together(args.model, args.config_from, dtype)
+    model, processor = open_checkpoint(args.model, dtype, args.adapter)
+    return model.eval(), processor
+
+
+def describe_source(args: argparse.Namespace) -> str:
+    adapter = args.adapter or (args.model if is_adapter(args.model) else None)
+    if adapter is None:
+        return f"{args.model}{', put together' if is_in_pieces(args.model) else ''}"
+    return f"{adapter} merged into {args.model if args.adapter else read_base(adapter).name}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The proof
+# ---------------------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def probe(model: torch.nn.Module, processor: GemmaLisaProcessor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model says of two made pictures with answers given: logits (B, L, V) and mask logits (S, h, w)."""
+    conversations = []
+    for number in range(2):
+        side = 96 + 64 * number
+        ramp = torch.arange(side * side * 3).reshape(side, side, 3) * (number + 7) % 256
+        image = Image.fromarray(ramp.to(torch.uint8).numpy())
+        question = [{"type": "image", "image": image}, {"type": "text", "text": "the red thing on the left"}]
+        answer = [{"type": "text", "text": f"It is {processor.seg_token}."}]
+        conversations.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+    inputs = processor.apply_chat_template(conversations, tokenize=True, return_dict=True)
+    output = model(**inputs)
+    return output.logits.float(), output.pred_masks.float()
+
+
+def compare(expected: tuple[torch.Tensor, ...], found: tuple[torch.Tensor, ...], tolerance: float) -> str:
+    """How far apart two probes are, in words.
+
+    Raises:
+        ValueError: too far.
+    """
+    shares = [
+        ((a - b).abs().max() / a.abs().max()).item() if len(a) else 0.0 for a, b in zip(expected, found, strict=True)
+    ]
+    told = f"logits differ by {shares[0]:.1e} of the largest, mask logits by {shares[1]:.1e}"
+    if not max(shares) <= tolerance:
+        raise ValueError(f"what was written is not what was trained: {told}, at most {tolerance:.1e} is rounding.")
+    return told
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+# ---------------------------------------------------------------------------------------------------------------------
+def export(args: argparse.Namespace) -> str:
+    """Write the folder aside, prove it, rename it; what the proof says."""
+    output = Path(os.path.abspath(args.output))
+    source, processor = open_source(args)
+    stages = read_stages(args.adapter or args.model)
+    is_merged = isinstance(source, AdaptedGemmaLisa)
+    dtype = source.dtype
+    expected = probe(source, processor)
+    model = merge_adapter(source, dtype) if is_merged else source
+    hold_in(model, dtype)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(aside, max_shard_size=args.max_shard_size)
+        processor.save_pretrained(aside)
+        if stages:
+            write_whole(aside / TRAINING_RECORD, {"stages": stages})
+        del model, source
+        written, again = load_checkpoint(aside)
+        proof = compare(expected, probe(written, again), TOLERANCE[dtype] if is_merged else 0.0)
+        aside.replace(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
+    return proof
+
+
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    check_output(args.output)
+    proof = export(args)
+    files = [path for path in args.output.iterdir() if path.suffix == ".safetensors"]
+    size = sum(path.stat().st_size for path in files)
+    print(f"{args.output}: {describe_source(args)}, {size / 1e6:,.1f} MB of weights in {len(files)} file(s)")
+    print(f"  a probe of it: {proof}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    run(main)

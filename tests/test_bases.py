@@ -1,0 +1,115 @@
+"""Adapters know their base: another one is refused, a moved one can be named."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers.utils import CONFIG_NAME
+
+from gemma_lisa import bases
+from gemma_lisa.adapters import add_lora
+from gemma_lisa.bases import Base, fingerprint, identify, is_adapter, read_base
+from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.train import ModelArguments, load_model
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A folder with a small random Gemma-LISA."""
+    return saved(tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """A folder with an adapter of `base`."""
+    model, processor = load_checkpoint(base)
+    adapted = add_lora(model, rank=2, base=identify(base))
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def saved(folder, seed=0, **options):
+    model, processor = build_tiny(image_size=32, seed=seed)
+    model.save_pretrained(folder, **options)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_says_which_base_it_belongs_to(base, adapter):
+    assert read_base(adapter) == Base(str(base.resolve()), None, fingerprint(base))
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    assert is_adapter(adapter) and not is_adapter(base)
+    load_checkpoint(adapter)
+
+
+def test_another_base_is_refused_in_one_line(adapter, tmp_path):
+    other = saved(tmp_path / "other", seed=1)
+    for call in (
+        lambda: load_checkpoint(other, adapter=adapter),
+        lambda: load_model(ModelArguments(str(other), adapter=str(adapter))),
+    ):
+        with pytest.raises(ValueError, match=r"the adapter of .*base \(weights .*\), not of .*other") as refusal:
+            call()
+        assert "\n" not in str(refusal.value)
+
+
+def test_weights_that_were_changed_in_place_are_another_base(base, adapter):
+    model, _ = load_checkpoint(base)
+    with torch.no_grad():
+        model.seg_projector[2].bias[0] += 1
+    model.save_pretrained(base)
+    with pytest.raises(ValueError, match="not of"):
+        load_checkpoint(adapter)
+
+
+def test_a_base_that_is_gone_is_named_with_what_to_do_and_works_where_it_is_now(base, adapter, tmp_path):
+    expected = load_checkpoint(adapter)[0].state_dict()
+    shutil.move(base, tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"base is not there any more; .*--model BASE --adapter"):
+        load_checkpoint(adapter)
+    found = load_checkpoint(tmp_path / "moved", adapter=adapter)[0].state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    model, _ = load_model(ModelArguments(str(tmp_path / "moved"), adapter=str(adapter)))
+    assert model.base.name == str((tmp_path / "moved").resolve())
+
+
+def test_a_folder_that_is_no_adapter_is_refused_as_one(base):
+    with pytest.raises(ValueError, match="no adapter, it holds no adapter_config.json"):
+        load_checkpoint(base, adapter=base)
+
+
+def test_how_weights_are_cut_into_files_does_not_matter_and_every_tensor_does(base, tmp_path):
+    cut = saved(tmp_path / "cut", max_shard_size="500KB")
+    assert len(list(cut.glob("*.safetensors"))) > 3
+    assert fingerprint(cut) == fingerprint(base)
+    model, _ = load_checkpoint(base)
+    seen = {fingerprint(base)}
+    for name in ("lm_head", "sam.mask_decoder.iou_token", "model.vision_tower.embeddings.position_embedding"):
+        weight = model.get_submodule(name).weight.data
+        weight[0, 0] += 1
+        model.save_pretrained(tmp_path / "changed")
+        seen.add(fingerprint(tmp_path / "changed"))
+    assert len(seen) == 4
+
+
+def test_a_folder_without_safetensors_has_no_fingerprint(tmp_path):
+    with pytest.raises(ValueError, match="no .safetensors file"):
+        fingerprint(tmp_path)
+
+
+def test_a_base_of_the_hub_is_told_by_name_and_commit(base, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--org--base" / "snapshots" / commit
+    shutil.copytree(base, snapshot)
+    monkeypatch.setattr(bases, "cached_file", lambda name, file, revision: str(snapshot / CONFIG_NAME))
+    assert identify("org/base") == Base("org/base", commit, fingerprint(base))
+
+
+def test_a_record_that_cannot_be_read_is_refused_by_name(adapter):
+    for content in ("{", '{"name": "a"}'):
+        (adapter / "base.json").write_text(content)
+        with pytest.raises(ValueError, match="base.json: it should say which base"):
+            load_checkpoint(adapter)

@@ -1,0 +1,126 @@
+"""Every recipe: it is read, what it trains moves and nothing else does, at the rates it gives."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from gemma_lisa import train
+from gemma_lisa.adapters import part_of_weight
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.questions import TrainingQuestions
+from gemma_lisa.optimizers import OTHER
+from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.trainer import GemmaLisaTrainer
+
+ROOT = Path(train.__file__).parent
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+WITH_LORA = {"LoRA", "the row of [SEG]", "seg_projector", "sam.mask_decoder"}
+EVERYTHING = {
+    *("model.language_model", "model.vision_tower", "model.multi_modal_projector"),
+    *("seg_projector", "sam.vision_encoder", "sam.mask_decoder", "sam.prompt_encoder"),
+}
+# Recipe -> the parts that it trains, as train.py's description counts them.
+TRAINED = {
+    "align-bridge": {"seg_projector"},
+    "few_pictures": EVERYTHING,
+    "finetune-your-data": WITH_LORA,
+    "gemma3-12b-lora-fsdp2": WITH_LORA,
+    "gemma3-27b-lora-zero3": WITH_LORA,
+    "gemma3-4b-full-zero3": {"model.language_model", "seg_projector", "sam.mask_decoder"},
+    "gemma3-4b-lora": WITH_LORA,
+    "gemma3-4b-qlora-24gb": WITH_LORA,
+    "lisa_mix": WITH_LORA,
+    "lisa_reason_seg": WITH_LORA,
+    "shapes": EVERYTHING,
+    "shapes_easy_first": EVERYTHING,
+    "shapes_long": EVERYTHING,
+    "shapes_words": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
+}
+# What is trained of a part that is not trained whole; SAM's prompt encoder otherwise gets no gradient from our prompts.
+ONLY = {"sam.prompt_encoder": ["sam.prompt_encoder.no_mask_embed.weight"]}
+# What nothing pulls at: SAM's own estimate of the IoU, and the decoder's answers to prompts of several meanings.
+UNPULLED = re.compile(r"iou_prediction_head|output_hypernetworks_mlps\.[123]\.")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    model, processor = build_tiny(image_size=64)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def parse(path, checkpoint, folder, *more):
+    return train.parse(
+        ["--config", str(path), "--model", str(checkpoint), "--output_dir", str(folder), "--use_cpu", "true", *more]
+    )
+
+
+def test_each_recipe_is_known_here():
+    assert {path.stem for path in RECIPES} == set(TRAINED)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    content = yaml.safe_load(path.read_text())
+    model_args, data_args, args = parse(path, checkpoint, tmp_path)
+    assert ("dataset" in content) != ("mixture" in content)
+    if isinstance(content.get("mixture"), str):
+        content["mixture"] = yaml.safe_load(Path(content["mixture"]).read_text())["mixture"]
+    written = {**vars(model_args), **vars(data_args), **vars(args)}
+    assert {name: written[name] for name in content} == content
+    if "global_batch_size" in content:
+        assert args.rows_a_step == content["global_batch_size"] >= train.SMALL_BATCH
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_a_recipe_trains_moves_and_nothing_else_does(path, checkpoint, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    small = ["--max_steps", "3", "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--eval_strategy", "no"]
+    small += ["--lr_scheduler_kwargs", "{}", "--save_strategy", "no", "--dataloader_num_workers", "0"]
+    small += ["--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
+    if "global_batch_size" in yaml.safe_load(path.read_text()):
+        small += ["--global_batch_size", "2"]
+    model_args, data_args, args = parse(path, checkpoint, tmp_path, *small)
+    model, processor = train.load_model(model_args, torch.bfloat16 if args.bf16 else torch.float32)
+
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = {name: part_of_weight(name) for name, _ in model.named_parameters()}
+    assert {names[name] for name in trained} == TRAINED[path.stem]
+    for part in TRAINED[path.stem]:
+        whole = [name for name, of in names.items() if of == part]
+        assert sorted(trained & set(whole)) == sorted(ONLY.get(part, whole))
+    for name in trained:
+        if names[name] == "LoRA":
+            layers = "self_attn|mlp" if model_args.lora_mlp else "self_attn"
+            assert re.search(rf"model\.language_model\.layers\.\d+\.({layers})\.", name), name
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad)
+
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = GemmaLisaTrainer(
+        model=model,
+        args=args,
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks),
+        train_dataset=TrainingQuestions(rows, 0, data_args.max_questions),
+        processing_class=processor,
+        optimizer_cls_and_kwargs=train.muon_of(args),
+    )
+    trainer.train()
+    # Bits, not numbers: what is packed in 4 bits and read as bf16 may be NaN, which equals nothing
+    bits = {name: parameter.detach().view(torch.uint8) for name, parameter in model.named_parameters()}
+    moved = {name for name in bits if not torch.equal(bits[name], before[name].view(torch.uint8))}
+    assert moved <= trained
+    assert {name for name in trained - moved if not UNPULLED.search(name)} == set()
+
+    if args.muon_learning_rate is None:
+        content = yaml.safe_load(path.read_text())
+        of_part = {"lora": "lora_learning_rate", "bridge": "bridge_learning_rate", "decoder": "decoder_learning_rate"}
+        for group in trainer.optimizer.param_groups:
+            rate = content.get(of_part.get(group["part"]), content.get("learning_rate"))
+            assert group["lr"] == rate, group["part"]
+            assert group["part"] != OTHER or "learning_rate" in content

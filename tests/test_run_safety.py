@@ -1,0 +1,312 @@
+"""A run that is killed goes on by itself: 20 times, wherever it is hit, and comes to the very same weights.
+
+This file is also the program that starts the runs: it imports train.py once, and every run is a process forked from it.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from gemma_lisa import train
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.run_safety import choose_start, differences
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+KILLS = 20
+STEPS, SAVE_STEPS, KEPT = 120, 2, 2
+SETTINGS = {"learning_rate": 0.1, "weights": "abc", "max_steps": 4, "num_train_epochs": 3.0}
+
+
+# --- where a start begins --------------------------------------------------------------------------------------------
+@pytest.fixture
+def run(tmp_path):
+    """Makes the folder of a run: its checkpoints by step, and how many steps it had when it was finished."""
+
+    def make(*steps, finished=None, settings=SETTINGS, command="train.py --a b"):
+        stage = {"settings": settings, "command": command}
+        for step in steps:
+            folder = tmp_path / f"checkpoint-{step}"
+            folder.mkdir()
+            write(folder / "training.json", {"stages": [{**stage, "steps": step}]})
+            write(folder / "trainer_state.json", {"global_step": step})
+        if finished is not None:
+            write(tmp_path / "training.json", {"stages": [{**stage, "steps": finished}]})
+        return tmp_path
+
+    def write(path, content):
+        path.write_text(json.dumps(content))
+
+    return make
+
+
+def start_of(folder, settings=SETTINGS, command="train.py --a b", **options):
+    return choose_start(folder, settings, command, **options)
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_an_empty_folder_is_begun_anew(tmp_path):
+    start = start_of(tmp_path / "not there yet")
+    assert (start.checkpoint, start.is_finished, start.says) == (None, False, [])
+
+
+def test_a_start_goes_on_from_the_newest_checkpoint_and_says_so_in_a_line(run):
+    folder = run(2, 10, 4)
+    start = start_of(folder)
+    assert start.checkpoint == str(folder / "checkpoint-10")
+    assert start.says == [f"going on from step 10: {folder / 'checkpoint-10'}"]
+
+
+def test_scraps_of_killed_processes_are_taken_away(run):
+    folder = run(2)
+    for name in (".saving/checkpoint-4", ".removing-checkpoint-0"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").write_text("half")
+    (folder / ".training.json.123").write_text("half")
+    assert start_of(folder).checkpoint == str(folder / "checkpoint-2")
+    assert names_in(folder) == {"checkpoint-2"}
+
+
+def test_a_finished_run_is_finished_and_goes_on_only_to_more_steps(run):
+    folder = run(2, 4, finished=4)
+    before = names_in(folder)
+    start = start_of(folder)
+    assert start.is_finished and start.checkpoint is None
+    assert start.says == [f"finished: {folder} holds all 4 steps of this run"]
+    assert names_in(folder) == before
+    further = start_of(folder, {**SETTINGS, "max_steps": 6})
+    assert (further.is_finished, further.checkpoint) == (False, str(folder / "checkpoint-4"))
+
+
+def test_a_run_that_went_on_after_it_was_finished_is_not_finished(run):
+    folder = run(4, 5, finished=4)
+    assert start_of(folder).checkpoint == str(folder / "checkpoint-5")
+
+
+def test_a_finished_run_without_checkpoints_does_not_go_on(run):
+    folder = run(finished=4)
+    assert start_of(folder).is_finished
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        start_of(folder, {**SETTINGS, "max_steps": 6})
+
+
+@pytest.mark.parametrize("finished", [None, 4])
+def test_another_run_in_the_same_folder_is_refused_with_what_differs(run, finished):
+    folder = run(2, 4, finished=finished)
+    with pytest.raises(ValueError, match='learning_rate 0.1, not 0.2; weights "abc", not "xyz"') as refusal:
+        start_of(folder, {**SETTINGS, "learning_rate": 0.2, "weights": "xyz"})
+    assert "\n" not in str(refusal.value)
+    assert "--fresh true" in str(refusal.value) and "checkpoint-4" in str(refusal.value)
+    assert names_in(folder) >= {"checkpoint-2", "checkpoint-4"}
+
+
+def test_what_is_trained_may_grow_and_not_shrink():
+    assert differences(SETTINGS, {**SETTINGS, "max_steps": 5, "num_train_epochs": 9.0, "new_option": 1}) == []
+    assert differences(SETTINGS, {**SETTINGS, "max_steps": 3}) == ["max_steps 4, not 3"]
+
+
+def test_a_checkpoint_of_an_unknown_run_is_refused(run):
+    folder = run(2)
+    (folder / "checkpoint-2" / "training.json").unlink()
+    with pytest.raises(ValueError, match="does not say what it was made with"):
+        start_of(folder)
+
+
+def test_fresh_takes_the_checkpoints_away_and_says_which(run):
+    folder = run(2, 4, finished=4)
+    (folder / "model.safetensors").write_text("weights")
+    start = start_of(folder, {**SETTINGS, "learning_rate": 9}, fresh=True)
+    assert start.checkpoint is None and not start.is_finished
+    assert start.says == [f"fresh: took checkpoint-2, checkpoint-4, training.json from {folder}; its other files stay"]
+    assert names_in(folder) == {"model.safetensors"}
+
+
+def test_a_checkpoint_that_is_asked_for_is_gone_back_to_once(run):
+    folder = run(2, 4, 6, finished=6)
+    options = {"command": "train.py --resume", "wanted": str(folder / "checkpoint-2")}
+    start = start_of(folder, {**SETTINGS, "learning_rate": 0.2}, **options)
+    assert start.checkpoint == str(folder / "checkpoint-2")
+    assert start.says == [
+        f"going on from step 2: {folder / 'checkpoint-2'}",
+        "with other settings: learning_rate 0.1, not 0.2",
+        f"took checkpoint-4, checkpoint-6, training.json from {folder}, which came later",
+    ]
+    assert names_in(folder) == {"checkpoint-2"}
+    # Killed at step 3, and started by the same command again
+    run(3, command=options["command"])
+    assert start_of(folder, **options).checkpoint == str(folder / "checkpoint-3")
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_gone_back_to(run):
+    with pytest.raises(ValueError, match="holds no trainer_state.json"):
+        start_of(run(2), command="another", wanted="no/such")
+
+
+def test_fresh_and_a_checkpoint_do_not_go_together(tmp_path):
+    arguments = ["--model", "some", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    with pytest.raises(UsageError, match="choose one"):
+        train.parse([*arguments, "--fresh", "true", "--resume_from_checkpoint", "some"])
+
+
+# --- killed at any moment --------------------------------------------------------------------------------------------
+def start_run(arguments: list[str], log: Path) -> int:
+    """A process that runs train.py's main, as if it had been started anew; its id."""
+    child = os.fork()
+    if child:
+        return child
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    status = 1
+    try:
+        train.main(arguments)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_whole(arguments: list[str], log: Path) -> float:
+    """Seconds of a run that nobody kills."""
+    begin = time.perf_counter()
+    _, status = os.waitpid(start_run(arguments, log), 0)
+    assert status == 0, log.read_text()[-3000:]
+    return time.perf_counter() - begin
+
+
+def check_whole(folder: Path) -> int:
+    """Every checkpoint there is can be opened, all of it; the step of the newest."""
+    steps = [0]
+    for path in folder.glob("checkpoint-*"):
+        load_file(path / "model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.load(path / name, weights_only=False)
+        step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        assert path.name == f"checkpoint-{step}"
+        assert json.loads((path / "training.json").read_text())["stages"][-1]["steps"] == step
+        assert (path / "config.json").is_file() and (path / "tokenizer.json").is_file()
+        steps.append(step)
+    assert len(steps) <= 1 + KEPT + 1  # one more between a save and what it takes away
+    return max(steps)
+
+
+def wait_for_the_moment(number: int, draw: random.Random, seconds: float, out: Path) -> None:
+    """Any moment of the first `seconds` after a start; of every fourth start one within a save."""
+    begin, since = time.perf_counter(), time.time()
+    time.sleep(draw.uniform(0, seconds) if number % 4 else 0)
+    while number % 4 == 0 and not is_saving(out, since) and time.perf_counter() < begin + 120:
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.03) if number % 4 == 0 else 0)
+
+
+def is_saving(out: Path, since: float) -> bool:
+    """Whether a folder lies aside that is not older: what killed processes leave is."""
+    return (out / ".saving").exists() and (out / ".saving").stat().st_mtime > since
+
+
+def kill_and_go_on(folder: Path, arguments: list[str], seconds: float) -> dict:
+    """Start the same run again and again, and kill it at moments that a seed draws."""
+    draw, report, step = random.Random(0), {"steps": [], "during": []}, 0
+    out, log = folder / "killed", folder / "killed.log"
+    for number in range(KILLS):
+        log.write_text("")
+        since, child = time.time(), start_run(arguments, log)
+        wait_for_the_moment(number, draw, seconds, out)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        said = log.read_text()
+        assert os.WIFSIGNALED(status), f"ended by itself at kill {number}: {said[-3000:]}"
+        assert "error" not in said and "Traceback" not in said, said
+        newest = check_whole(out) if out.exists() else 0
+        assert newest >= step, f"step {step} was there, {newest} is"
+        if newest > step or "going on" in said:
+            assert (f"going on from step {step}: " in said) == (step > 0), said
+        during = "saving" if is_saving(out, since) else "training" if newest > step else "start"
+        report["during"].append(during)
+        report["steps"].append(step := newest)
+    return report
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    model, processor = build_tiny(image_size=32)
+    model.save_pretrained(folder / "start")
+    processor.save_pretrained(folder / "start")
+    recipe = {
+        "model": str(folder / "start"),
+        "dataset_options": {"image_size": 32, "train_rows": 6, "validation_rows": 1, "test_rows": 1},
+        "use_cpu": True,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 1,
+        "max_questions": 1,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": SAVE_STEPS,
+        "save_total_limit": KEPT,
+        "preview_samples": 0,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["--config", str(folder / "recipe.yaml"), "--output_dir"]
+    run_whole([*arguments, str(folder / "drawn"), "--max_steps", "1"], folder / "drawn.log")  # the rows are kept
+    few = run_whole([*arguments, str(folder / "few"), "--max_steps", "10"], folder / "few.log")
+    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], few)
+    run_whole([*arguments, str(folder / "whole")], folder / "whole.log")
+    run_whole([*arguments, str(folder / "killed")], folder / "killed.log")
+    weights = (folder / "killed" / "model.safetensors").stat()
+    run_whole([*arguments, str(folder / "killed")], folder / "again.log")
+    assert (folder / "killed" / "model.safetensors").stat() == weights
+    (folder / "report.json").write_text(json.dumps({"seconds": few, **report}))
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    environment.pop("HF_DATASETS_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    print(report)
+    assert len(report["steps"]) == KILLS and {"saving", "training", "start"} == set(report["during"])
+    assert f"finished: {tmp_path / 'killed'} holds all {STEPS} steps" in (tmp_path / "again.log").read_text()
+
+    killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+
+
+def logged(folder: Path) -> list[list[float]]:
+    """What every step said, without clocks."""
+    names = ("step", "loss", "language_loss", "mask_bce_loss", "mask_dice_loss", "grad_norm", "learning_rate")
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    steps = [[entry[name] for name in names] for entry in history if "loss" in entry]
+    assert [step[0] for step in steps] == list(range(1, STEPS + 1))
+    return steps
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,223 @@
+"""Streams: every row goes to one reader, all come before one comes again, and the same sample after a resume."""
+
+import tracemalloc
+from collections import Counter
+from itertools import islice
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pyarrow
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from gemma_lisa.datasets_builder import shards, streams
+from gemma_lisa.datasets_builder.mixture import load_mixture
+from gemma_lisa.datasets_builder.questions import Part
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES
+from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
+
+SIZES = {"wide": 40, "few": 9}
+SHARES = {"wide": 3.0, "few": 1.0}
+SHARDS = 4
+
+
+def dialogue(source, image=None):
+    turn = {"question": f"What of {source}?", "answer": "Nothing."}
+    return {"image": image, "source": source, "targets": [], "conversation": [turn]}
+
+
+def write(folder, rows, count=SHARDS):
+    """Prepared rows in so many shards."""
+    shards.write_shards({"train": Dataset.from_list(rows, features=ROW_FEATURES)}, folder, str(folder), shards=count)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_A_GROUP", 2)
+    monkeypatch.setattr(streams, "MIXED_ROWS", 3)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {
+        name: write(tmp_path / name, [dialogue(f"{name}/{at}") for at in range(size)]) for name, size in SIZES.items()
+    }
+
+
+@pytest.fixture
+def parts(folders):
+    return [Part(name, open_stream(folder, "train", None), SHARES[name]) for name, folder in folders.items()]
+
+
+def said(sample):
+    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+
+
+def read(questions, batches, workers=0, batch_size=2):
+    """The first batches of a process, as its data loader gives them."""
+    loader = DataLoader(questions, batch_size, num_workers=workers, collate_fn=list)
+    return [[sample and said(sample) for sample in batch] for batch in islice(loader, batches)]
+
+
+# --- order and shares ------------------------------------------------------------------------------------------------
+def test_all_rows_come_before_one_comes_again_and_then_in_another_order(parts):
+    rows = [row["source"] for row in islice(parts[0].rows.read((5,), 0, 1), 3 * 40)]
+    rounds = [rows[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in rounds)
+    assert len({tuple(found) for found in rounds}) == 3
+    assert rounds[0] != [f"wide/{at}" for at in range(40)]
+    assert rows == [row["source"] for row in islice(parts[0].rows.read((5,), 0, 1), 3 * 40)]
+    assert rows != [row["source"] for row in islice(parts[0].rows.read((6,), 0, 1), 3 * 40)]
+
+
+def test_the_shares_hold(parts):
+    sets = Counter(said(sample)[0].split("/")[0] for sample in islice(StreamedQuestions(parts, 0, 3), 2000))
+    assert sets["wide"] == pytest.approx(1500, abs=4 * (2000 * 0.75 * 0.25) ** 0.5)
+    assert sets["wide"] + sets["few"] == 2000
+    lines = StreamedQuestions(parts, 0, 3).describe()
+    assert "75.0%, of 40 rows in 4 shards" in lines[1] and "25.0%, of 9 rows in 4 shards" in lines[2]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 1)])
+def test_no_row_is_read_by_two_workers_or_ranks_and_all_are_read(parts, ranks, workers):
+    read_by = {}
+    for rank in range(ranks):
+        questions = StreamedQuestions(parts, 1, 3, None, rank, ranks, workers)
+        for at, batch in enumerate(read(questions, 60, workers)):
+            for source, _ in batch:
+                read_by.setdefault(source, set()).add((rank, at % max(1, workers)))
+    assert len(read_by) == sum(SIZES.values())
+    assert all(len(readers) == 1 for readers in read_by.values())
+
+
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_what_was_seen_is_passed_over_without_being_asked_and_the_rest_is_the_same(parts, workers, monkeypatch):
+    whole = read(StreamedQuestions(parts, 1, 3, workers=workers), 12, workers)
+    assert whole == read(StreamedQuestions(parts, 1, 3, workers=workers), 12, workers)
+    assert whole != read(StreamedQuestions(parts, 2, 3, workers=workers), 12, workers)
+    resumed = StreamedQuestions(parts, 1, 3, workers=workers)
+    resumed.skip(5, 2)
+    assert read(resumed, 12, workers) == [[None, None]] * 5 + whole[5:]
+
+
+def test_pictures_and_masks_are_those_of_the_rows(tmp_path):
+    generators = [np.random.default_rng(number) for number in range(4)]
+    rows = [row_of_scene(draw_scene(g, 32), g, False, f"drawn/{at}") for at, g in enumerate(generators)]
+    stream = open_stream(write(tmp_path / "drawn", rows), "train", None)
+    sample = next(iter(StreamedQuestions([Part("drawn", stream, 1.0)], 0, 9)))
+    row = rows[int(sample["source"].split("/")[1])]
+    assert sample["image"].size == (32, 32)
+    masks = [None if masks is None else len(masks) for masks in sample["masks"]]
+    assert masks == [*(len(target["masks"]) for target in row["targets"]), None]  # the last is its dialogue
+
+
+def test_a_reader_holds_a_few_groups_of_rows_and_not_their_shards(tmp_path):
+    image = {"bytes": b"", "path": "photo.jpg"}
+    size = 20_000  # bytes of a picture
+    pictures = [{**image, "bytes": np.random.default_rng(at).bytes(size)} for at in range(200)]
+    stream = open_stream(
+        write(tmp_path / "big", [dialogue(f"big/{at}", p) for at, p in enumerate(pictures)]), "train", None
+    )
+    del pictures
+    tracemalloc.start()
+    before, arrow = pyarrow.total_allocated_bytes(), 0
+    for _ in islice(stream.read((0,), 0, 1), 400):
+        arrow = max(arrow, pyarrow.total_allocated_bytes() - before)
+    held = arrow + tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size * 3 < held < size * 60
+
+
+# --- the guard -------------------------------------------------------------------------------------------------------
+def photo(number):
+    return {"bytes": b"not looked at", "path": f"{number:012d}.jpg"}
+
+
+def test_held_out_photos_are_left_out_on_the_way_and_counted(tmp_path, caplog):
+    folder = write(tmp_path / "photos", [dialogue(f"photos/{at}", photo(at)) for at in range(20)])
+    held_out = {number: "refcoco/unc/validation" for number in (*range(5), 11)}
+    stream = open_stream(folder, "train", held_out)
+    assert f"{folder}: left out 6 of its 20 rows" in caplog.text
+    assert (len(stream), stream.kept) == (14, [0, 5, 4, 5])
+    rows = [row["source"] for row in islice(stream.read((0,), 0, 1), 14)]
+    assert sorted(rows) == sorted(f"photos/{at}" for at in range(20) if at not in held_out)
+    assert len(open_stream(folder, "train", None)) == 20
+
+
+def test_the_guard_knows_a_photo_by_its_rows_source_too_and_says_what_it_does_not_know(tmp_path, caplog):
+    nameless = {"bytes": b"not looked at", "path": None}
+    folder = write(tmp_path / "few", [dialogue(f"few/{at:012d}", nameless) for at in range(4)])
+    assert open_stream(folder, "train", {2: "refcoco/unc/testA"}).kept == [1, 1, 0, 1]
+    assert f"{folder}: 4 of its pictures have no name" in caplog.text
+    open_stream(folder, "train", {})
+    assert "which are for evaluation is not known" in caplog.text
+    with pytest.raises(ValueError, match="every row of it is about a photo that is held out"):
+        open_stream(folder, "train", dict.fromkeys(range(4), "refcoco/unc/testA"))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+def test_fewer_shards_than_readers_are_refused_with_what_to_do(parts):
+    with pytest.raises(ValueError) as refusal:
+        StreamedQuestions(parts, 0, 3, ranks=2, workers=4)
+    assert str(refusal.value) == (
+        "wide: 4 shard(s) cannot be dealt out to 2 process(es) of 4 worker(s), 8 readers; --dataloader_num_workers 2 "
+        "at most, or write 8 shards or more (`prepare NAME ... --shards 8`)."
+    )
+    with pytest.raises(ValueError, match="5 readers; write 5 shards or more"):
+        StreamedQuestions(parts, 0, 3, ranks=5)
+
+
+def test_a_reader_of_held_out_photos_only_is_refused_and_an_uneven_deal_is_said(tmp_path, caplog):
+    folder = write(tmp_path / "photos", [dialogue(f"photos/{at}", photo(at)) for at in range(8)])
+    with pytest.raises(ValueError, match="a reader of 4 process.* would get shards without a row"):
+        part = Part("photos", open_stream(folder, "train", {0: "refcoco/unc/val", 1: "refcoco/unc/val"}), 1.0)
+        StreamedQuestions([part], 0, 3, ranks=4)
+    part = Part("photos", open_stream(folder, "train", None), 1.0)
+    StreamedQuestions([part], 0, 3, ranks=2)
+    assert "rows each" not in caplog.text
+    StreamedQuestions([part], 0, 3, ranks=3)
+    assert "photos: its 4 shards give the 3 readers 2 to 4 rows each" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sets", "word"),
+    [
+        (["ade20k"], "ade20k: only prepared rows are streamed; run `prepare ade20k`"),
+        ({"wide": {"seed": 1}}, "have no options, not seed"),
+        (["saved"], "is what save_to_disk wrote"),
+        (["nothing"], "holds no prepared rows"),
+        (["broken"], "cannot be read as Parquet"),
+        (["someone/rows"], "no folder is called so here"),
+    ],
+    ids=["builder", "options", "saved to disk", "empty folder", "broken", "not on the Hub"],
+)
+def test_what_cannot_be_streamed_is_refused_in_one_line(folders, tmp_path, monkeypatch, own_cache, sets, word):
+    Dataset.from_list([dialogue("saved/0")], features=ROW_FEATURES).save_to_disk(tmp_path / "saved")
+    (tmp_path / "nothing").mkdir()
+    write(tmp_path / "broken", [dialogue("broken/0")], 1)
+    (tmp_path / "broken/data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    (tmp_path / "nothing/empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=word) as refusal:
+        load_mixture({"all": {"weight": 1, "sets": sets}}, "train", None, {}, streaming=True)
+    assert "\n" not in str(refusal.value)
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+def test_a_set_of_the_hub_is_streamed_from_its_addresses(folders, monkeypatch, tmp_path):
+    places = [str(path) for path in sorted((tmp_path / "few/data").iterdir())]
+    files = {"train": places, "notes": ["notes.csv"]}
+    builder = SimpleNamespace(config=SimpleNamespace(data_files=files))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: {"someone/few": builder}[name])
+    groups = {"all": {"weight": 1, "sets": ["someone/few"], "by_size": True}}
+    [part] = load_mixture(groups, "train", None, {}, streaming=True)
+    assert {row["source"] for row in islice(part.rows.read((0,), 0, 1), 9)} == {f"few/{at}" for at in range(9)}
+    with pytest.raises(ValueError, match="someone/few has no split 'dev'; it has: train, notes"):
+        open_stream("someone/few", "dev", None)
+    with pytest.raises(ValueError, match="notes.csv is no Parquet"):
+        open_stream("someone/few", "notes", None)

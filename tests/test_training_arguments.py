@@ -1,0 +1,55 @@
+"""The arguments of a training: the global batch is the knob, and what does not go together is refused."""
+
+import pytest
+
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+
+
+def arguments(**options):
+    return GemmaLisaTrainingArguments(output_dir="out", use_cpu=True, **options)
+
+
+def test_accumulation_follows_from_the_global_batch():
+    args = arguments(global_batch_size=160, per_device_train_batch_size=2)
+    assert (args.gradient_accumulation_steps, args.rows_a_step) == (80, 160)
+    assert arguments(global_batch_size=8).gradient_accumulation_steps == 1
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 80), (8, 10), (80, 1)])
+def test_accumulation_counts_the_processes_that_were_started(monkeypatch, processes, accumulation):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    # What starts the processes is not under test: only what is handed to it
+    monkeypatch.setattr("transformers.TrainingArguments.__post_init__", lambda self: None)
+    args = arguments(global_batch_size=160, per_device_train_batch_size=2)
+    assert args.gradient_accumulation_steps == accumulation
+
+
+def test_without_a_global_batch_a_step_is_one_micro_batch_or_as_many_as_asked_for():
+    assert arguments().gradient_accumulation_steps == 1
+    args = arguments(gradient_accumulation_steps=3, per_device_train_batch_size=2)
+    assert (args.gradient_accumulation_steps, args.rows_a_step) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"global_batch_size": 10}, ["10 is no multiple of 4 = 4 a device × 1 process", "8 or 12 would be"]),
+        ({"global_batch_size": 2}, ["2 is no multiple of 4", "4 would be"]),
+        ({"global_batch_size": 0}, ["0 is no multiple of 4", "4 would be"]),
+        ({"global_batch_size": -3}, ["-3 is no multiple of 4", "4 would be"]),
+        ({"global_batch_size": 8, "gradient_accumulation_steps": 2}, ["give one of them"]),
+        ({"global_batch_size": 8, "gradient_accumulation_steps": 1}, ["give one of them"]),
+        ({"muon_learning_rate": 0.02, "bridge_learning_rate": 1e-3}, ["bridge_learning_rate: Muon has one rate"]),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else " ".join(value),
+)
+def test_what_does_not_go_together_is_a_usage_error_that_says_what_would(options, words):
+    with pytest.raises(UsageError) as refusal:
+        arguments(per_device_train_batch_size=4, **options)
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_each_part_has_its_own_rate_or_none():
+    args = arguments(lora_learning_rate=3e-4, decoder_learning_rate=1e-5)
+    assert args.part_rates == {"lora": 3e-4, "bridge": None, "decoder": 1e-5}

@@ -1,0 +1,79 @@
+"""transformers' TrainingArguments with this model's defaults, a rate for each part, and one knob for the batch."""
+
+import os
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .command_line import UsageError
+from .optimizers import PARTS
+
+
+@dataclass
+class GemmaLisaTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with this model's defaults.
+
+    Raises:
+        UsageError: a global batch that cannot be cut, or options that do not go together.
+    """
+
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "weight matrices by Muon at this rate, the rest by AdamW at learning_rate"}
+    )
+    lora_learning_rate: float | None = field(default=None, metadata={"help": "of LoRA's matrices"})
+    bridge_learning_rate: float | None = field(default=None, metadata={"help": "of seg_projector and the row of [SEG]"})
+    decoder_learning_rate: float | None = field(default=None, metadata={"help": "of SAM's mask decoder"})
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "rows an optimizer step on all devices; gradient_accumulation_steps follows"}
+    )
+    gradient_accumulation_steps: int | None = field(
+        default=None, metadata={"help": "micro-batches a step, 1 by default; or give global_batch_size"}
+    )
+    fresh: bool = field(default=False, metadata={"help": "take the checkpoints from output_dir and begin anew"})
+    self_check: bool = field(
+        default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}
+    )
+    # The collator makes what forward takes, and dictionaries of rows hold no such column
+    remove_unused_columns: bool = False
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    # Every trained module is touched in every step (see modeling_gemma_lisa), so DDP need not search
+    ddp_find_unused_parameters: bool | None = False
+    # A loss that is not finite must be seen
+    logging_nan_inf_filter: bool = False
+    report_to: None | str | list[str] = "none"
+
+    def __post_init__(self):
+        own = [f"{part}_learning_rate" for part, rate in self.part_rates.items() if rate is not None]
+        if own and self.muon_learning_rate is not None:
+            raise UsageError(f"{own[0]}: Muon has one rate for all matrices; leave out that or muon_learning_rate.")
+        if self.global_batch_size is not None:
+            if self.gradient_accumulation_steps is not None:
+                raise UsageError("global_batch_size and gradient_accumulation_steps say the same; give one of them.")
+            # From the launcher's own word: TrainingArguments hands the number to the engines before it starts them
+            self.gradient_accumulation_steps = self._accumulation(int(os.environ.get("WORLD_SIZE", 1)))
+        elif self.gradient_accumulation_steps is None:
+            self.gradient_accumulation_steps = 1
+        super().__post_init__()
+
+    @property
+    def part_rates(self) -> dict[str, float | None]:
+        """Part of `optimizers.PARTS` -> its learning rate, or None where it has none of its own."""
+        return {part: getattr(self, f"{part}_learning_rate") for part in PARTS}
+
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of one optimizer step on all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def _accumulation(self, processes: int) -> int:
+        """Micro-batches that make one step of global_batch_size rows."""
+        at_once = self.per_device_train_batch_size * processes
+        steps, rest = divmod(self.global_batch_size, at_once)
+        if steps < 1 or rest:
+            nearest = sorted({max(steps, 1) * at_once, max(steps + 1, 1) * at_once})
+            raise UsageError(
+                f"global_batch_size: {self.global_batch_size} is no multiple of {at_once} = "
+                f"{self.per_device_train_batch_size} a device × {processes} process(es); "
+                f"{' or '.join(map(str, nearest))} would be."
+            )
+        return steps
