@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, set_seed
 
 from gemma_lisa import train
 from gemma_lisa.checkpoint import load_checkpoint
@@ -84,6 +84,7 @@ def make_trainer(start: Path, folder: Path, engine: str, trained: str) -> GemmaL
         deepspeed=str(ROOT / f"configs/deepspeed/{engine}.json") if is_deepspeed else None,
     )
     train.check_processes(args)
+    set_seed(args.seed)  # as train.py does: LoRA begins the same in every process
     with whole_weights(args):
         lora_rank = 4 if trained == "lora" else None
         model, processor = train.load_model(train.ModelArguments(model=str(start), lora_rank=lora_rank))
