@@ -2,10 +2,11 @@
 
     python benchmarks/bench_gpu.py --output benchmarks/RESULTS.md
 
-Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. First only
-the bridge and SAM's mask decoder are trained; then the steps of the recipes with LoRA, on weights in bf16 and in 4 bits,
-beside the memory that scripts/plan_memory.py plans. Figures are appended to --output with command, commit, date and
-machine. On a machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it runs.
+Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. First the
+bridge and SAM's mask decoder alone are trained; then the steps of the recipes with LoRA, on weights in bf16 and in 4
+bits, beside the memory that scripts/plan_memory.py plans. Figures are appended to --output with command, commit, date
+and machine. On a machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it
+runs.
 """
 
 import argparse
