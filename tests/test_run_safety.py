@@ -238,13 +238,26 @@ def check_whole(folder: Path) -> int:
     return max(steps)
 
 
-def wait_for_the_moment(number: int, draw: random.Random, seconds: float, out: Path) -> None:
-    """Any moment of the first `seconds` after a start; of every fourth start one within a save."""
-    begin, since = time.perf_counter(), time.time()
-    time.sleep(draw.uniform(0, seconds) if number % 4 else 0)
-    while number % 4 == 0 and not is_saving(out, since) and time.perf_counter() < begin + 120:
+def wait_for_the_moment(number: int, draw: random.Random, seconds: tuple[float, float], out: Path, step: int) -> None:
+    """By turns: any moment of a start, of the steps after its first save, and within a save.
+
+    Args:
+        seconds: that a short run takes, and that a step takes.
+        step: of the newest checkpoint.
+    """
+    since, latest = time.time(), time.perf_counter() + 120
+    reached = {
+        0: lambda: True,
+        1: lambda: newest_of(out) > step,
+        2: lambda: is_saving(out, since),
+    }[number % 3]
+    while not reached() and time.perf_counter() < latest:
         time.sleep(0.001)
-    time.sleep(draw.uniform(0, 0.03) if number % 4 == 0 else 0)
+    time.sleep(draw.uniform(0, (seconds[0], 4 * seconds[1], 0.03)[number % 3]))
+
+
+def newest_of(out: Path) -> int:
+    return max((int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")), default=0)
 
 
 def is_saving(out: Path, since: float) -> bool:
@@ -252,14 +265,14 @@ def is_saving(out: Path, since: float) -> bool:
     return (out / ".saving").exists() and (out / ".saving").stat().st_mtime > since
 
 
-def kill_and_go_on(folder: Path, arguments: list[str], seconds: float) -> dict:
+def kill_and_go_on(folder: Path, arguments: list[str], seconds: tuple[float, float]) -> dict:
     """Start the same run again and again, and kill it at moments that a seed draws."""
     draw, report, step = random.Random(0), {"steps": [], "during": []}, 0
     out, log = folder / "killed", folder / "killed.log"
     for number in range(KILLS):
         log.write_text("")
         since, child = time.time(), start_run(arguments, log)
-        wait_for_the_moment(number, draw, seconds, out)
+        wait_for_the_moment(number, draw, seconds, out, step)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         said = log.read_text()
@@ -303,7 +316,9 @@ def main(folder: Path) -> None:
     arguments = ["--config", str(folder / "recipe.yaml"), "--output_dir"]
     run_whole([*arguments, str(folder / "drawn"), "--max_steps", "1"], folder / "drawn.log")  # the rows are kept
     few = run_whole([*arguments, str(folder / "few"), "--max_steps", "10"], folder / "few.log")
-    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], few)
+    history = json.loads((folder / "few" / "trainer_state.json").read_text())["log_history"]
+    a_step = history[-1]["train_runtime"] / 10
+    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], (few, a_step))
     run_whole([*arguments, str(folder / "whole")], folder / "whole.log")
     run_whole([*arguments, str(folder / "killed")], folder / "killed.log")
     weights = (folder / "killed" / "model.safetensors").stat()
@@ -326,7 +341,6 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads((tmp_path / "report.json").read_text())
-    print(report)
     assert len(report["steps"]) == KILLS and {"saving", "training", "start"} == set(report["during"])
     assert f"finished: {tmp_path / 'killed'} holds all {STEPS} steps" in (tmp_path / "again.log").read_text()
 

@@ -111,6 +111,7 @@ def test_the_programs_own_options_are_these():
         "muon_learning_rate",
         "fresh",
         "self_check",
+        "expected_processes",
         "lora_learning_rate",
         "bridge_learning_rate",
         "decoder_learning_rate",
