@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 
 from gemma_lisa import train
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.run_safety import choose_start, differences
+from gemma_lisa.run_safety import choose_start, differences, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
@@ -118,6 +119,30 @@ def test_what_is_trained_may_grow_and_not_shrink():
     assert differences(SETTINGS, {**SETTINGS, "max_steps": 3}) == ["max_steps 4, not 3"]
 
 
+def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
+    base = ["--model", "some", "--output_dir", str(tmp_path), "--use_cpu", "true", "--dataset_options", "{}"]
+
+    def settings(*arguments):
+        model_args, data_args, args = train.parse([*base, *arguments])
+        return settings_of([model_args, data_args], args, rows_a_step=args.rows_a_step)
+
+    before = settings()
+    for free in (
+        *(["--save_steps", "7"], ["--logging_steps", "3"], ["--eval_rows", "1"], ["--preview_samples", "0"]),
+        *(["--dataloader_num_workers", "2"], ["--data_dir", "elsewhere"], ["--fresh", "true"], ["--max_steps", "9"]),
+        ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"],  # of 8 rows a step
+    ):
+        assert differences(before, settings(*free)) == [], free
+    for name, *value in (
+        *(["learning_rate", "0.5"], ["seed", "1"], ["dataset", "shapes/hard"], ["max_questions", "2"]),
+        *(["lora_rank", "4"], ["trainable", "seg_projector.*"], ["ce_loss_weight", "2"], ["warmup_steps", "5"]),
+        *(["lr_scheduler_type", "cosine"], ["muon_learning_rate", "0.1"], ["learn_masks", "false"], ["bf16", "true"]),
+    ):
+        [found] = differences(before, settings(f"--{name}", *value))
+        assert found.startswith(name), found
+    assert differences(before, settings("--per_device_train_batch_size", "4")) == ["rows_a_step 8, not 4"]
+
+
 def test_a_checkpoint_of_an_unknown_run_is_refused(run):
     folder = run(2)
     (folder / "checkpoint-2" / "training.json").unlink()
@@ -182,6 +207,8 @@ def fork(function: Callable[[], None], log: Path) -> int:
     try:
         function()
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
