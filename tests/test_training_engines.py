@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, set_seed
 
 from gemma_lisa import train
 from gemma_lisa.checkpoint import load_checkpoint
@@ -84,6 +84,7 @@ def make_trainer(start: Path, folder: Path, engine: str, trained: str) -> GemmaL
         deepspeed=str(ROOT / f"configs/deepspeed/{engine}.json") if is_deepspeed else None,
     )
     train.check_processes(args)
+    set_seed(args.seed)  # as train.py does: LoRA begins the same in every process
     with whole_weights(args):
         lora_rank = 4 if trained == "lora" else None
         model, processor = train.load_model(train.ModelArguments(model=str(start), lora_rank=lora_rank))
@@ -207,23 +208,20 @@ def one(start, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def two(start, tmp_path_factory):
-    """What two processes do, with every engine after the other: to start them costs more than to train."""
-    folder = tmp_path_factory.mktemp("two")
+def run_two(start: Path, folder: Path, engine: str) -> None:
+    """As `run_engine`, in two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     done = subprocess.run(
-        [sys.executable, *torchrun, __file__, str(start), str(folder)],
+        [sys.executable, *torchrun, __file__, str(start), str(folder), engine],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return folder
 
 
 def numbers(folder: Path, name: str) -> np.ndarray:
@@ -246,18 +244,18 @@ def test_the_mixture_leaves_a_process_without_masks_and_images():
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the processes are to train on the CPU")
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, one, two):
-    folder = two / engine
+def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, one, tmp_path):
+    run_two(start, tmp_path, engine)
     for trained, steps in STEPS.items():
         expected = numbers(one, f"{trained}-whole.json")
         assert len(expected) == steps
-        found = numbers(folder, f"{trained}-whole.json")
+        found = numbers(tmp_path, f"{trained}-whole.json")
         assert np.allclose(found, expected, rtol=0, atol=1e-4), (trained, np.abs(found - expected).max(0))
-        resumed = numbers(folder, f"{trained}-resumed.json")[-(steps // 2) :]
+        resumed = numbers(tmp_path, f"{trained}-resumed.json")[-(steps // 2) :]
         assert np.array_equal(resumed, found[-(steps // 2) :]), (trained, np.abs(resumed - found[steps // 2 :]).max(0))
 
     # One folder of safetensors, which AutoModel opens, with the weights that one process ends with
-    model = AutoModel.from_pretrained(folder / "parts" / "whole")
+    model = AutoModel.from_pretrained(tmp_path / "parts" / "whole")
     reference = AutoModel.from_pretrained(one / "parts" / "whole").state_dict()
     before = AutoModel.from_pretrained(start).state_dict()
     moved = 0
@@ -265,17 +263,17 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         assert torch.allclose(tensor, reference[name], rtol=0, atol=1e-4), name
         moved += not torch.equal(tensor, before[name])
     assert moved > 50
-    saved = load_file(folder / "parts" / "whole" / "model.safetensors")
+    saved = load_file(tmp_path / "parts" / "whole" / "model.safetensors")
     assert "lm_head.weight" not in saved
     for name in ("sam.shared_image_embedding.positional_embedding", "model.language_model.embed_tokens.weight"):
         assert saved[name].dtype == torch.float32
 
-    adapter = load_file(folder / "lora" / "whole" / "adapter_model.safetensors")
+    adapter = load_file(tmp_path / "lora" / "whole" / "adapter_model.safetensors")
     expected = load_file(one / "lora" / "whole" / "adapter_model.safetensors")
     assert adapter.keys() == expected.keys()
     for name, tensor in adapter.items():
         assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-4), name
-    load_checkpoint(folder / "lora" / "whole")
+    load_checkpoint(tmp_path / "lora" / "whole")
 
 
 if __name__ == "__main__":
@@ -284,7 +282,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # gloo in place of an operation for shared memory, which would be compiled for a minute
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for name in ENGINES:
-        (Path(sys.argv[2]) / name).mkdir(exist_ok=True)
-        run_engine(Path(sys.argv[1]), Path(sys.argv[2]) / name, name)
+    run_engine(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     torch.distributed.destroy_process_group()
