@@ -6,6 +6,7 @@ This file is also the program that starts the runs: it imports train.py once, an
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,16 @@ def test_a_checkpoint_that_is_asked_for_is_gone_back_to_once(run):
     # Killed at step 3, and started by the same command again
     run(3, command=options["command"])
     assert start_of(folder, **options).checkpoint == str(folder / "checkpoint-3")
+
+
+def test_a_checkpoint_of_another_folder_takes_nothing_from_a_run(run, tmp_path_factory):
+    folder = run(2, 4)
+    other = tmp_path_factory.mktemp("other") / "checkpoint-1"
+    shutil.copytree(folder / "checkpoint-2", other)
+    with pytest.raises(ValueError, match="holds a run of its own"):
+        start_of(folder, command="another", wanted=str(other))
+    assert names_in(folder) == {"checkpoint-2", "checkpoint-4"}
+    assert start_of(folder / "new", command="another", wanted=str(other)).checkpoint == str(other)
 
 
 def test_a_folder_that_is_no_checkpoint_is_not_gone_back_to(run):

@@ -200,6 +200,13 @@ def test_a_model_folder_that_is_not_there_is_a_failure_that_names_it(refused, tm
     assert (code, str(tmp_path / "nowhere") in line) == (1, True)
 
 
+def test_what_a_training_starts_from_is_not_written_over(refused, checkpoint):
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    code, line = refused("--model", checkpoint, "--output_dir", checkpoint, "--use_cpu", "true")
+    assert (code, "starts from what is there" in line) == (2, True)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+
+
 def test_another_kind_of_model_is_a_failure_that_names_it(refused, tmp_path, recipe):
     BertConfig().save_pretrained(tmp_path / "bert")
     code, line = refused("--config", recipe(), "--model", tmp_path / "bert")
