@@ -26,7 +26,7 @@ from gemma_lisa.run_safety import choose_start, differences, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
-STEPS, SAVE_STEPS, KEPT = 60, 2, 2
+STEPS, SAVE_STEPS, KEPT = 120, 2, 2
 SETTINGS = {"learning_rate": 0.1, "weights": "abc", "max_steps": 4, "num_train_epochs": 3.0}
 
 
@@ -250,21 +250,24 @@ def check_whole(folder: Path) -> int:
 
 
 def wait_for_the_moment(number: int, draw: random.Random, seconds: tuple[float, float], out: Path, step: int) -> None:
-    """By turns: any moment of a start, of the steps after its first save, and within a save.
+    """By turns: any moment until the first save, of the steps after it, and within a save.
 
     Args:
         seconds: that a short run takes, and that a step takes.
         step: of the newest checkpoint.
     """
-    since, latest = time.time(), time.perf_counter() + 120
-    reached = {
-        0: lambda: True,
-        1: lambda: newest_of(out) > step,
-        2: lambda: is_saving(out, since),
-    }[number % 3]
-    while not reached() and time.perf_counter() < latest:
+    since, begin = time.time(), time.perf_counter()
+    moment = draw.uniform(0, seconds[0])
+
+    def is_reached() -> bool:
+        passed = time.perf_counter() - begin
+        if number % 3 == 0:
+            return passed > moment or newest_of(out) > step
+        return passed > 120 or (newest_of(out) > step if number % 3 == 1 else is_saving(out, since))
+
+    while not is_reached():
         time.sleep(0.001)
-    time.sleep(draw.uniform(0, (seconds[0], 4 * seconds[1], 0.03)[number % 3]))
+    time.sleep(draw.uniform(0, (0, 4 * seconds[1], 0.03)[number % 3]))
 
 
 def newest_of(out: Path) -> int:
