@@ -6,6 +6,7 @@ Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one ima
 import re
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -206,8 +207,11 @@ class GemmaLisaProcessor(Gemma3Processor):
         )
         chats = []
         for text, spans in zip(texts, spoken_spans, strict=True):
-            ids, offsets = self._tokenize(text)
-            spoken = [int(any(start < b and a < end for a, b in spans)) for start, end in offsets]
+            ids, spoken = [], []
+            for token, (start, end) in zip(*self._tokenize(text), strict=True):
+                times = self.image_seq_length if token == self.tokenizer.image_token_id else 1
+                ids += [token] * times
+                spoken += [int(any(start < b and a < end for a, b in spans))] * times
             chats.append((ids, spoken))
         return chats
 
@@ -220,24 +224,32 @@ class GemmaLisaProcessor(Gemma3Processor):
         Raises:
             ValueError: an image that `load_rgb` refuses.
         """
-        size, side = self.image_processor.size, self.sam_image_processor.size["longest_edge"]
-        for_gemma, for_sam, original_sizes = [], [], []
-        # one at a time, and resized here as the stock processors do: these hold all images at their full size twice
-        for image in images:
+        size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
+        side = self.sam_image_processor.size["longest_edge"]
+        # The stock processors need several arrays of doubles for a picture; here each value is looked up among the 256
+        # that they make, and written where it stays.
+        gemma_values, sam_values = _float_values(self.image_processor), _float_values(self.sam_image_processor)
+        for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.float32)
+        for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.float32)
+        original_sizes, reshaped_sizes = [], []
+        for index, image in enumerate(images):
             rgb = load_rgb(image)
-            original_sizes.append((rgb.height, rgb.width))
-            for_gemma.append(rgb.resize((size["width"], size["height"]), self.image_processor.resample))
+            gemma_rgb = rgb.resize((size["width"], size["height"]), self.image_processor.resample)
+            _write_values(gemma_rgb, gemma_values, for_gemma[index])
             if with_sam:
-                for_sam.append(rgb.resize(_sam_size(rgb, side), self.sam_image_processor.resample))
-        gemma = self.image_processor(for_gemma, return_tensors="pt")
+                width, height = _sam_size(rgb, side)
+                sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
+                _write_values(sam_rgb, sam_values, for_sam[index, :, :height, :width])
+                original_sizes.append((rgb.height, rgb.width))
+                reshaped_sizes.append((height, width))
+        pixel_values = torch.from_numpy(for_gemma)
         if not with_sam:
-            return {"pixel_values": gemma["pixel_values"]}
-        sam = self.sam_image_processor(for_sam, return_tensors="pt")
+            return {"pixel_values": pixel_values}
         return {
-            "pixel_values": gemma["pixel_values"],
-            "sam_pixel_values": sam["pixel_values"],
+            "pixel_values": pixel_values,
+            "sam_pixel_values": torch.from_numpy(for_sam),
             "original_sizes": torch.tensor(original_sizes),
-            "reshaped_input_sizes": torch.as_tensor(sam["reshaped_input_sizes"]),
+            "reshaped_input_sizes": torch.tensor(reshaped_sizes),
         }
 
     def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
@@ -370,8 +382,11 @@ class GemmaLisaProcessor(Gemma3Processor):
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a rendered conversation, and the (start, end) of each token in it, in characters.
 
-        All tokens of an image lie where its `<start_of_image>` stands; what was typed is cut out and read as text.
+        All tokens of an image lie where its `<start_of_image>` stands, and its soft token is there once for all; what
+        was typed is cut out and read as text.
         """
+        soft = self.tokenizer.image_token
+        shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         position = 0
@@ -381,8 +396,8 @@ class GemmaLisaProcessor(Gemma3Processor):
                 ids += found
                 offsets += [(position, position + len(piece))] * len(found)
             else:
-                expanded = piece.replace(self.boi_token, self.full_image_sequence)
-                start = expanded.find(self.full_image_sequence)
+                expanded = piece.replace(self.boi_token, shown)
+                start = expanded.find(shown)
                 gained = len(expanded) - len(piece)
                 found = self.tokenizer(
                     expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
@@ -413,6 +428,22 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     """(width, height) in pixels that SAM's resizing gives an image; no side less than 1, where the stock one has 0."""
     scale = longest_edge / max(image.size)
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
+
+
+def _float_values(image_processor) -> np.ndarray:
+    """What a stock image processor makes of the values 0 to 255 in each channel: (3, 256) float32."""
+    values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    if image_processor.do_rescale:
+        values = image_processor.rescale(values, image_processor.rescale_factor)
+    if image_processor.do_normalize:
+        values = image_processor.normalize(values, image_processor.image_mean, image_processor.image_std)
+    return np.ascontiguousarray(values[:, 0], dtype=np.float32)
+
+
+def _write_values(rgb: Image.Image, values: np.ndarray, target: np.ndarray) -> None:
+    """The picture's pixels through the table (3, 256) into target (3, H, W), of the picture's size."""
+    for band, of_band, plane in zip(rgb.split(), values, target, strict=True):
+        np.take(of_band, np.asarray(band), out=plane, mode="clip")  # "raise" would write to a buffer first
 
 
 def _images_of(messages: list[dict]) -> list[Any]:

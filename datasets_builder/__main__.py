@@ -133,7 +133,7 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
     order = generator.permutation(len(rows))[: args.rows]
     questions = EvaluationQuestions(rows.select(sorted(order)), with_conversations=True)
     of_row = {}
-    for at, (row, _) in enumerate(questions.questions):
+    for at, (row, _) in enumerate(questions.questions.tolist()):
         of_row.setdefault(row, []).append(at)
     samples = [questions[int(generator.choice(places))] for places in of_row.values()]
     cards = []

@@ -219,6 +219,8 @@ def _fields(text: str) -> set[str]:
 
 def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str) -> str:
     """The text for one annotation; CVAT writes a user's own fields one level down, under attributes."""
+    if fields <= {CATEGORY}:
+        return _words(text, {CATEGORY: name})
     attributes = annotation.get("attributes")
     given = {**(attributes if isinstance(attributes, dict) else {}), **annotation, CATEGORY: name}
     for field in fields:

@@ -6,6 +6,8 @@ Polygons are filled as pycocotools fills them, several parts of one object are u
 where a mask is turned or its runs are written unusually. Runs are in pycocotools' own form, with `counts` as bytes.
 """
 
+import math
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
     """The united mask of an object.
 
     Args:
-        segmentation: as it stands in the JSON file: polygons, runs, or a list of both.
+        segmentation: as it stands in the JSON file: polygons (also as arrays of doubles), runs, or a list of both.
         size: (height, width) in pixels of the image it is drawn on.
         where: names the annotation in errors.
 
@@ -43,9 +45,9 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     if not parts or segmentation is None:
         raise ValueError(f"{where} has no segmentation; masks are needed, a box alone is none: export polygons or RLE.")
-    polygons = [_checked_polygon(part, size, where) for part in parts if isinstance(part, list)]
+    polygons = [_checked_polygon(part, size, where) for part in parts if isinstance(part, list | array)]
     united = coco_mask.frPyObjects(polygons, *size) if polygons else []
-    united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list)]
+    united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list | array)]
     return unite(united)
 
 
@@ -71,7 +73,7 @@ def visible_runs(segmentation: Any, size: tuple[int, int], where: str, left_out:
 
 
 def _is_scrap(part: Any) -> bool:
-    return isinstance(part, list) and (len(part) < FEWEST or len(part) % 2 == 1)
+    return isinstance(part, list | array) and (len(part) < FEWEST or len(part) % 2 == 1)
 
 
 def unite(masks: list[dict]) -> dict:
@@ -120,27 +122,29 @@ def row_rle(mask: dict) -> dict:
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
 
 
-def _checked_polygon(polygon: list, size: tuple[int, int], where: str) -> list:
+def _checked_polygon(polygon: list | array, size: tuple[int, int], where: str) -> array:
+    if isinstance(polygon, list):
+        polygon = [math.nan if number is None else number for number in polygon]
     try:
-        coordinates = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        coordinates = np.zeros((0, 0))
-    if coordinates.ndim != 1:
-        raise ValueError(f"{where}: a polygon is not a list of numbers x, y, x, y, ...; write [[x, y, x, y, ...]].")
+        coordinates = array("d", polygon)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{where}: a polygon is not a list of numbers x, y, x, y, ...; write [[x, y, x, y, ...]]."
+        ) from error
     if len(coordinates) % 2 or len(coordinates) < FEWEST:
         raise ValueError(
             f"{where}: a polygon of {len(coordinates)} numbers; it needs x and y of each point and three points."
         )
-    if not np.isfinite(coordinates).all():
+    if not all(map(math.isfinite, coordinates)):
         raise ValueError(f"{where}: a polygon holds a coordinate that is not a finite number; correct it.")
-    points = coordinates.reshape(-1, 2)
-    lowest, highest = points.min(axis=0), points.max(axis=0)  # (x, y)
-    if max(*-lowest, *(highest - size[::-1])) > BORDER:
+    x, y = coordinates[::2], coordinates[1::2]
+    left, right, top, bottom = min(x), max(x), min(y), max(y)
+    if max(-left, -top, right - size[1], bottom - size[0]) > BORDER:
         raise ValueError(
-            f"{where}: a polygon reaches x {lowest[0]:g} to {highest[0]:g} and y {lowest[1]:g} to {highest[1]:g}, but "
+            f"{where}: a polygon reaches x {left:g} to {right:g} and y {top:g} to {bottom:g}, but "
             f"its image is {size[1]} x {size[0]} pixels (width x height); draw it on this image at its own size."
         )
-    return polygon
+    return coordinates
 
 
 def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:

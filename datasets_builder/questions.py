@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
@@ -143,20 +144,28 @@ class EvaluationQuestions(TorchDataset):
 
     def __init__(self, rows: Dataset, with_conversations: bool):
         self.rows = rows
-        targets = rows.select_columns(["targets", "conversation"])
-        self.questions = [
-            (at, chat)
-            for at, row in enumerate(targets)
-            for chat in range(len(row["targets"]) + int(with_conversations and bool(row["conversation"])))
-        ]
+        table = rows.select_columns(["targets", "conversation"]).with_format("arrow")[:]
+        counts = _list_lengths(table["targets"])
+        if with_conversations:
+            counts = counts + (_list_lengths(table["conversation"]) > 0)
+        starts = np.cumsum(counts) - counts
+        at = np.repeat(np.arange(len(counts)), counts)
+        # (row, which of its chats) of each question, (Q, 2). No list of tuples: to read one a worker writes its count
+        # of references, and its share of the list becomes a copy
+        self.questions = np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        at, chat = self.questions[index]
+        at, chat = self.questions[index].tolist()
         row = self.rows[at]
         return {**_sample(row, [ask_plainly(row)[chat]]), "index": index}
+
+
+def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """The length of the list in each row, (R,) int64; 0 where there is none."""
+    return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def training_sample(

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemma_lisa.datasets_builder import label_maps
+from gemma_lisa.datasets_builder.ade20k import Ade20k
 from gemma_lisa.datasets_builder.label_maps import class_masks, labels_of, named_masks, read_label_map, semantic_row
 from gemma_lisa.datasets_builder.rows import decode_mask
 
@@ -53,6 +55,22 @@ def test_a_photo_that_is_missing_broken_or_of_another_size_is_refused_by_its_nam
     for name, words in (("none", "no such file"), ("broken", "cannot be read"), ("wide", "5 x 3")):
         with pytest.raises(ValueError, match=f"{name}.jpg.*{words}"):
             labels_of(tmp_path / f"{name}.jpg", tmp_path / "map.png")
+
+
+def test_a_label_map_is_opened_and_passed_over_once_for_all_its_classes(tmp_path, monkeypatch):
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for kind, picture in (("images", Image.new("RGB", (4, 3))), ("annotations", Image.fromarray(labels))):
+        (tmp_path / "ade20k" / kind / "training").mkdir(parents=True)
+        picture.save(tmp_path / "ade20k" / kind / "training" / f"a.{'jpg' if kind == 'images' else 'png'}")
+    calls = []
+    for name in ("read_label_map", "class_masks"):
+        work = getattr(label_maps, name)
+        monkeypatch.setattr(label_maps, name, lambda given, name=name, work=work: calls.append(name) or work(given))
+    builder = Ade20k(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    generated = builder._split_generators(None)[0].gen_kwargs
+    [(_, row)] = builder._generate_examples(**generated)
+    assert len(row["targets"]) == 11
+    assert calls == ["read_label_map", "class_masks"]
 
 
 def test_a_photo_without_a_class_is_no_row(tmp_path):

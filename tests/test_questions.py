@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader, DistributedSampler
 
-from gemma_lisa.datasets_builder.questions import MixtureQuestions, Part
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
@@ -103,3 +103,18 @@ def test_it_travels_to_processes_that_are_not_forked(parts):
 def test_an_epoch_too_short_for_a_set_is_refused(parts):
     with pytest.raises(ValueError, match="holds none of words; raise epoch_length"):
         mixture(parts, length=4)
+
+
+@pytest.mark.parametrize("with_conversations", [False, True])
+def test_every_question_of_every_row_is_evaluated_once_whatever_rows_were_chosen(with_conversations):
+    def row(number, targets, rounds):
+        thing = {"texts": ["it"], "kind": None, "is_sentence": False, "masks": [], "answer": None}
+        thing |= {"ignore": None, "explanation": None}
+        conversation = [{"question": "What?", "answer": "That."}] * rounds
+        return {"image": None, "source": str(number), "targets": [thing] * targets, "conversation": conversation}
+
+    rows = [row(0, 2, 0), row(1, 0, 2), row(2, 0, 0), row(3, 1, 1), row(4, 3, 0)]
+    chosen = Dataset.from_list(rows, features=ROW_FEATURES).select([4, 2, 3, 1])
+    questions = EvaluationQuestions(chosen, with_conversations)
+    expected = [(0, 0), (0, 1), (0, 2), (2, 0), *([(2, 1), (3, 0)] if with_conversations else [])]
+    assert [tuple(pair) for pair in questions.questions.tolist()] == expected

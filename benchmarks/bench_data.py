@@ -1,0 +1,245 @@
+"""What the data costs: indexing published sets, the second start, training samples, and the workers' memory.
+
+    python benchmarks/bench_data.py --output outputs/bench_data --results benchmarks/RESULTS.md
+
+Full-scale stand-ins are written by `stand_ins.py` in the original formats: COCO's 118,287 photos with 860,001
+annotations, ADE20K's 20,210 label maps, refCOCO's 142,210 sentences. Photos and label maps are hard links to a few
+dozen different ones. What is found in --output is taken as it is. Each case runs in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gemma_lisa.benchmarks.report import publish
+from gemma_lisa.benchmarks.stand_ins import write_ade, write_coco, write_refs
+
+# name of the data set: its folder below the stand-ins', who writes it
+SETS = {"coco_instances": ("coco", write_coco), "ade20k": (".", write_ade), "refcoco": (".", write_refs)}
+BATCH_SIZE, MAX_QUESTIONS = 4, 3
+DONE = "written"  # in the folder, once all stand-ins are
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases, each in a process of its own
+# ---------------------------------------------------------------------------------------------------------------------
+def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    for _, writer in SETS.values():
+        writer(folder, args.scale)
+    (folder / DONE).touch()
+    return {}
+
+
+def first_sample(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A set's rows made, or found made, and the first sample of training read; imports are not counted."""
+    from gemma_lisa.datasets_builder.mixture import load_rows
+    from gemma_lisa.datasets_builder.questions import TrainingQuestions
+
+    seconds, cpu = time.perf_counter(), time.process_time()
+    rows = load_rows(args.dataset, "train", str(folder / SETS[args.dataset][0]))
+    TrainingQuestions(rows, 0, MAX_QUESTIONS)[0]
+    return {
+        "rows": len(rows),
+        "seconds": time.perf_counter() - seconds,
+        "cpu": time.process_time() - cpu,
+    }
+
+
+def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """CPU milliseconds of each part of a training sample, and of what nobody can avoid; medians over batches."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from gemma_lisa.collator import GemmaLisaCollator
+    from gemma_lisa.datasets_builder.mixture import load_rows
+    from gemma_lisa.datasets_builder.questions import TrainingQuestions
+    from gemma_lisa.datasets_builder.rows import load_image, target_masks
+    from gemma_lisa.datasets_builder.templates import ask
+
+    torch.set_num_threads(1)
+    processor = real_size_processor()
+    rows = load_rows("coco_instances", "train", str(folder / "coco"))
+    questions, collator = TrainingQuestions(rows, 0, MAX_QUESTIONS), GemmaLisaCollator(processor)
+    size, side = processor.image_processor.size, processor.sam_image_processor.size["longest_edge"]
+    bilinear = Image.Resampling.BILINEAR
+    order = np.random.default_rng(0).permutation(len(rows))
+    taken = {}
+
+    def timed(name: str, work: Callable, *given: Any) -> Any:
+        start = time.process_time()
+        result = work(*given)
+        taken.setdefault(name, []).append(1000 * (time.process_time() - start) / BATCH_SIZE)
+        return result
+
+    def resize(rgb: Image.Image) -> None:
+        scale = side / max(rgb.size)
+        rgb.resize((size["width"], size["height"]), bilinear)
+        rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), bilinear)
+
+    def plain(path: str) -> None:
+        with Image.open(path) as opened:
+            resize(opened.convert("RGB"))
+
+    for at in range(args.batches):
+        batch = [int(order[(at * BATCH_SIZE + place) % len(rows)]) for place in range(BATCH_SIZE)]
+        found = timed("samples", lambda batch: [questions[index] for index in batch], batch)
+        timed("batch", collator, found)
+        drawn = timed("rows", lambda batch: [rows[index] for index in batch], batch)
+        timed("plain", lambda drawn: [plain(row["image"]["path"]) for row in drawn], drawn)
+        generator = np.random.default_rng(at)
+        asked = timed("questions", lambda drawn, g: [ask(row, g, MAX_QUESTIONS) for row in drawn], drawn, generator)
+        images = timed("JPEG", lambda drawn: [load_image(row["image"], row["source"]) for row in drawn], drawn)
+        targets = [
+            (chat.target, image.size[::-1]) for chats, image in zip(asked, images, strict=True) for chat in chats
+        ]
+        timed("masks", lambda targets: [target_masks(target, shape, "") for target, shape in targets], targets)
+        timed("two resizes", lambda images: [resize(image) for image in images], images)
+        timed("both towers", processor.encode_images, images)
+        messages = [collator._messages(chat, sample["image"]) for sample in found for chat in sample["chats"]]
+        timed("tokens", processor.encode_chats, messages)
+    ms = {name: statistics.median(values) for name, values in taken.items()}
+    ms["normalisation"] = ms["both towers"] - ms["two resizes"]
+    ms["all"] = ms.pop("samples") + ms["batch"]
+    ms["collation"] = ms.pop("batch") - ms.pop("both towers") - ms["tokens"]
+    return {"ms": ms, "questions": statistics.mean(len(sample["chats"]) for sample in found)}
+
+
+def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Memory of the workers in MB, all together, early and late in one pass over a training mix."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from gemma_lisa.collator import GemmaLisaCollator
+    from gemma_lisa.datasets_builder.mixture import load_rows
+    from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, Part
+    from gemma_lisa.scripts.init_tiny import build_processor
+
+    torch.set_num_threads(1)
+    rows = {name: load_rows(name, "train", str(folder / below)) for name, (below, _) in SETS.items()}
+    if args.questions == "evaluation":
+        questions = EvaluationQuestions(rows["coco_instances"], with_conversations=False)
+    else:
+        parts = [Part(name, rows_of_set, 1.0) for name, rows_of_set in rows.items()]
+        questions = MixtureQuestions(parts, 0, MAX_QUESTIONS, epoch_length=args.samples)
+    loader = DataLoader(
+        torch.utils.data.Subset(questions, range(min(args.samples, len(questions)))),
+        batch_size=BATCH_SIZE,
+        num_workers=args.workers,
+        collate_fn=GemmaLisaCollator(build_processor(64)),
+    )
+    found, seen = {}, 0
+    for batch in loader:
+        seen += len(batch["input_ids"])
+        for mark in {args.samples // 10, args.samples}:
+            if seen >= mark and mark not in found:
+                found[mark] = memory_of_children()
+    return {"memory": sorted(found.items())}
+
+
+def memory_of_children() -> dict[str, float]:
+    """MB of the processes that this one started. pss: a page that several hold is shared out among them."""
+    found = [child.memory_full_info() for child in psutil.Process().children()]
+    return {kind: sum(getattr(info, kind) for info in found) / 1e6 for kind in ("rss", "pss", "uss")}
+
+
+def real_size_processor():
+    """The processor with images of the real sizes, 896² and 1024, and the small tokenizer."""
+    from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+    from gemma_lisa.scripts.init_tiny import (
+        Gemma3ImageProcessorPil,
+        SamImageProcessorPil,
+        build_tokenizer,
+    )
+
+    gemma = Gemma3ImageProcessorPil(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return GemmaLisaProcessor(gemma, build_tokenizer(), SamImageProcessorPil())
+
+
+CASES = {"write": write, "first": first_sample, "samples": samples, "workers": workers}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All of them
+# ---------------------------------------------------------------------------------------------------------------------
+def run_case(case: str, folder: Path, args: argparse.Namespace, **options: str) -> dict[str, Any]:
+    """What a case found, and its process's peak memory in GB."""
+    shared = {"scale": args.scale, "samples": args.samples, "workers": args.workers, "batches": args.batches}
+    given = [f"--{name}={value}" for name, value in {**shared, **options}.items()]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--case", case, "--output", str(folder), *given]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"the case {case} failed; what it said is above.")
+    return {**json.loads(said.splitlines()[-1]), "peak": usage.ru_maxrss / 1e6}
+
+
+def report(folder: Path, args: argparse.Namespace) -> list[str]:
+    lines = ["| | rows | first start | CPU | peak memory | second start | CPU |\n|---|---|---|---|---|---|---|"]
+    for name in SETS:
+        first, second = (run_case("first", folder, args, dataset=name) for _ in range(2))
+        lines.append(
+            f"| {name} | {first['rows']:,} | {first['seconds']:.0f} s | {first['cpu']:.0f} s | {first['peak']:.2f} GB "
+            f"| {second['seconds']:.1f} s | {second['cpu']:.1f} s |"
+        )
+    found = run_case("samples", folder, args)
+    ms = found["ms"]
+    parts = ("rows", "questions", "JPEG", "masks", "two resizes", "normalisation", "tokens", "collation")
+    lines += [
+        f"\nA training sample, 640 × 480, {found['questions']:.1f} questions, CPU ms: {ms['all']:.1f}, "
+        f"{1000 / ms['all']:.0f} samples a second and core; {ms['all'] / ms['plain']:.2f} times Pillow's decoding and "
+        "two resizes alone.\n",
+        f"| {' | '.join(parts)} | all | decoding and two resizes |\n|{'---|' * (len(parts) + 2)}",
+        f"| {' | '.join(f'{ms[part]:.1f}' for part in parts)} | {ms['all']:.1f} | {ms['plain']:.1f} |",
+        f"\nMemory of {args.workers} workers together, MB:\n",
+        "| | samples | RSS | PSS | USS |\n|---|---|---|---|---|",
+    ]
+    for questions in ("training", "evaluation"):
+        for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:
+            cells = " | ".join(f"{memory[kind]:,.0f}" for kind in ("rss", "pss", "uss"))
+            lines.append(f"| {questions} | {seen:,} | {cells} |")
+
+    from gemma_lisa.records import commit  # at the end: a child's peak memory begins at its parent's
+
+    machine = f"a {os.cpu_count()}-core CPU machine under a load of {os.getloadavg()[0]:.1f}"
+    command = f"`python benchmarks/bench_data.py` at {commit()}, scale {args.scale:g}, {machine}."
+    return [f"\n## Data, {date.today()}\n", f"{command}\n", *lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="folder of the stand-ins; by default a temporary one")
+    parser.add_argument("--results", type=Path, help="file that the report is appended to")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the stand-ins, 1 = as the real sets")
+    parser.add_argument("--samples", type=int, default=10_000, help="that the workers read")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=50, help=f"of {BATCH_SIZE} samples that are timed")
+    parser.add_argument("--case", choices=CASES, help="run one case in this process")
+    parser.add_argument("--dataset", choices=SETS, help="of the case first")
+    parser.add_argument("--questions", choices=("training", "evaluation"), help="of the case workers")
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(CASES[args.case](args.output, args)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.output or Path(temporary)).absolute()
+        if not (folder / DONE).exists():
+            run_case("write", folder, args)
+        publish(report(folder, args), args.results)
+
+
+if __name__ == "__main__":
+    main()

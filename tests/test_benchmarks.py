@@ -1,0 +1,24 @@
+"""bench_data.py over stand-ins of a few files, in the original formats."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_data_measures_every_set_and_every_part(tmp_path):
+    results = tmp_path / "results.md"
+    command = [sys.executable, "benchmarks/bench_data.py", "--output", tmp_path / "stand_ins", "--results", results]
+    options = ["--scale", "0.0005", "--samples", "40", "--workers", "2", "--batches", "2"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    said = results.read_text()
+    for name, rows in {"coco_instances": 59, "ade20k": 10, "refcoco": 10}.items():
+        assert f"| {name} | {rows} |" in said
+    for part in ("JPEG", "masks", "normalisation", "tokens", "collation"):
+        assert part in said
+    for questions, seen in {("training", 4), ("training", 40), ("evaluation", 4), ("evaluation", 40)}:
+        assert f"| {questions} | {seen} |" in said
