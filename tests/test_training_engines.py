@@ -36,7 +36,7 @@ ROOT = Path(train.__file__).parent
 SIZE = 32  # pixels a side
 ROWS_A_STEP, STEPS_AN_EPOCH = 4, 8
 # What is trained -> steps of the run, half of which a resumed run does again
-STEPS = {"parts": 20, "lora": 6}
+STEPS = {"lora": 6, "parts": 20}
 ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
 SHARDED = ("Gemma3DecoderLayer", "SiglipEncoderLayer", "SamVisionLayer")
 COMPARED = (*LOSS_PARTS, "grad_norm")
@@ -264,7 +264,8 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         moved += not torch.equal(tensor, before[name])
     assert moved > 50
     saved = load_file(tmp_path / "parts" / "whole" / "model.safetensors")
-    assert "lm_head.weight" not in saved
+    # Of ZeRO-2 accelerate gives copies of all weights, and the head that is tied is saved with them
+    assert ("lm_head.weight" in saved) == (engine == "zero2")
     for name in ("sam.shared_image_embedding.positional_embedding", "model.language_model.embed_tokens.weight"):
         assert saved[name].dtype == torch.float32
 
@@ -277,10 +278,11 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
 
 
 if __name__ == "__main__":
-    import deepspeed
-
     torch.set_num_threads(1)
-    # gloo in place of an operation for shared memory, which would be compiled for a minute
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if sys.argv[3].startswith("zero"):
+        import deepspeed
+
+        # gloo in place of an operation for shared memory, which would be compiled for a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     run_engine(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     torch.distributed.destroy_process_group()
