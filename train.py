@@ -37,7 +37,7 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.bases import identify, is_adapter
+from gemma_lisa.bases import identify, is_adapter, read_base
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run
@@ -48,7 +48,7 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
-from gemma_lisa.parallel import check_processes, engine_of, hold_constants, whole_weights
+from gemma_lisa.parallel import asks_for_fsdp, check_processes, engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
@@ -157,7 +157,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
                 setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
-    _check_model(model_args)
+    _check_model(model_args, training_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
@@ -186,7 +186,7 @@ def _mixture_of(path: str) -> dict | None:
         raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
-def _check_model(model_args: ModelArguments) -> None:
+def _check_model(model_args: ModelArguments, training_args: GemmaLisaTrainingArguments) -> None:
     """Refuse model arguments that do not go together."""
     starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
     if starts_adapter and model_args.lora_rank < 1:
@@ -202,6 +202,10 @@ def _check_model(model_args: ModelArguments) -> None:
         raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
     if model_args.load_in_8bit and model_args.use_dora:
         raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
+    if model_args.load_in_8bit and asks_for_fsdp(training_args):
+        raise UsageError(
+            "load_in_8bit with FSDP2: int8 weights cannot be cut apart from their scales; use load_in_4bit."
+        )
     if is_deepspeed_zero3_enabled():
         raise UsageError(
             f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
@@ -411,6 +415,14 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     )
 
 
+def check_output_dir(model_args: ModelArguments, output_dir: Path) -> None:
+    """Refuse to write over what the training starts from."""
+    sources = [source for source in (model_args.model, model_args.adapter) if source is not None]
+    sources += [read_base(source).name for source in sources if is_adapter(source)]
+    if any(Path(source).is_dir() and Path(source).resolve() == output_dir.resolve() for source in sources):
+        raise UsageError(f"output_dir {output_dir}: the training starts from what is there; give another folder.")
+
+
 def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
     """What tells Trainer to use Muon, where the arguments give it a rate."""
     if args.muon_learning_rate is None:
@@ -433,6 +445,7 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
+    check_output_dir(model_args, Path(training_args.output_dir))
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
@@ -490,7 +503,7 @@ def main(arguments: list[str]) -> None:
         optimizer_cls_and_kwargs=muon_of(training_args),
         record=record,
     )
-    if training_args.self_check:
+    if training_args.self_check and start.checkpoint is None:
         self_check(
             trainer,
             lambda folder: load_model(

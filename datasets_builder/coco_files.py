@@ -174,7 +174,7 @@ def _packed(record: dict) -> dict:
     polygons = record.get("segmentation")
     if isinstance(polygons, list):
         # what is no list of numbers stays, to be refused with its place
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(TypeError, OverflowError):
             record["segmentation"] = [array("d", part) if isinstance(part, list) else part for part in polygons]
     return record
 

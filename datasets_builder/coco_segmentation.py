@@ -123,6 +123,8 @@ def row_rle(mask: dict) -> dict:
 
 
 def _checked_polygon(polygon: list | array, size: tuple[int, int], where: str) -> array:
+    if isinstance(polygon, list):
+        polygon = [math.nan if number is None else number for number in polygon]
     try:
         coordinates = array("d", polygon)
     except (TypeError, OverflowError) as error:

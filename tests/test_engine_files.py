@@ -35,7 +35,9 @@ def test_fsdp_shares_everything_and_offloads_if_told(written):
 
 
 @pytest.mark.parametrize(
-    ("stage", "shares"), [(1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, set(EVERY))], ids=str
+    ("stage", "shares"),
+    [(1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, set(EVERY))],
+    ids=["one", "two", "three"],
 )
 def test_zero_shares_what_its_stage_does(written, stage, shares):
     engine = read_engine(written(distributed_type="DEEPSPEED", deepspeed_config={"zero_stage": stage}))

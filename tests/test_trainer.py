@@ -289,6 +289,23 @@ def test_a_resumed_run_is_the_uninterrupted_run(tiny, tmp_path, uninterrupted, n
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_goes_on_at_another_rate_takes_it(tiny, tmp_path, uninterrupted, optimizer):
+    whole, checkpoint = uninterrupted(4, optimizer)
+    muon = (MUON[0], {**MUON[1], "muon_lr": MUON[1]["muon_lr"] / 4, "adamw_lr": MUON[1]["adamw_lr"] / 4})
+    resumed = trainer_of(
+        tiny,
+        TrainingQuestions(whole.train_dataset.rows, 0, 4),
+        tmp_path,
+        optimizer=muon if optimizer == "muon" else None,
+        learning_rate=whole.args.learning_rate / 4,
+        max_steps=6,
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    before, after = ([rate for [rate] in logged(trainer, "learning_rate")] for trainer in (whole, resumed))
+    assert np.allclose(after[3:], np.array(before[3:]) / 4, rtol=1e-6) and after[3] > 0
+
+
 def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(tiny, tmp_path):
     write_shards({"train": dataset_of([scene_row(number) for number in range(6)])}, tmp_path / "rows", "six", shards=2)
 
