@@ -142,7 +142,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             question_ids: (B, L), 0 = the prefix all see, k = the k-th question and its answer, −1 = padding. A token
                 sees the prefix and its own question, and is positioned as if the others were not there.
             sam_pixel_values: (I, 3, 1024, 1024) SAM's images; or `image_embeddings` (I, 256, 64, 64), its encoding.
-                With neither there are no masks.
+                With neither there are no masks. Where a run has the encoding cached, a batch without an image brings
+                (0, 256, 64, 64): then no process runs the encoder, as none may run it alone.
             original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
             mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
                 tokens. Gives the two mask losses.
@@ -196,7 +197,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 image_embeddings = self._encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
             positions, seg_image_index = self._find_seg_tokens(input_ids, len(image_embeddings), has_sam_input)
             seg_hidden_states = hidden_states[positions]  # (S, D)
-            pred_masks, iou_scores, touched = self._decode_masks(seg_hidden_states, image_embeddings, seg_image_index)
+            pred_masks, iou_scores, touched = self._decode_masks(
+                seg_hidden_states, image_embeddings, seg_image_index, idle_state=hidden_states[:1, 0]
+            )
             unused = unused + touched
 
         if mask_labels is not None:
@@ -301,7 +304,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             image_embeddings = self._encode_for_sam(sam_pixel_values)
         is_seg = is_seg & has_image[:, None]
         seg_image_index = image_of_row[is_seg.nonzero()[:, 0]]  # (S,)
-        pred_masks, iou_scores, _ = self._decode_masks(states[is_seg], image_embeddings, seg_image_index)
+        pred_masks, iou_scores, _ = self._decode_masks(
+            states[is_seg], image_embeddings, seg_image_index, idle_state=states[:1, 0]
+        )
         return SegmentOutput(
             sequences=sequences,
             pred_masks=pred_masks,
@@ -375,16 +380,19 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         seg_hidden_states: torch.FloatTensor,
         image_embeddings: torch.FloatTensor,
         seg_image_index: torch.LongTensor,
+        idle_state: torch.FloatTensor,
     ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
         """SAM's decoder, once, on the states (S, D): mask logits (S, 256, 256), scores (S,), and zero.
 
-        The decoder runs on a dummy prompt where there is no `[SEG]`, and the last value, a zero that hangs on all its
-        outputs, goes into the loss: so no parameter is ever without a gradient and no rank waits for another.
+        The decoder runs on `idle_state` (1, D) where there is no `[SEG]`, and the last value, a zero that hangs on all
+        its outputs, goes into the loss: so no parameter is ever without a gradient, and every rank goes back through
+        the same modules, those that are frozen too.
         """
         count = len(seg_hidden_states)
         if count == 0:
-            seg_hidden_states = seg_hidden_states.new_zeros(1, seg_hidden_states.shape[-1])
-            seg_image_index = seg_image_index.new_zeros(1)
+            seg_hidden_states, seg_image_index = idle_state, seg_image_index.new_zeros(1)
+        if len(image_embeddings) == 0:
+            image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
         seg_embeddings = self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))  # (S, C)
 
         decoder = self.sam.mask_decoder

@@ -185,4 +185,5 @@ def build_muon(model: nn.Module, **options) -> MuonWithAdamW:
     """`MuonWithAdamW` over the parameters of `model` that are trained; takes its options."""
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    tables += [parameter for name, parameter in trained if "trainable_tokens_delta" in name]  # the row of [SEG]
     return MuonWithAdamW(trained, tables, **options)

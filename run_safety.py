@@ -147,6 +147,11 @@ def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
     """Begin at the checkpoint that was asked for; newer ones of the folder are of a run that is given up."""
     if not (wanted / TRAINER_STATE_NAME).is_file():
         raise ValueError(f"--resume_from_checkpoint {wanted}: no checkpoint, it holds no {TRAINER_STATE_NAME}.")
+    if wanted.resolve().parent != folder.resolve() and (checkpoints_of(folder) or _last_stage(folder)):
+        raise ValueError(
+            f"--resume_from_checkpoint {wanted}: {folder} holds a run of its own; take another output_dir, or begin "
+            "anew with --fresh true."
+        )
     step = json.loads((wanted / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     newer = [path for path in checkpoints_of(folder) if step_of(path) > step and path.resolve() != wanted.resolve()]
     says = [f"going on from step {step}: {wanted}"]
@@ -162,9 +167,7 @@ def _forget(folder: Path, checkpoints: list[Path]) -> list[str]:
     names = [name for name in (TRAINING_RECORD, NONFINITE_FILE) if (folder / name).exists()]
     for name in names:
         (folder / name).unlink()
-    for path in reversed(
-        checkpoints
-    ):  # newest first: what is left when it is killed here is a run that is further back
+    for path in reversed(checkpoints):  # newest first: killed here, it leaves a run that is further back
         remove_folder(path)
     return names
 

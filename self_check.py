@@ -61,6 +61,8 @@ def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
     wanted = {"mask loss"} if any(len(masks) for batch in batches for masks in batch.get("mask_labels", [])) else set()
     if any("language_model." in name for name in trained):
         wanted |= {"language loss", "loss of [SEG]"}
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()  # as the run will do, or memory may not be enough
     was_training, folder = model.training, Path(args.output_dir) / ASIDE / "self_check"
     try:
         first = losses_of(trainer, model, batches)

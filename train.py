@@ -37,7 +37,7 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.bases import identify, is_adapter
+from gemma_lisa.bases import identify, is_adapter, read_base
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError, run
@@ -48,6 +48,7 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
+from gemma_lisa.parallel import asks_for_fsdp, check_processes, engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
@@ -156,27 +157,17 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
                 setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
-    _check_model(model_args)
+    _check_model(model_args, training_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
-    if training_args.n_gpu > 1:
-        raise UsageError(
-            f"{training_args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
-            f"process each: torchrun --nproc_per_node {training_args.n_gpu} train.py ..."
-        )
     if training_args.fresh and training_args.resume_from_checkpoint:
         raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
     if training_args.save_only_model and training_args.save_strategy != "no":
         raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if training_args.world_size != started:
-        raise UsageError(
-            f"{started} processes were started, but {training_args.world_size} would train, each alone; without a GPU "
-            "for each add --use_cpu true."
-        )
+    check_processes(training_args)
     return model_args, data_args, training_args
 
 
@@ -195,7 +186,7 @@ def _mixture_of(path: str) -> dict | None:
         raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
-def _check_model(model_args: ModelArguments) -> None:
+def _check_model(model_args: ModelArguments, training_args: GemmaLisaTrainingArguments) -> None:
     """Refuse model arguments that do not go together."""
     starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
     if starts_adapter and model_args.lora_rank < 1:
@@ -211,6 +202,10 @@ def _check_model(model_args: ModelArguments) -> None:
         raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
     if model_args.load_in_8bit and model_args.use_dora:
         raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
+    if model_args.load_in_8bit and asks_for_fsdp(training_args):
+        raise UsageError(
+            "load_in_8bit with FSDP2: int8 weights cannot be cut apart from their scales; use load_in_4bit."
+        )
     if is_deepspeed_zero3_enabled():
         raise UsageError(
             f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
@@ -410,7 +405,7 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es) on {_device_name(args)}, weights in "
+            f"  {args.world_size} process(es), {engine_of(args)}, on {_device_name(args)}, weights in "
             f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
             f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
@@ -418,6 +413,14 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"  {line}" for line in rates),
         ]
     )
+
+
+def check_output_dir(model_args: ModelArguments, output_dir: Path) -> None:
+    """Refuse to write over what the training starts from."""
+    sources = [source for source in (model_args.model, model_args.adapter) if source is not None]
+    sources += [read_base(source).name for source in sources if is_adapter(source)]
+    if any(Path(source).is_dir() and Path(source).resolve() == output_dir.resolve() for source in sources):
+        raise UsageError(f"output_dir {output_dir}: the training starts from what is there; give another folder.")
 
 
 def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
@@ -442,13 +445,16 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
+    check_output_dir(model_args, Path(training_args.output_dir))
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
     # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
     torch.set_flush_denormal(training_args.device.type == "cpu")
     compute_dtype = torch.bfloat16 if training_args.bf16 else torch.float32
-    model, processor = load_model(model_args, compute_dtype, training_args.device)
+    with whole_weights(training_args):
+        model, processor = load_model(model_args, compute_dtype, training_args.device)
+    hold_constants(model)
 
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
@@ -497,7 +503,7 @@ def main(arguments: list[str]) -> None:
         optimizer_cls_and_kwargs=muon_of(training_args),
         record=record,
     )
-    if training_args.self_check:
+    if training_args.self_check and start.checkpoint is None:
         self_check(
             trainer,
             lambda folder: load_model(

@@ -234,11 +234,28 @@ class GemmaLisaTrainer(Trainer):
     def _finalize_training(self, trial, num_train_samples, start_time):
         """As Trainer, which keeps the best checkpoint alone where save_total_limit is 1, and would delete in place."""
         best = self.state.best_model_checkpoint
-        if self.args.should_save and best is not None and self.args.save_total_limit == 1:
+        is_here = best is not None and Path(best).resolve().parent == Path(self.args.output_dir).resolve()
+        if self.args.should_save and is_here and self.args.save_total_limit == 1:
             for checkpoint in checkpoints_of(Path(self.args.output_dir)):
                 if checkpoint.name != Path(best).name:
                     remove_folder(checkpoint)
         return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer, but rates and weight decay are those asked for now, and not the checkpoint's.
+
+        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's.
+        """
+        asked = [] if checkpoint is None or self.is_deepspeed_enabled else self.optimizer.param_groups
+        asked = [(group["initial_lr"], group["weight_decay"]) for group in asked]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for at, (rate, weight_decay) in enumerate(asked):
+            group = self.optimizer.param_groups[at]
+            group["weight_decay"] = weight_decay
+            if rate != group["initial_lr"]:  # the schedule's place is kept, and with equal rates every bit
+                group["lr"] *= rate / group["initial_lr"]
+                group["initial_lr"] = self.lr_scheduler.base_lrs[at] = rate
+                self.lr_scheduler._last_lr[at] = group["lr"]  # what is logged
 
     def _get_train_sampler(self, train_dataset=None):
         """In order for a mixture, which shuffles itself: no row of a set comes again before all others did."""

@@ -29,6 +29,9 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "micro-batches a step, 1 by default; or give global_batch_size"}
     )
+    expected_processes: int | None = field(
+        default=None, metadata={"help": "refuse to train in fewer or more processes than so many, on all machines"}
+    )
     fresh: bool = field(default=False, metadata={"help": "take the checkpoints from output_dir and begin anew"})
     self_check: bool = field(
         default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}

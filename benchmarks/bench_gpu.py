@@ -2,12 +2,15 @@
 
     python benchmarks/bench_gpu.py --output benchmarks/RESULTS.md
 
-Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. Only the
-bridge and SAM's mask decoder are trained. Figures are appended to --output with command, commit, date and machine. On a
-machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it runs.
+Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. First the
+bridge and SAM's mask decoder alone are trained; then the steps of the recipes with LoRA, on weights in bf16 and in 4
+bits, beside the memory that scripts/plan_memory.py plans. Figures are appended to --output with command, commit, date
+and machine. On a machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it
+runs.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -17,10 +20,12 @@ from statistics import median
 
 import numpy as np
 import torch
+from bitsandbytes.nn import Linear4bit, Params4bit
 from PIL import Image
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.adapters import TEXT_LINEARS, WRAPPED
 from gemma_lisa.benchmarks.report import ROOT, publish
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
@@ -29,11 +34,18 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.protocols import to_device
 from gemma_lisa.records import commit
+from gemma_lisa.scripts.engine_files import Engine
 from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
+from gemma_lisa.scripts.meta_step import make_batch
+from gemma_lisa.scripts.plan_memory import build_model, measure_step, plan, read_recipe
 from gemma_lisa.scripts.real_sizes import build_real_config
 
 TRAINED = ("seg_projector", "sam.mask_decoder")
 GPU_TESTS = ["-m", "gpu", "-q"]
+RECIPES = ("gemma3-4b-lora", "gemma3-4b-qlora-24gb")
+QUESTION_TOKENS, MASK_SIZE = 64, (480, 640)
+# Lines of a plan that torch's count of allocated bytes does not see
+NOT_ALLOCATED = ("fragmentation, 5 %", "CUDA's context and workspaces")
 
 
 def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
@@ -129,6 +141,63 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
     return figures
 
 
+def measure_recipe(recipe: dict, args: argparse.Namespace, device: torch.device) -> tuple[float, float, float]:
+    """Samples a second, peak GiB and planned GiB of a recipe's steps, each a micro-batch and the optimizer's step."""
+    config = (real_size() if args.size == "real" else tiny_size())[0]
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    model = build_model(config, recipe, device)
+    torch.set_default_dtype(torch.float32)
+    if recipe["load_in_4bit"]:
+        quantize(model, device)
+    model.get_base_model().activation_checkpointing_enable()
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], fused=True
+    )
+    rows = recipe["per_device_train_batch_size"]
+    batch = make_batch(config, rows, recipe["max_questions"], QUESTION_TOKENS, MASK_SIZE)
+    for name in ("pixel_values", "sam_pixel_values"):
+        batch[name] = torch.rand(batch[name].shape)
+    batch = to_device(batch, device)
+
+    def step():
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)  # from the second micro-batch on they are there
+
+    seconds, peak = timed(step, args.repeats, device)
+    planned = plan(
+        build_model(config, recipe),
+        measure_step(config, recipe, QUESTION_TOKENS, MASK_SIZE),
+        recipe,
+        Engine("one process"),
+        devices=1,
+    )[0]
+    allocated = sum(row.size for row in planned if row.what not in NOT_ALLOCATED) / 2**30
+    return rows / seconds, peak, allocated
+
+
+def quantize(model: torch.nn.Module, device: torch.device) -> None:
+    """The text model's linear layers below LoRA to nf4, in place: random weights need no checkpoint."""
+    for name, layer in list(model.named_modules()):
+        path = name.removeprefix(WRAPPED)
+        if path.endswith(".base_layer") and re.fullmatch(TEXT_LINEARS, path.removesuffix(".base_layer")):
+            packed = Linear4bit(
+                layer.in_features,
+                layer.out_features,
+                bias=False,
+                compute_dtype=torch.bfloat16,
+                quant_type="nf4",
+                quant_storage=torch.bfloat16,
+            )
+            packed.weight = Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4", quant_storage=torch.bfloat16
+            )
+            model.get_submodule(name.removesuffix(".base_layer")).base_layer = packed.to(device)
+
+
 def tiny_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
     processor = build_processor(64)
     return build_config(processor, 64), processor
@@ -146,6 +215,9 @@ def main() -> None:
         sys.exit("error: no GPU was found; --size tiny --device cpu shows that the path runs.")
     tests = subprocess.run([sys.executable, "-m", "pytest", *GPU_TESTS], cwd=ROOT)
     figures = measure(args, device)
+    recipes = [
+        (name, *measure_recipe(read_recipe(ROOT / f"configs/{name}.yaml", []), args, device)) for name in RECIPES
+    ]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     lines = [
         f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
@@ -155,6 +227,9 @@ def main() -> None:
         "| case | s | peak GiB |",
         "|---|---|---|",
         *(f"| {case} | {seconds:.3f} | {peak:.1f} |" for case, seconds, peak in figures),
+        "\n| recipe, one device | samples/s | peak GiB | planned GiB |",
+        "|---|---|---|---|",
+        *(f"| {name} | {rate:.2f} | {peak:.2f} | {planned:.2f} |" for name, rate, peak, planned in recipes),
     ]
     publish(lines, args.output)
     sys.exit(tests.returncode)

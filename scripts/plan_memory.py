@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig
 
 from gemma_lisa.adapters import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
 from gemma_lisa.command_line import ArgumentParser, UsageError, positive, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.scripts.engines import Engine, engine_of_recipe, read_engine
+from gemma_lisa.scripts.engine_files import Engine, engine_of_recipe, read_engine
 from gemma_lisa.scripts.meta_step import META, StepBytes, count_step, make_batch
 from gemma_lisa.scripts.real_sizes import GEMMA_SIZES, build_real_config
 
@@ -48,7 +47,8 @@ DEFAULTS: dict[str, Any] = {
 # nf4 with double quantisation: half a byte, a byte of scale for 64 weights, four bytes of its scale for 256 scales
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 SMALLEST_IN_8BIT = 4096  # numbers; bitsandbytes keeps the averages of smaller tensors in 32 bits
-ZERO_BUCKET = 500_000_000  # numbers; DeepSpeed's reduce_bucket_size
+# Numbers; DeepSpeed's defaults for reduce_bucket_size and stage3_max_live_parameters
+ZERO_BUCKET, ZERO_LIVE = 500_000_000, 1_000_000_000
 CUDA_CONTEXT = 1.0 * GIB  # the context, and workspaces of cuBLAS and NCCL
 FRAGMENTATION = 0.05  # of all else: held by the allocator in pieces that nothing fits into
 
@@ -65,9 +65,9 @@ class Row:
 # ---------------------------------------------------------------------------------------------------------------------
 # The model and its step
 # ---------------------------------------------------------------------------------------------------------------------
-def build_model(config: GemmaLisaConfig, recipe: dict[str, Any]) -> torch.nn.Module:
-    """The model as train.py prepares it, on the meta device: what is trained, and the type of every weight."""
-    with META:
+def build_model(config: GemmaLisaConfig, recipe: dict[str, Any], device: torch.device = META) -> torch.nn.Module:
+    """The model as train.py prepares it, with random weights: what is trained, and the type of every weight."""
+    with device:
         model = GemmaLisaForConditionalGeneration(config)
     trains_text = False
     if recipe["lora_rank"]:
@@ -173,7 +173,9 @@ def engine_bytes(
     on_their_way = 2 * 2 * min(numbers, ZERO_BUCKET) + 4 * numbers / devices * ("optimizer" not in engine.offloads)
     if "weights" not in engine.shares:
         return on_their_way
-    return gathered + max(weight_bytes(*item, recipe, True) for item in beside) + on_their_way
+    largest = max(weight_bytes(*item, recipe, True) for item in beside)
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return max(gathered + largest, 2 * min(everything, ZERO_LIVE)) + on_their_way
 
 
 def total_of(rows: list[Row]) -> float:
@@ -211,8 +213,8 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recipe = DEFAULTS | {name: content[name] for name in DEFAULTS if name in content}
-    except (OSError, TypeError, yaml.YAMLError) as error:
+        recipe = DEFAULTS | {name: value for name, value in content.items() if name in DEFAULTS}
+    except (OSError, AttributeError, yaml.YAMLError) as error:
         raise UsageError(f"--config {path}: no recipe that can be read ({error}).") from error
     for name, value in zip(overrides[::2], overrides[1::2] + [""], strict=False):
         if name.removeprefix("--") not in DEFAULTS or not value:
@@ -224,10 +226,10 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
 def choose_config(model: str | None, size: str | None, recipe: Path) -> tuple[GemmaLisaConfig, str]:
     """The configuration that is planned for, and what it is called."""
     if model is not None:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        if not isinstance(config, GemmaLisaConfig):
-            raise UsageError(f"--model {model}: a checkpoint of type {config.model_type!r}, no Gemma-LISA.")
-        return config, model
+        found = GemmaLisaConfig.get_config_dict(model)[0].get("model_type")
+        if found != GemmaLisaConfig.model_type:
+            raise UsageError(f"--model {model}: a checkpoint of type {found!r}, no Gemma-LISA.")
+        return GemmaLisaConfig.from_pretrained(model), model
     if size is None:
         named = re.search(r"-(\d+b)-", f"-{recipe.stem}-")
         size = named.group(1) if named and named.group(1) in GEMMA_SIZES else "4b"

@@ -44,6 +44,11 @@ def test_batch_holds_what_the_model_takes(collate, samples):
     assert len(batch["input_ids"]) == len(batch["pixel_values"]) == len(batch["mask_labels"]) == 3
 
 
+def test_rows_are_named_where_it_is_asked_for(processor, samples):
+    batch = GemmaLisaCollator(processor, with_sources=True)(samples[:2])
+    assert batch["sources"] == [sample["source"] for sample in samples[:2]]
+
+
 def test_row_is_one_prefix_and_its_questions(processor, collate, make_sample):
     sample = make_sample(["It is {seg}.", "No, it is not there."])
     batch = collate([sample])

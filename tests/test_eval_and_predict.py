@@ -11,6 +11,9 @@ from PIL import Image
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict
+from gemma_lisa.adapters import add_lora
+from gemma_lisa.bases import identify
+from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import FAILURE, UsageError, run
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.images_gemma_lisa import load_rgb
@@ -237,3 +240,16 @@ def test_a_program_that_fails_says_one_line_and_has_its_exit_code(arguments, cod
     assert "Traceback" not in ended.stderr
     assert "error: " in ended.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
+def test_an_adapter_is_evaluated_and_asked_on_a_quantised_base(checkpoint, picture, tmp_path, kind):
+    model, processor = load_checkpoint(checkpoint)
+    for part in (add_lora(model, rank=2, base=identify(checkpoint)), processor):
+        part.save_pretrained(tmp_path / "adapter")
+    results = evaluate(tmp_path / "adapter", tmp_path / "results.json", f"--{kind}", "--rows", "1", "--pictures", "0")
+    assert results["weights"] == {"load_in_4bit": "nf4", "load_in_8bit": "int8"}[kind]
+    moved = ["--model", str(checkpoint), "--adapter", str(tmp_path / "adapter"), f"--{kind}"]
+    asked = ["--image", str(picture), "--query", "it", "--max_new_tokens", "2", "--output", str(tmp_path / "a.png")]
+    predict.main([*moved, *asked])
+    assert (tmp_path / "a.png").stat().st_size > 0

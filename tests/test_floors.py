@@ -47,6 +47,7 @@ FLOORS = {
     "checkpoint": 2,
     "protocols": 2,
     "previews": 3,
+    "parallel": 3,
     "run_folder": 1,
     "run_safety": 2,
     "self_check": 3,

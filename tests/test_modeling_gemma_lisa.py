@@ -257,6 +257,32 @@ def test_every_batch_meets_the_modules_in_one_order(tiny, make_sample, kind):
     assert visited_stations(model, kinds_of_batches(processor, make_sample)[kind]) == list(STATIONS)
 
 
+def test_a_cached_run_meets_no_encoder_whatever_a_batch_holds(tiny, make_sample):
+    model, processor = tiny
+    batches = kinds_of_batches(processor, make_sample)
+    size = model(**batches["with_masks"]).image_embeddings.shape[1:]
+    for kind in ("with_masks", "without_seg", "text_only", "mixed"):
+        num_images = len(batches[kind].get("sam_pixel_values", []))
+        cached = without(batches[kind], "sam_pixel_values") | {"image_embeddings": torch.zeros(num_images, *size)}
+        assert visited_stations(model, cached) == [name for name in STATIONS if name != "sam.vision_encoder"], kind
+        assert torch.isfinite(model(**cached).loss)
+
+
+def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
+    model, processor = tiny
+    visited = []
+    hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: visited.append(True))
+    try:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("model.language_model."))
+        for number, batch in enumerate(kinds_of_batches(processor, make_sample).values(), start=1):
+            model(**batch).loss.backward()
+            assert len(visited) == number
+    finally:
+        hook.remove()
+        model.requires_grad_(True).zero_grad()
+
+
 def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
     model, processor = tiny
     batch = without(kinds_of_batches(processor, make_sample)["text_only"], "labels")

@@ -188,6 +188,13 @@ def adapted(model):
     )
 
 
+def test_the_row_of_seg_is_no_matrix_to_muon(tiny):
+    model = adapted(tiny[0])
+    optimizer = build_muon(model, muon_lr=0.01, adamw_lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    [row] = [parameter for name, parameter in model.named_parameters() if "trainable_tokens_delta" in name]
+    assert any(parameter is row for group in optimizer.adamw.param_groups for parameter in group["params"])
+
+
 def test_every_trained_parameter_is_in_one_group_of_its_part_and_frozen_ones_in_none(tiny):
     model = adapted(tiny[0])
     groups = parameter_groups(model, 1e-5, 0.1, {"lora": 2e-4, "bridge": 1e-4, "decoder": 3e-5})

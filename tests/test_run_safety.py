@@ -6,10 +6,13 @@ This file is also the program that starts the runs: it imports train.py once, an
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from safetensors.torch import load_file
 
 from gemma_lisa import train
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.run_safety import choose_start, differences
+from gemma_lisa.run_safety import choose_start, differences, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
@@ -117,6 +120,30 @@ def test_what_is_trained_may_grow_and_not_shrink():
     assert differences(SETTINGS, {**SETTINGS, "max_steps": 3}) == ["max_steps 4, not 3"]
 
 
+def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
+    base = ["--model", "some", "--output_dir", str(tmp_path), "--use_cpu", "true", "--dataset_options", "{}"]
+
+    def settings(*arguments):
+        model_args, data_args, args = train.parse([*base, *arguments])
+        return settings_of([model_args, data_args], args, rows_a_step=args.rows_a_step)
+
+    before = settings()
+    for free in (
+        *(["--save_steps", "7"], ["--logging_steps", "3"], ["--eval_rows", "1"], ["--preview_samples", "0"]),
+        *(["--dataloader_num_workers", "2"], ["--data_dir", "elsewhere"], ["--fresh", "true"], ["--max_steps", "9"]),
+        ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"],  # of 8 rows a step
+    ):
+        assert differences(before, settings(*free)) == [], free
+    for name, *value in (
+        *(["learning_rate", "0.5"], ["seed", "1"], ["dataset", "shapes/hard"], ["max_questions", "2"]),
+        *(["lora_rank", "4"], ["trainable", "seg_projector.*"], ["ce_loss_weight", "2"], ["warmup_steps", "5"]),
+        *(["lr_scheduler_type", "cosine"], ["muon_learning_rate", "0.1"], ["learn_masks", "false"], ["bf16", "true"]),
+    ):
+        [found] = differences(before, settings(f"--{name}", *value))
+        assert found.startswith(name), found
+    assert differences(before, settings("--per_device_train_batch_size", "4")) == ["rows_a_step 8, not 4"]
+
+
 def test_a_checkpoint_of_an_unknown_run_is_refused(run):
     folder = run(2)
     (folder / "checkpoint-2" / "training.json").unlink()
@@ -149,6 +176,16 @@ def test_a_checkpoint_that_is_asked_for_is_gone_back_to_once(run):
     assert start_of(folder, **options).checkpoint == str(folder / "checkpoint-3")
 
 
+def test_a_checkpoint_of_another_folder_takes_nothing_from_a_run(run, tmp_path_factory):
+    folder = run(2, 4)
+    other = tmp_path_factory.mktemp("other") / "checkpoint-1"
+    shutil.copytree(folder / "checkpoint-2", other)
+    with pytest.raises(ValueError, match="holds a run of its own"):
+        start_of(folder, command="another", wanted=str(other))
+    assert names_in(folder) == {"checkpoint-2", "checkpoint-4"}
+    assert start_of(folder / "new", command="another", wanted=str(other)).checkpoint == str(other)
+
+
 def test_a_folder_that_is_no_checkpoint_is_not_gone_back_to(run):
     with pytest.raises(ValueError, match="holds no trainer_state.json"):
         start_of(run(2), command="another", wanted="no/such")
@@ -163,6 +200,14 @@ def test_fresh_and_a_checkpoint_do_not_go_together(tmp_path):
 # --- killed at any moment --------------------------------------------------------------------------------------------
 def start_run(arguments: list[str], log: Path) -> int:
     """A process that runs train.py's main, as if it had been started anew; its id."""
+    return fork(lambda: train.main(arguments), log)
+
+
+def fork(function: Callable[[], None], log: Path) -> int:
+    """A process that calls a function, and its id.
+
+    All is done in such processes: tqdm's lock, once made, would be shared by all of them, and a killed one may hold it.
+    """
     child = os.fork()
     if child:
         return child
@@ -171,8 +216,10 @@ def start_run(arguments: list[str], log: Path) -> int:
         os.dup2(file.fileno(), 2)
     status = 1
     try:
-        train.main(arguments)
+        function()
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -202,13 +249,29 @@ def check_whole(folder: Path) -> int:
     return max(steps)
 
 
-def wait_for_the_moment(number: int, draw: random.Random, seconds: float, out: Path) -> None:
-    """Any moment of the first `seconds` after a start; of every fourth start one within a save."""
-    begin, since = time.perf_counter(), time.time()
-    time.sleep(draw.uniform(0, seconds) if number % 4 else 0)
-    while number % 4 == 0 and not is_saving(out, since) and time.perf_counter() < begin + 120:
+def wait_for_the_moment(number: int, draw: random.Random, seconds: tuple[float, float], out: Path, step: int) -> None:
+    """By turns: any moment until the first save, of the steps after it, and within a save.
+
+    Args:
+        seconds: that a short run takes, and that a step takes.
+        step: of the newest checkpoint.
+    """
+    since, begin = time.time(), time.perf_counter()
+    moment = draw.uniform(0, seconds[0])
+
+    def is_reached() -> bool:
+        passed = time.perf_counter() - begin
+        if number % 3 == 0:
+            return passed > moment or newest_of(out) > step
+        return passed > 120 or (newest_of(out) > step if number % 3 == 1 else is_saving(out, since))
+
+    while not is_reached():
         time.sleep(0.001)
-    time.sleep(draw.uniform(0, 0.03) if number % 4 == 0 else 0)
+    time.sleep(draw.uniform(0, (0, 4 * seconds[1], 0.03)[number % 3]))
+
+
+def newest_of(out: Path) -> int:
+    return max((int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")), default=0)
 
 
 def is_saving(out: Path, since: float) -> bool:
@@ -216,14 +279,14 @@ def is_saving(out: Path, since: float) -> bool:
     return (out / ".saving").exists() and (out / ".saving").stat().st_mtime > since
 
 
-def kill_and_go_on(folder: Path, arguments: list[str], seconds: float) -> dict:
+def kill_and_go_on(folder: Path, arguments: list[str], seconds: tuple[float, float]) -> dict:
     """Start the same run again and again, and kill it at moments that a seed draws."""
     draw, report, step = random.Random(0), {"steps": [], "during": []}, 0
     out, log = folder / "killed", folder / "killed.log"
     for number in range(KILLS):
         log.write_text("")
         since, child = time.time(), start_run(arguments, log)
-        wait_for_the_moment(number, draw, seconds, out)
+        wait_for_the_moment(number, draw, seconds, out, step)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         said = log.read_text()
@@ -239,11 +302,15 @@ def kill_and_go_on(folder: Path, arguments: list[str], seconds: float) -> dict:
     return report
 
 
+def write_start(folder: Path) -> None:
+    model, processor = build_tiny(image_size=32)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    model, processor = build_tiny(image_size=32)
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    os.waitpid(fork(lambda: write_start(folder / "start"), folder / "start.log"), 0)
     recipe = {
         "model": str(folder / "start"),
         "dataset_options": {"image_size": 32, "train_rows": 6, "validation_rows": 1, "test_rows": 1},
@@ -263,7 +330,9 @@ def main(folder: Path) -> None:
     arguments = ["--config", str(folder / "recipe.yaml"), "--output_dir"]
     run_whole([*arguments, str(folder / "drawn"), "--max_steps", "1"], folder / "drawn.log")  # the rows are kept
     few = run_whole([*arguments, str(folder / "few"), "--max_steps", "10"], folder / "few.log")
-    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], few)
+    history = json.loads((folder / "few" / "trainer_state.json").read_text())["log_history"]
+    a_step = history[-1]["train_runtime"] / 10
+    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], (few, a_step))
     run_whole([*arguments, str(folder / "whole")], folder / "whole.log")
     run_whole([*arguments, str(folder / "killed")], folder / "killed.log")
     weights = (folder / "killed" / "model.safetensors").stat()
@@ -286,7 +355,6 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads((tmp_path / "report.json").read_text())
-    print(report)
     assert len(report["steps"]) == KILLS and {"saving", "training", "start"} == set(report["during"])
     assert f"finished: {tmp_path / 'killed'} holds all {STEPS} steps" in (tmp_path / "again.log").read_text()
 

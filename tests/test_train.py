@@ -111,6 +111,7 @@ def test_the_programs_own_options_are_these():
         "muon_learning_rate",
         "fresh",
         "self_check",
+        "expected_processes",
         "lora_learning_rate",
         "bridge_learning_rate",
         "decoder_learning_rate",
@@ -197,6 +198,13 @@ def test_a_recipe_that_is_no_yaml_is_a_usage_error(refused, tmp_path):
 def test_a_model_folder_that_is_not_there_is_a_failure_that_names_it(refused, tmp_path, recipe):
     code, line = refused("--config", recipe(), "--model", tmp_path / "nowhere")
     assert (code, str(tmp_path / "nowhere") in line) == (1, True)
+
+
+def test_what_a_training_starts_from_is_not_written_over(refused, checkpoint):
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    code, line = refused("--model", checkpoint, "--output_dir", checkpoint, "--use_cpu", "true")
+    assert (code, "starts from what is there" in line) == (2, True)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
 
 
 def test_another_kind_of_model_is_a_failure_that_names_it(refused, tmp_path, recipe):

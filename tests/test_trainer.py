@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from transformers import EvalPrediction
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.shards import write_shards
+from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
 from gemma_lisa.metrics import summarize
 from gemma_lisa.optimizers import build_muon
 from gemma_lisa.previews import PreviewCallback
@@ -285,6 +287,43 @@ def test_a_resumed_run_is_the_uninterrupted_run(tiny, tmp_path, uninterrupted, n
     expected = whole.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_goes_on_at_another_rate_takes_it(tiny, tmp_path, uninterrupted, optimizer):
+    whole, checkpoint = uninterrupted(4, optimizer)
+    muon = (MUON[0], {**MUON[1], "muon_lr": MUON[1]["muon_lr"] / 4, "adamw_lr": MUON[1]["adamw_lr"] / 4})
+    resumed = trainer_of(
+        tiny,
+        TrainingQuestions(whole.train_dataset.rows, 0, 4),
+        tmp_path,
+        optimizer=muon if optimizer == "muon" else None,
+        learning_rate=whole.args.learning_rate / 4,
+        max_steps=6,
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    before, after = ([rate for [rate] in logged(trainer, "learning_rate")] for trainer in (whole, resumed))
+    assert np.allclose(after[3:], np.array(before[3:]) / 4, rtol=1e-6) and after[3] > 0
+
+
+def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(tiny, tmp_path):
+    write_shards({"train": dataset_of([scene_row(number) for number in range(6)])}, tmp_path / "rows", "six", shards=2)
+
+    def run(steps, resume=None, **options):
+        questions = StreamedQuestions([Part("six", open_stream(str(tmp_path / "rows"), "train", None), 1.0)], 0, 4)
+        options = {"max_steps": steps, "save_strategy": "steps", "save_steps": 2, **options}
+        trainer = trainer_of(tiny, questions, tmp_path / "out", **{"gradient_accumulation_steps": 2, **options})
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole, checkpoint = run(3), str(tmp_path / "out" / "checkpoint-2")
+    names = (*PARTS, "grad_norm", "learning_rate", "epoch")
+    assert logged(run(3, checkpoint), *names) == logged(whole, *names)
+    for changed in ("gradient_accumulation_steps", "per_device_train_batch_size", "seed"):
+        with pytest.raises(ValueError, match=f"dealt out in another way: {changed} 3, not "):
+            run(3, checkpoint, **{changed: 3})
+    with pytest.raises(ValueError, match="All 2 steps were trained; raise max_steps"):
+        run(2, checkpoint)
 
 
 def test_muons_checkpoint_holds_the_state_of_both_optimizers(uninterrupted):

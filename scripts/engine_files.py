@@ -75,5 +75,5 @@ def _zero(options: dict) -> Engine:
         devices = {part: options.get(f"offload_{part}_device", "none") for part in ("optimizer", "param")}
     names = {"optimizer": "optimizer", "param": "weights"}
     offloads = tuple(names[part] for part, device in devices.items() if device != "none")
-    suffix = f" with {' and '.join(offloads)} on the host" if offloads else ""
+    suffix = f", {' and '.join(offloads)} off the device" if offloads else ""
     return Engine(f"DeepSpeed ZeRO-{stage}{suffix}", "deepspeed", ZERO_SHARES[int(stage)], offloads)

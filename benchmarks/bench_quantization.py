@@ -1,0 +1,86 @@
+"""What weights of fewer bits cost: loss, gIoU by generation, time and bytes, in fp32, bf16, int8 and nf4.
+
+    python benchmarks/bench_quantization.py --model examples/shapes-tiny --rows 100
+
+Quantised are the language model's linear layers; all else is in bf16 then. On a CPU the time says nothing of a GPU's.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from gemma_lisa.adapters import count_weights
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.command_line import choose_device, positive
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.metrics import intervals, summarize
+from gemma_lisa.protocols import by_generation, to_device
+from gemma_lisa.records import commit
+
+KINDS = {
+    "fp32": {"dtype": torch.float32},
+    "bf16": {"dtype": torch.bfloat16},
+    "int8": {"dtype": torch.bfloat16, "load_in_8bit": True},
+    "nf4": {"dtype": torch.bfloat16, "load_in_4bit": True},
+}
+BATCH_SIZE = 8
+
+
+def mean_loss(model, processor, rows) -> float:
+    """The whole training loss, the mean over batches."""
+    collator, questions = GemmaLisaCollator(processor), TrainingQuestions(rows, seed=0, max_questions=4)
+    losses = []
+    with torch.inference_mode():
+        for start in range(0, len(questions), BATCH_SIZE):
+            samples = [questions[at] for at in range(start, min(start + BATCH_SIZE, len(questions)))]
+            losses.append(model(**to_device(collator(samples), model.device)).loss.item())
+    return sum(losses) / len(losses)
+
+
+def measure(options: dict, model_path: Path, rows, device: torch.device) -> list[str]:
+    """Cells of the table: loss, gIoU with its interval, N-acc, CPU ms a question, MB of the language model, of all."""
+    model, processor = load_checkpoint(model_path, device=device, **options)
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    loss = mean_loss(model, processor, rows)
+    answers, begun = [], time.process_time()
+    for start in range(0, len(questions), BATCH_SIZE):
+        samples = [questions[at] for at in range(start, min(start + BATCH_SIZE, len(questions)))]
+        answers += by_generation(model, processor, samples, max_new_tokens=64)
+    milliseconds = 1000 * (time.process_time() - begun) / len(questions)
+    results = [answer.result for answer in answers]
+    scores, (low, high) = summarize(results), intervals(results)["gIoU"]
+    held = {name: parameter.numel() * parameter.element_size() for name, parameter in model.named_parameters()}
+    numbers = sum(count_weights(parameter) for parameter in model.parameters())
+    layers = sum(size for name, size in held.items() if name.startswith("model.language_model.layers."))
+    return [
+        f"{loss:.4f}",
+        f"{scores['gIoU']:.4f} ({low:.3f} to {high:.3f})",
+        f"{scores['N-acc']:.3f}",
+        f"{milliseconds:.0f}",
+        f"{layers / 1e6:.3f}",
+        f"{sum(held.values()) / 1e6:.3f} of {numbers:,} numbers",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=EXAMPLE, help="folder of a checkpoint")
+    parser.add_argument("--rows", type=positive, default=100, help="held-out easy scenes of 128 pixels")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = choose_device(None)
+    options = {"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": args.rows}
+    rows = load_rows("shapes/easy", "test", None, options)
+    print(f"{commit()}, torch {torch.__version__}, {args.rows} scenes\n")
+    print("| weights | loss | gIoU | N-acc | CPU ms a question | MB of text layers | MB in all |")
+    print("|---|---|---|---|---|---|---|")
+    for name, kind in KINDS.items():
+        print(f"| {name} | {' | '.join(measure(kind, args.model, rows, device))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

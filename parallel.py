@@ -1,0 +1,118 @@
+"""Which processes train and by which engine: what is found, and what is refused before any weight is read."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from .command_line import UsageError
+from .training_arguments import GemmaLisaTrainingArguments
+
+# What launchers tell a process of how many were started; a launcher that tells nothing is caught by expected_processes.
+STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+NOT_SHARDED = (DistributedType.NO, DistributedType.MULTI_CPU)
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+WHOLE = "FULL_STATE_DICT"
+
+
+def check_processes(args: GemmaLisaTrainingArguments) -> None:
+    """Refuse to train in other processes, or by another engine, than were asked for.
+
+    Raises:
+        UsageError: what was asked for, what would run, and what to do.
+    """
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"{args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
+            f"process each: torchrun --nproc_per_node {args.n_gpu} train.py ..."
+        )
+    started = max(int(os.environ.get(name) or 1) for name in STARTED)
+    if args.world_size < started:
+        raise UsageError(
+            f"{started} processes were started, but {args.world_size} would train, each alone; start them by torchrun, "
+            "and without a GPU for each add --use_cpu true."
+        )
+    if args.expected_processes not in (None, args.world_size):
+        raise UsageError(
+            f"expected_processes: {args.expected_processes}, but {args.world_size} would train; start them by "
+            f"torchrun --nproc_per_node {args.expected_processes} train.py ... (accelerate launch --cpu starts one "
+            "only, whatever --num_processes says)."
+        )
+    if asks_for_fsdp(args):
+        _check_fsdp(args)
+    stage = zero_stage(args)
+    if stage is not None and args.distributed_state.distributed_type != DistributedType.DEEPSPEED:
+        raise UsageError("deepspeed and use_cpu: the engine would be left out without a word; leave one of them out.")
+    if stage == 3 and not args.deepspeed_plugin.deepspeed_config["zero_optimization"].get(GATHER):
+        raise UsageError(f"ZeRO-3 without {GATHER}: what is saved could not be loaded; set it to true.")
+    if args.muon_learning_rate is not None and (asks_for_fsdp(args) or stage is not None):
+        raise UsageError(
+            "muon_learning_rate: Muon needs whole matrices, and this engine cuts them apart; use DDP, or leave it out."
+        )
+
+
+def _check_fsdp(args: GemmaLisaTrainingArguments) -> None:
+    if (kind := args.distributed_state.distributed_type) in NOT_SHARDED:
+        what = "one process" if kind == DistributedType.NO else "CPU"
+        raise UsageError(
+            f"fsdp on {what}: nothing would be sharded, and nobody told; it needs several processes with a GPU each."
+        )
+    options = args.fsdp_plugin_args or {}
+    version = options.get("fsdp_version") or os.environ.get("FSDP_VERSION", "1")
+    if int(version) != 2:
+        raise UsageError(f"fsdp version {version}: use FSDP2, as configs/accelerate/fsdp2.yaml has it.")
+    state = str(options.get("state_dict_type") or os.environ.get("FSDP_STATE_DICT_TYPE", WHOLE))
+    if WHOLE not in state:
+        raise UsageError(f"fsdp state_dict_type {state}: no model would be saved at the end; use {WHOLE}.")
+
+
+def asks_for_fsdp(args: GemmaLisaTrainingArguments) -> bool:
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def zero_stage(args: GemmaLisaTrainingArguments) -> int | None:
+    """DeepSpeed's stage, or None without DeepSpeed."""
+    return None if args.deepspeed_plugin is None else int(args.deepspeed_plugin.zero_stage)
+
+
+def engine_of(args: GemmaLisaTrainingArguments) -> str:
+    """What keeps the processes together, in words."""
+    if (stage := zero_stage(args)) is not None:
+        return f"DeepSpeed ZeRO-{stage}"
+    if asks_for_fsdp(args):
+        return "FSDP2"
+    return "DDP" if args.world_size > 1 else "no engine"
+
+
+def hold_constants(model: nn.Module) -> None:
+    """SAM's positional code as buffers: engines leave those whole and in fp32, and cut or round parameters.
+
+    Names in a state dict stay the same, and what is shared stays shared.
+    """
+    held: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        code = getattr(module, "positional_embedding", None)
+        if isinstance(code, nn.Parameter) and not code.requires_grad:
+            del module.positional_embedding
+            module.register_buffer("positional_embedding", held.setdefault(id(code), code.detach()))
+
+
+@contextmanager
+def whole_weights(args: GemmaLisaTrainingArguments) -> Iterator[None]:
+    """While the model is made, ZeRO-3 does not cut its weights apart; DeepSpeed does it at the start of the training.
+
+    transformers would do it while it reads them, in bf16, and LoRA, the row of `[SEG]` and SAM's positional code are
+    made from whole weights. It costs memory of the host: every process reads all weights.
+    """
+    if zero_stage(args) != 3:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(args.deepspeed_plugin.hf_ds_config)

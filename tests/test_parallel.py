@@ -1,0 +1,143 @@
+"""Processes and engines other than those asked for are refused in one line; constants stay whole and exact."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from accelerate.utils import DistributedType
+
+from gemma_lisa import train
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.parallel import STARTED, check_processes, engine_of, hold_constants, zero_stage
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+ROOT = train.Path(train.__file__).parent
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in (*STARTED, "ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_STATE_DICT_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def arguments(processes=1, kind=DistributedType.NO, zero=None, **options):
+    """What check_processes reads of the arguments, of machines that are not here."""
+    plugin = (
+        None
+        if zero is None
+        else SimpleNamespace(zero_stage=zero["stage"], deepspeed_config={"zero_optimization": zero})
+    )
+    content = {
+        "n_gpu": 1,
+        "world_size": processes,
+        "expected_processes": None,
+        "fsdp": False,
+        "fsdp_plugin_args": None,
+        "muon_learning_rate": None,
+        "distributed_state": SimpleNamespace(distributed_type=kind),
+        "deepspeed_plugin": plugin,
+    }
+    return SimpleNamespace(**{**content, **options})
+
+
+FSDP = {"fsdp": True, "fsdp_plugin_args": {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+@pytest.mark.parametrize(
+    ("args", "engine"),
+    [
+        (arguments(), "no engine"),
+        (arguments(2, DistributedType.MULTI_CPU, expected_processes=2), "DDP"),
+        (arguments(8, DistributedType.DEEPSPEED, {"stage": 3, GATHER: True}), "DeepSpeed ZeRO-3"),
+        (arguments(8, DistributedType.MULTI_GPU, **FSDP), "FSDP2"),
+    ],
+)
+def test_an_engine_that_runs_as_asked_is_named(args, engine):
+    check_processes(args)
+    assert engine_of(args) == engine
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (arguments(n_gpu=4), "torchrun --nproc_per_node 4 train.py"),
+        (arguments(expected_processes=2), "expected_processes: 2, but 1 would train.* torchrun --nproc_per_node 2"),
+        (arguments(4, DistributedType.MULTI_GPU, expected_processes=2), "expected_processes: 2, but 4 would train"),
+        (arguments(**FSDP), "fsdp on one process: nothing would be sharded"),
+        (arguments(2, DistributedType.MULTI_CPU, **FSDP), "fsdp on CPU: nothing would be sharded"),
+        (arguments(2, DistributedType.MULTI_GPU, fsdp=True, fsdp_plugin_args={"fsdp_version": 1}), "use FSDP2"),
+        (
+            arguments(
+                2,
+                DistributedType.MULTI_GPU,
+                fsdp=True,
+                fsdp_plugin_args={"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"},
+            ),
+            "use FULL_STATE_DICT",
+        ),
+        (arguments(2, DistributedType.MULTI_CPU, {"stage": 2}), "deepspeed and use_cpu"),
+        (arguments(2, DistributedType.DEEPSPEED, {"stage": 3}), f"ZeRO-3 without {GATHER}"),
+        (arguments(2, DistributedType.DEEPSPEED, {"stage": 2}, muon_learning_rate=0.02), "Muon needs whole matrices"),
+    ],
+)
+def test_what_would_not_run_as_asked_is_refused(args, complaint):
+    with pytest.raises(UsageError, match=complaint) as refused:
+        check_processes(args)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_a_launcher_that_started_more_than_train_is_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UsageError, match="2 processes were started, but 1 would train"):
+        check_processes(arguments())
+    check_processes(arguments(2, DistributedType.MULTI_CPU))
+
+
+def test_one_task_a_machine_that_starts_its_processes_itself_is_let_through(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    check_processes(arguments(16, DistributedType.MULTI_GPU, expected_processes=16))
+
+
+def test_the_shipped_configurations_are_those_that_are_not_refused():
+    folder = ROOT / "configs" / "accelerate"
+    stages = {}
+    for path in folder.glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        if content["distributed_type"] == "DEEPSPEED":
+            zero = json.loads((ROOT / content["deepspeed_config"]["deepspeed_config_file"]).read_text())[
+                "zero_optimization"
+            ]
+            args = arguments(8, DistributedType.DEEPSPEED, zero)
+            stages[path.stem] = zero_stage(args)
+        elif content["distributed_type"] == "FSDP":
+            options = content["fsdp_config"]
+            read = {"fsdp_version": options["fsdp_version"], "state_dict_type": options["fsdp_state_dict_type"]}
+            args = arguments(8, DistributedType.MULTI_GPU, fsdp=True, fsdp_plugin_args=read)
+        else:
+            args = arguments(8, DistributedType.MULTI_GPU)
+        check_processes(args)
+    assert stages == {"zero2": 2, "zero3": 3, "zero3_offload": 3, "zero3_nvme": 3}
+
+
+def test_the_positional_code_becomes_a_buffer_of_the_same_name_and_values(tmp_path):
+    model, _ = build_tiny(image_size=32)
+    names = [
+        "sam.shared_image_embedding.positional_embedding",
+        "sam.prompt_encoder.shared_embedding.positional_embedding",
+    ]
+    model.get_parameter(names[0]).requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    hold_constants(model)
+    assert not set(names) & {name for name, _ in model.named_parameters()}
+    assert model.get_buffer(names[0]) is model.get_buffer(names[1])
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    model.save_pretrained(tmp_path)
+    _, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]

@@ -1,0 +1,188 @@
+"""The plan of memory: its parts add up to what a training takes on the CPU, and it says what fits and what would."""
+
+import sys
+
+import pytest
+import torch
+import yaml
+from torch.profiler import ProfilerActivity, profile
+
+from gemma_lisa.adapters import WRAPPED
+from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.scripts import plan_memory
+from gemma_lisa.scripts.engine_files import Engine
+from gemma_lisa.scripts.init_tiny import build_config
+from gemma_lisa.scripts.meta_step import StepBytes, make_batch
+from gemma_lisa.scripts.plan_memory import (
+    DEFAULTS,
+    build_model,
+    measure_step,
+    plan,
+    read_recipe,
+    total_of,
+    weight_bytes,
+)
+
+ONE = Engine("one process, or DDP")
+EVERY = ("weights", "gradients", "optimizer")
+WHOLE = {"trainable": ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]}
+WITH_LORA = {"lora_rank": 8, "trainable": ["seg_projector.*", "sam.mask_decoder.*"]}
+NOTHING = StepBytes(0, 0, 0)
+QUESTION_TOKENS, SIZE = 24, (120, 160)
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    """A model whose language tower takes most of the memory, as it does at real sizes."""
+    config = build_config(tiny[1], image_size=64)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_attention_heads, text.head_dim = 256, 1024, 8, 32
+    text.vocab_size = 8000
+    return config
+
+
+def recipe_of(**fields):
+    return DEFAULTS | {"per_device_train_batch_size": 2, "max_questions": 2} | fields
+
+
+def sizes_of(rows):
+    return {row.what: row.size for row in rows}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("trained", [WHOLE, WITH_LORA], ids=["whole", "lora"])
+def test_the_plan_is_within_15_percent_of_a_whole_training_on_the_cpu(config, trained, bf16):
+    recipe = recipe_of(**trained, bf16=bf16, activation_checkpointing=True)
+    planned = build_model(config, recipe)
+    rows, elsewhere = plan(planned, measure_step(config, recipe, QUESTION_TOKENS, SIZE), recipe, ONE, 1)
+    counted = [row for row in rows if "CUDA" not in row.what and "fragmentation" not in row.what]
+    assert elsewhere == 0
+
+    generator = torch.Generator().manual_seed(0)
+    batch = make_batch(config, 2, 2, QUESTION_TOKENS, SIZE)
+    for name in ("pixel_values", "sam_pixel_values"):
+        batch[name] = torch.rand(batch[name].shape, generator=generator)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        model = build_model(config, recipe, torch.device("cpu"))
+        inner = model.get_base_model() if trained is WITH_LORA else model
+        inner.activation_checkpointing_enable()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+        for _ in range(2):
+            for _ in range(2):  # micro-batches
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    loss = model(**batch).loss
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert total_of(counted) == pytest.approx(peak, rel=0.15)
+
+
+def test_shares_are_divided_by_the_devices_and_offloaded_parts_lie_elsewhere(config):
+    recipe = recipe_of(**WHOLE, bf16=True)
+    model = build_model(config, recipe)
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    one = sizes_of(plan(model, NOTHING, recipe, ONE, 1)[0])
+    assert one["weights"] == 4 * sum(p.numel() for p in model.parameters())
+    assert (one["gradients"], one["the optimizer's state"]) == (4 * numbers, 8 * numbers)
+    eight = sizes_of(plan(model, NOTHING, recipe, Engine("FSDP2", "fsdp", EVERY), 8)[0])
+    for part in ("weights", "gradients", "the optimizer's state"):
+        assert eight[part] == pytest.approx(one[part] / 8)
+    zero2 = sizes_of(plan(model, NOTHING, recipe, Engine("ZeRO-2", "deepspeed", EVERY[1:]), 8)[0])
+    assert zero2["weights"] == 2 * sum(p.numel() for p in model.parameters())  # in bf16, on every device
+    assert zero2["gradients"] == 2 * numbers / 8
+    assert zero2["the optimizer's state"] == (4 + 8) * numbers / 8  # with the weights in fp32
+    rows, elsewhere = plan(model, NOTHING, recipe, Engine("ZeRO-3", "deepspeed", EVERY, ("optimizer",)), 8)
+    assert sizes_of(rows)["the optimizer's state"] == 0
+    assert elsewhere == 12 * numbers / 8
+
+
+def test_ddp_holds_its_buckets_of_gradients_as_well(config):
+    recipe = recipe_of(**WITH_LORA)
+    model = build_model(config, recipe)
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    copies = [sizes_of(plan(model, NOTHING, recipe, ONE, devices)[0])["copies of " + ONE.name] for devices in (1, 2)]
+    assert copies == [0, 4 * numbers]
+
+
+def test_eight_bit_averages_are_a_quarter_but_for_small_tensors_and_tables(config):
+    recipe = recipe_of(**WHOLE, optim="adamw_bnb_8bit")
+    matrix, table, small = torch.empty(128, 128), torch.empty(128, 128), torch.empty(64)
+    assert plan_memory.state_bytes("model.language_model.layers.0.mlp.up_proj.weight", matrix, recipe) == 2 * 128 * 128
+    assert plan_memory.state_bytes("model.language_model.embed_tokens.weight", table, recipe) == 8 * 128 * 128
+    assert plan_memory.state_bytes("model.language_model.norm.weight", small, recipe) == 8 * 64
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_quantised_weights_take_what_bitsandbytes_holds(bits):
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    recipe = recipe_of(**{bits: True}, bf16=True)
+    weight = torch.randn(256, 1024, dtype=torch.bfloat16)
+    name = f"{WRAPPED}model.language_model.layers.0.mlp.up_proj.base_layer.weight"
+    if bits == "load_in_4bit":
+        held = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True).to("cpu")
+        state = held.quant_state
+        size = held.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    else:
+        held = Int8Params(weight, requires_grad=False).to("cpu")
+        size = held.CB.nbytes + held.SCB.nbytes
+    assert weight_bytes(name, weight, recipe, in_bf16=False) == pytest.approx(size, rel=0.01)
+    vision = "model.vision_tower.encoder.layers.0.mlp.fc1.weight"
+    assert weight_bytes(vision, weight, recipe, in_bf16=False) == weight.nbytes
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def planned(monkeypatch, capsys, tiny, tmp_path):
+    """Runs the program on the small model; gives its exit code and what it printed."""
+    tiny[0].config.save_pretrained(tmp_path / "model")
+
+    def call(recipe, *arguments):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        command = ["plan_memory.py", "--config", str(path), "--model", str(tmp_path / "model"), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        code = 0
+        try:
+            run(plan_memory.main)
+        except SystemExit as leaving:
+            code = leaving.code
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def test_it_says_that_a_recipe_fits_and_marks_what_is_estimated(planned):
+    code, said = planned({**WITH_LORA, "per_device_train_batch_size": 1}, "--gpu_gb", "24", "--mask_size", "64", "64")
+    assert code == 0 and "It fits, by this estimate" in said
+    for line in said.splitlines():
+        if line.startswith(("| CUDA", "| fragmentation", "| copies")):
+            assert line.endswith("| estimated |")
+
+
+def test_what_does_not_fit_is_exit_code_1_with_what_would(planned):
+    code, said = planned({**WHOLE, "per_device_train_batch_size": 16}, "--gpu_gb", "1.1", "--mask_size", "480", "640")
+    assert code == 1 and "It does not fit" in said
+    assert "--activation_checkpointing true" in said and "--per_device_train_batch_size 1" in said
+
+
+def test_an_override_counts_and_one_that_changes_nothing_is_a_usage_error(planned, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**WITH_LORA, "learning_rate": 1.0}))
+    assert read_recipe(path, ["--lora_rank", "4", "--bf16", "true"])["lora_rank"] == 4
+    for overrides in (["--learning_rate", "1"], ["--bf16"]):
+        with pytest.raises(UsageError, match="a plan depends on"):
+            read_recipe(path, overrides)
+    code, said = planned({"bf16": True})
+    assert code == 2 and "does not say what is trained" in said
+
+
+def test_a_recipe_that_is_not_there_is_a_usage_error(planned):
+    code, said = planned(["no", "recipe"])
+    assert code == 2 and "recipe.yaml: no recipe" in said
