@@ -51,7 +51,7 @@ def test_its_record_says_how_it_was_trained():
         assert len(losses) >= stage["steps"] / 50 and losses[-1] < max(losses)
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
     assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
-    # Two hours of two cores; by the clock only where the record tells no CPU seconds
+    # What the record holds, see the card; by the clock only where it tells no CPU seconds
     assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 2 * 60 * 60
 
 
