@@ -5,6 +5,7 @@ prompt size (256), V vocabulary, N labelled tokens. Sizes in pixels are Gemma 3'
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from .losses_gemma_lisa import (
     sample_mask_logits,
     token_loss,
 )
+from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+from .session_gemma_lisa import ImageSession
 
 
 @dataclass
@@ -194,7 +197,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         has_sam_input = sam_pixel_values is not None or image_embeddings is not None
         if has_sam_input or learns:
             if image_embeddings is None:
-                image_embeddings = self._encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
+                image_embeddings = self.encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
             positions, seg_image_index = self._find_seg_tokens(input_ids, len(image_embeddings), has_sam_input)
             seg_hidden_states = hidden_states[positions]  # (S, D)
             pred_masks, iou_scores, touched = self._decode_masks(
@@ -245,15 +248,29 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
         max_new_tokens: int = 64,
+        points: list[Any] | None = None,
+        boxes: list[Any] | None = None,
+        multimask_output: bool = False,
     ) -> SegmentOutput:
         """Answer greedily, and draw a mask for every `[SEG]` of the answers.
 
         Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
         in `forward`. The states at `[SEG]` are kept from the steps of the generation: nothing is run twice.
-        `original_sizes` and `reshaped_input_sizes` are only for the processor's `post_process_segmentation`.
+
+        Args:
+            original_sizes, reshaped_input_sizes: (I, 2), (height, width); for points, boxes, and the processor's
+                `post_process_segmentation`.
+            points: for each of the I images None or (N, 3): x, y in its pixels, and 1 = on the thing, 0 = beside it.
+                They go to SAM with every `[SEG]` of the image.
+            boxes: for each of the I images None or left, top, right, bottom in its pixels; likewise.
+            multimask_output: of the three masks that SAM has for what is ambiguous, the one it scores best. Its single
+                mask is the one that was trained with `[SEG]`.
 
         Returns:
             `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
+
+        Raises:
+            ValueError: inputs that do not belong together, with their counts; points or boxes outside their image.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -269,6 +286,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 raise ValueError(f"{len(images)} {name} but {int(has_image.sum())} conversations that show an image.")
         if has_image.any() and pixel_values is None:
             raise ValueError(f"{int(has_image.sum())} conversations show an image but pixel_values did not come.")
+        prompts = self._prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, int(has_image.sum()))
         steps: list[torch.Tensor] = []  # step t: (B, D), the state that predicts new token t
         hook = self.model.language_model.register_forward_hook(
             lambda module, inputs, output: steps.append(output.last_hidden_state[:, -1])
@@ -301,12 +319,17 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
         if image_embeddings is None:
-            image_embeddings = self._encode_for_sam(sam_pixel_values)
+            image_embeddings = self.encode_for_sam(sam_pixel_values)
         is_seg = is_seg & has_image[:, None]
         seg_image_index = image_of_row[is_seg.nonzero()[:, 0]]  # (S,)
-        pred_masks, iou_scores, _ = self._decode_masks(
-            states[is_seg], image_embeddings, seg_image_index, idle_state=states[:1, 0]
-        )
+        if prompts is None:
+            pred_masks, iou_scores, _ = self._decode_masks(
+                states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
+            )
+        else:
+            pred_masks, iou_scores = self._decode_with_prompts(
+                states[is_seg], image_embeddings, seg_image_index, prompts, multimask_output
+            )
         return SegmentOutput(
             sequences=sequences,
             pred_masks=pred_masks,
@@ -314,6 +337,27 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             seg_image_index=seg_image_index,
             image_embeddings=image_embeddings,
         )
+
+    def start(self, image: Any, processor) -> ImageSession:
+        """A conversation about one image (PIL, path or bytes), which is encoded once: see `ImageSession`."""
+        return ImageSession(self, processor, image)
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens that end an answer."""
+        stops = self.generation_config.eos_token_id
+        return stops if isinstance(stops, list) else [stops]
+
+    def encode_for_sam(self, sam_pixel_values: torch.FloatTensor | None) -> torch.FloatTensor:
+        """SAM's encoding of the images, (I, C, 64, 64); of one blank image where the batch shows none."""
+        if sam_pixel_values is None:
+            sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
+        weight = self.sam.vision_encoder.patch_embed.projection.weight
+        return self.sam.vision_encoder(sam_pixel_values.to(weight)).last_hidden_state
+
+    def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
+        """Gemma's states at `[SEG]`, (S, D), as prompts of SAM's decoder, (S, C)."""
+        return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
 
     def prepare_inputs_for_generation(self, *args, **kwargs):
         """Gemma's inputs only: SAM has no part in generation, and must not run at every step."""
@@ -343,13 +387,6 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         side = self.config.vision_config.image_size
         features = self.model.get_image_features(self._blank(side), return_dict=True)
         return None, features.pooler_output.float().sum() * 0.0
-
-    def _encode_for_sam(self, sam_pixel_values: torch.FloatTensor | None) -> torch.FloatTensor:
-        """SAM's encoding of the images, (I, C, 64, 64); of one blank image where the batch shows none."""
-        if sam_pixel_values is None:
-            sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
-        sam_pixel_values = sam_pixel_values.to(self.sam.vision_encoder.patch_embed.projection.weight.dtype)
-        return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
 
     def _blank(self, side: int) -> torch.FloatTensor:
         return torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
@@ -381,6 +418,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         image_embeddings: torch.FloatTensor,
         seg_image_index: torch.LongTensor,
         idle_state: torch.FloatTensor,
+        multimask_output: bool = False,
     ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
         """SAM's decoder, once, on the states (S, D): mask logits (S, 256, 256), scores (S,), and zero.
 
@@ -393,23 +431,59 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             seg_hidden_states, seg_image_index = idle_state, seg_image_index.new_zeros(1)
         if len(image_embeddings) == 0:
             image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
-        seg_embeddings = self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))  # (S, C)
-
-        decoder = self.sam.mask_decoder
-        dtype = decoder.iou_token.weight.dtype
-        _, dense_prompt_embeddings = self.sam.prompt_encoder(None, None, None, None)  # (1, C, 64, 64)
-        masks, scores = decoder(
-            image_embeddings=image_embeddings[seg_image_index].to(dtype),  # (S, C, 64, 64)
-            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings()
-            .to(dtype)  # (1, C, 64, 64)
-            .expand(len(seg_embeddings), -1, -1, -1),
-            sparse_prompt_embeddings=seg_embeddings[:, None, None, :].to(dtype),  # (S, 1, 1, C)
-            dense_prompt_embeddings=dense_prompt_embeddings.to(dtype),
-            multimask_output=False,
-        )  # (S, 1, 1, 256, 256), (S, 1, 1)
-        masks, scores = masks[:, 0, 0], scores[:, 0, 0]
+        masks, scores = decode_masks(
+            self.sam,
+            self.project_seg(seg_hidden_states),  # (S, C)
+            image_embeddings[seg_image_index],  # (S, C, 64, 64)
+            multimask_output=multimask_output,
+        )
         touched = (masks.float().sum() + scores.float().sum()) * 0.0
         return masks[:count], scores[:count], touched
+
+    def _decode_with_prompts(
+        self,
+        seg_hidden_states: torch.FloatTensor,
+        image_embeddings: torch.FloatTensor,
+        seg_image_index: torch.LongTensor,
+        prompts: list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]],
+        multimask_output: bool,
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+        """As `_decode_masks`, image by image with the points and the box of each: their numbers may differ."""
+        masks = [image_embeddings.new_zeros(0, *(4 * side for side in image_embeddings.shape[-2:]))]
+        scores = [image_embeddings.new_zeros(0)]
+        for image, (points, box) in enumerate(prompts):
+            mine = seg_image_index == image
+            if mine.any():
+                seg_embeddings = self.project_seg(seg_hidden_states[mine])
+                of_image = image_embeddings[image].expand(len(seg_embeddings), -1, -1, -1)
+                decoded = decode_masks(
+                    self.sam, seg_embeddings, of_image, points, box, multimask_output=multimask_output
+                )
+                masks.append(decoded[0])
+                scores.append(decoded[1])
+        return torch.cat(masks), torch.cat(scores)
+
+    def _prompts_by_hand(
+        self,
+        points: list[Any] | None,
+        boxes: list[Any] | None,
+        original_sizes: torch.LongTensor | None,
+        reshaped_input_sizes: torch.LongTensor | None,
+        num_images: int,
+    ) -> list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]] | None:
+        """Points and box of each image in SAM's frame; None where none were given at all."""
+        if points is None and boxes is None:
+            return None
+        if original_sizes is None or reshaped_input_sizes is None:
+            raise ValueError("points and boxes need original_sizes and reshaped_input_sizes: pass all that came.")
+        points, boxes = points or [None] * num_images, boxes or [None] * num_images
+        if len(points) != num_images or len(boxes) != num_images:
+            raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
+        sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
+        return [
+            prompts_in_sam_frame(points[image], boxes[image], original, reshaped, self.sam)
+            for image, (original, reshaped) in enumerate(sizes)
+        ]
 
     def _mask_losses(
         self,

@@ -275,7 +275,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         answers, image = [], -1
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
             image += has_image[row]
-            answer = self._read(new_tokens)
+            answer = self.read_answer(new_tokens)
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
             if not has_image[row]:
@@ -317,8 +317,8 @@ class GemmaLisaProcessor(Gemma3Processor):
             mask.copy_(self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold)
         return masks
 
-    def _read(self, new_tokens: list[int]) -> dict[str, Any]:
-        """Tokens the model wrote, as text, raw_text, phrases and complete."""
+    def read_answer(self, new_tokens: list[int]) -> dict[str, Any]:
+        """Tokens the model wrote, as text, raw_text, phrases and complete: see `post_process_segmentation`."""
         stops = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")}
         end = next((at for at, token in enumerate(new_tokens) if token in stops), None)
         said = new_tokens[:end]

@@ -18,6 +18,8 @@ CODE_FILES = {
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",
     "processing_gemma_lisa.py",
+    "sam_gemma_lisa.py",
+    "session_gemma_lisa.py",
 }
 # Of the project's requirements, those that a checkpoint must do without
 NOT_NEEDED = {"datasets", "pycocotools", "trl", "peft", "cv2", "matplotlib"}

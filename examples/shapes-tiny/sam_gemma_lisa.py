@@ -1,0 +1,1 @@
+../../sam_gemma_lisa.py

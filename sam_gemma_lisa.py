@@ -1,0 +1,110 @@
+"""SAM's decoder with a `[SEG]` beside its own prompts: points, a box, an earlier mask.
+
+Letters: S prompted masks, C SAM's prompt size (256), N points. Sizes in pixels are SAM's; the configuration decides.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import SamModel
+
+# Labels of points: on the thing, or beside it.
+ON, OFF = 1, 0
+
+
+def decode_masks(
+    sam: SamModel,
+    seg_embeddings: torch.FloatTensor,
+    image_embeddings: torch.FloatTensor,
+    points: torch.FloatTensor | None = None,
+    box: torch.FloatTensor | None = None,
+    mask_inputs: torch.FloatTensor | None = None,
+    multimask_output: bool = False,
+) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+    """SAM's decoder, once.
+
+    Args:
+        seg_embeddings: (S, C) what `seg_projector` made of the states at `[SEG]`.
+        image_embeddings: (S, C, 64, 64) the image of each.
+        points: (N, 3) x, y and label, for every mask, see `prompts_in_sam_frame`; ON or OFF.
+        box: (4,) left, top, right, bottom, for every mask, in the same frame.
+        mask_inputs: (S, 256, 256) logits to begin from, as an earlier call returned them.
+        multimask_output: of the three masks that SAM has for what is ambiguous, the one it scores best.
+
+    Returns:
+        mask logits (S, 256, 256) on SAM's padded square, and its own estimates of their IoU (S,).
+    """
+    decoder, count = sam.mask_decoder, len(seg_embeddings)
+    weight = decoder.iou_token.weight
+    sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
+    by_hand, dense = sam.prompt_encoder(
+        None if points is None else points[None, None, :, :2].expand(count, -1, -1, -1),
+        None if points is None else points[None, None, :, 2].expand(count, -1, -1),
+        None if box is None else box[None, None].expand(count, -1, -1),
+        None if mask_inputs is None else mask_inputs[:, None].to(weight),
+    )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
+    if by_hand is not None:
+        sparse = torch.cat([by_hand.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
+    masks, scores = decoder(
+        image_embeddings=image_embeddings.to(weight),
+        image_positional_embeddings=sam.get_image_wide_positional_embeddings()
+        .to(weight)  # (1, C, 64, 64)
+        .expand(count, -1, -1, -1),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense.to(weight),
+        multimask_output=multimask_output,
+    )  # (S, 1, M, 256, 256), (S, 1, M)
+    masks, scores = masks[:, 0], scores[:, 0]
+    if not multimask_output:
+        return masks[:, 0], scores[:, 0]
+    best = scores.argmax(dim=1)
+    each = torch.arange(count, device=best.device)
+    return masks[each, best], scores[each, best]
+
+
+def prompts_in_sam_frame(
+    points: Any,
+    box: Any,
+    original_size: tuple[int, int],
+    reshaped_size: tuple[int, int],
+    like: nn.Module,
+) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
+    """Points and a box in pixels of the image, as SAM's decoder takes them.
+
+    Args:
+        points: N of x, y, label (ON or OFF) in pixels of the image; or None.
+        box: left, top, right, bottom in pixels of the image; or None.
+        original_size, reshaped_size: (height, width) of the image, and of what SAM is shown of it.
+        like: module whose device they are wanted on.
+
+    Raises:
+        ValueError: not of these shapes, outside the image, a label that is neither.
+    """
+    device = next(like.parameters()).device
+    height, width = (int(side) for side in original_size)
+    # x and y are scaled apart, as SAM does: the sides are rounded to whole pixels each for itself
+    scale = torch.tensor([int(reshaped_size[1]) / width, int(reshaped_size[0]) / height], device=device)
+    limit = torch.tensor([width, height], device=device)
+    if points is not None:
+        points = torch.as_tensor(points, dtype=torch.float32, device=device)
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+            raise ValueError(f"points are of shape {tuple(points.shape)}; x, y and label of each are needed, (N, 3).")
+        if not torch.isin(points[:, 2], torch.tensor([OFF, ON], device=device)).all():
+            raise ValueError(f"labels of points are {points[:, 2].tolist()}; {ON} is on the thing, {OFF} beside it.")
+        _check_inside(points[:, :2], limit)
+        points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)
+    if box is not None:
+        box = torch.as_tensor(box, dtype=torch.float32, device=device)
+        if box.shape != (4,) or not (box[:2] < box[2:]).all():
+            raise ValueError(f"the box is {box.tolist()}; left, top, right and bottom are needed, in this order.")
+        _check_inside(box.view(2, 2), limit)
+        box = (box.view(2, 2) * scale).flatten()
+    return points, box
+
+
+def _check_inside(places: torch.FloatTensor, limit: torch.Tensor) -> None:
+    if not ((places >= 0) & (places <= limit)).all():
+        raise ValueError(
+            f"{places.tolist()} is not all inside the image of {int(limit[0])} × {int(limit[1])} pixels (x, y)."
+        )

@@ -1,0 +1,213 @@
+"""ImageSession: talk about one image for long; each question costs its own tokens only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from .images_gemma_lisa import load_rgb
+from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+
+
+@dataclass
+class PointedAt:
+    """What a session keeps of a mask, to correct it later.
+
+    Args:
+        phrase: the words before its `[SEG]`.
+        seg_embedding: (1, C) its prompt of SAM's decoder.
+        logits: (1, 256, 256) on SAM's padded square.
+        points, box: what was clicked so far, in pixels of the image.
+    """
+
+    phrase: str
+    seg_embedding: torch.FloatTensor
+    logits: torch.FloatTensor
+    points: list[tuple[float, float, int]]
+    box: tuple[float, float, float, float] | None
+
+
+class ImageSession:
+    """A conversation about one image; `model.start(image, processor)` begins it.
+
+    The image is encoded here, once for Gemma and once for SAM. The keys and values of all that was read are kept, so a
+    question costs the reading of its own tokens and the writing of its answer, and answers are those that `segment`
+    gives to the same conversation.
+
+    Args:
+        model: a Gemma-LISA.
+        processor: its processor.
+        image: PIL image, path or bytes, opened by `load_rgb`.
+    """
+
+    def __init__(self, model, processor, image: Any):
+        self.model, self.processor = model, processor
+        self.messages: list[dict[str, Any]] = []  # what was said so far, as apply_chat_template takes it
+        self.pointed_at: list[PointedAt] = []  # every mask so far, through all answers
+        self.image = load_rgb(image)
+        encoded = processor.encode_images([self.image])
+        self._size = tuple(encoded["original_sizes"][0].tolist())  # (height, width)
+        self._reshaped_size = tuple(encoded["reshaped_input_sizes"][0].tolist())
+        self._ids: list[int] = []  # what the cache has read
+        # Not made of the configuration: its sliding layers forget, and could not be cut back
+        self._cache = DynamicCache()
+        self._pixel_values = encoded["pixel_values"].to(model.device)
+        with torch.no_grad():
+            self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"].to(model.device))
+            self._read(self._ids_of_image())
+
+    def ask(self, question: str, **options: Any) -> dict[str, Any]:
+        """The answer to a question, in the light of what was said before; see `stream` for the options.
+
+        Returns:
+            a dict of text, raw_text, phrases, masks (K, H, W), scores (K,) and complete, as of the processor's
+            `post_process_segmentation`.
+        """
+        *_, answer = self.stream(question, **options)
+        return answer
+
+    @torch.no_grad()
+    def stream(
+        self,
+        question: str,
+        max_new_tokens: int = 64,
+        threshold: float = 0.0,
+        points: Any = None,
+        box: Any = None,
+        multimask_output: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """As `ask`, but the answer so far after every token; a mask is there as soon as its `[SEG]` is written.
+
+        Whoever stops before the end has not asked: the question is not remembered.
+
+        Args:
+            question: what is asked.
+            max_new_tokens: of the answer.
+            threshold: mask logits above it are foreground.
+            points, box, multimask_output: as in `segment`, for this image.
+
+        Raises:
+            ValueError: an empty question; points or a box that are not inside the image.
+        """
+        if not question.strip():
+            raise ValueError("The question is empty; write what to look for.")
+        prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size, self.model.sam)
+        messages = [*self.messages, self._user_turn(question)]
+        ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
+        known = self._forget_from(_common_length(ids[:-1], self._ids))
+        state = self._read(ids[known:])[-1:]  # (1, D)
+
+        config, stops = self.model.config, self.model.stop_token_ids
+        new_tokens: list[int] = []
+        found: list[PointedAt] = []
+        masks = torch.zeros(0, *self._size, dtype=torch.bool)
+        scores: list[float] = []
+        for _ in range(max_new_tokens):
+            before = state
+            token = int(self.model.lm_head(state[None]).argmax())
+            new_tokens.append(token)
+            if token not in stops:
+                state = self._read([token])
+            answer = self.processor.read_answer(new_tokens)
+            if token == config.seg_token_id:
+                seg_embedding = self.model.project_seg(state if config.seg_state == "token" else before)  # (1, C)
+                logits, score = decode_masks(
+                    self.model.sam, seg_embedding, self._image_embeddings, *prompts, multimask_output=multimask_output
+                )
+                masks = torch.cat([masks, self._to_image(logits, threshold)])
+                scores.append(float(score))
+                found.append(PointedAt(answer["phrases"][-1], seg_embedding, logits, list(points or []), box))
+            answer |= {"masks": masks, "scores": torch.tensor(scores)}
+            if token in stops or len(new_tokens) == max_new_tokens:
+                self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
+                self.pointed_at += found
+            yield answer
+            if token in stops:
+                return
+
+    @torch.no_grad()
+    def correct(
+        self, number: int, points: Any = None, box: Any = None, threshold: float = 0.0
+    ) -> tuple[torch.BoolTensor, float]:
+        """One mask again, with points or a box given by hand beside its `[SEG]`, and with itself to begin from.
+
+        Points add up over calls; a box takes the place of the one before.
+
+        Args:
+            number: which mask, from 0, counted through all answers of the session.
+            points: N of x, y and label in pixels of the image; 1 = on the thing, 0 = beside it.
+            box: left, top, right, bottom in pixels of the image.
+            threshold: mask logits above it are foreground.
+
+        Returns:
+            the mask (H, W), and SAM's own estimate of its IoU.
+
+        Raises:
+            ValueError: no such mask; neither points nor a box; not inside the image.
+        """
+        if not 0 <= number < len(self.pointed_at):
+            raise ValueError(f"There is no mask {number}; the session has {len(self.pointed_at)}, counted from 0.")
+        if points is None and box is None:
+            raise ValueError("Nothing to correct the mask with; give points or a box.")
+        kept = self.pointed_at[number]
+        clicked = [*kept.points, *([] if points is None else points)]
+        box = kept.box if box is None else box
+        prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
+        logits, score = decode_masks(
+            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=kept.logits
+        )
+        self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
+        return self._to_image(logits, threshold)[0], float(score)
+
+    def forget(self) -> None:
+        """Begin the conversation anew; the image stays read."""
+        self.messages, self.pointed_at = [], []
+
+    def _user_turn(self, question: str) -> dict[str, Any]:
+        """The first turn shows the image."""
+        text = {"type": "text", "text": question}
+        return {"role": "user", "content": [text] if self.messages else [{"type": "image", "image": self.image}, text]}
+
+    def _ids_of_image(self) -> list[int]:
+        """What every conversation about the image begins with: up to its last token."""
+        nothing = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+        ((ids, _),) = self.processor.encode_chats([nothing])
+        return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
+
+    def _forget_from(self, length: int) -> int:
+        """Cut what was read back to so many tokens."""
+        self._cache.crop(length - len(self._ids))
+        self._ids = self._ids[:length]
+        return length
+
+    def _read(self, ids: list[int]) -> torch.FloatTensor:
+        """Read more tokens; Gemma's states at them, (n, D)."""
+        input_ids = torch.tensor([ids], device=self.model.device)
+        is_image = (input_ids == self.model.config.image_token_id).long()
+        shows = bool(is_image.any())
+        try:
+            output = self.model.model(
+                input_ids=input_ids,
+                pixel_values=self._pixel_values if shows else None,
+                token_type_ids=is_image if shows else None,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+        except BaseException:
+            self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
+            raise
+        self._ids = self._ids + ids
+        return output.last_hidden_state[0]
+
+    def _to_image(self, logits: torch.FloatTensor, threshold: float) -> torch.BoolTensor:
+        return self.processor.threshold_masks(logits, self._size, self._reshaped_size, threshold)
+
+
+def _common_length(one: list[int], other: list[int]) -> int:
+    """How many first elements two lists share."""
+    for at, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return at
+    return min(len(one), len(other))

@@ -1,0 +1,227 @@
+"""A conversation about one image, whose keys and values are kept, says what the same conversation says read anew."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+
+SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
+QUESTIONS = [
+    "the red circle",
+    "all the blue triangles",
+    "the green square",
+    "Where is the blue square?",
+    "the red triangle",
+    "all the triangles",
+    "the circle",
+    "Segment the red shape.",
+    "the square",
+    "all the blue shapes",
+]
+
+
+@pytest.fixture(scope="module")
+def example():
+    return load_checkpoint(EXAMPLE)
+
+
+@pytest.fixture
+def session(example):
+    model, processor = example
+    return model.start(SCENE, processor)
+
+
+def stateless(model, processor, messages, **options):
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    output = model.segment(**inputs, **options)
+    return processor.post_process_segmentation(output, inputs)[0], output
+
+
+def turn(question, image=None):
+    text = {"type": "text", "text": question}
+    return {"role": "user", "content": [text] if image is None else [{"type": "image", "image": image}, text]}
+
+
+def assert_same(answer, expected):
+    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete")} == {
+        name: expected[name] for name in ("text", "raw_text", "phrases", "complete")
+    }
+    assert torch.equal(answer["masks"], expected["masks"])
+    torch.testing.assert_close(answer["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_ten_questions_of_a_session_equal_ten_stateless_calls(example, session):
+    model, processor = example
+    messages, pointed_at = [], 0
+    for question in QUESTIONS:
+        answer = session.ask(question)
+        messages.append(turn(question, None if messages else Image.open(SCENE)))
+        expected, output = stateless(model, processor, messages)
+        assert_same(answer, expected)
+        for kept, logits in zip(session.pointed_at[pointed_at:], output.pred_masks, strict=True):
+            torch.testing.assert_close(kept.logits[0], logits, rtol=1e-4, atol=1e-3)
+        pointed_at = len(session.pointed_at)
+        messages.append({"role": "assistant", "content": answer["raw_text"]})
+    assert pointed_at >= 1
+    assert [message["role"] for message in session.messages] == [message["role"] for message in messages]
+
+
+def test_a_question_after_forget_is_the_first_one(example, session):
+    model, processor = example
+    for question in QUESTIONS[:3]:
+        answer = session.ask(question)
+        assert_same(answer, stateless(model, processor, [turn(question, Image.open(SCENE))])[0])
+        session.forget()
+        assert session.messages == [] and session.pointed_at == []
+
+
+def test_what_is_read_once_is_not_read_again(example, session, monkeypatch):
+    model, _ = example
+    read, encoded = [], []
+    monkeypatch.setattr(model.model, "forward", counted(model.model.forward, "input_ids", read))
+    monkeypatch.setattr(model.sam.vision_encoder, "forward", counted(model.sam.vision_encoder.forward, None, encoded))
+    session.ask("the red circle")
+    first = sum(read)
+    session.ask("all the blue triangles")
+    assert first < 40 and sum(read) - first < 40, "the image has 64 tokens, and was read when the session began"
+    assert encoded == []
+
+
+def counted(forward, name, counts):
+    def call(*args, **kwargs):
+        counts.append(kwargs[name].shape[1] if name else 1)
+        return forward(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("seg_state", ["token", "previous"])
+def test_sessions_that_outgrow_the_sliding_window_equal_stateless_calls(windowed, make_picture, seg_state, monkeypatch):
+    model, processor = windowed
+    monkeypatch.setattr(model.config, "seg_state", seg_state)
+    picture = make_picture(40, 60)
+    talk = model.start(picture, processor)
+    messages = []
+    for question, answer in (("the red circle", "It is [SEG]."), ("and the square", "[SEG] and [SEG]"), ("why", "So.")):
+        messages.append(turn(question, None if messages else picture))
+        script = processor.tokenizer.encode(answer, add_special_tokens=False)
+        with scripted(model, script):  # cut off at its last token: in the second answer that is [SEG]
+            found = talk.ask(question, max_new_tokens=len(script))
+        with scripted(model, script):
+            expected, _ = stateless(model, processor, messages, max_new_tokens=len(script))
+        assert found["raw_text"] == answer and not found["complete"]
+        assert len(found["masks"]) == answer.count("[SEG]")
+        assert_same(found, expected)
+        messages.append({"role": "assistant", "content": answer})
+
+
+@contextmanager
+def scripted(model, script):
+    """Makes the model say these tokens, whatever it sees."""
+    steps = iter(script)
+
+    def say(module, inputs, output):
+        logits = torch.zeros_like(output)
+        logits[:, -1, next(steps)] = 1
+        return logits
+
+    hook = model.lm_head.register_forward_hook(say)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_an_answer_grows_token_by_token_and_its_masks_come_with_their_seg(session):
+    states = list(session.stream("all the blue triangles"))
+    assert len(states) > 5 and states[-1]["complete"] and not states[0]["complete"]
+    for before, after in zip(states, states[1:], strict=False):
+        assert after["raw_text"].startswith(before["raw_text"].rstrip("\ufffd"))
+    counts = [len(state["masks"]) for state in states]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 2
+    assert all(len(state["masks"]) == state["raw_text"].count("[SEG]") == len(state["phrases"]) for state in states)
+
+
+def test_who_stops_listening_has_not_asked(session):
+    expected = session.ask("the red circle")
+    session.forget()
+    listening = session.stream("all the blue triangles")
+    next(listening), next(listening)
+    listening.close()
+    assert session.messages == [] and session.pointed_at == []
+    assert_same(session.ask("the red circle"), expected)
+
+
+def test_a_session_outlives_an_error_in_the_middle_of_the_model(example, session, monkeypatch):
+    model, _ = example
+    expected = session.ask("the red circle")
+    session.forget()
+    layer = model.model.language_model.layers[2]
+    with monkeypatch.context() as patched:
+        patched.setattr(layer, "forward", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError("no more")))
+        with pytest.raises(MemoryError):
+            session.ask("the square")
+    assert_same(session.ask("the red circle"), expected)
+
+
+def test_a_correction_changes_its_mask_only_and_is_remembered(session):
+    session.ask("all the blue triangles")
+    before = [kept.logits.clone() for kept in session.pointed_at]
+    mask, score = session.correct(1, points=[(4, 4, 0)])
+    assert mask.shape == (128, 128) and mask.dtype == torch.bool and 0 <= score <= 1.5
+    assert torch.equal(session.pointed_at[0].logits, before[0])
+    assert not torch.equal(session.pointed_at[1].logits, before[1])
+    session.correct(1, points=[(100, 100, 1)], box=(2, 2, 120, 120))
+    assert session.pointed_at[1].points == [(4, 4, 0), (100, 100, 1)]
+    assert session.pointed_at[1].box == (2, 2, 120, 120)
+
+
+def test_prompts_by_hand_equal_those_of_segment(example, session):
+    model, processor = example
+    hints = {"points": [(60, 60, 1), (5, 100, 0)], "box": (10, 20, 90, 110)}
+    answer = session.ask("the red circle", **hints)
+    expected, _ = stateless(
+        model, processor, [turn("the red circle", Image.open(SCENE))], points=[hints["points"]], boxes=[hints["box"]]
+    )
+    assert_same(answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda session: session.ask("  \n"), "question is empty"),
+        (lambda session: session.ask("it", points=[(3, 500, 1)]), "not all inside the image of 128 × 128"),
+        (lambda session: session.ask("it", points=[(3, 5, 7)]), "labels of points"),
+        (lambda session: session.ask("it", points=[(3, 5)]), "x, y and label"),
+        (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right and bottom"),
+        (lambda session: session.correct(0, points=[(1, 1, 1)]), "There is no mask 0; the session has 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_and_changes_nothing(session, call, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        call(session)
+    assert session.messages == []
+
+
+def test_a_correction_needs_something_to_go_by(session):
+    session.ask("the red circle")
+    with pytest.raises(ValueError, match="give points or a box"):
+        session.correct(0)
+
+
+def test_a_picture_that_is_none_is_refused(example, tmp_path):
+    model, processor = example
+    (tmp_path / "notes.png").write_text("no picture", encoding="utf-8")
+    with pytest.raises(ValueError, match="notes.png cannot be read"):
+        model.start(tmp_path / "notes.png", processor)
+
+
+def test_pictures_of_any_shape_keep_their_size(example):
+    model, processor = example
+    talk = model.start(Image.fromarray(np.full((50, 200, 3), 90, dtype=np.uint8)), processor)
+    assert talk.ask("the red circle")["masks"].shape[1:] == (50, 200)
