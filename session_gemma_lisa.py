@@ -131,9 +131,10 @@ class ImageSession:
     def correct(
         self, number: int, points: Any = None, box: Any = None, threshold: float = 0.0
     ) -> tuple[torch.BoolTensor, float]:
-        """One mask again, with points or a box given by hand beside its `[SEG]`, and with itself to begin from.
+        """One mask again, with points or a box given by hand beside its `[SEG]`.
 
-        Points add up over calls; a box takes the place of the one before.
+        Points add up over calls and begin from the mask as it is; a box takes the place of the one before, and begins
+        anew: what lies outside it should not speak.
 
         Args:
             number: which mask, from 0, counted through all answers of the session.
@@ -155,8 +156,9 @@ class ImageSession:
         clicked = [*kept.points, *([] if points is None else points)]
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
+        mask_inputs = kept.logits if box is None else None
         logits, score = decode_masks(
-            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=kept.logits
+            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
         )
         self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
         return self._to_image(logits, threshold)[0], float(score)

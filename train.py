@@ -84,6 +84,9 @@ class ModelArguments:
     ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    prompted_loss_weight: float | None = field(
+        default=None, metadata={"help": "of masks after a simulated click and box; instead of the checkpoint's"}
+    )
     adapter: str | None = field(
         default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
     )
@@ -126,6 +129,9 @@ class DataArguments:
     )
     languages: dict | str | None = field(
         default=None, metadata={"help": 'shares of the languages asked in, as {"en": 4, "ja": 1}; English by default'}
+    )
+    dialogue_share: float = field(
+        default=0.0, metadata={"help": "how often the targets of an image are asked as rounds of one dialogue"}
     )
     translations: str | None = field(
         default=None, metadata={"help": 'JSON file: what a language says for a phrase, {"ja": {"wall": "壁"}}'}
@@ -269,7 +275,7 @@ def load_model(
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
     dtype = compute_dtype if uses_adapter else torch.float32
     model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
-    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
+    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "prompted_loss_weight"):
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 
@@ -342,7 +348,7 @@ def load_questions(
             translations = json.loads(Path(data_args.translations).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"translations: {data_args.translations} cannot be read as JSON ({error}).") from error
-    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations)
+    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.dialogue_share)
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)

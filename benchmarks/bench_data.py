@@ -102,7 +102,10 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         asked = timed("questions", lambda drawn, g: [ask(row, g, MAX_QUESTIONS) for row in drawn], drawn, generator)
         images = timed("JPEG", lambda drawn: [load_image(row["image"], row["source"]) for row in drawn], drawn)
         targets = [
-            (chat.target, image.size[::-1]) for chats, image in zip(asked, images, strict=True) for chat in chats
+            (target, image.size[::-1])
+            for chats, image in zip(asked, images, strict=True)
+            for chat in chats
+            for target in chat.targets
         ]
         timed("masks", lambda targets: [target_masks(target, shape, "") for target, shape in targets], targets)
         timed("two resizes", lambda images: [resize(image) for image in images], images)

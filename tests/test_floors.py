@@ -15,8 +15,10 @@ FLOORS = {
     "configuration_gemma_lisa": -1,  # the foundations: names and numbers that floor 0 shares
     "losses_gemma_lisa": -1,
     "images_gemma_lisa": -1,
+    "isolation_gemma_lisa": -1,
     "sam_gemma_lisa": -1,
     "session_gemma_lisa": 0,
+    "targets_gemma_lisa": 0,
     "processing_gemma_lisa": 0,
     "metrics": 0,
     "drawing": 0,

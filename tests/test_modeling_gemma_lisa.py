@@ -12,8 +12,8 @@ from gemma_lisa import modeling_gemma_lisa as modeling
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
-from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss
-from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, sample_mask_logits
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny
 
 TOLERANCE = 1e-5
