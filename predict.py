@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from gemma_lisa.answers import record
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import (
     ArgumentParser,
@@ -29,7 +29,6 @@ from gemma_lisa.command_line import (
     run,
     write_whole,
 )
-from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.drawing import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
 
@@ -71,21 +70,6 @@ def ask(model, processor, pairs: list[tuple[Image.Image, str]], args: argparse.N
     with torch.inference_mode():
         output = model.segment(**inputs, max_new_tokens=args.max_new_tokens)
     return processor.post_process_segmentation(output, inputs, args.threshold)
-
-
-def record(image: Path, query: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer for the JSON file; a box is (x, y, width, height) in pixels."""
-    masks = []
-    for mask, score, phrase in zip(answer["masks"].numpy(), answer["scores"].tolist(), answer["phrases"], strict=True):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = None
-        if len(rows):
-            left, top = int(columns[0]), int(rows[0])
-            box = [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
-        area = int(np.count_nonzero(mask))
-        masks.append({"phrase": phrase, "score": round(score, 4), "area": area, "box": box, "rle": encode_mask(mask)})
-    texts = {name: answer[name] for name in ("text", "raw_text", "complete")}
-    return {"image": str(image), "query": query, **texts, "masks": masks}
 
 
 def answer_batch(

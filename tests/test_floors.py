@@ -48,6 +48,7 @@ FLOORS = {
     "collator": 1,
     "datasets_builder": 1,
     "datasets_builder.__main__": 4,
+    "answers": 2,
     "checkpoint": 2,
     "protocols": 2,
     "previews": 3,
