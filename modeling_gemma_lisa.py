@@ -32,8 +32,9 @@ class GemmaLisaOutput(ModelOutput):
         language_loss (`torch.FloatTensor` of shape `()`): cross-entropy over the labelled tokens, unweighted.
         mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
+        score_loss (`torch.FloatTensor` of shape `()`): squared error of `iou_scores` as estimates of the masks' IoU.
         prompted_loss (`torch.FloatTensor` of shape `()`): in training, if the configuration weighs it: both mask losses
-            in their weights, of the masks after a simulated click and after a simulated box, the mean of the two.
+            and the error of the scores, in their weights, of the masks after a simulated click, or anew with a box.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels only the positions
             that predict a labelled token, in order.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
@@ -48,6 +49,7 @@ class GemmaLisaOutput(ModelOutput):
     language_loss: torch.FloatTensor | None = None
     mask_bce_loss: torch.FloatTensor | None = None
     mask_dice_loss: torch.FloatTensor | None = None
+    score_loss: torch.FloatTensor | None = None
     prompted_loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     pred_masks: torch.FloatTensor | None = None
@@ -194,7 +196,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             language_loss = token_loss(logits, labels[:, 1:][learned], num_items_in_batch)
 
         # Point: SAM's decoder once over all [SEG]
-        pred_masks = iou_scores = seg_image_index = targets = mask_bce_loss = mask_dice_loss = prompted_loss = None
+        pred_masks = iou_scores = seg_image_index = targets = None
+        mask_bce_loss = mask_dice_loss = score_loss = prompted_loss = None
         has_sam_input = sam_pixel_values is not None or image_embeddings is not None
         if has_sam_input or learns:
             if image_embeddings is None:
@@ -207,7 +210,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
 
         if mask_labels is not None:
             targets = self._mask_targets(seg_image_index, mask_labels, reshaped_input_sizes)
-            mask_bce_loss, mask_dice_loss = self._mask_losses(pred_masks, targets, num_masks_in_batch)
+            mask_bce_loss, mask_dice_loss, score_loss = self._mask_losses(
+                pred_masks, iou_scores, targets, num_masks_in_batch
+            )
         if self.config.prompted_loss_weight and self.training and learns:
             prompted_loss = self._prompted_loss(pointing, pred_masks, targets, num_masks_in_batch)
 
@@ -218,6 +223,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 (self.config.ce_loss_weight, language_loss),
                 (self.config.bce_loss_weight, mask_bce_loss),
                 (self.config.dice_loss_weight, mask_dice_loss),
+                (self.config.score_loss_weight, score_loss),
                 (self.config.prompted_loss_weight, prompted_loss),
             ):
                 if part is not None:
@@ -228,6 +234,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             language_loss=language_loss,
             mask_bce_loss=mask_bce_loss,
             mask_dice_loss=mask_dice_loss,
+            score_loss=score_loss,
             prompted_loss=prompted_loss,
             logits=logits,
             pred_masks=pred_masks,
@@ -516,13 +523,18 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         return MaskTargets.of(mask_labels, reshaped_input_sizes[seg_image_index], side, self.config.mask_loss_size)
 
     def _mask_losses(
-        self, pred_masks: torch.FloatTensor, targets: MaskTargets | None, divisor: torch.Tensor | int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """BCE and Dice of all masks of the batch, each (), at the masks' own size."""
+        self,
+        pred_masks: torch.FloatTensor,
+        iou_scores: torch.FloatTensor,
+        targets: MaskTargets | None,
+        divisor: torch.Tensor | int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """BCE and Dice of all masks of the batch, at the masks' own size, and the error of their scores; each ()."""
         if targets is None:
             nothing = pred_masks.float().sum()
-            return nothing, nothing
-        return targets.losses(targets.read(pred_masks), divisor)
+            return nothing, nothing, nothing
+        logits = targets.read(pred_masks)
+        return (*targets.losses(logits, divisor), targets.score_loss(logits.detach(), iou_scores, divisor))
 
     def _prompted_loss(
         self,
@@ -531,19 +543,29 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         targets: MaskTargets | None,
         divisor: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        """How good the masks are after a click where they are wrong, and anew with a box; see `ImageSession.correct`.
+        """How good the masks are after a click where they are wrong, or anew with a box; see `ImageSession.correct`.
 
-        `pointing` is what `_decode_masks` is given first; without targets both prompts run idle, as it does.
+        `pointing` is what `_decode_masks` is given first. Which of the two is drawn at random; the other, and without
+        targets both, run idle, so that every rank goes through the same modules.
         """
-        clicks, boxes = pred_masks.new_zeros(0, 1, 3), pred_masks.new_zeros(0, 4)
+        no_states = (pointing[0][:0], *pointing[1:])
+        clicks, boxes, before = pred_masks.new_zeros(0, 1, 3), pred_masks.new_zeros(0, 4), pred_masks[:0]
+        clicked = boxed = no_states
         if targets is not None:
-            clicks, boxes = targets.clicks(targets.read(pred_masks.detach())), targets.boxes()
+            if torch.rand(()) < 0.5:
+                clicked, before = pointing, pred_masks.detach()
+                clicks = targets.clicks(targets.read(before))
+            else:
+                boxed, boxes = pointing, targets.boxes()
         loss = 0.0
-        for prompts in ({"points": clicks, "mask_inputs": pred_masks.detach()}, {"boxes": boxes}):
-            prompted, _, touched = self._decode_masks(*pointing, **prompts)
-            bce, dice = self._mask_losses(prompted, targets, divisor)
-            loss = loss + touched + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
-        return loss / 2
+        for masked, prompts in ((clicked, {"points": clicks, "mask_inputs": before}), (boxed, {"boxes": boxes})):
+            prompted, scores, touched = self._decode_masks(*masked, **prompts)
+            loss = loss + touched
+            if len(prompted):
+                bce, dice, score = self._mask_losses(prompted, scores, targets, divisor)
+                loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
+                loss = loss + self.config.score_loss_weight * score
+        return loss
 
     def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
         """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""

@@ -51,6 +51,9 @@ CHAT_TEMPLATE = """\
 
 # What links the masks of a list.
 _LINK = re.compile(r"\s*,?\s*(and)?\s*")
+# Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
+_NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
+_PUNCTUATION = re.compile(r"[,.:;、。\n]")
 # Private-use characters around what looks like a special token in a text that somebody typed.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
 
@@ -263,8 +266,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         Returns:
             for each conversation a dict of
             text (str): what was said, without `[SEG]`; raw_text (str): with it;
-            phrases (list of K str): the words before each `[SEG]`, back to the one before (where a model names a thing
-            after its `[SEG]`, the name is in the next phrase, or in text only);
+            phrases (list of K str): what each mask stands for: the words before its `[SEG]`, back to the one before; in
+            an answer that begins with words like "It is" only, those after it; "" where there are none;
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
             scores (float (K,)): SAM's own estimate of each mask's IoU;
             complete (bool): the turn was ended, not cut off.
@@ -335,7 +338,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         return {
             "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", text).strip(),
             "raw_text": self.seg_token.join(words).strip(),
-            "phrases": [word.strip(" \n.,;:") for word in words[:-1]],
+            "phrases": _phrases(words),
             "complete": end is not None,
         }
 
@@ -409,6 +412,19 @@ class GemmaLisaProcessor(Gemma3Processor):
                     offsets.append((position + a, position + b))
             position += len(piece)
         return ids, offsets
+
+
+def _phrases(words: list[str]) -> list[str]:
+    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there.
+
+    words: the answer, cut at its `[SEG]`.
+    """
+    if len(words) == 1:
+        return []
+    behind = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
+    named_behind = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(behind[0])
+    phrases = [phrase.strip(" \n.,;:、。") for phrase in (behind if named_behind else words[:-1])]
+    return ["" if _NAMELESS.fullmatch(phrase) else phrase.removesuffix(" and") for phrase in phrases]
 
 
 def pad_rows(

@@ -16,7 +16,7 @@ class PointedAt:
     """What a session keeps of a mask, to correct it later.
 
     Args:
-        phrase: the words before its `[SEG]`.
+        phrase: what it stands for, as in the answer's phrases.
         seg_embedding: (1, C) its prompt of SAM's decoder.
         logits: (1, 256, 256) on SAM's padded square.
         points, box: what was clicked so far, in pixels of the image.
@@ -118,11 +118,12 @@ class ImageSession:
                 )
                 masks = torch.cat([masks, self._to_image(logits, threshold)])
                 scores.append(float(score))
-                found.append(PointedAt(answer["phrases"][-1], seg_embedding, logits, list(points or []), box))
+                found.append(PointedAt("", seg_embedding, logits, list(points or []), box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             if token in stops or len(new_tokens) == max_new_tokens:
                 self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
-                self.pointed_at += found
+                for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
+                    self.pointed_at.append(kept)
             yield answer
             if token in stops:
                 return
@@ -149,7 +150,7 @@ class ImageSession:
             ValueError: no such mask; neither points nor a box; not inside the image.
         """
         if not 0 <= number < len(self.pointed_at):
-            raise ValueError(f"There is no mask {number}; the session has {len(self.pointed_at)}, counted from 0.")
+            raise ValueError(f"There is no mask {number}; there are {len(self.pointed_at)}, counted from 0.")
         if points is None and box is None:
             raise ValueError("Nothing to correct the mask with; give points or a box.")
         kept = self.pointed_at[number]

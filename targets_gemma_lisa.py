@@ -52,6 +52,17 @@ class MaskTargets:
             normalize(loss(logits, targets, valid).sum(), len(logits), divisor) for loss in (bce_loss, dice_loss)
         )
 
+    def score_loss(
+        self, logits: torch.FloatTensor, scores: torch.FloatTensor, divisor: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Squared error of the scores (S,) as estimates of the IoU that the masks of the logits (S, H, W) have, ()."""
+        targets, valid = self.labels == 1, self.labels != IGNORE_VALUE
+        predicted = logits > 0
+        intersections = (predicted & targets).flatten(1).sum(1)
+        unions = ((predicted | targets) & valid).flatten(1).sum(1)
+        ious = intersections / unions.clamp(min=1)  # (S,)
+        return normalize(((scores.float() - ious) ** 2).sum(), len(scores), divisor)
+
     @torch.no_grad()
     def clicks(self, logits: torch.FloatTensor) -> torch.FloatTensor:
         """One click for each mask as a person corrects it: (S, 1, 3) x, y and label in SAM's square.

@@ -84,6 +84,9 @@ class ModelArguments:
     ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
     dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
+    score_loss_weight: float | None = field(
+        default=None, metadata={"help": "of SAM's scores as estimates of each mask's IoU; instead of the checkpoint's"}
+    )
     prompted_loss_weight: float | None = field(
         default=None, metadata={"help": "of masks after a simulated click and box; instead of the checkpoint's"}
     )
@@ -275,7 +278,8 @@ def load_model(
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
     dtype = compute_dtype if uses_adapter else torch.float32
     model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
-    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "prompted_loss_weight"):
+    for name in ("ce", "bce", "dice", "score", "prompted"):
+        name = f"{name}_loss_weight"
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 

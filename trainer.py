@@ -37,7 +37,7 @@ from .run_folder import (
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
-LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "prompted_loss")
+LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
 class GemmaLisaTrainer(Trainer):

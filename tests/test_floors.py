@@ -50,6 +50,7 @@ FLOORS = {
     "datasets_builder.__main__": 4,
     "answers": 2,
     "checkpoint": 2,
+    "chat": 2,
     "protocols": 2,
     "previews": 3,
     "parallel": 3,

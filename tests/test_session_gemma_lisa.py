@@ -199,7 +199,7 @@ def test_prompts_by_hand_equal_those_of_segment(example, session):
         (lambda session: session.ask("it", points=[(3, 5, 7)]), "labels of points"),
         (lambda session: session.ask("it", points=[(3, 5)]), "x, y and label"),
         (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right and bottom"),
-        (lambda session: session.correct(0, points=[(1, 1, 1)]), "There is no mask 0; the session has 0"),
+        (lambda session: session.correct(0, points=[(1, 1, 1)]), "There is no mask 0; there are 0"),
     ],
 )
 def test_what_cannot_be_asked_is_said_and_changes_nothing(session, call, complaint):

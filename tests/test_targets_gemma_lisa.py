@@ -62,6 +62,8 @@ def test_a_thing_without_a_counted_pixel_has_the_whole_image_for_its_box():
 def learning(tiny, monkeypatch):
     model, processor = tiny
     monkeypatch.setattr(model.config, "prompted_loss_weight", 0.5)
+    monkeypatch.setattr(model.config, "score_loss_weight", 0.25)
+    torch.manual_seed(0)
     model.train()
     yield model, processor
     model.eval()
@@ -80,13 +82,15 @@ def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(le
     model, processor = learning
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
     output = model(**batch)
-    parts = (output.language_loss, output.mask_bce_loss, output.mask_dice_loss, output.prompted_loss)
-    weights = (model.config.ce_loss_weight, model.config.bce_loss_weight, model.config.dice_loss_weight, 0.5)
+    parts = (output.language_loss, output.mask_bce_loss, output.mask_dice_loss, output.score_loss, output.prompted_loss)
+    weights = (model.config.ce_loss_weight, model.config.bce_loss_weight, model.config.dice_loss_weight, 0.25, 0.5)
     whole = sum(weight * part for weight, part in zip(weights, parts, strict=True))
     torch.testing.assert_close(output.loss, whole)
     output.loss.backward()
     gradients = prompt_gradients(model)
     assert len(gradients) >= 12 and all(gradient is not None for gradient in gradients.values())
+    for _ in range(8):  # a click or a box each time
+        model(**batch).loss.backward()
     moved = {name.split(".")[0] for name, gradient in gradients.items() if gradient.abs().sum() > 0}
     assert moved == set(PROMPTS)
 
@@ -109,6 +113,15 @@ def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, m
     model.train()
     monkeypatch.setattr(model.config, "prompted_loss_weight", 0.0)
     assert model(**batch).prompted_loss is None
+
+
+def test_the_scores_learn_what_the_masks_are_worth(targets):
+    logits = logits_of(targets)
+    logits[0, 5:10, 20:30] = -5.0  # half of the first
+    logits[1, 15, 35] = 5.0  # not counted
+    scores = torch.tensor([0.5, 1.0])
+    assert targets.score_loss(logits, scores, None).item() == 0.0
+    assert targets.score_loss(logits, scores - 0.1, 4).item() == pytest.approx(2 * 0.01 / 4)
 
 
 def test_clicks_and_boxes_can_be_learned(make_sample):

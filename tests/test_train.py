@@ -91,6 +91,7 @@ def test_the_programs_own_options_are_these():
         "ce_loss_weight",
         "bce_loss_weight",
         "dice_loss_weight",
+        "score_loss_weight",
         "prompted_loss_weight",
         "dialogue_share",
         "dataset",
