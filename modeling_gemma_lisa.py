@@ -26,6 +26,7 @@ from .losses_gemma_lisa import (
     sample_mask_logits,
     token_loss,
 )
+from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
 from .session_gemma_lisa import ImageSession
 
@@ -373,6 +374,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         resume without it and only warn.
         """
         self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
+        self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 
