@@ -43,6 +43,7 @@ FLOORS = {
     "adapters": 1,
     "sam_checkpoint": 0,
     "records": 0,
+    "repository": 1,
     "collator": 1,
     "datasets_builder": 1,
     "datasets_builder.__main__": 4,
