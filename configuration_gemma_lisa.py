@@ -34,6 +34,8 @@ class GemmaLisaConfig(Gemma3Config):
     prompted_loss_weight: float = 0.0
     # Mask losses are taken at the image's own size, at most this many pixels on the long side.
     mask_loss_size: int = 1024
+    # Hub names of the models whose weights the first checkpoint was made of, for the card; none: it began at random.
+    base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
+from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import MaskTargets
@@ -383,6 +384,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         resume without it and only warn.
         """
         self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
+        self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 

@@ -335,6 +335,7 @@ def main(arguments: list[str]) -> None:
     seg_token_id, is_new = add_seg_token(tokenizer, num_rows, args.gemma)
     processor, is_own = build_processor(args.gemma, args.sam, tokenizer, gemma_config, sam_config)
     config = build_config(gemma_config, sam_config, seg_token_id, args.seg_state)
+    config.base_models = [name for name in (args.gemma, args.sam) if not Path(name).exists()] or None
     generation_config = build_generation_config(args.gemma, tokenizer)
 
     print(f"loading Gemma from {args.gemma} and SAM from {args.sam}", flush=True)

@@ -15,6 +15,7 @@ from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.scenes import matching
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.pipeline_gemma_lisa import custom_pipelines
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = ("easy", "hard")
@@ -31,10 +32,9 @@ def test_it_is_small_and_its_weights_are_safetensors():
 
 
 def test_its_code_is_the_projects_own():
-    needed = {"configuration", "images", "losses", "modeling", "processing"}
     for path in ROOT.glob("*_gemma_lisa.py"):
-        if path.name.removesuffix("_gemma_lisa.py") in needed:
-            assert (EXAMPLE / path.name).read_text() == path.read_text(), path.name
+        assert (EXAMPLE / path.name).read_text() == path.read_text(), path.name
+    assert json.loads((EXAMPLE / "config.json").read_text())["custom_pipelines"] == custom_pipelines()
 
 
 def test_its_record_says_how_it_was_trained():

@@ -18,6 +18,7 @@ CODE_FILES = {
     "isolation_gemma_lisa.py",
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",
+    "pipeline_gemma_lisa.py",
     "processing_gemma_lisa.py",
     "sam_gemma_lisa.py",
     "session_gemma_lisa.py",
