@@ -65,12 +65,15 @@ FLOORS = {
     "eval": 4,
     "predict": 4,
     "app": 4,
+    "web": 3,
+    "web.words": 0,
+    "web.layers": 1,
     "scripts": 4,
     "benchmarks": 5,
     "hub": 4,
 }
 PROGRAMS = {"train", "eval", "predict", "app"}
-SAME_FLOOR_FOLDERS = {"datasets_builder", "scripts", "benchmarks"}
+SAME_FLOOR_FOLDERS = {"datasets_builder", "web", "scripts", "benchmarks"}
 HUB_SUFFIX = "_gemma_lisa"
 HUB_PACKAGES = {"transformers", "torch", "numpy", "PIL"} | set(sys.stdlib_module_names)
 BUILDERS_NEVER_IMPORT = {"transformers", "tokenizers"}

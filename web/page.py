@@ -1,0 +1,134 @@
+"""The page: what is where on it, and which event each button is."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from .events import Events
+from .parts import examples, head
+from .visits import Visits
+from .words import LANGUAGES, WORDS, preferred
+
+SILENCE = 30 * 60  # seconds after which a visit ends
+QUEUE_LENGTH = 64  # events that wait for the model; whoever comes then is told to try again
+UPLOADS_EVERY, UPLOADS_KEPT = (
+    60,
+    300,
+)  # seconds: uploads that nobody read are looked for, and how old they get
+HERE = Path(__file__).parent
+CSS = (HERE / "page.css").read_text(encoding="utf-8")
+FRAME = '<div class="gl-frame"></div><div class="gl-tools" hidden></div><div class="gl-legend"></div>'
+TALK = '<div class="gl-talk" role="log"></div>'
+CHOOSE = """element.addEventListener('click', event => {
+  const chosen = event.target.closest('[data-scene]');
+  if (chosen) trigger('choose', { scene: Number(chosen.dataset.scene) });
+});"""
+# The events that need the model: one at a time, in the order of their coming
+ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"}
+AT_ONCE = {"queue": False, "show_progress": "hidden"}
+# What only the browser knows: which answer is shown, and which of its masks are hidden
+SHOWN = """(shown, hidden, language) =>
+  [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
+
+
+def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
+    """The page, not yet served; `model` is what the model is called there, None if it is that of examples/."""
+    events = Events(visits)
+    words = WORDS["en"]
+    with gr.Blocks(
+        title=words["title"], analytics_enabled=False, delete_cache=(UPLOADS_EVERY, UPLOADS_KEPT), fill_width=True
+    ) as page:
+        key = gr.State(time_to_live=SILENCE, delete_callback=visits.end)
+        with gr.Row():
+            title = gr.HTML(head("en", model))
+            language = gr.Radio(
+                [(name, code) for code, name in LANGUAGES.items()],
+                value="en",
+                label="Language",
+                show_label=False,
+                container=False,
+                elem_id="language",
+            )
+        message = gr.HTML(elem_id="message")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=320):
+                upload = gr.Image(
+                    type="filepath",
+                    sources=["upload", "clipboard", "webcam"],
+                    label=words["picture"],
+                    height=300,
+                    elem_id="upload",
+                )
+                stage = gr.HTML({"words": words}, html_template=FRAME, js_on_load=script("stage.js"), elem_id="stage")
+                with gr.Column() as start:
+                    scenes = gr.HTML(examples("en"), js_on_load=CHOOSE, elem_id="examples")
+            with gr.Column(scale=2, min_width=320):
+                talk = gr.HTML({"words": words}, html_template=TALK, js_on_load=script("talk.js"), elem_id="talk")
+                question = gr.Textbox(
+                    label=words["question"], placeholder=words["placeholder"], max_lines=4, elem_id="question"
+                )
+                ask = gr.Button(words["ask"], variant="primary", elem_id="ask")
+                with gr.Column(visible=False) as conversation:
+                    with gr.Row():
+                        anew = gr.Button(words["new_conversation"], size="sm", min_width=120, elem_id="anew")
+                        other = gr.Button(words["other_picture"], size="sm", min_width=120, elem_id="other")
+                    with gr.Row():
+                        png = gr.Button(words["png"], size="sm", min_width=120, elem_id="png")
+                        as_json = gr.Button(words["json"], size="sm", min_width=120, elem_id="json")
+        privacy = gr.HTML(paragraph(words["privacy"]), elem_id="privacy")
+        shown, hidden = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        upload.preprocess = _path_of  # the file itself: load_rgb opens it, and not Gradio, which knows other rules
+
+        def speak(spoken: str) -> list:
+            said = WORDS[spoken]
+            return [
+                head(spoken, model),
+                gr.update(label=said["picture"]),
+                {"words": said},
+                {"words": said},
+                examples(spoken),
+                gr.update(label=said["question"], placeholder=said["placeholder"]),
+                *(said[name] for name in ("ask", "new_conversation", "other_picture", "png", "json")),
+                paragraph(said["privacy"]),
+            ]
+
+        def greet(request: gr.Request) -> list:
+            spoken = preferred(request.headers.get("accept-language"))
+            return [spoken, *speak(spoken)]
+
+        labelled = [title, upload, stage, talk, scenes, question, ask, anew, other, png, as_json, privacy]
+        page.load(greet, None, [language, *labelled], **AT_ONCE, api_name="greet")
+        language.input(speak, language, labelled, **AT_ONCE, api_name="speak")
+
+        begun = [stage, talk, message, upload, conversation, start, key]
+        upload.input(events.open, [upload, language], begun, **ONE_BY_ONE, api_name="open")
+        scenes.choose(events.choose, language, [*begun, question], **ONE_BY_ONE)
+        gr.on(
+            [ask.click, question.submit],
+            events.ask,
+            [question, language],
+            [stage, talk, message, question, key],
+            **ONE_BY_ONE,
+            show_progress_on=[talk],
+            api_name="ask",
+        )
+        stage.point(events.point, language, [stage, message, key], **ONE_BY_ONE)
+        stage.undo(events.undo, language, [stage, message, key], **ONE_BY_ONE)
+        anew.click(events.forget, language, [stage, talk, message, key], **ONE_BY_ONE, api_name="forget")
+        talk.show(events.show, language, [stage, talk, message], **AT_ONCE)
+        other.click(events.leave, None, [stage, talk, message, upload, conversation, start], **AT_ONCE)
+        png.click(events.save_picture, [shown, hidden, language], [stage, message], **AT_ONCE, js=SHOWN, api_name="png")
+        as_json.click(events.save_json, language, [stage, message], **AT_ONCE, api_name="json")
+    return page.queue(max_size=QUEUE_LENGTH)
+
+
+def script(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def paragraph(words: str) -> str:
+    return f"<p>{words}</p>"
+
+
+def _path_of(payload) -> str | None:
+    return None if payload is None else payload.path

@@ -1,0 +1,241 @@
+"""Who talks about which picture: one conversation a visitor, in memory only, a limited number of them.
+
+Knows the model and no web server; `page.py` shows what is kept here.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..answers import record
+from ..datasets_builder.rows import decode_mask
+from ..drawing import draw_answer, draw_overlay
+from ..images_gemma_lisa import load_rgb
+from ..session_gemma_lisa import ImageSession, PointedAt
+
+MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it
+MAX_QUESTION = 500  # characters
+MAX_NEW_TOKENS = 128  # of an answer
+
+# Where an answer's first mask comes after such words, its names stand behind their `[SEG]`, else before.
+_LEADS = re.compile(
+    r"(?:sure,? )?(?:it is|it's|this is|that is|they are|these are|those are|here (?:it is|they are))?", re.I
+)
+_ENDS = re.compile(r"[.,;:!?]|\band\b")  # of a name
+_LINKS = re.compile(r"^(?:and|or)\b\s*", re.I)
+
+
+class Refused(ValueError):
+    """What a visitor cannot have; `reason` is a key of words.WORDS, `values` what its words name."""
+
+    def __init__(self, reason: str, **values: Any):
+        super().__init__(reason)
+        self.reason, self.values = reason, values
+
+
+@dataclass
+class Turn:
+    """A question with its answer.
+
+    Args:
+        question: as it was asked.
+        answer: as of `answers.record`.
+        words: what was said, cut at each `[SEG]`: one piece more than there are masks.
+        first: where its masks begin among those of the session.
+        points: for each mask what was clicked, (x, y, label) in pixels.
+    """
+
+    question: str
+    answer: dict[str, Any]
+    words: list[str]
+    first: int
+    points: list[list[tuple[float, float, int]]]
+
+    @property
+    def names(self) -> list[str]:
+        """What people call each mask: the words behind its `[SEG]` or before it, else the question."""
+        *before, _ = self.words
+        behind = [_ENDS.split(piece)[0] for piece in self.words[1:]]
+        told = behind if _LEADS.fullmatch(_bare(self.words[0])) else before
+        return [_LINKS.sub("", _bare(piece)) or self.question for piece in told]
+
+
+@dataclass
+class Visit:
+    """A visitor's picture and conversation.
+
+    Args:
+        name: of the picture's file.
+        session: about the picture.
+        turns: what was asked and answered, in order.
+        corrections: what each click on a mask replaced, the last one last: turn, mask, the session's and the record's.
+    """
+
+    name: str
+    session: ImageSession
+    turns: list[Turn] = field(default_factory=list)
+    corrections: list[tuple[int, int, PointedAt, dict[str, Any]]] = field(default_factory=list)
+
+    def ask(self, question: str) -> Iterator[Turn]:
+        """The turn so far after every token; it is kept once it is whole.
+
+        Raises:
+            Refused: an empty question, or one that is too long.
+        """
+        if len(question) > MAX_QUESTION:
+            raise Refused("long_question", length=len(question), limit=MAX_QUESTION)
+        if not question.strip():
+            raise Refused("no_question")
+        return self._answer(question)
+
+    def correct(self, turn: int, mask: int, point: tuple[float, float, int]) -> None:
+        """A click on the picture, (x, y, label) in pixels: 1 = part of the mask, 0 = not.
+
+        Raises:
+            ValueError: no such mask; not inside the picture.
+        """
+        asked = self.turn(turn)
+        if not 0 <= mask < len(asked.answer["masks"]):
+            raise ValueError(f"There is no mask {mask + 1}; the answer has {len(asked.answer['masks'])}.")
+        number = asked.first + mask
+        before = self.session.pointed_at[number], asked.answer["masks"][mask]
+        found, score = self.session.correct(number, points=[point])
+        told = {name: asked.answer[name] for name in ("text", "raw_text", "complete")}
+        one = told | {"masks": found[None], "scores": torch.tensor([score]), "phrases": [before[1]["phrase"]]}
+        asked.answer["masks"][mask] = record(self.name, asked.question, one)["masks"][0]
+        asked.points[mask].append(point)
+        self.corrections.append((turn, mask, *before))
+
+    def undo(self) -> int:
+        """Take the last click back; the turn it was on.
+
+        Raises:
+            Refused: no click is left.
+        """
+        if not self.corrections:
+            raise Refused("nothing_to_undo")
+        turn, mask, pointed_at, told = self.corrections.pop()
+        asked = self.turns[turn]
+        self.session.pointed_at[asked.first + mask] = pointed_at
+        asked.answer["masks"][mask] = told
+        asked.points[mask].pop()
+        return turn
+
+    def forget(self) -> None:
+        """Begin the conversation anew about the same picture."""
+        self.session.forget()
+        self.turns, self.corrections = [], []
+
+    def masks_of(self, turn: Turn) -> np.ndarray:
+        """(K, H, W) bool."""
+        masks = [decode_mask(told["rle"], self.name) for told in turn.answer["masks"]]
+        return np.array(masks, dtype=bool).reshape(-1, self.session.image.height, self.session.image.width)
+
+    def picture(self, turn: int, hidden: set[int], hidden_word: str) -> Image.Image:
+        """The answer's masks on the picture with a legend; those of `hidden`, from 0, are named and not drawn."""
+        asked = self.turn(turn)
+        masks = self.masks_of(asked)
+        if not len(masks):
+            return draw_answer(self.session.image, masks, asked.question, asked.answer["text"])
+        labels = []
+        for index, (name, told) in enumerate(zip(asked.names, asked.answer["masks"], strict=True)):
+            if index in hidden:
+                masks[index] = False
+            labels.append(f"{name} {told['score']:.2f}" if index not in hidden else f"{name} {hidden_word}")
+        return draw_overlay(self.session.image, masks, labels)
+
+    def turn(self, turn: int) -> Turn:
+        """The answer of that number, from 0.
+
+        Raises:
+            Refused: there is none.
+        """
+        if not 0 <= turn < len(self.turns):
+            raise Refused("no_answer")
+        return self.turns[turn]
+
+    def _answer(self, question: str) -> Iterator[Turn]:
+        first = len(self.session.pointed_at)
+        turn = None
+        for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
+            known = turn.answer["masks"] if turn is not None else []
+            new = {name: answer[name][len(known) :] for name in ("masks", "scores", "phrases")}
+            told = record(self.name, question, answer | new)  # a mask is encoded once
+            told["masks"] = known + told["masks"]
+            words = answer["raw_text"].split(self.session.processor.seg_token)
+            turn = Turn(question, told, words, first, [[] for _ in told["masks"]])
+            yield turn
+        self.turns.append(turn)
+
+
+class Visits:
+    """All visits, by the key of the visitor's session; the one that was silent longest makes room for a new one.
+
+    Args:
+        model, processor: a Gemma-LISA.
+        limit: of visits at once.
+    """
+
+    def __init__(self, model, processor, limit: int = MAX_VISITS):
+        self.model, self.processor, self.limit = model, processor, limit
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()  # who is told that it has ended, and not that it never was
+        self._lock = threading.Lock()
+
+    def open(self, key: str, picture: Image.Image | str | bytes, name: str) -> Visit:
+        """Begin to talk about a picture, in place of the one before.
+
+        Raises:
+            ValueError: as `load_rgb`.
+        """
+        visit = Visit(name, ImageSession(self.model, self.processor, load_rgb(picture, name)))
+        with self._lock:
+            self._visits[key] = visit
+            self._visits.move_to_end(key)
+            self._ended.pop(key, None)
+            while len(self._visits) > self.limit:
+                self._end(next(iter(self._visits)))
+        return visit
+
+    def of(self, key: str) -> Visit:
+        """The visit of that key.
+
+        Raises:
+            Refused: it has no picture yet, or has ended.
+        """
+        with self._lock:
+            if key not in self._visits:
+                raise Refused("expired" if key in self._ended else "no_picture")
+            self._visits.move_to_end(key)
+            return self._visits[key]
+
+    def leave(self, key: str) -> None:
+        """The visitor wants another picture."""
+        with self._lock:
+            self._visits.pop(key, None)
+
+    def end(self, key: str | None) -> None:
+        """The visitor was silent for too long."""
+        with self._lock:
+            if key in self._visits:
+                self._end(key)
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def _end(self, key: str) -> None:
+        del self._visits[key]
+        self._ended[key] = None
+        while len(self._ended) > 100 * self.limit:
+            self._ended.popitem(last=False)
+
+
+def _bare(words: str) -> str:
+    return words.strip(" \n.,;:!?")
