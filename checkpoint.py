@@ -1,6 +1,7 @@
 """Open a Gemma-LISA checkpoint whole, an adapter on its base too, or say in one line why not."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights
@@ -8,11 +9,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from .adapters import AdaptedGemmaLisa, attach_adapter, check_quantized, merge_adapter, quantization_config
 from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
+
+if TYPE_CHECKING:
+    from .adapters import AdaptedGemmaLisa
+
+# `adapters` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parent / "examples" / "shapes-tiny"
@@ -33,7 +38,7 @@ def load_checkpoint(
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
     device: torch.device | str | None = None,
-) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
     """Model (in evaluation mode) and processor, for use.
 
     Args:
@@ -49,7 +54,9 @@ def load_checkpoint(
             adapter of another base.
     """
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
-    if isinstance(model, AdaptedGemmaLisa) and not (load_in_4bit or load_in_8bit):
+    if (adapter is not None or is_adapter(path)) and not (load_in_4bit or load_in_8bit):
+        from .adapters import merge_adapter
+
         model = merge_adapter(model, model.dtype)
     if device not in (None, AUTO) and not (load_in_4bit or load_in_8bit):
         model.to(device)
@@ -64,7 +71,7 @@ def open_checkpoint(
     load_in_8bit: bool = False,
     device: torch.device | str | None = None,
     is_trainable: bool = False,
-) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
     """As `load_checkpoint`, but the adapter, if there is one, is not merged; `is_trainable`: it is to be trained on.
 
     `device` is where quantised weights are put; others are left on the CPU.
@@ -83,6 +90,8 @@ def open_checkpoint(
     elif not is_adapter(adapter):
         raise ValueError(f"{adapter}: no adapter, it holds no {ADAPTER_CONFIG}.")
     model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)
+    from .adapters import attach_adapter
+
     return attach_adapter(model, adapter, identify(path, revision), is_trainable), processor
 
 
@@ -110,11 +119,14 @@ def _load_whole(
         )
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
         raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
-    options = {}
-    if (quantization := quantization_config(load_in_4bit, load_in_8bit)) is not None:
-        options = {"quantization_config": quantization, "device_map": None if device is None else {"": device}}
+    options, is_quantized = {}, load_in_4bit or load_in_8bit
     if device == AUTO:
-        options["device_map"] = _spread(config, path, quantization is not None)
+        options["device_map"] = _spread(config, path, is_quantized)
+    elif is_quantized:
+        from .adapters import quantization_config
+
+        options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
+        options["device_map"] = None if device is None else {"": device}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
     try:
@@ -138,7 +150,9 @@ def _load_whole(
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
-    if quantization is not None:
+    if is_quantized:
+        from .adapters import check_quantized
+
         check_quantized(model)
     return model.eval(), processor
 

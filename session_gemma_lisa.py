@@ -54,7 +54,7 @@ class ImageSession:
         # Not made of the configuration: its sliding layers forget, and could not be cut back
         self._cache = DynamicCache()
         self._pixel_values = encoded["pixel_values"].to(model.device)
-        with torch.no_grad():
+        with torch.inference_mode():
             self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"].to(model.device))
             self._read(self._ids_of_image())
 
@@ -68,7 +68,7 @@ class ImageSession:
         *_, answer = self.stream(question, **options)
         return answer
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def stream(
         self,
         question: str,
@@ -128,7 +128,7 @@ class ImageSession:
             if token in stops:
                 return
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def correct(
         self, number: int, points: Any = None, box: Any = None, threshold: float = 0.0
     ) -> tuple[torch.BoolTensor, float]:
@@ -187,17 +187,14 @@ class ImageSession:
 
     def _read(self, ids: list[int]) -> torch.FloatTensor:
         """Read more tokens; Gemma's states at them, (n, D)."""
+        gemma, shown = self.model.model, {}
         input_ids = torch.tensor([ids], device=self.model.device)
-        is_image = (input_ids == self.model.config.image_token_id).long()
-        shows = bool(is_image.any())
+        if self.model.config.image_token_id in ids:
+            is_image = (input_ids == self.model.config.image_token_id).long()
+            shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
+        read = gemma if shown else gemma.language_model  # the same for words alone, and sooner done
         try:
-            output = self.model.model(
-                input_ids=input_ids,
-                pixel_values=self._pixel_values if shows else None,
-                token_type_ids=is_image if shows else None,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+            output = read(input_ids=input_ids, past_key_values=self._cache, use_cache=True, **shown)
         except BaseException:
             self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
             raise

@@ -30,9 +30,8 @@ SCENE = ROOT / "docs" / "scene.png"
 RECORD = {"stages": [{"command": "train.py --lora_rank 4", "steps": 3}]}
 COMPLETE = {
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("chat_template.jinja", "training.json", "configuration_gemma_lisa.py", "modeling_gemma_lisa.py"),
-    *("processing_gemma_lisa.py", "images_gemma_lisa.py", "losses_gemma_lisa.py", "pipeline_gemma_lisa.py"),
-    *("sam_gemma_lisa.py", "session_gemma_lisa.py", "README.md", "handler.py", "requirements.txt", "examples"),
+    *("chat_template.jinja", "training.json", "README.md", "handler.py", "requirements.txt", "examples"),
+    *(path.name for path in Path(__file__).parents[1].glob("*_gemma_lisa.py")),
 }
 
 
