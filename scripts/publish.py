@@ -45,12 +45,11 @@ def check_loading(folder: Path, name: str | None = None, python: str = sys.execu
     is_own = python == sys.executable
     with tempfile.TemporaryDirectory() as home:
         # Its own home, so that no code of an earlier look is taken; the CPU, where the answers were made
-        environment = {**os.environ, "HF_HOME": home, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTHONPATH", None)
+        environment = {**os.environ, "HF_HOME": home, "CUDA_VISIBLE_DEVICES": ""}
         if name is None:
             environment["HF_HUB_OFFLINE"] = "1"
         packages = sysconfig.get_path("purelib") if is_own else ""
-        command = [python, *(["-I", "-S"] if is_own else ["-I"]), str(CHECK), packages, str(folder)]
+        command = [python, "-B", *(["-I", "-S"] if is_own else ["-I"]), str(CHECK), packages, str(folder)]
         done = subprocess.run(
             [*command, *([name] if name else [])], cwd=home, env=environment, capture_output=True, text=True
         )

@@ -50,7 +50,7 @@ def blocks_of(page: str, text: str) -> list[Block]:
     """The page's blocks of code in the languages that are run."""
     found = []
     for match in _FENCE.finditer("\n" + text):
-        line = text[: match.start("code")].count("\n")
+        line = ("\n" + text)[: match.start("code")].count("\n")  # of its first line, from 1
         why = _NOT_RUN.fullmatch(match["before"].strip())
         if match["language"] in LANGUAGES:
             found.append(Block(f"{page}:{line}", match["language"], match["code"], why and why["why"]))
