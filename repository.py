@@ -2,12 +2,22 @@
 
 import html
 import json
+import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+)
 
 from .command_line import write_whole
 from .records import TRAINING_RECORD
@@ -18,6 +28,11 @@ CARD, TEMPLATE = "README.md", HUB / "card.md"
 COPIED = ("handler.py", "requirements.txt")
 EXAMPLES, ANSWERS = "examples", "answers.json"
 GEMMA_LICENSE, OWN_LICENSE = "gemma", "apache-2.0"
+# What of a saved model goes to the Hub; beside it a training leaves its own state, pickles among it
+MODEL_FILES = re.compile(r".*\.(safetensors|json|jinja|model)|.*_gemma_lisa\.py")
+NOT_MODEL_FILES = {"trainer_state.json", "nonfinite.json"}
+# Of these the repository holds what the folder holds, and nothing of an earlier push: half of two models would load
+OWN_FILES = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_gemma_lisa\.py")
 # Gemma's terms (section 3.1) ask for the first sentence, in a file of this name, and for word of every change
 GEMMA_NOTICE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
@@ -90,6 +105,56 @@ def read_results(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no results file of eval.py ({error}).") from error
     return content
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+# ---------------------------------------------------------------------------------------------------------------------
+def stage(saved: Path, folder: Path, facts: Facts) -> None:
+    """Make the repository of a model that a training saved, beside it: its files are linked where the disc can.
+
+    Raises:
+        ValueError: it holds no weights, or those of an engine's pieces.
+    """
+    names = [path.name for path in saved.iterdir() if path.is_file() and MODEL_FILES.fullmatch(path.name)]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{saved} holds no safetensors; scripts/export.py puts an engine's pieces together.")
+    folder.mkdir(parents=True)
+    for name in names:
+        if name not in NOT_MODEL_FILES:
+            link(saved / name, folder / name)
+    complete(folder, facts)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """The same file at a second place, or a copy where the disc has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files of a repository, as paths from its folder."""
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)]
+
+
+def commit_folder(
+    folder: Path, name: str, message: str, revision: str | None = None, token: str | None = None
+) -> CommitInfo:
+    """Upload a folder to a repository that is there, in one commit, the last of its calls to the Hub.
+
+    Weights and code that an earlier commit left, and this folder has not, are taken away; other files stay.
+    """
+    api = HfApi(token=token)
+    there = api.model_info(name, revision=revision)
+    paths = [path.as_posix() for path in files_of(folder)]
+    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in paths]
+    for entry in there.siblings or []:
+        if OWN_FILES.fullmatch(entry.rfilename) and entry.rfilename not in paths:
+            operations.append(CommitOperationDelete(path_in_repo=entry.rfilename))
+    return api.create_commit(name, operations, commit_message=message, revision=revision, parent_commit=there.sha)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

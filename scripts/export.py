@@ -39,7 +39,7 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import read_stages
 from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, complete, read_results
 from gemma_lisa.scripts.init_checkpoint import check_output
-from gemma_lisa.scripts.publish import check_loading, check_name, list_files, push
+from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
@@ -270,6 +270,8 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     check_output(args.output)
+    if args.push and not args.dry_run:
+        check_access(args.push)
     proof, facts = export(args)
     files = [path for path in args.output.iterdir() if path.suffix == ".safetensors"]
     size = sum(path.stat().st_size for path in files)

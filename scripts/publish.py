@@ -1,5 +1,6 @@
 """A complete folder to the Hub: proven to load where this project is not, then uploaded in one commit."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,22 +8,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from gemma_lisa.repository import commit_folder, files_of
 
 CHECK = Path(__file__).with_name("loading_check.py")
 REPO_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-# Of these the repository holds what the folder holds, and nothing of an earlier push: half of two models would load
-OWN_FILES = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_gemma_lisa\.py")
 _REFUSALS = {401: "no token that is accepted; `hf auth login` stores one", 403: "this token may not write there"}
-
-
-def files_of(folder: Path) -> list[Path]:
-    """All files of the repository, as paths from the folder."""
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in paths if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)]
 
 
 def list_files(folder: Path) -> str:
@@ -49,12 +45,11 @@ def check_loading(folder: Path, name: str | None = None, python: str = sys.execu
     is_own = python == sys.executable
     with tempfile.TemporaryDirectory() as home:
         # Its own home, so that no code of an earlier look is taken; the CPU, where the answers were made
-        environment = {**os.environ, "HF_HOME": home, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTHONPATH", None)
+        environment = {**os.environ, "HF_HOME": home, "CUDA_VISIBLE_DEVICES": ""}
         if name is None:
             environment["HF_HUB_OFFLINE"] = "1"
         packages = sysconfig.get_path("purelib") if is_own else ""
-        command = [python, *(["-I", "-S"] if is_own else ["-I"]), str(CHECK), packages, str(folder)]
+        command = [python, "-B", *(["-I", "-S"] if is_own else ["-I"]), str(CHECK), packages, str(folder)]
         done = subprocess.run(
             [*command, *([name] if name else [])], cwd=home, env=environment, capture_output=True, text=True
         )
@@ -74,6 +69,20 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name} is no name on the Hub; org/name is needed.")
 
 
+def check_access(name: str) -> None:
+    """The token is accepted, and the name is its owner's or an organisation's of his: asked before any work is done.
+
+    Raises:
+        ValueError: it is not.
+        OSError: the Hub cannot be reached.
+    """
+    with plain_words(name):
+        owner = HfApi().whoami()
+    mine = [owner["name"], *(organisation["name"] for organisation in owner.get("orgs", []))]
+    if name.split("/")[0] not in mine:
+        raise ValueError(f"{name} cannot be written: this token writes to {', '.join(mine)}.")
+
+
 def push(folder: Path, name: str, private: bool = False, message: str = "Gemma-LISA: weights, code, card") -> str:
     """Upload the folder in one commit; its address.
 
@@ -83,26 +92,23 @@ def push(folder: Path, name: str, private: bool = False, message: str = "Gemma-L
         ValueError: no token, or one that may not write there.
         OSError: the connection broke; there is no commit then.
     """
-    api = HfApi()
+    with plain_words(name):
+        HfApi().create_repo(name, private=private, exist_ok=True)
+        return commit_folder(folder, name, message).commit_url
+
+
+@contextlib.contextmanager
+def plain_words(name: str) -> Iterator[None]:
+    """What the Hub's client raises, a dozen classes of it, in one line."""
     try:
-        api.whoami()
-        api.create_repo(name, private=private, exist_ok=True)
-        there = api.model_info(name)
-        paths = [path.as_posix() for path in files_of(folder)]
-        stale = [
-            entry.rfilename
-            for entry in there.siblings or []
-            if OWN_FILES.fullmatch(entry.rfilename) and entry.rfilename not in paths
-        ]
-        operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in paths]
-        operations += [CommitOperationDelete(path_in_repo=path) for path in stale]
-        done = api.create_commit(name, operations, commit_message=message, parent_commit=there.sha)
+        yield
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         raise ValueError(f"{name} was not written: {_REFUSALS.get(status, error)}.") from error
-    except Exception as error:  # httpx's and its own, a dozen classes for a connection that broke
-        cause = error.__cause__ or error
-        raise OSError(
-            f"{name} was not written, the upload broke ({cause}); nothing of it is there, push again."
-        ) from error
-    return done.commit_url
+    except LocalTokenNotFoundError as error:
+        raise ValueError(f"{name} was not written: {_REFUSALS[401]}.") from error
+    except ValueError:  # of what is pushed, as a card that the Hub does not read
+        raise
+    except Exception as error:
+        reason = error.__cause__ or error
+        raise OSError(f"{name} was not written, the Hub was not reached or broke off: {reason}; try again.") from error

@@ -346,13 +346,13 @@ def test_a_folder_that_answers_otherwise_elsewhere_is_found(published, tmp_path,
 def test_a_fresh_environment_with_the_folders_requirements_gives_the_same_masks(published, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
     pinned = ["-c", ROOT / "constraints.txt"]
-    reach = subprocess.run([*pip, "install", "--no-deps", "pillow", *pinned], capture_output=True, text=True)
+    reach = subprocess.run([*pip, "install", "--quiet", "--no-deps", "pillow", *pinned], capture_output=True, text=True)
     if reach.returncode:
         pytest.skip(f"pip reaches no index: {reach.stderr.strip().splitlines()[-1]}")
     done = subprocess.run(
-        [*pip, "install", "-r", published / "requirements.txt", *pinned], capture_output=True, text=True
+        [*pip, "install", "--quiet", "-r", published / "requirements.txt", *pinned], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     listed = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout

@@ -57,6 +57,7 @@ FLOORS = {
     "protocols": 2,
     "previews": 3,
     "parallel": 3,
+    "pushing": 2,
     "run_folder": 1,
     "run_safety": 2,
     "self_check": 3,
