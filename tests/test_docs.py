@@ -116,3 +116,32 @@ def test_every_block_runs(page, copy, tmp_path):
         )
     assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
     assert done.stderr.count("running docs/") == len(blocks) > 0
+
+
+NOTEBOOK = "docs/use.ipynb"
+
+
+def test_the_notebook_is_one_and_says_nothing_of_an_earlier_run():
+    notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            compile("".join(cell["source"]), NOTEBOOK, "exec")
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_notebook_runs(copy, tmp_path):
+    cells = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    # Where it is read, IPython is there; here what would be shown is counted
+    (tmp_path / "IPython").mkdir()
+    (tmp_path / "IPython" / "__init__.py").write_text("")
+    (tmp_path / "IPython" / "display.py").write_text("def display(shown):\n    print('shown', shown.size)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        **{"cwd": copy, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True},
+        input=json.dumps([[f"{NOTEBOOK}, cell {at}", "python", code] for at, code in enumerate(codes)]),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("shown") == 5
