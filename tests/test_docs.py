@@ -145,3 +145,23 @@ def test_every_cell_of_the_notebook_runs(copy, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("shown") == 5
+
+
+def commands_of(readme: str) -> list[str]:
+    """What can be typed: lines of blocks without their comments, and the first cells of the table of commands."""
+    blocks = [
+        line.split("#")[0].strip()
+        for block in re.findall(r"```\w+\n(.*?)```", readme, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [line for line in blocks if line] + re.findall(r"^\| (`(?:python|torchrun)[^|]*`) \|", readme, re.MULTILINE)
+
+
+def test_the_readme_in_japanese_has_the_same_commands_pages_and_pictures():
+    english, japanese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md"))
+    english = english.split("## What the small model reaches")[0]
+    assert commands_of(japanese) == commands_of(english) != []
+    for pattern in (r"\]\((docs/[^)]+|examples/[^)]+)\)", r"arXiv \d{4}\.\d{5}"):
+        assert set(re.findall(pattern, english)) <= set(re.findall(pattern, japanese))
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", japanese):
+        assert (ROOT / link).exists(), link
