@@ -548,17 +548,25 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         """How good the masks are after a click where they are wrong, or anew with a box; see `ImageSession.correct`.
 
         `pointing` is what `_decode_masks` is given first. Which of the two is drawn at random; the other, and without
-        targets both, run idle, so that every rank goes through the same modules.
+        targets both, run idle, so that every rank goes through the same modules. Half of the time the words point at
+        another thing of the batch, and only the hand at the right one: else it would seldom be needed, and not be
+        learned to be believed.
         """
-        no_states = (pointing[0][:0], *pointing[1:])
+        states, *others = pointing
         clicks, boxes, before = pred_masks.new_zeros(0, 1, 3), pred_masks.new_zeros(0, 4), pred_masks[:0]
-        clicked = boxed = no_states
+        clicked = boxed = (states[:0], *others)
         if targets is not None:
-            if torch.rand(()) < 0.5:
-                clicked, before = pointing, pred_masks.detach()
-                clicks = targets.clicks(targets.read(before))
+            by_click, misled = (torch.rand(2) < 0.5).tolist()
+            shown = pred_masks.detach()
+            if misled:
+                states, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
+            if by_click:
+                # Misled, the click lies on the right thing; one beside it would not tell where that is
+                logits = targets.read(shown)
+                clicks, before = targets.clicks(logits.clamp(max=-1.0) if misled else logits), shown
+                clicked = (states, *others)
             else:
-                boxed, boxes = pointing, targets.boxes()
+                boxes, boxed = targets.boxes(), (states, *others)
         loss = 0.0
         for masked, prompts in ((clicked, {"points": clicks, "mask_inputs": before}), (boxed, {"boxes": boxes})):
             prompted, scores, touched = self._decode_masks(*masked, **prompts)
