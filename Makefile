@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example test lint clean
+.PHONY: help env demo example app test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hour
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
+
+app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:7860 (ARGS="--model DIR --port 8080")
+	.venv/bin/python app.py $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -28,7 +29,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
 from gemma_lisa.web.events import Events
 from gemma_lisa.web.layers import mask_layer, number_place, shown_picture
-from gemma_lisa.web.page import build_page
+from gemma_lisa.web.page import UPLOADS_EVERY, UPLOADS_KEPT, build_page
 from gemma_lisa.web.parts import SCENES, examples, message
 from gemma_lisa.web.visits import MAX_QUESTION, Refused, Turn, Visits
 from gemma_lisa.web.words import LANGUAGES, WORDS, preferred
@@ -128,9 +129,8 @@ def happened(**values) -> gr.EventData:
 def put_in(events: Events, folder: Path, name: str, content: bytes, key: str = "a", language: str = "en") -> dict:
     path = folder / name
     path.write_bytes(content)
-    changed = dict(zip(UPLOAD, events.open(str(path), language, visitor(key)), strict=True))
-    assert not path.exists(), "the upload was left on the disk"
-    return changed
+    events.receive(str(path), visitor(key))
+    return dict(zip(UPLOAD, events.open(language, visitor(key)), strict=True))
 
 
 def line_of(html: str) -> str:
@@ -287,9 +287,11 @@ def test_without_a_picture_every_button_says_so(events):
         events.forget("en", request)[2],
         events.save_picture("", "", "en", request)[1],
         events.save_json("en", request)[1],
-        events.open(None, "en", request)[2],
     ]
     assert [line_of(one) for one in said] == [line] * len(said)
+    events.receive(None, request)
+    events.receive("not/there.png", request)
+    assert line_of(events.open("en", request)[2]) == WORDS["en"]["lost"]
 
 
 def test_clicks_and_numbers_that_mean_nothing_are_refused_in_plain_words(talking):
@@ -465,12 +467,22 @@ def server(tmp_path_factory):
     assert list((folder / "temporary").iterdir()) == [], "the server left something behind"
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def left_in(folder: Path) -> list[Path]:
+    """The files that are there still once the server had time to remove what was uploaded."""
+    waited = time.monotonic() + UPLOADS_KEPT + 2 * UPLOADS_EVERY + 10
+    while (files := [path for path in folder.rglob("*") if path.is_file()]) and time.monotonic() < waited:
+        time.sleep(0.5)
+    return files
+
+
+def bring(client: Client, path: Path, language: str = "en") -> tuple:
+    client.predict(handle_file(path), api_name="/receive")
+    return client.predict(language, api_name="/open")
 
 
 def client_of(address: str, folder: Path) -> Client:
-    return Client(address, verbose=False, download_files=str(folder), analytics_enabled=False)
+    options = {"timeout": SECONDS}
+    return Client(address, verbose=False, download_files=str(folder), analytics_enabled=False, httpx_kwargs=options)
 
 
 @pytest.mark.slow
@@ -489,7 +501,7 @@ def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_question(serve
     def visit(number: int):
         client = client_of(address, tmp_path / str(number))
         ready.wait(SECONDS)
-        client.predict(handle_file(scenes[number % len(scenes)]), "en", api_name="/open")
+        bring(client, scenes[number % len(scenes)])
         said = client.submit(questions[number], "en", api_name="/ask").result(SECONDS)[1]
         (stage, _) = client.predict("en", api_name="/json")
         (told,) = json.loads(base64.b64decode(stage["file"]["base64"]))
@@ -500,7 +512,7 @@ def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_question(serve
         found = list(pool.map(visit, range(len(questions))))
     assert found == expected
     assert len({text for text, _ in expected}) > 3
-    assert pictures_in(folder) == []
+    assert left_in(folder) == []
 
 
 @pytest.mark.slow
@@ -510,31 +522,30 @@ def test_bad_input_is_answered_by_the_server_which_lives_on(server, tmp_path):
     for name, (content, reason) in REFUSED_FILES.items():
         path = tmp_path / name
         path.write_bytes(content)
-        said = client.predict(handle_file(path), "en", api_name="/open")[2]
+        said = bring(client, path)[2]
         assert reason in said and "<img" not in said, name
     for name, content in taken_files().items():
         (tmp_path / name).write_bytes(content)
-        stage, _, said, *_ = client.predict(handle_file(tmp_path / name), "en", api_name="/open")
+        stage, _, said, *_ = bring(client, tmp_path / name)
         assert said == "" and stage["picture"]["width"] == 128, name
     assert "100,000" in client.predict("x" * 100_000, "en", api_name="/ask")[2]
     assert WORDS["ja"]["no_question"] in client.predict("", "ja", api_name="/ask")[2]
-    (tmp_path / "large.png").write_bytes(bytes(21_000_000))
-    with pytest.raises(Exception, match="413|maximum allowed size"):
-        client.predict(handle_file(tmp_path / "large.png"), "en", api_name="/open")
+    sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.png", bytes(25_000_000))}, timeout=SECONDS)
+    assert sent.status_code == 413 and "maximum allowed size" in sent.text
     assert process.poll() is None
     assert client.predict("the red circle", "en", api_name="/ask")[1]["turns"]
-    assert pictures_in(folder) == []
+    assert left_in(folder) == []
 
 
 @pytest.mark.slow
-def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch):
+def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("gemma_lisa.web.page.QUEUE_LENGTH", 2)
     page = build_page(Visits(*tiny))
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
-        clients = [Client(address, verbose=False, analytics_enabled=False) for _ in range(12)]
+        clients = [client_of(address, tmp_path) for _ in range(12)]
         for client in clients[:2]:
-            client.predict(handle_file(SCENE), "en", api_name="/open")
+            bring(client, SCENE)
         jobs = [client.submit("the red circle", "en", api_name="/ask") for client in clients]
         errors = [job.exception(SECONDS) for job in jobs]
         full = [str(error) for error in errors if error is not None]
@@ -543,3 +554,208 @@ def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch):
         assert clients[0].predict("the red circle", "en", api_name="/ask")[1]["turns"]
     finally:
         page.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: install Debian's package of that name")
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory):
+    folder = os.environ.get("GEMMA_LISA_SCREENSHOTS")
+    if folder is None:
+        return tmp_path_factory.mktemp("screenshots")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+@pytest.fixture
+def browse(server, chromium):
+    """Opens the page; at the end no script failed, and nothing was asked of any other server."""
+    contexts, wrong = [], []
+
+    def open_page(size=DESK, locale="en-US"):
+        context = chromium.new_context(viewport=size, locale=locale, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("console", lambda line: wrong.append(f"console: {line.text}") if line.type == "error" else None)
+        page.on(
+            "request",
+            lambda sent: None if sent.url.startswith((server[0], "data:", "blob:")) else wrong.append(sent.url),
+        )
+        page.goto(server[0])
+        page.wait_for_selector("#ask")
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def put_scene_in(page, path: Path | dict = SCENE) -> None:
+    page.set_input_files("#upload input[type=file]", path)
+    page.wait_for_selector(".gl-picture")
+
+
+def ask_for(page, question: str, answers: int = 1) -> None:
+    page.fill("#question textarea", question)
+    page.click("#ask")
+    page.wait_for_function(f"document.querySelectorAll('button.gl-answered').length == {answers}")
+
+
+def layers_seen(page) -> int:
+    return page.locator(".gl-layer:not(.gl-off)").count()
+
+
+def colour_at(page, x: float, y: float) -> tuple[int, ...]:
+    """What is seen at a place of the picture, given as shares of width and height."""
+    box = page.locator(".gl-frame").bounding_box()
+    clip = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "width": 3, "height": 3}
+    with Image.open(io.BytesIO(page.screenshot(clip=clip))) as opened:
+        return opened.convert("RGB").getpixel((1, 1))
+
+
+@pytest.mark.slow
+def test_in_a_browser_two_masks_appear_are_hidden_followed_up_and_corrected(browse, screenshots):
+    page = browse()
+    page.screenshot(path=screenshots / "1-start.png")
+    put_scene_in(page)
+    ask_for(page, "all the blue triangles")
+    page.wait_for_timeout(700)  # they fade in
+    assert layers_seen(page) == 2 and page.locator(".gl-row").count() == 2
+    page.screenshot(path=screenshots / "2-two-masks.png")
+
+    # Hover names the mask under the pointer
+    box = page.locator(".gl-number[data-mask='1']").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector(".gl-tip:not([hidden])")
+    assert page.locator(".gl-tip").inner_text().startswith("2 ")
+    page.screenshot(path=screenshots / "3-hover.png")
+    page.mouse.move(5, 5)
+
+    # Hiding one shows what is under it
+    place = page.evaluate(
+        "(() => { const n = document.querySelector('.gl-number[data-mask=\"1\"]'); return "
+        "[parseFloat(n.style.left) / 100, parseFloat(n.style.top) / 100]; })()"
+    )
+    page.uncheck(".gl-row[data-mask='1'] input")
+    page.wait_for_timeout(300)
+    assert layers_seen(page) == 1
+    blue = colour_at(page, *place)
+    assert blue[2] > 180 and blue[0] < 100, blue
+    with page.expect_download() as saved_picture:
+        page.click("#png")
+    with Image.open(saved_picture.value.path()) as opened:
+        assert opened.width == 512 and opened.height > 512
+    with page.expect_download() as saved_json:
+        page.click("#json")
+    (told,) = json.loads(Path(saved_json.value.path()).read_text())
+    assert told["query"] == "all the blue triangles" and len(told["masks"]) == 2
+    page.check(".gl-row[data-mask='1'] input")
+    assert layers_seen(page) == 2
+
+    # A follow-up
+    ask_for(page, "the red circle", answers=2)
+    assert page.locator(".gl-asked").all_inner_texts() == ["all the blue triangles", "the red circle"]
+    page.screenshot(path=screenshots / "4-follow-up.png")
+    page.click("button.gl-answered >> nth=0")
+    page.wait_for_function("document.querySelectorAll('.gl-layer').length == 2")
+
+    # Correct by click, and take it back
+    before = page.locator(".gl-layer >> nth=0").get_attribute("src")
+    page.click(".gl-row[data-mask='0'] button")
+    box = page.locator(".gl-frame").bounding_box()
+    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 0.65 * box["height"])
+    page.wait_for_selector(".gl-dot")
+    assert page.locator(".gl-layer >> nth=0").get_attribute("src") != before
+    page.click(".gl-tools button >> nth=1")
+    page.mouse.click(box["x"] + 0.15 * box["width"], box["y"] + 0.2 * box["height"])
+    page.wait_for_function("document.querySelectorAll('.gl-dot').length == 2")
+    page.screenshot(path=screenshots / "5-corrected.png")
+    for left in (1, 0):
+        page.click(".gl-tools button >> nth=2")
+        page.wait_for_function(f"document.querySelectorAll('.gl-dot').length == {left}")
+    assert page.locator(".gl-layer >> nth=0").get_attribute("src") == before
+
+    page.click("#anew")
+    page.wait_for_function("document.querySelectorAll('.gl-said, .gl-layer').length == 0")
+    ask_for(page, "the green square")
+    page.screenshot(path=screenshots / "6-not-there.png")
+    page.click("#other")
+    page.wait_for_selector("#upload input[type=file]", state="attached")
+    assert page.locator(".gl-picture").count() == 0
+
+
+@pytest.mark.slow
+def test_in_a_browser_errors_are_plain_words_and_the_page_goes_on(browse, screenshots):
+    page = browse()
+    page.click("#ask")
+    page.wait_for_selector("#message p")
+    assert page.locator("#message").inner_text() == WORDS["en"]["no_picture"]
+    for name, reason in (("text.png", "in no format"), ("empty.png", "empty"), ("truncated.png", "cannot be read")):
+        content = {"name": name, "mimeType": "image/png", "buffer": REFUSED_FILES[name][0]}
+        page.set_input_files("#upload input[type=file]", content)
+        page.wait_for_function(f"document.querySelector('#message').innerText.includes('{reason}')")
+    page.screenshot(path=screenshots / "7-no-picture.png")
+    put_scene_in(page, {"name": "huge.gif", "mimeType": "image/gif", "buffer": taken_files()["animated.gif"]})
+    assert page.locator("#message p").count() == 0
+    page.fill("#question textarea", "x" * 100_000)
+    page.click("#ask")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('100,000')")
+    page.screenshot(path=screenshots / "8-long-question.png")
+    injection = "<img src=x onerror=\"document.title='broken'\"><b>the</b> <script>alert(1)</script> circle"
+    ask_for(page, injection)
+    assert page.locator(".gl-asked").inner_text() == injection
+    assert page.locator(".gl-talk img, .gl-talk script, .gl-talk b").count() == 0
+    assert page.title() == WORDS["en"]["title"]
+    page.screenshot(path=screenshots / "9-injection.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", ["en-US", "ja-JP"])
+def test_on_a_phone_the_page_is_readable_in_both_languages(browse, screenshots, locale):
+    language = locale[:2]
+    page = browse(PHONE, locale)
+    words = WORDS[language]
+    page.wait_for_function(f"document.querySelector('#ask').innerText.includes('{words['ask']}')")
+    assert page.locator("h1").inner_text() == words["title"]
+    page.screenshot(path=screenshots / f"10-phone-start-{language}.png", full_page=True)
+    page.click("[data-scene='1']")
+    page.wait_for_selector(".gl-picture")
+    assert page.input_value("#question textarea") == SCENES[1][1]
+    page.click("#ask")
+    page.wait_for_selector("button.gl-answered")
+    page.click(".gl-row[data-mask='0'] button")
+    page.wait_for_timeout(700)
+    page.screenshot(path=screenshots / f"11-phone-answer-{language}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    for part in page.locator("button:visible, .gl-frame, .gl-said, textarea:visible").all():
+        box = part.bounding_box()
+        assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]), part
+    other = "en" if language == "ja" else "ja"
+    page.click(f"#language label:has-text('{LANGUAGES[other]}')")
+    page.wait_for_function(f"document.querySelector('#ask').innerText.includes('{WORDS[other]['ask']}')")
+    page.wait_for_function(f"document.querySelector('.gl-legend h3').innerText == '{WORDS[other]['masks']}'")
+
+
+@pytest.mark.slow
+def test_once_the_browser_is_closed_no_picture_is_left(browse, server):
+    page = browse()
+    put_scene_in(page)
+    page.context.close()
+    assert left_in(server[2]) == []

@@ -25,14 +25,18 @@ class Events:
     def __init__(self, visits: Visits):
         self.visits = visits
 
-    def open(self, path: str | None, language: str, request: gr.Request) -> tuple:
-        """A picture was put in: it is read into memory, and its file removed."""
-        if path is None:
-            return self._refused(language, Refused("no_picture"))
-        file = Path(path)
-        content = file.read_bytes()
-        file.unlink()
-        return self._begin(content, file.name, language, request)
+    def receive(self, path: str | None, request: gr.Request) -> None:
+        """A picture was put in: its file is read at once, for it is removed soon, and the queue may be long."""
+        if path is not None and Path(path).is_file():
+            self.visits.bring(request.session_hash, Path(path).read_bytes(), Path(path).name)
+
+    def open(self, language: str, request: gr.Request) -> tuple:
+        """What was put in is to be talked about. Of stage, talk, message, upload, conversation, start, key."""
+        try:
+            content, name = self.visits.brought(request.session_hash)
+        except Refused as error:
+            return self._refused(language, error)
+        return self._begin(content, name, language, request)
 
     def choose(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """A drawing was chosen: its question goes into the box."""
@@ -107,7 +111,7 @@ class Events:
             NOTHING_SHOWN | {"picture": None},
             {"turns": [], "shown": -1},
             "",
-            gr.update(value=None, visible=True),
+            None,
             gr.update(visible=False),
             gr.update(visible=True),
         )
@@ -136,7 +140,7 @@ class Events:
         return file_of(f"{Path(visit.name).stem}-answers.json", "application/json", content.encode("utf-8")), ""
 
     def _begin(self, content: bytes, name: str, language: str, request: gr.Request) -> tuple:
-        """Of stage, talk, message, upload, conversation, start, key."""
+        """As `open`."""
         try:
             visit = self.visits.open(request.session_hash, content, name)
         except ValueError as error:
@@ -145,14 +149,14 @@ class Events:
             NOTHING_SHOWN | {"picture": shown_picture(visit.session.image)},
             talk_of(visit, -1),
             "",
-            gr.update(value=None, visible=False),
+            None,
             gr.update(visible=True),
             gr.update(visible=False),
             request.session_hash,
         )
 
     def _refused(self, language: str, error: ValueError, name: str = "") -> tuple:
-        """As `_begin`, of a picture that cannot be used."""
+        """As `open`, of a picture that cannot be used."""
         words = WORDS[language]
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             line = words["too_large"].format(name=name, limit=pixel_limit())
@@ -161,7 +165,7 @@ class Events:
         else:
             line = words["unreadable"].format(reason=error)
         skipped = (gr.skip() for _ in range(3))
-        return gr.skip(), gr.skip(), message(line), gr.update(value=None), *skipped
+        return gr.skip(), gr.skip(), message(line), None, *skipped
 
 
 def said(error: ValueError, language: str) -> str:

@@ -11,10 +11,8 @@ from .words import LANGUAGES, WORDS, preferred
 
 SILENCE = 30 * 60  # seconds after which a visit ends
 QUEUE_LENGTH = 64  # events that wait for the model; whoever comes then is told to try again
-UPLOADS_EVERY, UPLOADS_KEPT = (
-    60,
-    300,
-)  # seconds: uploads that nobody read are looked for, and how old they get
+# Seconds. Uploads of one content share one file, so nobody may remove it while another is about to read it.
+UPLOADS_KEPT, UPLOADS_EVERY = 30, 10  # how old they get at least, and how often they are looked for
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
 FRAME = '<div class="gl-frame"></div><div class="gl-tools" hidden></div><div class="gl-legend"></div>'
@@ -39,7 +37,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
         title=words["title"], analytics_enabled=False, delete_cache=(UPLOADS_EVERY, UPLOADS_KEPT), fill_width=True
     ) as page:
         key = gr.State(time_to_live=SILENCE, delete_callback=visits.end)
-        with gr.Row():
+        with gr.Row(elem_id="top"):
             title = gr.HTML(head("en", model))
             language = gr.Radio(
                 [(name, code) for code, name in LANGUAGES.items()],
@@ -52,16 +50,17 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
         message = gr.HTML(elem_id="message")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
-                upload = gr.Image(
-                    type="filepath",
-                    sources=["upload", "clipboard", "webcam"],
-                    label=words["picture"],
-                    height=300,
-                    elem_id="upload",
-                )
-                stage = gr.HTML({"words": words}, html_template=FRAME, js_on_load=script("stage.js"), elem_id="stage")
                 with gr.Column() as start:
+                    invitation = gr.HTML(paragraph(words["picture"]), elem_id="invitation")
+                    upload = gr.Image(
+                        type="filepath",
+                        sources=["upload", "clipboard", "webcam"],
+                        show_label=False,
+                        height=280,
+                        elem_id="upload",
+                    )
                     scenes = gr.HTML(examples("en"), js_on_load=CHOOSE, elem_id="examples")
+                stage = gr.HTML({"words": words}, html_template=FRAME, js_on_load=script("stage.js"), elem_id="stage")
             with gr.Column(scale=2, min_width=320):
                 talk = gr.HTML({"words": words}, html_template=TALK, js_on_load=script("talk.js"), elem_id="talk")
                 question = gr.Textbox(
@@ -77,13 +76,16 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                         as_json = gr.Button(words["json"], size="sm", min_width=120, elem_id="json")
         privacy = gr.HTML(paragraph(words["privacy"]), elem_id="privacy")
         shown, hidden = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        upload.preprocess = _path_of  # the file itself: load_rgb opens it, and not Gradio, which knows other rules
+        # The file itself: load_rgb opens it, and not Gradio, which knows other rules. Gradio makes a component anew
+        # for a visitor once an event changes more of it than its value, so no event may do that to this one; and a
+        # class of our own is none, for Gradio writes a stub of each beside its source.
+        upload.preprocess = _path_of
 
         def speak(spoken: str) -> list:
             said = WORDS[spoken]
             return [
                 head(spoken, model),
-                gr.update(label=said["picture"]),
+                paragraph(said["picture"]),
                 {"words": said},
                 {"words": said},
                 examples(spoken),
@@ -96,12 +98,13 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
             spoken = preferred(request.headers.get("accept-language"))
             return [spoken, *speak(spoken)]
 
-        labelled = [title, upload, stage, talk, scenes, question, ask, anew, other, png, as_json, privacy]
+        labelled = [title, invitation, stage, talk, scenes, question, ask, anew, other, png, as_json, privacy]
         page.load(greet, None, [language, *labelled], **AT_ONCE, api_name="greet")
         language.input(speak, language, labelled, **AT_ONCE, api_name="speak")
 
         begun = [stage, talk, message, upload, conversation, start, key]
-        upload.input(events.open, [upload, language], begun, **ONE_BY_ONE, api_name="open")
+        received = upload.input(events.receive, upload, **AT_ONCE, api_name="receive")
+        received.then(events.open, language, begun, show_progress_on=[upload], **ONE_BY_ONE, api_name="open")
         scenes.choose(events.choose, language, [*begun, question], **ONE_BY_ONE)
         gr.on(
             [ask.click, question.submit],

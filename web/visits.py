@@ -21,6 +21,7 @@ from ..images_gemma_lisa import load_rgb
 from ..session_gemma_lisa import ImageSession, PointedAt
 
 MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it
+MAX_BROUGHT = 64  # pictures that wait for the model
 MAX_QUESTION = 500  # characters
 MAX_NEW_TOKENS = 128  # of an answer
 
@@ -186,8 +187,27 @@ class Visits:
     def __init__(self, model, processor, limit: int = MAX_VISITS):
         self.model, self.processor, self.limit = model, processor, limit
         self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._brought: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()  # who is told that it has ended, and not that it never was
         self._lock = threading.Lock()
+
+    def bring(self, key: str, content: bytes, name: str) -> None:
+        """Keep a picture's file until the model has time for it."""
+        with self._lock:
+            self._brought[key] = content, name
+            while len(self._brought) > MAX_BROUGHT:
+                self._brought.popitem(last=False)
+
+    def brought(self, key: str) -> tuple[bytes, str]:
+        """What was brought last, and its name; it is handed out once.
+
+        Raises:
+            Refused: nothing was.
+        """
+        with self._lock:
+            if key not in self._brought:
+                raise Refused("lost")
+            return self._brought.pop(key)
 
     def open(self, key: str, picture: Image.Image | str | bytes, name: str) -> Visit:
         """Begin to talk about a picture, in place of the one before.
