@@ -114,4 +114,4 @@ def _clear(done: Future[Any], folder: Path) -> None:
     """Take the folder of a push away, and say so if it failed: nobody else looks."""
     shutil.rmtree(folder, ignore_errors=True)
     if not done.cancelled() and (error := done.exception()) is not None:
-        logger.warning("a push to the Hub failed, the training goes on: %s", " ".join(str(error).split()))
+        logger.warning("a push to the Hub failed: %s", " ".join(str(error).split()))

@@ -79,7 +79,7 @@ def complete(folder: Path, facts: Facts) -> None:
         ValueError: a results file whose name something else has.
     """
     for name, content in facts.results.items():
-        if (folder / name).exists():
+        if (folder / name).exists() or name == TRAINING_RECORD:
             raise ValueError(f"{name}: a results file of this name would overwrite the model's own; rename it.")
         write_whole(folder / name, content)
     if facts.stages:
