@@ -63,7 +63,7 @@ FLOORS = {
     "self_check": 3,
     "trainer": 3,
     "command_line": 0,
-    "training_arguments": 2,
+    "training_arguments": 1,
     "arguments": 3,
     "train": 4,
     "eval": 4,

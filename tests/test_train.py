@@ -96,6 +96,7 @@ def test_the_programs_own_options_are_these():
         "score_loss_weight",
         "prompted_loss_weight",
         "dialogue_share",
+        "hub_license",
         "dataset",
         "mixture",
         "epoch_length",
