@@ -35,7 +35,6 @@ TRAINED = {
     "lisa_mix": WITH_LORA,
     "lisa_reason_seg": WITH_LORA,
     "shapes": EVERYTHING,
-    "shapes_clicks": EVERYTHING,
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
     "shapes_talk": EVERYTHING,
