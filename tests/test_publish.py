@@ -9,11 +9,17 @@ from pathlib import Path
 import hub_server
 import pytest
 
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.adapters import add_lora
+from gemma_lisa.bases import identify
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.command_line import UsageError
 from gemma_lisa.repository import files_of
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.scripts.publish import check_access, check_loading
+from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(export.__file__).parents[1]
 PUSH = "import sys; from pathlib import Path; from gemma_lisa.scripts.publish import push; "
@@ -105,19 +111,28 @@ def test_an_upload_that_breaks_leaves_nothing_and_says_so_in_one_line(server, fo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "token", "words"),
-    [
-        ("others/model", hub_server.TOKEN, "this token writes to tester, org"),
-        ("org/model", "hf_of_nobody", "no token that is accepted"),
-        ("org/model", None, "no token that is accepted"),
-    ],
-)
-def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path, name, token, words):
-    command = ["scripts/export.py", "--model", folders / "model", "--output", tmp_path / "out", "--push", name]
-    done = python(server, tmp_path / "home", *command, token=token)
-    assert words in one_line(done)
+def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path):
+    command = [
+        "scripts/export.py",
+        "--model",
+        folders / "model",
+        "--output",
+        tmp_path / "out",
+        "--push",
+        "others/model",
+    ]
+    done = python(server, tmp_path / "home", *command)
+    assert "this token writes to tester, org" in one_line(done)
     assert not (tmp_path / "out").exists() and not server.repositories
+
+
+@pytest.mark.parametrize("token", ["hf_of_nobody", None])
+def test_a_token_is_needed_that_the_hub_knows(server, tmp_path, token):
+    check = "from gemma_lisa.command_line import run; from gemma_lisa.scripts.publish import check_access; "
+    check += "run(lambda given: check_access(given[0]))"
+    done = python(server, tmp_path / "home", "-c", check, "org/model", token=token)
+    assert "no token that is accepted" in one_line(done)
+    assert python(server, tmp_path / "home", "-c", check, "org/model").returncode == 0
 
 
 @pytest.mark.slow
@@ -202,8 +217,11 @@ def test_a_push_that_breaks_does_not_stop_the_training_but_the_last_one_is_told(
     assert (tmp_path / "run" / "model.safetensors").is_file() and (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
-@pytest.mark.slow
-def test_an_adapter_is_not_pushed_alone(server, folders, tmp_path):
-    done = train(server, folders, tmp_path, "--lora_rank", 2)
-    assert done.returncode == 2 and "an adapter alone does not open by its name" in done.stderr
-    assert not server.repositories
+def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
+    model, processor = load_checkpoint(folders / "model")
+    model = add_lora(model, rank=2, base=identify(folders / "model"))
+    arguments = GemmaLisaTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, push_to_hub=True, hub_model_id="org/adapter"
+    )
+    with pytest.raises(UsageError, match="an adapter alone does not open by its name"):
+        GemmaLisaTrainer(model=model, args=arguments, data_collator=GemmaLisaCollator(processor), train_dataset=[{}])
