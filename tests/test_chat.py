@@ -45,7 +45,6 @@ def test_answers_are_printed_with_the_numbers_of_their_masks(talk, capsys):
 
 def test_numbers_go_on_through_the_talk_until_it_begins_anew(talk):
     first = talk.answer("all the blue triangles")
-    talk.session.messages = []  # each question on its own, for this model's sake
     second = talk.answer("the red circle")
     assert "[1]" in first and "[2]" in first and "[3]" in second
     assert "anew" in talk.answer("/new") and talk.masks == [] and talk.session.pointed_at == []
