@@ -157,8 +157,12 @@ def _load_whole(
     return model.eval(), processor
 
 
-def _spread(config: GemmaLisaConfig, path: str | Path, is_quantized: bool) -> dict[str, int | str]:
+def _spread(
+    config: GemmaLisaConfig, path: str | Path, is_quantized: bool, max_memory: dict[int | str, int] | None = None
+) -> dict[str, int | str]:
     """On which device each module is to be; SAM whole on one, because its parts are called one by one.
+
+    max_memory: bytes of each device; by default what is free.
 
     Raises:
         ValueError: SAM would have to be moved in and out, or the weights are quantised and belong on one device.
@@ -168,7 +172,7 @@ def _spread(config: GemmaLisaConfig, path: str | Path, is_quantized: bool) -> di
     with init_empty_weights():
         model = GemmaLisaForConditionalGeneration(config)
     whole = [*model._no_split_modules, "SamModel", "SegProjector"]
-    places = infer_auto_device_map(model, no_split_module_classes=whole, dtype=config.dtype)
-    if torch.cuda.is_available() and places["sam"] in ("cpu", "disk"):
+    places = infer_auto_device_map(model, max_memory, no_split_module_classes=whole, dtype=config.dtype)
+    if torch.cuda.is_available() and places.get("sam", places.get("")) in ("cpu", "disk"):
         raise ValueError(f"{path}: SAM finds no room on a GPU; try --load_in_4bit, or --device cpu.")
     return places

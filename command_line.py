@@ -80,7 +80,8 @@ def choose_device(wanted: str | None) -> torch.device | str:
     "auto" stays a word: `load_checkpoint` spreads the model over all devices.
     """
     if wanted == "auto":
-        print(f"device: auto, over {torch.cuda.device_count()} GPUs", file=sys.stderr)
+        count = torch.cuda.device_count()
+        print(f"device: auto, {f'over {count} GPUs' if count else 'on the CPU (no GPU was found)'}", file=sys.stderr)
         return wanted
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted or found)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa import predict
+from gemma_lisa import checkpoint, predict
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import UsageError
 from gemma_lisa.datasets_builder.rows import decode_mask
 
@@ -154,3 +155,35 @@ def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
     predict.main([*asked, "--dtype", "bfloat16"])
     assert [str(kind) for kind in types] == ["torch.bfloat16"]
     assert (tmp_path / "a.png").is_file()
+
+
+def test_a_model_spread_over_devices_answers_the_same(scene, monkeypatch):
+    on_cpu = ["model.vision_tower", "model.multi_modal_projector", "lm_head", "sam", "seg_projector"]
+    parts = ("embed_tokens", "norm", "rotary_emb", "rotary_emb_local", "layers.0", "layers.3")
+    on_cpu += [f"model.language_model.{part}" for part in parts]
+    on_disk = [f"model.language_model.layers.{at}" for at in (1, 2)]
+    places = dict.fromkeys(on_cpu, "cpu") | dict.fromkeys(on_disk, "disk")
+    expected = load_checkpoint(EXAMPLE)
+    with monkeypatch.context() as patched:  # as where only a part of the language model finds room
+        patched.setattr(checkpoint, "_spread", lambda *given: places)
+        spread = load_checkpoint(EXAMPLE, device="auto")
+    assert next(spread[0].model.language_model.layers[1].parameters()).device.type == "meta"
+    first, second = (
+        model.start(scene / "a.png", processor).ask("all the blue triangles") for model, processor in (expected, spread)
+    )
+    assert first["raw_text"] == second["raw_text"] and len(first["masks"]) == 2
+    assert (first["masks"] == second["masks"]).all()
+
+
+def test_sam_is_in_one_piece_wherever_it_is():
+    model, _ = load_checkpoint(EXAMPLE)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    split = False
+    for share in (0.2, 0.4, 0.6, 0.8):
+        room = {"cpu": int(share * size), "disk": 10**12}
+        places = checkpoint._spread(model.config, EXAMPLE, is_quantized=False, max_memory=room)
+        assert not [name for name in places if name.startswith(("sam.", "seg_projector."))]
+        split = split or len(set(places.values())) > 1
+    assert split
+    with pytest.raises(ValueError, match="leave --device auto out"):
+        checkpoint._spread(model.config, EXAMPLE, is_quantized=True)
