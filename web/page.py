@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
 FRAME = '<div class="gl-frame"></div><div class="gl-tools" hidden></div><div class="gl-legend"></div>'
 TALK = '<div class="gl-talk" role="log"></div>'
+DISMISS = "element.addEventListener('click', () => { props.value = ''; });"
 CHOOSE = """element.addEventListener('click', event => {
   const chosen = event.target.closest('[data-scene]');
   if (chosen) trigger('choose', { scene: Number(chosen.dataset.scene) });
@@ -47,7 +48,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                 container=False,
                 elem_id="language",
             )
-        message = gr.HTML(elem_id="message")
+        message = gr.HTML(js_on_load=DISMISS, elem_id="message")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
                 with gr.Column() as start:

@@ -79,7 +79,7 @@ def head(language: str, model: str | None) -> str:
     words = WORDS[language]
     note = words["note_example"] if model is None else words["note_model"].format(model=model)
     return (
-        f'<div class="gl-head"><h1>{words["title"]}</h1><p>{words["intro"]}</p>'
+        f'<div class="gl-head" lang="{language}"><h1>{words["title"]}</h1><p>{words["intro"]}</p>'
         f'<p class="gl-note">{html.escape(note)}</p></div>'
     )
 
