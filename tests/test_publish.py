@@ -126,6 +126,7 @@ def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path):
     assert not (tmp_path / "out").exists() and not server.repositories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", ["hf_of_nobody", None])
 def test_a_token_is_needed_that_the_hub_knows(server, tmp_path, token):
     check = "from gemma_lisa.command_line import run; from gemma_lisa.scripts.publish import check_access; "
@@ -149,6 +150,7 @@ def test_without_the_hub_the_error_is_one_sentence(monkeypatch):
         check_access("org/model")
 
 
+@pytest.mark.slow
 def test_a_card_the_hub_cannot_read_is_not_committed(server, folders, tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
     done = python(server, tmp_path / "home", "-c", PUSH, tmp_path, "org/model")
