@@ -261,7 +261,7 @@ def test_weights_of_gemma_pass_its_terms_on(base, tmp_path):
     for part in (model, processor):
         part.save_pretrained(tmp_path / "unknown")
     with pytest.raises(UsageError, match="which Gemma"):
-        run("--model", tmp_path / "unknown", "--output", tmp_path / "no", "--push", "org/name")
+        run("--model", tmp_path / "unknown", "--output", tmp_path / "no", "--push", "org/name", "--dry_run")
     assert not (tmp_path / "no").exists()
     run("--model", tmp_path / "unknown", "--output", tmp_path / "one", "--base_model", "google/gemma-3-4b-it", "a/sam")
     run("--model", tmp_path / "one", "--output", tmp_path / "two", "--datasets", "someone/photos")  # it is remembered
