@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights
+from accelerate.utils import get_max_memory
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
@@ -120,8 +121,10 @@ def _load_whole(
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
         raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
     options, is_quantized = {}, load_in_4bit or load_in_8bit
+    if device == AUTO and is_quantized:
+        raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
     if device == AUTO:
-        options["device_map"] = _spread(config, path, is_quantized)
+        options["device_map"] = _spread(config, path, dtype)
     elif is_quantized:
         from .adapters import quantization_config
 
@@ -158,21 +161,48 @@ def _load_whole(
 
 
 def _spread(
-    config: GemmaLisaConfig, path: str | Path, is_quantized: bool, max_memory: dict[int | str, int] | None = None
+    config: GemmaLisaConfig,
+    path: str | Path,
+    dtype: torch.dtype | str = "auto",
+    max_memory: dict[int | str, int] | None = None,
 ) -> dict[str, int | str]:
-    """On which device each module is to be; SAM whole on one, because its parts are called one by one.
+    """On which device each module is to be, by Accelerate: over GPUs, then the CPU's memory, then the disk.
+
+    Whole on the first are SAM and its projector, as their parts are called one by one, and the embeddings and the head,
+    which are one weight.
 
     max_memory: bytes of each device; by default what is free.
 
     Raises:
-        ValueError: SAM would have to be moved in and out, or the weights are quantised and belong on one device.
+        ValueError: no room for these on the first.
     """
-    if is_quantized:
-        raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
     with init_empty_weights():
         model = GemmaLisaForConditionalGeneration(config)
-    whole = [*model._no_split_modules, "SamModel", "SegProjector"]
-    places = infer_auto_device_map(model, max_memory, no_split_module_classes=whole, dtype=config.dtype)
-    if torch.cuda.is_available() and places.get("sam", places.get("")) in ("cpu", "disk"):
-        raise ValueError(f"{path}: SAM finds no room on a GPU; try --load_in_4bit, or --device cpu.")
-    return places
+    dtype = (config.dtype or torch.float32) if dtype == "auto" else dtype
+    room = get_max_memory(max_memory)
+    first = next(iter(room))
+    at_first = ["sam", "seg_projector", "lm_head", "model.language_model.embed_tokens"]
+    numbers = {name: sum(weight.numel() for weight in model.get_submodule(name).parameters()) for name in at_first}
+    room[first] -= (sum(numbers.values()) - numbers["lm_head"]) * dtype.itemsize
+    if room[first] < 0:
+        raise ValueError(f"{path}: SAM finds no room on the first device ({first}); try --device cpu.")
+    del model.sam, model.seg_projector, model.lm_head, model.model.language_model.embed_tokens
+    rest = infer_auto_device_map(
+        model, room, no_split_module_classes=list(model._no_split_modules), dtype=dtype, fallback_allocation=True
+    )
+    if set(rest.values()) == {first}:
+        return {"": first}
+    # In this order: the device that is named first is taken for the one that computes
+    return {**dict.fromkeys(at_first, first), **_in_parts(model, rest)}
+
+
+def _in_parts(model: torch.nn.Module, places: dict[str, int | str]) -> dict[str, int | str]:
+    """The places of the children where a whole is given that has lost some of its own."""
+    parts = {}
+    for name, place in places.items():
+        if name in ("", "model", "model.language_model"):
+            children = model.get_submodule(name).named_children()
+            parts |= _in_parts(model, {f"{name}.{child}".lstrip("."): place for child, _ in children})
+        else:
+            parts[name] = place
+    return parts

@@ -319,12 +319,12 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         sequences = generated.sequences  # (B, L + T)
         new_tokens = sequences[:, input_ids.shape[1] :]  # (B, T)
         is_seg = new_tokens == self.config.seg_token_id
-        states = torch.stack(steps, dim=1)  # (B, T, D)
+        states = torch.stack(steps, dim=1).to(input_ids.device)  # (B, T, D); spread over devices, from that of the head
         if self.config.seg_state == "token":
             # The state at new token t is the one of step t + 1; the last token's needs one step more
             last = states[:, -1:]
             if is_seg[:, -1].any():
-                last = self._step_once(new_tokens, attention_mask, generated.past_key_values)
+                last = self._step_once(new_tokens, attention_mask, generated.past_key_values).to(states.device)
             states = torch.cat([states[:, 1:], last], dim=1)
 
         if sam_pixel_values is None and image_embeddings is None:
@@ -445,6 +445,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             prompts = {name: prompt.new_zeros(1, *prompt.shape[1:]) for name, prompt in prompts.items()}
         if len(image_embeddings) == 0:
             image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
+        seg_image_index = seg_image_index.to(image_embeddings.device)
         masks, scores = decode_masks(
             self.sam,
             self.project_seg(seg_hidden_states),  # (S, C)
@@ -494,9 +495,10 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         """Points and box of each image in SAM's frame; None where none were given at all."""
         if points is None and boxes is None:
             return None
+        points = [None] * num_images if points is None else points
+        boxes = [None] * num_images if boxes is None else boxes
         if original_sizes is None or reshaped_input_sizes is None:
             raise ValueError("points and boxes need original_sizes and reshaped_input_sizes: pass all that came.")
-        points, boxes = points or [None] * num_images, boxes or [None] * num_images
         if len(points) != num_images or len(boxes) != num_images:
             raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
         sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
@@ -563,7 +565,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             if by_click:
                 # Misled, the click lies on the right thing; one beside it would not tell where that is
                 logits = targets.read(shown)
-                clicks, before = targets.clicks(logits.clamp(max=-1.0) if misled else logits), shown
+                clicks, before = targets.clicks(-torch.ones_like(logits) if misled else logits), shown
                 clicked = (states, *others)
             else:
                 boxes, boxed = targets.boxes(), (states, *others)

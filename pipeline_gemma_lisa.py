@@ -1,6 +1,5 @@
 """ReasoningSegmentationPipeline: `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
 
-import copy
 import os
 import re
 from collections.abc import Iterable, Iterator, Sized
@@ -92,7 +91,7 @@ class ReasoningSegmentationPipeline(Pipeline):
             return super().__call__(_question(images, text, points, boxes), **kwargs)
         if isinstance(images, Dataset) and isinstance(images, Sized):
             images = map(images.__getitem__, range(len(images)))
-        if not isinstance(images, Iterable):
+        if not isinstance(images, Iterable) or hasattr(images, "read") or hasattr(images, "shape"):
             raise ValueError(f"images is of type {type(images).__name__}; pass a picture, a path, bytes or several.")
         if isinstance(text, list | tuple) or points is not None or boxes is not None:
             raise ValueError("Beside a generator of images stands one text at most; let it give dicts with the rest.")
@@ -151,7 +150,7 @@ class ReasoningSegmentationPipeline(Pipeline):
 def custom_pipelines() -> dict[str, dict[str, Any]]:
     """What a checkpoint's configuration says of this file, so that `pipeline` finds it."""
     place = f"{__name__.rsplit('.', 1)[-1]}.{ReasoningSegmentationPipeline.__name__}"
-    return copy.deepcopy({TASK: {"impl": place, "pt": ["AutoModel"], "type": "multimodal"}})
+    return {TASK: {"impl": place, "pt": ["AutoModel"], "type": "multimodal"}}
 
 
 def _is_one(images: Any) -> bool:

@@ -184,7 +184,7 @@ def write_answer(output: Path, image: Image.Image, query: str, answer: dict[str,
 
 
 def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Ask the (image, query) pairs in batches, write and print each answer; its record."""
+    """Ask the (image, query) pairs in batches, write and print each answer; its record, where --json asks for it."""
     digits = max(NUMBERED, len(str(len(pairs))))
     number = 0
     for start in tqdm(range(0, len(pairs), args.batch_size), unit="batch", disable=len(pairs) <= args.batch_size):
@@ -197,7 +197,8 @@ def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.N
             write_answer(output, images[path], query, answer, args.masks)
             cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
             tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
-            yield record(path, query, answer)
+            if args.json:
+                yield record(path, query, answer)
 
 
 def main(arguments: list[str]) -> None:

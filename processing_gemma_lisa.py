@@ -53,6 +53,7 @@ CHAT_TEMPLATE = """\
 _LINK = re.compile(r"\s*,?\s*(and)?\s*")
 # Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
 _NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
+_LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
 _PUNCTUATION = re.compile(r"[,.:;、。\n]")
 # Private-use characters around what looks like a special token in a text that somebody typed.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
@@ -284,7 +285,7 @@ class GemmaLisaProcessor(Gemma3Processor):
             if not has_image[row]:
                 answer["phrases"] = []
             if has_image[row] and output.pred_masks is not None:
-                mine = output.seg_image_index == image
+                mine = (output.seg_image_index == image).to(output.pred_masks.device)
                 height, width = inputs["original_sizes"][image].tolist()
                 answer["masks"] = self.threshold_masks(
                     output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist(), threshold
@@ -423,8 +424,8 @@ def _phrases(words: list[str]) -> list[str]:
         return []
     behind = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
     named_behind = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(behind[0])
-    phrases = [phrase.strip(" \n.,;:、。") for phrase in (behind if named_behind else words[:-1])]
-    return ["" if _NAMELESS.fullmatch(phrase) else phrase.removesuffix(" and") for phrase in phrases]
+    phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (behind if named_behind else words[:-1])]
+    return ["" if _NAMELESS.fullmatch(phrase) else _LEADING.sub("", phrase) for phrase in phrases]
 
 
 def pad_rows(

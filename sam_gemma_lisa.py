@@ -42,7 +42,7 @@ def decode_masks(
         None if points is None else points[:, None, :, :2],  # (S, 1, N, 2)
         None if points is None else points[:, None, :, 2],
         None if boxes is None else boxes[:, None],  # (S, 1, 4)
-        None if mask_inputs is None else mask_inputs[:, None].to(weight),
+        None if mask_inputs is None else mask_inputs[:, None].to(sam.prompt_encoder.mask_embed.conv1.weight),
     )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
     if by_hand is not None:
         sparse = torch.cat([by_hand.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)

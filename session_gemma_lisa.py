@@ -93,6 +93,9 @@ class ImageSession:
         """
         if not question.strip():
             raise ValueError("The question is empty; write what to look for.")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has one at least.")
+        points = _listed(points)
         prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size, self.model.sam)
         messages = [*self.messages, self._user_turn(question)]
         ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
@@ -118,7 +121,7 @@ class ImageSession:
                 )
                 masks = torch.cat([masks, self._to_image(logits, threshold)])
                 scores.append(float(score))
-                found.append(PointedAt("", seg_embedding, logits, list(points or []), box))
+                found.append(PointedAt("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             if token in stops or len(new_tokens) == max_new_tokens:
                 self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
@@ -134,8 +137,8 @@ class ImageSession:
     ) -> tuple[torch.BoolTensor, float]:
         """One mask again, with points or a box given by hand beside its `[SEG]`.
 
-        Points add up over calls and begin from the mask as it is; a box takes the place of the one before, and begins
-        anew: what lies outside it should not speak.
+        Points add up over calls and begin from the mask as it is; a box takes the place of the one before, and the call
+        that brings it begins anew: what lies outside it should not speak.
 
         Args:
             number: which mask, from 0, counted through all answers of the session.
@@ -151,13 +154,14 @@ class ImageSession:
         """
         if not 0 <= number < len(self.pointed_at):
             raise ValueError(f"There is no mask {number}; there are {len(self.pointed_at)}, counted from 0.")
-        if points is None and box is None:
+        points = _listed(points) or []
+        if not points and box is None:
             raise ValueError("Nothing to correct the mask with; give points or a box.")
         kept = self.pointed_at[number]
-        clicked = [*kept.points, *([] if points is None else points)]
+        clicked = [*kept.points, *points]
+        mask_inputs = kept.logits if box is None else None
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
-        mask_inputs = kept.logits if box is None else None
         logits, score = decode_masks(
             self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
         )
@@ -211,3 +215,8 @@ def _common_length(one: list[int], other: list[int]) -> int:
         if a != b:
             return at
     return min(len(one), len(other))
+
+
+def _listed(points: Any) -> list[tuple[float, float, int]] | None:
+    """Points in a list, whatever they came in; None where there are none."""
+    return None if points is None else [tuple(point) for point in torch.as_tensor(points).tolist()]

@@ -27,9 +27,17 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
         raise NotImplementedError
 
     def _generate_tables(self, **kwargs: Any) -> Iterator[tuple[int, pyarrow.Table]]:
-        rows = (row for _, row in self._generate_examples(**kwargs))
+        rows = (_checked(key, row) for key, row in self._generate_examples(**kwargs))
         for number in itertools.count():
             some = list(itertools.islice(rows, ROWS_A_TABLE))
             if not some:
                 return
             yield number, pyarrow.Table.from_pylist(some, schema=ROW_FEATURES.arrow_schema)
+
+
+def _checked(key: Any, row: dict) -> dict:
+    """The row, with the columns of the schema and no others: Arrow would drop these, and leave those empty."""
+    if row.keys() != ROW_FEATURES.keys():
+        wrong = ", ".join(sorted(row.keys() ^ ROW_FEATURES.keys()))
+        raise ValueError(f"{key}: a row has other columns than rows.ROW_FEATURES: {wrong}.")
+    return row

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gemma_lisa import checkpoint, predict
@@ -157,33 +158,36 @@ def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
     assert (tmp_path / "a.png").is_file()
 
 
-def test_a_model_spread_over_devices_answers_the_same(scene, monkeypatch):
-    on_cpu = ["model.vision_tower", "model.multi_modal_projector", "lm_head", "sam", "seg_projector"]
-    parts = ("embed_tokens", "norm", "rotary_emb", "rotary_emb_local", "layers.0", "layers.3")
-    on_cpu += [f"model.language_model.{part}" for part in parts]
-    on_disk = [f"model.language_model.layers.{at}" for at in (1, 2)]
-    places = dict.fromkeys(on_cpu, "cpu") | dict.fromkeys(on_disk, "disk")
-    expected = load_checkpoint(EXAMPLE)
-    with monkeypatch.context() as patched:  # as where only a part of the language model finds room
-        patched.setattr(checkpoint, "_spread", lambda *given: places)
-        spread = load_checkpoint(EXAMPLE, device="auto")
-    assert next(spread[0].model.language_model.layers[1].parameters()).device.type == "meta"
-    first, second = (
-        model.start(scene / "a.png", processor).ask("all the blue triangles") for model, processor in (expected, spread)
-    )
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
+def test_a_model_for_which_there_is_not_room_enough_answers_the_same_in_parts(scene, monkeypatch, share):
+    model, processor = load_checkpoint(EXAMPLE)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    monkeypatch.setattr(checkpoint, "get_max_memory", lambda given: {"cpu": int(share * size), "disk": 10**12})
+    spread, _ = load_checkpoint(EXAMPLE, device="auto")
+    places = spread.hf_device_map
+    assert {places["sam"], places["seg_projector"]} == {"cpu"} and "disk" in places.values()
+    assert not [name for name in places if name.startswith(("sam.", "seg_projector."))]
+    first, second = (one.start(scene / "a.png", processor).ask("all the blue triangles") for one in (model, spread))
     assert first["raw_text"] == second["raw_text"] and len(first["masks"]) == 2
     assert (first["masks"] == second["masks"]).all()
+    picture = {"type": "image", "image": Image.open(scene / "a.png")}
+    messages = [{"role": "user", "content": [picture, {"type": "text", "text": "all the blue triangles"}]}]
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    (third,) = processor.post_process_segmentation(spread.segment(**inputs), inputs)
+    assert (first["masks"] == third["masks"]).all()
 
 
-def test_sam_is_in_one_piece_wherever_it_is():
+def test_a_model_is_planned_in_the_type_it_is_held_in():
     model, _ = load_checkpoint(EXAMPLE)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    split = False
-    for share in (0.2, 0.4, 0.6, 0.8):
-        room = {"cpu": int(share * size), "disk": 10**12}
-        places = checkpoint._spread(model.config, EXAMPLE, is_quantized=False, max_memory=room)
-        assert not [name for name in places if name.startswith(("sam.", "seg_projector."))]
-        split = split or len(set(places.values())) > 1
-    assert split
+    room = {"cpu": int(0.6 * size), "disk": 10**12}
+    plans = [checkpoint._spread(model.config, EXAMPLE, dtype, room) for dtype in ("auto", torch.bfloat16)]
+    assert ["disk" in plan.values() for plan in plans] == [True, False]
+
+
+def test_where_sam_finds_no_room_and_quantised_weights_are_not_spread(monkeypatch):
+    monkeypatch.setattr(checkpoint, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
+    with pytest.raises(ValueError, match="SAM finds no room on the first device"):
+        load_checkpoint(EXAMPLE, device="auto")
     with pytest.raises(ValueError, match="leave --device auto out"):
-        checkpoint._spread(model.config, EXAMPLE, is_quantized=True)
+        load_checkpoint(EXAMPLE, device="auto", load_in_4bit=True)

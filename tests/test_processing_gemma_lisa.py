@@ -510,7 +510,7 @@ WORDS = {
     "Sure, the island [SEG] and there is a mat, [SEG]<end_of_turn>": (
         "Sure, the island and there is a mat,",
         "Sure, the island [SEG] and there is a mat, [SEG]",
-        ["Sure, the island", "and there is a mat"],
+        ["the island", "a mat"],
         True,
     ),
     "No, it is not there.<end_of_turn>": ("No, it is not there.", "No, it is not there.", [], True),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gemma_lisa import session_gemma_lisa
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 
 SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
@@ -199,6 +200,7 @@ def test_prompts_by_hand_equal_those_of_segment(example, session):
         (lambda session: session.ask("it", points=[(3, 5, 7)]), "labels of points"),
         (lambda session: session.ask("it", points=[(3, 5)]), "x, y and label"),
         (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right and bottom"),
+        (lambda session: session.ask("it", max_new_tokens=0), "max_new_tokens is 0"),
         (lambda session: session.correct(0, points=[(1, 1, 1)]), "There is no mask 0; there are 0"),
     ],
 )
@@ -208,10 +210,34 @@ def test_what_cannot_be_asked_is_said_and_changes_nothing(session, call, complai
     assert session.messages == []
 
 
-def test_a_correction_needs_something_to_go_by(session):
+@pytest.mark.parametrize("points", [None, [], np.zeros((0, 3))])
+def test_a_correction_needs_something_to_go_by(session, points):
     session.ask("the red circle")
     with pytest.raises(ValueError, match="give points or a box"):
-        session.correct(0)
+        session.correct(0, points=points)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_points_come_in_lists_arrays_and_tensors(session, kind):
+    answer = session.ask("the red circle", points=kind([[40, 108, 1]]))
+    assert len(answer["masks"]) == 1
+    session.correct(0, points=kind([[3, 4, 0]]))
+    assert session.pointed_at[0].points == [(40, 108, 1), (3, 4, 0)]
+
+
+def test_points_begin_from_the_mask_and_a_box_begins_anew(session, monkeypatch):
+    session.ask("the red circle")
+    given, decode = [], session_gemma_lisa.decode_masks
+
+    def watched(*args, mask_inputs=None, **options):
+        given.append(mask_inputs is not None)
+        return decode(*args, mask_inputs=mask_inputs, **options)
+
+    monkeypatch.setattr(session_gemma_lisa, "decode_masks", watched)
+    session.correct(0, points=[(3, 4, 0)])
+    session.correct(0, box=(20, 80, 70, 126))
+    session.correct(0, points=[(40, 108, 1)])
+    assert given == [True, False, True]
 
 
 def test_a_picture_that_is_none_is_refused(example, tmp_path):
