@@ -22,13 +22,12 @@ TEXT_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|
 # Modules that keep their precision when the text model's linear layers are quantised.
 NEVER_QUANTIZED = ["sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"]
 TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
-# Parts of SAM that no prompt of ours reaches would never get a gradient; its positional code is a constant.
-NEVER_TRAINED = (
+# SAM's positional code is a constant; its codes of clicks, boxes and masks are taught only where those are simulated.
+NEVER_TRAINED = ("sam.prompt_encoder.shared_embedding.", "sam.shared_image_embedding.")
+PROMPTS_BY_HAND = (
     "sam.prompt_encoder.mask_embed.",
     "sam.prompt_encoder.point_embed.",
     "sam.prompt_encoder.not_a_point_embed.",
-    "sam.prompt_encoder.shared_embedding.",
-    "sam.shared_image_embedding.",
 )
 WRAPPED = "base_model.model."
 
@@ -155,24 +154,25 @@ def merge_adapter(adapted: AdaptedGemmaLisa, dtype: torch.dtype) -> PreTrainedMo
 # ---------------------------------------------------------------------------------------------------------------------
 # What is trained
 # ---------------------------------------------------------------------------------------------------------------------
-def trained_names(model: nn.Module, patterns: Iterable[str]) -> set[str]:
-    """Names of the parameters that the patterns match, but for those that are never trained.
+def trained_names(model: PreTrainedModel, patterns: Iterable[str]) -> set[str]:
+    """Names of the parameters that the patterns match, but for those that nothing would teach.
 
     Raises:
         ValueError: a pattern that matches nothing.
     """
     unmatched, names = set(patterns), set()
+    untaught = NEVER_TRAINED if model.config.prompted_loss_weight else (*NEVER_TRAINED, *PROMPTS_BY_HAND)
     for name, _ in model.named_parameters():
         matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
         unmatched -= matching
-        if matching and not name.startswith(NEVER_TRAINED):
+        if matching and not name.startswith(untaught):
             names.add(name)
     if unmatched:
         raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of the model.")
     return names
 
 
-def whole_modules(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
     """The largest modules whose parameters all match: what PEFT is to copy, train and save.
 
     Raises:

@@ -1,20 +1,29 @@
 """Open a Gemma-LISA checkpoint whole, an adapter on its base too, or say in one line why not."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from accelerate import infer_auto_device_map, init_empty_weights
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from .adapters import AdaptedGemmaLisa, attach_adapter, check_quantized, merge_adapter, quantization_config
 from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
 
+if TYPE_CHECKING:
+    from .adapters import AdaptedGemmaLisa
+
+# `adapters` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
+
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parent / "examples" / "shapes-tiny"
+
+# The device that stands for all there are.
+AUTO = "auto"
 
 # A checkpoint also carries the code it was saved with; here the project's own is used.
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)
@@ -28,8 +37,8 @@ def load_checkpoint(
     adapter: str | Path | None = None,
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
-    device: torch.device | None = None,
-) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+    device: torch.device | str | None = None,
+) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
     """Model (in evaluation mode) and processor, for use.
 
     Args:
@@ -37,16 +46,19 @@ def load_checkpoint(
         dtype: of the weights; "auto": as they are saved.
         adapter: folder of an adapter whose base is `path`, wherever that was when it was trained.
         load_in_4bit, load_in_8bit: quantise the text model; an adapter then stays beside it, else it is merged.
-        device: where to; by default the CPU, or a GPU for quantised weights if there is one.
+        device: where to; by default the CPU, or a GPU for quantised weights if there is one. "auto": over all GPUs, and
+            what does not fit in the CPU's memory or on disk, by Accelerate; SAM stays in one piece.
 
     Raises:
         ValueError: no such folder or name; not a Gemma-LISA checkpoint; weights that are missing or left over; an
             adapter of another base.
     """
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
-    if isinstance(model, AdaptedGemmaLisa) and not (load_in_4bit or load_in_8bit):
+    if (adapter is not None or is_adapter(path)) and not (load_in_4bit or load_in_8bit):
+        from .adapters import merge_adapter
+
         model = merge_adapter(model, model.dtype)
-    if device is not None and not (load_in_4bit or load_in_8bit):
+    if device not in (None, AUTO) and not (load_in_4bit or load_in_8bit):
         model.to(device)
     return model.eval(), processor
 
@@ -57,9 +69,9 @@ def open_checkpoint(
     adapter: str | Path | None = None,
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     is_trainable: bool = False,
-) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
+) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
     """As `load_checkpoint`, but the adapter, if there is one, is not merged; `is_trainable`: it is to be trained on.
 
     `device` is where quantised weights are put; others are left on the CPU.
@@ -78,6 +90,8 @@ def open_checkpoint(
     elif not is_adapter(adapter):
         raise ValueError(f"{adapter}: no adapter, it holds no {ADAPTER_CONFIG}.")
     model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)
+    from .adapters import attach_adapter
+
     return attach_adapter(model, adapter, identify(path, revision), is_trainable), processor
 
 
@@ -87,7 +101,7 @@ def _load_whole(
     revision: str | None,
     load_in_4bit: bool,
     load_in_8bit: bool,
-    device: torch.device | None,
+    device: torch.device | str | None,
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
     """The checkpoint itself; see `load_checkpoint`."""
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
@@ -105,9 +119,14 @@ def _load_whole(
         )
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
         raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
-    options = {}
-    if (quantization := quantization_config(load_in_4bit, load_in_8bit)) is not None:
-        options = {"quantization_config": quantization, "device_map": None if device is None else {"": device}}
+    options, is_quantized = {}, load_in_4bit or load_in_8bit
+    if device == AUTO:
+        options["device_map"] = _spread(config, path, is_quantized)
+    elif is_quantized:
+        from .adapters import quantization_config
+
+        options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
+        options["device_map"] = None if device is None else {"": device}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
     try:
@@ -131,6 +150,29 @@ def _load_whole(
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
-    if options:
+    if is_quantized:
+        from .adapters import check_quantized
+
         check_quantized(model)
     return model.eval(), processor
+
+
+def _spread(
+    config: GemmaLisaConfig, path: str | Path, is_quantized: bool, max_memory: dict[int | str, int] | None = None
+) -> dict[str, int | str]:
+    """On which device each module is to be; SAM whole on one, because its parts are called one by one.
+
+    max_memory: bytes of each device; by default what is free.
+
+    Raises:
+        ValueError: SAM would have to be moved in and out, or the weights are quantised and belong on one device.
+    """
+    if is_quantized:
+        raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
+    with init_empty_weights():
+        model = GemmaLisaForConditionalGeneration(config)
+    whole = [*model._no_split_modules, "SamModel", "SegProjector"]
+    places = infer_auto_device_map(model, max_memory, no_split_module_classes=whole, dtype=config.dtype)
+    if torch.cuda.is_available() and places.get("sam", places.get("")) in ("cpu", "disk"):
+        raise ValueError(f"{path}: SAM finds no room on a GPU; try --load_in_4bit, or --device cpu.")
+    return places

@@ -3,7 +3,7 @@
 A sample (see `datasets_builder.questions`), one image with two questions:
 
     {"source": "shapes-easy/train/000000", "image": <PIL 64 × 64>,
-     "chats": [Chat((("the red circle", "It is {seg}."),), target), Chat((("the star", "No, ..."),), target)],
+     "chats": [Chat((("the red circle", "It is {seg}."),), (target,)), Chat((("the star", "No, ..."),), (target,))],
      "masks": [(1, 64, 64) uint8, (0, 64, 64) uint8]}
 
 Its row of the batch (B = 1): the prefix they share, then each question with its answer, isolated from the other.

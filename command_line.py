@@ -31,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", help="folder of an adapter whose base --model names, where that has moved")
     parser.add_argument("--load_in_4bit", action="store_true", help="quantise the language model to nf4")
     parser.add_argument("--load_in_8bit", action="store_true", help="quantise the language model to int8")
-    parser.add_argument("--device", help="cuda, cpu, ...; a GPU if there is one")
+    parser.add_argument("--device", help="cuda, cpu, ..., auto for several GPUs; by default a GPU if there is one")
 
 
 def positive(text: str) -> int:
@@ -74,8 +74,15 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
 
 
-def choose_device(wanted: str | None) -> torch.device:
-    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU."""
+def choose_device(wanted: str | None) -> torch.device | str:
+    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU.
+
+    "auto" stays a word: `load_checkpoint` spreads the model over all devices.
+    """
+    if wanted == "auto":
+        count = torch.cuda.device_count()
+        print(f"device: auto, {f'over {count} GPUs' if count else 'on the CPU (no GPU was found)'}", file=sys.stderr)
+        return wanted
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted or found)
     note = " (no GPU was found)" if found == "cpu" else " (a GPU is there but not used)" if device.type == "cpu" else ""

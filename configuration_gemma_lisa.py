@@ -26,8 +26,16 @@ class GemmaLisaConfig(Gemma3Config):
     ce_loss_weight: float = 1.0
     bce_loss_weight: float = 2.0
     dice_loss_weight: float = 0.5
+    # Weight of the squared error of SAM's scores as estimates of each mask's IoU, as in SAM's own training; without it
+    # they are what they were before the decoder was trained with [SEG].
+    score_loss_weight: float = 0.0
+    # Weight of the masks' losses after a simulated click or box, beside those before: teaches SAM's decoder to be
+    # corrected by hand with a [SEG] beside it. 0 simulates none.
+    prompted_loss_weight: float = 0.0
     # Mask losses are taken at the image's own size, at most this many pixels on the long side.
     mask_loss_size: int = 1024
+    # Hub names of the models whose weights the first checkpoint was made of, for the card; none: it began at random.
+    base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -64,22 +64,22 @@ def draw_overlay(image: Image.Image, masks: np.ndarray, labels: list[str] | None
 
 
 def draw_answer(
-    image: Image.Image, masks: np.ndarray, question: str, text: str, scores: list[float] | np.ndarray | None = None
+    image: Image.Image, masks: np.ndarray, question: str, text: str, labels: list[str] | None = None
 ) -> Image.Image:
-    """The overlay with the question, the answer and, if given, the model's own estimate of each mask under it.
+    """The overlay with the question, the answer and, if given, a legend under it.
 
     Args:
         masks: (K, H, W) bool at the image's size.
         text: The answer without `[SEG]`.
-        scores: (K,), in the order of the masks.
+        labels: K texts, in the order of the masks.
     """
-    if scores is not None and len(scores) != len(masks):
-        raise ValueError(f"{len(scores)} scores for {len(masks)} masks; every mask needs one.")
+    if labels is not None and len(labels) != len(masks):
+        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; every mask needs one.")
     picture = draw_overlay(image, masks)
     font_size, width = _font_size(picture), max(picture.width, NARROWEST_CAPTION)
     parts = [picture, _caption([(question, INK, True), (text, GREY, False)], width, font_size)]
-    if scores is not None and len(scores):
-        parts.append(_legend([f"estimated IoU {float(score):.2f}" for score in scores], width, font_size))
+    if labels:
+        parts.append(_legend(labels, width, font_size))
     return _stack(parts)
 
 

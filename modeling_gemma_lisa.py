@@ -16,18 +16,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_gemma_lisa import GemmaLisaConfig
-from .losses_gemma_lisa import (
-    IGNORE_INDEX,
-    IGNORE_VALUE,
-    bce_loss,
-    dice_loss,
-    normalize,
-    pad_masks,
-    sample_mask_logits,
-    token_loss,
-)
+from .isolation_gemma_lisa import isolate_questions
+from .losses_gemma_lisa import IGNORE_INDEX, token_loss
+from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
 from .session_gemma_lisa import ImageSession
+from .targets_gemma_lisa import MaskTargets
 
 
 @dataclass
@@ -39,6 +33,9 @@ class GemmaLisaOutput(ModelOutput):
         language_loss (`torch.FloatTensor` of shape `()`): cross-entropy over the labelled tokens, unweighted.
         mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
+        score_loss (`torch.FloatTensor` of shape `()`): squared error of `iou_scores` as estimates of the masks' IoU.
+        prompted_loss (`torch.FloatTensor` of shape `()`): in training, if the configuration weighs it: both mask losses
+            and the error of the scores, in their weights, of the masks after a simulated click, or anew with a box.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels only the positions
             that predict a labelled token, in order.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
@@ -53,6 +50,8 @@ class GemmaLisaOutput(ModelOutput):
     language_loss: torch.FloatTensor | None = None
     mask_bce_loss: torch.FloatTensor | None = None
     mask_dice_loss: torch.FloatTensor | None = None
+    score_loss: torch.FloatTensor | None = None
+    prompted_loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     pred_masks: torch.FloatTensor | None = None
     iou_scores: torch.FloatTensor | None = None
@@ -165,7 +164,12 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
 
         if question_ids is not None:
-            attention_mask, position_ids = self._isolate_questions(input_ids, question_ids)
+            attention_mask, position_ids = isolate_questions(
+                question_ids,
+                is_image=input_ids == self.config.image_token_id,
+                text_config=self.config.text_config,
+                dtype=self.dtype,
+            )
 
         # Look: Gemma's image features first, so that every rank meets the modules in one order whatever its batch holds
         image_features, unused = self._look(pixel_values, blank=learns)
@@ -193,22 +197,25 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             language_loss = token_loss(logits, labels[:, 1:][learned], num_items_in_batch)
 
         # Point: SAM's decoder once over all [SEG]
-        pred_masks = iou_scores = seg_image_index = mask_bce_loss = mask_dice_loss = None
+        pred_masks = iou_scores = seg_image_index = targets = None
+        mask_bce_loss = mask_dice_loss = score_loss = prompted_loss = None
         has_sam_input = sam_pixel_values is not None or image_embeddings is not None
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
             positions, seg_image_index = self._find_seg_tokens(input_ids, len(image_embeddings), has_sam_input)
-            seg_hidden_states = hidden_states[positions]  # (S, D)
-            pred_masks, iou_scores, touched = self._decode_masks(
-                seg_hidden_states, image_embeddings, seg_image_index, idle_state=hidden_states[:1, 0]
-            )
+            # (S, D), (I, C, 64, 64), (S,), and for a batch without any [SEG] a state that stands for one
+            pointing = (hidden_states[positions], image_embeddings, seg_image_index, hidden_states[:1, 0])
+            pred_masks, iou_scores, touched = self._decode_masks(*pointing)
             unused = unused + touched
 
         if mask_labels is not None:
-            mask_bce_loss, mask_dice_loss = self._mask_losses(
-                pred_masks, seg_image_index, mask_labels, reshaped_input_sizes, num_masks_in_batch
+            targets = self._mask_targets(seg_image_index, mask_labels, reshaped_input_sizes)
+            mask_bce_loss, mask_dice_loss, score_loss = self._mask_losses(
+                pred_masks, iou_scores, targets, num_masks_in_batch
             )
+        if self.config.prompted_loss_weight and self.training and learns:
+            prompted_loss = self._prompted_loss(pointing, pred_masks, targets, num_masks_in_batch)
 
         loss = None
         if learns:
@@ -217,6 +224,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 (self.config.ce_loss_weight, language_loss),
                 (self.config.bce_loss_weight, mask_bce_loss),
                 (self.config.dice_loss_weight, mask_dice_loss),
+                (self.config.score_loss_weight, score_loss),
+                (self.config.prompted_loss_weight, prompted_loss),
             ):
                 if part is not None:
                     loss = loss + weight * part
@@ -226,6 +235,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             language_loss=language_loss,
             mask_bce_loss=mask_bce_loss,
             mask_dice_loss=mask_dice_loss,
+            score_loss=score_loss,
+            prompted_loss=prompted_loss,
             logits=logits,
             pred_masks=pred_masks,
             iou_scores=iou_scores,
@@ -373,6 +384,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         resume without it and only warn.
         """
         self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
+        self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 
@@ -419,16 +431,18 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         seg_image_index: torch.LongTensor,
         idle_state: torch.FloatTensor,
         multimask_output: bool = False,
+        **prompts: torch.FloatTensor,
     ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
         """SAM's decoder, once, on the states (S, D): mask logits (S, 256, 256), scores (S,), and zero.
 
         The decoder runs on `idle_state` (1, D) where there is no `[SEG]`, and the last value, a zero that hangs on all
         its outputs, goes into the loss: so no parameter is ever without a gradient, and every rank goes back through
-        the same modules, those that are frozen too.
+        the same modules, those that are frozen too. `prompts`: (S, ...) each, for `decode_masks`.
         """
         count = len(seg_hidden_states)
         if count == 0:
             seg_hidden_states, seg_image_index = idle_state, seg_image_index.new_zeros(1)
+            prompts = {name: prompt.new_zeros(1, *prompt.shape[1:]) for name, prompt in prompts.items()}
         if len(image_embeddings) == 0:
             image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
         masks, scores = decode_masks(
@@ -436,6 +450,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             self.project_seg(seg_hidden_states),  # (S, C)
             image_embeddings[seg_image_index],  # (S, C, 64, 64)
             multimask_output=multimask_output,
+            **prompts,
         )
         touched = (masks.float().sum() + scores.float().sum()) * 0.0
         return masks[:count], scores[:count], touched
@@ -455,9 +470,14 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             mine = seg_image_index == image
             if mine.any():
                 seg_embeddings = self.project_seg(seg_hidden_states[mine])
-                of_image = image_embeddings[image].expand(len(seg_embeddings), -1, -1, -1)
+                count = len(seg_embeddings)
                 decoded = decode_masks(
-                    self.sam, seg_embeddings, of_image, points, box, multimask_output=multimask_output
+                    self.sam,
+                    seg_embeddings,
+                    image_embeddings[image].expand(count, -1, -1, -1),
+                    None if points is None else points.expand(count, -1, -1),
+                    None if box is None else box.expand(count, -1),
+                    multimask_output=multimask_output,
                 )
                 masks.append(decoded[0])
                 scores.append(decoded[1])
@@ -485,92 +505,77 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             for image, (original, reshaped) in enumerate(sizes)
         ]
 
-    def _mask_losses(
+    def _mask_targets(
         self,
-        pred_masks: torch.FloatTensor,
         seg_image_index: torch.LongTensor,
         mask_labels: list[torch.Tensor],
         reshaped_input_sizes: torch.LongTensor | None,
-        num_masks_in_batch: torch.Tensor | int | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """BCE and Dice of all masks of the batch, each (), at the masks' own size."""
+    ) -> MaskTargets | None:
+        """The right masks, one for each `[SEG]`; None where there is none of either."""
         counts = [len(masks) for masks in mask_labels]
         num_images = len(counts) if reshaped_input_sizes is None else len(reshaped_input_sizes)
         found = torch.bincount(seg_image_index, minlength=num_images).tolist()
         if found != counts:
             raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
         if sum(counts) == 0:
-            nothing = pred_masks.float().sum()
-            return nothing, nothing
+            return None
         if reshaped_input_sizes is None:
             raise ValueError("mask_labels came without reshaped_input_sizes: pass all that the processor returned.")
-        labels, sizes = pad_masks(mask_labels, self.config.mask_loss_size)  # (S, H, W), (S, 2)
-        labels, sizes = labels.to(pred_masks.device), sizes.to(pred_masks.device)
-        logits = sample_mask_logits(
-            pred_masks.float(),
-            side=self.config.sam_config.vision_config.image_size,
-            reshaped_sizes=reshaped_input_sizes[seg_image_index],
-            sizes=sizes,
-            canvas=labels.shape[-2:],
-        )  # (S, H, W)
-        targets, valid = labels == 1, labels != IGNORE_VALUE
-        return (
-            normalize(bce_loss(logits, targets, valid).sum(), len(logits), num_masks_in_batch),
-            normalize(dice_loss(logits, targets, valid).sum(), len(logits), num_masks_in_batch),
-        )
+        side = self.config.sam_config.vision_config.image_size
+        return MaskTargets.of(mask_labels, reshaped_input_sizes[seg_image_index], side, self.config.mask_loss_size)
 
-    def _isolate_questions(
-        self, input_ids: torch.LongTensor, question_ids: torch.LongTensor
-    ) -> tuple[dict[str, torch.Tensor], torch.LongTensor]:
-        """Masks and positions under which each question sees only the prefix and itself.
+    def _mask_losses(
+        self,
+        pred_masks: torch.FloatTensor,
+        iou_scores: torch.FloatTensor,
+        targets: MaskTargets | None,
+        divisor: torch.Tensor | int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """BCE and Dice of all masks of the batch, at the masks' own size, and the error of their scores; each ()."""
+        if targets is None:
+            nothing = pred_masks.float().sum()
+            return nothing, nothing, nothing
+        logits = targets.read(pred_masks)
+        return (*targets.losses(logits, divisor), targets.score_loss(logits.detach(), iou_scores, divisor))
 
-        Two questions a, b behind a prefix p, each of two tokens; a row may look at the columns marked 1:
+    def _prompted_loss(
+        self,
+        pointing: tuple[torch.Tensor, ...],
+        pred_masks: torch.FloatTensor,
+        targets: MaskTargets | None,
+        divisor: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """How good the masks are after a click where they are wrong, or anew with a box; see `ImageSession.correct`.
 
-                p p a a b b      positions
-            p   1 . . . . .      0
-            p   1 1 . . . .      1
-            a   1 1 1 . . .      2
-            a   1 1 1 1 . .      3
-            b   1 1 . . 1 .      2
-            b   1 1 . . 1 1      3
-
-        The tokens of the image also see each other, as Gemma 3 has it.
-
-        Returns:
-            {"full_attention", "sliding_attention"}: (B, 1, L, L), bool or, for eager attention, what is added to the
-            scores; and position_ids (B, L).
-
-        Raises:
-            ValueError: an attention that takes no such masks.
+        `pointing` is what `_decode_masks` is given first. Which of the two is drawn at random; the other, and without
+        targets both, run idle, so that every rank goes through the same modules. Half of the time the words point at
+        another thing of the batch, and only the hand at the right one: else it would seldom be needed, and not be
+        learned to be believed.
         """
-        attention = self.config.text_config._attn_implementation
-        if attention not in ("sdpa", "eager"):
-            raise ValueError(f'question_ids need attn_implementation "sdpa" or "eager", not {attention!r}.')
-        is_prefix = question_ids == 0
-        prefix_length = is_prefix.sum(1, keepdim=True)  # (B, 1)
-        column = torch.arange(question_ids.shape[1], device=question_ids.device).expand_as(question_ids)
-        starts = torch.ones_like(is_prefix)
-        starts[:, 1:] = question_ids[:, 1:] != question_ids[:, :-1]
-        start_of_run = torch.where(starts, column, 0).cummax(dim=1).values
-        position_ids = torch.where(
-            is_prefix, is_prefix.long().cumsum(1) - 1, prefix_length + column - start_of_run
-        )  # (B, L)
-
-        is_image = (input_ids == self.config.image_token_id) & is_prefix
-        both_image = is_image[:, :, None] & is_image[:, None, :]
-        causal = column[:, :, None] >= column[:, None, :]
-        related = (question_ids[:, :, None] == question_ids[:, None, :]) | is_prefix[:, None, :]
-        full = (causal | both_image) & related  # (B, L, L)
-        distance = position_ids[:, :, None] - position_ids[:, None, :]
-        sliding = full & (distance < self.config.text_config.sliding_window)
-        masks = {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}
-        if attention == "eager":
-            hidden = torch.finfo(self.dtype).min
-            masks = {
-                name: torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, hidden)
-                for name, mask in masks.items()
-            }
-        return masks, position_ids
+        states, *others = pointing
+        clicks, boxes, before = pred_masks.new_zeros(0, 1, 3), pred_masks.new_zeros(0, 4), pred_masks[:0]
+        clicked = boxed = (states[:0], *others)
+        if targets is not None:
+            by_click, misled = (torch.rand(2) < 0.5).tolist()
+            shown = pred_masks.detach()
+            if misled:
+                states, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
+            if by_click:
+                # Misled, the click lies on the right thing; one beside it would not tell where that is
+                logits = targets.read(shown)
+                clicks, before = targets.clicks(logits.clamp(max=-1.0) if misled else logits), shown
+                clicked = (states, *others)
+            else:
+                boxes, boxed = targets.boxes(), (states, *others)
+        loss = 0.0
+        for masked, prompts in ((clicked, {"points": clicks, "mask_inputs": before}), (boxed, {"boxes": boxes})):
+            prompted, scores, touched = self._decode_masks(*masked, **prompts)
+            loss = loss + touched
+            if len(prompted):
+                bce, dice, score = self._mask_losses(prompted, scores, targets, divisor)
+                loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
+                loss = loss + self.config.score_loss_weight * score
+        return loss
 
     def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
         """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""

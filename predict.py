@@ -1,16 +1,22 @@
-"""Ask images in words: an overlay picture and the answer for each.
+"""Ask images in words: an overlay picture and the answer for each; or talk about one.
 
     python predict.py --image docs/scene.png --query "the red circle" --output answer.png
-    python predict.py --model outputs/demo --image a.png b.png --query "the red circle" "all the squares" \\
-        --output answers/ --json answers/answers.json
+    python predict.py --model outputs/demo --image photos/ --query "the red circle" "all the squares" \\
+        --output answers/ --masks answers/masks --json answers/answers.json
+    python predict.py --table questions.csv --output answers/
+    python predict.py --image docs/scene.png --chat --output talk.png
 
 Without --model the small checkpoint of examples/ answers, which knows drawn shapes only.
-Every query is asked of every image. One answer is written to --output; several to files in the folder of that name.
-Any kind of picture is taken, see docs/images.md; one that cannot be read is refused before any is asked about.
+Every query is asked of every image; a table (CSV with a header, or JSONL) has an image and a query in each row, paths
+from its own folder on. One answer is written to --output; several to files in the folder of that name. Any kind of
+picture is taken, see docs/images.md; one that cannot be read is refused before any is asked about.
 """
 
 import argparse
+import csv
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gemma_lisa.answers import record
+from gemma_lisa.answers import labels, record
+from gemma_lisa.chat import Talk, converse
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import (
     ArgumentParser,
@@ -32,32 +39,128 @@ from gemma_lisa.command_line import (
 from gemma_lisa.drawing import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
 
+DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
+COLUMNS = ("image", "query")  # of a table
+NUMBERED = 3  # digits in the names of several answers, at least
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+# ---------------------------------------------------------------------------------------------------------------------
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model",
         help="folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter; by default that of examples/",
     )
-    parser.add_argument("--image", nargs="+", type=Path, required=True, help="picture files")
-    parser.add_argument("--query", nargs="+", required=True, help="questions or phrases")
+    parser.add_argument("--image", nargs="+", type=Path, help="picture files, and folders of them")
+    parser.add_argument("--query", nargs="+", help="questions or phrases")
+    parser.add_argument("--table", type=Path, help="instead of both: CSV or JSONL with the columns image and query")
+    parser.add_argument("--chat", action="store_true", help="talk about the one --image in the terminal")
     parser.add_argument("--output", type=Path, required=True, help="picture to write; a folder for several answers")
-    parser.add_argument("--json", type=Path, help="also write texts, masks (COCO RLE), boxes, areas and scores there")
+    parser.add_argument("--masks", type=Path, help="also write each mask as a PNG of 0 and 255 to this folder")
+    parser.add_argument(
+        "--json", type=Path, help="also write texts and, of each mask, phrase, score, area, box, COCO RLE and polygons"
+    )
     parser.add_argument("--threshold", type=float, default=0.0, help="mask logits above it are foreground")
+    parser.add_argument("--multimask", action="store_true", help="of SAM's three masks, the one it scores best")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--batch_size", type=positive, default=8, help="questions at once, with their images")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto: as they are saved")
     add_model_options(parser)
     args = parser.parse_args(arguments)
-    if not all(query.strip() for query in args.query):
+    if args.table is not None and (args.image or args.query):
+        raise UsageError("--table has the images and queries; leave --image and --query out.")
+    if args.table is None and not args.image:
+        raise UsageError("nothing to ask about; give --image, or a --table.")
+    if args.chat:
+        if args.table is not None or args.query or len(args.image) != 1 or args.image[0].is_dir():
+            raise UsageError("--chat takes one --image, and the questions as you type them.")
+        if args.masks or args.json:
+            raise UsageError("--chat writes one picture; leave --masks and --json out.")
+    elif args.table is None and not args.query:
+        raise UsageError("nothing to ask; give --query, or --chat to talk.")
+    if not all(query.strip() for query in args.query or []):
         raise UsageError("--query is empty; write what to look for.")
-    is_picture = Image.registered_extensions().get(args.output.suffix.lower()) in Image.SAVE
-    if len(args.image) * len(args.query) > 1 and is_picture:
-        raise UsageError(f"--output {args.output} is one file for several answers; give the name of a folder.")
-    if len(args.image) * len(args.query) == 1 and not is_picture:
-        raise UsageError(f"--output {args.output}: give a picture file, as answer.png.")
     return args
 
 
+def is_picture_name(path: Path) -> bool:
+    """Whether a picture can be written to a file of this name."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
+def check_output(args: argparse.Namespace, count: int) -> None:
+    """--output is a file for one answer and a folder for several."""
+    if count > 1 and is_picture_name(args.output):
+        raise UsageError(f"--output {args.output} is one file for several answers; give the name of a folder.")
+    if count == 1 and not is_picture_name(args.output):
+        raise UsageError(f"--output {args.output}: give a picture file, as answer.png.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked
+# ---------------------------------------------------------------------------------------------------------------------
+def read_pairs(args: argparse.Namespace) -> list[tuple[Path, str]]:
+    """(image, query) of every answer wanted.
+
+    Raises:
+        ValueError: a folder without a picture; a table that cannot be read, with its row.
+    """
+    if args.table is not None:
+        return read_table(args.table)
+    images = [file for path in args.image for file in (pictures_in(path) if path.is_dir() else [path])]
+    return [(image, query) for image in images for query in args.query]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder whose names end as those of pictures do, by name."""
+    known = Image.registered_extensions()
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    if not files:
+        raise ValueError(f"{folder}: no file in it is named as a picture, like a.png or b.jpg.")
+    return files
+
+
+def read_table(path: Path) -> list[tuple[Path, str]]:
+    """The rows of a CSV or JSONL file; images are looked for from its own folder on."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    pairs = []
+    try:
+        for number, row in rows_of(path):
+            values = [row.get(name) if isinstance(row, dict) else None for name in COLUMNS]
+            if not all(isinstance(value, str) and value.strip() for value in values):
+                raise ValueError(f"{path}, line {number}: an image and a query are needed, in columns of these names.")
+            pairs.append((path.parent / values[0], values[1]))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it as such.") from error
+    if not pairs:
+        raise ValueError(f"{path}: holds no row.")
+    return pairs
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a CSV or JSONL file."""
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"{path}: a table is a .csv or a .jsonl file.")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield reader.line_num, row
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Answers
+# ---------------------------------------------------------------------------------------------------------------------
 def ask(model, processor, pairs: list[tuple[Image.Image, str]], args: argparse.Namespace) -> list[dict[str, Any]]:
     """The processor's answers (see `post_process_segmentation`) to (image, query) pairs, all at once."""
     conversations = [
@@ -68,49 +171,63 @@ def ask(model, processor, pairs: list[tuple[Image.Image, str]], args: argparse.N
         conversations, add_generation_prompt=True, tokenize=True, return_dict=True
     ).to(model.device)
     with torch.inference_mode():
-        output = model.segment(**inputs, max_new_tokens=args.max_new_tokens)
+        output = model.segment(**inputs, max_new_tokens=args.max_new_tokens, multimask_output=args.multimask)
     return processor.post_process_segmentation(output, inputs, args.threshold)
 
 
-def answer_batch(
-    model, processor, batch: list[tuple[int, Path, str]], is_only: bool, args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Ask (number, path, query) triples, write and print each answer; their records, where `--json` asks for them."""
-    images = {path: load_rgb(path) for path in dict.fromkeys(path for _, path, _ in batch)}
-    answers = ask(model, processor, [(images[path], query) for _, path, query in batch], args)
-    records = []
-    for (number, path, query), answer in zip(batch, answers, strict=True):
-        picture = draw_answer(images[path], answer["masks"].numpy(), query, answer["text"])
-        output = args.output if is_only else args.output / f"{number:03d}-{path.stem}.png"
-        write_whole(output, picture)
-        cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
-        tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
-        if args.json:
-            records.append(record(path, query, answer))
-    return records
+def write_answer(output: Path, image: Image.Image, query: str, answer: dict[str, Any], masks: Path | None) -> None:
+    """The picture of an answer and, in the folder `masks`, each of its masks."""
+    picture = draw_answer(image, answer["masks"].numpy(), query, answer["text"], labels(query, answer))
+    write_whole(output, picture)
+    for number, mask in enumerate(answer["masks"].numpy(), start=1) if masks is not None else ():
+        write_whole(masks / f"{output.stem}.mask{number}.png", Image.fromarray(mask.astype("uint8") * 255))
+
+
+def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Ask the (image, query) pairs in batches, write and print each answer; its record."""
+    digits = max(NUMBERED, len(str(len(pairs))))
+    number = 0
+    for start in tqdm(range(0, len(pairs), args.batch_size), unit="batch", disable=len(pairs) <= args.batch_size):
+        batch = pairs[start : start + args.batch_size]
+        images = {path: load_rgb(path) for path in dict.fromkeys(path for path, _ in batch)}
+        answers = ask(model, processor, [(images[path], query) for path, query in batch], args)
+        for (path, query), answer in zip(batch, answers, strict=True):
+            number += 1
+            output = args.output if len(pairs) == 1 else args.output / f"{number:0{digits}d}-{path.stem}.png"
+            write_answer(output, images[path], query, answer, args.masks)
+            cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
+            tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
+            yield record(path, query, answer)
 
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
-    for path in args.image:
+    pairs = [] if args.chat else read_pairs(args)
+    check_output(args, len(pairs) or 1)
+    for path in dict.fromkeys(path for path, _ in pairs):
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
     if args.model is None:
         print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
     model, processor = load_checkpoint(
         args.model or EXAMPLE,
+        dtype=DTYPES[args.dtype],
         adapter=args.adapter,
         load_in_4bit=args.load_in_4bit,
         load_in_8bit=args.load_in_8bit,
         device=choose_device(args.device),
     )
-    pairs = [(path, query) for path in args.image for query in args.query]
-    asked = [(number, path, query) for number, (path, query) in enumerate(pairs, start=1)]
+    if args.chat:
+        options = {"max_new_tokens": args.max_new_tokens, "threshold": args.threshold}
+        options["multimask_output"] = args.multimask
+        converse(Talk(model.start(args.image[0], processor), args.output, options))
+        return
     records = []
-    for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=len(asked) <= args.batch_size):
-        batch = asked[start : start + args.batch_size]
-        records += answer_batch(model, processor, batch, len(asked) == 1, args)
-    if args.json:
-        write_whole(args.json, records)
+    try:
+        for found in answer_all(model, processor, pairs, args):
+            records.append(found)
+    finally:  # interrupted, the file tells of the pictures that are there
+        if args.json and records:
+            write_whole(args.json, records)
 
 
 if __name__ == "__main__":

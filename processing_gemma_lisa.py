@@ -51,6 +51,9 @@ CHAT_TEMPLATE = """\
 
 # What links the masks of a list.
 _LINK = re.compile(r"\s*,?\s*(and)?\s*")
+# Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
+_NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
+_PUNCTUATION = re.compile(r"[,.:;、。\n]")
 # Private-use characters around what looks like a special token in a text that somebody typed.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
 
@@ -226,20 +229,20 @@ class GemmaLisaProcessor(Gemma3Processor):
         """
         size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
         side = self.sam_image_processor.size["longest_edge"]
-        # The stock processors need several arrays of doubles for a picture; here each value is looked up among the 256
-        # that they make, and written where it stays.
-        gemma_values, sam_values = _float_values(self.image_processor), _float_values(self.sam_image_processor)
+        # The stock processors need several arrays of doubles for a picture; here each value is made where it stays.
+        gemma_normalization = _Normalization(self.image_processor)
+        sam_normalization = _Normalization(self.sam_image_processor)
         for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.float32)
         for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.float32)
         original_sizes, reshaped_sizes = [], []
         for index, image in enumerate(images):
             rgb = load_rgb(image)
             gemma_rgb = rgb.resize((size["width"], size["height"]), self.image_processor.resample)
-            _write_values(gemma_rgb, gemma_values, for_gemma[index])
+            gemma_normalization.write(gemma_rgb, for_gemma[index])
             if with_sam:
                 width, height = _sam_size(rgb, side)
                 sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
-                _write_values(sam_rgb, sam_values, for_sam[index, :, :height, :width])
+                sam_normalization.write(sam_rgb, for_sam[index, :, :height, :width])
                 original_sizes.append((rgb.height, rgb.width))
                 reshaped_sizes.append((height, width))
         pixel_values = torch.from_numpy(for_gemma)
@@ -263,8 +266,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         Returns:
             for each conversation a dict of
             text (str): what was said, without `[SEG]`; raw_text (str): with it;
-            phrases (list of K str): the words before each `[SEG]`, back to the one before (where a model names a thing
-            after its `[SEG]`, the name is in the next phrase, or in text only);
+            phrases (list of K str): what each mask stands for: the words before its `[SEG]`, back to the one before; in
+            an answer that begins with words like "It is" only, those after it; "" where there are none;
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
             scores (float (K,)): SAM's own estimate of each mask's IoU;
             complete (bool): the turn was ended, not cut off.
@@ -335,7 +338,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         return {
             "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", text).strip(),
             "raw_text": self.seg_token.join(words).strip(),
-            "phrases": [word.strip(" \n.,;:") for word in words[:-1]],
+            "phrases": _phrases(words),
             "complete": end is not None,
         }
 
@@ -411,6 +414,19 @@ class GemmaLisaProcessor(Gemma3Processor):
         return ids, offsets
 
 
+def _phrases(words: list[str]) -> list[str]:
+    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there.
+
+    words: the answer, cut at its `[SEG]`.
+    """
+    if len(words) == 1:
+        return []
+    behind = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
+    named_behind = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(behind[0])
+    phrases = [phrase.strip(" \n.,;:、。") for phrase in (behind if named_behind else words[:-1])]
+    return ["" if _NAMELESS.fullmatch(phrase) else phrase.removesuffix(" and") for phrase in phrases]
+
+
 def pad_rows(
     columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right"
 ) -> dict[str, torch.LongTensor]:
@@ -430,20 +446,54 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
 
 
-def _float_values(image_processor) -> np.ndarray:
-    """What a stock image processor makes of the values 0 to 255 in each channel: (3, 256) float32."""
-    values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-    if image_processor.do_rescale:
-        values = image_processor.rescale(values, image_processor.rescale_factor)
-    if image_processor.do_normalize:
-        values = image_processor.normalize(values, image_processor.image_mean, image_processor.image_std)
-    return np.ascontiguousarray(values[:, 0], dtype=np.float32)
+class _Normalization:
+    """What a stock image processor makes of pixels, bit for bit.
+
+    values: (3, 256) float32, of 0 to 255 in each channel, as the processor itself makes them.
+    steps: (3, 3) float32, of each channel (d, m, s) such that its values are (0…255 / d - m) / s in float32, which is
+    quicker than to look them up; none if these are other values.
+    """
+
+    ROWS = 32  # at once: what they are computed from stays in the processor's cache
+
+    def __init__(self, image_processor):
+        pixels = np.arange(256, dtype=np.uint8)
+        values = np.broadcast_to(pixels, (3, 1, 256))
+        scale, mean, std = 1, 0, 1
+        if image_processor.do_rescale:
+            scale = image_processor.rescale_factor
+            values = image_processor.rescale(values, scale)
+        if image_processor.do_normalize:
+            mean, std = image_processor.image_mean, image_processor.image_std
+            values = image_processor.normalize(values, mean, std)
+        self.values = np.ascontiguousarray(values[:, 0], dtype=np.float32)
+        steps = [np.broadcast_to(np.float32(step), 3) for step in (1 / scale, mean, std)]
+        self.steps = np.stack(steps, axis=1)
+        computed = np.empty_like(self.values)
+        for of_band, step in zip(computed, self.steps, strict=True):
+            _compute(pixels, step, of_band)
+        if not np.array_equal(computed, self.values):
+            self.steps = None
+
+    def write(self, rgb: Image.Image, target: np.ndarray) -> None:
+        """The picture's values into target (3, H, W), of the picture's size."""
+        for channel, band in enumerate(rgb.split()):
+            pixels, plane = np.asarray(band), target[channel]
+            if self.steps is None:
+                # "raise" would write to a buffer first
+                np.take(self.values[channel], pixels, out=plane, mode="clip")
+                continue
+            for top in range(0, len(pixels), self.ROWS):
+                _compute(pixels[top : top + self.ROWS], self.steps[channel], plane[top : top + self.ROWS])
 
 
-def _write_values(rgb: Image.Image, values: np.ndarray, target: np.ndarray) -> None:
-    """The picture's pixels through the table (3, 256) into target (3, H, W), of the picture's size."""
-    for band, of_band, plane in zip(rgb.split(), values, target, strict=True):
-        np.take(of_band, np.asarray(band), out=plane, mode="clip")  # "raise" would write to a buffer first
+def _compute(pixels: np.ndarray, steps: np.ndarray, target: np.ndarray) -> None:
+    """(pixels / d - m) / s into target; steps: (d, m, s)."""
+    divisor, mean, std = steps
+    target[...] = pixels
+    target /= divisor
+    target -= mean
+    target /= std
 
 
 def _images_of(messages: list[dict]) -> list[Any]:

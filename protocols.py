@@ -139,7 +139,7 @@ def teacher_forced_masks(
 def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:
     question, expected = sample["chats"][0].rounds[0]
     target, result = sample["masks"][0], None
-    kind = sample["chats"][0].target["kind"] if sample["chats"][0].target else None
+    kind = sample["chats"][0].targets[0]["kind"] if sample["chats"][0].targets else None
     if target is not None:
         size = (sample["image"].height, sample["image"].width)
         intersection, union = intersection_and_union(unite(masks, size), unite(target, size))

@@ -16,6 +16,7 @@ from .records import TRAINING_RECORD
 
 ASIDE = ".saving"
 GOING = ".removing-"
+PUSHING = ".pushing-"  # what is on its way to the Hub
 NONFINITE_FILE = "nonfinite.json"
 # Without one of these a folder is no checkpoint to anybody: what is moved last, and taken away first.
 SEALS = (CONFIG_NAME, ADAPTER_CONFIG, TRAINING_RECORD)
@@ -83,7 +84,7 @@ def rotate(folder: Path, limit: int | None, best: str | None) -> None:
 
 def remove_scraps(folder: Path) -> None:
     """Take away what killed processes left."""
-    for path in (folder / ASIDE, *folder.glob(f"{GOING}*")):
+    for path in (folder / ASIDE, *folder.glob(f"{GOING}*"), *folder.glob(f"{PUSHING}*")):
         shutil.rmtree(path, ignore_errors=True)
     for name in (TRAINING_RECORD, NONFINITE_FILE):  # as `command_line.write_whole` begins them
         for path in folder.glob(f".{name}.*"):

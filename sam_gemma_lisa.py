@@ -18,7 +18,7 @@ def decode_masks(
     seg_embeddings: torch.FloatTensor,
     image_embeddings: torch.FloatTensor,
     points: torch.FloatTensor | None = None,
-    box: torch.FloatTensor | None = None,
+    boxes: torch.FloatTensor | None = None,
     mask_inputs: torch.FloatTensor | None = None,
     multimask_output: bool = False,
 ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
@@ -27,8 +27,8 @@ def decode_masks(
     Args:
         seg_embeddings: (S, C) what `seg_projector` made of the states at `[SEG]`.
         image_embeddings: (S, C, 64, 64) the image of each.
-        points: (N, 3) x, y and label, for every mask, see `prompts_in_sam_frame`; ON or OFF.
-        box: (4,) left, top, right, bottom, for every mask, in the same frame.
+        points: (S, N, 3) x, y and label in pixels of SAM's square; the label is ON or OFF.
+        boxes: (S, 4) left, top, right, bottom, likewise.
         mask_inputs: (S, 256, 256) logits to begin from, as an earlier call returned them.
         multimask_output: of the three masks that SAM has for what is ambiguous, the one it scores best.
 
@@ -39,9 +39,9 @@ def decode_masks(
     weight = decoder.iou_token.weight
     sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
     by_hand, dense = sam.prompt_encoder(
-        None if points is None else points[None, None, :, :2].expand(count, -1, -1, -1),
-        None if points is None else points[None, None, :, 2].expand(count, -1, -1),
-        None if box is None else box[None, None].expand(count, -1, -1),
+        None if points is None else points[:, None, :, :2],  # (S, 1, N, 2)
+        None if points is None else points[:, None, :, 2],
+        None if boxes is None else boxes[:, None],  # (S, 1, 4)
         None if mask_inputs is None else mask_inputs[:, None].to(weight),
     )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
     if by_hand is not None:
@@ -70,7 +70,7 @@ def prompts_in_sam_frame(
     reshaped_size: tuple[int, int],
     like: nn.Module,
 ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
-    """Points and a box in pixels of the image, as SAM's decoder takes them.
+    """Points and a box in pixels of the image, as `decode_masks` takes them for one mask: (1, N, 3) and (1, 4).
 
     Args:
         points: N of x, y, label (ON or OFF) in pixels of the image; or None.
@@ -93,13 +93,13 @@ def prompts_in_sam_frame(
         if not torch.isin(points[:, 2], torch.tensor([OFF, ON], device=device)).all():
             raise ValueError(f"labels of points are {points[:, 2].tolist()}; {ON} is on the thing, {OFF} beside it.")
         _check_inside(points[:, :2], limit)
-        points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)
+        points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]
     if box is not None:
         box = torch.as_tensor(box, dtype=torch.float32, device=device)
         if box.shape != (4,) or not (box[:2] < box[2:]).all():
             raise ValueError(f"the box is {box.tolist()}; left, top, right and bottom are needed, in this order.")
         _check_inside(box.view(2, 2), limit)
-        box = (box.view(2, 2) * scale).flatten()
+        box = (box.view(2, 2) * scale).view(1, 4)
     return points, box
 
 

@@ -16,7 +16,7 @@ class PointedAt:
     """What a session keeps of a mask, to correct it later.
 
     Args:
-        phrase: the words before its `[SEG]`.
+        phrase: what it stands for, as in the answer's phrases.
         seg_embedding: (1, C) its prompt of SAM's decoder.
         logits: (1, 256, 256) on SAM's padded square.
         points, box: what was clicked so far, in pixels of the image.
@@ -54,7 +54,7 @@ class ImageSession:
         # Not made of the configuration: its sliding layers forget, and could not be cut back
         self._cache = DynamicCache()
         self._pixel_values = encoded["pixel_values"].to(model.device)
-        with torch.no_grad():
+        with torch.inference_mode():
             self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"].to(model.device))
             self._read(self._ids_of_image())
 
@@ -68,7 +68,7 @@ class ImageSession:
         *_, answer = self.stream(question, **options)
         return answer
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def stream(
         self,
         question: str,
@@ -118,22 +118,24 @@ class ImageSession:
                 )
                 masks = torch.cat([masks, self._to_image(logits, threshold)])
                 scores.append(float(score))
-                found.append(PointedAt(answer["phrases"][-1], seg_embedding, logits, list(points or []), box))
+                found.append(PointedAt("", seg_embedding, logits, list(points or []), box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             if token in stops or len(new_tokens) == max_new_tokens:
                 self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
-                self.pointed_at += found
+                for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
+                    self.pointed_at.append(kept)
             yield answer
             if token in stops:
                 return
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def correct(
         self, number: int, points: Any = None, box: Any = None, threshold: float = 0.0
     ) -> tuple[torch.BoolTensor, float]:
-        """One mask again, with points or a box given by hand beside its `[SEG]`, and with itself to begin from.
+        """One mask again, with points or a box given by hand beside its `[SEG]`.
 
-        Points add up over calls; a box takes the place of the one before.
+        Points add up over calls and begin from the mask as it is; a box takes the place of the one before, and begins
+        anew: what lies outside it should not speak.
 
         Args:
             number: which mask, from 0, counted through all answers of the session.
@@ -148,15 +150,16 @@ class ImageSession:
             ValueError: no such mask; neither points nor a box; not inside the image.
         """
         if not 0 <= number < len(self.pointed_at):
-            raise ValueError(f"There is no mask {number}; the session has {len(self.pointed_at)}, counted from 0.")
+            raise ValueError(f"There is no mask {number}; there are {len(self.pointed_at)}, counted from 0.")
         if points is None and box is None:
             raise ValueError("Nothing to correct the mask with; give points or a box.")
         kept = self.pointed_at[number]
         clicked = [*kept.points, *([] if points is None else points)]
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
+        mask_inputs = kept.logits if box is None else None
         logits, score = decode_masks(
-            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=kept.logits
+            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
         )
         self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
         return self._to_image(logits, threshold)[0], float(score)
@@ -184,17 +187,14 @@ class ImageSession:
 
     def _read(self, ids: list[int]) -> torch.FloatTensor:
         """Read more tokens; Gemma's states at them, (n, D)."""
+        gemma, shown = self.model.model, {}
         input_ids = torch.tensor([ids], device=self.model.device)
-        is_image = (input_ids == self.model.config.image_token_id).long()
-        shows = bool(is_image.any())
+        if self.model.config.image_token_id in ids:
+            is_image = (input_ids == self.model.config.image_token_id).long()
+            shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
+        read = gemma if shown else gemma.language_model  # the same for words alone, and sooner done
         try:
-            output = self.model.model(
-                input_ids=input_ids,
-                pixel_values=self._pixel_values if shows else None,
-                token_type_ids=is_image if shows else None,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+            output = read(input_ids=input_ids, past_key_values=self._cache, use_cache=True, **shown)
         except BaseException:
             self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
             raise

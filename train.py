@@ -14,15 +14,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml
 from transformers import set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import TrlParser
 
 from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
@@ -37,10 +34,11 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.bases import identify, is_adapter, read_base
+from gemma_lisa.arguments import DataArguments, ModelArguments, check_output_dir, given_lora_options, parse
+from gemma_lisa.bases import identify, is_adapter
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.command_line import run
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
@@ -48,7 +46,7 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
-from gemma_lisa.parallel import asks_for_fsdp, check_processes, engine_of, hold_constants, whole_weights
+from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
@@ -63,193 +61,6 @@ logger = logging.getLogger("gemma_lisa.train")
 TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
 # Parameters of a model, and rows of a step, that do not go together
 LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
-JSON_FIELDS = ("dataset_options", "mixture", "languages")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Arguments
-# ---------------------------------------------------------------------------------------------------------------------
-@dataclass
-class ModelArguments:
-    """Which model, and what of it learns."""
-
-    model: str = field(metadata={"help": "folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"})
-    trainable: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "patterns of parameter names that are trained, all others are frozen; by default seg_projector, "
-            "SAM's mask decoder and the language model, beside LoRA without the last"
-        },
-    )
-    ce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    bce_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    dice_loss_weight: float | None = field(default=None, metadata={"help": "instead of the checkpoint's"})
-    adapter: str | None = field(
-        default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}
-    )
-    lora_rank: int | None = field(
-        default=None, metadata={"help": "train LoRA layers of this rank in the language model, and the row of [SEG]"}
-    )
-    lora_alpha: float | None = field(default=None, metadata={"help": "scale of LoRA; by default twice the rank"})
-    lora_dropout: float = 0.0
-    lora_mlp: bool = field(default=False, metadata={"help": "LoRA in gate, up, down too, not in q, k, v, o only"})
-    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank), for high ranks"})
-    use_dora: bool = field(default=False, metadata={"help": "DoRA: magnitudes are learned apart from directions"})
-    load_in_4bit: bool = field(default=False, metadata={"help": "quantise the language model to nf4 below LoRA"})
-    load_in_8bit: bool = field(default=False, metadata={"help": "quantise the language model to int8 below LoRA"})
-
-
-@dataclass
-class DataArguments:
-    """Which data, and how they are asked."""
-
-    dataset: str | None = field(default=None, metadata={"help": "name of a data set, as in shapes or shapes/easy"})
-    mixture: dict | str | None = field(
-        default=None, metadata={"help": "instead: groups of sets with weights, or a recipe that has them"}
-    )
-    epoch_length: int | None = field(default=None, metadata={"help": "samples an epoch of a mixture has"})
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "the mixture's sets are prepared rows and stay where they are; needs max_steps"},
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "folder of the original files, if there are any"})
-    dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
-    )
-    train_split: str = "train"
-    eval_dataset: str | None = field(default=None, metadata={"help": "another data set to evaluate on"})
-    eval_split: str = "validation"
-    eval_rows: int | None = field(default=None, metadata={"help": "evaluate on the first so many rows only"})
-    max_questions: int = field(default=4, metadata={"help": "targets asked of an image at once, each isolated"})
-    allow_leakage: bool = field(
-        default=False, metadata={"help": "train on photos of validation and test splits too; results.json will say so"}
-    )
-    languages: dict | str | None = field(
-        default=None, metadata={"help": 'shares of the languages asked in, as {"en": 4, "ja": 1}; English by default'}
-    )
-    translations: str | None = field(
-        default=None, metadata={"help": 'JSON file: what a language says for a phrase, {"ja": {"wall": "壁"}}'}
-    )
-    learn_masks: bool = field(
-        default=True, metadata={"help": "false: learn words only; SAM sees one blank image a step"}
-    )
-    preview_samples: int = field(default=8, metadata={"help": "held-out questions drawn at each evaluation; 0 = none"})
-    max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
-
-
-def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
-    """The recipe and the command line as dataclasses.
-
-    Raises:
-        UsageError: an unknown key, a recipe that is not there, or what this model cannot do.
-    """
-    parser = TrlParser((ModelArguments, DataArguments, GemmaLisaTrainingArguments))
-    parser.error = _refuse  # argparse's own prints the usage first: a hundred lines here
-    if "--config" in arguments:
-        path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
-        if not path.is_file():
-            raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
-    try:
-        model_args, data_args, training_args = parser.parse_args_and_config(arguments)
-        for name in JSON_FIELDS:
-            if isinstance(value := getattr(data_args, name), str):
-                is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
-                setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(str(error)) from error
-    _check_model(model_args, training_args)
-    _check_data(data_args, training_args)
-    if not data_args.learn_masks and training_args.eval_strategy != "no":
-        raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
-    if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
-        raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
-    if training_args.fresh and training_args.resume_from_checkpoint:
-        raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
-    if training_args.save_only_model and training_args.save_strategy != "no":
-        raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
-    check_processes(training_args)
-    return model_args, data_args, training_args
-
-
-def _from_json(name: str, text: str) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
-
-
-def _mixture_of(path: str) -> dict | None:
-    """The mixture of another recipe."""
-    try:
-        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
-    except (OSError, KeyError, TypeError) as error:
-        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
-
-
-def _check_model(model_args: ModelArguments, training_args: GemmaLisaTrainingArguments) -> None:
-    """Refuse model arguments that do not go together."""
-    starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
-    if starts_adapter and model_args.lora_rank < 1:
-        raise UsageError("lora_rank counts from 1 on.")
-    if not (starts_adapter or has_adapter) and (options := given_lora_options(model_args)):
-        raise UsageError(f"{', '.join(options)} without LoRA; set lora_rank, as --lora_rank 16.")
-    if model_args.load_in_4bit and model_args.load_in_8bit:
-        raise UsageError("load_in_4bit and load_in_8bit: choose one of them.")
-    if not (model_args.load_in_4bit or model_args.load_in_8bit):
-        return
-    name = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
-    if not (starts_adapter or has_adapter):
-        raise UsageError(f"{name} without LoRA: steps are too small for quantised weights; set lora_rank.")
-    if model_args.load_in_8bit and model_args.use_dora:
-        raise UsageError("use_dora with load_in_8bit: PEFT loses the scale of int8 weights there; use load_in_4bit.")
-    if model_args.load_in_8bit and asks_for_fsdp(training_args):
-        raise UsageError(
-            "load_in_8bit with FSDP2: int8 weights cannot be cut apart from their scales; use load_in_4bit."
-        )
-    if is_deepspeed_zero3_enabled():
-        raise UsageError(
-            f"{name} with ZeRO-3: it cuts weights apart that bitsandbytes has packed with their scales; use ZeRO-2, "
-            "or FSDP2 with load_in_4bit."
-        )
-
-
-def given_lora_options(model_args: ModelArguments) -> list[str]:
-    """Names of the options of LoRA, beside its rank, that are not at their defaults."""
-    names = ("lora_alpha", "lora_dropout", "lora_mlp", "use_rslora", "use_dora")
-    return [name for name in names if getattr(model_args, name) != getattr(ModelArguments, name)]
-
-
-def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArguments) -> None:
-    """Refuse data arguments that do not go together."""
-    for name in JSON_FIELDS:
-        if not isinstance(value := getattr(data_args, name), dict | None):
-            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
-    if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
-        raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
-    if data_args.max_questions < 1:
-        raise UsageError("max_questions counts from 1 on.")
-    if data_args.mixture is None:
-        data_args.dataset = data_args.dataset or "shapes"
-        if data_args.epoch_length is not None or data_args.streaming:
-            raise UsageError("epoch_length and streaming are of a mixture; an epoch of one data set is all its rows.")
-        return
-    if data_args.dataset or data_args.dataset_options:
-        raise UsageError("mixture names its data sets and their options itself; leave dataset and its options out.")
-    if data_args.streaming:
-        if data_args.epoch_length is not None or training_args.max_steps < 1:
-            raise UsageError("streaming: a stream has no epochs; give max_steps, and no epoch_length.")
-        if "epoch" in (training_args.eval_strategy, training_args.save_strategy):
-            raise UsageError("streaming: a stream has no epochs; set eval_strategy and save_strategy to steps or no.")
-    elif not isinstance(data_args.epoch_length, int) or data_args.epoch_length < 1:
-        raise UsageError("mixture needs epoch_length, the number of samples in an epoch; or streaming.")
-    if not data_args.mixture:
-        raise UsageError("mixture needs a group of data sets.")
-    if data_args.eval_dataset is None:
-        raise UsageError("mixture: eval_dataset names the data set to evaluate on.")
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UsageError(f"{message}; --help lists what there is.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,7 +80,8 @@ def load_model(
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
     dtype = compute_dtype if uses_adapter else torch.float32
     model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
-    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight"):
+    for name in ("ce", "bce", "dice", "score", "prompted"):
+        name = f"{name}_loss_weight"
         if (weight := getattr(model_args, name)) is not None:
             setattr(model.config, name, weight)
 
@@ -342,7 +154,7 @@ def load_questions(
             translations = json.loads(Path(data_args.translations).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"translations: {data_args.translations} cannot be read as JSON ({error}).") from error
-    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations)
+    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.dialogue_share)
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
@@ -413,14 +225,6 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             *(f"  {line}" for line in rates),
         ]
     )
-
-
-def check_output_dir(model_args: ModelArguments, output_dir: Path) -> None:
-    """Refuse to write over what the training starts from."""
-    sources = [source for source in (model_args.model, model_args.adapter) if source is not None]
-    sources += [read_base(source).name for source in sources if is_adapter(source)]
-    if any(Path(source).is_dir() and Path(source).resolve() == output_dir.resolve() for source in sources):
-        raise UsageError(f"output_dir {output_dir}: the training starts from what is there; give another folder.")
 
 
 def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]] | None:

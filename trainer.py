@@ -24,6 +24,7 @@ from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
 from .optimizers import parameter_groups
 from .protocols import teacher_forced_counts
+from .pushing import HubPushes
 from .records import TRAINING_RECORD, Record
 from .run_folder import (
     ASIDE,
@@ -37,11 +38,11 @@ from .run_folder import (
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
-LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss")
+LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
-class GemmaLisaTrainer(Trainer):
-    """Trainer with eight differences.
+class GemmaLisaTrainer(HubPushes, Trainer):
+    """Trainer with nine differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -57,6 +58,8 @@ class GemmaLisaTrainer(Trainer):
     The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
 
     What is saved is written aside and appears when it is whole (`run_folder`), with the run's record in it.
+
+    What is pushed to the Hub is a complete repository (`pushing`).
 
     A loss or gradient that is not finite ends the run before it is learned from.
 
@@ -198,6 +201,8 @@ class GemmaLisaTrainer(Trainer):
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(folder / name)  # and not where it lies still
         self._seal(aside, lambda: place_checkpoint(aside, folder / name))
+        if self.args.push_to_hub:
+            self.push_checkpoint(folder / name)
         if self.args.should_save:
             rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
@@ -211,7 +216,7 @@ class GemmaLisaTrainer(Trainer):
         super().save_model(str(aside), _internal_call=True)
         self._seal(aside, lambda: place_model(aside, folder))
         if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            self.push_saved("Model save")
 
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
         """Add state and record to what was written aside, and when all ranks are there, let it appear."""

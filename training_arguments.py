@@ -36,6 +36,9 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     self_check: bool = field(
         default=False, metadata={"help": "first learn 8 rows by heart, save, reload and compare; then begin as usual"}
     )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "of weights pushed to the Hub; gemma, unless none of Gemma's are in them"}
+    )
     # The collator makes what forward takes, and dictionaries of rows hold no such column
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import datasets
 
 from .rows import ROW_FEATURES
+from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _size_and_time(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-class TolerantBuilder(datasets.GeneratorBasedBuilder):
+class TolerantBuilder(RowsBuilder):
     """A builder that leaves out so many bad records as its configuration's `max_bad` allows."""
 
     def __init__(self, *args, **kwargs):

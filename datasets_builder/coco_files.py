@@ -1,6 +1,7 @@
 """COCO JSON files on disk: where they and their images lie, and what they say, checked record by record."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import re
@@ -137,6 +138,7 @@ def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, 
     Raises:
         ValueError: what is wrong, with the file and the record.
     """
+    gc.collect()  # for nothing is collected of what is frozen below
     content = read_json(file, "export it again", _packed)
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
@@ -166,6 +168,7 @@ def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, 
         if annotation.get("iscrowd") not in (None, 0, 1):
             raise ValueError(f"{file}: annotation {number}: iscrowd is {annotation['iscrowd']!r}, not 0 or 1.")
         of_image[annotation["image_id"]].append(annotation)
+    gc.freeze()  # else collections go through millions of objects again and again while rows are made
     return list(images.values()), of_image, names
 
 

@@ -8,6 +8,7 @@ Splits are those of the JSON files found: train, validation, test. A row is one 
 docs/data.md says how to lay the files out. Images are not copied: rows hold their paths.
 """
 
+import functools
 import logging
 import os
 import string
@@ -24,7 +25,8 @@ from pycocotools import mask as coco_mask
 
 from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
-from .rows import ROW_FEATURES, sort_by_centroid
+from .rows import sort_by_centroid
+from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +66,11 @@ class CocoInstancesConfig(datasets.BuilderConfig):
         return files, name_folders(self.root, self.images, files)
 
 
-class CocoInstances(datasets.GeneratorBasedBuilder):
+class CocoInstances(RowsBuilder):
     VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoInstancesConfig
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=ROW_FEATURES)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
@@ -186,8 +185,8 @@ def _absent(
     candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
     there = {names[annotation["category_id"]] for annotation in annotations}  # also as a crowd, also without a pixel
     there |= {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
-    texts = dict.fromkeys(_words(config.text, {CATEGORY: name}) for name in candidates)
-    said = {_words(config.text, {CATEGORY: name}) for name in there - {None}}
+    texts = dict.fromkeys(_of_category(config.text, name) for name in candidates)
+    said = {_of_category(config.text, name) for name in there - {None}}
     texts = [text for text in texts if text not in said]
     rng = np.random.default_rng((config.seed, zlib.crc32(str(image["id"]).encode())))
     return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
@@ -205,13 +204,14 @@ def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
     }
 
 
-def _fields(text: str) -> set[str]:
+@functools.cache
+def _fields(text: str) -> frozenset[str]:
     """The names in braces."""
     try:
         parsed = list(string.Formatter().parse(text))
     except (TypeError, ValueError) as error:
         raise ValueError(f"coco_instances: text {text!r} cannot be filled ({error}).") from error
-    fields = {field for _, field, _, _ in parsed if field is not None}
+    fields = frozenset(field for _, field, _, _ in parsed if field is not None)
     if not text.strip() or any(form or how for _, _, form, how in parsed) or not all(map(str.isidentifier, fields)):
         raise ValueError(f"coco_instances: text is {text!r}; write words, and names of fields in braces.")
     return fields
@@ -220,7 +220,7 @@ def _fields(text: str) -> set[str]:
 def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str) -> str:
     """The text for one annotation; CVAT writes a user's own fields one level down, under attributes."""
     if fields <= {CATEGORY}:
-        return _words(text, {CATEGORY: name})
+        return _of_category(text, name)
     attributes = annotation.get("attributes")
     given = {**(attributes if isinstance(attributes, dict) else {}), **annotation, CATEGORY: name}
     for field in fields:
@@ -229,6 +229,11 @@ def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str
                 f"{where}: annotation {annotation['id']} has no words in its field {field!r}, which text asks for."
             )
     return _words(text, given)
+
+
+@functools.cache
+def _of_category(text: str, name: str) -> str:
+    return _words(text, {CATEGORY: name})
 
 
 def _words(text: str, values: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import own_limit, pixel_limit
+from .jpeg_header import plain_size
 from .rows import run_lengths
 
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
@@ -91,11 +92,13 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     if not path.is_file():
         raise ValueError(f"{where}: the image {path} does not exist; add it, or name its folder by the option images.")
     try:
-        with own_limit(pixel_limit()), Image.open(path) as image:
-            if image.format not in ("JPEG", "MPO"):
-                image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
-            stored = (image.height, image.width)
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        stored, orientation = plain_size(path), None
+        if stored is None or stored[0] * stored[1] > pixel_limit():
+            with own_limit(pixel_limit()), Image.open(path) as image:
+                if image.format not in ("JPEG", "MPO"):
+                    image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
+                stored = (image.height, image.width)
+                orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
         reason = " ".join(str(error).split())
         raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace it or take it out.") from error
@@ -123,28 +126,27 @@ def row_rle(mask: dict) -> dict:
 
 
 def _checked_polygon(polygon: list | array, size: tuple[int, int], where: str) -> array:
-    if isinstance(polygon, list):
-        polygon = [math.nan if number is None else number for number in polygon]
     try:
-        coordinates = array("d", polygon)
+        if isinstance(polygon, list):
+            polygon = array("d", [math.nan if number is None else number for number in polygon])
     except (TypeError, OverflowError) as error:
         raise ValueError(
             f"{where}: a polygon is not a list of numbers x, y, x, y, ...; write [[x, y, x, y, ...]]."
         ) from error
-    if len(coordinates) % 2 or len(coordinates) < FEWEST:
+    if len(polygon) % 2 or len(polygon) < FEWEST:
         raise ValueError(
-            f"{where}: a polygon of {len(coordinates)} numbers; it needs x and y of each point and three points."
+            f"{where}: a polygon of {len(polygon)} numbers; it needs x and y of each point and three points."
         )
-    if not all(map(math.isfinite, coordinates)):
+    if not math.isfinite(sum(polygon)) and not all(map(math.isfinite, polygon)):
         raise ValueError(f"{where}: a polygon holds a coordinate that is not a finite number; correct it.")
-    x, y = coordinates[::2], coordinates[1::2]
+    x, y = polygon[::2], polygon[1::2]
     left, right, top, bottom = min(x), max(x), min(y), max(y)
     if max(-left, -top, right - size[1], bottom - size[0]) > BORDER:
         raise ValueError(
             f"{where}: a polygon reaches x {left:g} to {right:g} and y {top:g} to {bottom:g}, but "
             f"its image is {size[1]} x {size[0]} pixels (width x height); draw it on this image at its own size."
         )
-    return coordinates
+    return polygon
 
 
 def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:

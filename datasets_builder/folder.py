@@ -28,7 +28,7 @@ from .coco_files import fingerprint
 from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, class_names, find_one, read_classes, read_questions
-from .rows import ROW_FEATURES, SEG_SLOT
+from .rows import SEG_SLOT
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,6 @@ class Folder(TolerantBuilder):
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=ROW_FEATURES)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config, root = self.config, self.config.root

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import BuilderConfig, Dataset, GeneratorBasedBuilder
+from datasets import BuilderConfig, Dataset
 from datasets.exceptions import DatasetGenerationError
 
 from .ade20k import Ade20k
@@ -22,6 +22,7 @@ from .prepared import load_prepared
 from .questions import Part
 from .reason_seg import ReasonSeg
 from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
+from .rows_builder import RowsBuilder
 from .shapes import Shapes
 from .streams import Stream, open_stream
 
@@ -75,7 +76,7 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
 
 def builder_of(
     name: str, data_dir: str | None = None, options: dict[str, Any] | None = None, cache_dir: str | None = None
-) -> GeneratorBasedBuilder:
+) -> RowsBuilder:
     """The builder of a data set, arguments as in `load_rows`; cache_dir: where it keeps its rows, if not as usual."""
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
@@ -93,7 +94,7 @@ def builder_of(
     return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
 
 
-def make_rows(builder: GeneratorBasedBuilder) -> None:
+def make_rows(builder: RowsBuilder) -> None:
     """Make the builder's rows, or find them made; what is wrong with the files is a ValueError that names them."""
     try:
         builder.download_and_prepare()

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow.compute
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from .rows import check_row, load_image, target_masks
-from .templates import Phrasing, ask, ask_plainly
+from .templates import Chat, Phrasing, ask, ask_plainly
 
 
 class TrainingQuestions(TorchDataset):
@@ -178,9 +179,15 @@ def training_sample(
 def _sample(row: dict[str, Any], chats: list) -> dict[str, Any]:
     check_row(row)
     image = load_image(row["image"], row["source"])
-    if image is None and any(chat.target for chat in chats):
+    if image is None and any(chat.targets for chat in chats):
         raise ValueError(f"{row['source']}: a row without an image has targets; give it its image or only a dialogue.")
-    masks = [
-        target_masks(chat.target, (image.height, image.width), row["source"]) if chat.target else None for chat in chats
-    ]
+    masks = [_masks_of(chat, image, row["source"]) for chat in chats]
     return {"source": row["source"], "image": image, "chats": chats, "masks": masks}
+
+
+def _masks_of(chat: Chat, image: Image.Image | None, source: str) -> np.ndarray | None:
+    """The masks of all targets of a chat, (K, H, W); None where it asks for none."""
+    if not chat.targets:
+        return None
+    size = (image.height, image.width)
+    return np.concatenate([target_masks(target, size, source) for target in chat.targets])

@@ -20,6 +20,7 @@ from PIL import Image
 
 from . import shapes_easy, shapes_hard
 from .rows import ROW_FEATURES, SEG_SLOT, encode_mask, sort_by_centroid
+from .rows_builder import RowsBuilder
 from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # of the training rows; the others count
@@ -114,7 +115,7 @@ class ShapesConfig(datasets.BuilderConfig):
     test_rows: int = 1_000
 
 
-class Shapes(datasets.GeneratorBasedBuilder):
+class Shapes(RowsBuilder):
     VERSION = datasets.Version("2.0.0")  # raise it whenever scenes or questions change: the cache does not notice
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [

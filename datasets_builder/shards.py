@@ -16,6 +16,7 @@ from datasets.table import embed_table_storage
 from tqdm import tqdm
 
 from .rows import ROW_FEATURES
+from .rows_builder import RowsBuilder
 
 ROWS_A_SHARD = 1_000  # 100 to 300 MB of photographs
 ROWS_A_GROUP = 100  # what a reader that skips and shuffles has to load at once
@@ -101,7 +102,7 @@ def _write_shard(shard: tuple[Path, datasets.Dataset, int, int]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def card_of(name: str, builder: datasets.GeneratorBasedBuilder, splits: dict[str, datasets.Dataset]) -> str:
+def card_of(name: str, builder: RowsBuilder, splits: dict[str, datasets.Dataset]) -> str:
     """The folder's README.md: what the Hub shows, and how the rows are read."""
     info, archive = builder.info, getattr(builder, "ARCHIVE", None)
     front = {

@@ -79,16 +79,19 @@ ENGLISH = "en"  # what the data sets themselves are written in
 
 @dataclass(frozen=True)
 class Phrasing:
-    """In which languages training asks.
+    """How training asks.
 
     Args:
         shares: of the questions in each language, relative to each other.
+        dialogue_share: how often the targets of a row are asked one after the other as rounds of one dialogue, in any
+            order, so that follow-up questions are learned; else each is asked apart.
         translations: for a language, what its phrases say for those of the data, without an article: {"ja": {"wall":
             "壁"}}. What is not in it stays as it is.
     """
 
     shares: dict[str, float] = field(default_factory=lambda: {ENGLISH: 1.0})
     translations: dict[str, dict[str, str]] = field(default_factory=dict)
+    dialogue_share: float = 0.0
 
     def __post_init__(self):
         for name in [*self.shares, *self.translations]:
@@ -96,6 +99,8 @@ class Phrasing:
                 raise ValueError(f"No language is called {name!r}; there are: {', '.join(LANGUAGES)}.")
         if not all(share > 0 for share in self.shares.values()) or not self.shares:
             raise ValueError(f"languages: {self.shares} are no shares; each must be more than 0.")
+        if not 0 <= self.dialogue_share <= 1:
+            raise ValueError(f"dialogue_share is {self.dialogue_share}; it must lie between 0 and 1.")
 
     def draw(self, generator: np.random.Generator) -> str:
         if len(self.shares) == 1:
@@ -112,10 +117,13 @@ class Phrasing:
 
 @dataclass(frozen=True)
 class Chat:
-    """One conversation about a row's image: rounds of (question, answer), and the target it asks for, if any."""
+    """One conversation about a row's image: rounds of (question, answer), and the targets they ask for, if any.
+
+    The masks of the targets stand in the order of the `{seg}` of all answers.
+    """
 
     rounds: tuple[tuple[str, str], ...]
-    target: dict[str, Any] | None = None
+    targets: tuple[dict[str, Any], ...] = ()
 
 
 def ask(
@@ -123,22 +131,25 @@ def ask(
 ) -> list[Chat]:
     """A row's training conversations in varied words: at most `max_questions` of its targets, then its own dialogue.
 
-    phrasing: English, if none is given. Dialogues stay in the words of their data set.
+    phrasing: English, if none is given. The row's own dialogue stays in the words of its data set.
     """
+    phrasing = phrasing or Phrasing()
     targets = row["targets"]
     if len(targets) > max_questions:
         targets = [targets[at] for at in sorted(generator.permutation(len(targets))[:max_questions])]
-    chats = [Chat((_ask_target(target, generator, phrasing or Phrasing()),), target) for target in targets]
+    chats = [Chat((_ask_target(target, generator, phrasing),), (target,)) for target in targets]
+    if phrasing.dialogue_share and len(chats) > 1 and generator.random() < phrasing.dialogue_share:
+        chats = [chats[at] for at in generator.permutation(len(chats))]
+        chats = [Chat(sum((chat.rounds for chat in chats), ()), sum((chat.targets for chat in chats), ()))]
     return chats + _dialogue(row)
 
 
 def ask_plainly(row: dict[str, Any]) -> list[Chat]:
     """A row's conversations in the plain words of evaluation: every target by its first text, every VQA question."""
-    english = LANGUAGES[ENGLISH]
-    chats = [
-        Chat(((english.phrase_questions[0].format(text=target["texts"][0]), _plain_answer(target, english)),), target)
-        for target in row["targets"]
-    ]
+    english, chats = LANGUAGES[ENGLISH], []
+    for target in row["targets"]:
+        question = english.phrase_questions[0].format(text=target["texts"][0])
+        chats.append(Chat(((question, _plain_answer(target, english)),), (target,)))
     return chats + _dialogue(row)
 
 

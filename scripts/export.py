@@ -1,12 +1,15 @@
-"""Make one complete folder of a trained Gemma-LISA: an adapter merged into its base, or weights put together again.
+"""Make one complete folder of a trained Gemma-LISA: a repository of the Hub, with weights, code, card and examples.
 
     python scripts/export.py --model outputs/lora --output outputs/merged
     python scripts/export.py --model outputs/start --adapter outputs/lora --output outputs/merged
+    python scripts/export.py --model outputs/lora --output outputs/merged --results outputs/results.json \\
+        --examples photo.jpg "what could open the bottle?" --push org/name
 
 --model is a checkpoint, an adapter (merged into its unquantised base, whatever it was trained on), or a checkpoint of
 DeepSpeed ZeRO or FSDP2 that holds its weights in pieces only. The folder appears when it is complete, and when it
 answers a probe as what it was made of does: the differences are printed. Pieces are pickles, which can run code: give
-only those of your own runs.
+only those of your own runs. What is pushed has loaded and answered before in a Python that has transformers and not
+this project. docs/publish.md tells more.
 """
 
 import argparse
@@ -15,7 +18,9 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import merge_fsdp_weights
 from PIL import Image
@@ -26,10 +31,15 @@ from gemma_lisa.adapters import AdaptedGemmaLisa, hold_in, merge_adapter
 from gemma_lisa.bases import is_adapter, read_base
 from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
 from gemma_lisa.command_line import ArgumentParser, UsageError, run, write_whole
+from gemma_lisa.drawing import draw_answer
+from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, read_stages
+from gemma_lisa.records import read_stages
+from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, complete, read_results
 from gemma_lisa.scripts.init_checkpoint import check_output
+from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
@@ -37,6 +47,8 @@ DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # Where torch's sharded weights lie in a checkpoint of FSDP2, and what DeepSpeed leaves in one of ZeRO.
 FSDP_FOLDER, ZERO_FILE = "pytorch_model_fsdp_0", "latest"
+SCENE = Path(__file__).parents[1] / "docs" / "scene.png"
+QUESTIONS = ("the red circle", "all the squares", "the purple star")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -47,7 +59,39 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of all weights; auto: the base's")
     parser.add_argument("--max_shard_size", default="5GB", help="of one file of weights")
+    parser.add_argument(
+        "--license", help="of the weights, as the Hub writes it; gemma, unless none of Gemma's are in it"
+    )
+    parser.add_argument("--base_model", nargs="+", help="Hub names of what it was made of, where its config has none")
+    parser.add_argument("--datasets", nargs="+", default=[], help="names of what it was trained on, for the card")
+    parser.add_argument(
+        "--results", nargs="+", type=Path, help="results files of eval.py; by default the model's own results.json"
+    )
+    parser.add_argument(
+        "--examples",
+        nargs="+",
+        action="append",
+        metavar=("IMAGE", "QUERY"),
+        help="a picture and questions to answer for the card; may come again. Without: a drawn scene",
+    )
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload it there, in one commit")
+    parser.add_argument("--private", action="store_true", help="where there is no such repository yet, make it private")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="test and list what would be uploaded, and upload nothing"
+    )
     args = parser.parse_args(arguments)
+    args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
+    for image, *questions in args.examples:
+        if not questions or not all(question.strip() for question in questions):
+            raise UsageError(f"--examples {image}: a question is needed behind the picture.")
+    if args.results is None:
+        args.results = [path for path in [(args.adapter or args.model) / "results.json"] if path.is_file()]
+    if len({path.name for path in args.results}) < len(args.results):
+        raise UsageError("--results: two files of one name; rename one.")
+    if args.push is not None:
+        check_name(args.push)
+    elif args.private:
+        raise UsageError("--private says how a repository is made; --push names it.")
     if not re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", args.max_shard_size):
         raise UsageError(f"--max_shard_size {args.max_shard_size}: a size is needed, as 5GB.")
     return args
@@ -157,9 +201,43 @@ def compare(expected: tuple[torch.Tensor, ...], found: tuple[torch.Tensor, ...],
 # ---------------------------------------------------------------------------------------------------------------------
 # The folder
 # ---------------------------------------------------------------------------------------------------------------------
-def export(args: argparse.Namespace) -> str:
-    """Write the folder aside, prove it, rename it; what the proof says."""
+def answer_examples(
+    model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, asked: list[list[str]], folder: Path
+) -> list[dict[str, Any]]:
+    """Have the model answer the examples, and write pictures, masks and answers below the folder.
+
+    Returns:
+        what `answers.json` holds: for each question text, answer, raw_text and, as paths from the folder, image,
+        picture (with the masks drawn in) and masks with label and score.
+    """
+    ask = ReasoningSegmentationPipeline(model=model, processor=processor, device=model.device)
+    (folder / EXAMPLES).mkdir()
+    examples = []
+    for number, (path, *questions) in enumerate(asked, start=1):
+        image, place = load_rgb(path), f"{EXAMPLES}/{number}.png"
+        write_whole(folder / place, image)
+        for count, question in enumerate(questions, start=1):
+            answer, stem = ask(images=image, text=question), f"{EXAMPLES}/{number}-{count}"
+            masks = []
+            for at, segment in enumerate(answer["segments"], start=1):
+                masks.append({"label": segment["label"], "score": segment["score"], "mask": f"{stem}.mask-{at}.png"})
+                write_whole(folder / masks[-1]["mask"], segment["mask"])
+            drawn = np.zeros((0, image.height, image.width), dtype=bool)
+            if masks:
+                drawn = np.stack([np.asarray(segment["mask"]) > 0 for segment in answer["segments"]])
+            write_whole(folder / f"{stem}.answer.png", draw_answer(image, drawn, question, answer["text"]))
+            said = {"text": question, "answer": answer["text"], "raw_text": answer["raw_text"]}
+            examples.append({"image": place, **said, "picture": f"{stem}.answer.png", "masks": masks})
+    write_whole(folder / EXAMPLES / ANSWERS, examples)
+    return examples
+
+
+def export(args: argparse.Namespace) -> tuple[str, Facts]:
+    """Write the folder aside, prove it, rename it; what the proof says, and what the card tells."""
     output = Path(os.path.abspath(args.output))
+    results = {path.name: read_results(path) for path in args.results}
+    for path, *_ in args.examples:
+        load_rgb(path)
     source, processor = open_source(args)
     stages = read_stages(args.adapter or args.model)
     is_merged = isinstance(source, AdaptedGemmaLisa)
@@ -167,31 +245,48 @@ def export(args: argparse.Namespace) -> str:
     expected = probe(source, processor)
     model = merge_adapter(source, dtype) if is_merged else source
     hold_in(model, dtype)
+    base_models = args.base_model or model.config.base_models
+    facts = Facts(args.push or output.name, args.license, base_models, stages, results, datasets=args.datasets)
+    if args.push and facts.license == GEMMA_LICENSE and not base_models:
+        raise UsageError("--base_model: nothing says which Gemma this was made of, and its terms ask for it; name it.")
+    model.config.base_models = base_models
 
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         model.save_pretrained(aside, max_shard_size=args.max_shard_size)
         processor.save_pretrained(aside)
-        if stages:
-            write_whole(aside / TRAINING_RECORD, {"stages": stages})
         del model, source
         written, again = load_checkpoint(aside)
         proof = compare(expected, probe(written, again), TOLERANCE[dtype] if is_merged else 0.0)
+        facts.examples = answer_examples(written, again, args.examples, aside)
+        complete(aside, facts)
         aside.replace(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
-    return proof
+    return proof, facts
 
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     check_output(args.output)
-    proof = export(args)
+    if args.push and not args.dry_run:
+        check_access(args.push)
+    proof, facts = export(args)
     files = [path for path in args.output.iterdir() if path.suffix == ".safetensors"]
     size = sum(path.stat().st_size for path in files)
     print(f"{args.output}: {describe_source(args)}, {size / 1e6:,.1f} MB of weights in {len(files)} file(s)")
     print(f"  a probe of it: {proof}")
+    if facts.license == GEMMA_LICENSE and not facts.base_models:
+        print("  its card names no base model, for nothing says it; --base_model does")
+    if args.push or args.dry_run:
+        masks = check_loading(args.output.resolve())
+        equal = ", ".join(f"{count} by {way}" for way, count in masks.items())
+        print(f"  loaded where this project is not; masks equal to those here: {equal}")
+    if args.dry_run:
+        print(f"{args.push or args.output} would hold:\n{list_files(args.output)}")
+    elif args.push:
+        print(f"pushed: {push(args.output, args.push, args.private)}")
 
 
 if __name__ == "__main__":

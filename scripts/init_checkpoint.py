@@ -308,6 +308,11 @@ def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaPro
     return size
 
 
+def hub_names(*sources: str) -> list[str] | None:
+    """Those of the sources that are names on the Hub; None where all are files here, which tell no name."""
+    return [source for source in sources if not Path(source).exists()] or None
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gemma", required=True, help="folder or Hub name of a Gemma 3 that sees: 4B, 12B or 27B")
@@ -335,6 +340,7 @@ def main(arguments: list[str]) -> None:
     seg_token_id, is_new = add_seg_token(tokenizer, num_rows, args.gemma)
     processor, is_own = build_processor(args.gemma, args.sam, tokenizer, gemma_config, sam_config)
     config = build_config(gemma_config, sam_config, seg_token_id, args.seg_state)
+    config.base_models = hub_names(args.gemma, args.sam)
     generation_config = build_generation_config(args.gemma, tokenizer)
 
     print(f"loading Gemma from {args.gemma} and SAM from {args.sam}", flush=True)

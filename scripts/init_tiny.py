@@ -162,6 +162,7 @@ def build_config(processor: GemmaLisaProcessor, image_size: int, **overrides) ->
         boi_token_index=ids["boi_token"],
         eoi_token_index=ids["eoi_token"],
         seg_token_id=processor.seg_token_id,
+        base_models=[],
         **overrides,
     )
 

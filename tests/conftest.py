@@ -109,7 +109,7 @@ def make_sample(make_picture):
             boxes = np.zeros((answer.count(SEG_SLOT), *size), dtype=np.uint8)
             for at, box in enumerate(boxes):
                 box[: size[0] // 2 + number, size[1] // 4 + at :] = 1
-            chats.append(Chat(rounds, {} if with_image else None))
+            chats.append(Chat(rounds, ({},) if with_image else ()))
             masks.append(boxes if with_image else None)
         image = make_picture(*size, seed) if with_image else None
         return {"source": source, "image": image, "chats": chats, "masks": masks}

@@ -141,7 +141,7 @@ def test_number_of_seg_tokens_and_masks_agree_for_every_row(processor, collate, 
 
 
 def targets_of(sample):
-    return [chat.target for chat in sample["chats"] if chat.target]
+    return [target for chat in sample["chats"] for target in chat.targets]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -93,8 +93,8 @@ def test_masks_and_texts_that_do_not_fit_are_refused():
     mask = box_mask(0, 0, 5, 5)[None]
     with pytest.raises(ValueError, match="2 labels for 1 masks"):
         draw_overlay(grey_image(), mask, ["a", "b"])
-    with pytest.raises(ValueError, match="2 scores for 1 masks"):
-        draw_answer(grey_image(), mask, "q", "a", [0.1, 0.2])
+    with pytest.raises(ValueError, match="2 labels for 1 masks"):
+        draw_answer(grey_image(), mask, "q", "a", ["one", "two"])
     with pytest.raises(ValueError, match=r"\(64, 32\)"):
         draw_overlay(grey_image(32, 64), mask)
     with pytest.raises(ValueError, match="no samples"):
@@ -111,8 +111,8 @@ def test_text_wraps_within_its_width_and_loses_nothing(text):
 
 def test_an_answers_caption_stays_on_white_paper():
     image, mask = grey_image(), box_mask(8, 8, 30, 30)[None]
-    short = draw_answer(image, mask, "the square", "Here it is.", [0.9])
-    long = draw_answer(image, mask, "the square " * 30, "Unbreakable" * 40, [0.9])
+    short = draw_answer(image, mask, "the square", "Here it is.", ["square (0.90)"])
+    long = draw_answer(image, mask, "the square " * 30, "Unbreakable" * 40, ["square (0.90)"])
     assert short.width == long.width == 512 and long.height > short.height > 512
     border = np.asarray(long)[512:, [0, 1, 2, -3, -2, -1]]
     assert (border == 255).all()
@@ -122,7 +122,9 @@ def test_an_answers_caption_stays_on_white_paper():
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
 def test_extreme_images_get_a_readable_caption(size):
     width, height = size
-    picture = draw_answer(grey_image(width, height), np.ones((2, height, width), dtype=bool), "what?", "", [0.5, 0.25])
+    picture = draw_answer(
+        grey_image(width, height), np.ones((2, height, width), dtype=bool), "what?", "", ["this", "that"]
+    )
     assert picture.width >= drawing.NARROWEST_CAPTION and picture.height > height
 
 

@@ -15,6 +15,7 @@ from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.scenes import matching
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.pipeline_gemma_lisa import custom_pipelines
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = ("easy", "hard")
@@ -31,10 +32,9 @@ def test_it_is_small_and_its_weights_are_safetensors():
 
 
 def test_its_code_is_the_projects_own():
-    needed = {"configuration", "images", "losses", "modeling", "processing"}
     for path in ROOT.glob("*_gemma_lisa.py"):
-        if path.name.removesuffix("_gemma_lisa.py") in needed:
-            assert (EXAMPLE / path.name).read_text() == path.read_text(), path.name
+        assert (EXAMPLE / path.name).read_text() == path.read_text(), path.name
+    assert json.loads((EXAMPLE / "config.json").read_text())["custom_pipelines"] == custom_pipelines()
 
 
 def test_its_record_says_how_it_was_trained():
@@ -44,6 +44,7 @@ def test_its_record_says_how_it_was_trained():
         "shapes_long",
         "shapes_long",
         "shapes_easy_first",
+        "shapes_talk",
     ]
     for stage in stages:
         assert {"commit", "date", "versions", "seed", "seconds", "steps", "rows_a_step", "processes"} <= set(stage)
@@ -52,7 +53,7 @@ def test_its_record_says_how_it_was_trained():
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
     assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
     # What the record holds, see the card; by the clock only where it tells no CPU seconds
-    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 2 * 60 * 60
+    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 2.5 * 60 * 60
 
 
 def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():

@@ -1,36 +1,38 @@
 """export.py: one complete folder of an adapter and its base, or of weights in pieces, proven before it is there."""
 
 import json
-import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import yaml
+from huggingface_hub import ModelCard
+from packaging.requirements import Requirement
+from PIL import Image
 
 from gemma_lisa.adapters import add_lora
 from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint, open_checkpoint
 from gemma_lisa.command_line import UsageError
+from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline, custom_pipelines
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.scripts.publish import check_loading
 
 ROOT = Path(export.__file__).parents[1]
+SCENE = ROOT / "docs" / "scene.png"
 RECORD = {"stages": [{"command": "train.py --lora_rank 4", "steps": 3}]}
 COMPLETE = {
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("chat_template.jinja", "training.json", "configuration_gemma_lisa.py", "modeling_gemma_lisa.py"),
-    *("processing_gemma_lisa.py", "images_gemma_lisa.py", "losses_gemma_lisa.py"),
+    *("chat_template.jinja", "training.json", "README.md", "handler.py", "requirements.txt", "examples"),
+    *(path.name for path in Path(__file__).parents[1].glob("*_gemma_lisa.py")),
 }
-LOAD = """
-import sys
-from transformers import AutoModel, AutoProcessor
-model, info = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, output_loading_info=True)
-AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-print(type(model).__name__, sum(map(len, info.values())), model.seg_projector[0].weight.sum().item())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +174,187 @@ def test_a_folder_that_holds_something_is_not_overwritten(base, tmp_path):
         run("--model", base, "--output", tmp_path / "out", "--max_shard_size", "much")
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The small checkpoint as a repository, with its results."""
+    folder = tmp_path_factory.mktemp("published") / "shapes-tiny"
+    run("--model", EXAMPLE, "--output", folder, "--results", EXAMPLE / "easy.json", EXAMPLE / "hard.json")
+    return folder
+
+
+def test_the_folder_is_a_repository(published):
+    names = {path.name for path in published.iterdir()}
+    assert COMPLETE | {"easy.json", "hard.json", "model.safetensors"} == names
+    for name in ("handler.py", "requirements.txt"):
+        assert (published / name).read_bytes() == (ROOT / "hub" / name).read_bytes()
+    config = json.loads((published / "config.json").read_text())
+    assert config["custom_pipelines"] == custom_pipelines() and set(config["auto_map"]) >= {"AutoConfig", "AutoModel"}
+    assert json.loads((published / "easy.json").read_text()) == json.loads((EXAMPLE / "easy.json").read_text())
+
+
+def test_its_requirements_are_the_projects_and_installable_by_anyone(published):
+    def lines(path):
+        return {line.split("#")[0].strip() for line in path.read_text().splitlines()} - {""}
+
+    wanted, project = lines(published / "requirements.txt"), lines(ROOT / "requirements.txt")
+    assert {re.match(r"\w+", line)[0] for line in wanted} == {"torch", "transformers", "numpy", "pillow"}
+    assert {line for line in wanted if not line.startswith("torch")} <= project
+    tested = dict(line.split("==") for line in lines(ROOT / "constraints.txt"))
+    for line in wanted:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(tested[requirement.name]), line
+
+
+def test_the_cards_front_matter_is_what_the_hub_reads(published):
+    card = ModelCard.load(published / "README.md")
+    front = yaml.safe_load((published / "README.md").read_text().split("---\n")[1])
+    assert front["license"] == "apache-2.0" and "base_model" not in front  # it began at random
+    assert (front["pipeline_tag"], front["library_name"]) == ("image-segmentation", "transformers")
+    assert front["datasets"] == ["shapes"] and front["metrics"] == ["gIoU", "cIoU", "N-acc", "T-acc"]
+    assert "gemma-lisa" in front["tags"] and card.data.model_name == "shapes-tiny"
+    for level in ("easy", "hard"):
+        scores = json.loads((EXAMPLE / f"{level}.json").read_text())["scores"]
+        found = {entry.metric_type: entry for entry in card.data.eval_results if entry.dataset_config == level}
+        assert set(found) == {"gIoU", "cIoU", "N-acc", "T-acc"}
+        for name, entry in found.items():
+            assert entry.metric_value == pytest.approx(scores[name], abs=1e-4) and entry.dataset_split == "test"
+    assert len(front["widget"]) == 3
+    for example in front["widget"]:
+        assert Image.open(published / example["src"]).size == Image.open(SCENE).size
+        assert Image.open(published / example["output"]["url"]).width >= Image.open(SCENE).width
+        assert example["text"] == example["example_title"] and example["output"]["text"]
+
+
+def test_the_card_tells_how_it_was_trained_and_what_it_is_not_for(published):
+    text = (published / "README.md").read_text()
+    stages = json.loads((EXAMPLE / "training.json").read_text())["stages"]
+    for stage in stages:
+        assert stage["command"] in text and stage["commit"] in text and f"| {stage['steps']:,} |" in text
+    for words in (
+        "identify people",
+        "medicine",
+        "surveillance",
+        "safety-critical",
+        "Gemma Terms of Use",
+        "custom code",
+    ):
+        assert words in text
+    assert "{{" not in text and "{%" not in text and "None" not in text
+    assert "no weights of theirs are in it" in text
+
+
+def test_its_examples_are_its_own_answers(published):
+    examples = json.loads((published / "examples" / "answers.json").read_text())
+    assert [example["text"] for example in examples] == list(export.QUESTIONS)
+    assert [len(example["masks"]) for example in examples] == [1, 2, 0]
+    pipe = ReasoningSegmentationPipeline(*load_checkpoint(published), device="cpu")
+    for example in examples:
+        answer = pipe(images=SCENE, text=example["text"])
+        assert answer["text"] == example["answer"]
+        for segment, mask in zip(answer["segments"], example["masks"], strict=True):
+            assert (np.asarray(Image.open(published / mask["mask"])) == np.asarray(segment["mask"])).all()
+
+
+def test_weights_of_gemma_pass_its_terms_on(base, tmp_path):
+    model, processor = load_checkpoint(base)
+    model.config.base_models = None
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "unknown")
+    with pytest.raises(UsageError, match="which Gemma"):
+        run("--model", tmp_path / "unknown", "--output", tmp_path / "no", "--push", "org/name", "--dry_run")
+    assert not (tmp_path / "no").exists()
+    run("--model", tmp_path / "unknown", "--output", tmp_path / "one", "--base_model", "google/gemma-3-4b-it", "a/sam")
+    run("--model", tmp_path / "one", "--output", tmp_path / "two", "--datasets", "someone/photos")  # it is remembered
+    for name in ("one", "two"):
+        front = yaml.safe_load((tmp_path / name / "README.md").read_text().split("---\n")[1])
+        assert front["license"] == "gemma" and front["base_model"] == ["google/gemma-3-4b-it", "a/sam"]
+        assert "ai.google.dev/gemma/terms" in (tmp_path / name / "NOTICE").read_text()
+        assert "prohibited_use_policy" in (tmp_path / name / "README.md").read_text()
+    assert front["datasets"] == ["someone/photos"]
+
+
+def test_what_is_asked_cannot_break_the_card(base, tmp_path):
+    question = '<script>alert("1")</script> | a `b` {{ c }}'
+    Image.new("CMYK", (40, 30)).save(tmp_path / "a.jpg")
+    run("--model", base, "--output", tmp_path / "out", "--examples", tmp_path / "a.jpg", question)
+    body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)[2]
+    assert "<script>" not in body.split("## How to use it")[0] and "{{ c }}" in body
+    assert (
+        yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])["widget"][0]["text"] == question
+    )
+    for block in re.findall(r"```python\n(.*?)```", body, re.DOTALL):
+        compile(block, "card", "exec")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--examples", SCENE], "a question is needed"),
+        (["--examples", SCENE, " "], "a question is needed"),
+        (["--examples", "nowhere.png", "a circle"], "does not exist"),
+        (["--results", EXAMPLE / "config.json"], "no results file"),
+        (["--results", "nowhere.json"], "no results file"),
+        (["--results", EXAMPLE / "easy.json", EXAMPLE / "easy.json"], "two files of one name"),
+        (["--push", "only-a-name"], "org/name is needed"),
+        (["--push", "org/na me"], "org/name is needed"),
+        (["--private"], "--push names it"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_written(base, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run("--model", base, "--output", tmp_path / "out", *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_results_file_may_not_take_the_place_of_the_models_own(base, tmp_path):
+    (tmp_path / "config.json").write_text((EXAMPLE / "easy.json").read_text())
+    with pytest.raises(ValueError, match="would overwrite"):
+        run("--model", base, "--output", tmp_path / "out", "--results", tmp_path / "config.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where this project is not
+# ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_the_folder_loads_by_auto_classes_where_this_project_is_not(make_adapter, tmp_path):
-    adapter = make_adapter()
-    run("--model", adapter, "--output", tmp_path / "out")
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+def test_a_dry_run_loads_the_folder_elsewhere_and_lists_it(tmp_path, capsys):
+    run("--model", EXAMPLE, "--output", tmp_path / "out", "--push", "org/shapes", "--dry_run")
+    said = capsys.readouterr().out
+    assert "3 by AutoModel, 3 by pipeline, 3 by handler" in said and "pushed" not in said
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert f"{path.stat().st_size:,}  {path.relative_to(tmp_path / 'out').as_posix()}\n" in said
+    assert 'model="org/shapes"' in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["another mask", "broken code", "no handler"])
+def test_a_folder_that_answers_otherwise_elsewhere_is_found(published, tmp_path, damage):
+    shutil.copytree(published, tmp_path / "out")
+    if damage == "another mask":
+        Image.new("L", Image.open(SCENE).size).save(tmp_path / "out" / "examples" / "1-1.mask-1.png")
+    elif damage == "broken code":
+        (tmp_path / "out" / "sam_gemma_lisa.py").write_text("import gemma_lisa\n")
+    else:
+        (tmp_path / "out" / "handler.py").unlink()
+    words = {"another mask": "other masks", "broken code": "gemma_lisa", "no handler": "handler"}[damage]
+    with pytest.raises(ValueError, match=f"does not load where this project is not: .*{words}"):
+        check_loading(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_folders_requirements_gives_the_same_masks(published, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    pinned = ["-c", ROOT / "constraints.txt"]
+    reach = subprocess.run([*pip, "install", "--quiet", "--no-deps", "pillow", *pinned], capture_output=True, text=True)
+    if reach.returncode:
+        pytest.skip(f"pip reaches no index: {reach.stderr.strip().splitlines()[-1]}")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, tmp_path / "out"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [*pip, "install", "--quiet", "-r", published / "requirements.txt", *pinned], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    name, wrong, total = done.stdout.split()
-    assert (name, wrong) == ("GemmaLisaForConditionalGeneration", "0")
-    assert float(total) == pytest.approx(load_checkpoint(adapter)[0].seg_projector[0].weight.sum().item())
+    listed = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout
+    assert "transformers==" in listed and not re.search(r"(?m)^(gemma|accelerate|peft|datasets|torchvision)", listed)
+    assert check_loading(published, python=str(python)) == {"AutoModel": 3, "pipeline": 3, "handler": 3}

@@ -277,6 +277,27 @@ def test_both_towers_get_what_the_stock_processors_make_of_the_whole_image(tiny,
         assert torch.equal(found[name], torch.as_tensor(sam[name]))
 
 
+@pytest.mark.parametrize(
+    ("options", "computed"),
+    [
+        ({}, True),
+        ({"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, True),
+        ({"do_normalize": False}, True),
+        ({"do_rescale": False}, True),
+        ({"do_rescale": False, "do_normalize": False}, True),
+        ({"rescale_factor": 0.0039}, False),  # no division by a number of 32 bits gives the same
+    ],
+)
+def test_pixels_get_the_stock_processor_s_values_whatever_it_is_told(make_picture, options, computed):
+    stock = Gemma3ImageProcessorPil(**{"size": {"height": 64, "width": 64}, **options})
+    picture = make_picture(64, 64)
+    normalization = processing_gemma_lisa._Normalization(stock)
+    assert (normalization.steps is not None) == computed
+    found = np.empty((3, 64, 64), dtype=np.float32)
+    normalization.write(picture, found)
+    np.testing.assert_array_equal(found, stock([picture], return_tensors="np")["pixel_values"][0])
+
+
 def say(model, processor, answer):
     """Makes the model say the answer, whatever it sees."""
     script = iter(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])

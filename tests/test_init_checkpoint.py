@@ -33,7 +33,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.processing_gemma_lisa import CHAT_TEMPLATE
-from gemma_lisa.scripts.init_checkpoint import main
+from gemma_lisa.scripts.init_checkpoint import hub_names, main
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "init_checkpoint.py"
 GEMMA_SIDE, SAM_SIDE = 32, 48
@@ -469,6 +469,15 @@ def test_the_report_says_what_came_from_where(gemma, sam, tmp_path, capsys):
     num_tokens = len(stock_tokenizer())
     assert f"token {num_tokens} of {num_tokens + 7} rows" in said
     assert "bfloat16" in said and "random (seed 0)" in said
+
+
+def test_what_it_was_made_of_is_kept_by_its_name_on_the_hub(opened, gemma):
+    assert opened[0].config.base_models is None  # files here tell no name
+    assert hub_names("google/gemma-3-4b-it", str(gemma)) == ["google/gemma-3-4b-it"]
+    assert hub_names("google/gemma-3-4b-it", "facebook/sam-vit-huge") == [
+        "google/gemma-3-4b-it",
+        "facebook/sam-vit-huge",
+    ]
 
 
 def test_no_path_of_this_machine_is_written(made, gemma):

@@ -84,7 +84,7 @@ def test_a_sample_has_masks_for_the_slots_of_each_answer(rows):
             sample = questions[at]
             assert len(sample["chats"]) == len(sample["masks"]) <= 3 + 1
             for chat, masks in zip(sample["chats"], sample["masks"], strict=True):
-                if chat.target is None:
+                if not chat.targets:
                     assert masks is None
                 else:
                     assert masks.dtype == np.uint8

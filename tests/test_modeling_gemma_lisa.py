@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from gemma_lisa import modeling_gemma_lisa as modeling
+from gemma_lisa import targets_gemma_lisa as targets
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
-from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss
-from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, sample_mask_logits
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny
 
 TOLERANCE = 1e-5
@@ -445,7 +445,7 @@ def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample
         canvases.append(tuple(logits.shape))
         return logits
 
-    monkeypatch.setattr(modeling, "sample_mask_logits", watched)
+    monkeypatch.setattr(targets, "sample_mask_logits", watched)
     losses = []
     for size in (1024, 240, 60):
         set_config(model, mask_loss_size=size)

@@ -475,23 +475,23 @@ def test_threshold_is_one_of_logits(processor, chat):
 
 WORDS = {
     # said: (text, raw_text, phrases, complete)
-    "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", ["It is"], True),
+    "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", [""], True),
     "It is [SEG], a red circle.<end_of_turn>": (
         "It is, a red circle.",
         "It is [SEG], a red circle.",
-        ["It is"],
+        ["a red circle"],
         True,
     ),
     "They are [SEG], a cup, [SEG], a jug.<end_of_turn>": (
         "They are, a cup, a jug.",
         "They are [SEG], a cup, [SEG], a jug.",
-        ["They are", "a cup"],
+        ["a cup", "a jug"],
         True,
     ),
     "They are [SEG], [SEG] and [SEG].<end_of_turn>": (
         "They are.",
         "They are [SEG], [SEG] and [SEG].",
-        ["They are", "", "and"],
+        ["", "", ""],
         True,
     ),
     "[SEG]<end_of_turn>": ("", "[SEG]", [""], True),
@@ -501,8 +501,20 @@ WORDS = {
         ["the cat", "on the mat"],
         True,
     ),
+    "They are [SEG] cup in blue and [SEG] jug.<end_of_turn>": (
+        "They are cup in blue and jug.",
+        "They are [SEG] cup in blue and [SEG] jug.",
+        ["cup in blue", "jug"],
+        True,
+    ),
+    "Sure, the island [SEG] and there is a mat, [SEG]<end_of_turn>": (
+        "Sure, the island and there is a mat,",
+        "Sure, the island [SEG] and there is a mat, [SEG]",
+        ["Sure, the island", "and there is a mat"],
+        True,
+    ),
     "No, it is not there.<end_of_turn>": ("No, it is not there.", "No, it is not there.", [], True),
-    "It is [SEG] and": ("It is and", "It is [SEG] and", ["It is"], False),
+    "It is [SEG] and": ("It is and", "It is [SEG] and", [""], False),
     "Sure.<eos>": ("Sure.", "Sure.", [], True),
     "<end_of_turn>": ("", "", [], True),
 }

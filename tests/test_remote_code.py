@@ -15,11 +15,14 @@ from gemma_lisa.checkpoint import load_checkpoint
 CODE_FILES = {
     "configuration_gemma_lisa.py",
     "images_gemma_lisa.py",
+    "isolation_gemma_lisa.py",
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",
+    "pipeline_gemma_lisa.py",
     "processing_gemma_lisa.py",
     "sam_gemma_lisa.py",
     "session_gemma_lisa.py",
+    "targets_gemma_lisa.py",
 }
 # Of the project's requirements, those that a checkpoint must do without
 NOT_NEEDED = {"datasets", "pycocotools", "trl", "peft", "cv2", "matplotlib"}

@@ -30,7 +30,7 @@ def row_of(*targets, conversation=()):
 def said_of(target, count=100):
     """The (question, answer) pairs that `count` seeds give."""
     chats = [ask(row_of(target), np.random.default_rng(seed), 4) for seed in range(count)]
-    assert all(len(chat) == 1 and len(chat[0].rounds) == 1 and chat[0].target is target for chat in chats)
+    assert all(len(chat) == 1 and len(chat[0].rounds) == 1 and chat[0].targets == (target,) for chat in chats)
     return [chat[0].rounds[0] for chat in chats]
 
 
@@ -60,9 +60,9 @@ def test_refusals_and_nothing_else_begin_with_no():
         generator = np.random.default_rng(number)
         row = row_of_scene(draw_scene(generator, 32), generator, True, "row")
         for chat in [*ask(row, generator, 4), *ask_plainly(row)]:
-            if chat.target is not None:
+            if chat.targets:
                 [(_, answer)] = chat.rounds
-                assert answer.startswith("No") == (not chat.target["masks"]), answer
+                assert answer.startswith("No") == (not chat.targets[0]["masks"]), answer
 
 
 def test_slots_of_several_masks_are_listed_as_people_list_things():
@@ -85,7 +85,7 @@ def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up(
     asked = set()
     for seed in range(40):
         chats = ask(row, np.random.default_rng(seed), 4)
-        chosen = [row["targets"].index(chat.target) for chat in chats]
+        chosen = [row["targets"].index(chat.targets[0]) for chat in chats]
         assert chosen == sorted(set(chosen))
         assert len(chosen) == 4
         asked |= set(chosen)
@@ -96,7 +96,7 @@ def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up(
 def test_a_dialogue_follows_the_targets_as_one_chat_and_is_not_counted_as_one_of_them():
     turns = [{"question": "How many?", "answer": "Two."}, {"question": "Sure?", "answer": "No doubt."}]
     row = row_of(target_of(1), target_of(0), conversation=turns)
-    dialogue = Chat((("How many?", "Two."), ("Sure?", "No doubt.")), None)
+    dialogue = Chat((("How many?", "Two."), ("Sure?", "No doubt.")))
     chats = ask(row, np.random.default_rng(0), 1)
     assert len(chats) == 2
     assert chats[-1] == ask_plainly(row)[-1] == dialogue

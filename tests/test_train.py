@@ -13,11 +13,13 @@ import yaml
 from transformers import BertConfig, TrainerState, TrainingArguments
 
 from gemma_lisa import train
+from gemma_lisa.arguments import DataArguments, ModelArguments, parse
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.records import Record, leakage_of, read_stages
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import DataArguments, GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
+from gemma_lisa.train import describe, load_model
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
@@ -91,6 +93,10 @@ def test_the_programs_own_options_are_these():
         "ce_loss_weight",
         "bce_loss_weight",
         "dice_loss_weight",
+        "score_loss_weight",
+        "prompted_loss_weight",
+        "dialogue_share",
+        "hub_license",
         "dataset",
         "mixture",
         "epoch_length",

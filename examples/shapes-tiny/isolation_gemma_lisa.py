@@ -1,0 +1,1 @@
+../../isolation_gemma_lisa.py

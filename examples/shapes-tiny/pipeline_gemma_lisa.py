@@ -1,0 +1,1 @@
+../../pipeline_gemma_lisa.py

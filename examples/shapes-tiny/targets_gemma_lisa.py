@@ -1,0 +1,1 @@
+../../targets_gemma_lisa.py

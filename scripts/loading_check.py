@@ -1,0 +1,94 @@
+"""Does a folder, or a name on the Hub, load and answer in a fresh Python that has transformers and not this project?
+
+    python -I -S scripts/loading_check.py SITE_PACKAGES FOLDER [NAME]
+
+AutoModel with AutoProcessor, the pipeline and, of the folder, handler.py answer the folder's examples; texts and masks
+must be those of its `examples/answers.json`. With NAME the model is loaded from there. Prints a line of JSON.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+site_packages, folder, *names = sys.argv[1:]
+folder = Path(folder)
+source = names[0] if names else str(folder)
+if site_packages:
+    sys.path.append(site_packages)
+sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoModel, AutoProcessor, pipeline  # noqa: E402
+
+
+def by_auto_classes():
+    """Answers of AutoModel and AutoProcessor: (text, masks bool (K, H, W))."""
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
+    model = AutoModel.from_pretrained(source, trust_remote_code=True).eval()
+
+    def answer(image, text):
+        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        (found,) = processor.post_process_segmentation(model.segment(**inputs, max_new_tokens=64), inputs)
+        return found["text"], list(found["masks"].numpy())
+
+    return answer
+
+
+def by_pipeline():
+    ask = pipeline("reasoning-segmentation", model=source, trust_remote_code=True, device="cpu")
+
+    def answer(image, text):
+        found = ask(images=image, text=text)
+        return found["text"], [np.asarray(segment["mask"]) > 0 for segment in found["segments"]]
+
+    return answer
+
+
+def by_handler():
+    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handler = module.EndpointHandler(str(folder))
+
+    def answer(image, text):
+        found = handler({"inputs": {"image": image, "text": text}})
+        if "error" in found:
+            raise SystemExit(f"handler.py: {found['error']}")
+        masks = []
+        for mask in found["masks"]:
+            counts = mask["rle"]["counts"]
+            values = np.arange(len(counts)) % 2 == 1
+            height, width = mask["rle"]["size"]
+            masks.append(np.repeat(values, counts).reshape(width, height).T)
+        return found["text"], masks
+
+    return answer
+
+
+def check(answer, way):
+    """How many masks were compared."""
+    count = 0
+    for example in json.loads((folder / "examples" / "answers.json").read_text(encoding="utf-8")):
+        text, masks = answer(Image.open(folder / example["image"]), example["text"])
+        expected = [np.asarray(Image.open(folder / mask["mask"])) > 0 for mask in example["masks"]]
+        if text != example["answer"] or len(masks) != len(expected):
+            raise SystemExit(
+                f"{way} says {text!r} with {len(masks)} masks of {example['text']!r}, not what it said here"
+            )
+        for found, wanted in zip(masks, expected, strict=True):
+            if found.shape != wanted.shape or (found != wanted).any():
+                raise SystemExit(f"{way} gives other masks of {example['text']!r} than here")
+        count += len(masks)
+    return count
+
+
+ways = {"AutoModel": by_auto_classes, "pipeline": by_pipeline}
+if not names:
+    ways["handler"] = by_handler
+counts = {way: check(opened(), way) for way, opened in ways.items()}  # one model at a time is held
+print(json.dumps({"masks": counts, "modules": sorted({name.split(".")[0] for name in sys.modules})}))

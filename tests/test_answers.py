@@ -1,0 +1,84 @@
+"""An answer as plain data: what stands in the JSON file is the mask, in three ways."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from gemma_lisa.answers import labels, polygons, record
+from gemma_lisa.datasets_builder.rows import decode_mask
+
+
+def filled(shape, rings):
+    """The mask that polygons draw, at four times the size, brought back."""
+    canvas = Image.new("L", (shape[1] * 4, shape[0] * 4))
+    draw = ImageDraw.Draw(canvas)
+    for outer, *holes in rings:
+        draw.polygon([(x * 4, y * 4) for x, y in outer], fill=255)
+        for hole in holes:
+            draw.polygon([(x * 4, y * 4) for x, y in hole], fill=0)
+    return np.asarray(canvas.resize((shape[1], shape[0]), Image.Resampling.BOX)) > 127
+
+
+def ring(shape=(40, 60)):
+    y, x = np.indices(shape)
+    distance = np.hypot(x - 30, y - 20)
+    return (distance < 15) & (distance > 6)
+
+
+def test_polygons_draw_the_mask_again_with_its_hole():
+    mask = ring()
+    (polygon,) = polygons(mask)
+    assert len(polygon) == 2, "an outer ring and a hole"
+    assert all(outline[0] == outline[-1] for outline in polygon)
+    again = filled(mask.shape, [polygon])
+    assert (again & mask).sum() / (again | mask).sum() > 0.95
+
+
+def test_things_apart_and_at_the_border_have_a_polygon_each():
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[:5, :5] = mask[10:, 20:] = True
+    found = polygons(mask)
+    assert len(found) == 2
+    corners = np.concatenate([outer for (outer,) in found])
+    assert corners.min(axis=0).tolist() == [0.0, 0.0] and corners.max(axis=0).tolist() == [30.0, 20.0]
+
+
+def test_no_pixel_is_no_polygon_and_one_pixel_is_one():
+    assert polygons(np.zeros((4, 4), dtype=bool)) == []
+    one = np.zeros((4, 4), dtype=bool)
+    one[2, 1] = True
+    ((outer,),) = polygons(one)
+    assert np.mean(outer[:-1], axis=0).tolist() == [1.5, 2.5]
+
+
+@pytest.fixture
+def answer():
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0] = torch.from_numpy(ring())
+    return {
+        "text": "It is a ring.",
+        "raw_text": "It is [SEG] a ring and [SEG].",
+        "phrases": ["a ring", ""],
+        "masks": masks,
+        "scores": torch.tensor([0.875, 0.5]),
+        "complete": True,
+    }
+
+
+def test_a_record_holds_the_mask_exactly(answer):
+    found = record("a.png", "what is round", answer)
+    first, second = found["masks"]
+    assert (decode_mask(first["rle"], "json") == ring()).all()
+    assert first["area"] == ring().sum() and first["box"] == [16, 6, 29, 29] and first["score"] == 0.875
+    assert second["box"] is None and second["area"] == 0 and second["polygons"] == []
+    assert {name: found[name] for name in ("image", "query", "text", "complete")} == {
+        "image": "a.png",
+        "query": "what is round",
+        "text": "It is a ring.",
+        "complete": True,
+    }
+
+
+def test_a_mask_without_a_phrase_is_called_by_the_question(answer):
+    assert labels("what is round", answer) == ["a ring (0.88)", "what is round (0.50)"]

@@ -1,0 +1,79 @@
+"""The size of a plain JPEG is what Pillow says; of every other file nothing is said."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.jpeg_header import plain_size
+
+EXIF_ORIENTATION = 0x0112
+XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"></x:xmpmeta>'
+
+
+def save(path, mode="RGB", **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[EXIF_ORIENTATION] = orientation
+    return tags
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "L"},
+        {"mode": "CMYK"},
+        {"progressive": True},
+        {"optimize": True, "quality": 20, "subsampling": 0},
+        {"comment": "x" * 60_000},
+        {"icc_profile": bytes(200_000)},  # in several segments
+    ],
+)
+def test_size_of_a_plain_jpeg_is_pillow_s(tmp_path, options):
+    path = save(tmp_path / "a.jpg", **options)
+    with Image.open(path) as image:
+        assert plain_size(path) == (image.height, image.width) == (30, 50)
+
+
+@pytest.mark.parametrize("options", [{"exif": exif(1)}, {"exif": exif(6)}, {"xmp": XMP}])
+def test_a_jpeg_that_may_speak_of_its_orientation_is_left_to_pillow(tmp_path, options):
+    assert plain_size(save(tmp_path / "a.jpg", **options)) is None
+
+
+def test_a_file_of_another_kind_is_left_to_pillow(tmp_path):
+    assert plain_size(save(tmp_path / "a.png")) is None
+    (tmp_path / "a.txt").write_text("no picture")
+    assert plain_size(tmp_path / "a.txt") is None
+
+
+def test_a_header_that_is_cut_off_anywhere_is_left_to_pillow(tmp_path):
+    whole = save(tmp_path / "a.jpg").read_bytes()
+    scan = whole.index(b"\xff\xda")
+    cut = tmp_path / "cut.jpg"
+    for length in range(scan):
+        cut.write_bytes(whole[:length])
+        assert plain_size(cut) is None, length
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(-4, 0x00), (0, 12), (5, 2)],  # no marker; 12 bits a channel; two channels. Counted from the frame's first number
+)
+def test_an_unusual_frame_is_left_to_pillow(tmp_path, place, value):
+    content = bytearray(save(tmp_path / "a.jpg").read_bytes())
+    content[content.index(b"\xff\xc0") + 4 + place] = value
+    (tmp_path / "b.jpg").write_bytes(content)
+    assert plain_size(tmp_path / "b.jpg") is None
+
+
+def test_a_picture_without_a_pixel_is_left_to_pillow(tmp_path):
+    content = bytearray(save(tmp_path / "a.jpg").read_bytes())
+    height = content.index(b"\xff\xc0") + 5
+    content[height : height + 2] = b"\0\0"
+    (tmp_path / "b.jpg").write_bytes(content)
+    assert plain_size(tmp_path / "b.jpg") is None

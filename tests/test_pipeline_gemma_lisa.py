@@ -1,0 +1,214 @@
+"""The pipeline: found through a saved checkpoint, and its answers are those of `segment`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.pipeline_gemma_lisa import TASK, ReasoningSegmentationPipeline
+from gemma_lisa.scripts.init_tiny import build_tiny
+
+SCENE = EXAMPLE.parents[1] / "docs" / "scene.png"
+TEXTS = ["the red circle", "all the squares", "the purple star", "Where is the green triangle?"]
+
+
+@pytest.fixture(scope="module")
+def example():
+    return load_checkpoint(EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def pipe(example):
+    model, processor = example
+    return ReasoningSegmentationPipeline(model=model, processor=processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Image.open(SCENE).convert("RGB")
+
+
+@pytest.fixture
+def told(example):
+    """What `segment` and the processor say to one image and one text."""
+    model, processor = example
+
+    def tell(image, text, threshold=0.0, **options):
+        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return processor.post_process_segmentation(model.segment(**inputs, **options), inputs, threshold)[0]
+
+    return tell
+
+
+def check_same(found, expected):
+    assert {name: found[name] for name in ("text", "raw_text", "complete")} == {
+        name: expected[name] for name in ("text", "raw_text", "complete")
+    }
+    assert [segment["label"] for segment in found["segments"]] == expected["phrases"]
+    assert [segment["score"] for segment in found["segments"]] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+    for segment, mask in zip(found["segments"], expected["masks"].numpy(), strict=True):
+        assert segment["mask"].mode == "L" and segment["mask"].size == (mask.shape[1], mask.shape[0])
+        np.testing.assert_array_equal(np.asarray(segment["mask"]), mask * np.uint8(255))
+
+
+def test_a_saved_checkpoint_opens_as_a_pipeline_and_answers_the_same(scene, told, tmp_path):
+    found = pipeline(TASK, model=str(EXAMPLE), trust_remote_code=True)
+    assert type(found).__module__.startswith("transformers_modules.")
+    answer = found(images=scene, text="the red circle")
+    assert len(answer["segments"]) == 1 and np.asarray(answer["segments"][0]["mask"]).any()
+    check_same(answer, told(scene, "the red circle"))
+    # transformers puts classes into the configuration, which must be saved all the same, by either
+    for name, save in (("model", found.model.save_pretrained), ("pipe", found.save_pretrained)):
+        save(tmp_path / name)
+        found.processor.save_pretrained(tmp_path / name)
+        again = pipeline(TASK, model=str(tmp_path / name), trust_remote_code=True)
+        check_same(again(scene, "the red circle"), told(scene, "the red circle"))
+
+
+def test_every_checkpoint_says_where_its_pipeline_is_and_carries_it(tmp_path):
+    for part in build_tiny(image_size=32):
+        part.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["custom_pipelines"][TASK]["impl"] == "pipeline_gemma_lisa.ReasoningSegmentationPipeline"
+    assert (tmp_path / "pipeline_gemma_lisa.py").is_file()
+    assert pipeline(model=str(tmp_path), trust_remote_code=True).task == TASK  # the only one it has
+
+
+def test_without_trust_the_code_is_not_run():
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        pipeline(TASK, model=str(EXAMPLE), trust_remote_code=False)
+
+
+@pytest.mark.parametrize("kind", ["picture", "path", "name", "bytes"])
+def test_images_of_every_kind(pipe, told, scene, kind):
+    image = {"picture": scene, "path": SCENE, "name": str(SCENE), "bytes": SCENE.read_bytes()}[kind]
+    check_same(pipe(image, "the red circle"), told(scene, "the red circle"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
+def test_lists_of_images_and_texts(pipe, told, scene, batch_size):
+    images = [
+        scene,
+        scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        scene.resize((100, 60)),
+        scene.crop((0, 0, 90, 120)),
+    ]
+    answers = pipe(images=images, text=TEXTS, batch_size=batch_size)
+    assert [len(answer["segments"]) for answer in answers] != [0] * 4
+    for answer, image, text in zip(answers, images, TEXTS, strict=True):
+        check_same(answer, told(image, text))
+    for answer, image in zip(pipe(images, "the red circle", batch_size=batch_size), images, strict=True):
+        check_same(answer, told(image, "the red circle"))
+
+
+def test_one_image_and_several_texts(pipe, told, scene):
+    for answer, text in zip(pipe(scene, TEXTS, batch_size=3), TEXTS, strict=True):
+        check_same(answer, told(scene, text))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_generator_is_read_as_it_goes(pipe, told, scene, batch_size):
+    given = []
+
+    def questions():
+        for text in TEXTS:
+            given.append(text)
+            yield {"image": scene, "text": text}
+
+    answers = pipe(questions(), batch_size=batch_size)
+    first = next(iter(answers))
+    assert len(given) < len(TEXTS)
+    check_same(first, told(scene, TEXTS[0]))
+    for answer, text in zip(pipe(questions(), batch_size=batch_size), TEXTS, strict=True):
+        check_same(answer, told(scene, text))
+    for answer in pipe((image for image in [scene, scene]), "the red circle"):
+        check_same(answer, told(scene, "the red circle"))
+
+
+def test_a_data_set_is_a_list_of_questions(pipe, told, scene):
+    class Questions(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return {"image": scene, "text": TEXTS[index]}
+
+    answers = list(pipe(Questions(), batch_size=2))
+    assert len(answers) == 2
+    for answer, text in zip(answers, TEXTS, strict=False):
+        check_same(answer, told(scene, text))
+
+
+def test_a_dict_is_one_question(pipe, told, scene):
+    check_same(pipe({"image": scene, "text": "the red circle"}), told(scene, "the red circle"))
+    (answer,) = pipe([{"image": scene, "text": "the red circle"}])
+    check_same(answer, told(scene, "the red circle"))
+    assert pipe([], "the red circle") == []
+
+
+def test_options_reach_the_model(pipe, example, told, scene):
+    short = pipe(scene, "the red circle", max_new_tokens=2)
+    assert not short["complete"]
+    check_same(short, told(scene, "the red circle", max_new_tokens=2))
+    whole, less = (pipe(scene, "the red circle", threshold=at)["segments"][0]["mask"] for at in (0.0, 2.0))
+    assert 0 < np.asarray(less).sum() < np.asarray(whole).sum()
+    check_same(pipe(scene, "the red circle", threshold=2.0), told(scene, "the red circle", threshold=2.0))
+    best = told(scene, "the red circle", multimask_output=True)
+    assert not torch.equal(best["scores"], told(scene, "the red circle")["scores"])
+    check_same(pipe(scene, "the red circle", multimask_output=True), best)
+    model, processor = example
+    settled = ReasoningSegmentationPipeline(model=model, processor=processor, device="cpu", max_new_tokens=2)
+    check_same(settled(scene, "the red circle"), short_told := told(scene, "the red circle", max_new_tokens=2))
+    check_same(settled(scene, "the red circle", max_new_tokens=64), told(scene, "the red circle"))
+    assert not short_told["complete"]
+
+
+def test_points_and_boxes_go_with_their_image(pipe, told, scene):
+    points, box = [[20, 30, 1], [100, 100, 0]], [10, 10, 60, 70]
+    plain = told(scene, "the red circle")
+    by_hand = told(scene, "the red circle", points=[points], boxes=[box])
+    assert not torch.equal(plain["scores"], by_hand["scores"])
+    check_same(pipe(scene, "the red circle", points=points, boxes=box), by_hand)
+    check_same(pipe({"image": scene, "text": "the red circle", "points": points, "boxes": box}), by_hand)
+    answers = pipe([scene, scene], "the red circle", points=[None, points], boxes=[None, box], batch_size=2)
+    check_same(answers[0], plain)
+    check_same(answers[1], by_hand)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (dict(text="the red circle"), "There is no image"),
+        (dict(images=SCENE), "question is empty"),
+        (dict(images=SCENE, text="  "), "question is empty"),
+        (dict(images=[SCENE], text=["a circle", "a square"]), "1 to answer but 2 text"),
+        (dict(images=[SCENE, SCENE], text="a circle", points=[None]), "2 to answer but 1 points"),
+        (dict(images="https://example.com/a.png", text="a circle"), "not fetched"),
+        (dict(images=["data:image/png;base64,AAAA"], text="a circle"), "not fetched"),
+        (dict(images={"image": "FTP://example.com/a.png", "text": "a circle"}), "not fetched"),
+        (dict(images="nowhere.png", text="a circle"), "does not exist"),
+        (dict(images=b"", text="a circle"), "the file is empty"),
+        (dict(images=b"words", text="a circle"), "cannot be read"),
+        (dict(images=3, text="a circle"), "type int"),
+        (dict(images={"image": SCENE, "text": "a circle", "box": [1, 1, 2, 2]}), "holds box"),
+        (dict(images={"image": SCENE, "text": "a circle"}, text="a square"), "text is given twice"),
+        (dict(images=iter([SCENE]), text=["a circle"]), "Beside a generator"),
+        (dict(images=SCENE, text="a circle", max_tokens=3), "takes no max_tokens"),
+        (dict(images=SCENE, text="the red circle", boxes=[0, 0, 5000, 5]), "not all inside the image"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_plain_words(pipe, call, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**call)
+
+
+def test_the_processor_is_needed(example):
+    with pytest.raises(ValueError, match="needs the processor"):
+        ReasoningSegmentationPipeline(model=example[0])

@@ -1,0 +1,189 @@
+"""predict.py: tables and folders, what it writes beside the picture, what it does when it is stopped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa import checkpoint, predict
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.datasets_builder.rows import decode_mask
+
+
+@pytest.fixture
+def scene(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture = Image.open(Path(predict.__file__).parent / "docs" / "scene.png")
+    picture.save(folder / "a.png")
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "b.png")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_a_folder_is_asked_picture_by_picture_with_masks_and_records(scene, tmp_path):
+    output = tmp_path / "out"
+    predict.main(
+        ["--image", str(scene), "--query", "the red circle", "all the blue triangles", "--output", str(output)]
+        + ["--masks", str(tmp_path / "masks"), "--json", str(tmp_path / "answers.json"), "--batch_size", "3"]
+    )
+    assert sorted(path.name for path in output.iterdir()) == ["001-a.png", "002-a.png", "003-b.png", "004-b.png"]
+    records = json.loads((tmp_path / "answers.json").read_text())
+    assert [(len(found["masks"]), found["query"]) for found in records] == [
+        (1, "the red circle"),
+        (2, "all the blue triangles"),
+    ] * 2
+    for number, found in enumerate(records, start=1):
+        for at, mask in enumerate(found["masks"], start=1):
+            name = f"{number:03d}-{'ab'[number > 2]}.mask{at}.png"
+            pixels = np.asarray(Image.open(tmp_path / "masks" / name))
+            assert pixels.dtype == np.uint8 and set(np.unique(pixels)) == {0, 255}
+            assert ((pixels == 255) == decode_mask(mask["rle"], "json")).all()
+            assert mask["polygons"]
+    assert len(list((tmp_path / "masks").iterdir())) == 6
+    assert records[0]["masks"][0]["phrase"] == "red circle"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_has_an_image_and_a_query_in_each_row(scene, tmp_path, kind):
+    pairs = [("photos/a.png", "the red circle"), ("photos/b.png", 'a "quoted", thing')]
+    table = tmp_path / f"questions.{kind}"
+    if kind == "csv":
+        text = 'id,image,query\n7,photos/a.png,the red circle\n8,photos/b.png,"a ""quoted"", thing"\n'
+        table.write_text("\ufeff" + text, encoding="utf-8")  # as a spreadsheet writes it
+    else:
+        table.write_text("\n".join(json.dumps({"image": i, "query": q}) for i, q in pairs) + "\n\n")
+    predict.main(["--table", str(table), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "a.json")])
+    records = json.loads((tmp_path / "a.json").read_text())
+    assert [(found["image"], found["query"]) for found in records] == [(str(tmp_path / i), q) for i, q in pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("q.csv", b"image,question\na.png,b\n", "q.csv, line 2: an image and a query are needed"),
+        ("q.csv", b"image,query\na.png,\n", "q.csv, line 2"),
+        ("q.csv", b"", "q.csv: holds no row"),
+        ("q.csv", "image,query\na.png,naïve\n".encode("latin-1"), "q.csv: not UTF-8"),
+        ("q.jsonl", b'{"image": "a.png", "query": "b"}\n{"image": \n', "q.jsonl, line 2: not JSON"),
+        ("q.jsonl", b'["a.png", "b"]\n', "q.jsonl, line 1"),
+        ("q.txt", b"a.png b", "a .csv or a .jsonl"),
+        (None, b"", "no such file"),
+    ],
+)
+def test_a_table_that_cannot_be_read_names_its_line(tmp_path, name, content, complaint):
+    path = tmp_path / (name or "missing.csv")
+    if name:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        predict.main(["--table", str(path), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match="no file in it is named as a picture"):
+        predict.main(["--image", str(tmp_path), "--query", "a", "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--output", "a.png"], "give --image, or a --table"),
+        (["--image", "a.png", "--output", "a.png"], "give --query, or --chat"),
+        (["--table", "a.csv", "--query", "b", "--output", "a"], "leave --image and --query out"),
+        (["--chat", "--image", "a.png", "b.png", "--output", "a.png"], "--chat takes one --image"),
+        (["--chat", "--image", "a.png", "--query", "b", "--output", "a.png"], "--chat takes one --image"),
+        (["--chat", "--image", "a.png", "--json", "b.json", "--output", "a.png"], "--chat writes one picture"),
+        (["--chat", "--image", "a.png", "--output", "a"], "give a picture file"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        predict.main(arguments)
+
+
+def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(scene, tmp_path, monkeypatch):
+    asked, answers = [], predict.ask
+
+    def stopped(*args):
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answers(*args)
+
+    monkeypatch.setattr(predict, "ask", stopped)
+    output, records = tmp_path / "out", tmp_path / "answers.json"
+    arguments = ["--image", str(scene), "--query", "the red circle", "the square", "--batch_size", "1"]
+    with pytest.raises(KeyboardInterrupt):
+        predict.main([*arguments, "--output", str(output), "--json", str(records)])
+    assert sorted(path.name for path in output.iterdir()) == ["001-a.png", "002-a.png"]
+    assert [found["query"] for found in json.loads(records.read_text())] == ["the red circle", "the square"]
+
+
+def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, tmp_path, monkeypatch):
+    seen = []
+    drawn = predict.draw_answer
+
+    def watched(image, masks, query, text, labels):
+        seen.append((labels, masks.copy()))
+        return drawn(image, masks, query, text, labels)
+
+    monkeypatch.setattr(predict, "draw_answer", watched)
+    asked = ["--image", str(scene / "a.png"), "--query", "all the blue triangles", "--output", str(tmp_path / "a.png")]
+    predict.main(asked)
+    predict.main([*asked, "--multimask"])
+    (plain, masks), (_, of_three) = seen
+    assert len(plain) == 2 and all("triangle" in label for label in plain)
+    assert masks.shape == of_three.shape and (masks != of_three).any()
+
+
+def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
+    types = []
+    opened = predict.load_checkpoint
+
+    def watched(*args, **options):
+        model, processor = opened(*args, **options)
+        types.append(model.dtype)
+        return model, processor
+
+    monkeypatch.setattr(predict, "load_checkpoint", watched)
+    asked = ["--image", str(scene / "a.png"), "--query", "the red circle", "--output", str(tmp_path / "a.png")]
+    predict.main([*asked, "--dtype", "bfloat16"])
+    assert [str(kind) for kind in types] == ["torch.bfloat16"]
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_a_model_spread_over_devices_answers_the_same(scene, monkeypatch):
+    on_cpu = ["model.vision_tower", "model.multi_modal_projector", "lm_head", "sam", "seg_projector"]
+    parts = ("embed_tokens", "norm", "rotary_emb", "rotary_emb_local", "layers.0", "layers.3")
+    on_cpu += [f"model.language_model.{part}" for part in parts]
+    on_disk = [f"model.language_model.layers.{at}" for at in (1, 2)]
+    places = dict.fromkeys(on_cpu, "cpu") | dict.fromkeys(on_disk, "disk")
+    expected = load_checkpoint(EXAMPLE)
+    with monkeypatch.context() as patched:  # as where only a part of the language model finds room
+        patched.setattr(checkpoint, "_spread", lambda *given: places)
+        spread = load_checkpoint(EXAMPLE, device="auto")
+    assert next(spread[0].model.language_model.layers[1].parameters()).device.type == "meta"
+    first, second = (
+        model.start(scene / "a.png", processor).ask("all the blue triangles") for model, processor in (expected, spread)
+    )
+    assert first["raw_text"] == second["raw_text"] and len(first["masks"]) == 2
+    assert (first["masks"] == second["masks"]).all()
+
+
+def test_sam_is_in_one_piece_wherever_it_is():
+    model, _ = load_checkpoint(EXAMPLE)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    split = False
+    for share in (0.2, 0.4, 0.6, 0.8):
+        room = {"cpu": int(share * size), "disk": 10**12}
+        places = checkpoint._spread(model.config, EXAMPLE, is_quantized=False, max_memory=room)
+        assert not [name for name in places if name.startswith(("sam.", "seg_projector."))]
+        split = split or len(set(places.values())) > 1
+    assert split
+    with pytest.raises(ValueError, match="leave --device auto out"):
+        checkpoint._spread(model.config, EXAMPLE, is_quantized=True)

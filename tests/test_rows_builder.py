@@ -1,0 +1,63 @@
+"""Rows reach the disk as they were made, whatever the number of tables they are written in."""
+
+import datasets
+import pytest
+
+from gemma_lisa.datasets_builder import rows_builder
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES
+from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
+
+RLE = {"size": [2, 3], "counts": "06"}
+
+
+def row(number):
+    """With and without an image, with and without what may be none."""
+    target = {
+        "texts": ["the cat", f"cat {number}"],
+        "kind": None if number % 2 else "kind",
+        "is_sentence": bool(number % 3),
+        "masks": [RLE] * (number % 4),
+        "answer": None,
+        "ignore": RLE if number % 2 else None,
+        "explanation": None,
+    }
+    return {
+        "image": {"bytes": None, "path": f"{number}.jpg"} if number % 5 else None,
+        "source": f"made/{number}",
+        "targets": [target] * (number % 3),
+        "conversation": [{"question": "what?", "answer": "that"}] * (number % 2),
+    }
+
+
+class Made(RowsBuilder):
+    BUILDER_CONFIGS = [datasets.BuilderConfig(name="default")]
+
+    def _split_generators(self, dl_manager):
+        return [datasets.SplitGenerator(name, gen_kwargs={"count": n}) for name, n in {"train": 7, "test": 0}.items()]
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            yield number, row(number)
+
+
+class Broken(Made):
+    def _generate_examples(self, count):
+        yield 0, row(0)
+        raise ValueError("row 1: is broken")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1_000])
+def test_rows_come_back_as_they_were_made(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(rows_builder, "ROWS_A_TABLE", size)
+    builder = Made(cache_dir=str(tmp_path))
+    builder.download_and_prepare()
+    rows = builder.as_dataset(split="train")
+    assert rows.features == ROW_FEATURES
+    assert list(rows) == [row(number) for number in range(7)]
+    assert builder.info.splits["test"].num_examples == 0
+
+
+def test_what_is_wrong_with_a_row_is_the_cause_of_the_error(tmp_path):
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as failure:
+        Broken(cache_dir=str(tmp_path)).download_and_prepare()
+    assert str(failure.value.__cause__) == "row 1: is broken"
