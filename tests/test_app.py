@@ -574,7 +574,9 @@ def test_the_server_hands_out_no_file_of_its_machine(server):
 def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("gemma_lisa.web.page.QUEUE_LENGTH", 2)
     page = build_page(Visits(*tiny))
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    _, address, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False, _frontend=False
+    )
     try:
         clients = [client_of(address, tmp_path) for _ in range(12)]
         for client in clients[:2]:

@@ -63,6 +63,8 @@ def serve(
                 footer_links=[],
                 ssr_mode=False,
                 enable_monitoring=False,
+                # Else it asks itself for the page, and gives up where a busy machine takes three seconds over it
+                _frontend=False,
             )
             print(f"The page is at {public or address} (Ctrl-C ends it)", flush=True)
             stop.wait()
