@@ -25,6 +25,8 @@ CHOOSE = """element.addEventListener('click', event => {
 # The events that need the model: one at a time, in the order of their coming
 ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"}
 AT_ONCE = {"queue": False, "show_progress": "hidden"}
+# Quick, and the picture is being looked at: it is not to grow pale meanwhile
+UNSEEN = ONE_BY_ONE | {"show_progress": "hidden"}
 # What only the browser knows: which answer is shown, and which of its masks are hidden
 SHOWN = """(shown, hidden, language) =>
   [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
@@ -116,8 +118,8 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
             show_progress_on=[talk],
             api_name="ask",
         )
-        stage.point(events.point, language, [stage, message, key], **ONE_BY_ONE)
-        stage.undo(events.undo, language, [stage, message, key], **ONE_BY_ONE)
+        stage.point(events.point, language, [stage, message, key], **UNSEEN)
+        stage.undo(events.undo, language, [stage, message, key], **UNSEEN)
         anew.click(events.forget, language, [stage, talk, message, key], **ONE_BY_ONE, api_name="forget")
         talk.show(events.show, language, [stage, talk, message], **AT_ONCE)
         other.click(events.leave, None, [stage, talk, message, upload, conversation, start], **AT_ONCE)
