@@ -37,7 +37,6 @@ TRAINED = {
     "shapes": EVERYTHING,
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
-    "shapes_lora": WITH_LORA | {"model.vision_tower", "model.multi_modal_projector", "sam.vision_encoder"},
     "shapes_talk": EVERYTHING,
     "shapes_words": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
