@@ -27,7 +27,7 @@ from gemma_lisa.datasets_builder.questions import MixtureQuestions, Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.shapes import row_of_scene
 from gemma_lisa.datasets_builder.shapes_easy import draw_scene
-from gemma_lisa.parallel import hold_constants, whole_weights
+from gemma_lisa.parallel import check_processes, hold_constants, whole_weights
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.trainer import LOSS_PARTS, GemmaLisaTrainer
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
@@ -83,7 +83,7 @@ def make_trainer(start: Path, folder: Path, engine: str, trained: str) -> GemmaL
         accelerator_config={"use_configured_state": is_deepspeed},
         deepspeed=str(ROOT / f"configs/deepspeed/{engine}.json") if is_deepspeed else None,
     )
-    train.check_processes(args)
+    check_processes(args)
     set_seed(args.seed)  # as train.py does: LoRA begins the same in every process
     with whole_weights(args):
         lora_rank = 4 if trained == "lora" else None
