@@ -37,7 +37,6 @@ TRAINED = {
     "shapes": EVERYTHING,
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
-    "shapes_lora": WITH_LORA | {"model.vision_tower", "model.multi_modal_projector", "sam.vision_encoder"},
     "shapes_words": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
 # What is trained of a part that is not trained whole; SAM's prompt encoder otherwise gets no gradient from our prompts.
