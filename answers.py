@@ -59,7 +59,9 @@ def polygons(mask: np.ndarray) -> list[list[list[list[float]]]]:
 
 def labels(query: str, answer: dict[str, Any]) -> list[str]:
     """A line for each mask of an answer: what it stands for, else the query, and SAM's own estimate of its IoU."""
-    return [
-        f"{phrase or query} ({score:.2f})"
-        for phrase, score in zip(answer["phrases"], answer["scores"].tolist(), strict=True)
-    ]
+    scores = answer["scores"].tolist()
+    return [label_of(phrase or query, score) for phrase, score in zip(answer["phrases"], scores, strict=True)]
+
+
+def label_of(name: str, score: float) -> str:
+    return f"{name} ({score:.2f})"

@@ -9,10 +9,10 @@ web, and nothing that visitors bring is written to disk for longer than it takes
 """
 
 import argparse
-import sys
+from pathlib import Path
 
-from gemma_lisa.checkpoint import EXAMPLE
-from gemma_lisa.command_line import ArgumentParser, add_model_options, choose_device, positive, run
+from gemma_lisa.checkpoint import load_asked
+from gemma_lisa.command_line import ArgumentParser, add_model_options, positive, run
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -30,20 +30,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
-    if args.model is None:
-        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
+    model, processor = load_asked(args)
     from gemma_lisa.web.server import serve  # Gradio takes seconds to import: not for --help, nor for a wrong option
 
-    serve(
-        args.model,
-        host=args.host,
-        port=args.port,
-        share=args.share,
-        adapter=args.adapter,
-        load_in_4bit=args.load_in_4bit,
-        load_in_8bit=args.load_in_8bit,
-        device=choose_device(args.device),
-    )
+    name = None if args.model is None else Path(args.model).name
+    serve(model, processor, name, host=args.host, port=args.port, share=args.share)
 
 
 if __name__ == "__main__":

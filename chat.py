@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from .answers import label_of, labels
 from .command_line import write_whole
 from .drawing import draw_overlay
 from .session_gemma_lisa import ImageSession
@@ -56,9 +57,9 @@ class Talk:
     def _ask(self, question: str) -> str:
         answer = self.session.ask(question, **self.options)
         said = answer["raw_text"]
-        for mask, score, phrase in zip(answer["masks"], answer["scores"].tolist(), answer["phrases"], strict=True):
+        for mask, label in zip(answer["masks"], labels(question, answer), strict=True):
             self.masks.append(mask)
-            self.labels.append(f"{phrase or question} ({score:.2f})")
+            self.labels.append(label)
             said = said.replace(self.session.processor.seg_token, f"[{len(self.masks)}]", 1)
         cut = "" if answer["complete"] else " … (cut off; raise --max_new_tokens)"
         if not len(answer["masks"]):
@@ -82,7 +83,7 @@ class Talk:
             raise ValueError(f"There is no mask {number}; there are {len(self.masks)}.")
         mask, score = self.session.correct(number - 1, **prompt, threshold=self.options.get("threshold", 0.0))
         self.masks[number - 1] = mask
-        self.labels[number - 1] = f"{self.labels[number - 1].rsplit(' (', 1)[0]} ({score:.2f})"
+        self.labels[number - 1] = label_of(self.labels[number - 1].rsplit(" (", 1)[0], score)
         self._draw()
         return f"  {self.output}: mask {number} has {int(mask.sum())} pixels now"
 

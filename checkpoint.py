@@ -1,5 +1,7 @@
 """Open a Gemma-LISA checkpoint whole, an adapter on its base too, or say in one line why not."""
 
+import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
 from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
+from .command_line import choose_device
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
@@ -30,6 +33,24 @@ AUTO = "auto"
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)
 AutoModel.register(GemmaLisaConfig, GemmaLisaForConditionalGeneration)
 AutoProcessor.register(GemmaLisaConfig, GemmaLisaProcessor)
+
+
+def load_asked(
+    args: argparse.Namespace, dtype: torch.dtype | str = "auto"
+) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
+    """What a program was asked to open: --model, by default the example, which is said aloud, and what
+    `command_line.add_model_options` adds to it. Raises as `load_checkpoint`.
+    """
+    if args.model is None:
+        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
+    return load_checkpoint(
+        args.model or EXAMPLE,
+        dtype=dtype,
+        adapter=args.adapter,
+        load_in_4bit=args.load_in_4bit,
+        load_in_8bit=args.load_in_8bit,
+        device=choose_device(args.device),
+    )
 
 
 def load_checkpoint(

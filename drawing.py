@@ -24,6 +24,7 @@ PALETTE = (
     (0, 140, 90),  # green
 )
 WHITE, INK, GREY, LINE = (255, 255, 255), (24, 28, 36), (98, 106, 120), (222, 226, 232)
+BT601_LUMA, BRIGHT = (0.299, 0.587, 0.114), 160  # of red, green, blue; from which on dark text reads better
 GOOD, FAIR, POOR = (22, 140, 78), (194, 120, 10), (200, 44, 52)
 GOOD_IOU, FAIR_IOU = 0.7, 0.4  # badges are green and amber from here on, red below
 READABLE_SIZE = 512  # smaller images are enlarged to this long side
@@ -150,6 +151,11 @@ def draw_curve(log_history: list[dict[str, Any]], path: str | Path) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
+def text_colour(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Of text on the colour: white or dark, whichever reads better."""
+    return INK if np.dot(colour, BT601_LUMA) > BRIGHT else WHITE
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Masks
 
@@ -238,13 +244,12 @@ def _chip_width(text: str, font_size: int) -> float:
 def _chip(
     draw: ImageDraw.ImageDraw, centre: tuple[float, float], text: str, colour: tuple[int, int, int], font_size: int
 ) -> None:
-    """A rounded box in the colour with the text in it, white or dark, whichever reads better."""
+    """A rounded box in the colour with the text in it."""
     x, y = centre
     half_width, half_height = _chip_width(text, font_size) / 2, 0.72 * font_size
     box = (x - half_width, y - half_height, x + half_width, y + half_height)
     draw.rounded_rectangle(box, radius=font_size // 3, fill=colour, outline=WHITE)
-    bright = np.dot(colour, (0.299, 0.587, 0.114)) > 160  # ITU-R BT.601 luma
-    _write(draw, centre, text, INK if bright else WHITE, font_size, bold=True, anchor="mm")
+    _write(draw, centre, text, text_colour(colour), font_size, bold=True, anchor="mm")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -15,12 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoint import load_asked
 from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
     add_model_options,
-    choose_device,
     json_object,
     positive,
     run,
@@ -145,13 +144,7 @@ def main(arguments: list[str]) -> None:
     questions = EvaluationQuestions(rows, with_conversations=args.protocol == "generate")
     if len(questions) == 0:
         raise ValueError(f"{args.dataset} {args.split} asks nothing under the protocol {args.protocol}.")
-    model, processor = load_checkpoint(
-        args.model,
-        adapter=args.adapter,
-        load_in_4bit=args.load_in_4bit,
-        load_in_8bit=args.load_in_8bit,
-        device=choose_device(args.device),
-    )
+    model, processor = load_asked(args)
     print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
 
     start = time.perf_counter()

@@ -19,7 +19,7 @@ from .configuration_gemma_lisa import GemmaLisaConfig
 from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
-from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+from .sam_gemma_lisa import decode_masks, decode_with_prompts, prompts_by_hand
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import MaskTargets
 
@@ -297,7 +297,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 raise ValueError(f"{len(images)} {name} but {int(has_image.sum())} conversations that show an image.")
         if has_image.any() and pixel_values is None:
             raise ValueError(f"{int(has_image.sum())} conversations show an image but pixel_values did not come.")
-        prompts = self._prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, int(has_image.sum()))
+        prompts = prompts_by_hand(
+            self.sam, points, boxes, original_sizes, reshaped_input_sizes, num_images=int(has_image.sum())
+        )
         steps: list[torch.Tensor] = []  # step t: (B, D), the state that predicts new token t
         hook = self.model.language_model.register_forward_hook(
             lambda module, inputs, output: steps.append(output.last_hidden_state[:, -1])
@@ -338,8 +340,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
             )
         else:
-            pred_masks, iou_scores = self._decode_with_prompts(
-                states[is_seg], image_embeddings, seg_image_index, prompts, multimask_output
+            seg_embeddings = self.project_seg(states[is_seg])  # (S, C)
+            pred_masks, iou_scores = decode_with_prompts(
+                self.sam, seg_embeddings, image_embeddings, seg_image_index, prompts, multimask_output
             )
         return SegmentOutput(
             sequences=sequences,
@@ -455,57 +458,6 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         )
         touched = (masks.float().sum() + scores.float().sum()) * 0.0
         return masks[:count], scores[:count], touched
-
-    def _decode_with_prompts(
-        self,
-        seg_hidden_states: torch.FloatTensor,
-        image_embeddings: torch.FloatTensor,
-        seg_image_index: torch.LongTensor,
-        prompts: list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]],
-        multimask_output: bool,
-    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
-        """As `_decode_masks`, image by image with the points and the box of each: their numbers may differ."""
-        masks = [image_embeddings.new_zeros(0, *(4 * side for side in image_embeddings.shape[-2:]))]
-        scores = [image_embeddings.new_zeros(0)]
-        for image, (points, box) in enumerate(prompts):
-            mine = seg_image_index == image
-            if mine.any():
-                seg_embeddings = self.project_seg(seg_hidden_states[mine])
-                count = len(seg_embeddings)
-                decoded = decode_masks(
-                    self.sam,
-                    seg_embeddings,
-                    image_embeddings[image].expand(count, -1, -1, -1),
-                    None if points is None else points.expand(count, -1, -1),
-                    None if box is None else box.expand(count, -1),
-                    multimask_output=multimask_output,
-                )
-                masks.append(decoded[0])
-                scores.append(decoded[1])
-        return torch.cat(masks), torch.cat(scores)
-
-    def _prompts_by_hand(
-        self,
-        points: list[Any] | None,
-        boxes: list[Any] | None,
-        original_sizes: torch.LongTensor | None,
-        reshaped_input_sizes: torch.LongTensor | None,
-        num_images: int,
-    ) -> list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]] | None:
-        """Points and box of each image in SAM's frame; None where none were given at all."""
-        if points is None and boxes is None:
-            return None
-        points = [None] * num_images if points is None else points
-        boxes = [None] * num_images if boxes is None else boxes
-        if original_sizes is None or reshaped_input_sizes is None:
-            raise ValueError("points and boxes need original_sizes and reshaped_input_sizes: pass all that came.")
-        if len(points) != num_images or len(boxes) != num_images:
-            raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
-        sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
-        return [
-            prompts_in_sam_frame(points[image], boxes[image], original, reshaped, self.sam)
-            for image, (original, reshaped) in enumerate(sizes)
-        ]
 
     def _mask_targets(
         self,

@@ -15,7 +15,6 @@ picture is taken, see docs/images.md; one that cannot be read is refused before 
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ from tqdm import tqdm
 
 from gemma_lisa.answers import labels, record
 from gemma_lisa.chat import Talk, converse
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoint import load_asked
 from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
     add_model_options,
-    choose_device,
     positive,
     run,
     write_whole,
@@ -207,16 +205,7 @@ def main(arguments: list[str]) -> None:
     check_output(args, len(pairs) or 1)
     for path in dict.fromkeys(path for path, _ in pairs):
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
-    if args.model is None:
-        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
-    model, processor = load_checkpoint(
-        args.model or EXAMPLE,
-        dtype=DTYPES[args.dtype],
-        adapter=args.adapter,
-        load_in_4bit=args.load_in_4bit,
-        load_in_8bit=args.load_in_8bit,
-        device=choose_device(args.device),
-    )
+    model, processor = load_asked(args, DTYPES[args.dtype])
     if args.chat:
         options = {"max_new_tokens": args.max_new_tokens, "threshold": args.threshold}
         options["multimask_output"] = args.multimask

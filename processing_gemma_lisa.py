@@ -339,7 +339,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         return {
             "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", text).strip(),
             "raw_text": self.seg_token.join(words).strip(),
-            "phrases": _phrases(words),
+            "phrases": phrases_of(words),
             "complete": end is not None,
         }
 
@@ -415,8 +415,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         return ids, offsets
 
 
-def _phrases(words: list[str]) -> list[str]:
-    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there.
+def phrases_of(words: list[str]) -> list[str]:
+    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there; "" for no name.
 
     words: the answer, cut at its `[SEG]`.
     """

@@ -40,7 +40,7 @@ def decode_masks(
     sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
     by_hand, dense = sam.prompt_encoder(
         None if points is None else points[:, None, :, :2],  # (S, 1, N, 2)
-        None if points is None else points[:, None, :, 2],
+        None if points is None else points[:, None, :, 2],  # (S, 1, N)
         None if boxes is None else boxes[:, None],  # (S, 1, 4)
         None if mask_inputs is None else mask_inputs[:, None].to(sam.prompt_encoder.mask_embed.conv1.weight),
     )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
@@ -55,12 +55,76 @@ def decode_masks(
         dense_prompt_embeddings=dense.to(weight),
         multimask_output=multimask_output,
     )  # (S, 1, M, 256, 256), (S, 1, M)
-    masks, scores = masks[:, 0], scores[:, 0]
+    masks, scores = masks[:, 0], scores[:, 0]  # (S, M, 256, 256), (S, M)
     if not multimask_output:
         return masks[:, 0], scores[:, 0]
-    best = scores.argmax(dim=1)
+    best = scores.argmax(dim=1)  # (S,)
     each = torch.arange(count, device=best.device)
     return masks[each, best], scores[each, best]
+
+
+def decode_with_prompts(
+    sam: SamModel,
+    seg_embeddings: torch.FloatTensor,
+    image_embeddings: torch.FloatTensor,
+    seg_image_index: torch.LongTensor,
+    prompts: list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]],
+    multimask_output: bool,
+) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+    """As `decode_masks`, image by image with the points and the box of each: their numbers may differ.
+
+    Args:
+        seg_embeddings: (S, C), of one image after the other.
+        image_embeddings: (I, C, 64, 64).
+        seg_image_index: (S,), the image of each.
+        prompts: for each of the I images what `prompts_in_sam_frame` gives.
+    """
+    side = 4 * image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
+    masks, scores = [image_embeddings.new_zeros(0, side, side)], [image_embeddings.new_zeros(0)]
+    for image, (points, box) in enumerate(prompts):
+        mine = seg_image_index == image
+        if mine.any():
+            of_image = seg_embeddings[mine.to(seg_embeddings.device)]  # (K, C)
+            count = len(of_image)
+            decoded = decode_masks(
+                sam,
+                of_image,
+                image_embeddings[image].expand(count, -1, -1, -1),  # (K, C, 64, 64)
+                None if points is None else points.expand(count, -1, -1),  # (K, N, 3)
+                None if box is None else box.expand(count, -1),  # (K, 4)
+                multimask_output=multimask_output,
+            )
+            masks.append(decoded[0])
+            scores.append(decoded[1])
+    return torch.cat(masks), torch.cat(scores)
+
+
+def prompts_by_hand(
+    sam: SamModel,
+    points: list[Any] | None,
+    boxes: list[Any] | None,
+    original_sizes: torch.LongTensor | None,
+    reshaped_input_sizes: torch.LongTensor | None,
+    num_images: int,
+) -> list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]] | None:
+    """For each image its points and its box as `prompts_in_sam_frame` gives them; None where none were given at all.
+
+    Raises:
+        ValueError: not one for each image, or as `prompts_in_sam_frame`.
+    """
+    if points is None and boxes is None:
+        return None
+    points = [None] * num_images if points is None else points
+    boxes = [None] * num_images if boxes is None else boxes
+    if original_sizes is None or reshaped_input_sizes is None:
+        raise ValueError("points and boxes need original_sizes and reshaped_input_sizes: pass all that came.")
+    if len(points) != num_images or len(boxes) != num_images:
+        raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
+    sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
+    return [
+        prompts_in_sam_frame(points[image], boxes[image], original, reshaped, sam)
+        for image, (original, reshaped) in enumerate(sizes)
+    ]
 
 
 def prompts_in_sam_frame(
@@ -93,7 +157,7 @@ def prompts_in_sam_frame(
         if not torch.isin(points[:, 2], torch.tensor([OFF, ON], device=device)).all():
             raise ValueError(f"labels of points are {points[:, 2].tolist()}; {ON} is on the thing, {OFF} beside it.")
         _check_inside(points[:, :2], limit)
-        points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]
+        points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]  # (1, N, 3)
     if box is not None:
         box = torch.as_tensor(box, dtype=torch.float32, device=device)
         if box.shape != (4,) or not (box[:2] < box[2:]).all():

@@ -55,6 +55,7 @@ class ImageSession:
         self._cache = DynamicCache()
         self._pixel_values = encoded["pixel_values"].to(model.device)
         with torch.inference_mode():
+            # (1, 256, 64, 64)
             self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"].to(model.device))
             self._read(self._ids_of_image())
 
@@ -99,7 +100,8 @@ class ImageSession:
         prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size, self.model.sam)
         messages = [*self.messages, self._user_turn(question)]
         ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
-        known = self._forget_from(_common_length(ids[:-1], self._ids))
+        known = _common_length(ids[:-1], self._ids)
+        self._forget_from(known)
         state = self._read(ids[known:])[-1:]  # (1, D)
 
         config, stops = self.model.config, self.model.stop_token_ids
@@ -109,17 +111,17 @@ class ImageSession:
         scores: list[float] = []
         for _ in range(max_new_tokens):
             before = state
-            token = int(self.model.lm_head(state[None]).argmax())
+            token = int(self.model.lm_head(state[None]).argmax())  # of (1, 1, V)
             new_tokens.append(token)
             if token not in stops:
-                state = self._read([token])
+                state = self._read([token])  # (1, D)
             answer = self.processor.read_answer(new_tokens)
             if token == config.seg_token_id:
                 seg_embedding = self.model.project_seg(state if config.seg_state == "token" else before)  # (1, C)
                 logits, score = decode_masks(
                     self.model.sam, seg_embedding, self._image_embeddings, *prompts, multimask_output=multimask_output
-                )
-                masks = torch.cat([masks, self._to_image(logits, threshold)])
+                )  # (1, 256, 256), (1,)
+                masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
                 scores.append(float(score))
                 found.append(PointedAt("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
@@ -164,7 +166,7 @@ class ImageSession:
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
         logits, score = decode_masks(
             self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
-        )
+        )  # (1, 256, 256), (1,)
         self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
         return self._to_image(logits, threshold)[0], float(score)
 
@@ -183,16 +185,15 @@ class ImageSession:
         ((ids, _),) = self.processor.encode_chats([nothing])
         return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
 
-    def _forget_from(self, length: int) -> int:
+    def _forget_from(self, length: int) -> None:
         """Cut what was read back to so many tokens."""
         self._cache.crop(length - len(self._ids))
         self._ids = self._ids[:length]
-        return length
 
     def _read(self, ids: list[int]) -> torch.FloatTensor:
         """Read more tokens; Gemma's states at them, (n, D)."""
         gemma, shown = self.model.model, {}
-        input_ids = torch.tensor([ids], device=self.model.device)
+        input_ids = torch.tensor([ids], device=self.model.device)  # (1, n)
         if self.model.config.image_token_id in ids:
             is_image = (input_ids == self.model.config.image_token_id).long()
             shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
@@ -203,7 +204,7 @@ class ImageSession:
             self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
             raise
         self._ids = self._ids + ids
-        return output.last_hidden_state[0]
+        return output.last_hidden_state[0]  # (n, D)
 
     def _to_image(self, logits: torch.FloatTensor, threshold: float) -> torch.BoolTensor:
         return self.processor.threshold_masks(logits, self._size, self._reshaped_size, threshold)

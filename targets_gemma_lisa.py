@@ -56,9 +56,9 @@ class MaskTargets:
         self, logits: torch.FloatTensor, scores: torch.FloatTensor, divisor: torch.Tensor | int | None
     ) -> torch.Tensor:
         """Squared error of the scores (S,) as estimates of the IoU that the masks of the logits (S, H, W) have, ()."""
-        targets, valid = self.labels == 1, self.labels != IGNORE_VALUE
+        targets, valid = self.labels == 1, self.labels != IGNORE_VALUE  # (S, H, W)
         predicted = logits > 0
-        intersections = (predicted & targets).flatten(1).sum(1)
+        intersections = (predicted & targets).flatten(1).sum(1)  # (S,)
         unions = ((predicted | targets) & valid).flatten(1).sum(1)
         ious = intersections / unions.clamp(min=1)  # (S,)
         return normalize(((scores.float() - ious) ** 2).sum(), len(scores), divisor)
@@ -76,8 +76,8 @@ class MaskTargets:
         at = torch.multinomial(chances, 1)[:, 0]  # (S,)
         y, x = at // self.labels.shape[2], at % self.labels.shape[2]
         scale = self.reshaped_sizes / self.sizes  # (S, 2)
-        label = targets.flatten(1).gather(1, at[:, None])[:, 0]
-        return torch.stack([x * scale[:, 1], y * scale[:, 0], label.float()], dim=1)[:, None]
+        label = targets.flatten(1).gather(1, at[:, None])[:, 0]  # (S,)
+        return torch.stack([x * scale[:, 1], y * scale[:, 0], label.float()], dim=1)[:, None]  # (S, 1, 3)
 
     @torch.no_grad()
     def boxes(self) -> torch.FloatTensor:
@@ -91,7 +91,7 @@ class MaskTargets:
             corners.append((torch.where(is_there, first, 0), torch.where(is_there, last, size)))
         (left, right), (top, bottom) = corners
         box = torch.stack([left, top, right, bottom], dim=1).float()  # (S, 4)
-        lengths = (box[:, 2:] - box[:, :2]).repeat(1, 2)
-        limits = self.sizes.flip(1).repeat(1, 2)
+        lengths = (box[:, 2:] - box[:, :2]).repeat(1, 2)  # (S, 4)
+        limits = self.sizes.flip(1).repeat(1, 2)  # (S, 4): width, height, width, height
         box = (box + torch.randn_like(box) * BOX_NOISE * lengths).clamp(min=0).minimum(limits)
         return box * (self.reshaped_sizes / self.sizes).flip(1).repeat(1, 2)

@@ -51,7 +51,7 @@ FLOORS = {
     "collator": 1,
     "datasets_builder": 1,
     "datasets_builder.__main__": 4,
-    "answers": 2,
+    "answers": 1,
     "checkpoint": 2,
     "chat": 2,
     "protocols": 2,

@@ -144,14 +144,14 @@ def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, t
 
 def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
     types = []
-    opened = predict.load_checkpoint
+    opened = checkpoint.load_checkpoint
 
     def watched(*args, **options):
         model, processor = opened(*args, **options)
         types.append(model.dtype)
         return model, processor
 
-    monkeypatch.setattr(predict, "load_checkpoint", watched)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", watched)
     asked = ["--image", str(scene / "a.png"), "--query", "the red circle", "--output", str(tmp_path / "a.png")]
     predict.main([*asked, "--dtype", "bfloat16"])
     assert [str(kind) for kind in types] == ["torch.bfloat16"]

@@ -5,9 +5,9 @@ import html
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from ..drawing import text_colour
 from .layers import colour_of, data_url, mask_layer, number_place
 from .visits import Turn, Visit
 from .words import WORDS
@@ -21,7 +21,6 @@ SCENES = (
     (HERE / "scenes" / "hard-1.png", "the purple shape"),
     (HERE / "scenes" / "hard-2.png", "the largest circle"),
 )
-INK, WHITE, BRIGHT = "#181c24", "#ffffff", 160  # BRIGHT: ITU-R BT.601 luma from which dark text reads better
 NOTHING_SHOWN = {"turn": -1, "whole": False, "masks": []}
 
 
@@ -62,11 +61,10 @@ def talk_of(visit: Visit, shown: int, turn: Turn | None = None) -> dict[str, Any
     }
 
 
-def colours_of(index: int) -> dict[str, Any]:
-    """A mask's colour, and that of text on it."""
+def colours_of(index: int) -> dict[str, str]:
+    """A mask's colour, and that of text on it, as CSS has them."""
     colour = colour_of(index)
-    bright = np.dot(colour, (0.299, 0.587, 0.114)) > BRIGHT
-    return {"colour": "#{:02x}{:02x}{:02x}".format(*colour), "ink": INK if bright else WHITE}
+    return {"colour": _in_css(colour), "ink": _in_css(text_colour(colour))}
 
 
 def file_of(name: str, kind: str, content: bytes) -> dict[str, Any]:
@@ -104,3 +102,7 @@ def _scene_urls() -> list[tuple[str, str]]:
         with Image.open(path) as picture:
             urls.append((data_url(picture, "PNG"), question))
     return urls
+
+
+def _in_css(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -4,16 +4,14 @@ import os
 import signal
 import tempfile
 import threading
-from pathlib import Path
-
-import torch
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is sent anywhere
 
 import gradio as gr
 
-from ..checkpoint import EXAMPLE, load_checkpoint
 from ..images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
+from ..modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from ..processing_gemma_lisa import GemmaLisaProcessor
 from .page import CSS, build_page
 from .visits import Visits
 
@@ -23,33 +21,30 @@ FONTS = ("system-ui", "sans-serif")  # the visitor's own, which have Japanese to
 
 
 def serve(
-    path: str | Path | None = None,
+    model: GemmaLisaForConditionalGeneration,
+    processor: GemmaLisaProcessor,
+    name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
-    adapter: str | Path | None = None,
-    load_in_4bit: bool = False,
-    load_in_8bit: bool = False,
-    device: torch.device | None = None,
 ) -> None:
     """Returns once the process is told to stop.
 
     Args:
-        path, adapter, load_in_4bit, load_in_8bit, device: as in `load_checkpoint`; no path: the example.
+        model, processor: what answers.
+        name: what the page calls it; None: the example, of which it says what it knows.
         host, port: where to; 0.0.0.0 is every network of the machine.
         share: also by a public address, through Gradio's servers.
 
     Raises:
-        ValueError: as `load_checkpoint`.
         OSError: the port is taken.
     """
-    model, processor = load_checkpoint(path or EXAMPLE, "auto", adapter, load_in_4bit, load_in_8bit, device)
     os.environ.setdefault(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_PIXELS))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="gemma-lisa-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # where uploads lie until they are read
-        page = build_page(Visits(model, processor), None if path is None else Path(path).name)
+        page = build_page(Visits(model, processor), name)
         try:
             _, address, public = page.launch(
                 server_name=host,

@@ -3,7 +3,6 @@
 Knows the model and no web server; `page.py` shows what is kept here.
 """
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,19 +17,13 @@ from ..answers import record
 from ..datasets_builder.rows import decode_mask
 from ..drawing import draw_answer, draw_overlay
 from ..images_gemma_lisa import load_rgb
+from ..processing_gemma_lisa import phrases_of
 from ..session_gemma_lisa import ImageSession, PointedAt
 
 MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it
 MAX_BROUGHT = 64  # pictures that wait for the model
 MAX_QUESTION = 500  # characters
 MAX_NEW_TOKENS = 128  # of an answer
-
-# Where an answer's first mask comes after such words, its names stand behind their `[SEG]`, else before.
-_LEADS = re.compile(
-    r"(?:sure,? )?(?:it is|it's|this is|that is|they are|these are|those are|here (?:it is|they are))?", re.I
-)
-_ENDS = re.compile(r"[.,;:!?]|\band\b")  # of a name
-_LINKS = re.compile(r"^(?:and|or)\b\s*", re.I)
 
 
 class Refused(ValueError):
@@ -61,11 +54,8 @@ class Turn:
 
     @property
     def names(self) -> list[str]:
-        """What people call each mask: the words behind its `[SEG]` or before it, else the question."""
-        *before, _ = self.words
-        behind = [_ENDS.split(piece)[0] for piece in self.words[1:]]
-        told = behind if _LEADS.fullmatch(_bare(self.words[0])) else before
-        return [_LINKS.sub("", _bare(piece)) or self.question for piece in told]
+        """What each mask is called: its phrase, else the question."""
+        return [phrase or self.question for phrase in phrases_of(self.words)]
 
 
 @dataclass
@@ -169,7 +159,11 @@ class Visit:
             known = turn.answer["masks"] if turn is not None else []
             new = {name: answer[name][len(known) :] for name in ("masks", "scores", "phrases")}
             told = record(self.name, question, answer | new)  # a mask is encoded once
-            told["masks"] = known + told["masks"]
+            # A name behind its `[SEG]` comes after the mask
+            told["masks"] = [
+                {**mask, "phrase": phrase}
+                for mask, phrase in zip(known + told["masks"], answer["phrases"], strict=True)
+            ]
             words = answer["raw_text"].split(self.session.processor.seg_token)
             turn = Turn(question, told, words, first, [[] for _ in told["masks"]])
             yield turn
@@ -255,7 +249,3 @@ class Visits:
         self._ended[key] = None
         while len(self._ended) > 100 * self.limit:
             self._ended.popitem(last=False)
-
-
-def _bare(words: str) -> str:
-    return words.strip(" \n.,;:!?")

@@ -6,16 +6,14 @@ only); IN_4BIT=1 to quantise the language model, on a GPU.
 
 import os
 
+from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import choose_device
 from gemma_lisa.web.server import serve
 
 EVERY_NETWORK, SPACES_PORT = "0.0.0.0", 7860
 
 if __name__ == "__main__":
-    serve(
-        os.environ.get("MODEL") or None,
-        host=EVERY_NETWORK,
-        port=SPACES_PORT,
-        load_in_4bit=os.environ.get("IN_4BIT") == "1",
-        device=choose_device(None),
-    )
+    path = os.environ.get("MODEL") or None
+    is_4bit = os.environ.get("IN_4BIT") == "1"
+    model, processor = load_checkpoint(path or EXAMPLE, load_in_4bit=is_4bit, device=choose_device(None))
+    serve(model, processor, path and path.split("/")[-1], host=EVERY_NETWORK, port=SPACES_PORT)
