@@ -1,9 +1,11 @@
-"""How well follow-up questions are answered: gIoU by the turn of a conversation, and what the model's scores are worth.
+"""How well a conversation goes: gIoU by its turn, what the model's scores are worth, what a click and a box change.
 
     python benchmarks/bench_dialogue.py
     python benchmarks/bench_dialogue.py --model outputs/demo --level hard --scenes 100
 
-Held-out drawn scenes; all questions of a scene are asked in one session, in the order of its row.
+Held-out drawn scenes; all questions of a scene are asked in one session, in the order of its row, and each alone too.
+Where one thing is asked for and one mask comes, it is corrected by a click on a pixel that it has wrong (on the thing,
+where none is), and anew by the thing's own box.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.metrics import intersection_and_union, unite
 from gemma_lisa.records import commit
+from gemma_lisa.session_gemma_lisa import ImageSession
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -30,40 +33,62 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def iou(masks: np.ndarray, target: np.ndarray) -> float:
+    """Of the union of masks (K, H, W) with that of the targets (M, H, W)."""
+    size = target.shape[1:]
+    intersection, union = intersection_and_union(unite(masks, size), unite(target, size))
+    return intersection / union if union else 1.0
+
+
+def corrected(session: ImageSession, mask: np.ndarray, target: np.ndarray, seed: int) -> tuple[float, float]:
+    """IoU of the session's last mask (1, H, W) after a click, and anew with a box; the target is (1, H, W)."""
+    number, kept, thing = len(session.pointed_at) - 1, session.pointed_at[-1], target[0] == 1
+    wrong = np.argwhere(mask[0] != thing)
+    places = wrong if len(wrong) else np.argwhere(thing)
+    y, x = places[np.random.default_rng(seed).integers(len(places))].tolist()
+    clicked, _ = session.correct(number, points=[(x, y, int(thing[y, x]))])
+    session.pointed_at[number] = kept
+    rows, columns = np.flatnonzero(thing.any(axis=1)), np.flatnonzero(thing.any(axis=0))
+    boxed, _ = session.correct(number, box=(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    return iou(clicked[None].numpy(), target), iou(boxed[None].numpy(), target)
+
+
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     torch.set_num_threads(1)
     model, processor = load_checkpoint(args.model)
-    options = {"image_size": model.config.sam_config.vision_config.image_size}
-    if args.level == "hard":
-        options = {}
-    sizes = {"train_rows": 0, "validation_rows": 0, "test_rows": args.scenes}
-    questions = EvaluationQuestions(
-        load_rows(f"shapes/{args.level}", "test", None, {**options, **sizes}), with_conversations=False
-    )
-    ious, scores, worth, session, source = defaultdict(list), [], [], None, None
-    turn = 0
-    for sample in tqdm((questions[at] for at in range(len(questions))), total=len(questions), unit="question"):
+    options = {"train_rows": 0, "validation_rows": 0, "test_rows": args.scenes}
+    if args.level == "easy":  # hard scenes have one size
+        options["image_size"] = model.config.sam_config.vision_config.image_size
+    rows = load_rows(f"shapes/{args.level}", "test", None, options)
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    # of each turn: IoU in the conversation, and alone; of single masks: score, IoU, after a click, anew with a box
+    by_turn, singles, source = defaultdict(list), [], None
+    for at in tqdm(range(len(questions)), unit="question"):
+        sample = questions[at]
+        question, target = sample["chats"][0].rounds[0][0], sample["masks"][0]
         if sample["source"] != source:
-            source, turn, session = sample["source"], 0, model.start(sample["image"], processor)
-        answer = session.ask(sample["chats"][0].rounds[0][0])
+            source, turn = sample["source"], 0
+            session, alone = (model.start(sample["image"], processor) for _ in range(2))
         turn += 1
-        target, size = sample["masks"][0], (sample["image"].height, sample["image"].width)
+        answer = session.ask(question)
         if not len(target):
             continue
-        intersection, union = intersection_and_union(unite(answer["masks"].numpy(), size), unite(target, size))
-        ious[turn].append(intersection / union if union else 1.0)
-        if len(target) == len(answer["masks"]) == 1:
-            scores.append(float(answer["scores"][0]))
-            worth.append(ious[turn][-1])
+        alone.forget()
+        masks = answer["masks"].numpy()
+        by_turn[turn].append((iou(masks, target), iou(alone.ask(question)["masks"].numpy(), target)))
+        if len(target) == len(masks) == 1:
+            after = corrected(session, masks, target, seed=at)
+            singles.append((float(answer["scores"][0]), by_turn[turn][-1][0], *after))
     print(f"{args.model}, {commit()}, {args.scenes} {args.level} scenes\n")
-    print("| turn | questions for what is there | gIoU |\n|---|---|---|")
-    for turn, values in sorted(ious.items()):
-        print(f"| {turn} | {len(values)} | {np.mean(values):.3f} |")
-    print(
-        f"\nScores of {len(scores)} single masks: correlation with their IoU {np.corrcoef(scores, worth)[0, 1]:.2f}, "
-        f"mean {np.mean(scores):.3f} where the IoU's is {np.mean(worth):.3f}"
-    )
+    print("| turn | questions for what is there | gIoU | asked alone |\n|---|---|---|---|")
+    for turn, values in sorted(by_turn.items()):
+        talking, apart = np.mean(values, axis=0)
+        print(f"| {turn} | {len(values)} | {talking:.3f} | {apart:.3f} |")
+    score, worth, clicked, boxed = np.array(singles).T
+    print(f"\n{len(singles)} single masks: mean IoU {worth.mean():.3f}, mean score {score.mean():.3f}, ", end="")
+    print(f"correlation {np.corrcoef(score, worth)[0, 1]:.2f};")
+    print(f"mean IoU after a click {clicked.mean():.3f}, anew with a box {boxed.mean():.3f}")
 
 
 if __name__ == "__main__":

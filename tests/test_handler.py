@@ -4,19 +4,15 @@ import base64
 import importlib.util
 import io
 import json
-import struct
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import ROOT, SCENE, huge_png
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.checkpoint import EXAMPLE
 
-ROOT = Path(__file__).resolve().parents[1]
-SCENE = ROOT / "docs" / "scene.png"
 QUESTION = "the red circle"
 
 
@@ -51,13 +47,6 @@ def picture(format: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **
     buffer = io.BytesIO()
     Image.new(mode, size, 0).save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def declared(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and has none."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
 def animated() -> bytes:
@@ -177,8 +166,8 @@ def asked(image, text=QUESTION, **parameters):
         (asked(""), 400, "the file is empty"),
         (asked(b""), 400, "the file is empty"),
         (asked(encoded(WHOLE[: len(WHOLE) // 2])), 400, "cannot be read"),
-        (asked(encoded(declared(30_000, 30_000))), 413, "pixels"),
-        (asked(encoded(declared(10_000, 10_000))), 413, "pixels"),
+        (asked(encoded(huge_png(30_000, 30_000))), 413, "pixels"),
+        (asked(encoded(huge_png(10_000, 10_000))), 413, "pixels"),
         (asked(Image.new("1", (10_000, 10_000))), 413, "pixels"),
         (asked(encoded(SVG)), 400, "SVG"),
         (asked(encoded(WHOLE), "x" * 100_000), 413, "100,000 characters"),

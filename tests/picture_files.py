@@ -1,0 +1,54 @@
+"""Files that people bring as pictures: which are refused and why, which are taken."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENE = ROOT / "docs" / "scene.png"
+
+
+def huge_png(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A PNG that declares so many pixels and holds next to none of them."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def saved(picture: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+REFUSED_FILES = {
+    "text.png": (b"This is no picture.\n" * 20, "in no format of pictures"),
+    "empty.png": (b"", "is empty"),
+    "truncated.png": (SCENE.read_bytes()[:9_000], "cannot be read"),
+    "huge.png": (huge_png(), "more than 25,000,000 pixels"),
+    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "drawing"),
+    "<img src=x onerror=alert(1)>.png": (b"nothing", "in no format of pictures"),
+}
+
+
+def taken_files() -> dict[str, bytes]:
+    with Image.open(SCENE) as opened:
+        scene = opened.convert("RGB")
+    deep = Image.fromarray(np.asarray(scene.convert("L")).astype(np.uint16) * 257)
+    turned = scene.transpose(Image.Transpose.ROTATE_90)
+    return {
+        "animated.gif": saved(scene, "GIF", save_all=True, append_images=[turned, scene]),
+        "cmyk.jpg": saved(scene.convert("CMYK"), "JPEG"),
+        "deep.png": saved(deep, "PNG"),
+        "clear.png": saved(scene.convert("RGBA"), "PNG"),
+        "photo.webp": saved(scene, "WEBP"),
+    }
