@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import set_seed
 
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
@@ -33,6 +34,12 @@ SHORT_WINDOW = 12
 def one_thread():
     """What the tests say must not depend on the number of cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    """What a test draws at random does not depend on which tests ran before it in the same process."""
+    set_seed(0)
 
 
 @pytest.fixture
