@@ -209,13 +209,16 @@ class GemmaLisaProcessor(Gemma3Processor):
             add_generation_prompt=add_generation_prompt,
             **self.tokenizer.special_tokens_map,
         )
-        chats = []
-        for text, spans in zip(texts, spoken_spans, strict=True):
+        soft, chats = self.tokenizer.image_token_id, []
+        for text, spans, (tokens, offsets) in zip(texts, spoken_spans, self._tokenize(texts), strict=True):
+            is_spoken = bytearray(len(text))  # of each character
+            for start, end in spans:
+                is_spoken[start:end] = b"\1" * (end - start)
             ids, spoken = [], []
-            for token, (start, end) in zip(*self._tokenize(text), strict=True):
-                times = self.image_seq_length if token == self.tokenizer.image_token_id else 1
+            for token, (start, end) in zip(tokens, offsets, strict=True):
+                times = self.image_seq_length if token == soft else 1
                 ids += [token] * times
-                spoken += [int(any(start < b and a < end for a, b in spans))] * times
+                spoken += [int(1 in is_spoken[start:end])] * times
             chats.append((ids, spoken))
         return chats
 
@@ -383,36 +386,45 @@ class GemmaLisaProcessor(Gemma3Processor):
         parts = [{**part, "text": mark(part["text"])} if part["type"] == "text" else part for part in content]
         return {**message, "content": parts}
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a rendered conversation, and the (start, end) of each token in it, in characters.
+    def _tokenize(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Of each rendered conversation its token ids, and the (start, end) of each token in it, in characters.
 
         All tokens of an image lie where its `<start_of_image>` stands, and its soft token is there once for all; what
         was typed is cut out and read as text.
         """
         soft = self.tokenizer.image_token
         shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        position = 0
-        for at, piece in enumerate(re.split(f"({TYPED_START}.*?{TYPED_END})", text)):
-            if at % 2:
-                found = self.tokenizer(piece[1:-1], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        pieces = [re.split(f"({TYPED_START}.*?{TYPED_END})", text) for text in texts]  # of the template, typed, …
+        expanded = [piece.replace(self.boi_token, shown) for of_text in pieces for piece in of_text[::2]]
+        typed = [piece[1:-1] for of_text in pieces for piece in of_text[1::2]]
+        by_template = self.tokenizer(
+            expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
+        )
+        of_template = zip(expanded, by_template["input_ids"], by_template["offset_mapping"], strict=True)
+        of_typed = iter([])
+        if typed:
+            of_typed = iter(self.tokenizer(typed, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        tokenized = []
+        for of_text in pieces:
+            ids: list[int] = []
+            offsets: list[tuple[int, int]] = []
+            position = 0
+            for at, piece in enumerate(of_text):
+                if at % 2:
+                    found = next(of_typed)
+                    offsets += [(position, position + len(piece))] * len(found)
+                else:
+                    written, found, spans = next(of_template)
+                    start = written.find(shown)
+                    gained = len(written) - len(piece)
+                    for a, b in spans:
+                        inside = gained and start <= a
+                        a, b = (max(start, a - gained), max(start, b - gained)) if inside else (a, b)
+                        offsets.append((position + a, position + b))
                 ids += found
-                offsets += [(position, position + len(piece))] * len(found)
-            else:
-                expanded = piece.replace(self.boi_token, shown)
-                start = expanded.find(shown)
-                gained = len(expanded) - len(piece)
-                found = self.tokenizer(
-                    expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
-                )
-                ids += found["input_ids"]
-                for a, b in found["offset_mapping"]:
-                    inside = gained and start <= a
-                    a, b = (max(start, a - gained), max(start, b - gained)) if inside else (a, b)
-                    offsets.append((position + a, position + b))
-            position += len(piece)
-        return ids, offsets
+                position += len(piece)
+            tokenized.append((ids, offsets))
+        return tokenized
 
 
 def phrases_of(words: list[str]) -> list[str]:
