@@ -29,6 +29,7 @@ class GemmaLisaCollator:
         processor: tokens and pixels.
         learn_masks: False leaves out SAM's images and the masks: a stage that learns words only.
         with_sources: name the rows, for a trainer that takes the names out again.
+        as_bytes: leave images uint8, which the trainer normalizes on the device: less to hand over for its workers.
 
     Returns (when called):
         input_ids, attention_mask, token_type_ids, labels, question_ids: (B, L) int64; where there are images also
@@ -39,10 +40,17 @@ class GemmaLisaCollator:
         ValueError: an answer whose `[SEG]` tokens are not as many as its masks, with the row's source.
     """
 
-    def __init__(self, processor: GemmaLisaProcessor, learn_masks: bool = True, with_sources: bool = False):
+    def __init__(
+        self,
+        processor: GemmaLisaProcessor,
+        learn_masks: bool = True,
+        with_sources: bool = False,
+        as_bytes: bool = False,
+    ):
         self.processor = processor
         self.learn_masks = learn_masks
         self.with_sources = with_sources
+        self.as_bytes = as_bytes
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
         if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
@@ -57,7 +65,8 @@ class GemmaLisaCollator:
 
         shown = [sample for sample in samples if sample["image"] is not None]
         if shown:
-            batch |= self.processor.encode_images([sample["image"] for sample in shown], with_sam=self.learn_masks)
+            images = [sample["image"] for sample in shown]
+            batch |= self.processor.encode_images(images, with_sam=self.learn_masks, as_bytes=self.as_bytes)
         if shown and self.learn_masks:
             batch["mask_labels"] = [
                 torch.from_numpy(np.concatenate([masks for masks in sample["masks"] if masks is not None] or [_NONE]))

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
@@ -148,6 +149,41 @@ def own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
             yield remarks
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+class PixelNormalization:
+    """What a stock image processor makes of pixels, bit for bit, on any device.
+
+    Args:
+        image_processor: that rescales and normalizes, as it is told to.
+
+    values: (3, 256) float32, of 0 to 255 in each channel, as the processor itself makes them.
+    steps: (3, 3) float32, of each channel (d, m, s) such that its values are (0…255 / d - m) / s in float32, which is
+    quicker than to look them up; none if these are other values.
+    """
+
+    def __init__(self, image_processor):
+        pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+        values = pixels.numpy()
+        scale, mean, std = 1, 0, 1
+        if image_processor.do_rescale:
+            scale = image_processor.rescale_factor
+            values = image_processor.rescale(values, scale)
+        if image_processor.do_normalize:
+            mean, std = image_processor.image_mean, image_processor.image_std
+            values = image_processor.normalize(values, mean, std)
+        self.values = torch.tensor(values[:, 0], dtype=torch.float32)
+        self.steps = torch.stack([torch.tensor(step, dtype=torch.float32).expand(3) for step in (1 / scale, mean, std)])
+        if not torch.equal(self(pixels[None])[0, :, 0], self.values):
+            self.steps = None
+
+    def __call__(self, pixels: torch.Tensor) -> torch.FloatTensor:
+        """Values (I, 3, H, W) float32 of pixels (I, 3, H, W) uint8."""
+        if self.steps is None:
+            channels = torch.arange(3, device=pixels.device)[:, None, None]
+            return self.values.to(pixels.device)[channels, pixels.int()]
+        divisor, mean, std = self.steps.to(pixels.device)[..., None, None]  # (3, 1, 1) each
+        return pixels.float().div_(divisor).sub_(mean).div_(std)
 
 
 def pixel_limit() -> int:

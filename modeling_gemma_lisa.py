@@ -366,6 +366,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         """SAM's encoding of the images, (I, C, 64, 64); of one blank image where the batch shows none."""
         if sam_pixel_values is None:
             sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
+        _refuse_bytes(sam_pixel_values)
         weight = self.sam.vision_encoder.patch_embed.projection.weight
         return self.sam.vision_encoder(sam_pixel_values.to(weight)).last_hidden_state
 
@@ -396,6 +397,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
     ) -> tuple[BaseModelOutputWithPooling | None, torch.Tensor | float]:
         """Gemma's image features; where the batch shows none but learns, those of a blank image, times zero."""
         if pixel_values is not None:
+            _refuse_bytes(pixel_values)
             return self.model.get_image_features(pixel_values, return_dict=True), 0.0
         if not blank:
             return None, 0.0
@@ -540,6 +542,11 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             position_ids=attention_mask.sum(1, keepdim=True) - 1,
             past_key_values=cache,
         ).last_hidden_state
+
+
+def _refuse_bytes(images: torch.Tensor) -> None:
+    if images.dtype == torch.uint8:
+        raise ValueError("The images are bytes; let processor.normalize_images(batch) make them what the towers take.")
 
 
 GemmaLisaForConditionalGeneration.register_for_auto_class("AutoModel")

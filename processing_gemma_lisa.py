@@ -15,7 +15,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .images_gemma_lisa import load_rgb
+from .images_gemma_lisa import PixelNormalization, load_rgb
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\
@@ -222,42 +222,57 @@ class GemmaLisaProcessor(Gemma3Processor):
             chats.append((ids, spoken))
         return chats
 
-    def encode_images(self, images: list[Any], with_sam: bool = True) -> dict[str, torch.Tensor]:
+    def encode_images(
+        self, images: list[Any], with_sam: bool = True, as_bytes: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Images (PIL or paths) for both towers: pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes.
 
         Shapes as in `apply_chat_template`; images are opened by `load_rgb`, and sizes count after it. A side that SAM's
         resizing would leave without a pixel keeps one.
+
+        Args:
+            images: to be looked at.
+            with_sam: False leaves out all that is SAM's.
+            as_bytes: leave the pixels uint8, a quarter of the memory: `normalize_images` does the rest later, where the
+                model is.
 
         Raises:
             ValueError: an image that `load_rgb` refuses.
         """
         size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
         side = self.sam_image_processor.size["longest_edge"]
-        # The stock processors need several arrays of doubles for a picture; here each value is made where it stays.
-        gemma_normalization = _Normalization(self.image_processor)
-        sam_normalization = _Normalization(self.sam_image_processor)
-        for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.float32)
-        for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.float32)
+        for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.uint8)
+        for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.uint8)
         original_sizes, reshaped_sizes = [], []
         for index, image in enumerate(images):
             rgb = load_rgb(image)
-            gemma_rgb = rgb.resize((size["width"], size["height"]), self.image_processor.resample)
-            gemma_normalization.write(gemma_rgb, for_gemma[index])
+            _write_pixels(rgb.resize((size["width"], size["height"]), self.image_processor.resample), for_gemma[index])
             if with_sam:
                 width, height = _sam_size(rgb, side)
                 sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
-                sam_normalization.write(sam_rgb, for_sam[index, :, :height, :width])
+                _write_pixels(sam_rgb, for_sam[index, :, :height, :width])
                 original_sizes.append((rgb.height, rgb.width))
                 reshaped_sizes.append((height, width))
-        pixel_values = torch.from_numpy(for_gemma)
-        if not with_sam:
-            return {"pixel_values": pixel_values}
-        return {
-            "pixel_values": pixel_values,
-            "sam_pixel_values": torch.from_numpy(for_sam),
-            "original_sizes": torch.tensor(original_sizes),
-            "reshaped_input_sizes": torch.tensor(reshaped_sizes),
-        }
+        encoded = {"pixel_values": torch.from_numpy(for_gemma)}
+        if with_sam:
+            encoded["sam_pixel_values"] = torch.from_numpy(for_sam)
+            encoded["original_sizes"] = torch.tensor(original_sizes)
+            encoded["reshaped_input_sizes"] = torch.tensor(reshaped_sizes)
+        return encoded if as_bytes else self.normalize_images(encoded)
+
+    def normalize_images(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its images as both towers take them: uint8 of `encode_images` to float32, on their device.
+
+        What the stock image processors give, bit for bit. Images that are not uint8 are left as they are.
+        """
+        batch = dict(batch)
+        processors = {"pixel_values": self.image_processor, "sam_pixel_values": self.sam_image_processor}
+        for name, image_processor in processors.items():
+            if name in batch and batch[name].dtype == torch.uint8:
+                batch[name] = PixelNormalization(image_processor)(batch[name])
+                if name == "sam_pixel_values":
+                    _blank_padding(batch[name], batch["reshaped_input_sizes"])
+        return batch
 
     def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
         """What `segment` returned, as one answer for each conversation.
@@ -459,54 +474,19 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
 
 
-class _Normalization:
-    """What a stock image processor makes of pixels, bit for bit.
-
-    values: (3, 256) float32, of 0 to 255 in each channel, as the processor itself makes them.
-    steps: (3, 3) float32, of each channel (d, m, s) such that its values are (0…255 / d - m) / s in float32, which is
-    quicker than to look them up; none if these are other values.
-    """
-
-    ROWS = 32  # at once: what they are computed from stays in the processor's cache
-
-    def __init__(self, image_processor):
-        pixels = np.arange(256, dtype=np.uint8)
-        values = np.broadcast_to(pixels, (3, 1, 256))
-        scale, mean, std = 1, 0, 1
-        if image_processor.do_rescale:
-            scale = image_processor.rescale_factor
-            values = image_processor.rescale(values, scale)
-        if image_processor.do_normalize:
-            mean, std = image_processor.image_mean, image_processor.image_std
-            values = image_processor.normalize(values, mean, std)
-        self.values = np.ascontiguousarray(values[:, 0], dtype=np.float32)
-        steps = [np.broadcast_to(np.float32(step), 3) for step in (1 / scale, mean, std)]
-        self.steps = np.stack(steps, axis=1)
-        computed = np.empty_like(self.values)
-        for of_band, step in zip(computed, self.steps, strict=True):
-            _compute(pixels, step, of_band)
-        if not np.array_equal(computed, self.values):
-            self.steps = None
-
-    def write(self, rgb: Image.Image, target: np.ndarray) -> None:
-        """The picture's values into target (3, H, W), of the picture's size."""
-        for channel, band in enumerate(rgb.split()):
-            pixels, plane = np.asarray(band), target[channel]
-            if self.steps is None:
-                # "raise" would write to a buffer first
-                np.take(self.values[channel], pixels, out=plane, mode="clip")
-                continue
-            for top in range(0, len(pixels), self.ROWS):
-                _compute(pixels[top : top + self.ROWS], self.steps[channel], plane[top : top + self.ROWS])
+def _write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
+    """The picture's pixels into target (3, H, W) uint8, of the picture's size."""
+    for band, plane in zip(rgb.split(), target, strict=True):
+        plane[...] = np.asarray(band)
 
 
-def _compute(pixels: np.ndarray, steps: np.ndarray, target: np.ndarray) -> None:
-    """(pixels / d - m) / s into target; steps: (d, m, s)."""
-    divisor, mean, std = steps
-    target[...] = pixels
-    target /= divisor
-    target -= mean
-    target /= std
+def _blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
+    """0 wherever images (I, 3, H, W) lie outside their sizes (I, 2), (height, width) in pixels."""
+    rows, columns = (
+        torch.arange(length, device=images.device) < sizes[:, axis, None].to(images.device)
+        for axis, length in enumerate(images.shape[-2:])
+    )  # (I, H), (I, W)
+    images.masked_fill_(~(rows[:, None, :, None] & columns[:, None, None, :]), 0)
 
 
 def _images_of(messages: list[dict]) -> list[Any]:

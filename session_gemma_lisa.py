@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from transformers import DynamicCache
 
 from .images_gemma_lisa import load_rgb
 from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+
+# Tokens that are read ahead at most: an answer's usual beginning, or the name of a thing.
+MAX_GUESSED = 8
 
 
 @dataclass
@@ -34,7 +38,8 @@ class ImageSession:
 
     The image is encoded here, once for Gemma and once for SAM. The keys and values of all that was read are kept, so a
     question costs the reading of its own tokens and the writing of its answer, and answers are those that `segment`
-    gives to the same conversation.
+    gives to the same conversation. Answers begin alike and name what was asked for, so what comes next is guessed from
+    what was said before and read together; what is guessed wrong is forgotten (arXiv 2304.04487).
 
     Args:
         model: a Gemma-LISA.
@@ -51,6 +56,7 @@ class ImageSession:
         self._size = tuple(encoded["original_sizes"][0].tolist())  # (height, width)
         self._reshaped_size = tuple(encoded["reshaped_input_sizes"][0].tolist())
         self._ids: list[int] = []  # what the cache has read
+        self._said: list[int] = []  # the conversation before this one
         # Not made of the configuration: its sliding layers forget, and could not be cut back
         self._cache = DynamicCache()
         self._pixel_values = encoded["pixel_values"].to(model.device)
@@ -102,7 +108,8 @@ class ImageSession:
         ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
         known = _common_length(ids[:-1], self._ids)
         self._forget_from(known)
-        state = self._read(ids[known:])[-1:]  # (1, D)
+        guessed = self._guess(ids)  # read, and not yet said
+        states = self._read(ids[known:] + guessed)[-len(guessed) - 1 :]  # (1 + guessed, D): at what was said, and them
 
         config, stops = self.model.config, self.model.stop_token_ids
         new_tokens: list[int] = []
@@ -110,14 +117,18 @@ class ImageSession:
         masks = torch.zeros(0, *self._size, dtype=torch.bool)
         scores: list[float] = []
         for _ in range(max_new_tokens):
-            before = state
-            token = int(self.model.lm_head(state[None]).argmax())  # of (1, 1, V)
+            before = states[:1]  # (1, D)
+            token = int(self.model.lm_head(before[None]).argmax())  # of (1, 1, V)
             new_tokens.append(token)
-            if token not in stops:
-                state = self._read([token])  # (1, D)
+            if guessed[:1] == [token]:
+                guessed, states = guessed[1:], states[1:]
+            elif token not in stops:
+                self._forget_from(len(self._ids) - len(guessed))
+                guessed = self._guess(ids + new_tokens)
+                states = self._read([token, *guessed])
             answer = self.processor.read_answer(new_tokens)
             if token == config.seg_token_id:
-                seg_embedding = self.model.project_seg(state if config.seg_state == "token" else before)  # (1, C)
+                seg_embedding = self.model.project_seg(states[:1] if config.seg_state == "token" else before)  # (1, C)
                 logits, score = decode_masks(
                     self.model.sam, seg_embedding, self._image_embeddings, *prompts, multimask_output=multimask_output
                 )  # (1, 256, 256), (1,)
@@ -172,7 +183,7 @@ class ImageSession:
 
     def forget(self) -> None:
         """Begin the conversation anew; the image stays read."""
-        self.messages, self.pointed_at = [], []
+        self.messages, self.pointed_at, self._said = [], [], self._ids
 
     def _user_turn(self, question: str) -> dict[str, Any]:
         """The first turn shows the image."""
@@ -184,6 +195,17 @@ class ImageSession:
         nothing = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
         ((ids, _),) = self.processor.encode_chats([nothing])
         return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
+
+    def _guess(self, ids: list[int]) -> list[int]:
+        """What may come next: what followed, in its turn, where the last two tokens or the last one stood before."""
+        said = self._said + ids
+        ends = {self.model.config.boi_token_index, *self.model.stop_token_ids}
+        for length in (2, 1):
+            for start in range(len(said) - length - 1, -1, -1):
+                if said[start : start + length] == said[-length:]:
+                    followed = said[start + length : start + length + MAX_GUESSED]
+                    return list(takewhile(lambda token: token not in ends, followed))
+        return []
 
     def _forget_from(self, length: int) -> None:
         """Cut what was read back to so many tokens."""

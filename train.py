@@ -299,7 +299,7 @@ def main(arguments: list[str]) -> None:
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
-        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True),
+        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True, as_bytes=True),
         train_dataset=train_questions,
         eval_dataset=eval_questions,
         processing_class=processor,

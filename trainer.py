@@ -282,6 +282,10 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
+    def _prepare_inputs(self, inputs):
+        """On the device, and there with the images as both towers take them."""
+        return self.processing_class.normalize_images(super()._prepare_inputs(inputs))
+
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""

@@ -18,7 +18,13 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from gemma_lisa import images_gemma_lisa, processing_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.rows import load_image
-from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_VARIABLE, load_rgb, open_upright
+from gemma_lisa.images_gemma_lisa import (
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGE_PIXELS_VARIABLE,
+    PixelNormalization,
+    load_rgb,
+    open_upright,
+)
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "misc_mmseg"
 SOURCE = "some_set/val/000007"
@@ -291,11 +297,11 @@ def test_both_towers_get_what_the_stock_processors_make_of_the_whole_image(tiny,
 def test_pixels_get_the_stock_processor_s_values_whatever_it_is_told(make_picture, options, computed):
     stock = Gemma3ImageProcessorPil(**{"size": {"height": 64, "width": 64}, **options})
     picture = make_picture(64, 64)
-    normalization = processing_gemma_lisa._Normalization(stock)
+    normalization = PixelNormalization(stock)
     assert (normalization.steps is not None) == computed
-    found = np.empty((3, 64, 64), dtype=np.float32)
-    normalization.write(picture, found)
-    np.testing.assert_array_equal(found, stock([picture], return_tensors="np")["pixel_values"][0])
+    found = normalization(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())[None])
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found, stock([picture], return_tensors="np")["pixel_values"])
 
 
 def say(model, processor, answer):

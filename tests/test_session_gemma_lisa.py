@@ -84,13 +84,29 @@ def test_a_question_after_forget_is_the_first_one(example, session):
 def test_what_is_read_once_is_not_read_again(example, session, monkeypatch):
     model, _ = example
     read, encoded = [], []
-    monkeypatch.setattr(model.model, "forward", counted(model.model.forward, "input_ids", read))
-    monkeypatch.setattr(model.sam.vision_encoder, "forward", counted(model.sam.vision_encoder.forward, None, encoded))
-    session.ask("the red circle")
-    first = sum(read)
-    session.ask("all the blue triangles")
-    assert first < 40 and sum(read) - first < 40, "the image has 64 tokens, and was read when the session began"
+    gemma = model.model
+    monkeypatch.setattr(gemma.language_model, "forward", counted(gemma.language_model.forward, "input_ids", read))
+    for shown in (gemma, model.sam.vision_encoder):
+        monkeypatch.setattr(shown, "forward", counted(shown.forward, None, encoded))
+    for question in ("the red circle", "all the blue triangles"):
+        read.clear()
+        session.ask(question)
+        assert 0 < sum(read) < 60, "the image has 64 tokens, and was read when the session began"
     assert encoded == []
+
+
+def test_what_was_said_before_is_read_together(example, session, monkeypatch):
+    model, processor = example
+    language_model, read = model.model.language_model, []
+    session.ask("the red circle")
+    monkeypatch.setattr(language_model, "forward", counted(language_model.forward, "input_ids", read))
+    answer = session.ask("the blue square")
+    num_said = len(processor.tokenizer.encode(answer["raw_text"], add_special_tokens=False))
+    assert len(read) < num_said / 2
+    session.forget()
+    read.clear()
+    assert session.ask("the blue square")["raw_text"] == answer["raw_text"]
+    assert len(read) == 1, "the same answer as before is guessed whole"
 
 
 def counted(forward, name, counts):
