@@ -13,6 +13,7 @@ import datasets
 import torch
 import transformers
 from transformers import TrainerState
+from transformers.utils import cached_file
 
 TRAINING_RECORD = "training.json"
 # What a stage takes; CPU seconds, of the main process alone, tell it on a busy machine too
@@ -38,13 +39,24 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def read_stages(folder: str | Path) -> list[dict[str, Any]]:
+def read_stages(model: str | Path) -> list[dict[str, Any]]:
     """The stages of training that a checkpoint's record tells of; none where it has no record.
+
+    Args:
+        model: a folder, or the Hub name of what was opened before.
 
     Raises:
         ValueError: a record that cannot be read.
     """
-    path = Path(folder) / TRAINING_RECORD
+    path = Path(model) / TRAINING_RECORD
+    if not Path(model).exists():
+        on_hub = cached_file(
+            str(model),
+            TRAINING_RECORD,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        path = Path(on_hub) if on_hub else path
     if not path.is_file():
         return []
     try:
@@ -62,7 +74,7 @@ class Record:
     """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
 
     Args:
-        model: folder or Hub name that the training starts from; a folder's own record comes first.
+        model: folder or Hub name that the training starts from; its own record comes first.
         arguments: of train.py.
         resumed_from: a checkpoint of the same run, whose last stage is gone on with.
         facts: what else is known of the run: its seed, its data, ...; `allow_leakage` stays true once it was.

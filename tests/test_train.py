@@ -385,6 +385,19 @@ def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that
     assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: what it began with stays
 
 
+def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch):
+    stored = tmp_path / "models--org--base"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("c0ffee")
+    (stored / "snapshots" / "c0ffee").mkdir(parents=True)
+    stage = {"command": "train.py", "allow_leakage": True, "held_out": ["refcoco"]}
+    (stored / "snapshots" / "c0ffee" / "training.json").write_text(json.dumps({"stages": [stage]}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert leakage_of("org/base") == {"allow_leakage": True, "held_out": ["refcoco"]}
+    assert [stage["command"] for stage in Record("org/base", [], None).stages] == ["train.py"]
+    assert read_stages("org/another") == []
+
+
 def test_who_says_nothing_of_leakage_is_not_said_to_have_none(tmp_path):
     assert leakage_of(tmp_path) is None
     (tmp_path / "training.json").write_text('{"stages": [{"command": "old"}]}')
