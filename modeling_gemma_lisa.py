@@ -23,6 +23,9 @@ from .sam_gemma_lisa import decode_masks, decode_with_prompts, prompts_by_hand
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import MaskTargets
 
+# What the words say beside a simulated hand: see `_prompted_loss`.
+WORDS = ("right", "another's", "none")
+
 
 @dataclass
 class GemmaLisaOutput(ModelOutput):
@@ -501,37 +504,40 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         targets: MaskTargets | None,
         divisor: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        """How good the masks are after a click where they are wrong, or anew with a box; see `ImageSession.correct`.
+        """How good the masks are when a hand points at the thing, boxes it, or corrects a mask; the mean of the three.
 
-        `pointing` is what `_decode_masks` is given first. Which of the two is drawn at random; the other, and without
-        targets both, run idle, so that every rank goes through the same modules. Half of the time the words point at
-        another thing of the batch, and only the hand at the right one: else it would seldom be needed, and not be
-        learned to be believed.
+        `pointing` is what `_decode_masks` is given first. What the words say is drawn for each of the three: the right
+        thing, another one of the batch, or nothing at all. Beside right words a hand is seldom needed, and not learned
+        to be believed; what it means is learned where it is alone.
         """
         states, *others = pointing
-        clicks, boxes, before = pred_masks.new_zeros(0, 1, 3), pred_masks.new_zeros(0, 4), pred_masks[:0]
-        clicked = boxed = (states[:0], *others)
-        if targets is not None:
-            by_click, misled = (torch.rand(2) < 0.5).tolist()
-            shown = pred_masks.detach()
-            if misled:
-                states, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
-            if by_click:
-                # Misled, the click lies on the right thing; one beside it would not tell where that is
-                logits = targets.read(shown)
-                clicks, before = targets.clicks(-torch.ones_like(logits) if misled else logits), shown
-                clicked = (states, *others)
-            else:
-                boxes, boxed = targets.boxes(), (states, *others)
         loss = 0.0
-        for masked, prompts in ((clicked, {"points": clicks, "mask_inputs": before}), (boxed, {"boxes": boxes})):
-            prompted, scores, touched = self._decode_masks(*masked, **prompts)
+        for hand in ("point", "box", "correction"):
+            words = WORDS[int(torch.randint(len(WORDS), ()))]
+            told, shown = states, pred_masks.detach()
+            if words == "another's":
+                told, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
+            elif words == "none":
+                told = torch.zeros_like(states)
+            if targets is None:
+                points, boxes = shown.new_zeros(0, 1, 3), shown.new_zeros(0, 4)
+            else:
+                logits = targets.read(shown)
+                # Misled, a click beside the thing would not tell where it is
+                wrong = logits if hand == "correction" and words != "another's" else -torch.ones_like(logits)
+                points, boxes = targets.clicks(wrong), targets.boxes()
+            prompts = {
+                "point": {"points": points},
+                "box": {"boxes": boxes},
+                "correction": {"points": points, "mask_inputs": shown},
+            }[hand]
+            prompted, scores, touched = self._decode_masks(told, *others, **prompts)
             loss = loss + touched
-            if len(prompted):
+            if targets is not None:
                 bce, dice, score = self._mask_losses(prompted, scores, targets, divisor)
                 loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
                 loss = loss + self.config.score_loss_weight * score
-        return loss
+        return loss / 3
 
     def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
         """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""
