@@ -56,7 +56,9 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hour
 		--seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_easy_first.yaml --model $(EXAMPLE)/longer --output_dir $(EXAMPLE)/easy_first \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_talk.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE) \
+	$(LAUNCH) train.py --config configs/shapes_talk.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/talk \
+		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE) \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done

@@ -35,8 +35,10 @@ TRAINED = {
     "lisa_mix": WITH_LORA,
     "lisa_reason_seg": WITH_LORA,
     "shapes": EVERYTHING,
+    "shapes_clicks": {"sam.mask_decoder", "sam.prompt_encoder"},
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
+    "shapes_lora": {*WITH_LORA, "sam.vision_encoder", "model.vision_tower", "model.multi_modal_projector"},
     "shapes_talk": EVERYTHING,
     "shapes_words": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
