@@ -36,7 +36,7 @@ class ModelArguments:
         default=None, metadata={"help": "of SAM's scores as estimates of each mask's IoU; instead of the checkpoint's"}
     )
     prompted_loss_weight: float | None = field(
-        default=None, metadata={"help": "of masks after a simulated click and box; instead of the checkpoint's"}
+        default=None, metadata={"help": "of masks by simulated points, boxes, corrections; instead of the checkpoint's"}
     )
     adapter: str | None = field(
         default=None, metadata={"help": "folder of an adapter to go on with, where its base, --model, has moved"}

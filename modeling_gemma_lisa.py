@@ -38,7 +38,7 @@ class GemmaLisaOutput(ModelOutput):
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
         score_loss (`torch.FloatTensor` of shape `()`): squared error of `iou_scores` as estimates of the masks' IoU.
         prompted_loss (`torch.FloatTensor` of shape `()`): in training, if the configuration weighs it: both mask losses
-            and the error of the scores, in their weights, of the masks after a simulated click, or anew with a box.
+            and the error of the scores, in their weights, of masks by simulated hands, the mean of three kinds.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels only the positions
             that predict a labelled token, in order.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
@@ -518,19 +518,18 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             if words == "another's":
                 told, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
             elif words == "none":
-                told = torch.zeros_like(states)
+                told = states * 0.0  # and not zeros, which the projector would not be gone back through for
             if targets is None:
-                points, boxes = shown.new_zeros(0, 1, 3), shown.new_zeros(0, 4)
-            else:
-                logits = targets.read(shown)
-                # Misled, a click beside the thing would not tell where it is
-                wrong = logits if hand == "correction" and words != "another's" else -torch.ones_like(logits)
-                points, boxes = targets.clicks(wrong), targets.boxes()
-            prompts = {
-                "point": {"points": points},
-                "box": {"boxes": boxes},
-                "correction": {"points": points, "mask_inputs": shown},
-            }[hand]
+                told, shown = told[:0], shown[:0]
+                prompts = {"boxes": shown.new_zeros(0, 4)} if hand == "box" else {"points": shown.new_zeros(0, 1, 3)}
+            elif hand == "box":
+                prompts = {"boxes": targets.boxes()}
+            elif hand == "correction" and words != "another's":
+                prompts = {"points": targets.clicks(targets.read(shown))}
+            else:  # on the thing: where all is wrong, a click beside it would not tell where it is
+                prompts = {"points": targets.clicks(-torch.ones_like(targets.labels, dtype=shown.dtype))}
+            if hand == "correction":
+                prompts["mask_inputs"] = shown
             prompted, scores, touched = self._decode_masks(told, *others, **prompts)
             loss = loss + touched
             if targets is not None:

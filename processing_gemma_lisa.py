@@ -199,6 +199,8 @@ class GemmaLisaProcessor(Gemma3Processor):
 
         The tokens of the image are there, its pixels are not looked at: see `encode_images`.
         """
+        if not conversations:
+            return []
         prepared = [
             [self._mark_typed(message) for message in messages] for messages in map(self._complete, conversations)
         ]

@@ -1,6 +1,7 @@
 """The record of a training: what was run, with what, and what it said, beside the checkpoint that came of it."""
 
 import json
+import logging
 import shlex
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
-from transformers.utils import cached_file
+
+_logger = logging.getLogger(__name__)
 
 TRAINING_RECORD = "training.json"
 # What a stage takes; CPU seconds, of the main process alone, tell it on a busy machine too
@@ -39,30 +43,36 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def read_stages(model: str | Path) -> list[dict[str, Any]]:
+def read_stages(folder: str | Path) -> list[dict[str, Any]]:
     """The stages of training that a checkpoint's record tells of; none where it has no record.
-
-    Args:
-        model: a folder, or the Hub name of what was opened before.
 
     Raises:
         ValueError: a record that cannot be read.
     """
-    path = Path(model) / TRAINING_RECORD
-    if not Path(model).exists():
-        on_hub = cached_file(
-            str(model),
-            TRAINING_RECORD,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        path = Path(on_hub) if on_hub else path
+    path = Path(folder) / TRAINING_RECORD
     if not path.is_file():
         return []
     try:
         return json.loads(path.read_text(encoding="utf-8"))["stages"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
+
+
+def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
+    """As `read_stages`, of a folder or a Hub name; None where the Hub cannot be asked, which is said aloud."""
+    if Path(model).is_dir():
+        return read_stages(model)
+    try:
+        return read_stages(Path(hf_hub_download(str(model), TRAINING_RECORD)).parent)
+    except LocalEntryNotFoundError:
+        _logger.warning(
+            "%s: the Hub was not reached, so nothing is known of how it was trained; hf download %s %s brings its "
+            "record.",
+            *(model, model, TRAINING_RECORD),
+        )
+        return None
+    except EntryNotFoundError:
+        return []
 
 
 def command_of(arguments: list[str]) -> str:
@@ -82,7 +92,10 @@ class Record:
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
         command = {"command": command_of(arguments)}
-        self.stages, self.stage = read_stages(model), {**command, **circumstances(), **facts}
+        earlier = stages_of(model)
+        self.stages, self.stage = earlier or [], {**command, **circumstances(), **facts}
+        if earlier is None and not facts.get("allow_leakage"):
+            self.stage["allow_leakage"] = None  # not known
         self.stage |= dict.fromkeys(CLOCKS, 0.0)
         if resumed_from and (before := read_stages(resumed_from)):
             *self.stages, begun = before
@@ -101,8 +114,8 @@ class Record:
 def leakage_of(model: str | Path) -> dict[str, Any] | None:
     """Whether a stage of the model's training was allowed photos of evaluation splits, and which splits all stages held
     out; none where a stage does not say it, or there is no record."""
-    stages = read_stages(model)
-    if not stages or not all("allow_leakage" in stage for stage in stages):
+    stages = stages_of(model)
+    if not stages or any(stage.get("allow_leakage") is None for stage in stages):
         return None
     held_out = [set(stage.get("held_out") or []) for stage in stages]
     return {

@@ -174,5 +174,5 @@ def _forget(folder: Path, checkpoints: list[Path]) -> list[str]:
 
 def _last_stage(folder: Path) -> dict[str, Any]:
     """The last stage of a folder's record, {} where it has none."""
-    stages = read_stages(folder) if folder.is_dir() else []
+    stages = read_stages(folder)
     return stages[-1] if stages else {}

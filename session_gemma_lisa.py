@@ -199,7 +199,7 @@ class ImageSession:
     def _guess(self, ids: list[int]) -> list[int]:
         """What may come next: what followed, in its turn, where the last two tokens or the last one stood before."""
         said = self._said + ids
-        ends = {self.model.config.boi_token_index, *self.model.stop_token_ids}
+        ends = {self.model.config.image_token_id, *self.model.stop_token_ids}
         for length in (2, 1):
             for start in range(len(said) - length - 1, -1, -1):
                 if said[start : start + length] == said[-length:]:

@@ -28,7 +28,8 @@ from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = ROOT / "docs" / "scene.png"
-QUESTION = "all the blue triangles"
+# Another one each time: what was said before is read ahead
+QUESTIONS = ("all the blue triangles", "the red circle", "the blue square")
 VISITORS, COLOURS, SHAPES = 20, ("red", "blue", "green", "yellow", "purple"), ("circle", "square", "triangle", "shape")
 PATIENCE = 600  # seconds
 FIRST_WORDS = 1  # the index of the event that brings them; before it comes one that repeats the question
@@ -83,11 +84,11 @@ def start_page() -> tuple[str, subprocess.Popen]:
     return f"http://127.0.0.1:{port}/", process
 
 
-def first_words(session) -> float:
+def first_words(session, question: str) -> float:
     """Seconds from the question to the first word of the model alone."""
     session.forget()
     start = time.perf_counter()
-    answers = session.stream(QUESTION)
+    answers = session.stream(question)
     next(answers)
     seconds = time.perf_counter() - start
     for _ in answers:
@@ -99,10 +100,11 @@ def one_visitor(address: str, session, rounds: int) -> list[str]:
     visitor = Visitor(address, "alone")
     visitor.put_in(SCENE)
     alone, page = [], []
-    for _ in range(rounds + 1):
-        alone.append(first_words(session))
+    for number in range(rounds + 1):
+        question = QUESTIONS[number % len(QUESTIONS)]
+        alone.append(first_words(session, question))
         visitor.call("forget", "en")
-        times, _ = visitor.call("ask", QUESTION, "en")
+        times, _ = visitor.call("ask", question, "en")
         page.append(times[FIRST_WORDS])
     later = [seconds - own for seconds, own in zip(page[1:], alone[1:], strict=True)]  # the first warms both up
     return [

@@ -36,7 +36,7 @@ from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import read_stages
+from gemma_lisa.records import stages_of
 from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, complete, read_results
 from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
@@ -239,7 +239,7 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
     for path, *_ in args.examples:
         load_rgb(path)
     source, processor = open_source(args)
-    stages = read_stages(args.adapter or args.model)
+    stages = stages_of(args.adapter or args.model) or []
     is_merged = isinstance(source, AdaptedGemmaLisa)
     dtype = source.dtype
     expected = probe(source, processor)

@@ -36,16 +36,13 @@ def runs_of(values):
     return [value for at, value in enumerate(values) if at == 0 or value != values[at - 1]]
 
 
-def test_images_may_be_left_as_bytes_which_the_model_refuses_and_the_processor_normalizes(tiny, collate, samples):
+def test_images_may_be_left_as_bytes_which_the_model_refuses(tiny, collate, samples):
     model, processor = tiny
     batch, expected = GemmaLisaCollator(processor, as_bytes=True)(samples[:3]), collate(samples[:3])
     for name in (*GEMMA_IMAGES, SAM_IMAGES[0]):
         assert batch[name].dtype == torch.uint8
         with pytest.raises(ValueError, match="images are bytes; let processor.normalize_images"):
             model(**{**expected, name: batch[name]})
-    normalized = processor.normalize_images(batch)
-    for name in (*GEMMA_IMAGES, SAM_IMAGES[0]):
-        assert torch.equal(normalized[name], expected[name])
 
 
 def test_batch_holds_what_the_model_takes(collate, samples):

@@ -73,7 +73,7 @@ def train_and_evaluate(folder: Path) -> None:
         return GemmaLisaTrainer(
             model=model,
             args=args,
-            data_collator=GemmaLisaCollator(processor),
+            data_collator=GemmaLisaCollator(processor, as_bytes=True),
             train_dataset=TrainingQuestions(Dataset.from_list(rows, features=ROW_FEATURES), 0, 4),
             eval_dataset=evaluation,
             processing_class=processor,

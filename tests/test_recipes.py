@@ -87,7 +87,9 @@ def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypat
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_a_recipe_trains_moves_and_nothing_else_does(path, checkpoint, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    steps = "8" if "prompted_loss_weight" in yaml.safe_load(path.read_text()) else "3"  # to meet clicks and boxes
+    steps = (
+        "8" if "prompted_loss_weight" in yaml.safe_load(path.read_text()) else "3"
+    )  # to meet clicks on and beside a thing
     small = ["--max_steps", steps, "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--eval_strategy", "no"]
     small += ["--lr_scheduler_kwargs", "{}", "--save_strategy", "no", "--dataloader_num_workers", "0"]
     small += ["--per_device_train_batch_size", "2", "--disable_tqdm", "true"]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gemma_lisa import session_gemma_lisa
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.session_gemma_lisa import MAX_GUESSED
 
 SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
 QUESTIONS = [
@@ -95,18 +96,42 @@ def test_what_is_read_once_is_not_read_again(example, session, monkeypatch):
     assert encoded == []
 
 
-def test_what_was_said_before_is_read_together(example, session, monkeypatch):
-    model, processor = example
-    language_model, read = model.model.language_model, []
-    session.ask("the red circle")
-    monkeypatch.setattr(language_model, "forward", counted(language_model.forward, "input_ids", read))
-    answer = session.ask("the blue square")
-    num_said = len(processor.tokenizer.encode(answer["raw_text"], add_special_tokens=False))
-    assert len(read) < num_said / 2
-    session.forget()
-    read.clear()
-    assert session.ask("the blue square")["raw_text"] == answer["raw_text"]
-    assert len(read) == 1, "the same answer as before is guessed whole"
+@pytest.mark.parametrize("seg_state", ["token", "previous"])
+def test_what_was_said_before_is_read_together(windowed, make_picture, seg_state, monkeypatch):
+    model, processor = windowed
+    monkeypatch.setattr(model.config, "seg_state", seg_state)
+    picture = make_picture(40, 60)
+    talk = model.start(picture, processor)
+    read, messages, reads = [], [], []
+    language_model = model.model.language_model
+    monkeypatch.setattr(language_model, "forward", counted(language_model.forward, None, read))
+    for name in ("cup", "cup", "jug"):
+        answer = f"It is [SEG], a {name}."
+        script = [*processor.tokenizer.encode(answer, add_special_tokens=False), model.stop_token_ids[-1]]
+        messages.append(turn(f"the {name}", None if messages else picture))
+        read.clear()
+        with scripted(model, script):
+            found = talk.ask(f"the {name}")
+        reads.append(len(read))
+        with scripted(model, script):
+            expected, _ = stateless(model, processor, messages)
+        assert found["raw_text"] == answer and found["complete"] and len(found["masks"]) == 1
+        assert_same(found, expected)
+        messages.append({"role": "assistant", "content": answer})
+    assert 8 < len(script) <= 2 * MAX_GUESSED
+    assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, so many tokens at once"
+    assert 2 <= reads[2] < reads[0], "another is guessed as far as it is the same"
+
+
+def test_the_tokens_of_an_image_are_no_guess(windowed, make_picture):
+    model, processor = windowed
+    picture = make_picture(40, 60)
+    it = processor.tokenizer.encode(" it", add_special_tokens=False)
+    script = [*it, model.config.boi_token_index, *it, model.stop_token_ids[-1]]
+    with scripted(model, script):
+        found = model.start(picture, processor).ask("the cup")
+    with scripted(model, script):
+        assert_same(found, stateless(model, processor, [turn("the cup", picture)])[0])
 
 
 def counted(forward, name, counts):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gemma_lisa import modeling_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -89,7 +90,7 @@ def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(le
     output.loss.backward()
     gradients = prompt_gradients(model)
     assert len(gradients) >= 12 and all(gradient is not None for gradient in gradients.values())
-    for _ in range(8):  # a click or a box each time
+    for _ in range(8):  # clicks beside the thing and on it, with any words
         model(**batch).loss.backward()
     moved = {name.split(".")[0] for name, gradient in gradients.items() if gradient.abs().sum() > 0}
     assert moved == set(PROMPTS)
@@ -103,6 +104,60 @@ def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, an
     assert output.prompted_loss.item() == 0.0
     output.loss.backward()
     assert all(gradient is not None and not gradient.any() for gradient in prompt_gradients(model).values())
+
+
+@pytest.mark.parametrize("words", modeling_gemma_lisa.WORDS)
+def test_hands_point_box_and_correct_beside_the_words_that_are_drawn(learning, make_sample, monkeypatch, words):
+    model, processor = learning
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(modeling_gemma_lisa.WORDS.index(words)))
+    decode, calls = model._decode_masks, []
+
+    def spy(states, *others, **prompts):
+        calls.append((states, prompts))
+        return decode(states, *others, **prompts)
+
+    monkeypatch.setattr(model, "_decode_masks", spy)
+    batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
+    model(**batch)
+    (states, _), point, box, correction = calls
+    assert [set(prompts) for _, prompts in (point, box, correction)] == [
+        {"points"},
+        {"boxes"},
+        {"points", "mask_inputs"},
+    ]
+    for told, _ in (point, box, correction):
+        expected = {"right": states, "another's": states.roll(1, dims=0), "none": torch.zeros_like(states)}[words]
+        torch.testing.assert_close(told, expected)
+    masks = torch.cat(batch["mask_labels"])
+    for number, (x, y, label) in enumerate(
+        point[1]["points"][:, 0].long().tolist()
+    ):  # in SAM's square, of 64 as the image
+        assert label == 1 and masks[number, y, x] == 1
+
+
+@pytest.mark.parametrize("words", modeling_gemma_lisa.WORDS)
+def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning, make_sample, monkeypatch, words):
+    model, processor = learning
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(modeling_gemma_lisa.WORDS.index(words)))
+    collate = GemmaLisaCollator(processor)
+    with_masks = collate([make_sample(["It is {seg}."])])
+    batches = [with_masks, collate([make_sample(["No."])]), {**with_masks, "mask_labels": None}]
+    visits = []
+    hook = model.seg_projector.register_full_backward_hook(lambda *_: visits.append(1))
+    frozen = [*model.seg_projector.parameters()]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for batch in batches:
+            visits.clear()
+            output = model(**batch)
+            output.loss.backward()
+            assert len(visits) == 4, "the masks themselves, and three hands"
+        assert output.prompted_loss.item() == 0.0
+    finally:
+        hook.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, make_sample, monkeypatch):

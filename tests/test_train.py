@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import BertConfig, TrainerState, TrainingArguments
 
-from gemma_lisa import train
+from gemma_lisa import records, train
 from gemma_lisa.arguments import DataArguments, ModelArguments, parse
 from gemma_lisa.checkpoint import load_checkpoint
 from gemma_lisa.command_line import UsageError, run
@@ -385,7 +386,7 @@ def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that
     assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: what it began with stays
 
 
-def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch):
+def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch, caplog):
     stored = tmp_path / "models--org--base"
     (stored / "refs").mkdir(parents=True)
     (stored / "refs" / "main").write_text("c0ffee")
@@ -395,7 +396,14 @@ def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert leakage_of("org/base") == {"allow_leakage": True, "held_out": ["refcoco"]}
     assert [stage["command"] for stage in Record("org/base", [], None).stages] == ["train.py"]
-    assert read_stages("org/another") == []
+    assert leakage_of("org/another") is None and "org/another: the Hub was not reached" in caplog.text
+    assert Record("org/another", [], None, allow_leakage=False).stage["allow_leakage"] is None
+
+    def no_record(name, file):
+        raise EntryNotFoundError(f"{name} has no {file}")
+
+    monkeypatch.setattr(records, "hf_hub_download", no_record)
+    assert Record("org/base", [], None, allow_leakage=False).stage["allow_leakage"] is False
 
 
 def test_who_says_nothing_of_leakage_is_not_said_to_have_none(tmp_path):

@@ -94,7 +94,7 @@ def make_trainer(start: Path, folder: Path, engine: str, trained: str) -> GemmaL
     return GemmaLisaTrainer(
         model=model,
         args=args,
-        data_collator=GemmaLisaCollator(processor),
+        data_collator=GemmaLisaCollator(processor, as_bytes=True),
         train_dataset=mixture(),
         processing_class=processor,
     )
