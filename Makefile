@@ -45,7 +45,7 @@ SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_row
 # Held-out scenes alone: nothing is drawn that is not asked about
 HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": 300}'
 
-example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hours and more on two cores (EXAMPLE=outputs/example)
+example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about three hours on two cores (EXAMPLE=outputs/example)
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED)
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
@@ -58,8 +58,11 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: two hour
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_talk.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/talk \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE) \
+	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE)/clicks \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/clicks --output_dir $(EXAMPLE) \
+		--max_steps 400 --learning_rate 5.0e-4 --muon_learning_rate 0.005 --warmup_steps 20 --dialogue_share 0.5 \
+		--prompted_loss_weight 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 

@@ -45,6 +45,8 @@ def test_its_record_says_how_it_was_trained():
         "shapes_long",
         "shapes_easy_first",
         "shapes_talk",
+        "shapes_clicks",
+        "shapes_clicks",
     ]
     for stage in stages:
         assert {"commit", "date", "versions", "seed", "seconds", "steps", "rows_a_step", "processes"} <= set(stage)
@@ -53,7 +55,7 @@ def test_its_record_says_how_it_was_trained():
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
     assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
     # What the record holds, see the card; by the clock only where it tells no CPU seconds
-    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 2.5 * 60 * 60
+    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 3 * 60 * 60
 
 
 def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():

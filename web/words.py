@@ -6,8 +6,7 @@ WORDS: dict[str, dict[str, str]] = {
     "en": {
         "title": "Ask a picture",
         "intro": "Put a picture in, ask for something in words, and see where it is, to the pixel.",
-        "note_example": "A small model answers here that knows drawn shapes only: try a drawing, and ask in English. "
-        "It has hardly learned to follow clicks.",
+        "note_example": "A small model answers here that knows drawn shapes only: try a drawing, and ask in English.",
         "note_model": "Model: {model}",
         "picture": "Picture: drop it here, paste it, or use the camera",
         "examples": "Or begin with a drawing",
@@ -47,8 +46,7 @@ WORDS: dict[str, dict[str, str]] = {
     "ja": {
         "title": "画像に質問する",
         "intro": "画像を入れてことばで尋ねると、それがどこにあるかを画素単位で示します。",
-        "note_example": "描かれた図形だけを知る小さなモデルが答えます。下の絵を選び、英語で質問してください。"
-        "クリックにはあまり従いません。",
+        "note_example": "描かれた図形だけを知る小さなモデルが答えます。下の絵を選び、英語で質問してください。",
         "note_model": "モデル：{model}",
         "picture": "画像：ここにドロップ、貼り付け、またはカメラで撮影",
         "examples": "絵を選んで始める",
