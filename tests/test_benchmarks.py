@@ -18,7 +18,7 @@ def test_the_benchmark_of_the_data_measures_every_set_and_every_part(tmp_path):
     said = results.read_text()
     for name, rows in {"coco_instances": 59, "ade20k": 10, "refcoco": 10}.items():
         assert f"| {name} | {rows} |" in said
-    for part in ("JPEG", "masks", "normalisation", "tokens", "collation"):
+    for part in ("JPEG", "masks", "pixels", "tokens", "collation"):
         assert part in said
     for questions, seen in {("training", 4), ("training", 40), ("evaluation", 4), ("evaluation", 40)}:
         assert f"| {questions} | {seen} |" in said

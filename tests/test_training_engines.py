@@ -160,7 +160,7 @@ def train_sharded(trainer: GemmaLisaTrainer, middle: Path, resume: bool) -> list
         (batch,), counts = trainer.get_batch_samples(batches, 1, torch.device("cpu"))
         if step < first:
             continue
-        trainer.compute_loss(model, batch, num_items_in_batch=counts).backward()
+        trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=counts).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm).full_tensor()
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
