@@ -158,12 +158,12 @@ class PixelNormalization:
         image_processor: that rescales and normalizes, as it is told to.
 
     values: (3, 256) float32, of 0 to 255 in each channel, as the processor itself makes them.
-    steps: (3, 3) float32, of each channel (d, m, s) such that its values are (0…255 / d - m) / s in float32, which is
-    quicker than to look them up; none if these are other values.
+    steps: (3, 3) float32, rows d, m and s by channel, with which the values are (0…255 / d - m) / s in float32: quicker
+    than to look them up; none if these are other values.
     """
 
     def __init__(self, image_processor):
-        pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+        pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)  # a picture of one row
         values = pixels.numpy()
         scale, mean, std = 1, 0, 1
         if image_processor.do_rescale:
@@ -172,7 +172,7 @@ class PixelNormalization:
         if image_processor.do_normalize:
             mean, std = image_processor.image_mean, image_processor.image_std
             values = image_processor.normalize(values, mean, std)
-        self.values = torch.tensor(values[:, 0], dtype=torch.float32)
+        self.values = torch.tensor(values[:, 0], dtype=torch.float32)  # (3, 256)
         self.steps = torch.stack([torch.tensor(step, dtype=torch.float32).expand(3) for step in (1 / scale, mean, std)])
         if not torch.equal(self(pixels[None])[0, :, 0], self.values):
             self.steps = None
@@ -184,6 +184,21 @@ class PixelNormalization:
             return self.values.to(pixels.device)[channels, pixels.int()]
         divisor, mean, std = self.steps.to(pixels.device)[..., None, None]  # (3, 1, 1) each
         return pixels.float().div_(divisor).sub_(mean).div_(std)
+
+
+def write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
+    """The picture's pixels into target (3, H, W) uint8, of the picture's size."""
+    for band, plane in zip(rgb.split(), target, strict=True):
+        plane[...] = np.asarray(band)
+
+
+def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
+    """0 wherever images (I, 3, H, W) lie outside their sizes (I, 2), (height, width) in pixels."""
+    rows, columns = (
+        torch.arange(length, device=images.device) < sizes[:, axis, None].to(images.device)
+        for axis, length in enumerate(images.shape[-2:])
+    )  # (I, H), (I, W)
+    images.masked_fill_(~(rows[:, None, :, None] & columns[:, None, None, :]), 0)
 
 
 def pixel_limit() -> int:

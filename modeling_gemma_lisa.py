@@ -21,7 +21,7 @@ from .losses_gemma_lisa import IGNORE_INDEX, token_loss
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .sam_gemma_lisa import decode_masks, decode_with_prompts, prompts_by_hand
 from .session_gemma_lisa import ImageSession
-from .targets_gemma_lisa import MaskTargets
+from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
 
 # What the words say beside a simulated hand: see `_prompted_loss`.
 WORDS = ("right", "another's", "none")
@@ -512,31 +512,23 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         """
         states, *others = pointing
         loss = 0.0
-        for hand in ("point", "box", "correction"):
+        for hand in HANDS:
             words = WORDS[int(torch.randint(len(WORDS), ()))]
-            told, shown = states, pred_masks.detach()
+            told, shown = states, pred_masks.detach()  # (S, D), (S, 256, 256)
             if words == "another's":
                 told, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
             elif words == "none":
                 told = states * 0.0  # and not zeros, which the projector would not be gone back through for
             if targets is None:
                 told, shown = told[:0], shown[:0]
-                prompts = {"boxes": shown.new_zeros(0, 4)} if hand == "box" else {"points": shown.new_zeros(0, 1, 3)}
-            elif hand == "box":
-                prompts = {"boxes": targets.boxes()}
-            elif hand == "correction" and words != "another's":
-                prompts = {"points": targets.clicks(targets.read(shown))}
-            else:  # on the thing: where all is wrong, a click beside it would not tell where it is
-                prompts = {"points": targets.clicks(-torch.ones_like(targets.labels, dtype=shown.dtype))}
-            if hand == "correction":
-                prompts["mask_inputs"] = shown
-            prompted, scores, touched = self._decode_masks(told, *others, **prompts)
+            prompts = prompts_of_hand(hand, targets, shown, misled=words == "another's")
+            prompted, scores, touched = self._decode_masks(told, *others, **prompts)  # (S, 256, 256), (S,), ()
             loss = loss + touched
             if targets is not None:
                 bce, dice, score = self._mask_losses(prompted, scores, targets, divisor)
                 loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
                 loss = loss + self.config.score_loss_weight * score
-        return loss / 3
+        return loss / len(HANDS)
 
     def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
         """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""

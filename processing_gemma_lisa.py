@@ -15,7 +15,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .images_gemma_lisa import PixelNormalization, load_rgb
+from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\
@@ -248,11 +248,11 @@ class GemmaLisaProcessor(Gemma3Processor):
         original_sizes, reshaped_sizes = [], []
         for index, image in enumerate(images):
             rgb = load_rgb(image)
-            _write_pixels(rgb.resize((size["width"], size["height"]), self.image_processor.resample), for_gemma[index])
+            write_pixels(rgb.resize((size["width"], size["height"]), self.image_processor.resample), for_gemma[index])
             if with_sam:
                 width, height = _sam_size(rgb, side)
                 sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
-                _write_pixels(sam_rgb, for_sam[index, :, :height, :width])
+                write_pixels(sam_rgb, for_sam[index, :, :height, :width])
                 original_sizes.append((rgb.height, rgb.width))
                 reshaped_sizes.append((height, width))
         encoded = {"pixel_values": torch.from_numpy(for_gemma)}
@@ -273,7 +273,7 @@ class GemmaLisaProcessor(Gemma3Processor):
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = PixelNormalization(image_processor)(batch[name])
                 if name == "sam_pixel_values":
-                    _blank_padding(batch[name], batch["reshaped_input_sizes"])
+                    blank_padding(batch[name], batch["reshaped_input_sizes"])
         return batch
 
     def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
@@ -418,8 +418,8 @@ class GemmaLisaProcessor(Gemma3Processor):
             expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
         )
         of_template = zip(expanded, by_template["input_ids"], by_template["offset_mapping"], strict=True)
-        of_typed = iter([])
-        if typed:
+        of_typed = iter(())
+        if typed:  # the tokenizer takes no empty batch
             of_typed = iter(self.tokenizer(typed, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         tokenized = []
         for of_text in pieces:
@@ -429,19 +429,22 @@ class GemmaLisaProcessor(Gemma3Processor):
             for at, piece in enumerate(of_text):
                 if at % 2:
                     found = next(of_typed)
-                    offsets += [(position, position + len(piece))] * len(found)
+                    spans = [(0, len(piece))] * len(found)
                 else:
                     written, found, spans = next(of_template)
-                    start = written.find(shown)
-                    gained = len(written) - len(piece)
-                    for a, b in spans:
-                        inside = gained and start <= a
-                        a, b = (max(start, a - gained), max(start, b - gained)) if inside else (a, b)
-                        offsets.append((position + a, position + b))
+                    spans = _spans_before(spans, written.find(shown), len(written) - len(piece))
                 ids += found
+                offsets += [(position + start, position + end) for start, end in spans]
                 position += len(piece)
             tokenized.append((ids, offsets))
         return tokenized
+
+
+def _spans_before(spans: list[tuple[int, int]], start: int, gained: int) -> list[tuple[int, int]]:
+    """Spans in characters as they were before what begins at `start` was made longer by `gained` characters."""
+    if not gained:
+        return spans
+    return [(max(start, a - gained), max(start, b - gained)) if start <= a else (a, b) for a, b in spans]
 
 
 def phrases_of(words: list[str]) -> list[str]:
@@ -474,21 +477,6 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     """(width, height) in pixels that SAM's resizing gives an image; no side less than 1, where the stock one has 0."""
     scale = longest_edge / max(image.size)
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
-
-
-def _write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
-    """The picture's pixels into target (3, H, W) uint8, of the picture's size."""
-    for band, plane in zip(rgb.split(), target, strict=True):
-        plane[...] = np.asarray(band)
-
-
-def _blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
-    """0 wherever images (I, 3, H, W) lie outside their sizes (I, 2), (height, width) in pixels."""
-    rows, columns = (
-        torch.arange(length, device=images.device) < sizes[:, axis, None].to(images.device)
-        for axis, length in enumerate(images.shape[-2:])
-    )  # (I, H), (I, W)
-    images.masked_fill_(~(rows[:, None, :, None] & columns[:, None, None, :]), 0)
 
 
 def _images_of(messages: list[dict]) -> list[Any]:

@@ -87,7 +87,8 @@ class Record:
         model: folder or Hub name that the training starts from; its own record comes first.
         arguments: of train.py.
         resumed_from: a checkpoint of the same run, whose last stage is gone on with.
-        facts: what else is known of the run: its seed, its data, ...; `allow_leakage` stays true once it was.
+        facts: what else is known of the run: its seed, its data, ...; `allow_leakage` stays true once
+            it was, and is None where the base's record could not be looked at.
     """
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):

@@ -125,7 +125,7 @@ class ImageSession:
             elif token not in stops:
                 self._forget_from(len(self._ids) - len(guessed))
                 guessed = self._guess(ids + new_tokens)
-                states = self._read([token, *guessed])
+                states = self._read([token, *guessed])  # (1 + guessed, D)
             answer = self.processor.read_answer(new_tokens)
             if token == config.seg_token_id:
                 seg_embedding = self.model.project_seg(states[:1] if config.seg_state == "token" else before)  # (1, C)

@@ -11,6 +11,8 @@ from .losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, normalize, pad
 
 # How far a simulated box is off, as a share of its sides: SAM's own training (arXiv 2304.02643, appendix A).
 BOX_NOISE = 0.1
+# What a simulated hand does: points at the thing, draws a box around it, clicks where a mask is wrong.
+HANDS = ("point", "box", "correction")
 
 
 @dataclass
@@ -95,3 +97,25 @@ class MaskTargets:
         limits = self.sizes.flip(1).repeat(1, 2)  # (S, 4): width, height, width, height
         box = (box + torch.randn_like(box) * BOX_NOISE * lengths).clamp(min=0).minimum(limits)
         return box * (self.reshaped_sizes / self.sizes).flip(1).repeat(1, 2)
+
+
+def prompts_of_hand(
+    hand: str, targets: MaskTargets | None, shown: torch.FloatTensor, misled: bool
+) -> dict[str, torch.FloatTensor]:
+    """What a simulated hand gives `decode_masks`: points (S, 1, 3) or boxes (S, 4), and mask_inputs (S, 256, 256).
+
+    Args:
+        hand: one of HANDS.
+        targets: the right masks; None where there are none, and S is 0.
+        shown: (S, 256, 256) logits of the masks that are corrected.
+        misled: they are another thing's, and a click where they are wrong would not tell where the right one is.
+    """
+    if hand == "box":
+        return {"boxes": shown.new_zeros(0, 4) if targets is None else targets.boxes()}
+    if targets is None:
+        points = shown.new_zeros(0, 1, 3)
+    elif hand == "correction" and not misled:
+        points = targets.clicks(targets.read(shown))
+    else:  # on the thing: all of it is missed
+        points = targets.clicks(-torch.ones_like(targets.labels, dtype=shown.dtype))
+    return {"points": points, "mask_inputs": shown} if hand == "correction" else {"points": points}

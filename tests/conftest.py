@@ -201,3 +201,23 @@ def reference():
     if not REFERENCE.is_dir():
         pytest.skip(f"LISA's own values are not here: no folder {REFERENCE}")
     return REFERENCE
+
+
+@pytest.fixture
+def set_config(monkeypatch):
+    """Sets fields of a model's configuration for one test."""
+
+    def set_fields(model, **fields):
+        for name, value in fields.items():
+            monkeypatch.setattr(model.config, name, value)
+
+    return set_fields
+
+
+@pytest.fixture
+def question(make_picture):
+    def make(text="the red circle", seed=0, size=(64, 64), with_image=True):
+        image = [{"type": "image", "image": make_picture(*size, seed)}] if with_image else []
+        return [{"role": "user", "content": [*image, {"type": "text", "text": text}]}]
+
+    return make

@@ -1,11 +1,11 @@
 """The model: questions packed or apart, masks and losses, what every batch must touch, generation, saving."""
 
-from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import TOLERANCE, assert_close, both_states, without
 from safetensors.torch import load_file
 
 from gemma_lisa import targets_gemma_lisa as targets
@@ -14,9 +14,8 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.scripts.init_tiny import build_config, build_tiny
+from gemma_lisa.scripts.init_tiny import build_config
 
-TOLERANCE = 1e-5
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 # Parts that a batch always runs through, and parameters that it always gives a gradient.
 STATIONS = (
@@ -33,28 +32,6 @@ NO_MASK = "sam.prompt_encoder.no_mask_embed.weight"
 # Inputs that one image brings
 OF_IMAGES = ("pixel_values", "sam_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_labels")
 
-both_states = pytest.mark.parametrize("seg_state", ["token", "previous"])
-
-
-@pytest.fixture
-def set_config(monkeypatch):
-    """Sets fields of a model's configuration for one test."""
-
-    def set_fields(model, **fields):
-        for name, value in fields.items():
-            monkeypatch.setattr(model.config, name, value)
-
-    return set_fields
-
-
-@pytest.fixture
-def question(make_picture):
-    def make(text="the red circle", seed=0, size=(64, 64), with_image=True):
-        image = [{"type": "image", "image": make_picture(*size, seed)}] if with_image else []
-        return [{"role": "user", "content": [*image, {"type": "text", "text": text}]}]
-
-    return make
-
 
 def is_trained(name):
     return name.startswith(TRAINED) or name == NO_MASK
@@ -66,10 +43,6 @@ def apart(sample):
     return [{**sample, "chats": [chat], "masks": [masks]} for chat, masks in pairs]
 
 
-def without(batch, *names):
-    return {name: value for name, value in batch.items() if name not in names}
-
-
 def run_with_gradients(model, batch, **options):
     model.zero_grad(set_to_none=True)
     output = model(**batch, **options)
@@ -77,10 +50,6 @@ def run_with_gradients(model, batch, **options):
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return output, gradients
-
-
-def assert_close(found, expected, tolerance=TOLERANCE):
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 def assert_gradients_close(found, expected):
@@ -559,187 +528,6 @@ def test_one_step_moves_every_trained_parameter_and_no_frozen_one(tiny, samples)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Generation
-# ---------------------------------------------------------------------------------------------------------------------
-@contextmanager
-def saying(model, processor, *answers):
-    """Makes the model say the given texts, one for each conversation, then end its turn."""
-    encode = processor.tokenizer.encode
-    scripts = [encode(answer, add_special_tokens=False) + encode("<end_of_turn>") for answer in answers]
-    steps = iter(range(1000))
-
-    def say(module, inputs, output):
-        at = next(steps)
-        logits = torch.zeros_like(output)
-        for row, script in enumerate(scripts):
-            logits[row, -1, script[min(at, len(script) - 1)]] = 1
-        return logits
-
-    hook = model.lm_head.register_forward_hook(say)
-    try:
-        yield scripts
-    finally:
-        hook.remove()
-
-
-def ask(processor, *conversations):
-    return processor.apply_chat_template(
-        list(conversations), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
-def teacher_forced(model, inputs, sequences):
-    """The model's pass over prompts with their answers: what `segment` must agree with."""
-    added = sequences.shape[1] - inputs["input_ids"].shape[1]
-    return model(
-        **without(inputs, "input_ids", "attention_mask", "token_type_ids"),
-        input_ids=sequences,
-        attention_mask=F.pad(inputs["attention_mask"], (0, added), value=1),
-        token_type_ids=F.pad(inputs["token_type_ids"], (0, added), value=0),
-    )
-
-
-ANSWERS = ["It is [SEG].", "[SEG]", "[SEG], [SEG] and [SEG].", "Sure, here: [SEG] [SEG]"]
-
-
-@both_states
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut_off"])
-def test_generated_masks_equal_those_of_one_pass_over_the_answer(
-    windowed, question, set_config, answer, ended, seg_state
-):
-    model, processor = windowed
-    set_config(model, seg_state=seg_state)
-    inputs = ask(processor, question())
-    with saying(model, processor, answer) as (script,):
-        # Cut off: the last token allowed is the answer's last, which is [SEG] itself in half of them
-        output = model.segment(**inputs, max_new_tokens=len(script) + 3 if ended else len(script) - 1)
-    new_tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    assert new_tokens == (script if ended else script[:-1])
-    expected = teacher_forced(model, inputs, output.sequences)
-    assert output.pred_masks.shape == (answer.count("[SEG]"), 32, 32)
-    for name in ("pred_masks", "iou_scores", "image_embeddings"):
-        assert_close(output[name], expected[name])
-    assert torch.equal(output.seg_image_index, expected.seg_image_index)
-
-
-def test_masks_of_one_answer_differ_from_each_other(windowed, question):
-    model, processor = windowed
-    with saying(model, processor, "It is [SEG], [SEG].") as (script,):
-        output = model.segment(**ask(processor, question()), max_new_tokens=len(script))
-    assert (output.pred_masks[0] - output.pred_masks[1]).abs().max() > 100 * TOLERANCE
-
-
-@both_states
-def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, set_config, seg_state):
-    model, processor = windowed
-    set_config(model, seg_state=seg_state)
-    conversations = [
-        question("the red circle"),
-        question("Say something.", with_image=False),
-        question("Where is the large green square in the corner?", seed=1, size=(40, 90)),
-        question("the star", seed=2),
-    ]
-    # The first, of a short prompt, and the third, of the longest, are cut off at a [SEG]; the fourth ends long before
-    answers = ["They are [SEG], [SEG], [SEG]", "One [SEG] two [SEG]", "They are [SEG], [SEG], [SEG]", "It is [SEG]."]
-    inputs = ask(processor, *conversations)
-    with saying(model, processor, *answers) as scripts:
-        longest = len(scripts[2]) - 1
-        together = model.segment(**inputs, max_new_tokens=longest)
-    assert together.seg_image_index.tolist() == [0, 0, 0, 1, 1, 1, 2]
-    assert together.sequences[[0, 2], -1].tolist() == [processor.seg_token_id] * 2
-    assert inputs["attention_mask"][0, 0] == 0
-    prompt = inputs["input_ids"].shape[1]
-    masks, scores = [], []
-    for row, (conversation, answer) in enumerate(zip(conversations, answers, strict=True)):
-        one = ask(processor, conversation)
-        with saying(model, processor, answer):
-            alone = model.segment(**one, max_new_tokens=longest)
-        spoken = alone.sequences[0, one["input_ids"].shape[1] :].tolist()
-        new_tokens = together.sequences[row, prompt:].tolist()
-        assert new_tokens[: len(spoken)] == spoken
-        assert set(new_tokens[len(spoken) :]) <= {processor.tokenizer.pad_token_id}
-        if alone.pred_masks is not None:
-            masks.append(alone.pred_masks)
-            scores.append(alone.iou_scores)
-    assert_close(together.pred_masks, torch.cat(masks))
-    assert_close(together.iou_scores, torch.cat(scores))
-
-
-def test_free_generation_of_a_batch_gives_what_each_gives_alone(windowed, question):
-    model, processor = windowed
-    conversations = [question("the red circle"), question("Where is the green square?", seed=1)]
-    together = model.segment(**ask(processor, *conversations), max_new_tokens=8)
-    for row, conversation in enumerate(conversations):
-        alone = model.segment(**ask(processor, conversation), max_new_tokens=8)
-        assert together.sequences[row, -8:].tolist() == alone.sequences[0, -8:].tolist()
-
-
-def test_answer_without_seg_has_no_masks(tiny, question):
-    model, processor = tiny
-    with saying(model, processor, "No, it is not there."):
-        output = model.segment(**ask(processor, question()), max_new_tokens=20)
-    assert output.pred_masks.shape == (0, 32, 32)
-    assert output.iou_scores.shape == output.seg_image_index.shape == (0,)
-
-
-def test_seg_of_an_earlier_turn_gives_no_mask(windowed, question):
-    model, processor = windowed
-    conversation = [*question(), {"role": "assistant", "content": "[SEG] and [SEG]."}, *question(with_image=False)]
-    inputs = ask(processor, conversation)
-    assert int((inputs["input_ids"] == processor.seg_token_id).sum()) == 2
-    with saying(model, processor, "It is [SEG]."):
-        output = model.segment(**inputs, max_new_tokens=20)
-    expected = teacher_forced(model, inputs, output.sequences)
-    assert len(expected.pred_masks) == 3
-    assert_close(output.pred_masks, expected.pred_masks[2:])
-
-
-def test_images_can_be_asked_again_by_their_embeddings(tiny, question):
-    model, processor = tiny
-    inputs = ask(processor, question())
-    with saying(model, processor, "It is [SEG]."):
-        first = model.segment(**inputs, max_new_tokens=20)
-    cached = without(inputs, "sam_pixel_values")
-    with saying(model, processor, "It is [SEG]."):
-        second = model.segment(**cached, image_embeddings=first.image_embeddings, max_new_tokens=20)
-    assert torch.equal(first.pred_masks, second.pred_masks)
-
-
-def test_text_alone_is_answered_without_masks(tiny, question):
-    model, processor = tiny
-    with saying(model, processor, "Hello [SEG]."):
-        output = model.segment(**ask(processor, question("Say hello.", with_image=False)), max_new_tokens=20)
-    assert output.pred_masks is None and output.seg_image_index is None
-
-
-def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, question):
-    model, processor = tiny
-    inputs = ask(processor, question(), question("the star", seed=1))
-    called = []
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.append(name))
-        for name, module in model.named_modules()
-        if name.startswith(("sam.", "seg_projector"))
-    ]
-    try:
-        with saying(model, processor, "It is [SEG].", "No."):
-            sequences = model.generate(**inputs, max_new_tokens=10, do_sample=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert called == []
-    said = processor.tokenizer.decode(sequences[0, inputs["input_ids"].shape[1] :])
-    assert said.startswith("It is [SEG].<end_of_turn>")
-
-
-def test_segment_leaves_no_hook_behind(tiny, question):
-    model, processor = tiny
-    model.segment(**ask(processor, question()), max_new_tokens=1)
-    assert not model.model.language_model._forward_hooks
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Saving and loading
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
@@ -841,32 +629,3 @@ def test_bool_masks_are_masks(tiny, samples):
     as_bool = {**batch, "mask_labels": [masks.bool() for masks in batch["mask_labels"]]}
     with torch.no_grad():
         assert_close(model(**as_bool).mask_dice_loss, model(**batch).mask_dice_loss)
-
-
-def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
-    model, processor = tiny
-    ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
-    inputs = dict(processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True))
-    with pytest.raises(ValueError, match="2 sam_pixel_values but 1 conversations"):
-        model.segment(**{**inputs, "sam_pixel_values": inputs["sam_pixel_values"].repeat(2, 1, 1, 1)})
-    with pytest.raises(ValueError, match="pixel_values did not come"):
-        model.segment(**{**inputs, "pixel_values": None})
-    padded = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
-    padded["attention_mask"][:, -1] = 0
-    with pytest.raises(ValueError, match="padded on the left"):
-        model.segment(**padded)
-
-
-def test_bf16_weights_learn_and_segment(samples, make_picture):
-    model, processor = build_tiny(64, seed=0)
-    model = model.to(torch.bfloat16)
-    batch = GemmaLisaCollator(processor)(samples[:2])
-    loss = model(**batch).loss
-    loss.backward()
-    assert torch.isfinite(loss) and model.seg_projector[0].weight.grad.abs().sum() > 0
-    ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
-    inputs = processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True)
-    model.eval()
-    with saying(model, processor, "It is [SEG]."):
-        output = model.segment(**inputs, max_new_tokens=8)
-    assert len(output.pred_masks) == 1 and torch.isfinite(output.pred_masks).all()

@@ -103,20 +103,15 @@ def test_what_was_said_before_is_read_together(windowed, make_picture, seg_state
     picture = make_picture(40, 60)
     talk = model.start(picture, processor)
     read, messages, reads = [], [], []
-    language_model = model.model.language_model
-    monkeypatch.setattr(language_model, "forward", counted(language_model.forward, None, read))
+    monkeypatch.setattr(talk, "_read", counted(talk._read, None, read))
     for name in ("cup", "cup", "jug"):
         answer = f"It is [SEG], a {name}."
         script = [*processor.tokenizer.encode(answer, add_special_tokens=False), model.stop_token_ids[-1]]
         messages.append(turn(f"the {name}", None if messages else picture))
         read.clear()
-        with scripted(model, script):
-            found = talk.ask(f"the {name}")
+        found = both_say(script, talk, messages)
         reads.append(len(read))
-        with scripted(model, script):
-            expected, _ = stateless(model, processor, messages)
         assert found["raw_text"] == answer and found["complete"] and len(found["masks"]) == 1
-        assert_same(found, expected)
         messages.append({"role": "assistant", "content": answer})
     assert 8 < len(script) <= 2 * MAX_GUESSED
     assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, so many tokens at once"
@@ -128,10 +123,7 @@ def test_the_tokens_of_an_image_are_no_guess(windowed, make_picture):
     picture = make_picture(40, 60)
     it = processor.tokenizer.encode(" it", add_special_tokens=False)
     script = [*it, model.config.boi_token_index, *it, model.stop_token_ids[-1]]
-    with scripted(model, script):
-        found = model.start(picture, processor).ask("the cup")
-    with scripted(model, script):
-        assert_same(found, stateless(model, processor, [turn("the cup", picture)])[0])
+    both_say(script, model.start(picture, processor), [turn("the cup", picture)])
 
 
 def counted(forward, name, counts):
@@ -152,14 +144,21 @@ def test_sessions_that_outgrow_the_sliding_window_equal_stateless_calls(windowed
     for question, answer in (("the red circle", "It is [SEG]."), ("and the square", "[SEG] and [SEG]"), ("why", "So.")):
         messages.append(turn(question, None if messages else picture))
         script = processor.tokenizer.encode(answer, add_special_tokens=False)
-        with scripted(model, script):  # cut off at its last token: in the second answer that is [SEG]
-            found = talk.ask(question, max_new_tokens=len(script))
-        with scripted(model, script):
-            expected, _ = stateless(model, processor, messages, max_new_tokens=len(script))
+        # Cut off at its last token: in the second answer that is [SEG]
+        found = both_say(script, talk, messages, max_new_tokens=len(script))
         assert found["raw_text"] == answer and not found["complete"]
         assert len(found["masks"]) == answer.count("[SEG]")
-        assert_same(found, expected)
         messages.append({"role": "assistant", "content": answer})
+
+
+def both_say(script, talk, messages, **options):
+    """What a session makes of a script, and a stateless call with the same conversation: it must be one."""
+    with scripted(talk.model, script):
+        found = talk.ask(messages[-1]["content"][-1]["text"], **options)
+    with scripted(talk.model, script):
+        expected, _ = stateless(talk.model, talk.processor, messages, **options)
+    assert_same(found, expected)
+    return found
 
 
 @contextmanager
