@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from peft import PeftModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from .command_line import UsageError
@@ -116,3 +119,35 @@ def whole_weights(args: GemmaLisaTrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(args.deepspeed_plugin.hf_ds_config)
+
+
+@contextmanager
+def accelerate_prepares(model: nn.Module, plugin: FullyShardedDataParallelPlugin | None) -> Iterator[None]:
+    """While Accelerate hands the model to its engine, keep FSDP2 from what it would do to it.
+
+    An adapted model does not show its embedding and head. Accelerate gives them a unit each unless their weights are
+    one tensor; PEFT, which trains the row of `[SEG]` in both, makes a new tensor at every look, and torch refuses a
+    weight that two units share. In the outermost unit they are gathered as in their own. And the row is in a module of
+    each: in one that both share, torch finds it once where its checkpoints have it twice, and does not go on from them.
+
+    In bf16 gradients are added up over the processes in fp32, as under DDP, and losses are not rounded.
+
+    The class that FSDP2 makes of the model's keeps that one's name: what is saved tells by it which code opens it.
+    """
+    is_adapted = isinstance(model, PeftModel)
+    if is_adapted:
+        for layer in model.modules():
+            if isinstance(layer, TrainableTokensLayer) and layer.tied_adapter is not None:
+                layer.trainable_tokens_delta = nn.ParameterDict(layer.trainable_tokens_delta)
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    if plugin is not None and plugin.mixed_precision_policy is not None:
+        computed = plugin.mixed_precision_policy.param_dtype
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
+    try:
+        yield
+    finally:
+        if is_adapted:
+            del model.get_input_embeddings, model.get_output_embeddings
+    if isinstance(model, FSDPModule):
+        made, (_, written) = type(model), type(model).__bases__
+        made.__name__, made.__qualname__, made.__module__ = written.__name__, written.__qualname__, written.__module__

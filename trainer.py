@@ -23,6 +23,7 @@ from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
 from .optimizers import parameter_groups
+from .parallel import accelerate_prepares
 from .protocols import teacher_forced_counts
 from .pushing import HubPushes
 from .records import TRAINING_RECORD, Record
@@ -105,7 +106,7 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             outputs = model(**inputs)
             loss = outputs["loss"]
         else:
-            tokens, masks = num_items_in_batch.float()
+            tokens, masks = num_items_in_batch.long()  # whole numbers, which FSDP2 does not round to bf16
             outputs = model(**inputs, num_items_in_batch=tokens, num_masks_in_batch=masks)
             # Gradients are averaged over ranks; the shares of the ranks are to be added up
             loss = outputs["loss"] * self.accelerator.num_processes
@@ -218,6 +219,13 @@ class GemmaLisaTrainer(HubPushes, Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_saved("Model save")
 
+    def _save(self, output_dir=None, state_dict=None):
+        """As Trainer; of the copies of all weights that an engine hands over, none that is tied to another."""
+        if state_dict is not None:
+            tied = getattr(self.model, "all_tied_weights_keys", {})
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
+        super()._save(output_dir, state_dict)
+
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
         """Add state and record to what was written aside, and when all ranks are there, let it appear."""
         if self.args.should_save:
@@ -281,6 +289,10 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        with accelerate_prepares(self.model, getattr(self.accelerator.state, "fsdp_plugin", None)):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _prepare_inputs(self, inputs):
         """On the device, and there with the images as both towers take them."""

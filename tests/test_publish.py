@@ -211,6 +211,27 @@ def test_the_last_checkpoint_can_be_pushed_with_its_state(server, folders, tmp_p
 
 
 @pytest.mark.slow
+def test_every_checkpoint_can_be_kept_there(server, folders, tmp_path):
+    done = train(server, folders, tmp_path, "--hub_always_push", "true", "--hub_strategy", "all_checkpoints")
+    assert done.returncode == 0, done.stderr
+    files = server.repositories["org/trained"].commits[-1].files
+    for number in (1, 2):
+        state = json.loads(files[f"checkpoint-{number}/trainer_state.json"])
+        assert state["global_step"] == number and f"checkpoint-{number}/optimizer.pt" in files
+    assert files["checkpoint-1/model.safetensors"] != files["checkpoint-2/model.safetensors"]
+    assert files["checkpoint-2/model.safetensors"] == files["model.safetensors"]
+
+
+@pytest.mark.slow
+def test_only_the_end_can_be_pushed(server, folders, tmp_path):
+    done = train(server, folders, tmp_path, "--hub_always_push", "true", "--hub_strategy", "end")
+    assert done.returncode == 0, done.stderr
+    commits = server.repositories["org/trained"].commits
+    assert [commit.message for commit in commits] == ["initial commit", "Model save"]
+    assert json.loads(commits[1].files["training.json"])["stages"][0]["steps"] == 2
+
+
+@pytest.mark.slow
 def test_a_push_that_breaks_does_not_stop_the_training_but_the_last_one_is_told(server, folders, tmp_path):
     server.break_after = 100_000
     done = train(server, folders, tmp_path, "--max_steps", 1)
