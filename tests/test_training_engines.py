@@ -172,8 +172,11 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         assert len(expected) == steps
         found = numbers(tmp_path / name)
         assert np.allclose(found, expected, **apart), (name, np.abs(found - expected).max(0))
-        resumed = numbers(tmp_path / f"{name}-resumed")[-(steps // 2) :]
-        assert np.array_equal(resumed, found[-(steps // 2) :]), (name, np.abs(resumed - found[steps // 2 :]).max(0))
+        resumed, whole = numbers(tmp_path / f"{name}-resumed")[-(steps // 2) :], found[-(steps // 2) :]
+        # DeepSpeed adds up the norm of gradients in the host's memory in no fixed order
+        rounding = 1e-4 if engine == "zero3_offload" else 0.0
+        assert np.array_equal(resumed[:, :-1], whole[:, :-1]), (name, np.abs(resumed - whole).max(0))
+        assert np.allclose(resumed[:, -1], whole[:, -1], rtol=rounding, atol=0), (name, resumed[:, -1], whole[:, -1])
 
     # One folder of safetensors with its code, which AutoModel opens, with the weights that one process ends with
     parts = tmp_path / "parts"

@@ -205,7 +205,7 @@ def test_a_picture_that_is_refused_leaves_the_one_before(talking, tmp_path):
 )
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_question_that_cannot_be_asked_is_answered_in_plain_words(talking, question, reason, language):
-    ((_, _, said, _, _),) = asked(talking, question, language)
+    ((_, _, said, _, _, _),) = asked(talking, question, language)
     expected = WORDS[language][reason].format(length=len(question), limit=MAX_QUESTION)
     assert line_of(said) == expected and len(said) < 300
     assert asked(talking, "the red circle")[-1][1]["turns"]
@@ -296,6 +296,39 @@ def test_a_follow_up_keeps_what_was_said_and_a_new_conversation_forgets_it(talki
     stage, talk, said, _ = talking.forget("en", visitor())
     assert stage["masks"] == [] and talk["turns"] == [] and said == ""
     assert visit.session.messages == [] and visit.turns == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_stopped_answer_was_never_asked_for(talking, language):
+    (*_, expected) = asked(talking, "the red circle")
+    for before in (0, 1):
+        if not before:
+            talking.forget(language, visitor())
+        steps = talking.ask("all the blue triangles", language, visitor())
+        assert next(steps)[-1] == gr.update(visible=True)
+        while not (step := next(steps))[0].get("masks"):
+            pass
+        assert step[5] == gr.skip() and talking.stop(language, visitor()) == ""
+        (stopped,) = steps
+        stage, talk, message, question, _, button = stopped
+        assert line_of(message) == WORDS[language]["stopped"] and question == "all the blue triangles"
+        assert len(stage["masks"]) == before == len(talk["turns"]) and button == gr.update(visible=False)
+        visit = talking.visits.of("a")
+        assert len(visit.session.messages) == 2 * before and len(visit.session.pointed_at) == before
+        if not before:
+            again = asked(talking, "the red circle", language)[-1]
+            assert again[0]["masks"] == expected[0]["masks"]
+    assert len(asked(talking, "all the blue triangles")[-1][0]["masks"]) == 2
+
+
+def test_stopping_after_the_last_word_comes_too_late(talking):
+    steps = talking.ask("the red circle", "en", visitor())
+    visit = talking.visits.of("a")
+    while not visit.session.messages:
+        next(steps)
+    talking.stop("en", visitor())
+    (*_, last) = steps
+    assert last[-1] == gr.update(visible=False) and len(visit.turns) == 1
 
 
 def test_a_click_corrects_a_mask_and_undoing_brings_it_back(talking):

@@ -44,27 +44,43 @@ class Events:
         return *self._begin(path.read_bytes(), path.name, language, request), question
 
     def ask(self, question: str, language: str, request: gr.Request) -> Iterator[tuple]:
-        """The answer as it comes. Of stage, talk, message, question, key."""
+        """The answer as it comes. Of stage, talk, message, question, key, stop."""
         key = request.session_hash
         try:
             visit = self.visits.of(key)
             answers = visit.ask(question)
         except ValueError as error:
-            yield gr.skip(), gr.skip(), said(error, language), gr.skip(), key
+            yield gr.skip(), gr.skip(), said(error, language), gr.skip(), key, gr.skip()
             return
         at, masks = len(visit.turns), -1
-        yield gr.skip(), talk_of(visit, at, Turn(question, {"complete": True}, [""], 0, [])), "", "", key
+        yield (
+            gr.skip(),
+            talk_of(visit, at, Turn(question, {"complete": True}, [""], 0, [])),
+            "",
+            "",
+            key,
+            gr.update(visible=True),
+        )
         try:
             for turn in answers:
                 stage = gr.skip()
                 if len(turn.points) != masks:
                     masks = len(turn.points)
                     stage = stage_of(visit, at, turn)
-                yield stage, talk_of(visit, at, turn), gr.skip(), gr.skip(), gr.skip()
+                yield stage, talk_of(visit, at, turn), *(gr.skip() for _ in range(4))
         except ValueError as error:
-            yield gr.skip(), talk_of(visit, at - 1), said(error, language), question, key
+            stage = stage_of(visit, at - 1) if at else NOTHING_SHOWN
+            yield stage, talk_of(visit, at - 1), said(error, language), question, key, gr.update(visible=False)
             return
-        yield stage_of(visit, at), talk_of(visit, at), gr.skip(), gr.skip(), gr.skip()
+        yield stage_of(visit, at), talk_of(visit, at), *(gr.skip() for _ in range(3)), gr.update(visible=False)
+
+    def stop(self, language: str, request: gr.Request) -> str:
+        """The answer that is being written is not wanted; `ask` sees it after the next word. Of message."""
+        try:
+            self.visits.of(request.session_hash).stopped = True
+        except ValueError as error:
+            return said(error, language)
+        return ""
 
     def point(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """A click on the picture corrects a mask. Of stage, message, key."""

@@ -69,7 +69,9 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                 question = gr.Textbox(
                     label=words["question"], placeholder=words["placeholder"], max_lines=4, elem_id="question"
                 )
-                ask = gr.Button(words["ask"], variant="primary", elem_id="ask")
+                with gr.Row():
+                    ask = gr.Button(words["ask"], variant="primary", elem_id="ask")
+                    stop = gr.Button(words["stop"], visible=False, elem_id="stop")
                 with gr.Column(visible=False) as conversation:
                     with gr.Row():
                         anew = gr.Button(words["new_conversation"], size="sm", min_width=120, elem_id="anew")
@@ -93,7 +95,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                 {"words": said},
                 examples(spoken),
                 gr.update(label=said["question"], placeholder=said["placeholder"]),
-                *(said[name] for name in ("ask", "new_conversation", "other_picture", "png", "json")),
+                *(said[name] for name in ("ask", "stop", "new_conversation", "other_picture", "png", "json")),
                 paragraph(said["privacy"]),
             ]
 
@@ -101,7 +103,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
             spoken = preferred(request.headers.get("accept-language"))
             return [spoken, *speak(spoken)]
 
-        labelled = [title, invitation, stage, talk, scenes, question, ask, anew, other, png, as_json, privacy]
+        labelled = [title, invitation, stage, talk, scenes, question, ask, stop, anew, other, png, as_json, privacy]
         page.load(greet, None, [language, *labelled], **AT_ONCE, api_name="greet")
         language.input(speak, language, labelled, **AT_ONCE, api_name="speak")
 
@@ -113,11 +115,12 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
             [ask.click, question.submit],
             events.ask,
             [question, language],
-            [stage, talk, message, question, key],
+            [stage, talk, message, question, key, stop],
             **ONE_BY_ONE,
             show_progress_on=[talk],
             api_name="ask",
         )
+        stop.click(events.stop, language, message, **AT_ONCE, api_name="stop")
         stage.point(events.point, language, [stage, message, key], **UNSEEN)
         stage.undo(events.undo, language, [stage, message, key], **UNSEEN)
         anew.click(events.forget, language, [stage, talk, message, key], **ONE_BY_ONE, api_name="forget")

@@ -67,18 +67,20 @@ class Visit:
         session: about the picture.
         turns: what was asked and answered, in order.
         corrections: what each click on a mask replaced, the last one last: turn, mask, the session's and the record's.
+        stopped: whether the answer that is being written is no longer wanted.
     """
 
     name: str
     session: ImageSession
     turns: list[Turn] = field(default_factory=list)
     corrections: list[tuple[int, int, PointedAt, dict[str, Any]]] = field(default_factory=list)
+    stopped: bool = False
 
     def ask(self, question: str) -> Iterator[Turn]:
         """The turn so far after every token; it is kept once it is whole.
 
         Raises:
-            Refused: an empty question, or one that is too long.
+            Refused: an empty question, or one that is too long; while it is written, that it was stopped.
         """
         if len(question) > MAX_QUESTION:
             raise Refused("long_question", length=len(question), limit=MAX_QUESTION)
@@ -153,8 +155,8 @@ class Visit:
         return self.turns[turn]
 
     def _answer(self, question: str) -> Iterator[Turn]:
-        first = len(self.session.pointed_at)
-        turn = None
+        first, said = len(self.session.pointed_at), len(self.session.messages)
+        turn, self.stopped = None, False
         for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
             known = turn.answer["masks"] if turn is not None else []
             new = {name: answer[name][len(known) :] for name in ("masks", "scores", "phrases")}
@@ -167,6 +169,8 @@ class Visit:
             words = answer["raw_text"].split(self.session.processor.seg_token)
             turn = Turn(question, told, words, first, [[] for _ in told["masks"]])
             yield turn
+            if self.stopped and len(self.session.messages) == said:  # and not whole already
+                raise Refused("stopped")
         self.turns.append(turn)
 
 
