@@ -22,8 +22,10 @@ from PIL import Image
 
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
+from gemma_lisa.session_gemma_lisa import ImageSession
 from gemma_lisa.web.page import UPLOADS_EVERY, UPLOADS_KEPT, build_page
 from gemma_lisa.web.parts import SCENES
+from gemma_lisa.web.server import LAUNCH
 from gemma_lisa.web.visits import Visits
 from gemma_lisa.web.words import LANGUAGES, WORDS
 
@@ -169,9 +171,7 @@ def test_the_server_hands_out_no_file_of_its_machine(server):
 def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("gemma_lisa.web.page.QUEUE_LENGTH", 2)
     page = build_page(Visits(*tiny))
-    _, address, _ = page.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False, _frontend=False
-    )
+    _, address, _ = page.launch(server_name="127.0.0.1", **LAUNCH)
     try:
         clients = [client_of(address, tmp_path) for _ in range(12)]
         for client in clients[:2]:
@@ -359,6 +359,36 @@ def test_in_a_browser_errors_are_plain_words_and_the_page_goes_on(browse, screen
     assert page.locator(".gl-talk img, .gl-talk script, .gl-talk b").count() == 0
     assert page.title() == WORDS["en"]["title"]
     page.screenshot(path=screenshots / "9-injection.png")
+
+
+@pytest.mark.slow
+def test_an_answer_that_takes_long_is_stopped_in_a_browser(example, chromium, screenshots, monkeypatch):
+    read = ImageSession._read
+    with monkeypatch.context() as slowly:
+        slowly.setattr(ImageSession, "_read", lambda self, ids: time.sleep(0.5) or read(self, ids))
+        served = build_page(Visits(*example))
+        _, address, _ = served.launch(server_name="127.0.0.1", **LAUNCH)
+        page = chromium.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.goto(address)
+        page.wait_for_selector("#ask")
+        put_scene_in(page)
+        assert not page.locator("#stop").is_visible()
+        page.fill("#question textarea", "all the blue triangles")
+        page.click("#ask")
+        page.wait_for_selector("#stop", state="visible")
+        page.screenshot(path=screenshots / "12-stop.png")
+        page.click("#stop")
+        page.wait_for_function(f"document.querySelector('#message').innerText.includes('{WORDS['en']['stopped']}')")
+        page.wait_for_selector("#stop", state="hidden")
+    assert page.input_value("#question textarea") == "all the blue triangles"
+    assert layers_seen(page) == 0 and page.locator(".gl-asked").count() == 0
+    page.screenshot(path=screenshots / "13-stopped.png")
+    page.click("#ask")
+    page.wait_for_selector("button.gl-answered")
+    assert layers_seen(page) == 2
+    page.close()
+    served.close()
 
 
 @pytest.mark.slow

@@ -18,6 +18,19 @@ from .visits import Visits
 MAX_PIXELS = 25_000_000  # of a picture, unless the environment says otherwise
 MAX_FILE_SIZE = "20mb"
 FONTS = ("system-ui", "sans-serif")  # the visitor's own, which have Japanese too
+# How the page is launched, wherever it is
+LAUNCH = {
+    "max_file_size": MAX_FILE_SIZE,
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "theme": gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
+    "css": CSS,
+    "footer_links": [],
+    "ssr_mode": False,
+    "enable_monitoring": False,
+    # Else it asks itself for the page, and gives up where a busy machine takes three seconds over it
+    "_frontend": False,
+}
 
 
 def serve(
@@ -46,21 +59,7 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder  # where uploads lie until they are read
         page = build_page(Visits(model, processor), name)
         try:
-            _, address, public = page.launch(
-                server_name=host,
-                server_port=port,
-                share=share,
-                max_file_size=MAX_FILE_SIZE,
-                prevent_thread_lock=True,
-                quiet=True,
-                theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
-                css=CSS,
-                footer_links=[],
-                ssr_mode=False,
-                enable_monitoring=False,
-                # Else it asks itself for the page, and gives up where a busy machine takes three seconds over it
-                _frontend=False,
-            )
+            _, address, public = page.launch(server_name=host, server_port=port, share=share, **LAUNCH)
             print(f"The page is at {public or address} (Ctrl-C ends it)", flush=True)
             stop.wait()
         finally:
