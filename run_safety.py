@@ -37,11 +37,13 @@ class Start:
         checkpoint: to go on from, or None.
         is_finished: nothing is left to do.
         says: what is to be told, in lines.
+        undone: what of the folder is given up by that, in the order in which `forget` takes it away.
     """
 
     checkpoint: str | None = None
     is_finished: bool = False
     says: list[str] = field(default_factory=list)
+    undone: list[Path] = field(default_factory=list)
 
 
 def settings_of(parts: list[Any], args: TrainingArguments, **facts: Any) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
 def choose_start(
     folder: Path, settings: dict[str, Any], command: str, wanted: str | None = None, fresh: bool = False
 ) -> Start:
-    """Where a run in `folder` begins; takes away scraps and, if asked to begin anew or further back, what is undone.
+    """Where a run in `folder` begins; takes away scraps.
 
     Args:
         settings: `settings_of` the run.
@@ -111,8 +113,9 @@ def choose_start(
     checkpoints = checkpoints_of(folder)
     newest = checkpoints[-1] if checkpoints else None
     if fresh:
-        found = [*(path.name for path in checkpoints), *_forget(folder, checkpoints)]
-        return Start(says=[f"fresh: took {', '.join(found)} from {folder}; its other files stay"] if found else [])
+        undone = _undone(folder, checkpoints)
+        told = f"fresh: takes {_names(undone)} from {folder}; its other files stay"
+        return Start(says=[told] if undone else [], undone=undone)
     is_again = any(_last_stage(path).get("command") == command for path in (newest, folder) if path)
     if wanted is not None and not is_again:
         return _go_back(folder, Path(wanted), settings)
@@ -157,19 +160,30 @@ def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
     says = [f"going on from step {step}: {wanted}"]
     if changed := differences(_last_stage(wanted).get("settings", {}), settings):
         says.append(f"with other settings: {'; '.join(changed)}")
-    if found := [*(path.name for path in newer), *_forget(folder, newer)]:
-        says.append(f"took {', '.join(found)} from {folder}, which came later")
-    return Start(str(wanted), says=says)
+    if undone := _undone(folder, newer):
+        says.append(f"takes {_names(undone)} from {folder}, which came later")
+    return Start(str(wanted), says=says, undone=undone)
 
 
-def _forget(folder: Path, checkpoints: list[Path]) -> list[str]:
-    """Take away checkpoints, and the record that says the run is finished; names of the files that were there."""
-    names = [name for name in (TRAINING_RECORD, NONFINITE_FILE) if (folder / name).exists()]
-    for name in names:
-        (folder / name).unlink()
-    for path in reversed(checkpoints):  # newest first: killed here, it leaves a run that is further back
-        remove_folder(path)
-    return names
+def _undone(folder: Path, checkpoints: list[Path]) -> list[Path]:
+    """The record that says the run is finished, and the checkpoints, the newest first: killed between two of them, the
+    folder holds a run that is further back.
+    """
+    files = [folder / name for name in (TRAINING_RECORD, NONFINITE_FILE)]
+    return [*(path for path in files if path.exists()), *reversed(checkpoints)]
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def forget(start: Start) -> None:
+    """Take away what a start gives up: when all that could refuse the run has not, so that nothing is lost to that."""
+    for path in start.undone:
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink()
 
 
 def _last_stage(folder: Path) -> dict[str, Any]:

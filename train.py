@@ -315,6 +315,8 @@ def main(arguments: list[str]) -> None:
             )[0],
         )
         logger.info("self-check passed")
+    if trainer.is_world_process_zero():
+        forget(start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from gemma_lisa import train
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.run_safety import choose_start, differences, settings_of
+from gemma_lisa.run_safety import choose_start, differences, forget, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
@@ -156,7 +156,9 @@ def test_fresh_takes_the_checkpoints_away_and_says_which(run):
     (folder / "model.safetensors").write_text("weights")
     start = start_of(folder, {**SETTINGS, "learning_rate": 9}, fresh=True)
     assert start.checkpoint is None and not start.is_finished
-    assert start.says == [f"fresh: took checkpoint-2, checkpoint-4, training.json from {folder}; its other files stay"]
+    assert start.says == [f"fresh: takes training.json, checkpoint-4, checkpoint-2 from {folder}; its other files stay"]
+    assert names_in(folder) == {"model.safetensors", "training.json", "checkpoint-2", "checkpoint-4"}
+    forget(start)
     assert names_in(folder) == {"model.safetensors"}
 
 
@@ -168,8 +170,9 @@ def test_a_checkpoint_that_is_asked_for_is_gone_back_to_once(run):
     assert start.says == [
         f"going on from step 2: {folder / 'checkpoint-2'}",
         "with other settings: learning_rate 0.1, not 0.2",
-        f"took checkpoint-4, checkpoint-6, training.json from {folder}, which came later",
+        f"takes training.json, checkpoint-6, checkpoint-4 from {folder}, which came later",
     ]
+    forget(start)
     assert names_in(folder) == {"checkpoint-2"}
     # Killed at step 3, and started by the same command again
     run(3, command=options["command"])

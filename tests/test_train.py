@@ -299,6 +299,21 @@ def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
         assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
 
 
+def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path, recipe, checkpoint):
+    old = tmp_path / "out" / "checkpoint-2" / "trainer_state.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+
+    def fails(trainer, reload):
+        raise ValueError("self-check: no [SEG] learned")
+
+    monkeypatch.setattr(train, "self_check", fails)
+    path = recipe(model=str(checkpoint), dataset_options=OPTIONS, eval_strategy="no", preview_samples=0)
+    code, line = refused("--config", path, "--fresh", "true", "--self_check", "true")
+    assert (code, "self-check" in line) == (1, True), line
+    assert old.is_file()
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopped(tmp_path, checkpoint, recipe):
