@@ -228,6 +228,19 @@ def check_quantized(model: PreTrainedModel) -> None:
     assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
 
 
+def keep_layout(model: nn.Module) -> None:
+    """4-bit weights stay as they were quantised.
+
+    On a CPU with bf16 units bitsandbytes packs them otherwise at the first evaluation, for a product that has no
+    gradient, so that nothing below would learn from then on; and it fails where a row is no multiple of a block.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def hold_trained_in_fp32(model: nn.Module) -> None:
     """Steps of an optimizer are too small for bf16."""
     for parameter in model.parameters():

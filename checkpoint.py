@@ -175,9 +175,10 @@ def _load_whole(
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
     if is_quantized:
-        from .adapters import check_quantized
+        from .adapters import check_quantized, keep_layout
 
         check_quantized(model)
+        keep_layout(model)
     return model.eval(), processor
 
 

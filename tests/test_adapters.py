@@ -273,6 +273,20 @@ def test_a_lora_run_in_bf16_with_activation_checkpointing_learns(base, rows, tmp
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_on_4_bits_every_layer_learns_after_an_evaluation_as_before(base, batch):
+    model, _ = load_model(ModelArguments(str(base), lora_rank=RANK, load_in_4bit=True), torch.bfloat16)
+    gradients = []
+    for _ in range(2):
+        model.train()(**batch).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if "lora_B" in name})
+        model.zero_grad()
+        with torch.no_grad():
+            model.eval()(**batch)
+    first, again = gradients
+    assert first and all(gradient.abs().max() > 0 for gradient in first.values())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 # --- the trainer on an adapted model ---------------------------------------------------------------------------------
 def test_the_trainer_evaluates_and_draws_an_adapted_model_as_the_merged_one(base, rows, lora, tmp_path):
     model, folder = lora
