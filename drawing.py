@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .fonts import font_for, width_of
 from .losses_gemma_lisa import IGNORE_VALUE
 
 PALETTE = (
@@ -238,7 +239,7 @@ def _chip_place(mask: np.ndarray, font_size: int) -> tuple[int, int]:
 
 
 def _chip_width(text: str, font_size: int) -> float:
-    return max(1.2 * font_size, ImageFont.load_default(font_size).getlength(text) + 0.8 * font_size)
+    return max(1.2 * font_size, width_of(text, font_size) + 0.8 * font_size)
 
 
 def _chip(
@@ -272,25 +273,24 @@ def _write(
 ) -> None:
     """Pillow's built-in font has one weight; bold is a thin stroke around it."""
     stroke = font_size / 48 if bold else 0
-    draw.text(place, text, fill=colour, font=ImageFont.load_default(font_size), anchor=anchor, stroke_width=stroke)
+    draw.text(place, text, fill=colour, font=font_for(text, font_size), anchor=anchor, stroke_width=stroke)
 
 
 def _wrapped(text: str, font_size: int, width: float) -> list[str]:
     """Lines of at most `width` pixels; a word that is longer is broken."""
-    font = ImageFont.load_default(font_size)
     lines = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             candidate = f"{line} {word}".lstrip()
-            if font.getlength(candidate) <= width:
+            if width_of(candidate, font_size) <= width:
                 line = candidate
                 continue
             if line:
                 lines.append(line)
             line = ""
             for letter in word:
-                if line and font.getlength(line + letter) > width:
+                if line and width_of(line + letter, font_size) > width:
                     lines.append(line)
                     line = ""
                 line += letter
@@ -319,16 +319,19 @@ def _caption(
 def _legend(labels: list[str], width: int, font_size: int) -> Image.Image:
     """A white strip: each colour with its label; several to a line where they fit."""
     margin, step, indent = font_size // 2, round(1.6 * font_size), 2 * font_size
-    font = ImageFont.load_default(font_size)
     x, y, pieces = margin, margin // 2, []  # pieces: x, y, index or none, text
     for index, label in enumerate(labels):
         lines = _wrapped(label, font_size, width - 2 * margin - indent) or [""]
-        if x > margin and x + indent + font.getlength(lines[0]) > width - margin or (len(lines) > 1 and x > margin):
+        if (
+            x > margin
+            and x + indent + width_of(lines[0], font_size) > width - margin
+            or (len(lines) > 1 and x > margin)
+        ):
             x, y = margin, y + step
         for line_index, line in enumerate(lines):
             pieces.append((x, y + line_index * step, None if line_index else index, line))
         y += (len(lines) - 1) * step
-        x = x + indent + round(font.getlength(lines[0])) + font_size if len(lines) == 1 else width
+        x = x + indent + round(width_of(lines[0], font_size)) + font_size if len(lines) == 1 else width
     strip = Image.new("RGB", (width, y + step + margin), WHITE)
     draw = ImageDraw.Draw(strip)
     for x, y, index, text in pieces:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from .command_line import UsageError
@@ -71,6 +72,12 @@ def _check_fsdp(args: GemmaLisaTrainingArguments) -> None:
     state = str(options.get("state_dict_type") or os.environ.get("FSDP_STATE_DICT_TYPE", WHOLE))
     if WHOLE not in state:
         raise UsageError(f"fsdp state_dict_type {state}: no model would be saved at the end; use {WHOLE}.")
+    thrifty = options.get("cpu_ram_efficient_loading", os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false"))
+    if str(thrifty).lower() == "true":
+        raise UsageError(
+            "fsdp cpu_ram_efficient_loading: every process needs the weights, LoRA and the row of [SEG] are made from "
+            "them; set it to false."
+        )
 
 
 def asks_for_fsdp(args: GemmaLisaTrainingArguments) -> bool:
@@ -134,15 +141,17 @@ def accelerate_prepares(model: nn.Module, plugin: FullyShardedDataParallelPlugin
 
     The class that FSDP2 makes of the model's keeps that one's name: what is saved tells by it which code opens it.
     """
+    if plugin is None or isinstance(model, FSDPModule):  # another engine; or it is prepared already
+        yield
+        return
     is_adapted = isinstance(model, PeftModel)
     if is_adapted:
         for layer in model.modules():
             if isinstance(layer, TrainableTokensLayer) and layer.tied_adapter is not None:
                 layer.trainable_tokens_delta = nn.ParameterDict(layer.trainable_tokens_delta)
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
-    if plugin is not None and plugin.mixed_precision_policy is not None:
-        computed = plugin.mixed_precision_policy.param_dtype
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
+    if (policy := plugin.mixed_precision_policy) is not None:
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
 
@@ -62,6 +62,8 @@ def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
     """As `read_stages`, of a folder or a Hub name; None where the Hub cannot be asked, which is said aloud."""
     if Path(model).is_dir():
         return read_stages(model)
+    if try_to_load_from_cache(str(model), TRAINING_RECORD) is _CACHED_NO_EXIST:
+        return []
     try:
         return read_stages(Path(hf_hub_download(str(model), TRAINING_RECORD)).parent)
     except LocalEntryNotFoundError:

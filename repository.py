@@ -53,7 +53,7 @@ class Facts:
         title: org/name, or the folder's name.
         license: as the Hub writes it; None: Gemma's, unless the weights are known not to come from it.
         base_models: Hub names of the models it was made of; None: not known, []: of none.
-        stages: of the training's record.
+        stages: of the training's record; None: it could not be looked up, []: there is none.
         results: file name and content of each results.json.
         examples: as `answers.json` has them.
         datasets: names of the data sets it was trained on.
@@ -62,7 +62,7 @@ class Facts:
     title: str
     license: str | None = None
     base_models: list[str] | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[str, Any]] | None = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
@@ -173,12 +173,18 @@ def card(facts: Facts) -> str:
         examples=[
             {**example, **{name: _cell(example[name]) for name in ("text", "answer")}} for example in facts.examples
         ],
-        stages=[_stage(stage) for stage in facts.stages],
+        stages=None if facts.stages is None else [_stage(stage) for stage in facts.stages],
         results=[_result(content) for content in facts.results.values()],
-        leaks=any(stage.get("allow_leakage") for stage in facts.stages),
+        leaks=_leaks(facts.stages),
         files=", ".join(f"`{name}`" for name in facts.results),
     )
     return str(written).rstrip() + "\n"
+
+
+def _leaks(stages: list[dict[str, Any]] | None) -> bool | None:
+    """Whether photos of evaluation splits were allowed in the training; None where a stage does not know it."""
+    said = [None] if stages is None else [stage.get("allow_leakage", False) for stage in stages]
+    return True if True in said else None if None in said else False
 
 
 def front_matter(facts: Facts) -> ModelCardData:

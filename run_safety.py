@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .records import TRAINING_RECORD, read_stages
@@ -37,7 +37,7 @@ class Start:
         checkpoint: to go on from, or None.
         is_finished: nothing is left to do.
         says: what is to be told, in lines.
-        undone: what of the folder is given up by that, in the order in which `forget` takes it away.
+        undone: what of the folder is given up by that, in the order in which `ForgetCallback` takes it away.
     """
 
     checkpoint: str | None = None
@@ -177,13 +177,25 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths)
 
 
-def forget(start: Start) -> None:
-    """Take away what a start gives up: when all that could refuse the run has not, so that nothing is lost to that."""
-    for path in start.undone:
-        if path.is_dir():
-            remove_folder(path)
-        else:
-            path.unlink()
+class ForgetCallback(TrainerCallback):
+    """Takes away what a start gives up, before the first step: all that could refuse the run has not then."""
+
+    def __init__(self, start: Start):
+        self.undone = start.undone
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        undone, self.undone = self.undone, []
+        if not state.is_world_process_zero:
+            return
+        for path in undone:
+            if path.is_dir():
+                remove_folder(path)
+            else:
+                path.unlink()
+
+    def on_train_end(self, *args, **kwargs):
+        """Where no step was left to do."""
+        self.on_step_begin(*args, **kwargs)
 
 
 def _last_stage(folder: Path) -> dict[str, Any]:

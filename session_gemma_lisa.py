@@ -38,8 +38,9 @@ class ImageSession:
 
     The image is encoded here, once for Gemma and once for SAM. The keys and values of all that was read are kept, so a
     question costs the reading of its own tokens and the writing of its answer, and answers are those that `segment`
-    gives to the same conversation. Answers begin alike and name what was asked for, so what comes next is guessed from
-    what was said before and read together; what is guessed wrong is forgotten (arXiv 2304.04487).
+    gives to the same conversation, but for rounding in types below fp32. Answers begin alike and name what was asked
+    for, so what comes next is guessed from what was said before and read together; what is guessed wrong is forgotten
+    (arXiv 2304.04487).
 
     Args:
         model: a Gemma-LISA.
@@ -216,7 +217,8 @@ class ImageSession:
         """Read more tokens; Gemma's states at them, (n, D)."""
         gemma, shown = self.model.model, {}
         input_ids = torch.tensor([ids], device=self.model.device)  # (1, n)
-        if self.model.config.image_token_id in ids:
+        # Read once: where the model writes the image's token it is but a word
+        if self.model.config.image_token_id in ids and self.model.config.image_token_id not in self._ids:
             is_image = (input_ids == self.model.config.image_token_id).long()
             shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
         read = gemma if shown else gemma.language_model  # the same for words alone, and sooner done

@@ -50,7 +50,7 @@ from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
-from gemma_lisa.run_safety import begin, settings_of
+from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
 from gemma_lisa.self_check import self_check
 from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
@@ -291,7 +291,7 @@ def main(arguments: list[str]) -> None:
         allow_leakage=data_args.allow_leakage,
         held_out=sorted({split.rpartition("/")[0] for split in (held_out or {}).values()}),
     )
-    callbacks = []
+    callbacks = [ForgetCallback(start)]
     if data_args.preview_samples:
         count = min(data_args.preview_samples, len(eval_questions))
         samples = [eval_questions[at] for at in range(0, len(eval_questions), len(eval_questions) // count)][:count]
@@ -315,8 +315,6 @@ def main(arguments: list[str]) -> None:
             )[0],
         )
         logger.info("self-check passed")
-    if trainer.is_world_process_zero():
-        forget(start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():

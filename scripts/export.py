@@ -239,7 +239,7 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
     for path, *_ in args.examples:
         load_rgb(path)
     source, processor = open_source(args)
-    stages = stages_of(args.adapter or args.model) or []
+    stages = stages_of(args.adapter or args.model)
     is_merged = isinstance(source, AdaptedGemmaLisa)
     dtype = source.dtype
     expected = probe(source, processor)

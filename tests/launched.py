@@ -35,21 +35,30 @@ def introduce() -> None:
 
 
 class WatchedTrainer(GemmaLisaTrainer):
-    """Says how many of the model's parameters every process holds its share of only."""
+    """Says of how many parameters every process holds its share only, once a step is done."""
 
-    def _prepare_for_training(self, *args):
-        prepared = super()._prepare_for_training(*args)
-        parameters = list(self.model.parameters())
-        shared = sum(held(parameter) <= share(parameter) for parameter in parameters)
-        print(f"shared out: {shared} of {len(parameters)}\n", end="", flush=True)  # in one piece
-        return prepared
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.shared: list[int] = []  # after each step
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.shared.append(sum(held(parameter) <= share(parameter) for parameter in self.model.parameters()))
+        return loss
+
+    def train(self, *args, **kwargs):
+        output = super().train(*args, **kwargs)
+        told = f"{len(self.shared)} steps, shared out: {min(self.shared)} of {len(list(self.model.parameters()))}"
+        print(f"{told}\n", end="", flush=True)  # in one piece
+        return output
 
 
 def held(parameter: torch.nn.Parameter) -> int:
     """How many of its numbers are in this process."""
     if isinstance(parameter, DTensor):
         return parameter.to_local().numel()
-    return getattr(parameter, "ds_tensor", parameter).numel()
+    # DeepSpeed keeps the share apart, and empties the weight when it was used
+    return parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
 
 
 def share(parameter: torch.nn.Parameter) -> int:

@@ -17,6 +17,7 @@ FLOORS = {
     "images_gemma_lisa": -1,
     "isolation_gemma_lisa": -1,
     "sam_gemma_lisa": -1,
+    "fonts": -1,
     "session_gemma_lisa": 0,
     "targets_gemma_lisa": 0,
     "pipeline_gemma_lisa": 0,

@@ -1,16 +1,26 @@
 """Processes and engines other than those asked for are refused in one line; constants stay whole and exact."""
 
+import copy
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from gemma_lisa import train
+from gemma_lisa.adapters import add_lora
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.parallel import STARTED, check_processes, engine_of, hold_constants, zero_stage
+from gemma_lisa.parallel import (
+    STARTED,
+    accelerate_prepares,
+    check_processes,
+    engine_of,
+    hold_constants,
+    zero_stage,
+)
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 ROOT = train.Path(train.__file__).parent
@@ -19,7 +29,13 @@ GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in (*STARTED, "ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_STATE_DICT_TYPE"):
+    for name in (
+        *STARTED,
+        "ACCELERATE_USE_FSDP",
+        "FSDP_VERSION",
+        "FSDP_STATE_DICT_TYPE",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -77,6 +93,15 @@ def test_an_engine_that_runs_as_asked_is_named(args, engine):
                 fsdp_plugin_args={"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"},
             ),
             "use FULL_STATE_DICT",
+        ),
+        (
+            arguments(
+                2,
+                DistributedType.MULTI_GPU,
+                fsdp=True,
+                fsdp_plugin_args={"fsdp_version": 2, "cpu_ram_efficient_loading": True},
+            ),
+            "every process needs the weights",
         ),
         (arguments(2, DistributedType.MULTI_CPU, {"stage": 2}), "deepspeed and use_cpu"),
         (arguments(2, DistributedType.DEEPSPEED, {"stage": 3}), f"ZeRO-3 without {GATHER}"),
@@ -141,3 +166,38 @@ def test_the_positional_code_becomes_a_buffer_of_the_same_name_and_values(tmp_pa
     model.save_pretrained(tmp_path)
     _, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+@pytest.fixture
+def adapted(tiny):
+    return add_lora(copy.deepcopy(tiny[0]), rank=2)
+
+
+def rows_of_seg(model) -> list[torch.nn.ParameterDict]:
+    """Where the trained row of `[SEG]` is: of the embedding, and of the head."""
+    return [layer.trainable_tokens_delta for layer in model.modules() if isinstance(layer, TrainableTokensLayer)]
+
+
+def test_fsdp2_sees_an_adapted_model_without_its_embedding_and_each_row_in_a_module_of_its_own(adapted):
+    shown = adapted.get_input_embeddings()
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    with accelerate_prepares(adapted, plugin):
+        assert adapted.get_input_embeddings() is adapted.get_output_embeddings() is None
+    assert adapted.get_input_embeddings() is shown
+    one, other = rows_of_seg(adapted)
+    assert one is not other and one["default"] is other["default"]
+
+
+def test_other_engines_see_an_adapted_model_as_it_is(adapted):
+    with accelerate_prepares(adapted, None):
+        assert adapted.get_input_embeddings() is not None
+    one, other = rows_of_seg(adapted)
+    assert one is other
+
+
+def test_fsdp2_adds_gradients_up_in_fp32_and_rounds_no_loss(tiny):
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    with accelerate_prepares(tiny[0], plugin):
+        policy = plugin.mixed_precision_policy
+        assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)

@@ -19,10 +19,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from gemma_lisa import train
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.run_safety import choose_start, differences, forget, settings_of
+from gemma_lisa.run_safety import ForgetCallback, choose_start, differences, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 KILLS = 20
@@ -54,6 +55,11 @@ def run(tmp_path):
 
 def start_of(folder, settings=SETTINGS, command="train.py --a b", **options):
     return choose_start(folder, settings, command, **options)
+
+
+def took_away(start):
+    first = TrainerState(is_world_process_zero=True)
+    ForgetCallback(start).on_step_begin(None, first, None)
 
 
 def names_in(folder):
@@ -158,7 +164,7 @@ def test_fresh_takes_the_checkpoints_away_and_says_which(run):
     assert start.checkpoint is None and not start.is_finished
     assert start.says == [f"fresh: takes training.json, checkpoint-4, checkpoint-2 from {folder}; its other files stay"]
     assert names_in(folder) == {"model.safetensors", "training.json", "checkpoint-2", "checkpoint-4"}
-    forget(start)
+    took_away(start)
     assert names_in(folder) == {"model.safetensors"}
 
 
@@ -172,7 +178,7 @@ def test_a_checkpoint_that_is_asked_for_is_gone_back_to_once(run):
         "with other settings: learning_rate 0.1, not 0.2",
         f"takes training.json, checkpoint-6, checkpoint-4 from {folder}, which came later",
     ]
-    forget(start)
+    took_away(start)
     assert names_in(folder) == {"checkpoint-2"}
     # Killed at step 3, and started by the same command again
     run(3, command=options["command"])

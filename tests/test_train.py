@@ -20,6 +20,7 @@ from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.records import Record, leakage_of, read_stages
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import describe, load_model
+from gemma_lisa.trainer import EpochCallback
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
@@ -299,19 +300,31 @@ def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
         assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
 
 
-def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path, recipe, checkpoint):
+@pytest.mark.parametrize("at", ["self_check", "optimizer", "epoch"])
+def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path, recipe, checkpoint, at):
     old = tmp_path / "out" / "checkpoint-2" / "trainer_state.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
 
-    def fails(trainer, reload):
-        raise ValueError("self-check: no [SEG] learned")
+    def fails(*args, **kwargs):
+        raise ValueError("that cannot be")
 
-    monkeypatch.setattr(train, "self_check", fails)
-    path = recipe(model=str(checkpoint), dataset_options=OPTIONS, eval_strategy="no", preview_samples=0)
+    where = {
+        "self_check": (train, "self_check"),
+        "optimizer": (train.GemmaLisaTrainer, "create_optimizer"),
+        "epoch": (EpochCallback, "on_epoch_begin"),
+    }
+    monkeypatch.setattr(*where[at], fails)
+    path = recipe(
+        model=str(checkpoint), dataset_options=OPTIONS, eval_strategy="no", preview_samples=0, disable_tqdm=True
+    )
     code, line = refused("--config", path, "--fresh", "true", "--self_check", "true")
-    assert (code, "self-check" in line) == (1, True), line
+    assert (code, line) == (1, "error: that cannot be")
     assert old.is_file()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", path, "--fresh", "true", "--max_steps", "1"])
+    run(train.main)
+    assert not old.is_file() and (tmp_path / "out" / "model.safetensors").is_file()
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------
@@ -413,6 +426,11 @@ def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch
     assert [stage["command"] for stage in Record("org/base", [], None).stages] == ["train.py"]
     assert leakage_of("org/another") is None and "org/another: the Hub was not reached" in caplog.text
     assert Record("org/another", [], None, allow_leakage=False).stage["allow_leakage"] is None
+
+    (stored / ".no_exist" / "c0ffee").mkdir(parents=True)
+    (stored / ".no_exist" / "c0ffee" / "training.json").touch()
+    (stored / "snapshots" / "c0ffee" / "training.json").unlink()
+    assert records.stages_of("org/base") == []  # it was looked for, and is not there
 
     def no_record(name, file):
         raise EntryNotFoundError(f"{name} has no {file}")

@@ -321,6 +321,14 @@ def test_a_stopped_answer_was_never_asked_for(talking, language):
     assert len(asked(talking, "all the blue triangles")[-1][0]["masks"]) == 2
 
 
+def test_an_answer_is_stopped_before_its_first_word_too(talking):
+    steps = talking.ask("the red circle", "en", visitor())
+    next(steps)
+    talking.stop("en", visitor())
+    (*_, stopped) = steps
+    assert line_of(stopped[2]) == WORDS["en"]["stopped"] and talking.visits.of("a").turns == []
+
+
 def test_stopping_after_the_last_word_comes_too_late(talking):
     steps = talking.ask("the red circle", "en", visitor())
     visit = talking.visits.of("a")

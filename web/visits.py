@@ -86,6 +86,7 @@ class Visit:
             raise Refused("long_question", length=len(question), limit=MAX_QUESTION)
         if not question.strip():
             raise Refused("no_question")
+        self.stopped = False
         return self._answer(question)
 
     def correct(self, turn: int, mask: int, point: tuple[float, float, int]) -> None:
@@ -156,7 +157,7 @@ class Visit:
 
     def _answer(self, question: str) -> Iterator[Turn]:
         first, said = len(self.session.pointed_at), len(self.session.messages)
-        turn, self.stopped = None, False
+        turn = None
         for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
             known = turn.answer["masks"] if turn is not None else []
             new = {name: answer[name][len(known) :] for name in ("masks", "scores", "phrases")}

@@ -1,0 +1,53 @@
+"""A text is written in a font that has its letters, or it is said that there is none."""
+
+import logging
+
+import pytest
+from matplotlib import font_manager
+from PIL import Image, ImageDraw
+
+from gemma_lisa import fonts
+from gemma_lisa.fonts import font_for, width_of
+
+
+@pytest.fixture(autouse=True)
+def without_fonts(monkeypatch):
+    """A machine with no font but matplotlib's, which has Greek and Cyrillic, and no Japanese."""
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    for cached in (fonts._find, fonts._opened):
+        cached.cache_clear()
+    yield
+    for cached in (fonts._find, fonts._opened):
+        cached.cache_clear()
+
+
+def drawn(text: str) -> Image.Image:
+    picture = Image.new("L", (200, 40))
+    ImageDraw.Draw(picture).text((5, 5), text, fill=255, font=font_for(text, 20))
+    return picture
+
+
+def test_what_the_built_in_font_has_is_written_in_it():
+    assert font_for("the red circle: [SEG] (0.97)", 20).getname()[0].startswith("Aileron")
+    assert font_for("", 20).getname() == font_for("a", 20).getname()
+
+
+def test_other_letters_are_looked_for_in_the_machines_fonts():
+    assert font_for("caf\u00e9", 20).getname()[0] == "DejaVu Sans"
+    assert font_for("красный круг and a red one", 20).getname()[0] == "DejaVu Sans"
+    assert drawn("красный").tobytes() != drawn("круглый").tobytes()
+    assert width_of("красный круг", 20) > width_of("красный", 20) > 0
+
+
+def test_letters_that_no_font_has_are_said_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert font_for("赤い円", 20).getname()[0].startswith("Aileron")
+    assert [record.getMessage() for record in caplog.records] == [
+        "No font of this machine has い円赤; pictures show boxes instead. Install one (fonts-noto-cjk)."
+    ]
+
+
+def test_upright_fonts_without_serifs_come_first():
+    names = ["a/NotoSerifCJK-Regular.ttc", "a/NotoSansCJK-Bold.ttc", "a/DejaVuSans.ttf", "b/NotoSansCJK-Regular.ttc"]
+    assert sorted(names, key=fonts._rank) == [names[3], names[1], names[2], names[0]]
