@@ -14,7 +14,7 @@ from gemma_lisa.bases import identify
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.repository import files_of
+from gemma_lisa.repository import Facts, card, files_of
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.scripts.publish import check_access, check_loading
@@ -248,3 +248,25 @@ def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
     )
     with pytest.raises(UsageError, match="an adapter alone does not open by its name"):
         GemmaLisaTrainer(model=model, args=arguments, data_collator=GemmaLisaCollator(processor), train_dataset=[{}])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the card does not know
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("stages", "record", "leak"),
+    [
+        ([], "There is no record of its training", None),
+        (None, "could not be looked up", "is not known"),
+        ([{"command": "train.py"}], "| 1 |", None),
+        ([{"command": "train.py", "allow_leakage": None}], "| 1 |", "is not known"),
+        ([{"command": "train.py", "allow_leakage": None}, {"allow_leakage": True}], "| 2 |", "were allowed"),
+    ],
+)
+def test_a_card_says_what_is_not_known_of_a_training(stages, record, leak):
+    result = {"dataset": "shapes/easy", "split": "test", "protocol": "generate", "commit": "abc", "date": "2026-01-01"}
+    result |= {"scores": {"gIoU": 0.5, "cIoU": 0.5, "N-acc": 1.0, "T-acc": 1.0, "count": 2}}
+    text = card(Facts("org/name", stages=stages, results={"results.json": result}))
+    records = ("There is no record of its training", "could not be looked up", "| stage | steps |")
+    assert record in text and sum(words in text for words in records) == 1
+    assert [words for words in ("is not known", "were allowed") if words in text] == ([] if leak is None else [leak])

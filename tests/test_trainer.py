@@ -171,6 +171,20 @@ def test_a_step_is_the_same_however_it_is_cut_and_equals_the_models_own_loss(tin
         assert found == pytest.approx([expected[part] for part in PARTS], rel=1e-5), cut
 
 
+def test_what_a_step_is_divided_by_survives_an_engine_that_rounds_inputs_to_bf16(tiny, tmp_path):
+    trainer = trainer_of(tiny, TrainingQuestions(dataset_of([scene_row(0)]), 0, 3), tmp_path)
+    given = {}
+
+    def model(**inputs):
+        given.update(inputs)
+        return {"loss": torch.ones(())}
+
+    trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([1001.0, 259.0], dtype=torch.float64))
+    # FSDP2 casts what is floating, and 1001 and 259 are 1000 and 260 in bf16
+    counts = [given["num_items_in_batch"], given["num_masks_in_batch"]]
+    assert not any(count.is_floating_point() for count in counts) and [int(count) for count in counts] == [1001, 259]
+
+
 def test_logged_parts_are_means_over_the_steps_between_two_logs(tiny, tmp_path):
     questions = TrainingQuestions(dataset_of(ROWS_OF_A_STEP["masks everywhere"]), 0, 4)
     every = trainer_of(tiny, questions, tmp_path, max_steps=4)
