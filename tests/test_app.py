@@ -38,6 +38,8 @@ CHROMIUM_OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-ui-for-media-stream",  # a camera that shows a disc
+    "--use-fake-device-for-media-stream",
 )
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -359,6 +361,47 @@ def test_in_a_browser_errors_are_plain_words_and_the_page_goes_on(browse, screen
     assert page.locator(".gl-talk img, .gl-talk script, .gl-talk b").count() == 0
     assert page.title() == WORDS["en"]["title"]
     page.screenshot(path=screenshots / "9-injection.png")
+
+
+@pytest.mark.slow
+def test_a_picture_comes_from_the_camera_and_from_the_clipboard(server, chromium, screenshots):
+    playwright = pytest.importorskip("playwright.sync_api")
+    # Not by `browse`: Gradio asks its own server for the progress of an upload that has no name, and logs that
+    context = chromium.new_context(viewport=DESK, permissions=["camera", "clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(SECONDS * 1000)
+    page.goto(server[0])
+    page.wait_for_selector("#ask")
+    for button in (
+        "[aria-label='Capture from camera']",
+        "button:has-text('Access Webcam')",
+        "[aria-label='capture photo']",
+    ):
+        page.wait_for_timeout(2500)  # as people do: the camera starts, and the upload draws itself anew meanwhile
+        page.click(f"#upload {button}")
+    page.wait_for_selector(".gl-picture")
+    page.wait_for_timeout(500)
+    page.screenshot(path=screenshots / "14-camera.png")
+    red, green, blue = colour_at(page, 0.05, 0.05)
+    assert green > 2 * max(red, blue)  # behind the disc
+
+    page.click("#other")
+    page.wait_for_selector("#upload", state="visible")
+    page.wait_for_timeout(1000)  # the upload draws itself anew
+    png = base64.b64encode(SCENE.read_bytes()).decode()
+    page.evaluate(
+        """async content => {
+             const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+             const picture = new Blob([bytes], {type: 'image/png'});
+             await navigator.clipboard.write([new ClipboardItem({'image/png': picture})]);
+           }""",
+        png,
+    )
+    page.click("[aria-label='Paste from clipboard']")
+    page.wait_for_selector(".gl-picture")
+    ask_for(page, "all the blue triangles")
+    assert layers_seen(page) == 2
+    context.close()
 
 
 @pytest.mark.slow
