@@ -250,6 +250,24 @@ def ask_for(page, question: str, answers: int = 1) -> None:
     page.wait_for_function(f"document.querySelectorAll('button.gl-answered').length == {answers}")
 
 
+def bring_by_buttons(page, *buttons: str) -> None:
+    """Press, of the upload's buttons, the first of these that is there, until a picture has come.
+
+    Pauses are those of people: a camera starts, and the upload draws itself anew meanwhile.
+    """
+    from playwright.sync_api import TimeoutError
+
+    until = time.monotonic() + SECONDS
+    while page.locator(".gl-picture").count() == 0:
+        assert time.monotonic() < until, f"no picture came by {buttons[-1]}"
+        page.wait_for_timeout(2500)
+        for button in buttons:
+            if (found := page.locator(f"#upload {button}")).is_visible():
+                with suppress(TimeoutError):
+                    found.click(timeout=5000)
+                break
+
+
 def layers_seen(page) -> int:
     return page.locator(".gl-layer:not(.gl-off)").count()
 
@@ -366,23 +384,14 @@ def test_in_a_browser_errors_are_plain_words_and_the_page_goes_on(browse, screen
 
 @pytest.mark.slow
 def test_a_picture_comes_from_the_camera_and_from_the_clipboard(server, chromium, screenshots):
-    playwright = pytest.importorskip("playwright.sync_api")
     # Not by `browse`: Gradio asks its own server for the progress of an upload that has no name, and logs that
     context = chromium.new_context(viewport=DESK, permissions=["camera", "clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
     page.goto(server[0])
     page.wait_for_selector("#ask")
-    steps = ("[aria-label='capture photo']", "button:has-text('Access Webcam')", "[aria-label='Capture from camera']")
-    until = time.monotonic() + SECONDS
-    while page.locator(".gl-picture").count() == 0:
-        assert time.monotonic() < until, "no picture came from the camera"
-        page.wait_for_timeout(2500)  # as people do: the camera starts, and the upload draws itself anew meanwhile
-        for step in steps:
-            if (button := page.locator(f"#upload {step}")).is_visible():
-                with suppress(playwright.TimeoutError):
-                    button.click(timeout=5000)
-                break
+    camera = ("[aria-label='capture photo']", "button:has-text('Access Webcam')", "[aria-label='Capture from camera']")
+    bring_by_buttons(page, *camera)
     page.wait_for_timeout(500)
     page.screenshot(path=screenshots / "14-camera.png")
     red, green, blue = colour_at(page, 0.05, 0.05)
@@ -390,7 +399,6 @@ def test_a_picture_comes_from_the_camera_and_from_the_clipboard(server, chromium
 
     page.click("#other")
     page.wait_for_selector("#upload", state="visible")
-    page.wait_for_timeout(1000)  # the upload draws itself anew
     png = base64.b64encode(SCENE.read_bytes()).decode()
     page.evaluate(
         """async content => {
@@ -400,8 +408,7 @@ def test_a_picture_comes_from_the_camera_and_from_the_clipboard(server, chromium
            }""",
         png,
     )
-    page.click("[aria-label='Paste from clipboard']")
-    page.wait_for_selector(".gl-picture")
+    bring_by_buttons(page, "[aria-label='Paste from clipboard']")
     ask_for(page, "all the blue triangles")
     assert layers_seen(page) == 2
     context.close()

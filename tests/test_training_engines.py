@@ -201,10 +201,9 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         assert np.allclose(found[:, :-1], expected[:, :-1], rtol=0, atol=apart), (name, np.abs(found - expected).max(0))
         assert np.allclose(found[:, -1], expected[:, -1], rtol=share, atol=0), (name, found[:, -1], expected[:, -1])
         resumed, whole = numbers(tmp_path / f"{name}-resumed")[-(steps // 2) :], found[-(steps // 2) :]
-        # DeepSpeed adds up the norm of gradients in the host's memory in no fixed order
+        # In the host's memory DeepSpeed adds up the norm of gradients in no fixed order, and clips by it
         rounding = 1e-4 if engine == "zero3_offload" else 0.0
-        assert np.array_equal(resumed[:, :-1], whole[:, :-1]), (name, np.abs(resumed - whole).max(0))
-        assert np.allclose(resumed[:, -1], whole[:, -1], rtol=rounding, atol=0), (name, resumed[:, -1], whole[:, -1])
+        assert np.allclose(resumed, whole, rtol=0, atol=rounding), (name, np.abs(resumed - whole).max(0))
 
     # One folder of safetensors with its code, which AutoModel opens, with the weights that one process ends with
     parts = tmp_path / "parts"
