@@ -73,7 +73,7 @@ def _check_fsdp(args: GemmaLisaTrainingArguments) -> None:
     if WHOLE not in state:
         raise UsageError(f"fsdp state_dict_type {state}: no model would be saved at the end; use {WHOLE}.")
     thrifty = options.get("cpu_ram_efficient_loading", os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false"))
-    if str(thrifty).lower() == "true":
+    if str(thrifty).lower() in ("true", "1"):
         raise UsageError(
             "fsdp cpu_ram_efficient_loading: every process needs the weights, LoRA and the row of [SEG] are made from "
             "them; set it to false."

@@ -99,7 +99,7 @@ def test_an_engine_that_runs_as_asked_is_named(args, engine):
                 2,
                 DistributedType.MULTI_GPU,
                 fsdp=True,
-                fsdp_plugin_args={"fsdp_version": 2, "cpu_ram_efficient_loading": True},
+                fsdp_plugin_args={"fsdp_version": 2, "cpu_ram_efficient_loading": 1},  # transformers' true
             ),
             "every process needs the weights",
         ),
