@@ -49,7 +49,7 @@ class WatchedTrainer(GemmaLisaTrainer):
     def train(self, *args, **kwargs):
         output = super().train(*args, **kwargs)
         told = f"{len(self.shared)} steps, shared out: {min(self.shared)} of {len(list(self.model.parameters()))}"
-        print(f"{told}\n", end="", flush=True)  # in one piece
+        print(f"<{told}>\n", end="", flush=True)  # in one piece, wherever the other process is in a line of its own
         return output
 
 

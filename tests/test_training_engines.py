@@ -188,7 +188,7 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         pytest.skip("DeepSpeed compiles its Adam for the host, and there is no C++ compiler")
     told = run_all(start, tmp_path, engine)
     # Every process says it in every run; a resumed one has half of the steps to do
-    said = [tuple(map(int, found)) for found in re.findall(r"^(\d+) steps, shared out: (\d+) of (\d+)$", told, re.M)]
+    said = [tuple(map(int, found)) for found in re.findall(r"<(\d+) steps, shared out: (\d+) of (\d+)>", told)]
     whole = [RUNS[name][1] for name in runs_of(engine)]
     assert sorted(steps for steps, _, _ in said) == sorted(2 * [*whole, *(steps // 2 for steps in whole)])
     assert all(of > 200 and found == (of if engine[:5] in ("zero3", "fsdp2") else 0) for _, found, of in said)
