@@ -43,7 +43,7 @@ LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", 
 
 
 class GemmaLisaTrainer(HubPushes, Trainer):
-    """Trainer with nine differences.
+    """Trainer with ten differences.
 
     The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
     the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
@@ -61,6 +61,8 @@ class GemmaLisaTrainer(HubPushes, Trainer):
     What is saved is written aside and appears when it is whole (`run_folder`), with the run's record in it.
 
     What is pushed to the Hub is a complete repository (`pushing`).
+
+    FSDP2 is kept from what it would do to an adapter, to precision and to what is saved (`parallel`).
 
     A loss or gradient that is not finite ends the run before it is learned from.
 
