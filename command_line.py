@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 USAGE, FAILURE = 2, 1
 
@@ -68,6 +69,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if debug:
             raise
+        for bar in list(tqdm._instances):
+            bar.close()  # or the error would stand behind it, on the same line
         line = " ".join(str(error).split()) or type(error).__name__
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)

@@ -28,7 +28,8 @@ from gemma_lisa.benchmarks.stand_ins import write_ade, write_coco, write_refs
 # name of the data set: its folder below the stand-ins', who writes it
 SETS = {"coco_instances": ("coco", write_coco), "ade20k": (".", write_ade), "refcoco": (".", write_refs)}
 BATCH_SIZE, MAX_QUESTIONS = 4, 3
-MEMORY = ("rss", "pss", "private_dirty")
+MEMORY = ("rss", "pss", "anonymous", "private_dirty")
+MARKS = (0.1, 0.25, 0.5, 1.0)  # of the samples, at which memory is looked at
 DONE = "written"  # in the folder, once all stand-ins are
 
 
@@ -124,7 +125,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Memory of the workers in MB, all together, early and late in one pass over a training mix."""
+    """Memory of the workers in MB, all together, at MARKS of one pass over a training mix."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -149,7 +150,7 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     found, seen = {}, 0
     for batch in loader:
         seen += len(batch["input_ids"])
-        for mark in {args.samples // 10, args.samples}:
+        for mark in {round(part * args.samples) for part in MARKS}:
             if seen >= mark and mark not in found:
                 found[mark] = memory_of_children()
     return {"memory": sorted(found.items())}
@@ -158,8 +159,9 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 def memory_of_children() -> dict[str, float]:
     """MB of the processes that this one started.
 
-    pss: a page that several hold is shared out among them. private_dirty: what each wrote for itself, so without the
-    rows that are mapped from the disk, which the system takes back when it needs the memory.
+    pss: a page that several hold is shared out among them. anonymous: what each holds that is no file's, so without the
+    rows that are mapped from the disk, which the system takes back when it needs the memory; most of it came from the
+    parent, and is one page for all until somebody writes to it. private_dirty: what each wrote for itself.
     """
     found = [part for child in psutil.Process().children() for part in child.memory_maps()]
     return {kind: sum(getattr(part, kind) for part in found) / 1e6 for kind in MEMORY}
@@ -216,7 +218,7 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
         f"| {' | '.join(parts)} | all | decoding and two resizes |\n|{'---|' * (len(parts) + 2)}",
         f"| {' | '.join(f'{ms[part]:.1f}' for part in parts)} | {ms['all']:.1f} | {ms['plain']:.1f} |",
         f"\nMemory of {args.workers} workers together, MB:\n",
-        "| | samples | RSS | PSS | private, written |\n|---|---|---|---|---|",
+        "| | samples | RSS | PSS | no file's | of it written by each |\n|---|---|---|---|---|---|",
     ]
     for questions in ("training", "evaluation"):
         for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict
@@ -240,6 +241,18 @@ def test_a_program_that_fails_says_one_line_and_has_its_exit_code(arguments, cod
     assert "Traceback" not in ended.stderr
     assert "error: " in ended.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_the_middle_of_a_bar_has_a_line_of_its_own(monkeypatch, capsys):
+    def work(_):
+        for row in tqdm(range(3)):
+            if row == 1:
+                raise ValueError("row 1 is broken")
+
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    with pytest.raises(SystemExit):
+        run(work)
+    assert capsys.readouterr().err.splitlines()[-1] == "error: row 1 is broken"
 
 
 @pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
