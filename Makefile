@@ -58,8 +58,7 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: up to tw
 	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE)/clicks \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/clicks --output_dir $(EXAMPLE) \
-		--max_steps 400 --learning_rate 5.0e-4 --muon_learning_rate 0.005 --warmup_steps 20 --dialogue_share 0.5 \
-		--prompted_loss_weight 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
+		--max_steps 1300 --dialogue_share 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 
