@@ -42,7 +42,6 @@ def test_its_record_says_how_it_was_trained():
     assert [Path(stage["command"].split("--config ")[1].split()[0]).stem for stage in stages] == [
         "shapes_words",
         "shapes_long",
-        "shapes_long",
         "shapes_easy_first",
         "shapes_talk",
         "shapes_clicks",
@@ -54,8 +53,7 @@ def test_its_record_says_how_it_was_trained():
         assert len(losses) >= stage["steps"] / 50 and losses[-1] < max(losses)
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
     assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
-    # What the record holds, see the card; by the clock only where it tells no CPU seconds
-    assert sum(stage.get("cpu_seconds", stage["seconds"]) for stage in stages) < 3 * 60 * 60
+    assert sum(stage["seconds"] for stage in stages) <= 2 * 60 * 60
 
 
 def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():
