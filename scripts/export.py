@@ -48,7 +48,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # Where torch's sharded weights lie in a checkpoint of FSDP2, and what DeepSpeed leaves in one of ZeRO.
 FSDP_FOLDER, ZERO_FILE = "pytorch_model_fsdp_0", "latest"
 SCENE = Path(__file__).parents[1] / "docs" / "scene.png"
-QUESTIONS = ("the red circle", "all the blue triangles", "the purple star")
+QUESTIONS = ("the red circle", "all the blue triangles", "the yellow star")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

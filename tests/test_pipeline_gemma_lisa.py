@@ -13,7 +13,7 @@ from gemma_lisa.pipeline_gemma_lisa import TASK, ReasoningSegmentationPipeline
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 SCENE = EXAMPLE.parents[1] / "docs" / "scene.png"
-TEXTS = ["the red circle", "all the squares", "the purple star", "Where is the green triangle?"]
+TEXTS = ["the red circle", "all the squares", "the yellow star", "Where is the green triangle?"]
 
 
 @pytest.fixture(scope="module")
