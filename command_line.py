@@ -64,17 +64,23 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(arguments)
     except KeyboardInterrupt:
+        close_bars()
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if debug:
             raise
-        for bar in list(tqdm._instances):
-            bar.close()  # or the error would stand behind it, on the same line
+        close_bars()
         line = " ".join(str(error).split()) or type(error).__name__
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
+
+
+def close_bars() -> None:
+    """End the lines of bars that are still drawn, or what is said next would stand behind them."""
+    for bar in list(tqdm._instances):
+        bar.close()
 
 
 def choose_device(wanted: str | None) -> torch.device | str:

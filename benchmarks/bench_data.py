@@ -218,7 +218,7 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
         f"| {' | '.join(parts)} | all | decoding and two resizes |\n|{'---|' * (len(parts) + 2)}",
         f"| {' | '.join(f'{ms[part]:.1f}' for part in parts)} | {ms['all']:.1f} | {ms['plain']:.1f} |",
         f"\nMemory of {args.workers} workers together, MB:\n",
-        "| | samples | RSS | PSS | no file's | of it written by each |\n|---|---|---|---|---|---|",
+        "| | samples | RSS | PSS | no file's | written by each |\n|---|---|---|---|---|---|",
     ]
     for questions in ("training", "evaluation"):
         for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:
