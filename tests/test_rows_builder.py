@@ -9,6 +9,8 @@ from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
 RLE = {"size": [2, 3], "counts": "06"}
 
+SIZES = {"train": 7, "test": 0, "validation": 250}
+
 
 def row(number):
     """With and without an image, with and without what may be none."""
@@ -33,7 +35,7 @@ class Made(RowsBuilder):
     BUILDER_CONFIGS = [datasets.BuilderConfig(name="default")]
 
     def _split_generators(self, dl_manager):
-        return [datasets.SplitGenerator(name, gen_kwargs={"count": n}) for name, n in {"train": 7, "test": 0}.items()]
+        return [datasets.SplitGenerator(name, gen_kwargs={"count": n}) for name, n in SIZES.items()]
 
     def _generate_examples(self, count):
         for number in range(count):
@@ -55,6 +57,12 @@ def test_rows_come_back_as_they_were_made(tmp_path, monkeypatch, size):
     assert rows.features == ROW_FEATURES
     assert list(rows) == [row(number) for number in range(7)]
     assert builder.info.splits["test"].num_examples == 0
+
+
+def test_rows_lie_in_few_record_batches(tmp_path):
+    builder = Made(cache_dir=str(tmp_path))
+    builder.download_and_prepare()
+    assert [len(batch) for batch in builder.as_dataset(split="validation").data.to_batches()] == [250]
 
 
 def test_what_is_wrong_with_a_row_is_the_cause_of_the_error(tmp_path):
