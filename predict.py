@@ -194,7 +194,7 @@ def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.N
             output = args.output if len(pairs) == 1 else args.output / f"{number:0{digits}d}-{path.stem}.png"
             write_answer(output, images[path], query, answer, args.masks)
             cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
-            tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | {len(answer['masks'])} masks | {output}")
+            tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | masks: {len(answer['masks'])} | {output}")
             if args.json:
                 yield record(path, query, answer)
 
