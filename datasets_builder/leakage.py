@@ -39,17 +39,26 @@ def coco_id(path_or_name: str | Path) -> int | None:
 
 
 def coco_photo(path: str) -> int | None:
-    """The number of a photo, if it is one of COCO's: by a number of 12 digits in its name, or by its folder's name."""
-    twelve = re.findall("(?<![0-9a-fA-F])[0-9]{12}(?![0-9a-fA-F])", PureWindowsPath(path).stem)
-    if twelve:
-        return int(twelve[0])
-    return coco_id(path) if PureWindowsPath(path).parent.name in COCO_FOLDERS else None
+    """The number of a photo, if it is one of COCO's.
+
+    That is told by a number as COCO writes it, 000000 and six digits, in its name; or by the name of its folder or of
+    the one above that.
+    """
+    path = PureWindowsPath(path)
+    if written := re.findall("(?<![0-9])000000[0-9]{6}(?![0-9])", path.stem):
+        return int(written[0])
+    folders = [parent.name.lower() for parent in path.parents[:2]]
+    return coco_id(path) if any(name in folders for name in COCO_FOLDERS) else None
 
 
 def photo_of(path: str | None, source: str) -> int | None:
-    """The number of a row's photo, if it is one of COCO's; its source ends in the photo's name, which pictures that
-    travel as bytes may have lost."""
-    return coco_photo(path or source)
+    """The number of a row's photo, if it is one of COCO's.
+
+    Its source ends in the photo's name below the set's folder, of which pictures that travel as bytes lose the folder
+    or all.
+    """
+    number = None if path is None else coco_photo(path)
+    return coco_photo(source) if number is None else number
 
 
 def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int], Counter]:

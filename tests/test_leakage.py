@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_lisa.datasets_builder.leakage import coco_id, coco_photo, held_out_images
+from gemma_lisa.datasets_builder.leakage import coco_id, coco_photo, held_out_images, photo_of
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,35 @@ def test_a_photo_has_the_same_number_by_all_its_names(path, number):
         ("COCO_train2014_000000581857.jpg", 581857),
         ("images/000000581857_jpg.rf.0a1b2c3d4e5f678901234567.jpg", 581857),  # as Roboflow renames it
         ("coco/train2017/77.jpg", 77),
+        ("coco/TRAIN2014/77.jpg", 77),
+        ("coco/train2017/part_1/77.jpg", 77),
+        ("image000000000025.jpg", 25),
+        ("Zebra000000581857.jpg", 581857),
+        ("COCO_train2014_000000581857a.jpg", 581857),
         ("ade20k/images/training/ADE_train_00000009.jpg", None),
         ("JPEGImages/2008_000002.jpg", None),
         ("images/0035fkbjWljhaftpVM37-g.jpg", None),
         ("IMG_20240101_120000123.jpg", None),
+        ("images/0a123456789012ff.jpg", None),
+        ("train2017/ade20k/images/ADE_train_00000009.jpg", None),
     ],
 )
 def test_photos_of_coco_are_told_from_others(path, number):
     assert coco_photo(path) == number
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "number"),
+    [
+        ("coco/train2017/000000000009.jpg", "coco_stuff/train/000000000009", 9),
+        ("581857.jpg", "coco_instances/train/train2017/581857.jpg", 581857),  # prepared: the folder is lost
+        ("0.jpg", "refcoco/train/COCO_train2014_000000000025", 25),
+        (None, "refcoco/train/COCO_train2014_000000000025", 25),
+        ("IMG_1.jpg", "folder/train/IMG_1", None),
+    ],
+)
+def test_a_photo_whose_name_is_lost_is_known_by_its_rows_source(path, source, number):
+    assert photo_of(path, source) == number
 
 
 def ref(image, split, number=0):
