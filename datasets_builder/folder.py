@@ -3,7 +3,7 @@
     images/1.jpg                            any kind of picture
     masks/1.png                             a picture of numbers: 0 = background
     masks/1_cat.png or masks/1/cat.png      instead, one for each class
-    images/1.json or labels/1.json          instead, LabelMe's: polygons, rectangles, circles
+    images/1.json or labels/1.json          instead, LabelMe's: polygons, rectangles, circles, masks
     classes.txt, .json or .yaml             what the numbers are called: a line `1: cat` for each
     questions.csv or .jsonl                 image, question; mask or class, answer, split, explanation as needed
 

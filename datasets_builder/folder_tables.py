@@ -203,5 +203,13 @@ def clean(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
+def check_characters(text: str, where: str) -> None:
+    """Refuse half a character (a lone surrogate), which JSON can write, as "\\ud83d", but UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: {ascii(text)} holds half a character; write it again.") from error
+
+
 def _is_background(name: str) -> bool:
     return clean(name).lower() in BACKGROUND

@@ -1,15 +1,22 @@
 """LabelMe's JSON files: the shapes that a person drew on a picture, as masks."""
 
+import base64
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
-from .folder_tables import IGNORED, clean
+from ..images_gemma_lisa import open_upright
+from .coco_segmentation import BORDER, row_rle, segmentation_runs, turn, turn_of, unite
+from .folder_tables import IGNORED, check_characters, clean
 from .json_files import read_json
+from .label_maps import INDEX_MODES
+
+# Areas of four corners: LabelMe's, and those of tools that write its files.
+FOUR_CORNERS = ("rectangle", "oriented_rectangle", "rotation")
 
 
 def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
@@ -29,6 +36,7 @@ def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
         label = shape.get("label") if isinstance(shape, dict) else None
         if not isinstance(label, str) or not clean(label):
             raise ValueError(f"{file}: its shape {place} has no label; give it one in LabelMe.")
+        check_characters(label, f"{file}: the label of its shape {place}")
         runs = _runs(shape, size, f"{file}: its shape {place} ({label})")
         masks[IGNORED if label == IGNORED else clean(label)].append(runs if method is None else turn(runs, method))
     return {label: row_rle(unite(same)) for label, same in masks.items()}
@@ -43,12 +51,14 @@ def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:
         raise ValueError(f"{where}: its points are no pairs of numbers; draw it again.") from error
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{where}: its points are no pairs of numbers; draw it again.")
-    if kind == "polygon":
+    if kind == "polygon" or (kind in FOUR_CORNERS and len(points) == 4):
         return segmentation_runs([points.ravel().tolist()], size, where)
-    if kind not in ("rectangle", "circle"):
-        raise ValueError(f"{where}: a {kind} is no area here; draw a polygon, a rectangle or a circle.")
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ValueError(f"{where}: a {kind} is no area here; draw a polygon, a rectangle, a circle or a mask.")
     if len(points) != 2:
         raise ValueError(f"{where}: a {kind} of {len(points)} points; LabelMe writes two: draw it again.")
+    if kind == "mask":
+        return _pasted(shape.get("mask"), points, size, where)
     if kind == "rectangle":
         (left, top), (right, bottom) = points.tolist()
         return segmentation_runs([[left, top, right, top, right, bottom, left, bottom]], size, where)
@@ -56,3 +66,33 @@ def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:
     down, across = np.ogrid[: size[0], : size[1]]
     inside = (across + 0.5 - x) ** 2 + (down + 0.5 - y) ** 2 <= ((edge - points[0]) ** 2).sum()
     return coco_mask.encode(np.asfortranarray(inside, dtype=np.uint8))
+
+
+def _pasted(content: Any, box: np.ndarray, size: tuple[int, int], where: str) -> dict:
+    """What LabelMe's AI marks: a small mask, as a PNG in base64, laid on the image from the box's top left pixel on.
+
+    box: its first and last pixel, (x, y) each. LabelMe's older versions took one more to the right and below, and cut
+    it off at the image's border.
+    """
+    advice = "draw it again in LabelMe"
+    try:
+        png = base64.b64decode(content, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: its mask is no PNG in base64; {advice}.") from error
+    picture = open_upright(png, f"{where}: its mask")
+    if picture.mode not in INDEX_MODES:
+        raise ValueError(f"{where}: its mask is a picture in {picture.mode}, not one number a pixel; {advice}.")
+    (left, top), (right, bottom) = np.rint([box.min(axis=0), box.max(axis=0)]).tolist()
+    if max(abs(right - left + 1 - picture.width), abs(bottom - top + 1 - picture.height)) > BORDER:
+        raise ValueError(
+            f"{where}: its mask is {picture.width} x {picture.height} pixels (width x height), but its box "
+            f"{right - left + 1:g} x {bottom - top + 1:g}; {advice}."
+        )
+    if max(-left, -top, left + picture.width - size[1], top + picture.height - size[0]) > BORDER:
+        raise ValueError(
+            f"{where}: its mask reaches out of its image, which is {size[1]} x {size[0]} pixels (width x height); "
+            f"{advice}."
+        )
+    canvas = Image.new("L", size[::-1])
+    canvas.paste(Image.fromarray((np.asarray(picture) != 0).astype(np.uint8)), (int(left), int(top)))
+    return coco_mask.encode(np.asfortranarray(canvas))

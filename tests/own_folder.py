@@ -1,5 +1,7 @@
 """A user's own folder as tests write it: photos, masks, LabelMe's shapes."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -46,6 +48,13 @@ def write(root, name, text, encoding="utf-8"):
 
 def shape(label, points, kind="polygon"):
     return {"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}}
+
+
+def drawn(label, box, pixels):
+    """As LabelMe's AI marks it: pixels of a box, whose corners are its first and its last pixel."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return shape(label, box, "mask") | {"mask": base64.b64encode(png.getvalue()).decode()}
 
 
 def labelme(root, name, shapes, size=SIZE):
