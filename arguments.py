@@ -70,6 +70,10 @@ class DataArguments:
     dataset_options: dict | str | None = field(
         default=None, metadata={"help": "options of its builder; on the command line as JSON: '{\"image_size\": 128}'"}
     )
+    max_bad: int | None = field(
+        default=None,
+        metadata={"help": "so many bad files or records a data set may have; they are left out and listed. 0"},
+    )
     train_split: str = "train"
     eval_dataset: str | None = field(default=None, metadata={"help": "another data set to evaluate on"})
     eval_split: str = "validation"
@@ -183,6 +187,8 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
             raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
     if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
         raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
+    if data_args.max_bad is not None and data_args.max_bad < 0:
+        raise UsageError("max_bad counts from 0 on.")
     if data_args.max_questions < 1:
         raise UsageError("max_questions counts from 1 on.")
     if data_args.mixture is None:

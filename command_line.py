@@ -42,6 +42,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """An argument that counts something, or nothing."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return int(text)
+
+
 def json_object(text: str) -> dict[str, Any]:
     """An argument that gives names and values, as JSON."""
     try:

@@ -21,11 +21,12 @@ from gemma_lisa.command_line import (
     UsageError,
     add_model_options,
     json_object,
+    not_negative,
     positive,
     run,
     write_whole,
 )
-from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.metrics import intervals, summarize
 from gemma_lisa.previews import draw_answers
@@ -44,17 +45,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="as in shapes or shapes/easy")
     parser.add_argument("--data_dir", help="folder of the data set's original files")
     parser.add_argument("--dataset_options", type=json_object, help="options of its builder, as JSON")
+    parser.add_argument("--max_bad", type=not_negative, help="so many bad records are left out and listed; 0")
     parser.add_argument("--split", default="test")
     parser.add_argument("--rows", type=positive, help="the first so many rows only")
     parser.add_argument("--protocol", choices=("generate", "teacher_forced"), default="generate")
     parser.add_argument("--output", type=Path, required=True, help="results file to write, .json")
     parser.add_argument("--batch_size", type=positive, default=16, help="questions at once")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
-    parser.add_argument("--pictures", type=int, default=8, help="questions on each of the two sheets; 0 = none")
+    parser.add_argument("--pictures", type=not_negative, default=8, help="questions on each of two sheets; 0 = none")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: a file that ends in .json is needed.")
+    args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
     return args
 
 
@@ -102,7 +105,7 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
         "adapter": args.adapter,
         "weights": "nf4" if args.load_in_4bit else "int8" if args.load_in_8bit else None,
         "dataset": args.dataset,
-        "dataset_options": args.dataset_options or {},
+        "dataset_options": args.dataset_options,
         "split": args.split,
         "rows": args.rows,
         "max_new_tokens": args.max_new_tokens,

@@ -40,7 +40,13 @@ from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import run
 from gemma_lisa.datasets_builder.leakage import held_out_images
-from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows
+from gemma_lisa.datasets_builder.mixture import (
+    load_mixture,
+    load_rows,
+    load_training_rows,
+    sets_of,
+    tolerating,
+)
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
@@ -136,8 +142,12 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
     """The photos that must not be trained on (`leakage.held_out_images`), {} where no split is known; none: all may."""
     if data_args.allow_leakage:
         return None
-    has_refs = data_args.data_dir is not None and (Path(data_args.data_dir) / "refer_seg").is_dir()
-    return held_out_images(data_args.data_dir) if has_refs else {}
+    folders = [data_args.data_dir, *(options.get("data_dir") for options in sets_of(data_args.mixture or {}).values())]
+    held_out = {}
+    for folder in dict.fromkeys(folder for folder in folders if folder is not None):
+        if (Path(folder) / "refer_seg").is_dir():
+            held_out |= held_out_images(folder)
+    return held_out
 
 
 def load_questions(
@@ -154,13 +164,16 @@ def load_questions(
             translations = json.loads(Path(data_args.translations).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"translations: {data_args.translations} cannot be read as JSON ({error}).") from error
+        if not isinstance(translations, dict):
+            raise ValueError(f"translations: {data_args.translations} is no table of languages, as {{'ja': ...}}.")
     phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.dialogue_share)
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
-        rows = load_training_rows(data_args.dataset, *place, data_args.dataset_options, held_out)
+        options = tolerating(data_args.dataset, data_args.dataset_options, data_args.max_bad)
+        rows = load_training_rows(data_args.dataset, *place, options, held_out)
         asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
     else:
-        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming)
+        parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming, data_args.max_bad)
         if data_args.streaming:
             readers = (args.process_index, args.world_size, args.dataloader_num_workers)
             asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
@@ -168,8 +181,9 @@ def load_questions(
             asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
-    options = data_args.dataset_options if name == data_args.dataset else None
-    eval_rows = load_rows(name, data_args.eval_split, data_args.data_dir, options)
+    options = data_args.dataset_options if name == data_args.dataset else sets_of(data_args.mixture or {}).get(name)
+    options = tolerating(name, options, data_args.max_bad)
+    eval_rows = load_rows(name, data_args.eval_split, options.pop("data_dir", data_args.data_dir), options)
     if data_args.eval_rows is not None:
         eval_rows = eval_rows.select(range(min(data_args.eval_rows, len(eval_rows))))
     questions = EvaluationQuestions(eval_rows, with_conversations=False)

@@ -18,9 +18,9 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, positive, run, write_whole
+from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, not_negative, positive, run, write_whole
 from gemma_lisa.datasets_builder.archives import ArchiveBuilder, TolerantBuilder
-from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
+from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
@@ -46,6 +46,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         sub.add_argument("name", help="as in ade20k or refcocog/umd")
         sub.add_argument("--data_dir", help="folder of the data set's original files")
         sub.add_argument("--dataset_options", type=json_object, default={}, help="options of its builder, as JSON")
+        if command != "verify":  # which lists all that are bad
+            sub.add_argument("--max_bad", type=not_negative, help="so many bad records are left out and listed; 0")
         if command != "verify":
             sub.add_argument("--output", type=Path, required=True, help="folder, or picture file, to write")
         if command == "prepare":
@@ -63,6 +65,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.command == "inspect" and args.output.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise UsageError(f"--output {args.output}: a picture file is needed, as sheet.png.")
+    if args.command == "prepare" and args.data_dir and args.output.resolve() == Path(args.data_dir).resolve():
+        raise UsageError(f"--output {args.output}: the original files are in it; give another folder.")
+    if args.command != "verify":
+        args.dataset_options = tolerating(args.name, args.dataset_options, args.max_bad)
     return args
 
 

@@ -108,6 +108,7 @@ def load_mixture(
     data_dir: str | None,
     held_out: dict[int, str] | None,
     streaming: bool = False,
+    max_bad: int | None = None,
 ) -> list[Part]:
     """The sets of a mixture's groups, each with its share of the samples.
 
@@ -119,24 +120,17 @@ def load_mixture(
         data_dir: the folder below which the sets lie.
         held_out: as in `load_training_rows`.
         streaming: sets are prepared rows, and stay where they are (`streams.open_stream`).
+        max_bad: of every set that has this option and does not give it itself (`tolerating`).
 
     Raises:
         ValueError: a group that is not written so; what `load_rows` refuses.
     """
+    sets_of(groups)  # is all of it written as it must be?
     parts = []
-    for group, content in groups.items():
-        if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
-            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {content!r}.")
-        if not isinstance(content["weight"], int | float) or not 0 < content["weight"] < float("inf"):
-            raise ValueError(f"mixture: {group} needs a weight above 0, not {content['weight']!r}.")
-        if not isinstance(content["sets"], list | dict) or not content["sets"]:
-            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {content['sets']!r}.")
-        sets = content["sets"] if isinstance(content["sets"], dict) else dict.fromkeys(content["sets"])
-        if len(sets) < len(content["sets"]) or any(part.name in sets for part in parts):
-            raise ValueError(f"mixture: a set of {group} is there twice; give it its weight in one place.")
+    for content in groups.values():
         loaded = {}
-        for name, options in sets.items():
-            options = dict(options or {})
+        for name, options in sets_of({"": content}).items():
+            options = tolerating(name, options, max_bad)
             if streaming:
                 loaded[name] = _stream(name, split, options, held_out)
             else:
@@ -145,6 +139,40 @@ def load_mixture(
         for name, rows in loaded.items():
             parts.append(Part(name, rows, content["weight"] * sizes[name] / sum(sizes.values())))
     return parts
+
+
+def sets_of(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of every set in a mixture's groups, by its name.
+
+    Raises:
+        ValueError: a group that is not written as `load_mixture` says.
+    """
+    found = {}
+    for group, content in groups.items():
+        if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
+            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {content!r}.")
+        weight, sets = content["weight"], content["sets"]
+        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ValueError(f"mixture: {group} needs a weight above 0, not {weight!r}.")
+        if not isinstance(sets, list | dict) or not sets or not all(isinstance(name, str) and name for name in sets):
+            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {sets!r}.")
+        if len(set(sets)) < len(sets) or set(sets) & set(found):
+            raise ValueError(f"mixture: a set of {group} is there twice; give it its weight in one place.")
+        for name, options in sets.items() if isinstance(sets, dict) else dict.fromkeys(sets).items():
+            if not isinstance(options, dict | None):
+                raise ValueError(f"mixture: {name} in {group} needs options with names, as {{...}}, not {options!r}.")
+            found[name] = dict(options or {})
+    return found
+
+
+def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -> dict[str, Any]:
+    """The options of a set with so many bad files or records allowed, unless they say it themselves.
+
+    Sets that have no such option, as those that are drawn, get none.
+    """
+    builder_class = BUILDERS.get(name.partition("/")[0])
+    has_it = builder_class is not None and hasattr(builder_class.BUILDER_CONFIG_CLASS, "max_bad")
+    return {**({"max_bad": max_bad} if max_bad is not None and has_it else {}), **(options or {})}
 
 
 def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> Stream:

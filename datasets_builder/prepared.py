@@ -7,12 +7,14 @@
 Their columns must be those of `rows.ROW_FEATURES`.
 """
 
+import glob
 import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.compute
 import pyarrow.parquet as parquet
 from datasets.exceptions import DatasetGenerationError
 
@@ -29,16 +31,19 @@ def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
 
     Raises:
         ValueError: there is no such thing, it has no such split, shards are missing, it holds no row, or which of its
-            columns is missing or of another type.
+            columns is missing or of another type; a row of Parquet that names a picture and does not hold it.
     """
     folder = Path(path_or_hub_name)
+    on_disk = any((folder / name).is_file() for name in DISK)
     if not folder.is_dir():
         rows = _from_hub(path_or_hub_name, split)
-    elif any((folder / name).is_file() for name in DISK):
+    elif on_disk:
         rows = _from_disk(folder, split)
     else:
         rows = _from_shards(folder, split)
     check_features(rows.features, path_or_hub_name)
+    if not on_disk:
+        _check_pictures(rows, path_or_hub_name)
     # Casting to what it is already would copy it; and a picture that is decoded here would not name its row in errors
     if rows.features["image"] != ROW_FEATURES["image"]:
         rows = rows.cast_column("image", ROW_FEATURES["image"])
@@ -59,14 +64,38 @@ def find_shards(path_or_hub_name: str, split: str) -> list[str]:
     return [str(path) for path in _shards_in(folder, split)]
 
 
+def as_data_file(shard: str) -> str:
+    """A path or an address of `find_shards` as `load_dataset` takes it, which reads `[`, `*` and `?` as patterns."""
+    return shard if "://" in shard else glob.escape(shard)
+
+
 def check_features(features: datasets.Features, where: str) -> None:
     """Refuse columns that are not those of rows; how pictures are decoded may differ."""
     if difference := _difference(features, ROW_FEATURES, ""):
         raise ValueError(f"{where}: {difference}. {AGAIN}")
 
 
+def _check_pictures(rows: datasets.Dataset, where: str) -> None:
+    """Refuse rows that `check_picture` does; all at once."""
+    start = 0
+    for chunk in rows.data["image"].chunks:
+        named, held = (pyarrow.compute.is_valid(pyarrow.compute.struct_field(chunk, key)) for key in ("path", "bytes"))
+        outside = pyarrow.compute.and_not(named, held).to_numpy(zero_copy_only=False)
+        if outside.any():
+            row = rows.with_format("arrow")[start + int(outside.argmax())].to_pylist()[0]
+            check_picture(row["image"], f"{where}: {row['source']}")
+        start += len(chunk)
+
+
+def check_picture(image: dict | None, where: str) -> None:
+    """Refuse the picture of a row of Parquet that names a file: whoever made the rows does not choose what is read
+    here."""
+    if image is not None and image["bytes"] is None and image["path"] is not None:
+        raise ValueError(f"{where}: names the picture {image['path']} and does not hold it; `prepare` puts them in.")
+
+
 def _from_shards(folder: Path, split: str) -> datasets.Dataset:
-    shards = [str(path) for path in _shards_in(folder, split)]
+    shards = [as_data_file(str(path)) for path in _shards_in(folder, split)]
     try:
         return datasets.load_dataset("parquet", data_files={split: shards}, features=ROW_FEATURES, split=split)
     except (DatasetGenerationError, OSError, ValueError) as error:
@@ -80,7 +109,7 @@ def _shards_in(folder: Path, split: str) -> list[Path]:
     if (folder / PLAN).is_file() and not (folder / WHOLE).is_file():
         raise ValueError(f"{folder}: is not whole; `prepare` was stopped, and goes on when it is started again.")
     shards = defaultdict(list)
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+    for path in sorted([*folder.glob("[!.]*.parquet"), *folder.glob("data/[!.]*.parquet")]):
         shards[SHARD.fullmatch(path.name)["split"]].append(path)
     if not shards:
         raise ValueError(

@@ -16,6 +16,7 @@ from ..images_gemma_lisa import load_rgb
 from ..losses_gemma_lisa import IGNORE_VALUE
 
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
+RESERVED = ("[SEG]", SEG_SLOT)  # a model that reads either in an answer is to draw a mask
 
 RLE = {"size": List(Value("int32")), "counts": Value("string")}  # (height, width) in pixels, COCO's compressed runs
 
@@ -47,10 +48,11 @@ _MOST_DIGITS = 7  # 35 bits; more is no run length
 
 
 def check_row(row: dict) -> None:
-    """Refuse a target that cannot be asked for, or whose answer and masks disagree."""
+    """Refuse a target that cannot be asked for, or whose answer and masks disagree; and masks where there are none."""
     for target in row["targets"]:
         if not target["texts"] or not all(text.strip() for text in target["texts"]):
             raise ValueError(f"{row['source']}: a target has no text or an empty one; give each at least one question.")
+        _refuse_reserved("explanation", target["explanation"] or "", row["source"])
         if target["answer"] is None:
             continue
         n_slots, n_masks = target["answer"].count(SEG_SLOT), len(target["masks"])
@@ -59,6 +61,14 @@ def check_row(row: dict) -> None:
                 f"{row['source']}: the answer {target['answer']!r} has {n_slots} {SEG_SLOT} but the target has "
                 f"{n_masks} masks; every {SEG_SLOT} needs one mask."
             )
+        _refuse_reserved("answer", target["answer"].replace(SEG_SLOT, ""), row["source"])
+    for turn in row["conversation"]:
+        _refuse_reserved("answer", turn["answer"], row["source"])
+
+
+def _refuse_reserved(what: str, text: str, source: str) -> None:
+    if found := [word for word in RESERVED if word in text]:
+        raise ValueError(f"{source}: the {what} {text!r} has {found[0]}, which stands for a mask; write it otherwise.")
 
 
 def encode_mask(mask: np.ndarray) -> dict:

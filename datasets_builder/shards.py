@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import datasets
+import filelock
+import pyarrow
 import pyarrow.parquet as parquet
 import yaml
 from datasets.table import embed_table_storage
@@ -20,13 +22,13 @@ from .rows_builder import RowsBuilder
 
 ROWS_A_SHARD = 1_000  # 100 to 300 MB of photographs
 ROWS_A_GROUP = 100  # what a reader that skips and shuffles has to load at once
-PLAN, WHOLE = "plan.json", "prepared.json"
+PLAN, WHOLE, LOCK = "plan.json", "prepared.json", ".prepare.lock"
 
 
 def write_shards(
     splits: dict[str, datasets.Dataset], folder: Path, identity: str, num_proc: int = 1, shards: int = 1
 ) -> None:
-    """Write `folder`/data/SPLIT-00000-of-00007.parquet, ...; a shard that is there already is not written again.
+    """Write `folder`/data/SPLIT-00000-of-00007.parquet, ...; a shard that is there, and whole, is not written again.
 
     Args:
         splits: rows by split.
@@ -36,8 +38,18 @@ def write_shards(
         shards: of a split, at least, if it has so many rows.
 
     Raises:
-        ValueError: the folder holds shards of other rows.
+        ValueError: the folder holds shards of other rows, or other files; somebody else is writing to it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / LOCK, blocking=False):
+            _write_shards(splits, folder, identity, num_proc, shards)
+            (folder / LOCK).unlink(missing_ok=True)  # the folder is published as it is
+    except filelock.Timeout as error:
+        raise ValueError(f"{folder}: another process is preparing rows in it; wait for it.") from error
+
+
+def _write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: str, num_proc: int, shards: int) -> None:
     names = {}
     for split, rows in splits.items():
         count = max(-(-len(rows) // ROWS_A_SHARD), min(shards, len(rows)))
@@ -50,11 +62,11 @@ def write_shards(
         "shards": {name: [start, end] for name, (_, start, end) in sorted(names.items())},
         "identity": hashlib.sha256(identity.encode()).hexdigest(),
     }
-    for name in (PLAN, WHOLE):
-        if (folder / name).is_file() and json.loads((folder / name).read_text()) != plan:
-            raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
-    if not any((folder / name).is_file() for name in (PLAN, WHOLE)) and any(folder.glob("data/*")):
-        raise ValueError(f"{folder}/data holds other files; delete them or give another --output.")
+    found = [_read_plan(folder / name) for name in (PLAN, WHOLE) if (folder / name).is_file()]
+    if any(other != plan for other in found):
+        raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
+    if not found and (others := [*folder.glob("data/*"), *folder.glob("README.md")]):
+        raise ValueError(f"{folder} holds other files, as {others[0].name}; give a folder of its own as --output.")
     if (folder / WHOLE).is_file():
         os.replace(folder / WHOLE, folder / PLAN)  # not whole while a shard of it may be missing
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -64,7 +76,7 @@ def write_shards(
     missing = [
         (folder / name, splits[split], start, end)
         for name, (split, start, end) in names.items()
-        if not (folder / name).exists()
+        if not _is_whole(folder / name, end - start)
     ]
     if len(missing) < len(names):
         print(f"{folder}: {len(names) - len(missing)} of {len(names)} shards are there already")
@@ -78,6 +90,21 @@ def write_shards(
                 for _ in pool.imap_unordered(_write_shard, missing):
                     bar.update()
     os.replace(folder / PLAN, folder / WHOLE)
+
+
+def _read_plan(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete {path.parent} and prepare it again.") from error
+
+
+def _is_whole(path: Path, num_rows: int) -> bool:
+    """Is the shard there, with all its rows? One that was cut off has lost what Parquet writes last."""
+    try:
+        return parquet.read_metadata(path).num_rows == num_rows
+    except (OSError, pyarrow.ArrowException):
+        return False
 
 
 def _write_plan(folder: Path, plan: dict) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from .leakage import kept_rows, photo_of, report
-from .prepared import check_features, find_shards
+from .prepared import as_data_file, check_features, check_picture, find_shards
 from .questions import Part, training_sample
 from .rows import ROW_FEATURES
 from .templates import Phrasing
@@ -62,6 +62,7 @@ class Stream:
             shuffled = mine.shuffle(generator=order, buffer_size=MIXED_ROWS, max_buffer_input_shards=1)
             for batch in shuffled.iter(batch_size=1):  # iterated plainly, it would be dealt out to the workers again
                 row = {name: values[0] for name, values in batch.items()}
+                check_picture(row["image"], row["source"])
                 if not self.held_out or photo_of((row["image"] or {}).get("path"), row["source"]) not in self.held_out:
                     yield row
 
@@ -80,9 +81,8 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
         raise ValueError(f"{name}: its split {split!r} holds no row.")
     if held_out is not None:
         report(name, total, held_out)
-    rows = datasets.load_dataset(
-        "parquet", data_files={split: shards}, split=split, features=ROW_FEATURES, streaming=True
-    )
+    files = {split: [as_data_file(shard) for shard in shards]}
+    rows = datasets.load_dataset("parquet", data_files=files, split=split, features=ROW_FEATURES, streaming=True)
     return Stream(rows, [counts["rows"] - counts["left_out"] for counts in counted], held_out)
 
 

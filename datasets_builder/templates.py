@@ -97,8 +97,12 @@ class Phrasing:
         for name in [*self.shares, *self.translations]:
             if name not in LANGUAGES:
                 raise ValueError(f"No language is called {name!r}; there are: {', '.join(LANGUAGES)}.")
-        if not all(share > 0 for share in self.shares.values()) or not self.shares:
-            raise ValueError(f"languages: {self.shares} are no shares; each must be more than 0.")
+        shares = self.shares.values()
+        if not shares or not all(isinstance(share, int | float) and 0 < share < float("inf") for share in shares):
+            raise ValueError(f"languages: {self.shares} are no shares; each must be a number above 0.")
+        for name, phrases in self.translations.items():
+            if not isinstance(phrases, dict) or not all(isinstance(phrase, str) for phrase in phrases.values()):
+                raise ValueError(f'translations: {name} needs a phrase for a phrase, as {{"wall": "壁"}}.')
         if not 0 <= self.dialogue_share <= 1:
             raise ValueError(f"dialogue_share is {self.dialogue_share}; it must lie between 0 and 1.")
 

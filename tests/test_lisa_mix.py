@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ import yaml
 from PIL import Image
 
 from gemma_lisa import train
+from gemma_lisa.arguments import DataArguments
 from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
 from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.train import find_held_out
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
 SIZE = (40, 60)  # (height, width)
@@ -182,11 +186,56 @@ def test_photos_of_which_nothing_is_known_are_said_aloud(root, own_cache, caplog
         ({"a": {"weight": 1, "sets": "ade20k"}}, "at least one set"),
         ({"a": {"weight": 1, "sets": ["ade20k", "ade20k"]}}, "twice"),
         ({"a": {"weight": 1, "sets": ["ade2k"]}}, "'ade2k'"),
+        ({"a": {"weight": 1, "sets": {"ade20k": "x"}}}, "ade20k in a needs options with names"),
+        ({"a": {"weight": 1, "sets": {"ade20k": 5}}}, "ade20k in a needs options with names"),
+        ({"a": {"weight": 1, "sets": [["ade20k"]]}}, "at least one set"),
+        ({"a": {"weight": 1, "sets": [None]}}, "at least one set"),
+        ({"a": {"weight": 1, "sets": ["ade20k"]}, "b": {"weight": 1, "sets": ["ade20k"]}}, "twice"),
     ],
 )
 def test_a_group_that_is_not_written_right_is_refused_by_its_name(root, own_cache, groups, word):
     with pytest.raises(ValueError, match=word):
         load_mixture(groups, "train", str(root), {})
+
+
+def test_the_guard_reads_the_data_folders_that_sets_name_themselves(root):
+    groups = {"a": {"weight": 1, "sets": {"coco_stuff": {"data_dir": str(root)}}}}
+    assert find_held_out(DataArguments(mixture=groups)) == {IN_VAL: "refcoco/unc/validation"}
+    assert find_held_out(DataArguments(mixture=groups, allow_leakage=True)) is None
+    assert find_held_out(DataArguments(dataset="shapes")) == {}
+
+
+@pytest.fixture
+def broken(root, tmp_path):
+    """The data folder with a photo of ReasonSeg's train that holds nothing."""
+    shutil.copytree(root, tmp_path / "broken")
+    found = next((tmp_path / "broken/reason_seg/ReasonSeg/train").glob("*.jpg"))
+    shutil.copy(found, found.with_name("another.jpg"))
+    shutil.copy(found.with_suffix(".json"), found.with_name("another.json"))
+    found.write_bytes(b"")
+    return tmp_path / "broken"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["by the set's options", "by max_bad"])
+def test_a_sets_options_hold_for_its_evaluation_too(broken, tmp_path, own_cache, own):
+    options = {"data_dir": str(broken), **({"max_bad": 1} if own else {})}
+    groups = {"a": {"weight": 1, "sets": {"reason_seg": options, "shapes": {"train_rows": 2}}}}
+    names = {"mixture": groups, "epoch_length": 8, "eval_dataset": "reason_seg", "eval_rows": 1}
+    data_args = DataArguments(**names, max_bad=None if own else 1)
+    args = GemmaLisaTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
+    asked, questions = train.load_questions(data_args, args, {})
+    assert [len(part.rows) for part in asked.parts] == [1, 2] and len(questions) == 1
+    with pytest.raises(ValueError, match="0 bytes|empty|cannot"):
+        train.load_questions(DataArguments(**{**names, "mixture": strict(groups)}), args, {})
+
+
+def strict(groups):
+    """The groups without a max_bad."""
+    sets = {
+        name: {key: value for key, value in options.items() if key != "max_bad"}
+        for name, options in groups["a"]["sets"].items()
+    }
+    return {"a": {**groups["a"], "sets": sets}}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.command_line import run
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder.mixture import load_rows
 
@@ -67,6 +67,19 @@ def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert leaving.value.code == 1 and "3 of its records are bad" in printed.err
     assert all(f"ADE_train_0000000{number}" in printed.out for number in range(3))
+
+
+def test_max_bad_leaves_out_so_many_and_says_which(root, tmp_path, capsys, caplog):
+    (root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="ADE_train_00000001"):
+        call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
+    call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out", "--max_bad", 1)
+    assert "2 rows train" in capsys.readouterr().out and "ADE_train_00000001" in caplog.text
+
+
+def test_prepare_does_not_write_into_the_original_files(root):
+    with pytest.raises(UsageError, match="the original files are in it"):
+        call("prepare", "ade20k", "--data_dir", root, "--output", root)
 
 
 def test_it_is_called_as_a_module():

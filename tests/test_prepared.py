@@ -1,9 +1,12 @@
 """Rows that are prepared already: from shards, from disk, by a name of the Hub; and what is said of others."""
 
+import itertools
+import re
 import shutil
 
 import datasets
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
@@ -13,6 +16,7 @@ from gemma_lisa.datasets_builder.prepared import load_prepared
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
 from gemma_lisa.datasets_builder.shards import write_shards
+from gemma_lisa.datasets_builder.streams import open_stream
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -67,8 +71,8 @@ def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
             load_prepared(str(tmp_path / name), "dev")
 
 
-def test_a_name_of_the_hub_is_asked_for_there(rows, monkeypatch):
-    asked = []
+def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):
+    asked, rows = [], load_rows(str(shards), "validation")
     monkeypatch.setattr(
         datasets,
         "load_dataset",
@@ -77,6 +81,41 @@ def test_a_name_of_the_hub_is_asked_for_there(rows, monkeypatch):
     found = load_rows("someone/rows", "validation")
     assert asked == [("someone/rows", "validation")]
     assert found.features == ROW_FEATURES and found[0]["image"]["path"].endswith("a.png")
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png"])
+def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, path):
+    (tmp_path / "foreign").mkdir()
+    foreign = [
+        {**row(path, at), "image": {"bytes": b"", "path": None} if at < 2 else row(path, at)["image"]}
+        for at in range(3)
+    ]
+    table = Dataset.from_list(foreign, features=ROW_FEATURES).data.table
+    parquet.write_table(table, tmp_path / "foreign" / "train.parquet")
+    with pytest.raises(
+        ValueError, match=f"foreign: set/train/2: names the picture {re.escape(path)} and does not hold"
+    ):
+        load_rows(str(tmp_path / "foreign"), "train")
+    stream = open_stream(str(tmp_path / "foreign"), "train", None)
+    with pytest.raises(ValueError, match="set/train/2: names the picture"):
+        list(itertools.islice(stream.read((0,), 0, 1), 3))
+
+
+def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards, tmp_path):
+    for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second means the third too
+        shutil.copytree(shards, tmp_path / name)
+    for name in ("rows [v2]", "rows?x", "rows*x"):
+        assert len(load_rows(str(tmp_path / name), "train")) == 3
+        stream = open_stream(str(tmp_path / name), "train", None)
+        assert {row["source"] for row in itertools.islice(stream.read((0,), 0, 1), 3)} == {
+            f"set/train/{at}" for at in range(3)
+        }
+
+
+def test_hidden_files_are_no_shards(shards):
+    for name in (".parquet", ".train-00009-of-00009.parquet"):
+        (shards / name).write_bytes(b"")
+    assert len(load_rows(str(shards), "train")) == 3
 
 
 def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line():

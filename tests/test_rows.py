@@ -249,3 +249,9 @@ def test_rows_are_checked_for_texts_and_slots():
     assert_refused(lambda: check_row(make_row([make_target([box], answer="There.")])), "0 {seg}", "1 masks")
     assert_refused(lambda: check_row(make_row([make_target([box]), make_target(texts=[])])), "no text")
     assert_refused(lambda: check_row(make_row([make_target(texts=["the box", " "])])), "empty")
+    for word in ("{seg}", "[SEG]"):
+        asked = {**make_target([box]), "explanation": f"It is near {word}."}
+        assert_refused(lambda asked=asked: check_row(make_row([asked])), "explanation", word)
+        said = {**make_row(), "conversation": [{"question": "Where?", "answer": f"At {word}."}]}
+        assert_refused(lambda said=said: check_row(said), "answer", word)
+    assert_refused(lambda: check_row(make_row([make_target([box], answer="{seg} is [SEG].")])), "answer", "[SEG]")

@@ -2,6 +2,7 @@
 
 import json
 
+import filelock
 import numpy as np
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from pyarrow.parquet import read_table
 from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.shapes import Shapes
-from gemma_lisa.datasets_builder.shards import PLAN, WHOLE, card_of, write_shards
+from gemma_lisa.datasets_builder.shards import LOCK, PLAN, WHOLE, card_of, write_shards
 
 
 @pytest.fixture
@@ -126,3 +127,38 @@ def test_the_card_says_where_its_splits_are(rows, tmp_path):
     front = yaml.safe_load(card_of("shapes/easy", builder, {"train": rows}).split("---")[1])
     assert front["license"] == "apache-2.0"
     assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+
+
+@pytest.mark.parametrize("keep", [0, 4, -1])
+def test_a_shard_that_is_cut_off_is_written_again(rows, tmp_path, keep):
+    folder = tmp_path / "out"
+    write_shards({"train": rows}, folder, "a")
+    shard = folder / "data" / "train-00001-of-00003.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:keep])
+    write_shards({"train": rows}, folder, "a")
+    assert read_table(shard)["source"].to_pylist() == ["set/2", "set/3"]
+    assert len(list((folder / "data").iterdir())) == 3
+
+
+def test_a_plan_that_cannot_be_read_is_said_with_its_path(rows, tmp_path):
+    write_shards({"train": rows}, tmp_path / "out", "a")
+    (tmp_path / "out" / WHOLE).write_text("{")
+    with pytest.raises(ValueError, match=f"{WHOLE} cannot be read .*; delete .*out and prepare it again"):
+        write_shards({"train": rows}, tmp_path / "out", "a")
+
+
+def test_only_one_process_writes_to_a_folder(rows, tmp_path):
+    (tmp_path / "out").mkdir()
+    with filelock.FileLock(tmp_path / "out" / LOCK), pytest.raises(ValueError, match="another process is preparing"):
+        write_shards({"train": rows}, tmp_path / "out", "a")
+    assert not (tmp_path / "out" / "data").exists()
+    write_shards({"train": rows}, tmp_path / "out", "a")
+    assert not (tmp_path / "out" / LOCK).exists()
+
+
+def test_a_readme_of_somebody_elses_is_not_written_over(rows, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("notes")
+    with pytest.raises(ValueError, match="holds other files, as README.md"):
+        write_shards({"train": rows}, tmp_path / "out", "a")

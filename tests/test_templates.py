@@ -172,7 +172,23 @@ def test_what_a_data_set_says_in_english_is_not_said_in_another_language():
         assert answer == "それは {seg} です。"
 
 
-@pytest.mark.parametrize("arguments", [({"eo": 1.0},), ({"en": 0.0},), ({},), ({"en": 1.0}, {"xx": {}})])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ({"eo": 1.0},),
+        ({"en": 0.0},),
+        ({"en": "1"},),
+        ({"en": float("inf")},),
+        ({},),
+        ({"en": 1.0}, {"xx": {}}),
+    ],
+)
 def test_languages_that_are_not_there_and_shares_that_are_none_are_refused(arguments):
     with pytest.raises(ValueError, match="language"):
         Phrasing(*arguments)
+
+
+@pytest.mark.parametrize("phrases", [["wall"], "wall", {"wall": 3}, {"wall": None}])
+def test_translations_are_phrases_for_phrases(phrases):
+    with pytest.raises(ValueError, match="translations: ja needs a phrase for a phrase"):
+        Phrasing({"ja": 1.0}, {"ja": phrases})
