@@ -56,7 +56,7 @@ class FolderConfig(ArchiveConfig):
 
 
 class Folder(TolerantBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"

@@ -99,6 +99,13 @@ def test_a_mask_without_a_name_needs_the_option_text(root):
         ("classes.json", '{"background": 0, "coffee_cup": 1, "dog": 2}'),
         ("classes.json", '["coffee cup", "dog"]'),
         ("classes.yaml", "1: coffee cup\n2: dog\n"),
+        ("classes.txt", "\ufeff0 background\r\n1 coffee cup\r\n2 dog\r\n"),
+        ("classes.txt", "1. coffee cup\n\n2.dog\n"),
+        ("classes.txt", "1) coffee cup\n2 - dog\n"),
+        ("classes.txt", "1,coffee cup\n2, dog\n"),
+        ("classes.txt", "01;coffee cup\n2 ; dog\n"),
+        ("classes.txt", "1\tcoffee cup\n2=dog\n"),
+        ("classes.txt", "coffee cup: 1\ndog,2\n"),
         ("classes.yml", "- background\n- coffee cup\n- dog\n"),
         (None, {"1": "coffee cup", "2": "dog"}),
         (None, ["coffee cup", "dog"]),
@@ -112,6 +119,73 @@ def test_classes_are_named_by_a_file_or_the_option(root, name, text):
     [row] = load(root, **({} if name else {"classes": text}))
     assert areas(row) == {"the coffee cup": 8, "the dog": 16}
     assert [decode_mask(target["ignore"], "").sum() for target in row["targets"]] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("7up\nA4 sheet, white\nbus 3\n", ["7up", "A4 sheet, white", "bus 3"]),
+        ("1: 3 wheeler\n2: label\n3: a, b\n", ["3 wheeler", "label", "a, b"]),
+        ("class 1\nclass 2\nclass\n", ["class 1", "class 2", "class"]),
+    ],
+)
+def test_names_with_numbers_in_them_stay_whole(root, text, names):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 6)))
+    write(root, "classes.txt", text)
+    assert list(areas(load(root)[0])) == [f"the {name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1: cat\ndog\n", "line 2: it is not clear whether 'dog' has a number; write a number and a name"),
+        ("cat\n\n3 wheeler\n", "line 3: it is not clear whether '3 wheeler' has a number; .*`1: cat`"),
+        ("cat: 1\ndog\n", "line 2: it is not clear whether 'dog'"),
+        ("1: cat\n2:\n", "line 2: it is not clear whether '2:'"),
+        ("1.5 litre bottle\n2.5 litre bottle\n", "line 1: it is not clear whether '1.5 litre bottle'"),
+        ("0 1 cat\n1 2 dog\n", "line 1: it is not clear whether '0 1 cat'"),
+        ("1,cat,255,0,0\n", "line 1: it is not clear whether '1,cat,255,0,0'"),
+        ("1\tcat\tred\n", r"line 1: it is not clear whether '1\\tcat\\tred'"),
+        ("1\n2\n", "line 1: it is not clear whether '1'"),
+        ("3-wheeler\ncat\n", "line 1: it is not clear whether '3-wheeler'"),
+        ("# classes\ncat\ndog\n", "line 1: '# classes' looks like a comment, a heading or another format; take it out"),
+        ("1 cat\n// dogs\n2 dog\n", "line 2: '// dogs' looks like"),
+        ("id,name\n1,cat\n", "line 1: 'id,name' looks like"),
+        ('1,"cat"\n', "line 1: it is not clear whether '1,\"cat\"'"),
+        ("Class_Name\ncat\n", "line 1: 'Class_Name' looks like"),
+        ("1: cat\n2: dog\n01 cow\n", "line 3: the number 1 is there twice, also in line 1"),
+        ("cat: 1\ndog: 1\n", "line 2: the number 1 is there twice, also in line 1"),
+    ],
+)
+def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line(root, text, said):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
+    write(root, "classes.txt", text)
+    with pytest.raises(ValueError, match=f"classes.txt {said}") as refused:
+        load(root)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("classes.json", '{"1": "cat", "01": "dog"}', "the number 1 is there twice; each class needs one of its own"),
+        ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' is there twice)"),
+        ("classes.json", '{"cat": 1, "dog": 1}', "the number 1 is there twice"),
+        ("classes.json", '["0 background", "1 cat"]', "the name '0 background' begins with a number"),
+        ("classes.json", '{"1": "c\\ud83dat"}', r"'c\ud83dat' holds half a character"),
+        ("classes.json", '{"1e": "cat"}', "'1e' and 'cat' are no number and name"),
+        ("classes.json", f'{{"{"1" * 5000}": "cat"}}', "are no number and name"),
+        ("classes.json", '{"1": true}', "'1' and True are no number and name"),
+        ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' is there twice)"),
+    ],
+)
+def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
+    write(root, name, text)
+    assert name in (refused := refusal(root)) and said in refused
 
 
 def test_several_numbers_of_one_name_are_one_mask(root):
@@ -396,7 +470,7 @@ def test_what_does_not_fit_is_one_line_and_may_be_left_out(root, spoil, said, ca
         ({"ignore_value": -1}, "ignore_value is -1"),
         ({"text": " "}, "text is ' '"),
         ({"classes": {"0": "cat"}}, "the option classes: calls 0 'cat', but 0 is the background; number"),
-        ({"classes": {"cat": "dog"}}, "the option classes: names no classes"),
+        ({"classes": {"cat": "dog"}}, "the option classes: 'cat' and 'dog' are no number and name"),
         ({"classes": "cat"}, "the option classes: names no classes"),
         ({"classes": []}, "the option classes: names no classes"),
     ],
