@@ -18,17 +18,25 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import datasets
 
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import fingerprint
-from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
+from .folder_files import MASKS, Photo, find_folders, find_mask, is_unicode, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
-from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, class_names, find_one, read_classes, read_questions
-from .rows import SEG_SLOT
+from .folder_tables import (
+    CLASS_FILES,
+    QUESTION_FILES,
+    Question,
+    check_characters,
+    class_names,
+    find_one,
+    read_classes,
+    read_questions,
+)
+from .rows import RESERVED, SEG_SLOT
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +57,10 @@ class FolderConfig(ArchiveConfig):
     def root(self) -> Path:
         if self.data_dir is None:
             raise ValueError("folder: data_dir is missing; name the folder that images/ and masks/ are in.")
-        return Path(os.path.abspath(self.data_dir))
+        root = Path(os.path.abspath(self.data_dir))
+        if not is_unicode(str(root)):
+            raise ValueError(f"{ascii(str(root))}: a folder's name is not in UTF-8; rename it.")
+        return root
 
     def state_of_files(self) -> list[str]:
         return [fingerprint(text_files(self.root, find_folders(self.root)), [self.root])]
@@ -65,10 +76,12 @@ class Folder(TolerantBuilder):
         config, root = self.config, self.config.root
         _check_options(config)
         folders = find_folders(root)
-        questions = _read_questions(root, folders)
-        splits, complaints = _find_photos(config, folders, questions)
-        if not splits:
-            raise complaints[0] if complaints else ValueError(f"{root}: images/ holds no picture; put some there.")
+        questions, bad_lines = _read_questions(root, folders)
+        splits, complaints = _find_photos(config, folders, questions or [])
+        complaints = bad_lines + complaints
+        if not splits and not complaints:
+            raise ValueError(f"{root}: images/ holds no picture; put some there.")
+        splits = splits or {next(iter(folders)): []}  # for verify to list the complaints
         names = {split: _names(config, folder) for split, folder in folders.items()}
         first = next(iter(splits))
         return [
@@ -79,7 +92,7 @@ class Folder(TolerantBuilder):
                     "photos": photos,
                     "complaints": complaints if split == first else [],
                     "names": names[split if split in names else "train"],  # which it was split off
-                    "with_questions": bool(questions),
+                    "with_questions": questions is not None,
                 },
             )
             for split, photos in splits.items()
@@ -103,7 +116,7 @@ class Folder(TolerantBuilder):
             if isinstance(record, ValueError):
                 raise record
             if with_questions:
-                targets, rounds = _asked(record, reader, self.config.root)
+                targets, rounds = _asked(record, reader, self.config.root, self.tolerate)
             else:
                 targets, rounds = _class_targets(record, reader, self.config.text, left_out), []
             if not targets and not rounds:
@@ -122,29 +135,34 @@ class Folder(TolerantBuilder):
         _say_left_out(self.config.root, left_out)
 
 
-def _read_questions(root: Path, folders: dict[str, Path]) -> list[Question]:
-    """The questions beside the splits, and those in the folder of one."""
-    questions = []
+def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
+    """The questions beside the splits, and those in the folder of one, or none where there is no table; what is wrong
+    with the other lines."""
+    questions, complaints = None, []
     for place, split in ({folder: split for split, folder in folders.items()} | {root: ""}).items():
         if table := find_one([place], QUESTION_FILES):
-            questions += read_questions(table, split)
-    return questions
+            of_table, bad_lines = read_questions(table, split)
+            questions = (questions or []) + of_table
+            complaints += bad_lines
+    return questions, complaints
 
 
 def _find_photos(
     config: FolderConfig, folders: dict[str, Path], questions: list[Question]
 ) -> tuple[dict[str, list[Photo]], list[ValueError]]:
     """The pictures of each split with what belongs to them, and a line for each file or question that fits nowhere."""
-    root = config.root
-    asked = {
-        find_mask(question.mask, folder, root, question.where)
-        for question in questions
-        if question.mask
-        for folder in folders.values()
-    }
+    root, asked, inside, complaints = config.root, set(), [], []
+    for question in questions:
+        try:
+            if question.mask:
+                asked |= {find_mask(question.mask, folder, root, question.where) for folder in folders.values()}
+        except ValueError as error:
+            complaints.append(error)
+        else:
+            inside.append(question)
     pairs = {split: pair_up(folder, asked) for split, folder in folders.items()}
     _say_left_out(root, {"files that are no pictures": [path for found in pairs.values() for path in found.others]})
-    complaints = share_out(questions, {split: found.photos for split, found in pairs.items()}, root)
+    complaints += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
     complaints += [complaint for found in pairs.values() for complaint in found.complaints]
     splits = {split: list(found.photos.values()) for split, found in pairs.items()}
     if "validation" not in folders and "train" in folders:
@@ -175,36 +193,50 @@ def _class_targets(photo: Photo, reader: MaskReader, text: str | None, left_out:
     return targets
 
 
-def _asked(photo: Photo, reader: MaskReader, root: Path) -> tuple[list[dict], list[dict]]:
-    """The targets, and the rounds of questions that are answered in words alone."""
+def _asked(
+    photo: Photo, reader: MaskReader, root: Path, tolerate: Callable[[ValueError], None]
+) -> tuple[list[dict], list[dict]]:
+    """The targets, and the rounds of questions that are answered in words alone.
+
+    tolerate: takes what is wrong with a question, which is left out.
+    """
     targets, rounds, asked = [], [], {}
-    areas = cache(lambda: reader.areas(photo))  # only where a question needs them
+    # Before the questions, for it is the picture that is wrong then
+    needed = any(not question.mask and (question.label or not question.points) for question in photo.questions)
+    areas = reader.areas(photo) if needed else {}
     for question in photo.questions:
-        if asked.setdefault(question.question, question.where) != question.where:
-            raise ValueError(
-                f"{question.where}: asks {question.question!r} of {photo.path.name} as {asked[question.question]} "
-                "does; unite what answers it in one mask."
-            )
-        area = _area(question, photo, reader, root, areas)
-        num_slots, num_masks = question.answer.count(SEG_SLOT), int(area.mask is not None)
-        if question.answer and num_slots != num_masks or "[SEG]" in question.answer:
-            raise ValueError(
-                f"{question.where}: its answer {question.answer!r} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
-                f"write {SEG_SLOT} where the mask stands, once for each."
-            )
+        try:
+            if asked.setdefault(question.question, question.where) != question.where:
+                raise ValueError(
+                    f"{question.where}: asks {question.question!r} of {photo.path.name} as "
+                    f"{asked[question.question]} does; unite what answers it in one mask."
+                )
+            area = _area(question, photo, reader, root, areas)
+            _check_answer(question, num_masks=int(area.mask is not None))
+        except ValueError as error:
+            tolerate(error)
+            continue
         if area.mask is None and question.answer:
-            if question.explanation:
-                raise ValueError(f"{question.where}: has an explanation but no mask; put it into the answer.")
             rounds.append({"question": question.question, "answer": question.answer})
         else:
             targets.append(_target(question.question, area, question.answer, question.explanation))
     return targets, rounds
 
 
-def _area(
-    question: Question, photo: Photo, reader: MaskReader, root: Path, areas: Callable[[], dict[str | None, Area]]
-) -> Area:
-    """What a question asks for."""
+def _check_answer(question: Question, num_masks: int) -> None:
+    """Refuse an answer with a place too many or too few for its masks."""
+    num_slots, words = question.answer.count(SEG_SLOT), question.answer.replace(SEG_SLOT, "")
+    if question.answer and num_slots != num_masks or any(reserved in words for reserved in RESERVED):
+        raise ValueError(
+            f"{question.where}: its answer {question.answer!r} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
+            f"write {SEG_SLOT} where the mask stands, once for each."
+        )
+    if question.answer and question.explanation and not num_masks:
+        raise ValueError(f"{question.where}: has an explanation but no mask; put it into the answer.")
+
+
+def _area(question: Question, photo: Photo, reader: MaskReader, root: Path, areas: dict[str | None, Area]) -> Area:
+    """What a question asks for. areas: what is marked in its picture."""
     where = question.where
     if question.mask:
         path = find_mask(question.mask, photo.folder, root, where)
@@ -215,13 +247,13 @@ def _area(
         return reader.of_class(path, photo, question.label, where) if question.label else reader.thing(path, photo)
     if question.label:
         advice = "leave mask and class empty to say that it is not there"
-        return pick(areas(), question.label, f"{where}: {photo.path.name}", advice)
+        return pick(areas, question.label, f"{where}: {photo.path.name}", advice)
     if question.points:
         return Area(None, None)
-    if len(areas()) > 1:
-        names = ", ".join(str(name) for name in areas())
+    if len(areas) > 1:
+        names = ", ".join(str(name) for name in areas)
         raise ValueError(f"{where}: {photo.path.name} shows {names}; say in a column class which is asked for.")
-    return next(iter(areas().values()), Area(None, None))
+    return next(iter(areas.values()), Area(None, None))
 
 
 def _target(text: str, area: Area, answer: str = "", explanation: str = "") -> dict:
@@ -252,6 +284,8 @@ def _check_options(config: FolderConfig) -> None:
         raise ValueError(f"folder: ignore_value is {ignore_value!r}; take a number from 1 on, or 0 for none.")
     if text is not None and (not isinstance(text, str) or not text.strip()):
         raise ValueError(f'folder: text is {text!r}; take words, as in "the mug".')
+    if text:
+        check_characters(text, "folder: the option text")
 
 
 def _say_left_out(root: Path, left_out: dict[str, list]) -> None:

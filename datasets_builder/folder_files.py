@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from .coco_files import SPLIT_WORDS, path_inside
-from .folder_tables import CLASS_FILES, QUESTION_FILES, Question
+from .folder_tables import CLASS_FILES, Question, is_table
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 NOT_THE_USERS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # what systems leave in folders, besides hidden files
@@ -73,6 +73,16 @@ class Pairs:
     complaints: list[ValueError] = field(default_factory=list)  # a line for each file that has no partner, or two
     others: list[Path] = field(default_factory=list)  # what is no picture, mask or LabelMe file
 
+    def listed(self, folder: Path) -> list[Path]:
+        """As `_listed`, but what a row would name and cannot, for its name is in no UTF-8, is complained of instead."""
+        paths = []
+        for path in _listed(folder):
+            if is_unicode(path.name) or not (_is_picture(path) or path.is_dir() or path.suffix.lower() == ".json"):
+                paths.append(path)
+            else:
+                self.complaints.append(ValueError(f"{ascii(str(path))}: its name is not in UTF-8; rename it."))
+        return paths
+
     def complain(self, path: Path, words: str) -> None:
         self.complaints.append(ValueError(f"{path}: {words}."))
 
@@ -92,7 +102,7 @@ def pair_up(folder: Path, asked: set[Path]) -> Pairs:
     pairs = Pairs()
     labels = _add_pictures(pairs, folder)
     _add_masks(pairs, folder, asked)
-    for path in labels + [path for path in _listed(folder / LABELS) if path.name not in CLASS_FILES]:
+    for path in labels + [path for path in pairs.listed(folder / LABELS) if path.name.lower() not in CLASS_FILES]:
         photo = pairs.photos.get(composed(path.stem))
         if path.suffix.lower() != ".json":
             pairs.others.append(path)
@@ -108,7 +118,7 @@ def pair_up(folder: Path, asked: set[Path]) -> Pairs:
 def _add_pictures(pairs: Pairs, folder: Path) -> list[Path]:
     """The JSON files beside the pictures."""
     labels = []
-    for path in _listed(folder / IMAGES):
+    for path in pairs.listed(folder / IMAGES):
         stem = composed(path.stem)
         if path.is_dir():
             pairs.complain(path, "is a folder in images/; move its pictures up into images/")
@@ -124,9 +134,9 @@ def _add_pictures(pairs: Pairs, folder: Path) -> list[Path]:
 
 
 def _add_masks(pairs: Pairs, folder: Path, asked: set[Path]) -> None:
-    for path in _listed(folder / MASKS):
+    for path in pairs.listed(folder / MASKS):
         if path.is_dir():
-            inside = _listed(path)
+            inside = pairs.listed(path)
             pictures = [mask for mask in inside if _is_picture(mask)]
             pairs.others += [mask for mask in inside if not _is_picture(mask)]
             if photo := pairs.photos.get(composed(path.name)):
@@ -134,7 +144,7 @@ def _add_masks(pairs: Pairs, folder: Path, asked: set[Path]) -> None:
             elif set(pictures) - asked:
                 pairs.complain_alone(path, "the folder of masks")
         elif not _is_picture(path):
-            pairs.others += [path] if path.name not in CLASS_FILES else []
+            pairs.others += [path] if path.name.lower() not in CLASS_FILES else []
         elif owner := _owner(composed(path.stem), pairs.photos):
             pairs.photos[owner].masks.append((composed(path.stem)[len(owner) + 1 :] or None, path))
         elif path not in asked:
@@ -200,9 +210,8 @@ def text_files(root: Path, folders: dict[str, Path]) -> dict[str, Path]:
     """All files of tables, classes and labels, by their paths."""
     places = {root, *folders.values()}
     places |= {folder / name for folder in folders.values() for name in (IMAGES, MASKS, LABELS)}
-    names = {*CLASS_FILES, *QUESTION_FILES}
     found = [path for place in places for path in _listed(place) if path.is_file()]
-    return {str(path): path for path in sorted(found) if path.name in names or path.suffix.lower() == ".json"}
+    return {str(path): path for path in sorted(found) if is_table(path.name) or path.suffix.lower() == ".json"}
 
 
 def composed(name: str) -> str:
@@ -215,6 +224,14 @@ def _listed(folder: Path) -> list[Path]:
         return []
     paths = sorted(folder.iterdir())
     return [path for path in paths if not path.name.startswith(".") and path.name not in NOT_THE_USERS]
+
+
+def is_unicode(name: str) -> bool:
+    """Names in another encoding have bytes that Python holds as lone surrogates."""
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_picture(path: Path) -> bool:

@@ -18,9 +18,14 @@ from typing import Any
 import yaml
 
 from .coco_files import SPLIT_WORDS
+from .rows import RESERVED
 
 QUESTION_FILES = ("questions.csv", "questions.jsonl")
 CLASS_FILES = ("classes.json", "classes.txt", "classes.yaml", "classes.yml")
+# Of a table by its name: these, a copy `questions (1).csv`, and what is easily taken for them, as Question.tsv
+TABLE_NAME = re.compile(
+    r"(questions?|class(es)?)( ?\(\d+\))?(\.\w+)*\.(csv|tsv|txt|jsonl?|ndjson|ya?ml|xlsx?|ods)", re.IGNORECASE
+)
 COLUMNS = ("image", "question", "mask", "class", "answer", "split", "explanation")
 DELIMITERS = ",;\t"  # spreadsheets of half of Europe write semicolons
 BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # what number 0 may be called
@@ -54,14 +59,28 @@ class Question:
     points: bool  # whether its table has a column mask or class, and can say by leaving it empty: it is not there
 
 
+def is_table(name: str) -> bool:
+    """Whether a file is a table of questions or classes by its name, or would be under the right one."""
+    return TABLE_NAME.fullmatch(name) is not None
+
+
 def find_one(folders: list[Path], names: tuple[str, ...]) -> Path | None:
-    """The file of one of these names, in the first folder that has any.
+    """The file of one of these names, in upper or lower case, in the first folder that has any.
+
+    names: QUESTION_FILES or CLASS_FILES.
 
     Raises:
-        ValueError: it has several.
+        ValueError: it has several, or one under another name, as questions.tsv.
     """
     for folder in folders:
-        found = [folder / name for name in names if (folder / name).is_file()]
+        listed = sorted(folder.iterdir()) if folder.is_dir() else []
+        tables = [path for path in listed if is_table(path.name) and path.is_file()]
+        of_kind = [path for path in tables if path.name[0].lower() == names[0][0]]
+        found = [path for path in of_kind if path.name.lower() in names]
+        if others := [path for path in of_kind if path not in found]:
+            raise ValueError(
+                f"{others[0]}: is not read under this name; save it as {' or '.join(names)}, or remove it."
+            )
         if len(found) > 1:
             raise ValueError(f"{found[0]} and {found[1].name} are both there; keep one.")
         if found:
@@ -69,76 +88,107 @@ def find_one(folders: list[Path], names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def read_questions(file: Path, default_split: str = "") -> list[Question]:
-    """The lines of a table, which belong to `default_split` where they name none.
+def read_questions(file: Path, default_split: str = "") -> tuple[list[Question], list[ValueError]]:
+    """The lines of a table, which belong to `default_split` where they name none; and what is wrong with the others.
 
     Raises:
-        ValueError: what is wrong, with the file and the line.
+        ValueError: it cannot be read as a whole, with the file and the line.
     """
-    records = list(_csv_records(file) if file.suffix == ".csv" else _jsonl_records(file))
+    complaints = []
+    records = list((_csv_records if file.suffix.lower() == ".csv" else _jsonl_records)(file, complaints))
     columns = {column for _, record in records for column in record}
-    if not records:
+    if not records and not complaints:
         raise ValueError(f"{file}: holds no question; write some, or take the file out.")
     questions = []
     for where, record in records:
-        for column in ("image", "question"):
-            if not record.get(column):
-                raise ValueError(f"{where}: its {column} is empty; every line needs one.")
-        split = record.get("split", "").lower()
-        if split and split not in SPLIT_WORDS:
-            raise ValueError(f"{where}: its split is {split!r}; take train, validation or test, or leave it empty.")
-        questions.append(
-            Question(
-                where,
-                record["image"],
-                record["question"],
-                record.get("mask", ""),
-                record.get("class", ""),
-                record.get("answer", ""),
-                SPLIT_WORDS.get(split, default_split),
-                record.get("explanation", ""),
-                points=bool(columns & {"mask", "class"}),
-            )
+        try:
+            questions.append(_question(record, where, default_split, points=bool(columns & {"mask", "class"})))
+        except ValueError as error:
+            complaints.append(error)
+    return questions, complaints
+
+
+def _question(record: dict[str, str], where: str, default_split: str, points: bool) -> Question:
+    for column in ("image", "question"):
+        if not record.get(column):
+            raise ValueError(f"{where}: its {column} is empty; every line needs one.")
+    for column, cell in record.items():
+        check_characters(cell, f"{where}: its {column}")
+    split, explanation = record.get("split", "").lower(), record.get("explanation", "")
+    if split and split not in SPLIT_WORDS:
+        raise ValueError(f"{where}: its split is {split!r}; take train, validation or test, or leave it empty.")
+    if reserved := [word for word in RESERVED if word in explanation]:
+        raise ValueError(
+            f"{where}: its explanation has a {reserved[0]}, but masks stand in answers only; say it in words."
         )
-    return questions
+    return Question(
+        where,
+        record["image"],
+        record["question"],
+        record.get("mask", ""),
+        record.get("class", ""),
+        record.get("answer", ""),
+        SPLIT_WORDS.get(split, default_split),
+        explanation,
+        points,
+    )
 
 
-def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where, cells by column) of every line; what is wrong with the others goes to complaints."""
     text = _text(file)
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True)
     columns = None
-    try:
-        for cells in reader:
-            where = f"{file} line {reader.line_num}"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if columns is None:
-                columns = _columns(cells, where)
-                continue
-            if len(cells) != len(columns):
-                raise ValueError(
+    while True:
+        number = reader.line_num + 1
+        where = f"{file} line {number}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            complaint = ValueError(f"{where}: is no CSV ({error}); save it again.")
+            # A quote that is not closed swallows lines, and nobody knows how many
+            if columns is None or reader.line_num > number:
+                raise complaint from error
+            complaints.append(complaint)
+            continue
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if columns is None:
+            columns = _columns(cells, where)
+        elif len(cells) != len(columns):
+            complaints.append(
+                ValueError(
                     f"{where}: has {len(cells)} cells, but the first line has {len(columns)}; put cells that hold "
                     'commas into "quotes".'
                 )
+            )
+        else:
             yield where, {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
-    except csv.Error as error:
-        raise ValueError(f"{file} line {reader.line_num}: is no CSV ({error}); save it again.") from error
 
 
-def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _jsonl_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str, dict[str, str]]]:
+    """As `_csv_records`."""
     for number, line in enumerate(_text(file).split("\n"), start=1):
-        where = f"{file} line {number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: is no JSON ({error}); write one object a line.") from error
-        if not isinstance(record, dict) or not all(isinstance(cell, str | None) for cell in record.values()):
-            raise ValueError(f'{where}: is no object of texts; write {{"image": "1.jpg", "question": "the cat"}}.')
-        columns = _columns(list(record), where)
-        yield where, {column: (cell or "").strip() for column, cell in zip(columns, record.values(), strict=True)}
+        if line.strip():
+            where = f"{file} line {number}"
+            try:
+                yield where, _json_record(line, where)
+            except ValueError as error:
+                complaints.append(error)
+
+
+def _json_record(line: str, where: str) -> dict[str, str]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: is no JSON ({error}); write one object a line.") from error
+    if not isinstance(record, dict) or not all(isinstance(cell, str | None) for cell in record.values()):
+        raise ValueError(f'{where}: is no object of texts; write {{"image": "1.jpg", "question": "the cat"}}.')
+    columns = _columns(list(record), where)
+    return {column: (cell or "").strip() for column, cell in zip(columns, record.values(), strict=True)}
 
 
 def _columns(names: list[str], where: str) -> list[str]:

@@ -9,7 +9,7 @@ from own_folder import SIZE, areas, drawn, labelme, load, mask, numbers, photo, 
 from PIL import Image
 
 from gemma_lisa.datasets_builder.ade20k import NAMES
-from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.mixture import builder_of, load_rows, make_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
 
@@ -186,6 +186,28 @@ def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     write(root, name, text)
     assert name in (refused := refusal(root)) and said in refused
+
+
+@pytest.mark.parametrize("name", ["Classes.txt", "CLASSES.TXT", "masks/Classes.TXT"])
+def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    write(root, name, "cat\n")
+    assert areas(load(root)[0]) == {"the cat": 8}
+    write(root, name, "dog\n")
+    assert areas(load(root)[0]) == {"the dog": 8}
+    write(root, name.lower(), "cat\n")
+    assert "are both there; keep one" in refusal(root)
+
+
+@pytest.mark.parametrize("name", ["class.txt", "classes.csv", "masks/classes.txt.txt", "classes (1).txt"])
+def test_a_file_of_classes_under_another_name_is_not_passed_over(root, name):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    assert areas(load(root, text="the mug")[0]) == {"the mug": 8}
+    write(root, name, "cat\n")
+    said = refusal(root, text="the mug")
+    assert f"{name}: is not read under this name; save it as classes.json or classes.txt or" in said
 
 
 def test_several_numbers_of_one_name_are_one_mask(root):
@@ -469,6 +491,8 @@ def test_what_does_not_fit_is_one_line_and_may_be_left_out(root, spoil, said, ca
         ({"validation_share": "half"}, "validation_share is 'half'"),
         ({"ignore_value": -1}, "ignore_value is -1"),
         ({"text": " "}, "text is ' '"),
+        ({"text": "the \ud83d"}, "the option text: 'the \\ud83d' holds half a character"),
+        ({"classes": ["c\ud83dat"]}, "the option classes: 'c\\ud83dat' holds half a character"),
         ({"classes": {"0": "cat"}}, "the option classes: calls 0 'cat', but 0 is the background; number"),
         ({"classes": {"cat": "dog"}}, "the option classes: 'cat' and 'dog' are no number and name"),
         ({"classes": "cat"}, "the option classes: names no classes"),
@@ -479,6 +503,39 @@ def test_options_that_make_no_sense_are_refused(root, options, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     assert said in refusal(root, **options)
+
+
+def test_what_is_wrong_is_listed_where_no_picture_is_whole(root):
+    for stem in ("1", "2"):
+        mask(root, f"{stem}.png", numbers(n1=slice(0, 1)))
+    (root / "images").mkdir()
+    builder = builder_of("folder", str(root), {"max_bad": 9})
+    make_rows(builder)
+    assert [str(error).partition(" of no")[0][-18:] for error in builder.bad] == [
+        f"{stem}.png: is the mask" for stem in ("1", "2")
+    ]
+    assert "1.png: is the mask of no picture" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["images/caf\udce9.jpg", "labels/caf\udce9.json", "masks/caf\udce9.png", "masks/1/\udce9.png"]
+)
+def test_a_name_that_is_not_in_utf_8_is_a_line_that_names_it_and_may_be_left_out(root, name):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes((root / "images/1.jpg").read_bytes())
+    assert (said := refusal(root, text="the mug")).isascii() and said.endswith(": its name is not in UTF-8; rename it.")
+    assert ascii(name)[1:-1] in said
+    (root / "masks/caf\udce9.txt").write_bytes(b"")  # nobody reads it
+    assert areas(load(root, text="the mug", max_bad=1)[0]) == {"the mug": 8}
+
+
+def test_a_folder_whose_name_is_not_in_utf_8_is_refused_by_it(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    broken = root.rename(root.with_name("caf\udce9"))
+    assert "caf\\udce9': a folder's name is not in UTF-8; rename it" in refusal(broken, text="the mug")
 
 
 @pytest.mark.parametrize(("name", "text"), [("classes.json", "{"), ("classes.yaml", "a: ["), ("classes.txt", "")])
@@ -506,7 +563,8 @@ def test_a_folder_that_holds_something_else_is_refused_with_what_it_should_hold(
 def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
-    for name in ("images/.DS_Store", "images/Thumbs.db", "masks/._1.png", "images/notes.txt"):
+    at_root = (".DS_Store", "README.md", "labels.txt", "questions.csv.bak", "~$questions.xlsx", "question.png", "x.csv")
+    for name in (*at_root, "images/.DS_Store", "images/Thumbs.db", "masks/._1.png", "images/notes.txt"):
         write(root, name, "x")
     assert len(load(root, text="the mug")) == 1
     assert "left out 1 files that are no pictures; the first" in caplog.text and "notes.txt" in caplog.text

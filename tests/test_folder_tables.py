@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from own_folder import areas, load, mask, numbers, photo, refusal, write
 
+from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -135,6 +136,82 @@ def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
 def test_what_is_wrong_with_a_table_is_said_with_its_line(asked, name, content, said):
     write(asked, name, content)
     assert f"{name} {said}" in refusal(asked)
+
+
+@pytest.mark.parametrize("word", ["{seg}", "[SEG]"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_explanation_that_points_at_a_mask_is_refused(asked, word, kind):
+    question = {"image": "1.jpg", "question": "Who purrs?", "class": "cat", "explanation": f"The {word} purrs."}
+    content = table([question], ",") if kind == "csv" else json.dumps(question)
+    write(asked, f"questions.{kind}", content)
+    line = 2 if kind == "csv" else 1
+    assert f"questions.{kind} line {line}: its explanation has a {word}, but masks stand in answers" in refusal(asked)
+
+
+@pytest.mark.parametrize("name", ["Questions.csv", "QUESTIONS.CSV", "questions.JSONL"])
+def test_a_table_may_be_written_in_upper_case(asked, name):
+    content = json.dumps(QUESTIONS[0]) if name.lower().endswith("jsonl") else table(QUESTIONS[:1], ",")
+    write(asked, name, content)
+    assert areas(load(asked)[0]) == {"Who purrs?": 8}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["questions.tsv", "question.csv", "questions.json", "questions.csv.txt", "Questions (1).csv", "questions.xlsx"],
+)
+def test_a_table_under_another_name_is_not_passed_over(asked, name):
+    mask(asked, "2.png", numbers(n1=slice(0, 1)))
+    assert len(load(asked)) == 2
+    write(asked, name, table(QUESTIONS[:1], ","))
+    assert f"{name}: is not read under this name; save it as questions.csv or questions.jsonl" in refusal(asked)
+
+
+BAD_LINES = """image,question,mask,class,answer,explanation,split
+1.jpg,,,cat,,,
+1.jpg,the cat,,cat,,
+2.png,the chair,../../x.png,,,,
+2.png,the stool,drawn/no.png,,,,
+7.jpg,the cat,,cat,,,
+1.jpg,"the "cat,,cat,,,
+1.jpg,the cow,,cow,,,
+1.jpg,the dog,,dog,The {seg} and {seg}.,,
+1.jpg,the hound,,dog,,See {seg}.,
+1.jpg,the puppy,,dog,,,exam
+"""
+
+
+def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
+    write(asked, "questions.csv", BAD_LINES + "1.jpg,Who barks?,,dog,,,\n2.png,What is it?,drawn/chair.png,,,,\n")
+    with pytest.raises(ValueError):
+        load(asked, max_bad=9)
+    rows = load(asked, max_bad=10)
+    assert [areas(row) for row in rows] == [{"Who barks?": 16}, {"What is it?": 32}]
+    builder = builder_of("folder", str(asked), {"max_bad": 99})
+    make_rows(builder)
+    listed = "\n".join(map(str, builder.bad))
+    assert len(builder.bad) == 10 and all(f"questions.csv line {line}: " in listed for line in range(2, 12))
+
+
+def test_a_table_of_bad_lines_alone_does_not_let_the_classes_be_asked_for(asked):
+    write(asked, "questions.csv", BAD_LINES)
+    assert "holds no row" in refusal(asked, max_bad=99)
+
+
+def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
+    half = '{"image": "1.jpg", "question": "the c\\ud83dat", "class": "cat"}'
+    lines = ["{", "[]", '{"image": "1.jpg"}', half, half.replace("c\\ud83dat", "cow"), json.dumps(QUESTIONS[1])]
+    write(asked, "questions.jsonl", "\n".join(lines))
+    assert "questions.jsonl line 1: is no JSON" in refusal(asked)
+    assert areas(load(asked, max_bad=4)[0]) == {"the cow": 8, "the barking one": 16}
+    write(asked, "questions.jsonl", half)
+    assert r"questions.jsonl line 1: its question: 'the c\ud83dat' holds half a character" in refusal(asked)
+
+
+def test_a_quote_that_swallows_lines_stops_whatever_is_allowed(asked):
+    write(asked, "questions.csv", 'image,question,class\n1.jpg,"the cat,cat\n1.jpg,the dog,dog\n')
+    assert "questions.csv line 2: is no CSV" in refusal(asked, max_bad=99)
+    write(asked, "questions.csv", 'image,question,class\n1.jpg,"the\ncat",cat\n1.jpg,,dog\n')
+    assert "questions.csv line 4: its question is empty" in refusal(asked)
 
 
 def test_a_table_that_is_not_utf_8_or_there_twice_is_refused(asked):
