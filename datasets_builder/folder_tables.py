@@ -75,7 +75,7 @@ def find_one(folders: list[Path], names: tuple[str, ...]) -> Path | None:
     for folder in folders:
         listed = sorted(folder.iterdir()) if folder.is_dir() else []
         tables = [path for path in listed if is_table(path.name) and path.is_file()]
-        of_kind = [path for path in tables if path.name[0].lower() == names[0][0]]
+        of_kind = [path for path in tables if path.name[0].lower() == names[0][0]]  # q or c
         found = [path for path in of_kind if path.name.lower() in names]
         if others := [path for path in of_kind if path not in found]:
             raise ValueError(
@@ -94,12 +94,11 @@ def read_questions(file: Path, default_split: str = "") -> tuple[list[Question],
     Raises:
         ValueError: it cannot be read as a whole, with the file and the line.
     """
-    complaints = []
-    records = list((_csv_records if file.suffix.lower() == ".csv" else _jsonl_records)(file, complaints))
-    columns = {column for _, record in records for column in record}
-    if not records and not complaints:
+    records = list((_csv_records if file.suffix.lower() == ".csv" else _jsonl_records)(file))
+    if not records:
         raise ValueError(f"{file}: holds no question; write some, or take the file out.")
-    questions = []
+    columns = {column for _, record in records if isinstance(record, dict) for column in record}
+    questions, complaints = [], []
     for where, record in records:
         try:
             questions.append(_question(record, where, default_split, points=bool(columns & {"mask", "class"})))
@@ -108,7 +107,9 @@ def read_questions(file: Path, default_split: str = "") -> tuple[list[Question],
     return questions, complaints
 
 
-def _question(record: dict[str, str], where: str, default_split: str, points: bool) -> Question:
+def _question(record: dict[str, str] | ValueError, where: str, default_split: str, points: bool) -> Question:
+    if isinstance(record, ValueError):
+        raise record
     for column in ("image", "question"):
         if not record.get(column):
             raise ValueError(f"{where}: its {column} is empty; every line needs one.")
@@ -134,8 +135,8 @@ def _question(record: dict[str, str], where: str, default_split: str, points: bo
     )
 
 
-def _csv_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, cells by column) of every line; what is wrong with the others goes to complaints."""
+def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]]:
+    """(where, cells by column) of every line, or (where, what is wrong with it)."""
     text = _text(file)
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True)
@@ -150,7 +151,7 @@ def _csv_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str
             # A quote that is not closed swallows lines, and nobody knows how many
             if columns is None or reader.line_num > number:
                 raise complaint from error
-            complaints.append(complaint)
+            yield where, complaint
             continue
         if cells is None:
             return
@@ -158,31 +159,28 @@ def _csv_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str
             continue
         if columns is None:
             columns = _columns(cells, where)
-        elif len(cells) != len(columns):
-            complaints.append(
-                ValueError(
-                    f"{where}: has {len(cells)} cells, but the first line has {len(columns)}; put cells that hold "
-                    'commas into "quotes".'
-                )
-            )
-        else:
+        elif len(cells) == len(columns):
             yield where, {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
+        else:
+            words = f"has {len(cells)} cells, but the first line has {len(columns)}"
+            yield where, ValueError(f'{where}: {words}; put cells that hold commas into "quotes".')
 
 
-def _jsonl_records(file: Path, complaints: list[ValueError]) -> Iterator[tuple[str, dict[str, str]]]:
+def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]]:
     """As `_csv_records`."""
     for number, line in enumerate(_text(file).split("\n"), start=1):
         if line.strip():
             where = f"{file} line {number}"
             try:
-                yield where, _json_record(line, where)
+                record = _json_record(line, where)
             except ValueError as error:
-                complaints.append(error)
+                record = error
+            yield where, record
 
 
 def _json_record(line: str, where: str) -> dict[str, str]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: is no JSON ({error}); write one object a line.") from error
     if not isinstance(record, dict) or not all(isinstance(cell, str | None) for cell in record.values()):

@@ -130,6 +130,7 @@ def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
         ("questions.jsonl", '{"image": "1.jpg", "question": 3}\n', "line 1: is no object of texts"),
         ("questions.jsonl", "[]\n", "line 1: is no object of texts"),
         ("questions.jsonl", "\n{\n", "line 2: is no JSON"),
+        ("questions.jsonl", '{"image": "1", "image": "2"}\n', "line 1: is no JSON ('image' is there twice); write one"),
         ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
     ],
 )
@@ -184,6 +185,7 @@ def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
     write(asked, "questions.csv", BAD_LINES + "1.jpg,Who barks?,,dog,,,\n2.png,What is it?,drawn/chair.png,,,,\n")
     with pytest.raises(ValueError):
         load(asked, max_bad=9)
+    assert "questions.csv line 2: its question is empty" in refusal(asked)
     rows = load(asked, max_bad=10)
     assert [areas(row) for row in rows] == [{"Who barks?": 16}, {"What is it?": 32}]
     builder = builder_of("folder", str(asked), {"max_bad": 99})
