@@ -32,3 +32,8 @@ def read_records(file: Path) -> list:
     if not isinstance(records, list):
         raise ValueError(f"{file}: is no list of records at its top; get it again.")
     return records
+
+
+def refuse(error: ValueError) -> None:
+    """What a reader does with a bad record where it is told of nothing else: it stops."""
+    raise error
