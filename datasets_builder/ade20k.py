@@ -41,7 +41,7 @@ class Ade20kConfig(ArchiveConfig):
 
 
 class Ade20k(LabelMapBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = Ade20kConfig
     BUILDER_CONFIGS = [Ade20kConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -56,9 +56,7 @@ class Ade20k(LabelMapBuilder):
     )
 
     MAPS = {"train": "annotations/training", "validation": "annotations/validation"}
+    PHOTOS = {"train": "ade20k/images/training", "validation": "ade20k/images/validation"}
 
     def names(self) -> dict[int, str | None]:
         return LABELS
-
-    def photo(self, label_map: Path) -> Path:
-        return label_map.parents[2] / "images" / label_map.parent.name / f"{label_map.stem}.jpg"

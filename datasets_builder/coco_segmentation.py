@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import own_limit, pixel_limit
-from .jpeg_header import plain_size
+from .jpeg_header import stored_size
 from .rows import run_lengths
 
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
@@ -82,6 +81,12 @@ def unite(masks: list[dict]) -> dict:
     return masks[0] if len(masks) == 1 else coco_mask.merge(masks)
 
 
+def photo_size(path: Path, where: str) -> tuple[int, int]:
+    """(height, width) in pixels of a photo as it is shown, upright; errors as of `jpeg_header.stored_size`."""
+    stored, orientation = stored_size(path, where)
+    return stored[::-1] if orientation in QUARTER_TURNS else stored
+
+
 def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | None:
     """How masks drawn at this size (height, width) come onto the upright image; none for as they are.
 
@@ -91,17 +96,7 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     """
     if not path.is_file():
         raise ValueError(f"{where}: the image {path} does not exist; add it, or name its folder by the option images.")
-    try:
-        stored, orientation = plain_size(path), None
-        if stored is None or stored[0] * stored[1] > pixel_limit():
-            with own_limit(pixel_limit()), Image.open(path) as image:
-                if image.format not in ("JPEG", "MPO"):
-                    image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
-                stored = (image.height, image.width)
-                orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace it or take it out.") from error
+    stored, orientation = stored_size(path, where)
     method = QUARTER_TURNS.get(orientation)
     upright = stored if method is None else stored[::-1]
     if size == upright:

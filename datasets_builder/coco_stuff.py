@@ -72,7 +72,7 @@ class CocoStuffConfig(ArchiveConfig):
 
 
 class CocoStuff(LabelMapBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoStuffConfig
     BUILDER_CONFIGS = [CocoStuffConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -88,9 +88,8 @@ class CocoStuff(LabelMapBuilder):
     )
 
     MAPS = SPLITS
+    PHOTOS = {split: f"{PHOTOS}/{name}" for split, name in SPLITS.items()}
+    SHARED_PHOTOS = True
 
     def names(self) -> dict[int, str | None]:
         return LABELS
-
-    def photo(self, label_map: Path) -> Path:
-        return label_map.parents[2] / PHOTOS / label_map.parent.name / f"{label_map.stem}.jpg"

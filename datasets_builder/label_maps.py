@@ -1,5 +1,6 @@
 """Label maps: pictures whose pixels are class numbers, and the masks of all their classes at once."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import ClassVar
 
 import datasets
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
 from .archives import ArchiveBuilder
-from .coco_segmentation import QUARTER_TURNS, row_rle, turn_of, unite
+from .coco_segmentation import row_rle, turn_of, unite
 
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a pixel
 
@@ -21,36 +22,47 @@ class LabelMapBuilder(ArchiveBuilder):
     """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean."""
 
     MAPS: ClassVar[dict[str, str]]  # each split's folder of label maps, in the set's own folder
+    PHOTOS: ClassVar[dict[str, str]]  # each split's folder of photos, below data_dir
+    SHARED_PHOTOS: ClassVar[bool] = False  # those are other sets' too: without a label map there, it is no split
 
     def names(self) -> dict[int, str | None]:
         """What each number is called; none: its pixels are not counted."""
         raise NotImplementedError
 
-    def photo(self, label_map: Path) -> Path:
-        """Where the photo of a label map lies."""
-        raise NotImplementedError
-
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         folder = self.folder()
         names = self.names()
-        found = {split: sorted((folder / name).glob("*.png")) for split, name in self.MAPS.items()}
+        found = {}
+        for split, name in self.MAPS.items():
+            maps = _stems(folder / name, ".png")
+            photos = _stems(self.config.root / self.PHOTOS[split], ".jpg")
+            # A photo without its label map, and a map without its photo, are records too, and bad ones
+            found[split] = sorted(maps | photos) if maps or not self.SHARED_PHOTOS else []
         if not any(found.values()):
             raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, "label_maps": label_maps, "names": names})
-            for split, label_maps in found.items()
-            if label_maps
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "stems": stems, "names": names})
+            for split, stems in found.items()
+            if stems
         ]
 
     def _generate_examples(
-        self, split: str, label_maps: list[Path], names: dict[int, str | None]
+        self, split: str, stems: list[str], names: dict[int, str | None]
     ) -> Iterator[tuple[str, dict]]:
-        def row_of(label_map: Path) -> dict | None:
-            image = self.photo(label_map)
-            masks, ignore = named_masks(labels_of(image, label_map), names, label_map)
-            return semantic_row(image, f"{self.name}/{split}/{label_map.stem}", masks, ignore)
+        maps, photos = self.folder() / self.MAPS[split], self.config.root / self.PHOTOS[split]
 
-        yield from self.rows(((path.stem, path) for path in label_maps), row_of)
+        def row_of(stem: str) -> dict | None:
+            image, label_map = photos / f"{stem}.jpg", maps / f"{stem}.png"
+            masks, ignore = named_masks(labels_of(image, label_map), names, label_map)
+            return semantic_row(image, f"{self.name}/{split}/{stem}", masks, ignore)
+
+        yield from self.rows(((str(maps / f"{stem}.png"), stem) for stem in stems), row_of)
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    """Of the files of a folder, but for hidden ones; none where it is not there, as of a split that nobody unpacked."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -65,21 +77,6 @@ def read_label_map(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
-def photo_size(image: Path) -> tuple[int, int]:
-    """(height, width) in pixels of a photo as it is shown, upright; only its header is read.
-
-    Raises:
-        ValueError: a file that is no picture, or a damaged one.
-    """
-    try:
-        with Image.open(image) as opened:
-            stored, turned = opened.size, opened.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{image} cannot be read ({reason}); download it again.") from error
-    return stored if turned else stored[::-1]
-
-
 def labels_of(image: Path, label_map: Path) -> np.ndarray:
     """The class numbers (H, W) of a photo, upright as it is shown; a map that lies on its side with the stored pixels
     is turned with them.
@@ -87,8 +84,9 @@ def labels_of(image: Path, label_map: Path) -> np.ndarray:
     Raises:
         ValueError: no photo, a map that cannot be read (`read_label_map`) or that is not as large as its photo.
     """
-    if not image.is_file():
-        raise ValueError(f"{image}: no such file, though its label map {label_map} is there.")
+    for path, other in ((image, f"label map {label_map}"), (label_map, f"photo {image}")):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, though its {other} is there.")
     labels = read_label_map(label_map)
     method = turn_of(image, labels.shape, str(label_map))
     return labels if method is None else np.asarray(Image.fromarray(labels).transpose(method))

@@ -59,7 +59,7 @@ class MapillaryConfig(ArchiveConfig):
 
 
 class Mapillary(LabelMapBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = MapillaryConfig
     BUILDER_CONFIGS = [MapillaryConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -74,12 +74,10 @@ class Mapillary(LabelMapBuilder):
     )
 
     MAPS = {"train": "training/v2.0/labels", "validation": "validation/v2.0/labels"}
+    PHOTOS = {"train": "mapillary/training/images", "validation": "mapillary/validation/images"}
 
     def names(self) -> dict[int, str | None]:
         return read_names(require_file(self.folder() / CONFIG, self.ARCHIVE))
-
-    def photo(self, label_map: Path) -> Path:
-        return label_map.parents[2] / "images" / f"{label_map.stem}.jpg"
 
 
 def read_names(file: Path) -> dict[int, str | None]:

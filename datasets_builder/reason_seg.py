@@ -8,7 +8,6 @@ draws them, so that numbers are comparable.
 """
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +18,9 @@ import datasets
 import numpy as np
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .coco_segmentation import BORDER
-from .label_maps import class_masks, photo_size
+from .coco_segmentation import BORDER, photo_size
+from .label_maps import class_masks
 from .rows import IGNORE_VALUE, SEG_SLOT
-
-logger = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 EXPLANATORY = "explanatory/train.json"
@@ -42,7 +39,7 @@ class ReasonSegConfig(ArchiveConfig):
 
 
 class ReasonSeg(ArchiveBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = ReasonSegConfig
     BUILDER_CONFIGS = [ReasonSegConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -73,7 +70,7 @@ class ReasonSeg(ArchiveBuilder):
 
     def _generate_examples(self, split: str, stems: list[str]) -> Iterator[tuple[str, dict]]:
         folder = self.folder() / SPLITS[split]
-        explained = _explanations(self.folder() / EXPLANATORY, stems) if split == "train" else {}
+        explained = self._explanations(stems) if split == "train" else {}
         flags = []
 
         def row_of(stem: str) -> dict:
@@ -81,7 +78,7 @@ class ReasonSeg(ArchiveBuilder):
             for path, other in ((image, file), (file, image)):
                 if not path.is_file():
                     raise ValueError(f"{path}: no such file, though {other} is there. {self.ARCHIVE.get}")
-            target = _target(read_json(file), photo_size(image), file, flags)
+            target = _target(read_json(file), photo_size(image, str(file)), file, flags)
             return {
                 "image": {"bytes": None, "path": str(image)},
                 "source": f"{self.name}/{split}/{stem}",
@@ -89,9 +86,36 @@ class ReasonSeg(ArchiveBuilder):
                 "conversation": [],
             }
 
-        yield from self.rows(((stem, stem) for stem in stems), row_of)
-        if flags:
-            logger.warning("%s: left out %d shapes labelled %s; the first: %s", folder, len(flags), FLAG, flags[0])
+        yield from self.rows(((str(folder / f"{stem}.json"), stem) for stem in stems), row_of)
+        self.remark_cases(folder, {f"shapes labelled {FLAG}": flags})
+
+    def _explanations(self, stems: list[str]) -> dict[str, list[tuple[str, str]]]:
+        """(question, answer) by the stem of the photo they are about. stems: the photos that are there.
+
+        Raises:
+            ValueError: what is wrong with the file, or with an entry that `max_bad` does not allow.
+        """
+        file = self.folder() / EXPLANATORY
+        if not file.is_file():
+            self.remark(f"{file}: no such file, so nothing is explained")
+            return {}
+        entries = read_json(file)
+        if not isinstance(entries, list):
+            raise ValueError(f"{file}: is no list of explanations at its top; get it again.")
+        known, explained, unknown = set(stems), defaultdict(list), []
+        for place, entry in enumerate(entries):
+            try:
+                image, question, answer = _explanation(entry, f"{file}: entry {place} (from 0 on)")
+            except ValueError as error:
+                self.tolerate(error)
+                continue
+            stem = image.removesuffix(".jpg")
+            if stem in known:
+                explained[stem].append((question, answer))
+            else:
+                unknown.append(image)
+        self.remark_cases(file, {"explanations of photos not in train": unknown})
+        return explained
 
 
 def _stems(folder: Path) -> set[str]:
@@ -156,34 +180,14 @@ def _explain(target: dict, explained: list[tuple[str, str]]) -> list[dict]:
     return targets
 
 
-def _explanations(file: Path, stems: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """(question, answer) by the stem of the photo they are about. stems: the photos that are there.
-
-    Raises:
-        ValueError: what is wrong, with the entry.
-    """
-    if not file.is_file():
-        logger.warning("%s: no such file, so nothing is explained", file)
-        return {}
-    entries = read_json(file)
-    if not isinstance(entries, list):
-        raise ValueError(f"{file}: is no list of explanations at its top; get it again.")
-    known, explained, unknown = set(stems), defaultdict(list), []
-    for place, entry in enumerate(entries):
-        where = f"{file}: entry {place} (from 0 on)"
-        image, question, answer = (_field(entry, key, where) for key in ("image", "query", "outputs"))
-        if not all(isinstance(text, str) and text.strip() for text in (image, question, answer)):
-            raise ValueError(f"{where}: its image, query and outputs are not three texts.")
-        if reserved := next((mark for mark in RESERVED if mark in answer), None):
-            raise ValueError(f"{where}: its outputs say {reserved}, which stands for a mask.")
-        stem = image.removesuffix(".jpg")
-        if stem in known:
-            explained[stem].append((_one_line(question), answer.strip()))
-        else:
-            unknown.append(image)
-    if unknown:
-        logger.warning("%s: left out %d explanations of photos not in train: %s", file, len(unknown), unknown[0])
-    return explained
+def _explanation(entry: Any, where: str) -> tuple[str, str, str]:
+    """The photo, question and answer of an explanation."""
+    image, question, answer = (_field(entry, key, where) for key in ("image", "query", "outputs"))
+    if not all(isinstance(text, str) and text.strip() for text in (image, question, answer)):
+        raise ValueError(f"{where}: its image, query and outputs are not three texts.")
+    if reserved := next((mark for mark in RESERVED if mark in answer), None):
+        raise ValueError(f"{where}: its outputs say {reserved}, which stands for a mask.")
+    return image, _one_line(question), answer.strip()
 
 
 def _field(record: Any, key: str, where: str | Path) -> Any:

@@ -35,6 +35,10 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
+def cut_off(photo):
+    photo.write_bytes(photo.read_bytes()[:-20])
+
+
 def test_a_row_has_a_target_for_every_class_and_ignores_what_is_other(root):
     rows = load_rows("ade20k", "train", str(root))
     assert [row["source"] for row in rows] == ["ade20k/train/ADE_train_00000001", "ade20k/train/ADE_train_00000002"]
@@ -63,6 +67,11 @@ def test_names_are_the_150_official_ones():
             "ADE_train_00000002.jpg: no such",
         ),
         (
+            lambda folder: (folder / "annotations/training/ADE_train_00000002.png").unlink(),
+            "ADE_train_00000002.png: no such file, though its photo",
+        ),
+        (lambda folder: cut_off(folder / "images/training/ADE_train_00000002.jpg"), "00002.jpg cannot be read"),
+        (
             lambda folder: Image.new("L", (8, 6), 151).save(folder / "annotations/training/ADE_train_00000002.png"),
             "151",
         ),
@@ -72,7 +81,7 @@ def test_names_are_the_150_official_ones():
         ),
         (lambda folder: (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b""), "00002.png"),
     ],
-    ids=["no photo", "unknown class", "another size", "empty file"],
+    ids=["no photo", "no map", "half a photo", "unknown class", "another size", "empty file"],
 )
 def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
     spoil(root / "ade20k")
@@ -80,6 +89,17 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
         load_rows("ade20k", "train", str(root))
     rows = load_rows("ade20k", "train", str(root), {"max_bad": 1})
     assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
+
+
+def test_a_split_that_nobody_unpacked_is_none_but_a_photo_in_it_needs_its_map(root):
+    for path in (root / "ade20k").glob("*/validation/*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="has no split 'validation'"):
+        load_rows("ade20k", "validation", str(root))
+    Image.new("RGB", (8, 6)).save(root / "ade20k/images/validation/ADE_val_00000001.jpg")
+    (root / "ade20k/annotations/validation").rmdir()
+    with pytest.raises(ValueError, match="validation/ADE_val_00000001.png: no such file"):
+        load_rows("ade20k", "train", str(root))
 
 
 def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
@@ -91,7 +111,8 @@ def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
 
 def test_changed_files_are_prepared_anew(root):
     assert len(load_rows("ade20k", "train", str(root))) == 2
-    (root / "ade20k/annotations/training/ADE_train_00000002.png").unlink()
+    for path in ("annotations/training/ADE_train_00000002.png", "images/training/ADE_train_00000002.jpg"):
+        (root / "ade20k" / path).unlink()
     assert len(load_rows("ade20k", "train", str(root))) == 1
 
 

@@ -81,6 +81,7 @@ def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
     ("spoil", "message"),
     [
         (lambda folder: (folder / "coco/train2017/000000000025.jpg").unlink(), "000000000025.jpg: no such file"),
+        (lambda folder: (folder / "cocostuff/train2017/000000000025.png").unlink(), "25.png: no such file, though"),
         (lambda folder: write(folder, "train2017", "000000000025", np.full((6, 8), 182, np.uint8)), "25.png.*182"),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "cocostuff/train2017/000000000025.png"),
@@ -91,7 +92,7 @@ def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
             "25.png.*one number a pixel",
         ),
     ],
-    ids=["no photo", "unknown number", "another size", "colors"],
+    ids=["no photo", "no map", "unknown number", "another size", "colors"],
 )
 def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
     spoil(root)
@@ -111,8 +112,16 @@ def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
 
 def test_changed_files_are_prepared_anew(root):
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
-    (root / "cocostuff/train2017/000000000025.png").unlink()
+    for path in ("cocostuff/train2017/000000000025.png", "coco/train2017/000000000025.jpg"):
+        (root / path).unlink()
     assert len(load_rows("coco_stuff", "train", str(root))) == 1
+
+
+def test_photos_of_a_split_without_a_map_are_there_for_other_sets(root):
+    (root / "cocostuff/val2017/000000000139.png").unlink()
+    assert len(load_rows("coco_stuff", "train", str(root))) == 2
+    with pytest.raises(ValueError, match="has no split 'validation'; it has: train"):
+        load_rows("coco_stuff", "validation", str(root))
 
 
 @pytest.mark.skipif(not (SAMPLES / "cocostuff").is_dir(), reason=f"no real samples: {SAMPLES}")

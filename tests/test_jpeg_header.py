@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.jpeg_header import plain_size
+from gemma_lisa.datasets_builder.jpeg_header import plain_size, stored_size
 
 EXIF_ORIENTATION = 0x0112
 XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"></x:xmpmeta>'
@@ -13,6 +13,13 @@ XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="
 def save(path, mode="RGB", **options):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+def spoil(path, cut=0, behind=b""):
+    """The file without its last bytes, or with more of them."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut] + behind)
     return path
 
 
@@ -77,3 +84,29 @@ def test_a_picture_without_a_pixel_is_left_to_pillow(tmp_path):
     content[height : height + 2] = b"\0\0"
     (tmp_path / "b.jpg").write_bytes(content)
     assert plain_size(tmp_path / "b.jpg") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": exif(6)}, {"progressive": True}])
+def test_a_jpeg_that_was_cut_off_is_refused_and_one_with_more_behind_it_is_not(tmp_path, options):
+    orientation = 6 if "exif" in options else None
+    path = save(tmp_path / "a.jpg", **options)
+    assert stored_size(path, "here") == ((30, 50), orientation)
+    assert stored_size(spoil(path, behind=b"a camera's own"), "here") == ((30, 50), orientation)
+    cut = spoil(save(tmp_path / "b.jpg", **options), cut=200)
+    with pytest.raises(ValueError, match="^here: the image .*b.jpg cannot be read .*; replace it or take it out.$"):
+        stored_size(cut, "here")
+
+
+def test_a_whole_jpeg_is_not_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", None)
+    for options in ({}, {"exif": exif(6)}):
+        assert stored_size(save(tmp_path / "a.jpg", **options), "here")[0] == (30, 50)
+
+
+def test_other_pictures_are_decoded(tmp_path):
+    assert stored_size(save(tmp_path / "a.png"), "here") == ((30, 50), None)
+    with pytest.raises(ValueError, match="a.png cannot be read"):
+        stored_size(spoil(tmp_path / "a.png", cut=200), "here")
+    with pytest.raises(ValueError, match="empty.jpg cannot be read"):
+        (tmp_path / "empty.jpg").write_bytes(b"")
+        stored_size(tmp_path / "empty.jpg", "here")

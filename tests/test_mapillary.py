@@ -78,11 +78,12 @@ def test_void_classes_are_not_counted(root):
     ("spoil", "message"),
     [
         (lambda folder: (folder / "training/images/b.jpg").unlink(), "b.jpg: no such file"),
+        (lambda folder: (folder / "training/v2.0/labels/b.png").unlink(), "b.png: no such file, though its photo"),
         (lambda folder: Image.new("L", (8, 6), 8).save(folder / "training/v2.0/labels/b.png"), "b.png.*number 8"),
         (lambda folder: Image.new("P", (8, 7)).save(folder / "training/v2.0/labels/b.png"), r"b.png: noted as 8 x 7"),
         (lambda folder: (folder / "training/v2.0/labels/b.png").write_bytes(b"\x89PNG"), "b.png"),
     ],
-    ids=["no photo", "unknown number", "another size", "cut off"],
+    ids=["no photo", "no map", "unknown number", "another size", "cut off"],
 )
 def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
     spoil(root / "mapillary")

@@ -104,7 +104,7 @@ def test_an_explanation_comes_with_its_own_question(root, caplog):
     assert phrase["texts"] == ["the door"] and phrase["explanation"] is None
     assert sentence["texts"] == ["How do I get out?"] and sentence["is_sentence"]
     assert sentence["masks"] == phrase["masks"] and sentence["explanation"] == "By the door."
-    assert "left out 1 explanations of photos not in train: 9.jpg" in caplog.text
+    assert "left out 1 explanations of photos not in train; the first: 9.jpg" in caplog.text
     explain(root, ("1_a_o.jpg", "What is seen?", "A house."))
     [target] = load_rows("reason_seg", "train", str(root))[0]["targets"]
     assert target["texts"][2:] == ["What is seen?"] and target["explanation"] == "A house."
@@ -125,10 +125,16 @@ def test_without_explanations_there_are_none_and_it_is_said(root, caplog):
         ((7, "Who?", "He."), "entry 0 .*not three texts"),
     ],
 )
-def test_an_explanation_that_is_none_stops_the_run(root, entry, message):
-    explain(root, entry)
+def test_an_explanation_that_is_none_stops_the_run_unless_so_many_are_allowed(root, entry, message):
+    explain(root, entry, ("1_a_o.jpg", "What is seen?", "A house."))
     with pytest.raises(ValueError, match=f"explanatory/train.json: {message}"):
         load_rows("reason_seg", "train", str(root))
+    first, _ = load_rows("reason_seg", "train", str(root), {"max_bad": 1})
+    assert first["targets"][0]["explanation"] == "A house."
+
+
+def cut_off(photo):
+    photo.write_bytes(photo.read_bytes()[:-20])
 
 
 def spoil(**fields):
@@ -148,6 +154,8 @@ def spoil(**fields):
         (lambda folder: (folder / "train/1_a_o.jpg").unlink(), "1_a_o.jpg: no such file"),
         (lambda folder: (folder / "train/1_a_o.json").unlink(), "1_a_o.json: no such file"),
         (lambda folder: (folder / "train/1_a_o.jpg").write_bytes(b""), "1_a_o.jpg cannot be read"),
+        (lambda folder: cut_off(folder / "train/1_a_o.jpg"), "1_a_o.jpg cannot be read"),
+        (spoil(text=["who?", "a \ud83d"]), "1_a_o.json: .*half a character"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"{"), "1_a_o.json cannot be read as JSON"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b'"\x81"'), "1_a_o.json cannot be read as JSON"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"[]"), "1_a_o.json: has no text"),
