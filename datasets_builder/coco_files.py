@@ -7,12 +7,13 @@ import os
 import re
 from array import array
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .json_files import read_json
+from .json_files import read_json, refuse
 
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
 # Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
@@ -77,18 +78,27 @@ def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[st
     return folders
 
 
-def find_folder(file: Path, root: Path, file_name: str) -> Path:
-    """Where an image lies: what its file_name counts from. file: the JSON file; root: the data folder."""
+def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
+    """Where images lie: what the first file_name of one that is there counts from.
+
+    file: the JSON file; root: the data folder.
+    """
     name = file.stem.removeprefix("instances_")  # train2017
     places = [file.parent, root, root / "images", root / name, root / "images" / name, file.parent / "images"]
-    for folder in places:
-        if path_inside(folder, file_name, (folder, root), str(file)).is_file():
-            return folder
-    places = ", ".join(dict.fromkeys(map(str, places)))
-    raise ValueError(
-        f"{file}: its image {file_name} is in none of {places}; the option images names its folder, and the option "
-        "annotations the JSON files whose images are there."
-    )
+    wrong = None
+    for file_name in file_names:
+        try:
+            for folder in places:
+                if path_inside(folder, file_name, (folder, root), str(file)).is_file():
+                    return folder
+        except (OSError, ValueError) as error:  # no name of a file
+            wrong = wrong or ValueError(f"{error}")
+            continue
+        wrong = wrong or ValueError(
+            f"{file}: its image {file_name} is in none of {', '.join(dict.fromkeys(map(str, places)))}; the option "
+            "images names its folder, and the option annotations the JSON files whose images are there."
+        )
+    raise wrong
 
 
 def path_inside(folder: Path, file_name: str, roots: tuple[Path, ...], where: str) -> Path:
@@ -130,46 +140,70 @@ def _pictures(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-def read_coco(file: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
+def read_coco(
+    file: Path, tolerate: Callable[[ValueError], None] = refuse
+) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
     """(images, annotations by image id, category names by id) of a JSON file.
 
     Every id is there once, and every annotation's image and category are known. Names have blanks for underscores.
 
+    tolerate: is told of a wrong image or annotation. Where it lets it pass, the image that this is about is left out:
+    not all that it shows would be known.
+
     Raises:
-        ValueError: what is wrong, with the file and the record.
+        ValueError: what is wrong with the file or its categories; what tolerate raises, with the file and the record.
     """
     gc.collect()  # for nothing is collected of what is frozen below
     content = read_json(file, "export it again", _packed)
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
         raise ValueError(f"{file} is no COCO instances file: it needs the lists {', '.join(parts)} at its top.")
-    images = _by_id(file, "image", content["images"], ("file_name", "height", "width"))
-    categories = _by_id(file, "category", content["categories"], ("name",))
-    annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"))
-    if not images:
+    if not content["images"]:
         raise ValueError(f"{file} lists no image; an empty data set teaches nothing.")
+    bad = set()  # ids of the images that are left out
+
+    def leave_out(error: ValueError, *images: Any) -> None:
+        tolerate(error)
+        bad.update(number for number in images if isinstance(number, int | str))
+
+    def of_images(error: ValueError, *records: dict) -> None:
+        leave_out(error, *(record.get("id") for record in records))
+
+    def of_annotations(error: ValueError, *records: dict) -> None:
+        leave_out(error, *(record.get("image_id") for record in records))
+
+    images = _by_id(file, "image", content["images"], ("file_name", "height", "width"), of_images)
+    categories = _by_id(file, "category", content["categories"], ("name",), lambda error, *_: refuse(error))
+    annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"), of_annotations)
     for number, image in images.items():
         if not isinstance(image["file_name"], str) or not all(
             isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
         ):
-            raise ValueError(
+            error = (
                 f"{file}: image {number}: file_name {image['file_name']!r}, height {image['height']!r} and width "
                 f"{image['width']!r} are not a name and two numbers of pixels."
             )
+            leave_out(ValueError(error), number)
     names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
     if nameless := [number for number, name in names.items() if not name]:
         raise ValueError(f"{file}: category {nameless[0]} has no name; it is what is asked for.")
     of_image = defaultdict(list)
     for number, annotation in annotations.items():
+        error, image = None, annotation["image_id"]
+        if isinstance(image, int | str) and image in bad:
+            continue
         for kind, known in (("image", images), ("category", categories)):
             named = annotation[f"{kind}_id"]
             if not isinstance(named, int | str) or named not in known:
-                raise ValueError(f"{file}: annotation {number}: there is no {kind} {named!r}.")
+                error = error or f"there is no {kind} {named!r}"
         if annotation.get("iscrowd") not in (None, 0, 1):
-            raise ValueError(f"{file}: annotation {number}: iscrowd is {annotation['iscrowd']!r}, not 0 or 1.")
-        of_image[annotation["image_id"]].append(annotation)
+            error = error or f"iscrowd is {annotation['iscrowd']!r}, not 0 or 1"
+        if error:
+            leave_out(ValueError(f"{file}: annotation {number}: {error}."), image)
+        else:
+            of_image[image].append(annotation)
     gc.freeze()  # else collections go through millions of objects again and again while rows are made
-    return list(images.values()), of_image, names
+    return [image for number, image in images.items() if number not in bad], of_image, names
 
 
 def _packed(record: dict) -> dict:
@@ -182,14 +216,20 @@ def _packed(record: dict) -> dict:
     return record
 
 
-def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...]) -> dict[Any, dict]:
+def _by_id(
+    file: Path, kind: str, records: list, keys: tuple[str, ...], leave_out: Callable[..., None]
+) -> dict[Any, dict]:
+    """The records by their ids. leave_out: is given what is wrong, and the records that this is about."""
     found = {}
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
-            raise ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id.")
-        if missing := [key for key in keys if record.get(key) is None]:
-            raise ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}.")
-        if record["id"] in found:
-            raise ValueError(f"{file}: {kind} {record['id']} is there twice; every id must be used once.")
-        found[record["id"]] = record
+            error = f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."
+            leave_out(ValueError(error), *([record] if isinstance(record, dict) else []))
+        elif missing := [key for key in keys if record.get(key) is None]:
+            leave_out(ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}."), record)
+        elif record["id"] in found:
+            error = f"{file}: {kind} {record['id']} is there twice; every id must be used once."
+            leave_out(ValueError(error), record, found[record["id"]])
+        else:
+            found[record["id"]] = record
     return found

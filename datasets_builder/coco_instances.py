@@ -9,7 +9,6 @@ docs/data.md says how to lay the files out. Images are not copied: rows hold the
 """
 
 import functools
-import logging
 import os
 import string
 import zlib
@@ -23,18 +22,16 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
 from .rows import sort_by_centroid
-from .rows_builder import RowsBuilder
-
-logger = logging.getLogger(__name__)
 
 CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
 
 
 @dataclass
-class CocoInstancesConfig(datasets.BuilderConfig):
+class CocoInstancesConfig(ArchiveConfig):
     """Where the files are, and what is asked. Paths are below data_dir."""
 
     annotations: str | dict[str, str] | None = None  # the JSON file, or one for each split; none: found by its name
@@ -46,19 +43,15 @@ class CocoInstancesConfig(datasets.BuilderConfig):
     absent: int = 0
     seed: int = 0  # which of them
 
-    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name of the cache. It changes with the files, so that rows of other files are never taken for these."""
-        files, folders = self.files()
-        changes = fingerprint(files, sorted(set(folders.values())) or [self.root])
-        return super().create_config_id(
-            {**config_kwargs, "data_dir": str(self.root), "files": changes}, custom_features
-        )
-
     @property
     def root(self) -> Path:
         if self.data_dir is None:
             raise ValueError("coco_instances: data_dir is missing; name the folder of the images and their COCO JSON.")
         return Path(os.path.abspath(self.data_dir))
+
+    def state_of_files(self) -> list[str]:
+        files, folders = self.files()
+        return [fingerprint(files, sorted(set(folders.values())) or [self.root])]
 
     def files(self) -> tuple[dict[str, Path], dict[str, Path]]:
         """Each split's JSON file, and each split's image folder where the options name it."""
@@ -66,8 +59,8 @@ class CocoInstancesConfig(datasets.BuilderConfig):
         return files, name_folders(self.root, self.images, files)
 
 
-class CocoInstances(RowsBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+class CocoInstances(TolerantBuilder):
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoInstancesConfig
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -77,7 +70,7 @@ class CocoInstances(RowsBuilder):
         if config.instances not in ("united", "separate"):
             raise ValueError(f"coco_instances: instances is {config.instances!r}; take united or separate.")
         fields = _fields(config.text)
-        if not isinstance(config.absent, int) or config.absent < 0 or (config.absent and fields - {CATEGORY}):
+        if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
             raise ValueError(
                 f"coco_instances: absent is {config.absent!r} and text is {config.text!r}; absent counts from 0 on, "
                 f"and only a text of nothing but {{{CATEGORY}}} can be asked of an image without it."
@@ -88,15 +81,17 @@ class CocoInstances(RowsBuilder):
             for split, file in files.items()
         ]
 
-    def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[int, dict]]:
-        images, annotations, names = read_coco(file)
+    def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[str, dict]]:
+        images, annotations, names = read_coco(file, self.tolerate)
         root = self.config.root
-        folder = folder or find_folder(file, root, images[0]["file_name"])
+        if images and folder is None:
+            folder = find_folder(file, root, (image["file_name"] for image in images))
         # A category that occurs nowhere was perhaps never looked for: Roboflow writes the set's own name as one
         used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
         left_out, n_rows = defaultdict(list), 0
-        for number, image in enumerate(images):
-            where = f"{file}: image {image['id']} ({image['file_name']})"
+
+        def row_of(named: tuple[str, dict]) -> dict | None:
+            where, image = named
             path = path_inside(folder, image["file_name"], (root, folder), where)
             marked = annotations.get(image["id"], [])
             masks = _masks(marked, (image["height"], image["width"]), path, where, left_out)
@@ -104,21 +99,20 @@ class CocoInstances(RowsBuilder):
             if self.config.absent:
                 targets += _absent(self.config, image, marked, names, used)
             if not targets:
-                left_out["images with nothing to ask"].append(where)
-                continue
+                return None
+            return {
+                "image": {"bytes": None, "path": str(path)},
+                "source": f"coco_instances/{split}/{image['file_name']}",
+                "targets": targets,
+                "conversation": [],
+            }
+
+        named = ((f"{file}: image {image['id']} ({image['file_name']})", image) for image in images)
+        for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
             n_rows += 1
-            yield (
-                number,
-                {
-                    "image": {"bytes": None, "path": str(path)},
-                    "source": f"coco_instances/{split}/{image['file_name']}",
-                    "targets": targets,
-                    "conversation": [],
-                },
-            )
-        for reason, cases in left_out.items():
-            logger.warning("%s: left out %d %s; the first: %s", file, len(cases), reason, cases[0])
-        if not n_rows:
+            yield where, row
+        self.remark_cases(file, left_out)
+        if not n_rows and not self.bad:
             raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
 
 

@@ -5,7 +5,6 @@ handle of the cup" and "the cup handle". LVIS's lists in a photo's record are re
 `not_exhaustive_category_ids` only some instances are marked, so these are not asked for, nor are their parts.
 """
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ import datasets
 from .archives import ArchiveBuilder
 from .coco_files import path_inside, read_coco
 from .coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,14 @@ class PartsBuilder(ArchiveBuilder):
             datasets.SplitGenerator(split, gen_kwargs={"split": split, "file": file}) for split, file in files.items()
         ]
 
-    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
-        images, annotations, names = read_coco(file)
+    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[str, dict]]:
+        images, annotations, names = read_coco(file, self.tolerate)
         categories = read_categories(file, names, self.CORRECTED)
         folder = self.config.root / self.PHOTOS
         left_out = defaultdict(list)
 
-        def row_of(image: dict) -> dict | None:
-            where = f"{file}: image {image['id']} ({image['file_name']})"
+        def row_of(named: tuple[str, dict]) -> dict | None:
+            where, image = named
             path = path_inside(folder, image["file_name"], (folder,), where)
             if not path.is_file():
                 raise ValueError(f"{where}: {path}: no such file. {self.ARCHIVE.get}")
@@ -81,9 +78,9 @@ class PartsBuilder(ArchiveBuilder):
                 "conversation": [],
             }
 
-        yield from self.rows(enumerate(images), row_of)
-        for reason, cases in left_out.items():
-            logger.warning("%s: left out %d %s; the first: %s", file, len(cases), reason, cases[0])
+        named = ((f"{file}: image {image['id']} ({image['file_name']})", image) for image in images)
+        yield from self.rows(((where, (where, image)) for where, image in named), row_of)
+        self.remark_cases(file, left_out)
 
     def absent_targets(
         self, image: dict, marked: list[dict], categories: dict[Any, Category], where: str

@@ -25,7 +25,7 @@ class GrefcocoConfig(ArchiveConfig):
 
 class Grefcoco(ReferBuilder):
     SET = "grefcoco"
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = GrefcocoConfig
     BUILDER_CONFIGS = [GrefcocoConfig(name="unc", version=VERSION)]
     DEFAULT_CONFIG_NAME = "unc"

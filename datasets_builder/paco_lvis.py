@@ -30,7 +30,7 @@ class PacoLvisConfig(ArchiveConfig):
 
 
 class PacoLvis(PartsBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = PacoLvisConfig
     BUILDER_CONFIGS = [PacoLvisConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -58,7 +58,7 @@ class PacoLvis(PartsBuilder):
     }
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        if not isinstance(self.config.absent, int) or self.config.absent < 0:
+        if type(self.config.absent) is not int or self.config.absent < 0:
             raise ValueError(f"paco_lvis: absent is {self.config.absent!r}; it counts from 0 on.")
         return super()._split_generators(dl_manager)
 

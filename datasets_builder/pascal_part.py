@@ -24,7 +24,7 @@ class PascalPartConfig(ArchiveConfig):
 
 
 class PascalPart(PartsBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = PascalPartConfig
     BUILDER_CONFIGS = [PascalPartConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"

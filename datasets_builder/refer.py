@@ -66,9 +66,9 @@ class ReferBuilder(ArchiveBuilder):
         if file is None:
             names = " nor ".join(path.name for path in refs_paths(folder, stem))
             raise ValueError(f"{folder}: neither {names} is there. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
-        instances = read_instances(require_file(folder / INSTANCES, self.ARCHIVE))
+        instances = read_instances(require_file(folder / INSTANCES, self.ARCHIVE), self.tolerate)
         places = self._places()
-        splits = refs_by_split(read_refs(file), file)
+        splits = refs_by_split(read_refs(file, self.tolerate), file, self.remark)
         if not splits:
             raise ValueError(f"{file}: none of its refs is of a split; get it again.")
         return [
@@ -95,17 +95,14 @@ class ReferBuilder(ArchiveBuilder):
         refs: dict[int | str, list[Ref]],
         instances: Instances,
         places: dict[Path, str | None],
-    ) -> Iterator[tuple[int, dict]]:
+    ) -> Iterator[tuple[str, dict]]:
         left_out = defaultdict(list)
 
-        def row_of(group: tuple[int | str, list[Ref]]) -> dict | None:
-            number, of_image = group
-            image = instances.images.get(number)
-            if image is None:
-                raise ValueError(f"{of_image[0].where}: {instances.file} has no image {number!r}.")
-            where = f"{instances.file}: image {number}"
+        def row_of(of_image: list[Ref]) -> dict | None:
+            image = instances.image(of_image[0])
+            where = f"{of_image[0].where}: {instances.file}: image {of_image[0].image}"
             path, stem = self._photo(image, places, where)
-            masks = _masks(of_image, instances, image, path, left_out)
+            masks = _masks(of_image, instances, image, path, where, left_out)
             targets = _targets(of_image, masks, left_out)
             if split != TRAIN:
                 # Published numbers count every sentence
@@ -119,9 +116,8 @@ class ReferBuilder(ArchiveBuilder):
                 "conversation": [],
             }
 
-        yield from self.rows(enumerate(refs.items()), row_of)
-        for reason, cases in left_out.items():
-            logger.warning("%s %s: left out %d %s; the first: %s", self.title, split, len(cases), reason, cases[0])
+        yield from self.rows(((of_image[0].where, of_image) for of_image in refs.values()), row_of)
+        self.remark_cases(f"{self.title} {split}", left_out)
 
     def _photo(self, image: dict, places: dict[Path, str | None], where: str) -> tuple[Path, str]:
         """The path of a photo, and its stem as instances.json has it, wherever the photo lies."""
@@ -149,20 +145,19 @@ class ReferBuilder(ArchiveBuilder):
 
 
 def _masks(
-    refs: list[Ref], instances: Instances, image: dict, path: Path, left_out: dict[str, list[str]]
+    refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, left_out: dict[str, list[str]]
 ) -> dict[int | str, dict | None]:
     """The mask, as runs on the upright photo, of each annotation that the refs name; none where it has no pixel."""
     size = (image["height"], image["width"])
-    method = turn_of(path, size, f"{instances.file}: image {image['id']}")
+    method = turn_of(path, size, where)
     masks = {}
     for ref in refs:
         for number in ref.annotations:
             if number in masks:
                 continue
-            annotation = instances.annotations.get(number)
-            if annotation is None or annotation["image_id"] != ref.image:
-                raise ValueError(f"{ref.where}: {instances.file} has no annotation {number!r} in image {ref.image!r}.")
-            mask = visible_runs(annotation["segmentation"], size, f"{instances.file}: annotation {number}", left_out)
+            segmentation = instances.annotation(number, ref)["segmentation"]
+            named = f"{ref.where}: {instances.file}: annotation {number}"
+            mask = visible_runs(segmentation, size, named, left_out)
             masks[number] = mask if mask is None or method is None else turn(mask, method)
     return masks
 
@@ -204,7 +199,7 @@ def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dic
 # ---------------------------------------------------------------------------------------------------------------------
 # The four sets
 # ---------------------------------------------------------------------------------------------------------------------
-VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
 HOMEPAGE = "https://github.com/lichengunc/refer"
 COCO_TERMS = "photos under Flickr's terms of use"
 GET_PHOTOS = "the folder of COCO's train2014.zip into refer_seg/images/mscoco/images (or into coco)."
@@ -222,6 +217,7 @@ class Refcoco(ReferBuilder):
     BUILDER_CONFIG_CLASS = RefcocoConfig
     BUILDER_CONFIGS = [RefcocoConfig(name=name, version=VERSION) for name in ("unc", "google")]
     DEFAULT_CONFIG_NAME = "unc"
+    SIZES = {"unc": {"train": 16_994, "validation": 1_500, "testA": 750, "testB": 750}}
     ARCHIVE = Archive(
         title="RefCOCO",
         folder="refer_seg/refcoco",
@@ -252,6 +248,7 @@ class RefcocoPlus(ReferBuilder):
         homepage=HOMEPAGE,
         license=Refcoco.ARCHIVE.license,
         citation=Refcoco.ARCHIVE.citation,
+        sizes={"train": 16_992, "validation": 1_500, "testA": 750, "testB": 750},
     )
 
 
@@ -267,6 +264,7 @@ class Refcocog(ReferBuilder):
     BUILDER_CONFIG_CLASS = RefcocogConfig
     BUILDER_CONFIGS = [RefcocogConfig(name=name, version=VERSION) for name in ("umd", "google")]
     DEFAULT_CONFIG_NAME = "umd"
+    SIZES = {"umd": {"train": 21_899, "validation": 1_300, "test": 2_600}}
     ARCHIVE = Archive(
         title="RefCOCOg",
         folder="refer_seg/refcocog",

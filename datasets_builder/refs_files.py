@@ -12,19 +12,17 @@ Once converted, the pickle is not needed any more:
 import argparse
 import io
 import json
-import logging
 import os
 import pickle
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .json_files import read_json
-
-logger = logging.getLogger(__name__)
+from .json_files import read_json, refuse
 
 INSTANCES = "instances.json"
 SUFFIXES = (".json", ".p")  # whoever converted the pickle wants the other read
@@ -47,11 +45,30 @@ class Ref:
 
 @dataclass(frozen=True)
 class Instances:
-    """The records of instances.json by their ids."""
+    """The records of instances.json by their ids. They are checked when a ref names them: many more are there."""
 
     file: Path
     images: dict[int | str, dict]
     annotations: dict[int | str, dict]
+
+    def image(self, ref: Ref) -> dict:
+        """The record of a ref's photo.
+
+        Raises:
+            ValueError: there is none, or what it lacks.
+        """
+        where = f"{ref.where}: {self.file}"
+        if ref.image not in self.images:
+            raise ValueError(f"{where} has no image {ref.image!r}.")
+        return _whole(self.images[ref.image], ("file_name", "height", "width"), f"{where}: image {ref.image}")
+
+    def annotation(self, number: int | str, ref: Ref) -> dict:
+        """The record of an object that a ref means; errors as of `image`, or that it is in another photo."""
+        where = f"{ref.where}: {self.file}"
+        annotation = self.annotations.get(number)
+        if annotation is None or annotation.get("image_id") not in (None, ref.image):
+            raise ValueError(f"{where} has no annotation {number!r} in image {ref.image!r}.")
+        return _whole(annotation, ("image_id", "segmentation"), f"{where}: annotation {number}")
 
 
 def find_refs(folder: Path, stem: str) -> Path | None:
@@ -66,17 +83,22 @@ def refs_paths(folder: Path, stem: str) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Who is meant
 # ---------------------------------------------------------------------------------------------------------------------
-def read_refs(file: Path) -> list[Ref]:
+def read_refs(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> list[Ref]:
     """The refs of a pickle or a JSON file, in its order.
 
+    tolerate: is told of a wrong record, which is left out where it lets it pass.
+
     Raises:
-        ValueError: it cannot be read, holds what is no data, or which of its records is wrong.
+        ValueError: it cannot be read or holds what is no data; what tolerate raises.
     """
-    return _refs(read_json(file) if file.suffix == ".json" else unpickle(file), file)
+    return _refs(read_json(file) if file.suffix == ".json" else unpickle(file), file, tolerate)
 
 
-def refs_by_split(refs: list[Ref], file: Path) -> dict[str, dict[int | str, list[Ref]]]:
-    """The refs of each split that has any, by the ids of their photos, as the refer API divides them."""
+def refs_by_split(refs: list[Ref], file: Path, remark: Callable[[str], None]) -> dict[str, dict[int | str, list[Ref]]]:
+    """The refs of each split that has any, by the ids of their photos, as the refer API divides them.
+
+    remark: is told how many are of no split, and so left out.
+    """
     found, strange = defaultdict(lambda: defaultdict(list)), []
     for ref in refs:
         splits = splits_of(ref.label)
@@ -85,13 +107,8 @@ def refs_by_split(refs: list[Ref], file: Path) -> dict[str, dict[int | str, list
         if not splits:
             strange.append(ref)
     if strange:
-        logger.warning(
-            "%s: left out %d refs of no split; the first: %s is labelled %r",
-            file,
-            len(strange),
-            strange[0].where,
-            strange[0].label,
-        )
+        first = f"{strange[0].where} is labelled {strange[0].label!r}"
+        remark(f"{file}: left out {len(strange)} refs of no split; the first: {first}")
     return {split: dict(found[split]) for split in ("train", "validation", *LETTERS, "test") if split in found}
 
 
@@ -103,10 +120,16 @@ def splits_of(label: str) -> list[str]:
     return named
 
 
-def _refs(content: Any, file: Path) -> list[Ref]:
+def _refs(content: Any, file: Path, tolerate: Callable[[ValueError], None] = refuse) -> list[Ref]:
     if not isinstance(content, list) or not content:
         raise ValueError(f"{file}: is no list of refs; get it again.")
-    return [_ref(record, f"{file}: record {place} (from 0 on)") for place, record in enumerate(content)]
+    refs = []
+    for place, record in enumerate(content):
+        try:
+            refs.append(_ref(record, f"{file}: record {place} (from 0 on)"))
+        except ValueError as error:
+            tolerate(error)
+    return refs
 
 
 def _ref(record: Any, where: str) -> Ref:
@@ -143,11 +166,14 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # What they look like
 # ---------------------------------------------------------------------------------------------------------------------
-def read_instances(file: Path) -> Instances:
+def read_instances(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> Instances:
     """The images and annotations of instances.json; its categories are not needed, for the refs have words.
 
+    tolerate: is told of a record without an id, and of two that are not the same but have one; these are left out where
+    it lets them pass.
+
     Raises:
-        ValueError: it cannot be read, or which of its records is wrong.
+        ValueError: it cannot be read; what tolerate raises.
     """
     content = read_json(file)
     if not isinstance(content, dict) or not all(
@@ -156,21 +182,26 @@ def read_instances(file: Path) -> Instances:
         raise ValueError(f"{file}: needs the lists images and annotations at its top; get it again.")
     return Instances(
         file,
-        _by_id(file, "image", content["images"], ("file_name", "height", "width")),
-        _by_id(file, "annotation", content["annotations"], ("image_id", "segmentation")),
+        _by_id(file, "image", content["images"], tolerate),
+        _by_id(file, "annotation", content["annotations"], tolerate),
     )
 
 
-def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...]) -> dict[int | str, dict]:
-    found = {}
+def _by_id(file: Path, kind: str, records: list, tolerate: Callable[[ValueError], None]) -> dict[int | str, dict]:
+    found, twice = {}, set()
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
-            raise ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id.")
-        if missing := [key for key in keys if record.get(key) is None]:
-            raise ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}.")
-        if found.setdefault(record["id"], record) != record:
-            raise ValueError(f"{file}: {kind} {record['id']} is there twice, and not the same; get it again.")
-    return found
+            tolerate(ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."))
+        elif found.setdefault(record["id"], record) != record:
+            tolerate(ValueError(f"{file}: {kind} {record['id']} is there twice, and not the same; get it again."))
+            twice.add(record["id"])
+    return {number: record for number, record in found.items() if number not in twice}
+
+
+def _whole(record: dict, keys: tuple[str, ...], where: str) -> dict:
+    if missing := [key for key in keys if record.get(key) is None]:
+        raise ValueError(f"{where} has no {', '.join(missing)}.")
+    return record
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -88,13 +88,13 @@ def test_files_that_cannot_be_found_or_told_apart_are_refused(tmp_path, names, o
 )
 def test_images_are_found_in_the_layouts_people_have(tmp_path, file, picture, file_name):
     touch(tmp_path, file, picture)
-    folder = find_folder(tmp_path / file, tmp_path, file_name)
+    folder = find_folder(tmp_path / file, tmp_path, [file_name])
     assert path_inside(folder, file_name, (tmp_path,), "here") == tmp_path / picture
 
 
 def test_an_image_that_is_nowhere_is_named_with_the_places(tmp_path):
     with pytest.raises(ValueError, match=r"1\.jpg is in none of .*images") as refusal:
-        find_folder(tmp_path / "result.json", tmp_path, "1.jpg")
+        find_folder(tmp_path / "result.json", tmp_path, ["1.jpg"])
     assert "\n" not in str(refusal.value)
 
 
@@ -212,3 +212,45 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path.write_bytes(b'{"images": "\xff\xfe"}')
     with pytest.raises(ValueError, match="cannot be read as JSON"):
         read_coco(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({"images__width": 0}, [2]),
+        ({"images__id": None}, [2]),
+        ({"images__file_name": None}, [2]),
+        ({"annotations__category_id": 4}, [2]),
+        ({"annotations__iscrowd": "0"}, [2]),
+        ({"annotations__id": None}, [2]),
+        ({"annotations__image_id": 5}, [1, 2]),
+        ({"annotations__image_id": [1]}, [1, 2]),
+    ],
+)
+def test_the_image_of_a_record_that_may_be_wrong_is_left_out(tmp_path, change, left):
+    broken = content(**change)
+    broken["images"].append({**content()["images"][0], "id": 2})
+    broken["annotations"] += [{**content()["annotations"][0], "id": number, "image_id": 2} for number in (8, 9)]
+    path, told = tmp_path / "a.json", []
+    path.write_text(json.dumps(broken))
+    images, annotations, _ = read_coco(path, told.append)
+    assert [image["id"] for image in images] == left and [one["id"] for one in annotations[2]] == [8, 9]
+    assert all(str(error).startswith(str(path)) for error in told)
+
+
+def test_both_images_of_an_annotation_that_is_there_twice_are_left_out(tmp_path):
+    broken = content()
+    broken["images"] += [{**broken["images"][0], "id": number} for number in (2, 3)]
+    broken["annotations"].append({**broken["annotations"][0], "image_id": 2})
+    path, told = tmp_path / "a.json", []
+    path.write_text(json.dumps(broken))
+    images, _, _ = read_coco(path, told.append)
+    assert [image["id"] for image in images] == [3] and len(told) == 1 and "is there twice" in str(told[0])
+
+
+def test_the_folder_is_that_of_the_first_image_that_is_there(tmp_path):
+    touch(tmp_path, "images/3.jpg")
+    names = ["../../1.jpg", "x" * 300, "2.jpg", "3.jpg"]
+    assert find_folder(tmp_path / "result.json", tmp_path, names) == tmp_path / "images"
+    with pytest.raises(ValueError, match="'../../1.jpg' leads out of"):
+        find_folder(tmp_path / "result.json", tmp_path, names[:3])

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict, train
 from gemma_lisa.command_line import run
+from gemma_lisa.datasets_builder.__main__ import main as datasets_main
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
@@ -151,7 +152,8 @@ def test_what_covers_no_pixel_is_left_out_aloud(photos, caplog):
 
 def test_images_without_annotations_are_left_out_aloud(tmp_path, caplog):
     assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
-    assert "left out 2 images with nothing to ask; the first:" in caplog.text and "images/2.png" in caplog.text
+    assert "left out 2 of its records, in which nothing can be asked; the first:" in caplog.text
+    assert "images/2.png" in caplog.text
 
 
 def test_text_can_be_the_annotations_own(photos):
@@ -383,6 +385,32 @@ def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, 
     [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert line.startswith("error: ") and "result.json: image 1 (images/1.png): annotation 2" in line
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, box_only, unknown_category, other_size])
+def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, caplog):
+    photos = Photos(tmp_path / "two")
+    spoil(photos)
+    if spoil is not no_file:  # which adds it itself
+        photos.content["images"].append({"id": 2, "file_name": "images/2.png", "height": HEIGHT, "width": WIDTH})
+        Image.new("RGB", (WIDTH, HEIGHT)).save(photos.root / "images/2.png")
+    photos.content["annotations"].append(annotation(9, [box(*LOW)], image=2))
+    with pytest.raises(ValueError):
+        photos.load()
+    assert photos.load(max_bad=1)["source"] == ["coco_instances/train/images/2.png"]
+    assert "left out, as max_bad allows" in caplog.text and "result.json" in caplog.text
+
+
+def test_verify_names_every_bad_record(tmp_path, capsys):
+    photos = Photos(tmp_path / "three", 3)
+    photos.content["annotations"] += [annotation(7 + image, [box(*LOW)], image=image) for image in (2, 3)]
+    (photos.root / "result.json").write_text(json.dumps(photos.content))
+    for number in (1, 2):
+        (photos.root / f"images/{number}.png").unlink()
+    with pytest.raises(ValueError, match="2 of its records are bad, listed above; 1 were made"):
+        datasets_main(["verify", "coco_instances", "--data_dir", str(photos.root)])
+    said = capsys.readouterr().out
+    assert "image 1 (images/1.png)" in said and "image 2 (images/2.png)" in said
 
 
 # --- cache -----------------------------------------------------------------------------------------------------------

@@ -213,10 +213,13 @@ IMAGES = [photo(9), photo(11), photo(12)]
         (REFS, changed(IMAGES, 1, file_name="none.jpg"), ANNOTATIONS, r"image 11: .*none.jpg: no such file"),
         (REFS, changed(IMAGES, 1, height="6"), ANNOTATIONS, r"image 11: .*height '6'"),
         (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: noted as 9 x 6 pixels"),
-        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation="x"), r"annotation 60: a segmentation is neither"),
+        (changed(REFS, 2, sentences=None), IMAGES, ANNOTATIONS, r"record 2 .*has no sentences"),
+        (changed(REFS, 2, split=3), IMAGES, ANNOTATIONS, r"ref 2: its split is 3"),
+        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation=None), r"ref 2: .*annotation 60 has no segmentation"),
+        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation="x"), r"ref 2: .*annotation 60: a segmentation is neither"),
         (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation=[polygon(0, 0, 80, 6)]), r"annotation 60: a polygon"),
     ],
-    ids=["no image", "no annotation", "of another photo", "out", "no file", "no size", "size", "no mask", "too far"],
+    ids="no_image no_object of_another_photo out no_file no_size size no_words no_split null no_mask too_far".split(),
 )
 def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, caplog, refs, images, annotations, message):
     write(root, "refcoco/refs(unc).p", refs, images, annotations)
@@ -246,6 +249,31 @@ def test_changed_files_are_prepared_anew(root):
     write(root, "refcoco/refs(unc).p", changed(REFS, 2, split="train"), IMAGES, ANNOTATIONS)
     rows = load_rows("refcoco", "train", str(root))
     assert [row["source"][-2:] for row in rows] == ["09", "11"]
+
+
+def test_a_photo_of_refclef_that_comes_later_is_prepared_anew(tmp_path):
+    folder = "refer_seg/images/saiapr_tc-12/00/images"
+    images = [photo(number, f"00/images/{number}.jpg") for number in (25, 112)]
+    objects = [annotation(at, image["id"], [polygon(0, 0, 4, 4)]) for at, image in enumerate(images)]
+    records = [ref(at, image["id"], at, "train", "sky") for at, image in enumerate(images)]
+    write(tmp_path, "refclef/refs(unc).json", records, images, objects)
+    save(tmp_path, f"{folder}/112.jpg")
+    assert len(load_rows("refclef", "train", str(tmp_path), {"max_bad": 1})) == 1
+    save(tmp_path, f"{folder}/25.jpg")
+    assert len(load_rows("refclef", "train", str(tmp_path), {"max_bad": 1})) == 2
+    Image.new("RGB", (9, 6)).save(tmp_path / folder / "25.jpg")
+    with pytest.raises(ValueError, match="noted as 8 x 6"):
+        load_rows("refclef", "train", str(tmp_path))
+
+
+def test_the_published_sizes_are_those_of_the_way_of_splitting(root):
+    def sizes(name, config):
+        return BUILDERS[name](config_name=config, data_dir=str(root)).ARCHIVE.sizes
+
+    assert sizes("refcoco", "unc") == {"train": 16_994, "validation": 1_500, "testA": 750, "testB": 750}
+    assert sum(sizes("refcoco", "unc").values()) == 19_994 and sum(sizes("refcoco_plus", "unc").values()) == 19_992
+    assert sizes("refcocog", "umd")["test"] == 2_600
+    assert sizes("refcoco", "google") == sizes("refcocog", "google") == {}
 
 
 @pytest.mark.parametrize("name", ["refclef", "refcoco", "refcoco_plus", "refcocog", "grefcoco"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gemma_lisa.datasets_builder.refs_files import (
+    Ref,
     convert,
     find_refs,
     main,
@@ -148,18 +149,20 @@ def test_a_label_names_its_splits_by_letter(label, splits):
     assert splits_of(label) == splits
 
 
-def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(tmp_path, caplog):
+def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(tmp_path):
     file = tmp_path / "refs(unc).json"
     records = [record(0, "testBC"), record(1, "train"), record(2, "none"), record(3, "train", image_id=9)]
     file.write_text(json.dumps([*records, record(4, "train")]))
-    groups = refs_by_split(read_refs(file), file)
+    remarks = []
+    groups = refs_by_split(read_refs(file), file, remarks.append)
     assert {split: {image: len(refs) for image, refs in photos.items()} for split, photos in groups.items()} == {
         "train": {581857: 2, 9: 1},
         "testB": {581857: 1},
         "testC": {581857: 1},
     }
     assert list(groups) == ["train", "testB", "testC"]
-    assert "left out 1 refs of no split" in caplog.text and "ref 2" in caplog.text and "'none'" in caplog.text
+    [said] = remarks
+    assert "left out 1 refs of no split" in said and "ref 2" in said and "'none'" in said
 
 
 @pytest.mark.parametrize(
@@ -206,9 +209,8 @@ def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
         ([], "needs the lists images and annotations"),
         ({"images": []}, "needs the lists images and annotations"),
         (instances([7]), r"the image at place 0 of its list \(from 0 on\) has no id"),
-        (instances([{"id": 3}]), "image 3 has no file_name, height, width"),
         (instances([IMAGE, {**IMAGE, "width": 3}]), "image 1 is there twice, and not the same"),
-        (instances([IMAGE], [{"id": 5, "image_id": 1}]), "annotation 5 has no segmentation"),
+        (instances([IMAGE], [ANNOTATION, {**ANNOTATION, "image_id": 2}]), "annotation 5 is there twice, and not the"),
     ],
 )
 def test_wrong_instances_are_one_line(tmp_path, content, message):
@@ -216,6 +218,29 @@ def test_wrong_instances_are_one_line(tmp_path, content, message):
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"instances.json: {message}"):
         read_instances(file)
+
+
+def test_what_may_pass_is_told_and_left_out(tmp_path):
+    told = []
+    file = tmp_path / "instances.json"
+    other = {**ANNOTATION, "id": 6}
+    file.write_text(json.dumps(instances([IMAGE, 7], [ANNOTATION, {**ANNOTATION, "image_id": 2}, other])))
+    found = read_instances(file, told.append)
+    assert found.images == {1: IMAGE} and found.annotations == {6: other} and len(told) == 2
+    file = tmp_path / "refs(unc).json"
+    file.write_text(json.dumps([record(0), record(1, split=3), record(2)]))
+    assert [ref.where[-5:] for ref in read_refs(file, told.append)] == ["ref 0", "ref 2"] and len(told) == 3
+
+
+def test_a_ref_to_a_record_that_lacks_something_is_named_with_it(tmp_path):
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(instances([{"id": 3}], [{"id": 5, "image_id": 3}])))
+    found = read_instances(file)
+    ref = Ref("refs(unc).p: ref 0", 3, (5,), "train", ("the lady",))
+    with pytest.raises(ValueError, match="ref 0: .*instances.json: image 3 has no file_name, height, width"):
+        found.image(ref)
+    with pytest.raises(ValueError, match="ref 0: .*instances.json: annotation 5 has no segmentation"):
+        found.annotation(5, ref)
 
 
 @pytest.mark.skipif(not (SAMPLES / "refer_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
