@@ -7,7 +7,6 @@
 A row is one dialogue, of people's questions and the assistant's answers in turn. Of mix665k some are about no photo.
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -19,10 +18,9 @@ import datasets
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
+from .jpeg_header import stored_size
 from .json_files import read_records
 from .rows import SEG_SLOT
-
-logger = logging.getLogger(__name__)
 
 FILES = {"150k": "llava_instruct_150k.json", "mix665k": "llava_v1_5_mix665k.json"}
 COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # below data_dir, what `image` does
@@ -38,7 +36,8 @@ PHOTOS = {
     ),
 }
 HUMAN, GPT = "human", "gpt"
-MARK = re.compile(r"\s*<image>\s*")  # where LLaVA puts the photo; here it always stands first
+SLOT = "<image>"  # where LLaVA puts the photo; here it always stands first
+MARK = re.compile(rf"\s*{SLOT}\s*")
 RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
 
 
@@ -53,13 +52,14 @@ class LlavaInstructConfig(ArchiveConfig):
 
 
 class LlavaInstruct(ArchiveBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = LlavaInstructConfig
     BUILDER_CONFIGS = [
         LlavaInstructConfig(name="150k", version=VERSION),
         LlavaInstructConfig(name="mix665k", version=VERSION),
     ]
     DEFAULT_CONFIG_NAME = "150k"
+    SIZES = {"150k": {"train": 157_712}, "mix665k": {"train": 665_298}}
     ARCHIVE = Archive(
         title="LLaVA-Instruct",
         folder="llava_dataset",
@@ -69,6 +69,7 @@ class LlavaInstruct(ArchiveBuilder):
         homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
         license="CC-BY-4.0, and to be used by OpenAI's terms; photos under their own",
         citation="Liu et al., Visual Instruction Tuning, NeurIPS 2023",
+        unit="records",
     )
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
@@ -76,13 +77,12 @@ class LlavaInstruct(ArchiveBuilder):
         file = require_file(self.config.json_file, self.ARCHIVE)
         return [datasets.SplitGenerator("train", gen_kwargs={"split": "train", "file": file})]
 
-    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[str, dict]]:
         photos = Photos(self.config.root, self.config.root / COUNTS_FROM[self.config.name])
         begun_by_gpt = []
 
-        def row_of(numbered: tuple[int, Any]) -> dict | None:
-            place, record = numbered
-            where = f"{file}: record {place} (from 0 on)"
+        def row_of(numbered: tuple[str, int, Any]) -> dict | None:
+            where, place, record = numbered
             if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
                 raise ValueError(f"{where}: has no id; get the file again.")
             where += f", id {record['id']}"
@@ -94,32 +94,36 @@ class LlavaInstruct(ArchiveBuilder):
             image = None
             if record.get("image") is not None:
                 image = {"bytes": None, "path": str(photos.find(record["image"], where))}
+            elif any(SLOT in turn["value"] for turn in record["conversations"] if turn["from"] == HUMAN):
+                raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
             source = f"{self.name}/{split}/{record['id']}-{place}"
             return {"image": image, "source": source, "targets": [], "conversation": rounds}
 
-        yield from self.rows(((place, (place, record)) for place, record in enumerate(read_records(file))), row_of)
+        records = enumerate(read_records(file))
+        named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)
+        yield from self.rows(((numbered[0], numbered) for numbered in named), row_of)
         if begun_by_gpt:
-            logger.warning(
-                "%s: left out what %d dialogues answer before the first question; the first: %s",
-                file,
-                len(begun_by_gpt),
-                begun_by_gpt[0],
+            self.remark(
+                f"{file}: left out what {len(begun_by_gpt)} dialogues answer before the first question; the first: "
+                f"{begun_by_gpt[0]}"
             )
 
 
 class Photos:
-    """Which photos there are: every folder is listed once, for several hundred thousand are asked for."""
+    """Which photos there are: every folder is listed and every photo looked at once, for several dialogues are about
+    one, and several hundred thousand are asked for."""
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder  # the data folder, and where names count from
         self._listed: dict[Path, set[str]] = {}
+        self._whole: set[Path] = set()
 
     def find(self, name: Any, where: str) -> Path:
         """The path of a photo.
 
         Raises:
-            ValueError: no name, one that leads out of the data folder, or no such file.
+            ValueError: no name, one that leads out of the data folder, no such file, or none that can be read.
         """
         if not isinstance(name, str) or not Path(name).suffix:
             raise ValueError(f"{where}: its image is {str(name)[:80]!r}, which is no path of a picture.")
@@ -128,6 +132,9 @@ class Photos:
             self._listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
         if path.name not in self._listed[path.parent]:
             raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.get}")
+        if path not in self._whole:
+            stored_size(path, where)
+            self._whole.add(path)
         return path
 
 

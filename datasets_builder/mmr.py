@@ -23,7 +23,7 @@ class MmrConfig(ArchiveConfig):
 
 
 class Mmr(MultiTargetBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = MmrConfig
     BUILDER_CONFIGS = [MmrConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -36,8 +36,6 @@ class Mmr(MultiTargetBuilder):
         license="photos under Flickr's terms of use; none is stated for the annotations",
         citation="Jang et al., MMR: A Large-scale Benchmark Dataset for Multi-target and Multi-granularity Reasoning "
         "Segmentation, ICLR 2025",
-        sizes={"train": 154_127, "validation": 8_194},
-        unit="questions",
     )
     FILES = {
         "train": "MMR_train.json",

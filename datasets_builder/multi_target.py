@@ -54,12 +54,11 @@ class MultiTargetBuilder(ArchiveBuilder):
             datasets.SplitGenerator(split, gen_kwargs={"split": split, "file": file}) for split, file in files.items()
         ]
 
-    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[str, dict]]:
         photos = self.config.root / PHOTOS
 
-        def row_of(numbered: tuple[int, Any]) -> dict | None:
-            place, record = numbered
-            where = f"{file}: record {place} (from 0 on)"
+        def row_of(numbered: tuple[str, int, Any]) -> dict | None:
+            where, place, record = numbered
             if not isinstance(record, dict):
                 raise ValueError(f"{where}: is {repr(record)[:80]}, no record.")
             path = path_inside(photos, self.photo(record, where), (photos,), where)
@@ -78,7 +77,9 @@ class MultiTargetBuilder(ArchiveBuilder):
                 "conversation": [],
             }
 
-        yield from self.rows(((place, (place, record)) for place, record in enumerate(read_records(file))), row_of)
+        records = enumerate(read_records(file))
+        named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)
+        yield from self.rows(((numbered[0], numbered) for numbered in named), row_of)
 
 
 def index_of(config: ArchiveConfig, folder: str) -> list[Path]:

@@ -25,7 +25,7 @@ class MuseConfig(ArchiveConfig):
 
 
 class Muse(MultiTargetBuilder):
-    VERSION = datasets.Version("1.0.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = MuseConfig
     BUILDER_CONFIGS = [MuseConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"

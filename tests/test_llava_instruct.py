@@ -24,7 +24,9 @@ def turns(*values):
 
 def write(root, name, records):
     (root / "llava_dataset").mkdir(parents=True, exist_ok=True)
-    (root / "llava_dataset" / name).write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    (root / "llava_dataset" / name).write_text(
+        json.dumps(records, ensure_ascii=False).replace("\\\\ud83d", "\\ud83d"), encoding="utf-8"
+    )
 
 
 def photo(root, path):
@@ -121,11 +123,19 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
         (record("7", "000000000009.jpg", turns("Who?", "It is {seg}.")), r"id 7: an answer of it says \{seg\}"),
         (record("7", "000000000009.jpg", "Who?"), "id 7: its conversations are no list of turns"),
         (record("7", "000000000009.jpg", [{"from": "human"}]), "id 7: its conversations are no list of turns"),
+        ({"id": "7", "conversations": turns("<image>\nWho?", "I.")}, "id 7: .*place of a photo.*names no image"),
+        (record("7", None, turns("Who?", "I.", "And there? <image>", "He.")), "id 7: .*names no image"),
+        (record("7", "cut.jpg", turns("Who?", "I.")), "id 7: the image .*cut.jpg cannot be read"),
+        (record("7", "empty.jpg", turns("Who?", "I.")), "id 7: the image .*empty.jpg cannot be read"),
+        (record("7", "000000000009.jpg", turns("Who?", "\\ud83d")), r"record 1 .*'\\ud83d' holds half a character"),
         ({"conversations": []}, "record 1 .*has no id"),
         (None, "record 1 .*has no id"),
     ],
 )
 def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, bad, message, caplog):
+    whole = (root / "coco/train2017/000000000009.jpg").read_bytes()
+    for name, size in (("cut", len(whole) - 20), ("empty", 0)):
+        (root / f"coco/train2017/{name}.jpg").write_bytes(whole[:size])
     write(root, "llava_instruct_150k.json", [BUS, bad, LATE])
     with pytest.raises(ValueError, match=f"llava_instruct_150k.json: .*{message}") as refusal:
         load_rows("llava_instruct", "train", str(root))
@@ -169,6 +179,12 @@ def test_the_real_sample_is_three_rounds_about_a_bus(root):
         "answer": "The bus in the image is white and red.",
     }
     assert len(row["conversation"]) == 3
+
+
+def test_the_published_sizes_are_those_of_its_file():
+    archives = [LlavaInstruct(config_name=name, data_dir=".").ARCHIVE for name in ("150k", "mix665k")]
+    assert [archive.sizes for archive in archives] == [{"train": 157_712}, {"train": 665_298}]
+    assert archives[0].unit == "records"
 
 
 def test_its_card_names_licence_and_source():
