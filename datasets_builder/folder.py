@@ -13,7 +13,6 @@ questions, each is a target of its picture; without, each class is, all its inst
     rows = load_rows("folder", "train", "my_photos", {"text": "the mug"})
 """
 
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import datasets
 
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import fingerprint
+from .coco_segmentation import photo_size
 from .folder_files import MASKS, Photo, find_folders, find_mask, is_unicode, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
 from .folder_tables import (
@@ -37,8 +37,6 @@ from .folder_tables import (
     read_questions,
 )
 from .rows import RESERVED, SEG_SLOT
-
-logger = logging.getLogger(__name__)
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -77,8 +75,9 @@ class Folder(TolerantBuilder):
         _check_options(config)
         folders = find_folders(root)
         questions, bad_lines = _read_questions(root, folders)
-        splits, complaints = _find_photos(config, folders, questions or [])
+        splits, complaints, others = _find_photos(config, folders, questions or [])
         complaints = bad_lines + complaints
+        self.remark_cases(root, {"files that are no pictures": others})
         if not splits and not complaints:
             raise ValueError(f"{root}: images/ holds no picture; put some there.")
         splits = splits or {next(iter(folders)): []}  # for verify to list the complaints
@@ -116,6 +115,7 @@ class Folder(TolerantBuilder):
             if isinstance(record, ValueError):
                 raise record
             if with_questions:
+                photo_size(record.path, "folder")  # or each of its questions would complain of a damaged one
                 targets, rounds = _asked(record, reader, self.config.root, self.tolerate)
             else:
                 targets, rounds = _class_targets(record, reader, self.config.text, left_out), []
@@ -132,7 +132,7 @@ class Folder(TolerantBuilder):
         records += [(str(photo.path), photo) for photo in photos]
         yield from self.rows(records, row_of)
         reader.check_agreement()
-        _say_left_out(self.config.root, left_out)
+        self.remark_cases(self.config.root, left_out)
 
 
 def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
@@ -149,8 +149,9 @@ def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question
 
 def _find_photos(
     config: FolderConfig, folders: dict[str, Path], questions: list[Question]
-) -> tuple[dict[str, list[Photo]], list[ValueError]]:
-    """The pictures of each split with what belongs to them, and a line for each file or question that fits nowhere."""
+) -> tuple[dict[str, list[Photo]], list[ValueError], list[Path]]:
+    """The pictures of each split with what belongs to them, a line for each file or question that fits nowhere, and
+    the files that are no pictures."""
     root, asked, inside, complaints = config.root, set(), [], []
     for question in questions:
         try:
@@ -161,7 +162,6 @@ def _find_photos(
         else:
             inside.append(question)
     pairs = {split: pair_up(folder, asked) for split, folder in folders.items()}
-    _say_left_out(root, {"files that are no pictures": [path for found in pairs.values() for path in found.others]})
     complaints += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
     complaints += [complaint for found in pairs.values() for complaint in found.complaints]
     splits = {split: list(found.photos.values()) for split, found in pairs.items()}
@@ -174,7 +174,7 @@ def _find_photos(
             f"{root}: validation_share {config.validation_share} finds a folder of validation there already, or leaves "
             "it or train without a picture; change the share, or set it to 0."
         )
-    return splits, complaints
+    return splits, complaints, [path for found in pairs.values() for path in found.others]
 
 
 def _class_targets(photo: Photo, reader: MaskReader, text: str | None, left_out: dict) -> list[dict]:
@@ -286,9 +286,3 @@ def _check_options(config: FolderConfig) -> None:
         raise ValueError(f'folder: text is {text!r}; take words, as in "the mug".')
     if text:
         check_characters(text, "folder: the option text")
-
-
-def _say_left_out(root: Path, left_out: dict[str, list]) -> None:
-    for reason, cases in left_out.items():
-        if cases:
-            logger.warning("%s: left out %d %s; the first: %s", root, len(cases), reason, cases[0])

@@ -570,6 +570,17 @@ def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):
     assert "left out 1 files that are no pictures; the first" in caplog.text and "notes.txt" in caplog.text
 
 
+def test_what_was_left_out_is_said_at_every_start(root, caplog):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 1)))
+    mask(root, "1_cat.png", numbers())
+    write(root, "images/notes.txt", "x")
+    for _ in range(2):
+        caplog.clear()
+        assert len(load(root, text="the mug")) == 1
+        assert "left out 1 files that are no pictures" in caplog.text and "left out 1 masks of nothing" in caplog.text
+
+
 def test_a_picture_in_which_nothing_is_marked_is_left_out_and_counted(root, caplog):
     for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
         photo(root, f"{stem}.jpg")

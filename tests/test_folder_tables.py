@@ -3,8 +3,10 @@
 import json
 import unicodedata
 
+import numpy as np
 import pytest
 from own_folder import areas, load, mask, numbers, photo, refusal, write
+from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
@@ -197,6 +199,17 @@ def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
 def test_a_table_of_bad_lines_alone_does_not_let_the_classes_be_asked_for(asked):
     write(asked, "questions.csv", BAD_LINES)
     assert "holds no row" in refusal(asked, max_bad=99)
+
+
+@pytest.mark.parametrize("length", [0, 1_500])
+def test_a_damaged_photo_is_one_complaint_whatever_is_asked_of_it(asked, length):
+    lines = ["1.jpg,the cat,cat", "2.png,the chair,", "2.png,the stool,", "2.png,the couch,"]
+    write(asked, "questions.csv", "\n".join(["image,question,class", *lines]))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB, whatever the compression
+    Image.fromarray(pixels).save(asked / "images/2.png")
+    (asked / "images/2.png").write_bytes((asked / "images/2.png").read_bytes()[:length])
+    assert "2.png cannot be read" in refusal(asked)
+    assert [areas(row) for row in load(asked, max_bad=1)] == [{"the cat": 8}]
 
 
 def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
