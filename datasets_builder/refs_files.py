@@ -12,6 +12,7 @@ Once converted, the pickle is not needed any more:
 import argparse
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from .json_files import read_json, refuse
+
+logger = logging.getLogger(__name__)
 
 INSTANCES = "instances.json"
 SUFFIXES = (".json", ".p")  # whoever converted the pickle wants the other read
@@ -94,7 +97,9 @@ def read_refs(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> li
     return _refs(read_json(file) if file.suffix == ".json" else unpickle(file), file, tolerate)
 
 
-def refs_by_split(refs: list[Ref], file: Path, remark: Callable[[str], None]) -> dict[str, dict[int | str, list[Ref]]]:
+def refs_by_split(
+    refs: list[Ref], file: Path, remark: Callable[[str], None] = logger.warning
+) -> dict[str, dict[int | str, list[Ref]]]:
     """The refs of each split that has any, by the ids of their photos, as the refer API divides them.
 
     remark: is told how many are of no split, and so left out.
