@@ -24,18 +24,10 @@ import datasets
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import fingerprint
 from .coco_segmentation import photo_size
+from .folder_classes import class_names, read_classes
 from .folder_files import MASKS, Photo, find_folders, find_mask, is_unicode, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
-from .folder_tables import (
-    CLASS_FILES,
-    QUESTION_FILES,
-    Question,
-    check_characters,
-    class_names,
-    find_one,
-    read_classes,
-    read_questions,
-)
+from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
 from .rows import RESERVED, SEG_SLOT
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")

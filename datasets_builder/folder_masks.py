@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from .coco_segmentation import row_rle, turn_of, unite
+from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
-from .folder_tables import IGNORED, clean
 from .label_maps import class_masks, read_label_map
 from .labelme import read_labelme
 

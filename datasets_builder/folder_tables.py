@@ -1,4 +1,4 @@
-"""What a user writes beside own pictures: questions.csv or questions.jsonl, and how classes are called.
+"""What a user asks of own pictures: questions.csv or questions.jsonl.
 
 image,question,mask,answer,explanation
 1.jpg,What would you sit on?,masks/1_chair.png,It is {seg}.,It has a seat and a back.
@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .coco_files import SPLIT_WORDS
 from .rows import RESERVED
 
@@ -28,20 +26,6 @@ TABLE_NAME = re.compile(
 )
 COLUMNS = ("image", "question", "mask", "class", "answer", "split", "explanation")
 DELIMITERS = ",;\t"  # spreadsheets of half of Europe write semicolons
-BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # what number 0 may be called
-IGNORED = "__ignore__"  # LabelMe's word for what is not counted
-
-# A line of classes.txt: `1: cat`, or with another sign between; `cat: 1`; or `cat`. `3 wheeler` may be the first or the
-# last of these, `7up` is a name.
-NUMBER_FIRST = re.compile(
-    r"(?P<number>\d{1,9})(?P<separator>\s*[:=,;)]\s*|\.\s*(?=\D)|\s+-\s+|\s+)(?P<name>[^\s:=,;\"].*)"
-)
-NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;\t]\s*(?P<number>\d{1,9})")
-NAME_ALONE = re.compile(r".*")
-NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
-NO_NAME = '#%/{}[]<>*|,;:=-"'  # begins no name, but comments, lists and other formats
-HEADINGS = {"id", "ids", "index", "number", "value", "name", "names", "class", "classes", "label", "labels"}
-HEADINGS |= {"category", "categories"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +121,7 @@ def _question(record: dict[str, str] | ValueError, where: str, default_split: st
 
 def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]]:
     """(where, cells by column) of every line, or (where, what is wrong with it)."""
-    text = _text(file)
+    text = read_text(file)
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True)
     columns = None
@@ -168,7 +152,7 @@ def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]
 
 def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]]:
     """As `_csv_records`."""
-    for number, line in enumerate(_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             where = f"{file} line {number}"
             try:
@@ -180,7 +164,7 @@ def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueErro
 
 def _json_record(line: str, where: str) -> dict[str, str]:
     try:
-        record = json.loads(line, object_pairs_hook=_each_once)
+        record = json.loads(line, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: is no JSON ({error}); write one object a line.") from error
     if not isinstance(record, dict) or not all(isinstance(cell, str | None) for cell in record.values()):
@@ -201,37 +185,19 @@ def _columns(names: list[str], where: str) -> list[str]:
     return columns
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """What a user wrote.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f'{file} is not UTF-8; save it as "CSV UTF-8" or as text in UTF-8.') from error
 
 
-def read_classes(file: Path) -> dict[int, str]:
-    """How the numbers of label maps are called.
-
-    Raises:
-        ValueError: what is wrong, with the file, and the line of a text.
-    """
-    text = _text(file)
-    if file.suffix.lower() == ".txt":
-        return class_names(_class_lines(text, file), str(file))
-    try:
-        if file.suffix.lower() == ".json":
-            content = json.loads(text, object_pairs_hook=_each_once)
-        else:
-            node = yaml.compose(text, yaml.SafeLoader)
-            if isinstance(node, yaml.MappingNode):
-                _each_once([(str(key.value), None) for key, _ in node.value])
-            content = yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read ({reason}); write a line `1: cat` for each class.") from error
-    return class_names(content, str(file))
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping, of which JSON and YAML would silently keep the last of two."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -240,105 +206,9 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _class_lines(text: str, file: Path) -> list[str] | dict[int, str]:
-    """The names, or the names by their numbers; all lines must be written in one way.
-
-    Raises:
-        ValueError: a line that may mean something else, with its number.
-    """
-    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
-    kinds = {number: _kind(line) for number, line in lines.items()}
-    first = next(iter(lines), 0)
-    for number, line in lines.items():
-        words = set(re.findall(r"[^\W\d_]+", line.lower()))
-        if line[0] in NO_NAME or (number == first and words and words <= HEADINGS and not re.search(r"\d", line)):
-            raise ValueError(
-                f"{file} line {number}: {line!r} looks like a comment, a heading or another format; take it out, or "
-                "write a number and a name on every line, as in `1: cat`."
-            )
-        if kinds[number] is None or kinds[number] is not kinds[first]:
-            raise ValueError(
-                f"{file} line {number}: it is not clear whether {line!r} has a number; write a number and a name on "
-                "every line, as in `1: cat`, or names alone, none of which begins with a number."
-            )
-    if not lines or kinds[first] is NAME_ALONE:
-        return list(lines.values())
-    names, places = {}, {}
-    for place, line in lines.items():
-        match = kinds[first].fullmatch(line)
-        number = int(match["number"])
-        if number in names:
-            raise ValueError(
-                f"{file} line {place}: the number {number} is there twice, also in line {places[number]}; each class "
-                "needs one of its own."
-            )
-        names[number], places[number] = match["name"], place
-    return names
-
-
-def _kind(line: str) -> re.Pattern | None:
-    """How a class is written; none where it cannot be told."""
-    match = NUMBER_FIRST.fullmatch(line)
-    if match is None:
-        if NUMBER_BEGINS.match(line):
-            return None
-        return NUMBER_LAST if NUMBER_LAST.fullmatch(line) else NAME_ALONE
-    separator = match["separator"].strip(" ")
-    if separator in (":", "="):
-        return NUMBER_FIRST
-    # `0 1 cat`, `1,cat,255,0,0`: a table of more than numbers and names
-    if NUMBER_BEGINS.match(match["name"]) or (separator and separator in match["name"]):
-        return None
-    return NUMBER_FIRST
-
-
-def class_names(content: Any, where: str) -> dict[int, str]:
-    """What each number is called, from a list, {number: name} or {name: number}; names have blanks for underscores.
-
-    A list counts from 1 on, or from 0 on where its first name is the background's.
-
-    Raises:
-        ValueError: what is wrong, with where.
-    """
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        if numbered := [name for name in content if NUMBER_BEGINS.match(name.strip())]:
-            raise ValueError(
-                f"{where}: the name {numbered[0]!r} begins with a number; if it is the name, number all of them, as in "
-                '{"1": "cat"}.'
-            )
-        names = [name for name in content if name != IGNORED]  # LabelMe's lists begin with it, at -1
-        content = dict(enumerate(names, start=0 if names and _is_background(names[0]) else 1))
-    pairs = list(content.items()) if isinstance(content, dict) else []
-    if pairs and all(type(number) is int for _, number in pairs):
-        pairs = [(number, name) for name, number in pairs]
-    names = {}
-    for number, name in pairs:
-        if not isinstance(name, str) or not re.fullmatch(r"-?\d{1,9}", str(number).strip()):
-            raise ValueError(f"{where}: {number!r} and {name!r} are no number and name; write `1: cat` for each.")
-        if int(number) in names:
-            raise ValueError(f"{where}: the number {int(number)} is there twice; each class needs one of its own.")
-        check_characters(name, where)
-        names[int(number)] = clean(name)
-    if 0 in names and not _is_background(names[0]):
-        raise ValueError(f"{where}: calls 0 {names[0]!r}, but 0 is the background; number the classes from 1 on.")
-    names.pop(0, None)
-    if not names or not all(names.values()):
-        raise ValueError(f"{where}: names no classes, or one has no name; write a line `1: cat` for each.")
-    return names
-
-
-def clean(name: str) -> str:
-    """A class's name as people write it."""
-    return " ".join(name.replace("_", " ").split())
-
-
 def check_characters(text: str, where: str) -> None:
     """Refuse half a character (a lone surrogate), which JSON can write, as "\\ud83d", but UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: {ascii(text)} holds half a character; write it again.") from error
-
-
-def _is_background(name: str) -> bool:
-    return clean(name).lower() in BACKGROUND

@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
 from .coco_segmentation import BORDER, row_rle, segmentation_runs, turn, turn_of, unite
-from .folder_tables import IGNORED, check_characters, clean
+from .folder_classes import IGNORED, clean
+from .folder_tables import check_characters
 from .json_files import read_json
 from .label_maps import INDEX_MODES
 

@@ -32,6 +32,7 @@ FLOORS = {
     "datasets_builder.coco_files": 0,
     "datasets_builder.coco_parts": 0,
     "datasets_builder.coco_segmentation": 0,
+    "datasets_builder.folder_classes": 0,
     "datasets_builder.folder_files": 0,
     "datasets_builder.folder_masks": 0,
     "datasets_builder.folder_tables": 0,

@@ -1,26 +1,24 @@
-"""A user's own folder: photos with masks or LabelMe's shapes, and the questions beside them."""
+"""A user's own folder: photos with masks, in splits, and what does not fit."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from own_folder import SIZE, areas, drawn, labelme, load, mask, numbers, photo, refusal, shape, turned, write
+from own_folder import SIZE, areas, labelme, load, mask, numbers, photo, refusal, shape, turned, write
 from PIL import Image
 
 from gemma_lisa.datasets_builder.ade20k import NAMES
 from gemma_lisa.datasets_builder.mixture import builder_of, load_rows, make_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE
 
-# pycocotools' own business with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("own_cache"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+]
 
-ONES = np.ones((2, 3), dtype=np.uint8)
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
-
-
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -88,128 +86,6 @@ def test_a_mask_without_a_name_needs_the_option_text(root):
     assert load(root, text="Where is it?")[0]["targets"][0]["is_sentence"] is True
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("classes.txt", "coffee_cup\ndog\n"),
-        ("classes.txt", "_background_\ncoffee_cup\ndog\n"),
-        ("classes.txt", "__ignore__\n_background_\ncoffee_cup\ndog\n"),
-        ("classes.txt", "0: background\n2: dog\n1: coffee cup\n"),
-        ("masks/classes.json", '{"1": "coffee cup", "2": "dog"}'),
-        ("classes.json", '{"background": 0, "coffee_cup": 1, "dog": 2}'),
-        ("classes.json", '["coffee cup", "dog"]'),
-        ("classes.yaml", "1: coffee cup\n2: dog\n"),
-        ("classes.txt", "\ufeff0 background\r\n1 coffee cup\r\n2 dog\r\n"),
-        ("classes.txt", "1. coffee cup\n\n2.dog\n"),
-        ("classes.txt", "1) coffee cup\n2 - dog\n"),
-        ("classes.txt", "1,coffee cup\n2, dog\n"),
-        ("classes.txt", "01;coffee cup\n2 ; dog\n"),
-        ("classes.txt", "1\tcoffee cup\n2=dog\n"),
-        ("classes.txt", "coffee cup: 1\ndog,2\n"),
-        ("classes.yml", "- background\n- coffee cup\n- dog\n"),
-        (None, {"1": "coffee cup", "2": "dog"}),
-        (None, ["coffee cup", "dog"]),
-    ],
-)
-def test_classes_are_named_by_a_file_or_the_option(root, name, text):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n255=slice(5, 6)))
-    if name:
-        write(root, name, text)
-    [row] = load(root, **({} if name else {"classes": text}))
-    assert areas(row) == {"the coffee cup": 8, "the dog": 16}
-    assert [decode_mask(target["ignore"], "").sum() for target in row["targets"]] == [8, 8]
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("7up\nA4 sheet, white\nbus 3\n", ["7up", "A4 sheet, white", "bus 3"]),
-        ("1: 3 wheeler\n2: label\n3: a, b\n", ["3 wheeler", "label", "a, b"]),
-        ("class 1\nclass 2\nclass\n", ["class 1", "class 2", "class"]),
-    ],
-)
-def test_names_with_numbers_in_them_stay_whole(root, text, names):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 6)))
-    write(root, "classes.txt", text)
-    assert list(areas(load(root)[0])) == [f"the {name}" for name in names]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("1: cat\ndog\n", "line 2: it is not clear whether 'dog' has a number; write a number and a name"),
-        ("cat\n\n3 wheeler\n", "line 3: it is not clear whether '3 wheeler' has a number; .*`1: cat`"),
-        ("cat: 1\ndog\n", "line 2: it is not clear whether 'dog'"),
-        ("1: cat\n2:\n", "line 2: it is not clear whether '2:'"),
-        ("1.5 litre bottle\n2.5 litre bottle\n", "line 1: it is not clear whether '1.5 litre bottle'"),
-        ("0 1 cat\n1 2 dog\n", "line 1: it is not clear whether '0 1 cat'"),
-        ("1,cat,255,0,0\n", "line 1: it is not clear whether '1,cat,255,0,0'"),
-        ("1\tcat\tred\n", r"line 1: it is not clear whether '1\\tcat\\tred'"),
-        ("1\n2\n", "line 1: it is not clear whether '1'"),
-        ("3-wheeler\ncat\n", "line 1: it is not clear whether '3-wheeler'"),
-        ("# classes\ncat\ndog\n", "line 1: '# classes' looks like a comment, a heading or another format; take it out"),
-        ("1 cat\n// dogs\n2 dog\n", "line 2: '// dogs' looks like"),
-        ("id,name\n1,cat\n", "line 1: 'id,name' looks like"),
-        ('1,"cat"\n', "line 1: it is not clear whether '1,\"cat\"'"),
-        ("Class_Name\ncat\n", "line 1: 'Class_Name' looks like"),
-        ("1: cat\n2: dog\n01 cow\n", "line 3: the number 1 is there twice, also in line 1"),
-        ("cat: 1\ndog: 1\n", "line 2: the number 1 is there twice, also in line 1"),
-    ],
-)
-def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line(root, text, said):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
-    write(root, "classes.txt", text)
-    with pytest.raises(ValueError, match=f"classes.txt {said}") as refused:
-        load(root)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("classes.json", '{"1": "cat", "01": "dog"}', "the number 1 is there twice; each class needs one of its own"),
-        ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' is there twice)"),
-        ("classes.json", '{"cat": 1, "dog": 1}', "the number 1 is there twice"),
-        ("classes.json", '["0 background", "1 cat"]', "the name '0 background' begins with a number"),
-        ("classes.json", '{"1": "c\\ud83dat"}', r"'c\ud83dat' holds half a character"),
-        ("classes.json", '{"1e": "cat"}', "'1e' and 'cat' are no number and name"),
-        ("classes.json", f'{{"{"1" * 5000}": "cat"}}', "are no number and name"),
-        ("classes.json", '{"1": true}', "'1' and True are no number and name"),
-        ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' is there twice)"),
-    ],
-)
-def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
-    write(root, name, text)
-    assert name in (refused := refusal(root)) and said in refused
-
-
-@pytest.mark.parametrize("name", ["Classes.txt", "CLASSES.TXT", "masks/Classes.TXT"])
-def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1)))
-    write(root, name, "cat\n")
-    assert areas(load(root)[0]) == {"the cat": 8}
-    write(root, name, "dog\n")
-    assert areas(load(root)[0]) == {"the dog": 8}
-    write(root, name.lower(), "cat\n")
-    assert "are both there; keep one" in refusal(root)
-
-
-@pytest.mark.parametrize("name", ["class.txt", "classes.csv", "masks/classes.txt.txt", "classes (1).txt"])
-def test_a_file_of_classes_under_another_name_is_not_passed_over(root, name):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1)))
-    assert areas(load(root, text="the mug")[0]) == {"the mug": 8}
-    write(root, name, "cat\n")
-    said = refusal(root, text="the mug")
-    assert f"{name}: is not read under this name; save it as classes.json or classes.txt or" in said
-
-
 def test_several_numbers_of_one_name_are_one_mask(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
@@ -268,118 +144,6 @@ def test_a_real_label_map_has_the_pixels_that_are_known_of_it(root):
     known = {"building": 123_406, "sky": 134_492, "wall": 14_538, "tree": 8_784, "road": 1_755}
     known |= {"grass": 53_099, "plant": 10_009}
     assert found == {f"the {name}": area for name, area in known.items()}
-
-
-# --- LabelMe ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("place", ["images", "labels"])
-def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
-    photo(root, "1.jpg", (40, 30))
-    shapes = [
-        shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
-        shape("coffee_cup", [[30, 20], [20, 30]], "rectangle"),  # from any corner
-        shape("ball", [[20, 10], [25, 10]], "circle"),
-        shape("sun", [[0, 30], [3, 30]], "circle"),  # reaches out of the picture
-        shape("__ignore__", [[0, 28], [40, 28], [40, 30], [0, 30]]),
-    ]
-    labelme(root, f"{place}/1.json", shapes, (40, 30))
-    [row] = load(root)
-    found = areas(row)
-    assert list(found) == ["the coffee cup", "the ball", "the sun"] and found["the coffee cup"] == 50 + 100
-    assert abs(found["the ball"] - np.pi * 25) < 4 and abs(found["the sun"] - np.pi * 9 / 4) < 2
-    ball = decode_mask(row["targets"][1]["masks"][0], "")
-    assert ball[10, 20] and ball[5:15, 15:25].sum() == ball.sum()
-    assert all(decode_mask(target["ignore"], "").sum() == 80 for target in row["targets"])
-
-
-@pytest.mark.parametrize(("kind", "marked"), [(bool, 1), (np.uint8, 1), (np.uint8, 255)])
-def test_a_mask_of_labelmes_ai_lies_from_the_first_pixel_of_its_box_to_the_last(root, kind, marked):
-    photo(root, "1.jpg")
-    pixels = (np.array([[1, 0, 1], [0, 1, 1]]) * marked).astype(kind)
-    labelme(root, "labels/1.json", [drawn("mug", [[2, 3], [4, 4]], pixels)])
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert np.argwhere(mug).tolist() == [[3, 2], [3, 4], [4, 3], [4, 4]]
-
-
-def test_a_mask_of_labelmes_ai_may_reach_over_the_border_and_its_box_be_a_pixel_larger(root):
-    photo(root, "1.jpg")
-    everything = np.ones((3, 3), dtype=np.uint8)
-    shapes = [
-        drawn("left", [[-1, -1], [1, 1]], everything),
-        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as the older versions cut it off
-        drawn("moved", [[2.4, 2.6], [4.6, 4.4]], everything),  # a box between the pixels
-    ]
-    labelme(root, "labels/1.json", shapes)
-    [row] = load(root)
-    masks = {target["texts"][0]: decode_mask(target["masks"][0], "") for target in row["targets"]}
-    expected = {"the left": (slice(0, 2), slice(0, 2)), "the right": (slice(4, 6), slice(6, 8))}
-    expected["the moved"] = (slice(3, 6), slice(2, 5))
-    for name, (rows, columns) in expected.items():
-        assert masks[name][rows, columns].all() and masks[name].sum() == masks[name][rows, columns].size
-
-
-@pytest.mark.parametrize("kind", ["rectangle", "oriented_rectangle", "rotation"])
-def test_a_rectangle_of_four_corners_is_the_polygon_that_they_are(root, kind):
-    photo(root, "1.jpg", (20, 20))
-    corners = [[4, 2], [12, 2], [12, 5], [4, 5]]
-    labelme(root, "labels/1.json", [shape("mug", corners, kind)], (20, 20))
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert mug[2:5, 4:12].all() and mug.sum() == 24
-    tilted = [[10, 0], [20, 10], [10, 20], [0, 10]]
-    labelme(root, "labels/1.json", [shape("mug", tilted, kind)], (20, 20))
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert mug[10, 1] and not mug[1, 1] and not mug[18, 18] and abs(int(mug.sum()) - 200) <= 20
-
-
-def test_labels_that_are_listed_are_united_and_others_refused(root):
-    photo(root, "1.jpg")
-    labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
-    assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
-    assert "1.json: 'dog-1' is no class; there are: cat" in refusal(root, classes=["cat"])
-
-
-def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
-    photo(root, "1.jpg", (8, 6), exif=turned(6))
-    labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
-    upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
-    labelme(root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6))  # the same, as stored
-    assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: its shape 1 \(a\): a line is no area here; draw"),
-        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle of 3 points"),
-        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle of 3 points"),
-        ([shape("a", [[0, 0], [4, 4]], "mask")], r"its shape 1 \(a\): its mask is no PNG in base64; draw it again"),
-        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): its mask cannot be read"),
-        ([drawn("a", [[0, 0]], ONES)], "a mask of 1 points"),
-        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box 6 x 2; draw it again"),
-        ([drawn("a", [[9, 0], [11, 1]], ONES)], "reaches out of its image, which is 8 x 6 pixels"),
-        ([drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))], "its mask is a picture in RGB"),
-        ([shape("c\ud83dat", [])], r"1.json: the label of its shape 1: 'c\\ud83dat' holds half a character"),
-        ([shape("a", [[0, 0], [4, 4]])], "its shape 1 .*three points"),
-        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"its shape 1 .*its image is 8 x 6"),
-        ([shape("a", ["x"])], "its points are no pairs of numbers"),
-        ([shape(" ", [])], "its shape 1 has no label"),
-        (["a"], "its shape 1 has no label"),
-        (None, "1.json: has no shapes, imageHeight and imageWidth"),
-    ],
-)
-def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
-    photo(root, "1.jpg")
-    labelme(root, "labels/1.json", content)
-    with pytest.raises(ValueError, match=said) as refused:
-        load(root)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_json_file_that_is_none_of_labelme_is_refused(root, text):
-    photo(root, "1.jpg")
-    write(root, "images/1.json", text)
-    assert "images/1.json" in refusal(root)
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -536,14 +300,6 @@ def test_a_folder_whose_name_is_not_in_utf_8_is_refused_by_it(root):
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     broken = root.rename(root.with_name("caf\udce9"))
     assert "caf\\udce9': a folder's name is not in UTF-8; rename it" in refusal(broken, text="the mug")
-
-
-@pytest.mark.parametrize(("name", "text"), [("classes.json", "{"), ("classes.yaml", "a: ["), ("classes.txt", "")])
-def test_a_file_of_classes_that_names_none_is_refused(root, name, text):
-    photo(root, "1.jpg")
-    mask(root, "1.png", numbers(n1=slice(0, 1)))
-    write(root, name, text)
-    assert name in (said := refusal(root)) and "write a line `1: cat` for each" in said
 
 
 def test_a_folder_that_holds_something_else_is_refused_with_what_it_should_hold(root):
