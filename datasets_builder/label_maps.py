@@ -19,7 +19,10 @@ INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a
 
 
 class LabelMapBuilder(ArchiveBuilder):
-    """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean."""
+    """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean.
+
+    A split of which no file is there is none; in one that is, every photo needs its map, and every map its photo.
+    """
 
     MAPS: ClassVar[dict[str, str]]  # each split's folder of label maps, in the set's own folder
     PHOTOS: ClassVar[dict[str, str]]  # each split's folder of photos, below data_dir

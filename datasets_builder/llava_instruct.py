@@ -93,7 +93,7 @@ class LlavaInstruct(ArchiveBuilder):
                 return None
             image = None
             if record.get("image") is not None:
-                image = {"bytes": None, "path": str(photos.find(record["image"], where))}
+                image = {"bytes": None, "path": photos.find(record["image"], where)}
             elif any(SLOT in turn["value"] for turn in record["conversations"] if turn["from"] == HUMAN):
                 raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
@@ -117,9 +117,9 @@ class Photos:
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder  # the data folder, and where names count from
         self._listed: dict[Path, set[str]] = {}
-        self._whole: set[Path] = set()
+        self._whole: set[str] = set()
 
-    def find(self, name: Any, where: str) -> Path:
+    def find(self, name: Any, where: str) -> str:
         """The path of a photo.
 
         Raises:
@@ -128,14 +128,16 @@ class Photos:
         if not isinstance(name, str) or not Path(name).suffix:
             raise ValueError(f"{where}: its image is {str(name)[:80]!r}, which is no path of a picture.")
         path = path_inside(self.folder, name, (self.root,), where)
-        if path.parent not in self._listed:
-            self._listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        if path.name not in self._listed[path.parent]:
+        folder = path.parent
+        if folder not in self._listed:
+            self._listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        if path.name not in self._listed[folder]:
             raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.get}")
-        if path not in self._whole:
+        found = str(path)  # once: of the paths that datasets puts in place of pathlib's it takes long
+        if found not in self._whole:
             stored_size(path, where)
-            self._whole.add(path)
-        return path
+            self._whole.add(found)
+        return found
 
 
 def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
