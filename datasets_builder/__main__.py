@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, not_negative, positive, run, write_whole
-from gemma_lisa.datasets_builder.archives import ArchiveBuilder, TolerantBuilder
+from gemma_lisa.datasets_builder.archives import QUESTIONS, ArchiveBuilder, TolerantBuilder
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
@@ -101,11 +101,15 @@ def inspect(args: argparse.Namespace) -> None:
     make_rows(builder)
     official = builder.ARCHIVE if isinstance(builder, ArchiveBuilder) else None
     for split, found in builder.info.splits.items():
-        published = ""
+        said = f"{split}: {found.num_examples:,} rows"
         if official and split in official.sizes:
-            count, unit = official.sizes[split], official.unit
-            published = f" (published: {count:,} {unit})" if count != found.num_examples else f" ({unit}, as published)"
-        print(f"{split}: {found.num_examples:,} rows{published}")
+            count, unit, there = official.sizes[split], official.unit, found.num_examples
+            if unit == QUESTIONS:
+                rows = builder.as_dataset(split=split)
+                there = len(EvaluationQuestions(rows, with_conversations=False))
+                said += f" of {there:,} {unit}"
+            said += f" (published: {count:,} {unit})" if count != there else f" ({unit}, as published)"
+        print(said)
     split = args.split or next(iter(builder.info.splits))
     if split not in builder.info.splits:
         raise UsageError(f"{args.name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")

@@ -20,6 +20,7 @@ from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
 
+QUESTIONS = "questions"
 REMARKS = "remarks.json"  # beside the rows in the cache: what was said when they were made
 
 
@@ -33,8 +34,8 @@ class Archive:
     homepage: str
     license: str
     citation: str  # authors, title, where and when, in one line
-    sizes: dict[str, int] = field(default_factory=dict)  # rows of each split, as published
-    unit: str = "images"  # what `sizes` counts
+    sizes: dict[str, int] = field(default_factory=dict)  # of each split, as published
+    unit: str = "images"  # what `sizes` counts: rows, or their targets where it is QUESTIONS
 
 
 @dataclass

@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
+from .leakage import coco_photo
 from .rows import sort_by_centroid
 
 CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
@@ -102,7 +103,7 @@ class CocoInstances(TolerantBuilder):
                 return None
             return {
                 "image": {"bytes": None, "path": str(path)},
-                "source": f"coco_instances/{split}/{image['file_name']}",
+                "source": f"coco_instances/{split}/{_name(image)}",
                 "targets": targets,
                 "conversation": [],
             }
@@ -114,6 +115,14 @@ class CocoInstances(TolerantBuilder):
         self.remark_cases(file, left_out)
         if not n_rows and not self.bad:
             raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
+
+
+def _name(image: dict) -> str:
+    """What an image is called; behind that, COCO's own name of it where only its address tells that it is COCO's."""
+    url = image.get("coco_url")
+    if isinstance(url, str) and coco_photo(image["file_name"]) is None and coco_photo(url) is not None:
+        return f"{image['file_name']}/{url.rpartition('/')[2]}"
+    return image["file_name"]
 
 
 def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, left_out: dict) -> list[dict | None]:

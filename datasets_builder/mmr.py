@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 
-from .archives import Archive, ArchiveConfig
+from .archives import QUESTIONS, Archive, ArchiveConfig
 from .multi_target import MultiTargetBuilder, index_of, text_of
 
 
@@ -36,6 +36,8 @@ class Mmr(MultiTargetBuilder):
         license="photos under Flickr's terms of use; none is stated for the annotations",
         citation="Jang et al., MMR: A Large-scale Benchmark Dataset for Multi-target and Multi-granularity Reasoning "
         "Segmentation, ICLR 2025",
+        sizes={"train": 154_127, "validation": 8_194},
+        unit=QUESTIONS,
     )
     FILES = {
         "train": "MMR_train.json",

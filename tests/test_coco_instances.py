@@ -14,7 +14,7 @@ from gemma_lisa import eval as evaluation
 from gemma_lisa import predict, train
 from gemma_lisa.command_line import run
 from gemma_lisa.datasets_builder.__main__ import main as datasets_main
-from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.mixture import load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -154,6 +154,17 @@ def test_images_without_annotations_are_left_out_aloud(tmp_path, caplog):
     assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
     assert "left out 2 of its records, in which nothing can be asked; the first:" in caplog.text
     assert "images/2.png" in caplog.text
+
+
+def test_a_photo_of_cocos_under_another_name_is_known_by_its_address(tmp_path):
+    photos = Photos(tmp_path / "photos", n_images=2)
+    photos.content["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000025.jpg"
+    photos.content["annotations"].append(annotation(4, [box(*LOW)], image=2))
+    photos.load()
+    options = (str(photos.root), None, {25: "refcoco/unc/validation"})
+    assert load_training_rows("coco_instances", "train", *options)["source"] == ["coco_instances/train/images/2.png"]
+    datasets_main(["prepare", "coco_instances", "--data_dir", str(photos.root), "--output", str(tmp_path / "out")])
+    assert len(load_training_rows(str(tmp_path / "out"), "train", *options)) == 1
 
 
 def test_text_can_be_the_annotations_own(photos):

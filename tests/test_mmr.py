@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemma_lisa.datasets_builder.__main__ import main as datasets_main
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.mmr import Mmr
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -65,6 +66,11 @@ def test_questions_keep_their_own_answers_and_masks_may_lie_in_each_other(root):
     assert [target["answer"] for target in row["targets"]] == [*RECORD["text_answers"][:2], None]
     questions = EvaluationQuestions(rows, with_conversations=False)
     assert [questions[at]["masks"][0][:, 0].sum(axis=1).tolist() for at in range(3)] == [[4, 1], [1], [4]]
+
+
+def test_what_is_published_are_questions(root, tmp_path, capsys):
+    datasets_main(["inspect", "mmr", "--data_dir", str(root), "--output", str(tmp_path / "sheet.png")])
+    assert "train: 1 rows of 3 questions (published: 154,127 questions)\n" in capsys.readouterr().out
 
 
 def test_every_split_has_its_file(root):
