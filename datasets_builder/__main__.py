@@ -171,7 +171,7 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
 # Verify
 # ---------------------------------------------------------------------------------------------------------------------
 def verify(args: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # prepared anew, for what was left out is not kept with the rows
+    with tempfile.TemporaryDirectory() as folder:  # anew: rows that are there were made with another limit
         builder = builder_of(args.name, args.data_dir, args.dataset_options, cache_dir=folder)
         if isinstance(builder, TolerantBuilder):
             builder.config.max_bad = NO_LIMIT
