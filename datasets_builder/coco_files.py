@@ -91,8 +91,11 @@ def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
             for folder in places:
                 if path_inside(folder, file_name, (folder, root), str(file)).is_file():
                     return folder
-        except (OSError, ValueError) as error:  # no name of a file
-            wrong = wrong or ValueError(f"{error}")
+        except OSError as error:  # no name of a file
+            wrong = wrong or ValueError(f"{file}: its image {file_name[:80]!r}: {error.strerror}.")
+            continue
+        except ValueError as error:
+            wrong = wrong or error
             continue
         wrong = wrong or ValueError(
             f"{file}: its image {file_name} is in none of {', '.join(dict.fromkeys(map(str, places)))}; the option "

@@ -83,6 +83,7 @@ class CocoInstances(TolerantBuilder):
         ]
 
     def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[str, dict]]:
+        num_bad = len(self.bad)
         images, annotations, names = read_coco(file, self.tolerate)
         root = self.config.root
         if images and folder is None:
@@ -113,7 +114,7 @@ class CocoInstances(TolerantBuilder):
             n_rows += 1
             yield where, row
         self.remark_cases(file, left_out)
-        if not n_rows and not self.bad:
+        if not n_rows and len(self.bad) == num_bad:
             raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
 
 

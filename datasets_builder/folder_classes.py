@@ -95,7 +95,7 @@ def _kind(line: str) -> re.Pattern | None:
     if separator in (":", "="):
         return NUMBER_FIRST
     # `0 1 cat`, `1,cat,255,0,0`: a table of more than numbers and names
-    if NUMBER_BEGINS.match(match["name"]) or (separator and separator in match["name"]):
+    if NUMBER_BEGINS.match(match["name"]) or (separator in (",", ";", "\t") and separator in match["name"]):
         return None
     return NUMBER_FIRST
 

@@ -21,12 +21,12 @@ INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a
 class LabelMapBuilder(ArchiveBuilder):
     """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean.
 
-    A split of which no file is there is none; in one that is, every photo needs its map, and every map its photo.
+    A split without any label map is none; in one that is, every photo needs its map, and every map its photo.
     """
 
     MAPS: ClassVar[dict[str, str]]  # each split's folder of label maps, in the set's own folder
     PHOTOS: ClassVar[dict[str, str]]  # each split's folder of photos, below data_dir
-    SHARED_PHOTOS: ClassVar[bool] = False  # those are other sets' too: without a label map there, it is no split
+    SHARED_PHOTOS: ClassVar[bool] = False  # those are other sets' too, and say nothing where no label map is
 
     def names(self) -> dict[int, str | None]:
         """What each number is called; none: its pixels are not counted."""
@@ -40,7 +40,9 @@ class LabelMapBuilder(ArchiveBuilder):
             maps = _stems(folder / name, ".png")
             photos = _stems(self.config.root / self.PHOTOS[split], ".jpg")
             # A photo without its label map, and a map without its photo, are records too, and bad ones
-            found[split] = sorted(maps | photos) if maps or not self.SHARED_PHOTOS else []
+            found[split] = sorted(maps | photos) if maps else []
+            if photos and not maps and not self.SHARED_PHOTOS:
+                self.remark(f"{folder / name}: holds no label map, so the split {split} is left out")
         if not any(found.values()):
             raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
         return [

@@ -38,6 +38,7 @@ PHOTOS = {
 HUMAN, GPT = "human", "gpt"
 SLOT = "<image>"  # where LLaVA puts the photo; here it always stands first
 MARK = re.compile(rf"\s*{SLOT}\s*")
+SLOT_LINE = re.compile(rf"\s*{SLOT}\s*\n|.*\n\s*{SLOT}\s*$", re.DOTALL)  # a dialogue on code may hold it elsewhere
 RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
 
 
@@ -94,7 +95,7 @@ class LlavaInstruct(ArchiveBuilder):
             image = None
             if record.get("image") is not None:
                 image = {"bytes": None, "path": photos.find(record["image"], where)}
-            elif any(SLOT in turn["value"] for turn in record["conversations"] if turn["from"] == HUMAN):
+            elif any(SLOT_LINE.match(turn["value"]) for turn in record["conversations"] if turn["from"] == HUMAN):
                 raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
             source = f"{self.name}/{split}/{record['id']}-{place}"
@@ -156,7 +157,8 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
         raise ValueError(f"{where}: its turns are by {', '.join(speakers)[:80]}; {HUMAN} and {GPT} must alternate.")
     rounds = []
     for human, gpt in zip(asked[::2], asked[1::2], strict=True):
-        question, answer = MARK.sub(" ", human["value"]).strip(), gpt["value"].strip()
+        question = human["value"] if record.get("image") is None else MARK.sub(" ", human["value"])
+        question, answer = question.strip(), gpt["value"].strip()
         if not question or not answer:
             raise ValueError(f"{where}: a turn of it says nothing.")
         if reserved := next((mark for mark in RESERVED if mark in answer), None):

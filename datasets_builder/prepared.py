@@ -91,7 +91,7 @@ def check_picture(image: dict | None, where: str) -> None:
     """Refuse the picture of a row of Parquet that names a file: whoever made the rows does not choose what is read
     here."""
     if image is not None and image["bytes"] is None and image["path"] is not None:
-        raise ValueError(f"{where}: names the picture {image['path']} and does not hold it; `prepare` puts them in.")
+        raise ValueError(f"{where}: names the picture {image['path']} and does not hold it; use `save_to_disk`.")
 
 
 def _from_shards(folder: Path, split: str) -> datasets.Dataset:

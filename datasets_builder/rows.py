@@ -63,6 +63,8 @@ def check_row(row: dict) -> None:
             )
         _refuse_reserved("answer", target["answer"].replace(SEG_SLOT, ""), row["source"])
     for turn in row["conversation"]:
+        if turn["question"] is None or turn["answer"] is None:
+            raise ValueError(f"{row['source']}: a round of its dialogue has no question or no answer; give it both.")
         _refuse_reserved("answer", turn["answer"], row["source"])
 
 

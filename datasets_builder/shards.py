@@ -43,8 +43,10 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / LOCK, blocking=False):
-            _write_shards(splits, folder, identity, num_proc, shards)
-            (folder / LOCK).unlink(missing_ok=True)  # the folder is published as it is
+            try:
+                _write_shards(splits, folder, identity, num_proc, shards)
+            finally:
+                (folder / LOCK).unlink(missing_ok=True)  # the folder is published as it is
     except filelock.Timeout as error:
         raise ValueError(f"{folder}: another process is preparing rows in it; wait for it.") from error
 

@@ -91,14 +91,21 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
 
 
-def test_a_split_that_nobody_unpacked_is_none_but_a_photo_in_it_needs_its_map(root):
+def test_a_split_without_label_maps_is_none_and_said_where_photos_are(root, caplog):
     for path in (root / "ade20k").glob("*/validation/*"):
         path.unlink()
     with pytest.raises(ValueError, match="has no split 'validation'"):
         load_rows("ade20k", "validation", str(root))
     Image.new("RGB", (8, 6)).save(root / "ade20k/images/validation/ADE_val_00000001.jpg")
     (root / "ade20k/annotations/validation").rmdir()
-    with pytest.raises(ValueError, match="validation/ADE_val_00000001.png: no such file"):
+    caplog.clear()
+    assert len(load_rows("ade20k", "train", str(root))) == 2
+    assert "annotations/validation: holds no label map, so the split validation is left out" in caplog.text
+
+
+def test_a_photo_without_its_label_map_is_a_bad_record(root):
+    Image.new("RGB", (8, 6)).save(root / "ade20k/images/training/ADE_train_00000009.jpg")
+    with pytest.raises(ValueError, match="training/ADE_train_00000009.png: no such file, though its photo"):
         load_rows("ade20k", "train", str(root))
 
 

@@ -56,6 +56,8 @@ def test_classes_are_named_by_a_file_or_the_option(root, name, text):
         ("7up\nA4 sheet, white\nbus 3\n", ["7up", "A4 sheet, white", "bus 3"]),
         ("1: 3 wheeler\n2: label\n3: a, b\n", ["3 wheeler", "label", "a, b"]),
         ("class 1\nclass 2\nclass\n", ["class 1", "class 2", "class"]),
+        ("1. dog\n2. St. Bernard\n3. cat\n", ["dog", "St. Bernard", "cat"]),
+        ("1) dog\n2) dog (small)\n3) cat\n", ["dog", "dog (small)", "cat"]),
     ],
 )
 def test_names_with_numbers_in_them_stay_whole(root, text, names):

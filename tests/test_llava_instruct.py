@@ -80,7 +80,7 @@ def test_an_answer_before_the_first_question_is_left_out_and_counted(root, caplo
 def test_the_mix_counts_photos_from_the_data_folder_and_holds_dialogues_about_none(root, caplog):
     photo(root, "vg/VG_100K/2.jpg")
     photo(root, "ocr_vqa/images/2.jpg")
-    about_none = {"id": "sharegpt_0", "model": "", "conversations": turns("What is 1 + 1?", "2.")}
+    about_none = {"id": "sharegpt_0", "model": "", "conversations": turns("What does `docker run <image>` do?", "Run.")}
     only_gpt = {"id": "sharegpt_1", "conversations": [{"from": "gpt", "value": "Hello."}]}
     paths = ["coco/train2017/000000000009.jpg", "vg/VG_100K/2.jpg", "ocr_vqa/images/2.jpg"]
     records = [record(at, path, turns("Who?\n<image>", "I.")) for at, path in enumerate(paths)]
@@ -88,6 +88,7 @@ def test_the_mix_counts_photos_from_the_data_folder_and_holds_dialogues_about_no
     rows = load_rows("llava_instruct/mix665k", "train", str(root))
     assert [row["image"] and row["image"]["path"] for row in rows] == [*(str(root / path) for path in paths), None]
     assert rows[3]["source"] == "llava_instruct/train/sharegpt_0-3"
+    assert rows[3]["conversation"][0]["question"] == "What does `docker run <image>` do?"
     assert EvaluationQuestions(rows, with_conversations=True)[3]["image"] is None
     assert "left out 1 of its records, in which nothing can be asked" in caplog.text
 
@@ -124,7 +125,7 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
         (record("7", "000000000009.jpg", "Who?"), "id 7: its conversations are no list of turns"),
         (record("7", "000000000009.jpg", [{"from": "human"}]), "id 7: its conversations are no list of turns"),
         ({"id": "7", "conversations": turns("<image>\nWho?", "I.")}, "id 7: .*place of a photo.*names no image"),
-        (record("7", None, turns("Who?", "I.", "And there? <image>", "He.")), "id 7: .*names no image"),
+        (record("7", None, turns("Who?", "I.", "And there?\n<image>", "He.")), "id 7: .*names no image"),
         (record("7", "cut.jpg", turns("Who?", "I.")), "id 7: the image .*cut.jpg cannot be read"),
         (record("7", "empty.jpg", turns("Who?", "I.")), "id 7: the image .*empty.jpg cannot be read"),
         (record("7", "000000000009.jpg", turns("Who?", "\\ud83d")), r"record 1 .*'\\ud83d' holds half a character"),

@@ -255,3 +255,5 @@ def test_rows_are_checked_for_texts_and_slots():
         said = {**make_row(), "conversation": [{"question": "Where?", "answer": f"At {word}."}]}
         assert_refused(lambda said=said: check_row(said), "answer", word)
     assert_refused(lambda: check_row(make_row([make_target([box], answer="{seg} is [SEG].")])), "answer", "[SEG]")
+    silent = {**make_row(), "conversation": [{"question": "Where?", "answer": None}]}
+    assert_refused(lambda: check_row(silent), "no question or no answer")

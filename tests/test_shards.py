@@ -154,6 +154,8 @@ def test_only_one_process_writes_to_a_folder(rows, tmp_path):
         write_shards({"train": rows}, tmp_path / "out", "a")
     assert not (tmp_path / "out" / "data").exists()
     write_shards({"train": rows}, tmp_path / "out", "a")
+    with pytest.raises(ValueError, match="holds the shards of other rows"):
+        write_shards({"train": rows}, tmp_path / "out", "b")
     assert not (tmp_path / "out" / LOCK).exists()
 
 
