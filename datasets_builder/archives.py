@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from .rows import ROW_FEATURES
+from .rows import ROW_FEATURES, is_unicode
 from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _check_texts(row: dict, where: str) -> None:
     for part in row["conversation"]:
         texts += part.values()
     for text in texts:
-        if text is not None and not text.isascii() and _escaped(text) != text:
+        if text is not None and not is_unicode(text):
             raise ValueError(f"{where}: {text[:80]!r} holds half a character, as of a cut emoji; correct it.")
 
 

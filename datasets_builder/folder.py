@@ -25,10 +25,10 @@ from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import fingerprint
 from .coco_segmentation import photo_size
 from .folder_classes import class_names, read_classes
-from .folder_files import MASKS, Photo, find_folders, find_mask, is_unicode, pair_up, share_out, split_up, text_files
+from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
-from .rows import RESERVED, SEG_SLOT
+from .rows import RESERVED, SEG_SLOT, is_unicode
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 

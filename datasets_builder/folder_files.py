@@ -19,6 +19,7 @@ from PIL import Image
 
 from .coco_files import SPLIT_WORDS, path_inside
 from .folder_tables import CLASS_FILES, Question, is_table
+from .rows import is_unicode
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 NOT_THE_USERS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # what systems leave in folders, besides hidden files
@@ -224,14 +225,6 @@ def _listed(folder: Path) -> list[Path]:
         return []
     paths = sorted(folder.iterdir())
     return [path for path in paths if not path.name.startswith(".") and path.name not in NOT_THE_USERS]
-
-
-def is_unicode(name: str) -> bool:
-    """Names in another encoding have bytes that Python holds as lone surrogates."""
-    try:
-        return bool(name.encode("utf-8"))
-    except UnicodeEncodeError:
-        return False
 
 
 def _is_picture(path: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .coco_files import SPLIT_WORDS
-from .rows import RESERVED
+from .rows import RESERVED, is_unicode
 
 QUESTION_FILES = ("questions.csv", "questions.jsonl")
 CLASS_FILES = ("classes.json", "classes.txt", "classes.yaml", "classes.yml")
@@ -208,7 +208,5 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_characters(text: str, where: str) -> None:
     """Refuse half a character (a lone surrogate), which JSON can write, as "\\ud83d", but UTF-8 cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {ascii(text)} holds half a character; write it again.") from error
+    if not is_unicode(text):
+        raise ValueError(f"{where}: {ascii(text)} holds half a character; write it again.")

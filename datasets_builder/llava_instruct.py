@@ -20,7 +20,7 @@ from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .jpeg_header import stored_size
 from .json_files import read_records
-from .rows import SEG_SLOT
+from .rows import RESERVED
 
 FILES = {"150k": "llava_instruct_150k.json", "mix665k": "llava_v1_5_mix665k.json"}
 COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # below data_dir, what `image` does
@@ -39,7 +39,6 @@ HUMAN, GPT = "human", "gpt"
 SLOT = "<image>"  # where LLaVA puts the photo; here it always stands first
 MARK = re.compile(rf"\s*{SLOT}\s*")
 SLOT_LINE = re.compile(rf"\s*{SLOT}\s*\n|.*\n\s*{SLOT}\s*$", re.DOTALL)  # a dialogue on code may hold it elsewhere
-RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
 
 
 @dataclass

@@ -125,12 +125,11 @@ def load_mixture(
     Raises:
         ValueError: a group that is not written so; what `load_rows` refuses.
     """
-    sets_of(groups)  # is all of it written as it must be?
-    parts = []
+    options_of, parts = sets_of(groups), []
     for content in groups.values():
         loaded = {}
-        for name, options in sets_of({"": content}).items():
-            options = tolerating(name, options, max_bad)
+        for name in content["sets"]:
+            options = tolerating(name, options_of[name], max_bad)
             if streaming:
                 loaded[name] = _stream(name, split, options, held_out)
             else:

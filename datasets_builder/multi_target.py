@@ -18,11 +18,10 @@ from .archives import ArchiveBuilder, ArchiveConfig
 from .coco_files import path_inside
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of
 from .json_files import read_records
-from .rows import SEG_SLOT
+from .rows import SEG_SLOT, SEG_WORD
 
 PHOTOS = "coco"  # below data_dir, what the names of photos count from
 PHOTO_FOLDERS = ("train2014", "train2017", "val2017")
-RESERVED = "[SEG]"  # a mask, where SEG_SLOT should stand for it
 
 
 class MultiTargetBuilder(ArchiveBuilder):
@@ -160,8 +159,8 @@ def _answer(sentence: Any, num_masks: int, where: str) -> str | None:
         raise ValueError(f"{where}: its text answer is {repr(sentence)[:80]}, which is no text.")
     if sentence is None or not sentence.strip():
         return None
-    if RESERVED in sentence:
-        raise ValueError(f"{where}: its text answer says {RESERVED}, for which {SEG_SLOT} stands.")
+    if SEG_WORD in sentence:
+        raise ValueError(f"{where}: its text answer says {SEG_WORD}, for which {SEG_SLOT} stands.")
     if sentence.count(SEG_SLOT) != num_masks:
         raise ValueError(
             f"{where}: its text answer has {sentence.count(SEG_SLOT)} {SEG_SLOT} but there are {num_masks} masks; "

@@ -20,7 +20,7 @@ import numpy as np
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
 from .coco_segmentation import BORDER, photo_size
 from .label_maps import class_masks
-from .rows import IGNORE_VALUE, SEG_SLOT
+from .rows import IGNORE_VALUE, RESERVED
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 EXPLANATORY = "explanatory/train.json"
@@ -28,7 +28,6 @@ FLAG = "flag"  # a label that says nothing of the photo
 IGNORE = "ignore"  # in a label: not counted
 TARGET = 1  # in a drawing; 0 is background, IGNORE_VALUE is not counted
 Point = tuple[int, int]  # x and y of a pixel
-RESERVED = ("[SEG]", SEG_SLOT)  # in an answer, a mask; these have none
 
 
 @dataclass

@@ -16,7 +16,8 @@ from ..images_gemma_lisa import load_rgb
 from ..losses_gemma_lisa import IGNORE_VALUE
 
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
-RESERVED = ("[SEG]", SEG_SLOT)  # a model that reads either in an answer is to draw a mask
+SEG_WORD = "[SEG]"  # what it becomes in the words of a model; no text of a row's holds it
+RESERVED = (SEG_WORD, SEG_SLOT)  # of answers in which there are no masks
 
 RLE = {"size": List(Value("int32")), "counts": Value("string")}  # (height, width) in pixels, COCO's compressed runs
 
@@ -71,6 +72,11 @@ def check_row(row: dict) -> None:
 def _refuse_reserved(what: str, text: str, source: str) -> None:
     if found := [word for word in RESERVED if word in text]:
         raise ValueError(f"{source}: the {what} {text!r} has {found[0]}, which stands for a mask; write it otherwise.")
+
+
+def is_unicode(text: str) -> bool:
+    """Not so is half a character (a lone surrogate), as JSON writes "\\ud83d" and Python a file's name in no UTF-8."""
+    return text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text
 
 
 def encode_mask(mask: np.ndarray) -> dict:
