@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
@@ -16,10 +15,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_gemma_lisa import GemmaLisaConfig
+from .generation_gemma_lisa import SegmentationMixin
 from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
-from .sam_gemma_lisa import decode_masks, decode_with_prompts, prompts_by_hand
+from .sam_gemma_lisa import decode_masks, loaded_device
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
 
@@ -46,6 +46,8 @@ class GemmaLisaOutput(ModelOutput):
         seg_image_index (`torch.LongTensor` of shape `(S,)`): the image, 0 to I−1, that each mask belongs to.
         past_key_values (`Cache`): Gemma's keys and values.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, L, D)`): Gemma's states that `logits` are made of; None
+            with labels.
         hidden_states, attentions: Gemma's, when asked for.
     """
 
@@ -61,27 +63,9 @@ class GemmaLisaOutput(ModelOutput):
     seg_image_index: torch.LongTensor | None = None
     past_key_values: Cache | None = None
     image_embeddings: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class SegmentOutput(ModelOutput):
-    """What `GemmaLisaForConditionalGeneration.segment` returns.
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B, L + new)`): the prompts, and the new tokens after them.
-        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
-        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
-        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
-    """
-
-    sequences: torch.LongTensor | None = None
-    pred_masks: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    seg_image_index: torch.LongTensor | None = None
-    image_embeddings: torch.FloatTensor | None = None
 
 
 class SegProjector(nn.Sequential):
@@ -92,20 +76,25 @@ class SegProjector(nn.Sequential):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self[0].weight.dtype
+        """The type it computes in: its bias's, for a quantised weight is held in bytes."""
+        return self[0].bias.dtype
 
 
-class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
+class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
     """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`."""
 
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
     # SAM's positional code of the image: sines of large arguments, which bf16 rounds too coarsely; SAM has them in fp32
     _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
+    # transformers never quantises these, whatever skips the quantisation config names. (Its other meaning, fp32 in a
+    # model of fp16, does not arise: fp16 is refused.) Quantised, they give wrong masks without an error.
+    _keep_in_fp32_modules = {"sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"}
     # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
     accepts_loss_kwargs = False
 
     def __init__(self, config: GemmaLisaConfig):
+        _refuse_fp16(torch.get_default_dtype())  # from_pretrained sets it while the model is built
         super().__init__(config)
         self.sam = SamModel(config.sam_config)
         self.seg_projector = SegProjector(
@@ -160,6 +149,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         Raises:
             ValueError: inputs that do not belong together, with their counts.
         """
+        _refuse_fp16(self.dtype)
         learns = labels is not None or mask_labels is not None
         if input_ids is None and (learns or sam_pixel_values is not None or image_embeddings is not None):
             raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
@@ -176,6 +166,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
 
         # Look: Gemma's image features first, so that every rank meets the modules in one order whatever its batch holds
         image_features, unused = self._look(pixel_values, blank=learns)
+        if image_features is not None:
+            kwargs["mm_encoder_outputs"] = {"image": image_features}
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -184,16 +176,16 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             token_type_ids=None if question_ids is not None else token_type_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            mm_encoder_outputs=None if image_features is None else {"image": image_features},
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, L, D)
 
         # Talk: the head only where something is learned (V is 262,208)
-        language_loss = None
+        language_loss = last_hidden_state = None
         if labels is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_states[:, keep])  # (B, L, V)
+            last_hidden_state = hidden_states[:, keep]  # (B, L, D)
+            logits = self.lm_head(last_hidden_state)  # (B, L, V)
         else:
             learned = labels[:, 1:] != IGNORE_INDEX  # (B, L-1)
             logits = self.lm_head(hidden_states[:, :-1][learned])  # (N, V)
@@ -246,113 +238,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             seg_image_index=seg_image_index,
             past_key_values=outputs.past_key_values,
             image_embeddings=image_embeddings if has_sam_input else None,
+            last_hidden_state=last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-        )
-
-    @torch.no_grad()
-    def segment(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        sam_pixel_values: torch.FloatTensor | None = None,
-        image_embeddings: torch.FloatTensor | None = None,
-        original_sizes: torch.LongTensor | None = None,
-        reshaped_input_sizes: torch.LongTensor | None = None,
-        max_new_tokens: int = 64,
-        points: list[Any] | None = None,
-        boxes: list[Any] | None = None,
-        multimask_output: bool = False,
-    ) -> SegmentOutput:
-        """Answer greedily, and draw a mask for every `[SEG]` of the answers.
-
-        Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
-        in `forward`. The states at `[SEG]` are kept from the steps of the generation: nothing is run twice.
-
-        Args:
-            original_sizes, reshaped_input_sizes: (I, 2), (height, width); for points, boxes, and the processor's
-                `post_process_segmentation`.
-            points: for each of the I images None or (N, 3): x, y in its pixels, and 1 = on the thing, 0 = beside it.
-                They go to SAM with every `[SEG]` of the image.
-            boxes: for each of the I images None or left, top, right, bottom in its pixels; likewise.
-            multimask_output: of the three masks that SAM has for what is ambiguous, the one it scores best. Its single
-                mask is the one that was trained with `[SEG]`.
-
-        Returns:
-            `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
-
-        Raises:
-            ValueError: inputs that do not belong together, with their counts; points or boxes outside their image.
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        if not bool(attention_mask[:, -1].all()):
-            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
-        image_of_row, has_image = self._image_of_row(input_ids)
-        for name, images in (
-            ("pixel_values", pixel_values),
-            ("sam_pixel_values", sam_pixel_values),
-            ("image_embeddings", image_embeddings),
-        ):
-            if images is not None and len(images) != int(has_image.sum()):
-                raise ValueError(f"{len(images)} {name} but {int(has_image.sum())} conversations that show an image.")
-        if has_image.any() and pixel_values is None:
-            raise ValueError(f"{int(has_image.sum())} conversations show an image but pixel_values did not come.")
-        prompts = prompts_by_hand(
-            self.sam, points, boxes, original_sizes, reshaped_input_sizes, num_images=int(has_image.sum())
-        )
-        steps: list[torch.Tensor] = []  # step t: (B, D), the state that predicts new token t
-        hook = self.model.language_model.register_forward_hook(
-            lambda module, inputs, output: steps.append(output.last_hidden_state[:, -1])
-        )
-        try:
-            generated = self.generate(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                token_type_ids=token_type_ids,
-                pixel_values=pixel_values,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                return_dict_in_generate=True,
-            )
-        finally:
-            hook.remove()
-
-        sequences = generated.sequences  # (B, L + T)
-        new_tokens = sequences[:, input_ids.shape[1] :]  # (B, T)
-        is_seg = new_tokens == self.config.seg_token_id
-        states = torch.stack(steps, dim=1).to(input_ids.device)  # (B, T, D); spread over devices, from that of the head
-        if self.config.seg_state == "token":
-            # The state at new token t is the one of step t + 1; the last token's needs one step more
-            last = states[:, -1:]
-            if is_seg[:, -1].any():
-                last = self._step_once(new_tokens, attention_mask, generated.past_key_values).to(states.device)
-            states = torch.cat([states[:, 1:], last], dim=1)
-
-        if sam_pixel_values is None and image_embeddings is None:
-            return SegmentOutput(sequences=sequences)
-        if image_embeddings is None:
-            image_embeddings = self.encode_for_sam(sam_pixel_values)
-        is_seg = is_seg & has_image[:, None]
-        seg_image_index = image_of_row[is_seg.nonzero()[:, 0]]  # (S,)
-        if prompts is None:
-            pred_masks, iou_scores, _ = self._decode_masks(
-                states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
-            )
-        else:
-            seg_embeddings = self.project_seg(states[is_seg])  # (S, C)
-            pred_masks, iou_scores = decode_with_prompts(
-                self.sam, seg_embeddings, image_embeddings, seg_image_index, prompts, multimask_output
-            )
-        return SegmentOutput(
-            sequences=sequences,
-            pred_masks=pred_masks,
-            iou_scores=iou_scores,
-            seg_image_index=seg_image_index,
-            image_embeddings=image_embeddings,
         )
 
     def start(self, image: Any, processor) -> ImageSession:
@@ -371,18 +259,12 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
         _refuse_bytes(sam_pixel_values)
         weight = self.sam.vision_encoder.patch_embed.projection.weight
-        return self.sam.vision_encoder(sam_pixel_values.to(weight)).last_hidden_state
+        sam_pixel_values = sam_pixel_values.to(weight.dtype).to(loaded_device(weight.device))
+        return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
 
     def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
         """Gemma's states at `[SEG]`, (S, D), as prompts of SAM's decoder, (S, C)."""
         return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
-
-    def prepare_inputs_for_generation(self, *args, **kwargs):
-        """Gemma's inputs only: SAM has no part in generation, and must not run at every step."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
-        for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
-            inputs.pop(name, None)
-        return inputs
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, with the module's own names as keys.
@@ -390,7 +272,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
         resume without it and only warn.
         """
-        self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
+        # Both: transformers adds only the one of the class that opened the model
+        place = f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+        self.config.auto_map = {"AutoModel": place, "AutoModelForImageTextToText": place}
         self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
@@ -409,7 +293,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         return None, features.pooler_output.float().sum() * 0.0
 
     def _blank(self, side: int) -> torch.FloatTensor:
-        return torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
+        return torch.zeros(1, 3, side, side, device=loaded_device(self.device), dtype=self.dtype)
 
     def _image_of_row(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
         """For each conversation, (B,): the index of its image, and whether it shows one at all."""
@@ -530,15 +414,10 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
                 loss = loss + self.config.score_loss_weight * score
         return loss / len(HANDS)
 
-    def _step_once(self, new_tokens: torch.LongTensor, attention_mask: torch.Tensor, cache: Cache) -> torch.FloatTensor:
-        """The states at the last of the new tokens (B, T), which no step of the generation has read: (B, 1, D)."""
-        attention_mask = F.pad(attention_mask, (0, new_tokens.shape[1]), value=1)  # (B, L + T)
-        return self.model(
-            input_ids=new_tokens[:, -1:],
-            attention_mask=attention_mask,
-            position_ids=attention_mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-        ).last_hidden_state
+
+def _refuse_fp16(dtype: torch.dtype) -> None:
+    if dtype == torch.float16:
+        raise ValueError("float16 is not supported: Gemma 3's activations exceed its range. Use dtype=torch.bfloat16.")
 
 
 def _refuse_bytes(images: torch.Tensor) -> None:

@@ -3,11 +3,17 @@
 Letters: S prompted masks, C SAM's prompt size (256), N points. Sizes in pixels are SAM's; the configuration decides.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import SamModel
+from transformers.utils import is_accelerate_available
+
+if is_accelerate_available():
+    from accelerate.utils import align_module_device
 
 # Labels of points: on the thing, or beside it.
 ON, OFF = 1, 0
@@ -35,26 +41,30 @@ def decode_masks(
     Returns:
         mask logits (S, 256, 256) on SAM's padded square, and its own estimates of their IoU (S,).
     """
-    decoder, count = sam.mask_decoder, len(seg_embeddings)
-    weight = decoder.iou_token.weight
-    sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
-    by_hand, dense = sam.prompt_encoder(
-        None if points is None else points[:, None, :, :2],  # (S, 1, N, 2)
-        None if points is None else points[:, None, :, 2],  # (S, 1, N)
-        None if boxes is None else boxes[:, None],  # (S, 1, 4)
-        None if mask_inputs is None else mask_inputs[:, None].to(sam.prompt_encoder.mask_embed.conv1.weight),
-    )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
-    if by_hand is not None:
-        sparse = torch.cat([by_hand.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
-    masks, scores = decoder(
-        image_embeddings=image_embeddings.to(weight),
-        image_positional_embeddings=sam.get_image_wide_positional_embeddings()
-        .to(weight)  # (1, C, 64, 64)
-        .expand(count, -1, -1, -1),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense.to(weight),
-        multimask_output=multimask_output,
-    )  # (S, 1, M, 256, 256), (S, 1, M)
+    count = len(seg_embeddings)
+    with _bare_weights_loaded(sam):
+        weight = sam.mask_decoder.iou_token.weight
+        sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
+        points, boxes, mask_inputs = (
+            None if prompt is None else prompt[:, None].to(weight.device) for prompt in (points, boxes, mask_inputs)
+        )
+        by_hand, dense = sam.prompt_encoder(
+            None if points is None else points[..., :2],  # (S, 1, N, 2)
+            None if points is None else points[..., 2],  # (S, 1, N)
+            boxes,  # (S, 1, 4)
+            None if mask_inputs is None else mask_inputs.to(sam.prompt_encoder.mask_embed.conv1.weight.dtype),
+        )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
+        if by_hand is not None:
+            sparse = torch.cat([by_hand.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
+        masks, scores = sam.mask_decoder(
+            image_embeddings=image_embeddings.to(weight),
+            image_positional_embeddings=sam.get_image_wide_positional_embeddings()
+            .to(weight)  # (1, C, 64, 64)
+            .expand(count, -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense.to(weight),
+            multimask_output=multimask_output,
+        )  # (S, 1, M, 256, 256), (S, 1, M)
     masks, scores = masks[:, 0], scores[:, 0]  # (S, M, 256, 256), (S, M)
     if not multimask_output:
         return masks[:, 0], scores[:, 0]
@@ -100,7 +110,6 @@ def decode_with_prompts(
 
 
 def prompts_by_hand(
-    sam: SamModel,
     points: list[Any] | None,
     boxes: list[Any] | None,
     original_sizes: torch.LongTensor | None,
@@ -122,7 +131,7 @@ def prompts_by_hand(
         raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
     sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
     return [
-        prompts_in_sam_frame(points[image], boxes[image], original, reshaped, sam)
+        prompts_in_sam_frame(points[image], boxes[image], original, reshaped)
         for image, (original, reshaped) in enumerate(sizes)
     ]
 
@@ -132,7 +141,6 @@ def prompts_in_sam_frame(
     box: Any,
     original_size: tuple[int, int],
     reshaped_size: tuple[int, int],
-    like: nn.Module,
 ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
     """Points and a box in pixels of the image, as `decode_masks` takes them for one mask: (1, N, 3) and (1, 4).
 
@@ -140,26 +148,27 @@ def prompts_in_sam_frame(
         points: N of x, y, label (ON or OFF) in pixels of the image; or None.
         box: left, top, right, bottom in pixels of the image; or None.
         original_size, reshaped_size: (height, width) of the image, and of what SAM is shown of it.
-        like: module whose device they are wanted on.
+
+    Returns:
+        both on the CPU; `decode_masks` moves them.
 
     Raises:
         ValueError: not of these shapes, outside the image, a label that is neither.
     """
-    device = next(like.parameters()).device
     height, width = (int(side) for side in original_size)
     # x and y are scaled apart, as SAM does: the sides are rounded to whole pixels each for itself
-    scale = torch.tensor([int(reshaped_size[1]) / width, int(reshaped_size[0]) / height], device=device)
-    limit = torch.tensor([width, height], device=device)
+    scale = torch.tensor([int(reshaped_size[1]) / width, int(reshaped_size[0]) / height])
+    limit = torch.tensor([width, height])
     if points is not None:
-        points = torch.as_tensor(points, dtype=torch.float32, device=device)
+        points = torch.as_tensor(points, dtype=torch.float32, device="cpu")
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
             raise ValueError(f"points are of shape {tuple(points.shape)}; x, y and label of each are needed, (N, 3).")
-        if not torch.isin(points[:, 2], torch.tensor([OFF, ON], device=device)).all():
+        if not torch.isin(points[:, 2], torch.tensor([OFF, ON])).all():
             raise ValueError(f"labels of points are {points[:, 2].tolist()}; {ON} is on the thing, {OFF} beside it.")
         _check_inside(points[:, :2], limit)
         points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]  # (1, N, 3)
     if box is not None:
-        box = torch.as_tensor(box, dtype=torch.float32, device=device)
+        box = torch.as_tensor(box, dtype=torch.float32, device="cpu")
         if box.shape != (4,) or not (box[:2] < box[2:]).all():
             raise ValueError(f"the box is {box.tolist()}; left, top, right and bottom are needed, in this order.")
         _check_inside(box.view(2, 2), limit)
@@ -172,3 +181,23 @@ def _check_inside(places: torch.FloatTensor, limit: torch.Tensor) -> None:
         raise ValueError(
             f"{places.tolist()} is not all inside the image of {int(limit[0])} × {int(limit[1])} pixels (x, y)."
         )
+
+
+def loaded_device(device: torch.device) -> torch.device:
+    """The device of a weight, or the CPU for an offloaded one: its inputs are moved when its module is called."""
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+@contextmanager
+def _bare_weights_loaded(sam: SamModel) -> Iterator[None]:
+    """Load the weights that SAM reads without calling their module.
+
+    Accelerate loads offloaded weights when their module is called. SAM's tokens are embeddings whose `weight` is read
+    directly, and the device of the positional code is asked for before it is called.
+    """
+    with ExitStack() as stack:
+        if is_accelerate_available():
+            for module in sam.modules():
+                if isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
+                    stack.enter_context(align_module_device(module))
+        yield

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from .images_gemma_lisa import load_rgb
-from .sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+from .sam_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
 
 # Tokens that are read ahead at most: an answer's usual beginning, or the name of a thing.
 MAX_GUESSED = 8
@@ -49,6 +49,7 @@ class ImageSession:
     """
 
     def __init__(self, model, processor, image: Any):
+        model.check_can_generate()
         self.model, self.processor = model, processor
         self.messages: list[dict[str, Any]] = []  # what was said so far, as apply_chat_template takes it
         self.pointed_at: list[PointedAt] = []  # every mask so far, through all answers
@@ -60,10 +61,11 @@ class ImageSession:
         self._said: list[int] = []  # the conversation before this one
         # Not made of the configuration: its sliding layers forget, and could not be cut back
         self._cache = DynamicCache()
-        self._pixel_values = encoded["pixel_values"].to(model.device)
+        self._device = loaded_device(model.device)
+        self._pixel_values = encoded["pixel_values"].to(self._device)
         with torch.inference_mode():
             # (1, 256, 64, 64)
-            self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"].to(model.device))
+            self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"])
             self._read(self._ids_of_image())
 
     def ask(self, question: str, **options: Any) -> dict[str, Any]:
@@ -99,12 +101,13 @@ class ImageSession:
         Raises:
             ValueError: an empty question; points or a box that are not inside the image.
         """
+        self.model.check_can_generate()
         if not question.strip():
             raise ValueError("The question is empty; write what to look for.")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has one at least.")
         points = _listed(points)
-        prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size, self.model.sam)
+        prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size)
         messages = [*self.messages, self._user_turn(question)]
         ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
         known = _common_length(ids[:-1], self._ids)
@@ -175,7 +178,7 @@ class ImageSession:
         clicked = [*kept.points, *points]
         mask_inputs = kept.logits if box is None else None
         box = kept.box if box is None else box
-        prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size, self.model.sam)
+        prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size)
         logits, score = decode_masks(
             self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
         )  # (1, 256, 256), (1,)
@@ -216,7 +219,7 @@ class ImageSession:
     def _read(self, ids: list[int]) -> torch.FloatTensor:
         """Read more tokens; Gemma's states at them, (n, D)."""
         gemma, shown = self.model.model, {}
-        input_ids = torch.tensor([ids], device=self.model.device)  # (1, n)
+        input_ids = torch.tensor([ids], device=self._device)  # (1, n)
         # Read once: where the model writes the image's token it is but a word
         if self.model.config.image_token_id in ids and self.model.config.image_token_id not in self._ids:
             is_image = (input_ids == self.model.config.image_token_id).long()

@@ -14,6 +14,7 @@ from gemma_lisa.checkpoint import load_checkpoint
 
 CODE_FILES = {
     "configuration_gemma_lisa.py",
+    "generation_gemma_lisa.py",
     "images_gemma_lisa.py",
     "isolation_gemma_lisa.py",
     "losses_gemma_lisa.py",

@@ -96,7 +96,7 @@ def test_a_points_place_and_label_both_matter(tiny):
 
 def test_prompts_are_scaled_as_the_image_is(tiny):
     model, _ = tiny
-    points, box = prompts_in_sam_frame([(100, 50, 1)], (0, 0, 200, 100), (100, 200), (32, 64), model.sam)
+    points, box = prompts_in_sam_frame([(100, 50, 1)], (0, 0, 200, 100), (100, 200), (32, 64))
     assert points.tolist() == [[[32.0, 16.0, 1.0]]] and box.tolist() == [[0.0, 0.0, 64.0, 32.0]]
 
 

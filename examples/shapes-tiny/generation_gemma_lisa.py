@@ -1,0 +1,1 @@
+../../generation_gemma_lisa.py

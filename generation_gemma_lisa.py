@@ -1,0 +1,227 @@
+"""Generation with masks: `segment`, a mixin of `GemmaLisaForConditionalGeneration`.
+
+Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [SEG] tokens, D Gemma's hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, GenerationConfig
+from transformers.utils import ModelOutput
+
+from .sam_gemma_lisa import decode_with_prompts, prompts_by_hand
+
+# What `segment` generates with unless it is given a generation configuration.
+GREEDY = {"do_sample": False, "num_beams": 1}
+MAX_NEW_TOKENS = 64
+
+
+@dataclass
+class SegmentOutput(ModelOutput):
+    """What `segment` returns. R is `num_return_sequences`, 1 unless given.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, and the new tokens after them.
+        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
+        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
+        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
+        seg_sequence_index (`torch.LongTensor` of shape `(S,)`): the row of `sequences` that each mask belongs to.
+    """
+
+    sequences: torch.LongTensor | None = None
+    pred_masks: torch.FloatTensor | None = None
+    iou_scores: torch.FloatTensor | None = None
+    seg_image_index: torch.LongTensor | None = None
+    image_embeddings: torch.FloatTensor | None = None
+    seg_sequence_index: torch.LongTensor | None = None
+
+
+class SegmentationMixin:
+    """`segment`, and what it needs of the generation loop."""
+
+    @torch.no_grad()
+    def segment(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        sam_pixel_values: torch.FloatTensor | None = None,
+        image_embeddings: torch.FloatTensor | None = None,
+        original_sizes: torch.LongTensor | None = None,
+        reshaped_input_sizes: torch.LongTensor | None = None,
+        max_new_tokens: int | None = None,
+        points: list[Any] | None = None,
+        boxes: list[Any] | None = None,
+        multimask_output: bool = False,
+        generation_config: GenerationConfig | None = None,
+        **generate_options: Any,
+    ) -> SegmentOutput:
+        """Answer, and predict a mask for every `[SEG]` of the answers. Greedy unless told otherwise.
+
+        Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
+        in `forward`. Safe to call from several threads: nothing is kept on the model.
+
+        Args:
+            original_sizes, reshaped_input_sizes: (I, 2), (height, width); for points, boxes, and the processor's
+                `post_process_segmentation`.
+            max_new_tokens: maximum number of new tokens (default: 64, or what `generation_config` says).
+            points: for each of the I images None or (N, 3): x, y in its pixels, and 1 for a foreground point, 0 for a
+                background point. They go to SAM with every `[SEG]` of the image.
+            boxes: for each of the I images None or left, top, right, bottom in its pixels; likewise.
+            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. Its single mask is the
+                one that was trained with `[SEG]`.
+            generation_config: replaces the greedy defaults, for example to sample or to search with beams.
+            generate_options: further arguments of `generate`, such as `do_sample`, `streamer`, `stopping_criteria`.
+
+        Returns:
+            `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
+
+        Raises:
+            ValueError: inputs that do not belong together, with their counts; points or boxes outside their image; an
+                option that would have no effect; a model in training mode with activation checkpointing.
+        """
+        self.check_can_generate()
+        if unused := [name for name in generate_options if name.startswith(("output_", "return_dict"))]:
+            raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
+        image_of_row, has_image = self._image_of_row(input_ids)
+        num_images = int(has_image.sum())
+        for name, images in (
+            ("pixel_values", pixel_values),
+            ("sam_pixel_values", sam_pixel_values),
+            ("image_embeddings", image_embeddings),
+        ):
+            if images is not None and len(images) != num_images:
+                raise ValueError(f"{len(images)} {name} but {num_images} conversations that show an image.")
+        if num_images and pixel_values is None:
+            raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
+        prompts = prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, num_images)
+
+        if generation_config is None:
+            generate_options = GREEDY | generate_options
+            if "max_length" not in generate_options and max_new_tokens is None:
+                max_new_tokens = MAX_NEW_TOKENS
+        if max_new_tokens is not None:
+            generate_options["max_new_tokens"] = max_new_tokens
+        prompt = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        steps: list[torch.Tensor] = []
+        generated = self.generate(
+            **prompt,
+            generation_config=generation_config,
+            return_dict_in_generate=True,
+            seg_steps=steps,
+            **generate_options,
+        )
+        sequences = generated.sequences  # (B * R, L + T)
+        if sam_pixel_values is None and image_embeddings is None:
+            return SegmentOutput(sequences=sequences)
+
+        each = len(sequences) // len(input_ids)  # R
+        image_of_row, has_image = image_of_row.repeat_interleave(each), has_image.repeat_interleave(each)  # (B * R,)
+        is_seg = sequences[:, input_ids.shape[1] :] == self.config.seg_token_id  # (B * R, T)
+        is_seg = is_seg & has_image[:, None].to(is_seg.device)
+        has_beams = generated.get("beam_indices") is not None  # then the steps are those of other sequences too
+        states = self._states_of_new_tokens([] if has_beams else steps, is_seg, prompt, sequences)  # (B * R, T, D)
+
+        if image_embeddings is None:
+            image_embeddings = self.encode_for_sam(sam_pixel_values)
+        seg_sequence_index = is_seg.nonzero()[:, 0]  # (S,)
+        seg_image_index = image_of_row.to(seg_sequence_index.device)[seg_sequence_index]  # (S,)
+        if prompts is None:
+            pred_masks, iou_scores, _ = self._decode_masks(
+                states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
+            )
+        else:
+            seg_embeddings = self.project_seg(states[is_seg])  # (S, C)
+            pred_masks, iou_scores = decode_with_prompts(
+                self.sam, seg_embeddings, image_embeddings, seg_image_index, prompts, multimask_output
+            )
+        return SegmentOutput(
+            sequences=sequences,
+            pred_masks=pred_masks,
+            iou_scores=iou_scores,
+            seg_image_index=seg_image_index,
+            image_embeddings=image_embeddings,
+            seg_sequence_index=seg_sequence_index,
+        )
+
+    def check_can_generate(self) -> None:
+        """Raise if generation would be wrong without an error.
+
+        Raises:
+            ValueError: training mode with activation checkpointing, which switches the KV cache off.
+        """
+        if self.training and self.is_gradient_checkpointing:
+            raise ValueError(
+                "The model is in training mode with activation checkpointing, which drops the KV cache. "
+                "Call model.eval() first."
+            )
+
+    def prepare_inputs_for_generation(self, *args, seg_steps: list[torch.Tensor] | None = None, **kwargs):
+        """Gemma's inputs only: SAM has no part in generation, and must not run at every step.
+
+        `seg_steps` is where `segment` collects states. `forward` never sees it: compiled, it would be traced again
+        each time the list grows.
+        """
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
+            inputs.pop(name, None)
+        return inputs
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
+        """Keep the states that predict the tokens just accepted. Assisted generation accepts several at once."""
+        if (steps := model_kwargs.get("seg_steps")) is not None:
+            steps.append(outputs.last_hidden_state[:, :num_new_tokens])
+        return super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs
+        )
+
+    def _states_of_new_tokens(
+        self,
+        steps: list[torch.Tensor],
+        is_seg: torch.BoolTensor,
+        prompt: dict[str, torch.Tensor | None],
+        sequences: torch.LongTensor,
+    ) -> torch.FloatTensor:
+        """The state that prompts SAM if a new token is `[SEG]`, for each of them: (B * R, T, D).
+
+        Taken from the steps of the generation. The sequences are read again where the steps do not tell: after a beam
+        search, and if the state at the last token is needed, which no step has read.
+        """
+        count = is_seg.shape[1]  # T
+        predicting = torch.cat(steps, dim=1).to(is_seg.device) if steps else None  # (B * R, T, D)
+        is_at_token = self.config.seg_state == "token"
+        if predicting is not None and is_at_token and not is_seg[:, -1].any():
+            predicting = F.pad(predicting, (0, 0, 0, 1))  # the last token needs no state
+        needed = count + is_at_token
+        if predicting is None or predicting.shape[1] < needed:
+            predicting = self._read_again(prompt, sequences).to(is_seg.device)
+        return predicting[:, needed - count : needed]
+
+    def _read_again(self, prompt: dict[str, torch.Tensor | None], sequences: torch.LongTensor) -> torch.FloatTensor:
+        """Gemma's states that predict each new token, and the one at the last of them: (B * R, T + 1, D)."""
+        each = len(sequences) // len(prompt["input_ids"])  # R
+        prompt = {name: value.repeat_interleave(each, dim=0) for name, value in prompt.items() if value is not None}
+        mask, new_tokens = prompt["attention_mask"], sequences[:, prompt["input_ids"].shape[1] :]
+        mask = F.pad(mask, (0, new_tokens.shape[1]), value=1)  # (B * R, L + T)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        length = prompt["input_ids"].shape[1]
+        # In two parts: an image token that the model wrote itself stands for no image
+        cache = DynamicCache()
+        first = self.model(**prompt, position_ids=positions[:, :length], past_key_values=cache, use_cache=True)
+        then = self.model(
+            input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], past_key_values=cache
+        )
+        return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)
