@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 
 from .bases import Base, check_base, write_base
 
@@ -47,6 +47,10 @@ class AdaptedGemmaLisa(PeftModel):
         super().save_pretrained(save_directory, **{**kwargs, "save_embedding_layers": False})
         if self.base is not None and kwargs.get("is_main_process", True):
             write_base(save_directory, self.base)
+
+    def _get_base_model_class(self, is_prompt_tuning=False):
+        """The class that AutoPeftModel opens the base with. The model's own lies in code that it cannot import."""
+        return AutoModel
 
     def create_or_update_model_card(self, output_dir):
         """None: PEFT's is a form with blanks; training.json says what there is to say."""

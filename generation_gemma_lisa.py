@@ -16,6 +16,8 @@ from .sam_gemma_lisa import decode_with_prompts, prompts_by_hand
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
 MAX_NEW_TOKENS = 64
+# Options of `generate` that do nothing in a greedy search.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass
@@ -28,7 +30,6 @@ class SegmentOutput(ModelOutput):
         iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
         seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
-        seg_sequence_index (`torch.LongTensor` of shape `(S,)`): the row of `sequences` that each mask belongs to.
     """
 
     sequences: torch.LongTensor | None = None
@@ -36,7 +37,6 @@ class SegmentOutput(ModelOutput):
     iou_scores: torch.FloatTensor | None = None
     seg_image_index: torch.LongTensor | None = None
     image_embeddings: torch.FloatTensor | None = None
-    seg_sequence_index: torch.LongTensor | None = None
 
 
 class SegmentationMixin:
@@ -85,6 +85,10 @@ class SegmentationMixin:
                 option that would have no effect; a model in training mode with activation checkpointing.
         """
         self.check_can_generate()
+        if generation_config is None:
+            generate_options = GREEDY | generate_options
+        if not generate_options.get("do_sample", True) and (idle := generate_options.keys() & set(SAMPLING)):
+            raise ValueError(f"{min(idle)} has no effect in a greedy search; pass do_sample=True with it.")
         if unused := [name for name in generate_options if name.startswith(("output_", "return_dict"))]:
             raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")
         if attention_mask is None:
@@ -104,10 +108,8 @@ class SegmentationMixin:
             raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
         prompts = prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, num_images)
 
-        if generation_config is None:
-            generate_options = GREEDY | generate_options
-            if "max_length" not in generate_options and max_new_tokens is None:
-                max_new_tokens = MAX_NEW_TOKENS
+        if max_new_tokens is None and generation_config is None and "max_length" not in generate_options:
+            max_new_tokens = MAX_NEW_TOKENS
         if max_new_tokens is not None:
             generate_options["max_new_tokens"] = max_new_tokens
         prompt = {
@@ -137,8 +139,7 @@ class SegmentationMixin:
 
         if image_embeddings is None:
             image_embeddings = self.encode_for_sam(sam_pixel_values)
-        seg_sequence_index = is_seg.nonzero()[:, 0]  # (S,)
-        seg_image_index = image_of_row.to(seg_sequence_index.device)[seg_sequence_index]  # (S,)
+        seg_image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         if prompts is None:
             pred_masks, iou_scores, _ = self._decode_masks(
                 states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
@@ -154,7 +155,6 @@ class SegmentationMixin:
             iou_scores=iou_scores,
             seg_image_index=seg_image_index,
             image_embeddings=image_embeddings,
-            seg_sequence_index=seg_sequence_index,
         )
 
     def check_can_generate(self) -> None:

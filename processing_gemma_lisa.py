@@ -115,6 +115,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         return_tensors: str | None = None,
         return_assistant_tokens_mask: bool = False,
         padding_side: str = "left",
+        continue_final_message: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
         **kwargs,
     ) -> str | list[str] | BatchFeature | torch.Tensor:
         """Conversations as text, or as the tensors of both towers.
@@ -128,13 +130,16 @@ class GemmaLisaProcessor(Gemma3Processor):
             return_tensors: "pt" or None; tensors are made either way when `tokenize` is set.
             return_assistant_tokens_mask: add `assistant_masks` (B, L), 1 where the model speaks.
             padding_side: "left" for generation, "right" for training.
+            continue_final_message: leave the model's last turn open, so that generation continues it.
+            processor_kwargs: tokenizing options as TRL and the stock pipelines pass them: padding_side,
+                pad_to_multiple_of, and max_length with truncation, which raises for what is longer.
 
         Returns:
             BatchFeature of input_ids, attention_mask, token_type_ids (B, L); where there are images also pixel_values
             (I, 3, 896, 896), sam_pixel_values (I, 3, 1024, 1024), original_sizes and reshaped_input_sizes (I, 2).
 
         Raises:
-            ValueError: two images in one conversation, or turns that do not alternate.
+            ValueError: two images in one conversation, turns that do not alternate, or an option that is not supported.
         """
         if not conversation:
             raise ValueError("There is no conversation; give a list of messages, or a list of such lists.")
@@ -144,17 +149,20 @@ class GemmaLisaProcessor(Gemma3Processor):
                 [self._complete(messages) for messages in conversations],
                 chat_template,
                 add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                processor_kwargs=processor_kwargs,
                 **kwargs,
             )
             return texts if conversations is conversation else texts[0]
-        if not kwargs.pop("padding", True):
-            raise ValueError(
-                "padding=False: the conversations of a batch are always padded; encode_chats does not pad."
-            )
-        if kwargs:
-            raise ValueError(f"apply_chat_template takes no {', '.join(kwargs)} when it tokenizes.")
+        options = {"padding_side": padding_side, **kwargs, **(processor_kwargs or {})}
+        multiple, longest, padding_side = _read_tokenizing_options(options)
         images = [image for messages in conversations for image in _images_of(messages)]
-        chats = self.encode_chats(conversations, add_generation_prompt, chat_template)
+        chats = self.encode_chats(conversations, add_generation_prompt, chat_template, continue_final_message)
+        if longest is not None and (length := max(len(ids) for ids, _ in chats)) > longest:
+            raise ValueError(
+                f"A conversation has {length} tokens, max_length is {longest}. Truncating is not supported: it would "
+                "cut an image or a [SEG]. Raise max_length, or shorten the conversation."
+            )
         padded = pad_rows(
             {
                 "input_ids": ([ids for ids, _ in chats], self.tokenizer.pad_token_id),
@@ -162,6 +170,7 @@ class GemmaLisaProcessor(Gemma3Processor):
                 "assistant_masks": ([spoken for _, spoken in chats], 0),
             },
             padding_side,
+            multiple,
         )
         padded["token_type_ids"] = (padded["input_ids"] == self.tokenizer.image_token_id).long()
         if not return_assistant_tokens_mask:
@@ -194,6 +203,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         conversations: list[list[dict]],
         add_generation_prompt: bool = False,
         chat_template: str | None = None,
+        continue_final_message: bool = False,
     ) -> list[tuple[list[int], list[int]]]:
         """Each conversation as (token ids, 1 where the model speaks up to its `<end_of_turn>` and 0 elsewhere).
 
@@ -209,6 +219,7 @@ class GemmaLisaProcessor(Gemma3Processor):
             chat_template=chat_template or self.chat_template,
             return_assistant_tokens_mask=True,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             **self.tokenizer.special_tokens_map,
         )
         soft, chats = self.tokenizer.image_token_id, []
@@ -277,7 +288,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         return batch
 
     def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
-        """What `segment` returned, as one answer for each conversation.
+        """What `segment` returned, as one answer for each conversation, or `num_return_sequences` in turn.
 
         Args:
             output: `SegmentOutput` of `model.segment(**inputs)`.
@@ -296,19 +307,24 @@ class GemmaLisaProcessor(Gemma3Processor):
         """
         prompts = inputs["input_ids"]
         has_image = (prompts == self.tokenizer.image_token_id).any(dim=1).tolist()
-        answers, image = [], -1
+        each = len(output.sequences) // len(prompts)  # answers to a conversation
+        answers, image, mask = [], -1, 0
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
-            image += has_image[row]
+            shows_image = has_image[row // each]
+            image += shows_image and row % each == 0
             answer = self.read_answer(new_tokens)
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
-            if not has_image[row]:
+            if not shows_image:
                 answer["phrases"] = []
-            if has_image[row] and output.pred_masks is not None:
-                mine = (output.seg_image_index == image).to(output.pred_masks.device)
-                height, width = inputs["original_sizes"][image].tolist()
+            if shows_image and output.pred_masks is not None:
+                mine = slice(mask, mask + new_tokens.count(self.seg_token_id))
+                mask = mine.stop
                 answer["masks"] = self.threshold_masks(
-                    output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist(), threshold
+                    output.pred_masks[mine],
+                    inputs["original_sizes"][image].tolist(),
+                    inputs["reshaped_input_sizes"][image].tolist(),
+                    threshold,
                 )
                 answer["scores"] = output.iou_scores[mine].float().cpu()
             answers.append(answer)
@@ -461,16 +477,39 @@ def phrases_of(words: list[str]) -> list[str]:
 
 
 def pad_rows(
-    columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right"
+    columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right", multiple: int = 1
 ) -> dict[str, torch.LongTensor]:
-    """Ragged rows of each name as (B, L) int64, filled with the value beside them."""
+    """Ragged rows of each name as (B, L) int64, filled with the value beside them; L is a multiple of `multiple`."""
     padded = {}
     for name, (rows, fill) in columns.items():
-        length = max(map(len, rows))
+        length = -(-max(map(len, rows)) // multiple) * multiple
         gaps = [[fill] * (length - len(row)) for row in rows]
         rows = [gap + row if padding_side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
         padded[name] = torch.tensor(rows, dtype=torch.int64)
     return padded
+
+
+def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, str]:
+    """The multiple to pad to, the maximum length if one is to be kept, and the side to pad.
+
+    Raises:
+        ValueError: an option that would have no effect.
+    """
+    options = dict(options)
+    padding = options.pop("padding", True)
+    if padding not in (True, "longest"):
+        raise ValueError(
+            f"padding={padding!r} is not supported: the conversations of a batch are padded to the longest. "
+            "encode_chats does not pad."
+        )
+    longest, truncation = options.pop("max_length", None), options.pop("truncation", None)
+    multiple, side = options.pop("pad_to_multiple_of", None), options.pop("padding_side")
+    for name in ("add_special_tokens", "return_tensors"):  # the template writes them; tensors are made either way
+        options.pop(name, None)
+    # Stock code passes options of other models' processors, switched off
+    if unknown := sorted(name for name, value in options.items() if value not in (None, False)):
+        raise ValueError(f"apply_chat_template does not support {', '.join(unknown)} when it tokenizes.")
+    return multiple or 1, longest if truncation else None, side
 
 
 def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:

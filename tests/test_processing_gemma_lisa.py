@@ -8,7 +8,7 @@ from transformers import Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.modeling_gemma_lisa import SegmentOutput
+from gemma_lisa.generation_gemma_lisa import SegmentOutput
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.scripts.init_tiny import build_processor
 
