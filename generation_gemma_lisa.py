@@ -161,8 +161,9 @@ class SegmentationMixin:
         """Raise if generation would be wrong without an error.
 
         Raises:
-            ValueError: training mode with activation checkpointing, which switches the KV cache off.
+            ValueError: fp16; training mode with activation checkpointing, which switches the KV cache off.
         """
+        self.refuse_fp16()
         if self.training and self.is_gradient_checkpointing:
             raise ValueError(
                 "The model is in training mode with activation checkpointing, which drops the KV cache. "

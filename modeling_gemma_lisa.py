@@ -94,7 +94,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     accepts_loss_kwargs = False
 
     def __init__(self, config: GemmaLisaConfig):
-        _refuse_fp16(torch.get_default_dtype())  # from_pretrained sets it while the model is built
+        _check_dtype(torch.get_default_dtype())  # from_pretrained sets it while the model is built
         super().__init__(config)
         self.sam = SamModel(config.sam_config)
         self.seg_projector = SegProjector(
@@ -149,7 +149,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         Raises:
             ValueError: inputs that do not belong together, with their counts.
         """
-        _refuse_fp16(self.dtype)
+        self.refuse_fp16()
         learns = labels is not None or mask_labels is not None
         if input_ids is None and (learns or sam_pixel_values is not None or image_embeddings is not None):
             raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
@@ -242,6 +242,13 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def refuse_fp16(self) -> None:
+        """Raise where the model would compute in float16: its own type, or autocast's."""
+        _check_dtype(self.dtype)
+        device = self.lm_head.weight.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            _check_dtype(torch.get_autocast_dtype(device))
 
     def start(self, image: Any, processor) -> ImageSession:
         """A conversation about one image (PIL, path or bytes), which is encoded once: see `ImageSession`."""
@@ -415,7 +422,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         return loss / len(HANDS)
 
 
-def _refuse_fp16(dtype: torch.dtype) -> None:
+def _check_dtype(dtype: torch.dtype) -> None:
     if dtype == torch.float16:
         raise ValueError("float16 is not supported: Gemma 3's activations exceed its range. Use dtype=torch.bfloat16.")
 

@@ -4,6 +4,7 @@ Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one ima
 """
 
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ "<start_of_turn>model\\n" }}{%- endif -%}
 """
+
+# transformers compiles a template once, and what notes its {% generation %} spans serves one thread at a time.
+_rendering = threading.Lock()
+# Makes this module's copy of a template its own: another copy of the module has another lock.
+_TEMPLATE_MARK = f"{{# {__name__} #}}"
 
 # What links the masks of a list.
 _LINK = re.compile(r"\s*,?\s*(and)?\s*")
@@ -214,14 +220,15 @@ class GemmaLisaProcessor(Gemma3Processor):
         prepared = [
             [self._mark_typed(message) for message in messages] for messages in map(self._complete, conversations)
         ]
-        texts, spoken_spans = render_jinja_template(
-            conversations=prepared,
-            chat_template=chat_template or self.chat_template,
-            return_assistant_tokens_mask=True,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            **self.tokenizer.special_tokens_map,
-        )
+        with _rendering:
+            texts, spoken_spans = render_jinja_template(
+                conversations=prepared,
+                chat_template=_TEMPLATE_MARK + (chat_template or self.chat_template),
+                return_assistant_tokens_mask=True,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **self.tokenizer.special_tokens_map,
+            )
         soft, chats = self.tokenizer.image_token_id, []
         for text, spans, (tokens, offsets) in zip(texts, spoken_spans, self._tokenize(texts), strict=True):
             is_spoken = bytearray(len(text))  # of each character
