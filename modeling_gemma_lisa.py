@@ -312,11 +312,12 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     ) -> tuple[tuple[torch.LongTensor, torch.LongTensor], torch.LongTensor]:
         """(row, position) of each state that prompts SAM, and the image that each belongs to, (S,)."""
         image_of_row, has_image = self._image_of_row(input_ids)
-        if has_sam_input and num_images != (shown := int(has_image.sum())):
-            raise ValueError(f"{num_images} images for SAM but {shown} conversations that show an image to Gemma.")
         rows, columns = (input_ids == self.config.seg_token_id).nonzero(as_tuple=True)  # (S,), (S,)
-        if astray := int((~has_image[rows]).sum()):
-            raise ValueError(f"{astray} [SEG] tokens stand in conversations that show no image; a mask needs one.")
+        if not torch.compiler.is_compiling():  # a graph cannot branch on what tensors hold
+            if has_sam_input and num_images != (shown := int(has_image.sum())):
+                raise ValueError(f"{num_images} images for SAM but {shown} conversations that show an image to Gemma.")
+            if astray := int((~has_image[rows]).sum()):
+                raise ValueError(f"{astray} [SEG] tokens stand in conversations that show no image; a mask needs one.")
         if not has_sam_input:
             rows, columns = rows[:0], columns[:0]
         if self.config.seg_state == "previous":
@@ -339,9 +340,12 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         the same modules, those that are frozen too. `prompts`: (S, ...) each, for `decode_masks`.
         """
         count = len(seg_hidden_states)
-        if count == 0:
-            seg_hidden_states, seg_image_index = idle_state, seg_image_index.new_zeros(1)
-            prompts = {name: prompt.new_zeros(1, *prompt.shape[1:]) for name, prompt in prompts.items()}
+        if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count: it always adds the state
+            seg_hidden_states = torch.cat([seg_hidden_states, idle_state])
+            seg_image_index = torch.cat([seg_image_index, seg_image_index.new_zeros(1)])
+            prompts = {
+                name: torch.cat([prompt, prompt.new_zeros(1, *prompt.shape[1:])]) for name, prompt in prompts.items()
+            }
         if len(image_embeddings) == 0:
             image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
         seg_image_index = seg_image_index.to(image_embeddings.device)
@@ -364,9 +368,12 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """The right masks, one for each `[SEG]`; None where there is none of either."""
         counts = [len(masks) for masks in mask_labels]
         num_images = len(counts) if reshaped_input_sizes is None else len(reshaped_input_sizes)
-        found = torch.bincount(seg_image_index, minlength=num_images).tolist()
-        if found != counts:
-            raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
+        if not torch.compiler.is_compiling():
+            found = torch.bincount(seg_image_index, minlength=num_images).tolist()
+            if found != counts:
+                raise ValueError(
+                    f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask."
+                )
         if sum(counts) == 0:
             return None
         if reshaped_input_sizes is None:
