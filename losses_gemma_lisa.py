@@ -64,7 +64,7 @@ def normalize(total: torch.Tensor, count: int, divisor: torch.Tensor | int | Non
     """A sum over the batch made a mean: over `divisor`, the count of the whole optimizer step, or over `count`."""
     if divisor is None:
         divisor = count
-    return total / (divisor.clamp(min=1) if isinstance(divisor, torch.Tensor) else max(divisor, 1))
+    return total / (divisor.clamp(min=1) if isinstance(divisor, torch.Tensor) else torch.sym_max(divisor, 1))
 
 
 def sample_mask_logits(
@@ -111,12 +111,8 @@ def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Ten
         if len(masks) == 0:
             continue
         masks = masks.to(torch.uint8)
-        present = set(masks.unique().tolist())
-        if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
-            raise ValueError(
-                f"The masks of image {image} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
-                f"{IGNORE_VALUE} is not counted."
-            )
+        if not torch.compiler.is_compiling():  # a graph cannot branch on what tensors hold
+            _check_values(masks, image)
         height, width = masks.shape[-2:]
         if (longest := max(height, width)) > max_size:
             size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
@@ -129,3 +125,12 @@ def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Ten
     ]
     sizes = [[*masks.shape[-2:]] for masks in resized for _ in range(len(masks))]
     return torch.cat(padded), torch.tensor(sizes)
+
+
+def _check_values(masks: torch.Tensor, image: int) -> None:
+    present = set(masks.unique().tolist())
+    if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
+        raise ValueError(
+            f"The masks of image {image} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
+            f"{IGNORE_VALUE} is not counted."
+        )
