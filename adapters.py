@@ -19,8 +19,6 @@ from .bases import Base, check_base, write_base
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
 TEXT_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-# Modules that keep their precision when the text model's linear layers are quantised.
-NEVER_QUANTIZED = ["sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"]
 TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
 # SAM's positional code is a constant; its codes of clicks, boxes and masks are taught only where those are simulated.
 NEVER_TRAINED = ("sam.prompt_encoder.shared_embedding.", "sam.shared_image_embedding.")
@@ -200,7 +198,7 @@ def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
 # Precision
 # ---------------------------------------------------------------------------------------------------------------------
 def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesConfig | None:
-    """bitsandbytes on the text model's linear layers, and on them only; None for neither.
+    """bitsandbytes on the text model's linear layers; None for neither. The model itself names what stays as it is.
 
     Raises:
         ValueError: both.
@@ -210,7 +208,7 @@ def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesC
     if load_in_8bit:
         # It says for every layer and call that int8 products go through fp16: of normed states, which fit
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
+        return BitsAndBytesConfig(load_in_8bit=True)
     if not load_in_4bit:
         return None
     return BitsAndBytesConfig(
@@ -219,7 +217,6 @@ def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesC
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_quant_storage=torch.bfloat16,  # one type for all weights: FSDP2 can shard them
-        llm_int8_skip_modules=NEVER_QUANTIZED,
     )
 
 

@@ -156,7 +156,6 @@ class GemmaLisaProcessor(Gemma3Processor):
                 chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                processor_kwargs=processor_kwargs,
                 **kwargs,
             )
             return texts if conversations is conversation else texts[0]

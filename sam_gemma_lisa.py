@@ -12,6 +12,7 @@ from torch import nn
 from transformers import SamModel
 from transformers.utils import is_accelerate_available
 
+HAS_ACCELERATE = is_accelerate_available()
 if is_accelerate_available():
     from accelerate.utils import align_module_device
 
@@ -196,7 +197,7 @@ def _bare_weights_loaded(sam: SamModel) -> Iterator[None]:
     directly, and the device of the positional code is asked for before it is called.
     """
     with ExitStack() as stack:
-        if is_accelerate_available():
+        if HAS_ACCELERATE and not torch.compiler.is_compiling():
             for module in sam.modules():
                 if isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
                     stack.enter_context(align_module_device(module))

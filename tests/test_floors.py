@@ -19,6 +19,7 @@ FLOORS = {
     "sam_gemma_lisa": -1,
     "fonts": -1,
     "session_gemma_lisa": 0,
+    "generation_gemma_lisa": 0,
     "targets_gemma_lisa": 0,
     "pipeline_gemma_lisa": 0,
     "processing_gemma_lisa": 0,
