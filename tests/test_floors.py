@@ -110,11 +110,20 @@ def floor_of(module: str) -> int | None:
     return FLOORS.get(module, FLOORS.get(module.split(".")[0]) if "." in module else None)
 
 
+def asks_if_available(node: ast.AST) -> bool:
+    """Whether a node is `if is_..._available():`."""
+    test = node.test if isinstance(node, ast.If) else None
+    return isinstance(test, ast.Call) and re.fullmatch(r"is_\w+_available", ast.unparse(test.func)) is not None
+
+
 def imports_of(path: str, tree: ast.AST) -> list[tuple[int, str, str | None, bool]]:
     """(line, name as written, dotted name below gemma_lisa or None for other packages, relative) of every import."""
     package = ["gemma_lisa", *path.split("/")[:-1]]
     written: list[tuple[int, str, bool]] = []
+    guarded = {id(part) for node in ast.walk(tree) if asks_if_available(node) for part in node.body}
     for node in ast.walk(tree):
+        if id(node) in guarded:  # transformers itself does not ask for these
+            continue
         if isinstance(node, ast.Import):
             written += [(node.lineno, alias.name, False) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
