@@ -56,6 +56,7 @@ from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
+from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
 from gemma_lisa.self_check import self_check
 from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
@@ -264,6 +265,17 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
     check_output_dir(model_args, Path(training_args.output_dir))
+    with run_locked(training_args):
+        train(arguments, model_args, data_args, training_args)
+
+
+def train(
+    arguments: list[str],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: GemmaLisaTrainingArguments,
+) -> None:
+    """Train in a folder that no other run writes to."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
