@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from .bases import Base, check_base, write_base
+from .checksums import check_checksums, write_checksums
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -45,8 +46,10 @@ class AdaptedGemmaLisa(PeftModel):
     def save_pretrained(self, save_directory, **kwargs):
         """As PEFT, never with the embedding matrix: one row of it is trained, and saved as such."""
         super().save_pretrained(save_directory, **{**kwargs, "save_embedding_layers": False})
-        if self.base is not None and kwargs.get("is_main_process", True):
-            write_base(save_directory, self.base)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
+            if self.base is not None:
+                write_base(save_directory, self.base)
 
     def create_or_update_model_card(self, output_dir):
         """None: PEFT's is a form with blanks; training.json says what there is to say."""
@@ -108,6 +111,7 @@ def attach_adapter(
         ValueError: it belongs to another base, or its file does not hold what its configuration says.
     """
     check_base(adapter, base)
+    check_checksums(adapter)
     weights = Path(adapter) / SAFETENSORS_WEIGHTS_NAME
     try:
         with safe_open(weights, "pt") as file:

@@ -6,6 +6,7 @@ import re
 import shlex
 import zipfile
 from collections.abc import Collection, Iterator
+from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
@@ -63,6 +64,14 @@ _PATH_IN_TEXT = re.compile(
     re.VERBOSE,
 )
 _HOMES = {"home", "Users", "users"}
+# Files whose texts may name local paths, and those of the same kind whose texts are the model's own
+RECORDS = {".json", ".jsonl", ".md", ".yaml", ".yml", ".txt"}
+NOT_RECORDS = {
+    *("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
+    "answers.json",
+}
+PICKLES, LARGEST_PICKLE = {".bin", ".pkl", ".pickle", ".pth"}, 1 << 26
+OWN_TEXTS = {"chat_template", "added_tokens_decoder", "question", "answer", "expected"}
 # Files are searched in pieces of so many bytes, which overlap by the longest match
 PIECE, OVERLAP = 1 << 24, 4096
 # Patterns are looked for in so many bytes around eight of these characters
@@ -171,7 +180,8 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
         return type(value)(redact(part, secrets) for part in value) if type(value) in (list, tuple) else value
     if isinstance(value, PurePath):
         return short_path(str(value)) if value.is_absolute() else value
-    return redact_text(value, secrets) if isinstance(value, str) else value
+    is_text = isinstance(value, str) and not isinstance(value, Enum)
+    return redact_text(value, secrets) if is_text else value
 
 
 def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
@@ -187,7 +197,11 @@ def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
 
 def redact_text(text: str, secrets: Collection[str] = ()) -> str:
     """Return the text with secrets masked and absolute local paths shortened."""
-    text = mask_text(text, secrets)
+    return shorten_paths(mask_text(text, secrets))
+
+
+def shorten_paths(text: str) -> str:
+    """Return the text with absolute local paths shortened."""
     if _ABSOLUTE.fullmatch(text) and (text.count("/") > 1 or not re.search(r"\s", text)):
         return short_path(text)
     return _PATH_IN_TEXT.sub(lambda found: short_path(found.group()), text)
@@ -265,6 +279,50 @@ def _is_project_folder(folder: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
 # ---------------------------------------------------------------------------------------------------------------------
+def shortened_file(path: Path) -> str | None:
+    """Return the text of a record or configuration without absolute local paths, or None where nothing changes.
+
+    Tokenizers, code and templates are never changed: their texts are the model's own.
+    """
+    if path.name in NOT_RECORDS or path.suffix not in RECORDS:
+        return None
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    if path.suffix == ".json":
+        content = _json_of(text)
+        shortened = _shorten(content)
+        return None if shortened == content else json.dumps(shortened, indent=2, ensure_ascii=False) + "\n"
+    lines = text.split("\n")
+    shortened = [_shorten_line(line) for line in lines]
+    return None if shortened == lines else "\n".join(shortened)
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: part if name in OWN_TEXTS else _shorten(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_shorten(part) for part in value]
+    return shorten_paths(value) if isinstance(value, str) else value
+
+
+def _shorten_line(line: str) -> str:
+    """A line of JSONL, or of any text."""
+    content = _json_of(line)
+    if content is None:
+        return shorten_paths(line)
+    shortened = _shorten(content)
+    return line if shortened == content else json.dumps(shortened, ensure_ascii=False)
+
+
+def find_local_path(path: Path) -> str | None:
+    """Return "a local path" for a pickle or log that holds a path of this machine: it cannot be shortened there."""
+    if path.suffix not in PICKLES and ".tfevents." not in path.name:
+        return None
+    folders = {str(folder) for folder in (Path.home(), Path.cwd()) if len(folder.parts) > 1}
+    with open(path, "rb") as file:
+        content = file.read(LARGEST_PICKLE)
+    return "a local path" if any(f"{folder}/".encode() in content for folder in folders) else None
+
+
 def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
     """Return what kind of secret a file contains, or None: in its bytes, or in the packed members of a zip archive.
 

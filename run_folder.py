@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
 from .bases import ADAPTER_CONFIG
+from .checksums import CHECKSUMS
 from .records import TRAINING_RECORD
 
 ASIDE = ".saving"
@@ -53,7 +54,7 @@ def place_model(aside: Path, folder: Path) -> None:
     for name in reversed(SEALS):
         (folder / name).unlink(missing_ok=True)
     flush_entry(folder)
-    for pattern in ("*.safetensors", "*.safetensors.index.json"):
+    for pattern in (CHECKSUMS, "*.safetensors", "*.safetensors.index.json"):
         for weights in folder.glob(pattern):
             weights.unlink()
     names = sorted(path.name for path in aside.iterdir())

@@ -56,6 +56,7 @@ from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
+from gemma_lisa.redaction import secrets_of
 from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
 from gemma_lisa.self_check import self_check
@@ -295,6 +296,7 @@ def train(
     settings = settings_of(
         [model_args, data_args],
         training_args,
+        secrets_of(arguments),
         weights=identify(model_args.adapter or model_args.model).fingerprint,
         rows_a_step=training_args.rows_a_step,
         rows=data[:-1],  # the last is what is evaluated on

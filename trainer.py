@@ -17,6 +17,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from .checksums import write_checksums
 from .command_line import write_whole
 from .datasets_builder.questions import MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
@@ -222,11 +223,20 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             self.push_saved("Model save")
 
     def _save(self, output_dir=None, state_dict=None):
-        """As Trainer; of the copies of all weights that an engine hands over, none that is tied to another."""
+        """As Trainer, with checksums beside the weights, and the arguments without secrets and absolute paths.
+
+        Of the copies of all weights that an engine hands over, none is saved that is tied to another.
+        """
         if state_dict is not None:
             tied = getattr(self.model, "all_tied_weights_keys", {})
             state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
-        super()._save(output_dir, state_dict)
+        args, self.args = self.args, self.args.redacted()
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = args
+        if args.should_save:
+            write_checksums(Path(output_dir or args.output_dir))
 
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
         """Add state and record to what was written aside, and when all ranks are there, let it appear."""
