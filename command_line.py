@@ -21,6 +21,8 @@ from .redaction import mask_text, redact_arguments, secrets_of
 USAGE, FAILURE = 2, 1
 # What `check_writable` writes: a full file system often still makes an empty file
 PROBE_BYTES = 4096
+# What torch.save names in its errors of writing
+TORCH_WRITER = "PytorchStreamWriter"
 
 
 class UsageError(ValueError):
@@ -98,11 +100,13 @@ def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
         does: what did not work, as "cannot be written".
 
     Raises:
-        ValueError: with the first line of the error's text.
+        ValueError: with the reason. Errors of the computation itself are raised as they are.
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = error.strerror if isinstance(error, OSError) and error.strerror else lines[0]
         raise ValueError(f"{place}: {does} ({reason}).") from error
@@ -193,7 +197,11 @@ def choose_device(wanted: str | None) -> torch.device | str:
 
 
 def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) -> None:
-    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`."""
+    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk.
+    """
     if isinstance(content, Image.Image):
         buffer = io.BytesIO()
         content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
@@ -201,10 +209,11 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         data = text.encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with one_line_errors(path, "cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(data)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import torch
 from transformers import TrainingArguments
 
 from .command_line import check_writable
+from .run_folder import remove_empty
 
 LOCK = ".lock"
 # What a file system without locks answers
@@ -78,9 +79,7 @@ def locked(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
             os.close(descriptor)
     finally:
-        for path in created:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        remove_empty(created)
 
 
 def _take(path: Path) -> int:

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .checksums import check_checksums
 from .records import TRAINING_RECORD, read_stages
 from .redaction import redact, redact_command
 from .run_folder import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
@@ -92,6 +93,7 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
     if args.process_index == 0:
         try:
             found = [choose_start(Path(args.output_dir), settings, command, args.resume_from_checkpoint, args.fresh)]
+            check_start(found[0])
         except ValueError as error:
             found = [error]
     if args.world_size > 1:
@@ -99,6 +101,23 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
     if isinstance(found[0], ValueError):
         raise found[0]
     return found[0]
+
+
+def check_start(start: Start) -> None:
+    """Compare the weights of the checkpoint to resume from with its checksums.
+
+    Raises:
+        ValueError: they differ; with what to do.
+    """
+    if start.checkpoint is None:
+        return
+    try:
+        check_checksums(start.checkpoint)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Or resume from an older checkpoint with --resume_from_checkpoint FOLDER, or begin anew with "
+            "--fresh true."
+        ) from error
 
 
 def choose_start(

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from .checksums import write_checksums
-from .command_line import write_whole
+from .command_line import one_line_errors, write_whole
 from .datasets_builder.questions import MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
@@ -37,6 +37,7 @@ from .run_folder import (
     place_model,
     remove_folder,
     rotate,
+    written_aside,
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
@@ -196,15 +197,17 @@ class GemmaLisaTrainer(HubPushes, Trainer):
     def _save_checkpoint(self, model, trial):
         """As Trainer, but the folder appears when all ranks have written all they have to."""
         folder, name = Path(self.args.output_dir), checkpoint_name(self.state.global_step)
+        aside = folder / ASIDE / name
         self._saves_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
+            with written_aside(aside, folder / name):
+                super()._save_checkpoint(model, trial)
         finally:
             self._saves_checkpoint = False
-        aside = folder / ASIDE / name
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(folder / name)  # and not where it lies still
-        self._seal(aside, lambda: place_checkpoint(aside, folder / name))
+        with one_line_errors(folder / name, "cannot be written"):
+            self._seal(aside, lambda: place_checkpoint(aside, folder / name))
         if self.args.push_to_hub:
             self.push_checkpoint(folder / name)
         if self.args.should_save:
@@ -217,8 +220,10 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             return
         folder = Path(self.args.output_dir)
         aside = folder / ASIDE / "model"
-        super().save_model(str(aside), _internal_call=True)
-        self._seal(aside, lambda: place_model(aside, folder))
+        with written_aside(aside, folder):
+            super().save_model(str(aside), _internal_call=True)
+        with one_line_errors(folder, "cannot be written"):
+            self._seal(aside, lambda: place_model(aside, folder))
         if self.args.push_to_hub and not _internal_call:
             self.push_saved("Model save")
 
