@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from .bases import Base, check_base, write_base
+from .bases import Base, check_base, quantization_of, write_base
 from .checksums import check_checksums, write_checksums
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
@@ -230,6 +230,27 @@ def check_quantized(model: PreTrainedModel) -> None:
     quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
     wanted = {name for name, _ in model.named_modules() if re.fullmatch(TEXT_LINEARS, name)}
     assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
+
+
+def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, use_dora: bool, path: str) -> None:
+    """Refuse to train weights that are saved quantised, other than below LoRA.
+
+    Raises:
+        ValueError: how they are saved, and what to do.
+    """
+    saved = quantization_of(model.config)
+    if saved is None:
+        return
+    if not gets_lora and not isinstance(model, AdaptedGemmaLisa):
+        raise ValueError(
+            f"{path}: its weights are quantised to {saved}, too coarse for training steps; set lora_rank to train LoRA "
+            "beside them, or give the checkpoint that was not quantised."
+        )
+    if use_dora and saved == "8 bits":
+        raise ValueError(
+            f"{path}: its weights are quantised to {saved}, and DoRA loses the scale of int8 weights in PEFT; leave "
+            "use_dora out."
+        )
 
 
 def keep_layout(model: nn.Module) -> None:

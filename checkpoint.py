@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
+from .bases import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
 from .checksums import CHECKSUMS, check_checksums
 from .command_line import choose_device
 from .configuration_gemma_lisa import GemmaLisaConfig
@@ -80,11 +80,12 @@ def load_checkpoint(
             adapter of another base.
     """
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
-    if (adapter is not None or is_adapter(path)) and not (load_in_4bit or load_in_8bit):
+    is_quantized = quantization_of(model.config) is not None
+    if (adapter is not None or is_adapter(path)) and not is_quantized:
         from .adapters import merge_adapter
 
         model = merge_adapter(model, model.dtype)
-    if device not in (None, AUTO) and not (load_in_4bit or load_in_8bit):
+    if device not in (None, AUTO) and not is_quantized:
         model.to(device)
     return model.eval(), processor
 
@@ -153,7 +154,8 @@ def _load_whole(
     if Path(path).is_dir():
         check_checksums(path)
     options, is_quantized = {}, load_in_4bit or load_in_8bit
-    if device == AUTO and is_quantized:
+    is_saved_quantized = quantization_of(config) is not None
+    if device == AUTO and (is_quantized or is_saved_quantized):
         raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
     if device == AUTO:
         options["device_map"] = _spread(config, path, dtype)
@@ -162,6 +164,8 @@ def _load_whole(
 
         options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
         options["device_map"] = None if device is None else {"": device}
+    elif is_saved_quantized and device is not None:
+        options["device_map"] = {"": device}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
     try:
@@ -192,6 +196,10 @@ def _load_whole(
 
         check_quantized(model)
         keep_layout(model)
+    elif is_saved_quantized:
+        from .adapters import keep_layout
+
+        keep_layout(model)
     return model.eval(), processor
 
 
@@ -209,18 +217,6 @@ def check_quantization(config: GemmaLisaConfig, path: str | Path, load_in_4bit: 
         f"{path}: its weights are saved in {saved}, so {asked} has no effect; leave the option out, or give the "
         "checkpoint that was not quantised."
     )
-
-
-def quantization_of(config: GemmaLisaConfig) -> str | None:
-    """Return how a checkpoint's weights are quantised in its files: "4 bits", "8 bits", a method's name; None: not."""
-    saved = config.to_dict().get("quantization_config")
-    if not saved:
-        return None
-    if saved.get("load_in_4bit") or saved.get("_load_in_4bit"):
-        return "4 bits"
-    if saved.get("load_in_8bit") or saved.get("_load_in_8bit"):
-        return "8 bits"
-    return f"{saved.get('quant_method', 'a quantised form')}"
 
 
 def check_hub_checksums(name: str, revision: str | None) -> None:

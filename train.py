@@ -25,6 +25,7 @@ from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
     AdaptedGemmaLisa,
     add_lora,
+    check_trainable,
     count_weights,
     hold_in,
     options_of,
@@ -88,6 +89,7 @@ def load_model(
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
     dtype = compute_dtype if uses_adapter else torch.float32
     model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
+    check_trainable(model, model_args.lora_rank is not None, model_args.use_dora, model_args.model)
     for name in ("ce", "bce", "dice", "score", "prompted"):
         name = f"{name}_loss_weight"
         if (weight := getattr(model_args, name)) is not None:

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, logging
 
 from gemma_lisa.adapters import AdaptedGemmaLisa, hold_in, merge_adapter
-from gemma_lisa.bases import is_adapter, read_base
-from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint, quantization_of
+from gemma_lisa.bases import is_adapter, quantization_of, read_base
+from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
 from gemma_lisa.checksums import write_checksums
 from gemma_lisa.command_line import ArgumentParser, UsageError, check_writable, run, write_whole
 from gemma_lisa.drawing import draw_answer
