@@ -38,7 +38,7 @@ PATTERNS = {
     "github_pat_": r"github_pat_\w{20,}",
     "glpat-": r"glpat-[\w-]{16,}",
     "sk-": r"sk-(?:[a-z0-9]+-)*\w{24,}",
-    "AKIA": r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])",
+    "AKIA": r"AKIA[A-Z0-9]{16}",
     "AIza": r"AIza[\w-]{35}",
     "xox": r"xox[abprs]-[\w-]{10,}",
     "eyJ": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
