@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 
-from .bases import Base, check_base, write_base
+from .bases import Base, check_base, quantization_of, write_base
+from .checksums import check_checksums, write_checksums
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -43,8 +44,10 @@ class AdaptedGemmaLisa(PeftModel):
     def save_pretrained(self, save_directory, **kwargs):
         """As PEFT, never with the embedding matrix: one row of it is trained, and saved as such."""
         super().save_pretrained(save_directory, **{**kwargs, "save_embedding_layers": False})
-        if self.base is not None and kwargs.get("is_main_process", True):
-            write_base(save_directory, self.base)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
+            if self.base is not None:
+                write_base(save_directory, self.base)
 
     def _get_base_model_class(self, is_prompt_tuning=False):
         """The class that AutoPeftModel opens the base with. The model's own lies in code that it cannot import."""
@@ -110,6 +113,7 @@ def attach_adapter(
         ValueError: it belongs to another base, or its file does not hold what its configuration says.
     """
     check_base(adapter, base)
+    check_checksums(adapter)
     weights = Path(adapter) / SAFETENSORS_WEIGHTS_NAME
     try:
         with safe_open(weights, "pt") as file:
@@ -227,6 +231,27 @@ def check_quantized(model: PreTrainedModel) -> None:
     quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
     wanted = {name for name, _ in model.named_modules() if re.fullmatch(TEXT_LINEARS, name)}
     assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
+
+
+def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, use_dora: bool, path: str) -> None:
+    """Refuse to train weights that are saved quantised, other than below LoRA.
+
+    Raises:
+        ValueError: how they are saved, and what to do.
+    """
+    saved = quantization_of(model.config)
+    if saved is None:
+        return
+    if not gets_lora and not isinstance(model, AdaptedGemmaLisa):
+        raise ValueError(
+            f"{path}: its weights are quantised to {saved}, too coarse for training steps; set lora_rank to train LoRA "
+            "beside them, or give the checkpoint that was not quantised."
+        )
+    if use_dora and saved == "8 bits":
+        raise ValueError(
+            f"{path}: its weights are quantised to {saved}, and DoRA loses the scale of int8 weights in PEFT; leave "
+            "use_dora out."
+        )
 
 
 def keep_layout(model: nn.Module) -> None:

@@ -1,16 +1,16 @@
 """The arguments of train.py: which model, which data, and what of them does not go together."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import TrlParser
 
 from .bases import is_adapter, read_base
-from .command_line import UsageError
+from .command_line import UsageError, check_not_empty
 from .parallel import asks_for_fsdp, check_processes
 from .training_arguments import GemmaLisaTrainingArguments
 
@@ -110,6 +110,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
         if not path.is_file():
             raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
+    check_not_empty(arguments)
     try:
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
         for name in JSON_FIELDS:
@@ -118,6 +119,8 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
                 setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(str(error)) from error
+    for part in (model_args, data_args, training_args):
+        _check_names(part)
     _check_model(model_args, training_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and training_args.eval_strategy != "no":
@@ -145,6 +148,14 @@ def _mixture_of(path: str) -> dict | None:
         return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
     except (OSError, KeyError, TypeError) as error:
         raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
+
+
+def _check_names(part: Any) -> None:
+    """Refuse fields that are given an empty text, as a recipe with an unset variable does."""
+    for found in fields(part):
+        value = getattr(part, found.name)
+        if isinstance(value, str) and not value.strip() and found.default != value:
+            raise UsageError(f"{found.name} is empty; give it a value or leave it out.")
 
 
 def _check_model(model_args: ModelArguments, training_args: GemmaLisaTrainingArguments) -> None:

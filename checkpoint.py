@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights
 from accelerate.utils import get_max_memory
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from .bases import ADAPTER_CONFIG, identify, is_adapter, read_base
+from .bases import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
+from .checksums import CHECKSUMS, check_checksums
 from .command_line import choose_device
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from .processing_gemma_lisa import GemmaLisaProcessor
+from .small_files import check_json_files, open_processor
 
 if TYPE_CHECKING:
     from .adapters import AdaptedGemmaLisa
@@ -44,7 +48,7 @@ def load_asked(
     if args.model is None:
         print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
     return load_checkpoint(
-        args.model or EXAMPLE,
+        EXAMPLE if args.model is None else args.model,
         dtype=dtype,
         adapter=args.adapter,
         load_in_4bit=args.load_in_4bit,
@@ -76,11 +80,12 @@ def load_checkpoint(
             adapter of another base.
     """
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
-    if (adapter is not None or is_adapter(path)) and not (load_in_4bit or load_in_8bit):
+    is_quantized = quantization_of(model.config) is not None
+    if (adapter is not None or is_adapter(path)) and not is_quantized:
         from .adapters import merge_adapter
 
         model = merge_adapter(model, model.dtype)
-    if device not in (None, AUTO) and not (load_in_4bit or load_in_8bit):
+    if device not in (None, AUTO) and not is_quantized:
         model.to(device)
     return model.eval(), processor
 
@@ -126,8 +131,12 @@ def _load_whole(
     device: torch.device | str | None,
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
     """The checkpoint itself; see `load_checkpoint`."""
+    if not str(path).strip():
+        raise ValueError("The name of the checkpoint is empty; expected a folder or a name on the Hub.")
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"{path}: no checkpoint, it holds no config.json.")
+    if Path(path).is_dir():
+        check_json_files(Path(path))
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -141,8 +150,12 @@ def _load_whole(
         )
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
         raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
+    check_quantization(config, path, load_in_4bit, load_in_8bit)
+    if Path(path).is_dir():
+        check_checksums(path)
     options, is_quantized = {}, load_in_4bit or load_in_8bit
-    if device == AUTO and is_quantized:
+    is_saved_quantized = quantization_of(config) is not None
+    if device == AUTO and (is_quantized or is_saved_quantized):
         raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
     if device == AUTO:
         options["device_map"] = _spread(config, path, dtype)
@@ -151,10 +164,12 @@ def _load_whole(
 
         options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
         options["device_map"] = None if device is None else {"": device}
+    elif is_saved_quantized and device is not None:
+        options["device_map"] = {"": device}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
     try:
-        processor = GemmaLisaProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+        processor = open_processor(path, revision)
         model, info = GemmaLisaForConditionalGeneration.from_pretrained(
             path, dtype=dtype, output_loading_info=True, revision=revision, **options
         )
@@ -162,6 +177,8 @@ def _load_whole(
         raise ValueError(f"{path}: its files cannot be read: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if not Path(path).is_dir():
+        check_hub_checksums(str(path), revision)
     wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
     if wrong:
         raise ValueError(f"{path}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
@@ -179,7 +196,40 @@ def _load_whole(
 
         check_quantized(model)
         keep_layout(model)
+    elif is_saved_quantized:
+        from .adapters import keep_layout
+
+        keep_layout(model)
     return model.eval(), processor
+
+
+def check_quantization(config: GemmaLisaConfig, path: str | Path, load_in_4bit: bool, load_in_8bit: bool) -> None:
+    """Refuse to quantise weights that are saved quantised: transformers would ignore what was asked for.
+
+    Raises:
+        ValueError: how they are saved, and what to do.
+    """
+    saved = quantization_of(config)
+    if saved is None or not (load_in_4bit or load_in_8bit):
+        return
+    asked = "--load_in_4bit" if load_in_4bit else "--load_in_8bit"
+    raise ValueError(
+        f"{path}: its weights are saved in {saved}, so {asked} has no effect; leave the option out, or give the "
+        "checkpoint that was not quantised."
+    )
+
+
+def check_hub_checksums(name: str, revision: str | None) -> None:
+    """`check_checksums` of the cached files of a name on the Hub, where its repository has checksums.
+
+    Raises:
+        ValueError: a file differs.
+    """
+    try:
+        found = hf_hub_download(name, CHECKSUMS, revision=revision)
+    except (EntryNotFoundError, OSError):  # it has none, or they are not in the cache of a machine without network
+        return
+    check_checksums(Path(found).parent, missing_is_fine=True)
 
 
 def _spread(

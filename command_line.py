@@ -5,15 +5,24 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from tqdm import tqdm
 
+from .redaction import mask_text, redact_arguments, secrets_of
+
 USAGE, FAILURE = 2, 1
+# What `check_writable` writes: a full file system often still makes an empty file
+PROBE_BYTES = 4096
+# What torch.save names in its errors of writing
+TORCH_WRITER = "PytorchStreamWriter"
 
 
 class UsageError(ValueError):
@@ -21,10 +30,86 @@ class UsageError(ValueError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, whose complaint is one line and not the whole usage."""
+    """argparse with errors of one line, which refuses empty values: no option of the programs takes one."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        check_not_empty(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists what there is.")
+
+
+def check_not_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty word of a command line, which an unset shell variable leaves.
+
+    Raises:
+        UsageError: which option it belongs to.
+    """
+    for at, word in enumerate(arguments):
+        option, is_one_word, value = word.partition("=")
+        if is_one_word and option.startswith("--") and not value.strip():
+            raise UsageError(f"{option} is empty; give it a value or leave it out.")
+        if not word.strip():
+            options = [before.partition("=")[0] for before in arguments[:at] if before.startswith("--")]
+            raise UsageError(f"{options[-1] if options else 'An argument'} is empty; give it a value or leave it out.")
+
+
+def check_writable(path: str | Path, option: str, is_folder: bool = False) -> None:
+    """Check that a file or folder can be written, before work begins; nothing is left behind.
+
+    Args:
+        path: what will be written; folders that do not exist yet will be created.
+        option: named in the error, as "--output".
+        is_folder: `path` is a folder that will hold files.
+
+    Raises:
+        UsageError: a part of the path is a file, or the path is a folder where a file is expected or the reverse.
+        ValueError: the folder is read-only or on a full disk.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() != is_folder and path.exists():
+            kinds = ("a file", "a folder") if is_folder else ("a folder", "a file")
+            raise UsageError(f"{option} {path}: this is {kinds[0]}; expected the name of {kinds[1]}.")
+        folder = path if is_folder else path.parent
+        while not folder.exists() and not folder.is_symlink():
+            folder = folder.parent
+        if not folder.is_dir():
+            kind = "a link to nothing" if folder.is_symlink() and not folder.exists() else "a file"
+            raise UsageError(f"{option} {path}: {folder} is {kind}; expected a folder.")
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+            probe.write(b"\0" * PROBE_BYTES)
+            probe.flush()
+            os.fsync(probe.fileno())
+        if path.is_file() and not path.is_symlink() and not os.access(path, os.W_OK):
+            raise UsageError(f"{option} {path}: the file is write-protected; name another file.")
+    except OSError as error:
+        raise ValueError(
+            f"{option} {path}: cannot be written ({error.strerror or error}); name a folder with write permission and "
+            "free space."
+        ) from error
+
+
+@contextmanager
+def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
+    """Turn what writing or reading raises, on a full disk or of a damaged file, into one line that names the place.
+
+    Args:
+        place: the file or folder, or words for it.
+        does: what did not work, as "cannot be written".
+
+    Raises:
+        ValueError: with the reason. Errors of the computation itself are raised as they are.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else lines[0]
+        raise ValueError(f"{place}: {does} ({reason}).") from error
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -61,8 +146,13 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call `main` with the arguments; errors become one line and an exit code, or a traceback with `--debug`."""
+    """Call `main` with the arguments; errors become one line and an exit code, or a traceback with `--debug`.
+
+    `sys.argv`, which experiment trackers record, is left without secrets and absolute paths.
+    """
     arguments = sys.argv[1:]
+    secrets = secrets_of(arguments)
+    sys.argv[1:] = redact_arguments(arguments, secrets)
     debug = False
     if "--debug" in arguments:
         at = arguments.index("--debug")
@@ -78,7 +168,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug:
             raise
         close_bars()
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = mask_text(" ".join(str(error).split()) or type(error).__name__, secrets)
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
@@ -107,7 +197,11 @@ def choose_device(wanted: str | None) -> torch.device | str:
 
 
 def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) -> None:
-    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`."""
+    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk.
+    """
     if isinstance(content, Image.Image):
         buffer = io.BytesIO()
         content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
@@ -115,10 +209,11 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         data = text.encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with one_line_errors(path, "cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(data)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)

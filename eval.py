@@ -20,6 +20,7 @@ from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
     add_model_options,
+    check_writable,
     json_object,
     not_negative,
     positive,
@@ -141,6 +142,7 @@ def sample_lines(answers: list[Answer]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
+    check_writable(args.output, "--output")
     rows = load_rows(args.dataset, args.split, args.data_dir, args.dataset_options)
     if args.rows is not None:
         rows = rows.select(range(min(args.rows, len(rows))))

@@ -30,6 +30,7 @@ from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
     add_model_options,
+    check_writable,
     positive,
     run,
     write_whole,
@@ -203,6 +204,10 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     pairs = [] if args.chat else read_pairs(args)
     check_output(args, len(pairs) or 1)
+    check_writable(args.output, "--output", is_folder=len(pairs) > 1)
+    for option, path, is_folder in (("--masks", args.masks, True), ("--json", args.json, False)):
+        if path is not None:
+            check_writable(path, option, is_folder)
     for path in dict.fromkeys(path for path, _ in pairs):
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
     model, processor = load_asked(args, DTYPES[args.dtype])

@@ -12,7 +12,8 @@ from transformers.utils.hub import PushInProgress, hf_api
 
 from .adapters import AdaptedGemmaLisa
 from .command_line import UsageError
-from .repository import Facts, commit_folder, link, stage
+from .redaction import environment_secrets, mask_text
+from .repository import Facts, commit_folder, link, shorten_files, stage
 from .run_folder import PUSHING
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class HubPushes:
         stage(saved, folder, self._facts())
         if with_state_as is not None:
             shutil.copytree(saved, folder / with_state_as, copy_function=link)
+            shorten_files(folder / with_state_as)
         job = hf_api().run_as_future(
             commit_folder,
             folder,
@@ -101,6 +103,7 @@ class HubPushes:
             message,
             revision or self.args.hub_revision,
             token or self.args.hub_token,
+            {self.args.hub_token or "", *(self.record.secrets if self.record else ())},
         )
         job.add_done_callback(lambda done: _clear(done, folder))
         return job
@@ -114,4 +117,4 @@ def _clear(done: Future[Any], folder: Path) -> None:
     """Take the folder of a push away, and say so if it failed: nobody else looks."""
     shutil.rmtree(folder, ignore_errors=True)
     if not done.cancelled() and (error := done.exception()) is not None:
-        logger.warning("a push to the Hub failed: %s", " ".join(str(error).split()))
+        logger.warning("a push to the Hub failed: %s", mask_text(" ".join(str(error).split()), environment_secrets()))

@@ -17,6 +17,8 @@ from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
 
+from .redaction import redact, redact_arguments, secrets_of
+
 _logger = logging.getLogger(__name__)
 
 TRAINING_RECORD = "training.json"
@@ -78,12 +80,14 @@ def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
 
 
 def command_of(arguments: list[str]) -> str:
-    """The command of a run, as its record tells it."""
-    return shlex.join(["train.py", *arguments])
+    """Return the command of a run as its record holds it: without secrets and absolute local paths."""
+    return shlex.join(["train.py", *redact_arguments(arguments, secrets_of(arguments))])
 
 
 class Record:
     """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
+
+    Secrets and absolute local paths are in none of it (`redaction`).
 
     Args:
         model: folder or Hub name that the training starts from; its own record comes first.
@@ -95,6 +99,7 @@ class Record:
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
         command = {"command": command_of(arguments)}
+        self.secrets = secrets_of(arguments)
         earlier = stages_of(model)
         self.stages, self.stage = earlier or [], {**command, **circumstances(), **facts}
         if earlier is None and not facts.get("allow_leakage"):
@@ -106,6 +111,7 @@ class Record:
             self.stage["resumed"] = [*begun.get("resumed", []), {name: begun.get(name) for name in again}]
             self.stage |= {name: begun.get(name, 0.0) for name in CLOCKS}
             self.stage["allow_leakage"] = facts.get("allow_leakage") or begun.get("allow_leakage")
+        self.stages, self.stage = redact(self.stages, self.secrets), redact(self.stage, self.secrets)
         self._starts = {name: clock() - self.stage[name] for name, clock in CLOCKS.items()}
 
     def content(self, state: TrainerState) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from huggingface_hub import (
     ModelCardData,
 )
 
+from .checksums import CHECKSUMS
 from .command_line import write_whole
 from .records import TRAINING_RECORD
+from .redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
 
 HUB = Path(__file__).parent / "hub"
 CARD, TEMPLATE = "README.md", HUB / "card.md"
@@ -29,10 +32,10 @@ COPIED = ("handler.py", "requirements.txt")
 EXAMPLES, ANSWERS = "examples", "answers.json"
 GEMMA_LICENSE, OWN_LICENSE = "gemma", "apache-2.0"
 # What of a saved model goes to the Hub; beside it a training leaves its own state, pickles among it
-MODEL_FILES = re.compile(r".*\.(safetensors|json|jinja|model)|.*_gemma_lisa\.py")
+MODEL_FILES = re.compile(rf".*\.(safetensors|json|jinja|model)|.*_gemma_lisa\.py|{CHECKSUMS}")
 NOT_MODEL_FILES = {"trainer_state.json", "nonfinite.json"}
 # Of these the repository holds what the folder holds, and nothing of an earlier push: half of two models would load
-OWN_FILES = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_gemma_lisa\.py")
+OWN_FILES = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|[^/]*_gemma_lisa\.py|{CHECKSUMS}")
 # Gemma's terms (section 3.1) ask for the first sentence, in a file of this name, and for word of every change
 GEMMA_NOTICE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
@@ -68,6 +71,8 @@ class Facts:
     datasets: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        # What is published names no secret and no local path, whatever older records hold
+        self.stages, self.results = redact(self.stages), redact(self.results)
         if self.license is None:
             self.license = OWN_LICENSE if self.base_models == [] else GEMMA_LICENSE
 
@@ -89,6 +94,17 @@ def complete(folder: Path, facts: Facts) -> None:
     if facts.license == GEMMA_LICENSE:
         write_whole(folder / "NOTICE", GEMMA_NOTICE)
     write_whole(folder / CARD, card(facts))
+    shorten_files(folder)
+
+
+def shorten_files(folder: Path) -> None:
+    """Remove absolute local paths from the records and configurations of a folder.
+
+    A file that changes is written anew, so that a link to the training's own file leaves that as it is.
+    """
+    for path in files_of(folder):
+        if (text := shortened_file(folder / path)) is not None:
+            write_whole(folder / path, text)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -140,17 +156,54 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in paths if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)]
 
 
+def check_no_secrets(folder: Path, secrets: Collection[str] = (), paths: Iterable[Path] | None = None) -> None:
+    """Search what is about to be uploaded for tokens, passwords and keys: every file, in its bytes.
+
+    A pickle that holds a path of this machine is refused too.
+
+    Args:
+        folder: of the files.
+        secrets: values in use, beside those of the environment and of the login.
+        paths: of the files, from the folder; by default all of it.
+
+    Raises:
+        ValueError: with the file's name; the secret itself is in no message.
+    """
+    values = {*(secret for secret in secrets if secret), *environment_secrets()}
+    for path in paths or (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()):
+        found = find_secret(folder / path, values) or find_local_path(folder / path)
+        if found is None and any(value in path.as_posix() for value in values):
+            found = "in its name, a token or password in use"
+        if found is not None:
+            raise ValueError(
+                f"{path.as_posix()} contains {found}. Nothing was uploaded. Remove it from the file, and revoke it if "
+                "it is a token that others could read."
+            )
+
+
 def commit_folder(
-    folder: Path, name: str, message: str, revision: str | None = None, token: str | None = None
+    folder: Path,
+    name: str,
+    message: str,
+    revision: str | None = None,
+    token: str | None = None,
+    secrets: Collection[str] = (),
 ) -> CommitInfo:
     """Upload a folder to a repository that is there, in one commit, the last of its calls to the Hub.
 
-    Weights and code that an earlier commit left, and this folder has not, are taken away; other files stay.
+    Weights and code that an earlier commit left, and this folder has not, are taken away; other files stay. Records and
+    configurations go without absolute local paths.
+
+    Raises:
+        ValueError: a file contains a secret; nothing is uploaded then.
     """
+    check_no_secrets(folder, {*secrets, token or ""}, files_of(folder))
     api = HfApi(token=token)
     there = api.model_info(name, revision=revision)
     paths = [path.as_posix() for path in files_of(folder)]
-    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in paths]
+    shortened = {path: shortened_file(folder / path) for path in paths}
+    contents = {path: folder / path if text is None else text.encode() for path, text in shortened.items()}
+    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=contents[path]) for path in paths]
     for entry in there.siblings or []:
         if OWN_FILES.fullmatch(entry.rfilename) and entry.rfilename not in paths:
             operations.append(CommitOperationDelete(path_in_repo=entry.rfilename))

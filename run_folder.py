@@ -6,12 +6,16 @@ process that is killed leaves scraps, which the next start takes away, and never
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
 from .bases import ADAPTER_CONFIG
+from .checksums import CHECKSUMS
+from .command_line import one_line_errors
 from .records import TRAINING_RECORD
 
 ASIDE = ".saving"
@@ -53,7 +57,7 @@ def place_model(aside: Path, folder: Path) -> None:
     for name in reversed(SEALS):
         (folder / name).unlink(missing_ok=True)
     flush_entry(folder)
-    for pattern in ("*.safetensors", "*.safetensors.index.json"):
+    for pattern in (CHECKSUMS, "*.safetensors", "*.safetensors.index.json"):
         for weights in folder.glob(pattern):
             weights.unlink()
     names = sorted(path.name for path in aside.iterdir())
@@ -63,6 +67,67 @@ def place_model(aside: Path, folder: Path) -> None:
         os.replace(aside / name, folder / name)
     flush_entry(folder)
     aside.rmdir()
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Yield a folder beside `output` to write to, which takes that name when the block ends well; else it is deleted.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk.
+    """
+    output = Path(os.path.abspath(output))
+    created = [path for path in output.parents if not path.exists()]
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with one_line_errors(output, "cannot be written"):
+            aside.mkdir(parents=True)
+            yield aside
+            aside.replace(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
+        remove_empty(created)
+
+
+@contextmanager
+def folder_in_place(output: Path) -> Iterator[Path]:
+    """As `whole_folder`, into a folder that may hold other files: those of an older model there are replaced.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk.
+    """
+    output = Path(os.path.abspath(output))
+    created = [path for path in (output, *output.parents) if not path.exists()]
+    aside = output / ASIDE / "model"
+    try:
+        with written_aside(aside, output):
+            aside.mkdir(parents=True)
+            yield aside
+            place_model(aside, output)
+    finally:
+        remove_empty([aside.parent, *created])
+
+
+@contextmanager
+def written_aside(aside: Path, place: Path) -> Iterator[None]:
+    """Delete what was written aside if the block fails, and say in one line where it should have gone.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk.
+    """
+    try:
+        with one_line_errors(place, "cannot be written"):
+            yield
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Delete those of the folders that are empty, in the given order."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def remove_folder(folder: Path) -> None:

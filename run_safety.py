@@ -1,6 +1,7 @@
 """Where a start of train.py begins: anew, at a checkpoint of its folder, or nowhere because the run is finished."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .checksums import check_checksums
 from .records import TRAINING_RECORD, read_stages
+from .redaction import redact, redact_command
 from .run_folder import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
 
 # How long is trained may grow while a run goes on.
@@ -46,10 +49,13 @@ class Start:
     undone: list[Path] = field(default_factory=list)
 
 
-def settings_of(parts: list[Any], args: TrainingArguments, **facts: Any) -> dict[str, Any]:
+def settings_of(
+    parts: list[Any], args: TrainingArguments, secrets: Collection[str] = (), **facts: Any
+) -> dict[str, Any]:
     """What may not change while a run goes on, as JSON would give it back; and LENGTHS.
 
     Args:
+        secrets: values to mask wherever they occur (`redaction.secrets_of`).
         parts: dataclasses of the program's own arguments.
         args: of the training, with fields of the program's own.
         facts: what else it is, as the model's weights and the rows of a step.
@@ -59,11 +65,12 @@ def settings_of(parts: list[Any], args: TrainingArguments, **facts: Any) -> dict
     own |= {found.name: getattr(args, found.name) for found in fields(args) if found.name not in theirs}
     settings = {name: value for name, value in own.items() if name not in FREE}
     settings |= {name: getattr(args, name) for name in (*DECIDING, *LENGTHS)} | facts
-    return json.loads(json.dumps(settings, default=str))
+    return redact(json.loads(json.dumps(settings, default=str)), secrets)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of the settings has changed, except that more is to be trained; a setting not known before is one of now."""
+    before = redact(before)  # an older record may hold absolute paths
     return [
         f"{name} {_brief(before[name])}, not {_brief(now.get(name))}"
         for name in before
@@ -86,6 +93,7 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
     if args.process_index == 0:
         try:
             found = [choose_start(Path(args.output_dir), settings, command, args.resume_from_checkpoint, args.fresh)]
+            check_start(found[0])
         except ValueError as error:
             found = [error]
     if args.world_size > 1:
@@ -93,6 +101,23 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
     if isinstance(found[0], ValueError):
         raise found[0]
     return found[0]
+
+
+def check_start(start: Start) -> None:
+    """Compare the weights of the checkpoint to resume from with its checksums.
+
+    Raises:
+        ValueError: they differ; with what to do.
+    """
+    if start.checkpoint is None:
+        return
+    try:
+        check_checksums(start.checkpoint)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Or resume from an older checkpoint with --resume_from_checkpoint FOLDER, or begin anew with "
+            "--fresh true."
+        ) from error
 
 
 def choose_start(
@@ -116,7 +141,8 @@ def choose_start(
         undone = _undone(folder, checkpoints)
         told = f"fresh: takes {_names(undone)} from {folder}; its other files stay"
         return Start(says=[told] if undone else [], undone=undone)
-    is_again = any(_last_stage(path).get("command") == command for path in (newest, folder) if path)
+    commands = [_last_stage(path).get("command") for path in (newest, folder) if path]
+    is_again = any(before is not None and redact_command(before) == command for before in commands)
     if wanted is not None and not is_again:
         return _go_back(folder, Path(wanted), settings)
 

@@ -25,6 +25,7 @@ from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
     AdaptedGemmaLisa,
     add_lora,
+    check_trainable,
     count_weights,
     hold_in,
     options_of,
@@ -56,6 +57,8 @@ from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import Record, command_of
+from gemma_lisa.redaction import secrets_of
+from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
 from gemma_lisa.self_check import self_check
 from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
@@ -86,6 +89,7 @@ def load_model(
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
     dtype = compute_dtype if uses_adapter else torch.float32
     model, processor = open_checkpoint(model_args.model, dtype, model_args.adapter, **quantization, is_trainable=True)
+    check_trainable(model, model_args.lora_rank is not None, model_args.use_dora, model_args.model)
     for name in ("ce", "bce", "dice", "score", "prompted"):
         name = f"{name}_loss_weight"
         if (weight := getattr(model_args, name)) is not None:
@@ -264,6 +268,17 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
     check_output_dir(model_args, Path(training_args.output_dir))
+    with run_locked(training_args):
+        train(arguments, model_args, data_args, training_args)
+
+
+def train(
+    arguments: list[str],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: GemmaLisaTrainingArguments,
+) -> None:
+    """Train in a folder that no other run writes to."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
@@ -283,6 +298,7 @@ def main(arguments: list[str]) -> None:
     settings = settings_of(
         [model_args, data_args],
         training_args,
+        secrets_of(arguments),
         weights=identify(model_args.adapter or model_args.model).fingerprint,
         rows_a_step=training_args.rows_a_step,
         rows=data[:-1],  # the last is what is evaluated on

@@ -17,7 +17,8 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from .command_line import write_whole
+from .checksums import write_checksums
+from .command_line import one_line_errors, write_whole
 from .datasets_builder.questions import MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
@@ -36,6 +37,7 @@ from .run_folder import (
     place_model,
     remove_folder,
     rotate,
+    written_aside,
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
@@ -195,15 +197,17 @@ class GemmaLisaTrainer(HubPushes, Trainer):
     def _save_checkpoint(self, model, trial):
         """As Trainer, but the folder appears when all ranks have written all they have to."""
         folder, name = Path(self.args.output_dir), checkpoint_name(self.state.global_step)
+        aside = folder / ASIDE / name
         self._saves_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
+            with written_aside(aside, folder / name):
+                super()._save_checkpoint(model, trial)
         finally:
             self._saves_checkpoint = False
-        aside = folder / ASIDE / name
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(folder / name)  # and not where it lies still
-        self._seal(aside, lambda: place_checkpoint(aside, folder / name))
+        with one_line_errors(folder / name, "cannot be written"):
+            self._seal(aside, lambda: place_checkpoint(aside, folder / name))
         if self.args.push_to_hub:
             self.push_checkpoint(folder / name)
         if self.args.should_save:
@@ -216,17 +220,28 @@ class GemmaLisaTrainer(HubPushes, Trainer):
             return
         folder = Path(self.args.output_dir)
         aside = folder / ASIDE / "model"
-        super().save_model(str(aside), _internal_call=True)
-        self._seal(aside, lambda: place_model(aside, folder))
+        with written_aside(aside, folder):
+            super().save_model(str(aside), _internal_call=True)
+        with one_line_errors(folder, "cannot be written"):
+            self._seal(aside, lambda: place_model(aside, folder))
         if self.args.push_to_hub and not _internal_call:
             self.push_saved("Model save")
 
     def _save(self, output_dir=None, state_dict=None):
-        """As Trainer; of the copies of all weights that an engine hands over, none that is tied to another."""
+        """As Trainer, with checksums beside the weights, and the arguments without secrets and absolute paths.
+
+        Of the copies of all weights that an engine hands over, none is saved that is tied to another.
+        """
         if state_dict is not None:
             tied = getattr(self.model, "all_tied_weights_keys", {})
             state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
-        super()._save(output_dir, state_dict)
+        args, self.args = self.args, self.args.redacted()
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = args
+        if args.should_save:
+            write_checksums(Path(output_dir or args.output_dir))
 
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
         """Add state and record to what was written aside, and when all ranks are there, let it appear."""

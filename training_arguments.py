@@ -1,12 +1,15 @@
 """transformers' TrainingArguments with this model's defaults, a rate for each part, and one knob for the batch."""
 
+import copy
 import os
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from transformers import TrainingArguments
 
 from .command_line import UsageError
 from .optimizers import PARTS
+from .redaction import environment_secrets, is_secret_name, redact
 
 
 @dataclass
@@ -60,6 +63,21 @@ class GemmaLisaTrainingArguments(TrainingArguments):
         elif self.gradient_accumulation_steps is None:
             self.gradient_accumulation_steps = 1
         super().__post_init__()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As TrainingArguments, for loggers and trackers: without secrets and absolute local paths."""
+        return redact(super().to_dict(), environment_secrets())
+
+    def redacted(self) -> Self:
+        """Return a copy to save: without secrets, absolute local paths and the engine's own objects."""
+        copied = copy.copy(self)
+        secrets = {value for name, value in vars(self).items() if is_secret_name(name) and isinstance(value, str)}
+        for name, value in vars(self).items():
+            if is_secret_name(name) or name in ("deepspeed_plugin", "hf_deepspeed_config"):
+                setattr(copied, name, None)
+            else:
+                setattr(copied, name, redact(value, {*secrets, *environment_secrets()}))
+        return copied
 
     @property
     def part_rates(self) -> dict[str, float | None]:

@@ -25,6 +25,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
 from gemma_lisa.drawing import draw_questions
+from gemma_lisa.repository import check_no_secrets, shorten_files
 
 COMMONEST = 20  # classes that inspect lists
 NO_LIMIT = sys.maxsize  # of bad records, for verify reports them all
@@ -88,6 +89,8 @@ def prepare(args: argparse.Namespace) -> None:
     if args.push:
         from huggingface_hub import HfApi  # only here: everything else works without the Hub
 
+        shorten_files(args.output)
+        check_no_secrets(args.output)
         api = HfApi()
         api.create_repo(args.push, repo_type="dataset", private=True, exist_ok=True)  # most licences ask for it
         print(f"pushed {api.upload_folder(folder_path=args.output, repo_id=args.push, repo_type='dataset')}")

@@ -15,7 +15,6 @@ this project. docs/publish.md tells more.
 import argparse
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,18 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, logging
 
 from gemma_lisa.adapters import AdaptedGemmaLisa, hold_in, merge_adapter
-from gemma_lisa.bases import is_adapter, read_base
+from gemma_lisa.bases import is_adapter, quantization_of, read_base
 from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
-from gemma_lisa.command_line import ArgumentParser, UsageError, run, write_whole
+from gemma_lisa.checksums import write_checksums
+from gemma_lisa.command_line import ArgumentParser, UsageError, check_writable, run, write_whole
 from gemma_lisa.drawing import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.records import stages_of
-from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, complete, read_results
+from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, check_no_secrets, complete, read_results
+from gemma_lisa.run_folder import whole_folder
 from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
 
@@ -154,6 +155,11 @@ def open_source(
     if args.adapter is None and is_in_pieces(args.model):
         return put_together(args.model, args.config_from, dtype)
     model, processor = open_checkpoint(args.model, dtype, args.adapter)
+    if saved := quantization_of(model.config):
+        raise ValueError(
+            f"{args.model}: its weights are saved in {saved}, which cannot be exported or merged; give the checkpoint "
+            "that was not quantised."
+        )
     return model.eval(), processor
 
 
@@ -251,25 +257,23 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
         raise UsageError("--base_model: nothing says which Gemma this was made of, and its terms ask for it; name it.")
     model.config.base_models = base_models
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with whole_folder(output) as aside:
         model.save_pretrained(aside, max_shard_size=args.max_shard_size)
         processor.save_pretrained(aside)
+        write_checksums(aside)
         del model, source
         written, again = load_checkpoint(aside)
         proof = compare(expected, probe(written, again), TOLERANCE[dtype] if is_merged else 0.0)
         facts.examples = answer_examples(written, again, args.examples, aside)
         complete(aside, facts)
-        aside.replace(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
+        check_no_secrets(aside)
     return proof, facts
 
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     check_output(args.output)
+    check_writable(args.output, "--output", is_folder=True)
     if args.push and not args.dry_run:
         check_access(args.push)
     proof, facts = export(args)

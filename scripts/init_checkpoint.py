@@ -9,7 +9,6 @@ until trained. The folder appears when it is complete: what goes wrong leaves no
 
 import argparse
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -34,10 +33,12 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from gemma_lisa import sam_checkpoint
-from gemma_lisa.command_line import run
+from gemma_lisa.checksums import write_checksums
+from gemma_lisa.command_line import ArgumentParser, check_writable, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.run_folder import whole_folder
 
 SEG_TOKEN = "[SEG]"
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
@@ -294,18 +295,16 @@ def check_output(output: Path) -> None:
 
 
 def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, output: Path) -> int:
-    """Write a folder beside `output` and rename it when it is complete: bytes written."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
-    aside.mkdir()
-    try:
+    """Write a folder beside `output` and rename it when it is complete: bytes written.
+
+    Raises:
+        ValueError: it cannot be written, as on a full disk; nothing is left then.
+    """
+    with whole_folder(output) as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
-        size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
-        aside.replace(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
-    return size
+        write_checksums(aside)
+        return sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
 
 
 def hub_names(*sources: str) -> list[str] | None:
@@ -314,7 +313,7 @@ def hub_names(*sources: str) -> list[str] | None:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gemma", required=True, help="folder or Hub name of a Gemma 3 that sees: 4B, 12B or 27B")
     parser.add_argument("--sam", required=True, help="folder, Hub name or .pth file of a SAM (the first)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
@@ -327,6 +326,7 @@ def main(arguments: list[str]) -> None:
     output = Path(os.path.abspath(args.output))
 
     check_output(output)
+    check_writable(output, "--output", is_folder=True)
     gemma_config = read_config(
         args.gemma, "--gemma", Gemma3Config, "'gemma3', a Gemma 3 that sees images (4B, 12B or 27B)"
     )

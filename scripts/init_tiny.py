@@ -26,12 +26,15 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.checksums import write_checksums
+from gemma_lisa.command_line import ArgumentParser, check_writable, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.shapes import LEVELS, row_of_scene
 from gemma_lisa.datasets_builder.templates import ask
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.run_folder import folder_in_place
 
 SPECIAL_TOKENS = {
     "pad_token": "<pad>",
@@ -202,18 +205,21 @@ def build_tiny(
     return model, processor
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    check_writable(args.output, "--output", is_folder=True)
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
-    model.save_pretrained(args.output)
-    processor.save_pretrained(args.output)
+    with folder_in_place(args.output) as aside:
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        write_checksums(aside)
     print(f"{args.output}: {model.num_parameters():,} parameters, random (seed {args.seed})")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import hub_server
 import pytest
+import torch
+from huggingface_hub import ModelInfo
 
 from gemma_lisa.adapters import add_lora
 from gemma_lisa.bases import identify
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.command_line import UsageError
-from gemma_lisa.repository import Facts, card, files_of
+from gemma_lisa.repository import Facts, card, commit_folder, files_of
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.scripts.publish import check_access, check_loading
@@ -161,14 +163,14 @@ def test_a_card_the_hub_cannot_read_is_not_committed(server, folders, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # Training that pushes as it goes
 # ---------------------------------------------------------------------------------------------------------------------
-def train(server, folders, tmp_path, *options):
+def train(server, folders, tmp_path, *options, token=hub_server.TOKEN):
     sizes = {"image_size": 32, "train_rows": 8, "validation_rows": 2, "test_rows": 2}
     command = ["train.py", "--config", "configs/shapes.yaml", "--model", folders / "model"]
     command += ["--output_dir", tmp_path / "run", "--dataset_options", json.dumps(sizes), "--use_cpu", "true"]
     command += ["--max_steps", 2, "--save_strategy", "steps", "--save_steps", 1, "--save_total_limit", 1]
     command += ["--eval_strategy", "no", "--preview_samples", 0, "--per_device_train_batch_size", 2]
     command += ["--push_to_hub", "true", "--hub_model_id", "org/trained", *options]
-    return python(server, tmp_path / "home", *command)
+    return python(server, tmp_path / "home", *command, token=token)
 
 
 @pytest.mark.slow
@@ -248,6 +250,83 @@ def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
     )
     with pytest.raises(UsageError, match="an adapter alone does not open by its name"):
         GemmaLisaTrainer(model=model, args=arguments, data_collator=GemmaLisaCollator(processor), train_dataset=[{}])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["command line", "abbreviated", "recipe"])
+def test_no_token_and_no_local_path_leaves_with_a_training(server, folders, tmp_path, place):
+    options = {"command line": ["--hub_token", hub_server.TOKEN], "abbreviated": [f"--hub_tok={hub_server.TOKEN}"]}
+    if place == "recipe":
+        recipe = tmp_path / "with_token.yaml"
+        recipe.write_text(f"{(ROOT / 'configs/shapes.yaml').read_text()}\nhub_token: {hub_server.TOKEN}\n")
+        options["recipe"] = ["--config", recipe]
+    more = ["--hub_always_push", "true", "--hub_strategy", "all_checkpoints", "--max_steps", 1]
+    done = train(server, folders, tmp_path, *options[place], *more, token=None)
+    assert done.returncode == 0, done.stderr
+    files = server.repositories["org/trained"].commits[-1].files
+    assert {"checkpoint-1/training_args.bin", "checkpoint-1/training.json", "training.json", "README.md"} <= set(files)
+    for name, content in files.items():
+        for secret in (hub_server.TOKEN, str(tmp_path), str(ROOT), str(Path.home()) + "/"):
+            assert secret.encode() not in content, (name, secret)
+    for path in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
+        assert hub_server.TOKEN.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.json", b'{"a": "hf_abcdefghijABCDEFGHIJ0123456789abcd"}'),
+        ("examples/weights.bin", b"\0\1\2" * 99 + b"hf_of_the_environment" + b"\0"),
+        ("model.safetensors", b"\0" * 99 + b"hf_of_the_environment" + b"\0"),
+        ("README.md", b"see https://me:hunter2@host/x"),
+        ("recipe.yaml", b"login: given-to-the-push"),
+    ],
+)
+def test_an_upload_that_holds_a_secret_is_refused_with_the_files_name(tmp_path, monkeypatch, name, content):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
+    monkeypatch.setattr("gemma_lisa.repository.HfApi", None)  # nothing is asked of the Hub
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} contains .* Nothing was uploaded") as refusal:
+        commit_folder(tmp_path, "org/model", "message", secrets={"given-to-the-push"})
+    assert "hf_" not in str(refusal.value) and "hunter2" not in str(refusal.value)
+
+
+class Hub:
+    """Stands in for HfApi: keeps what is committed."""
+
+    def __init__(self, token=None):
+        pass
+
+    def model_info(self, name, revision=None):
+        return ModelInfo(id=name, sha="0" * 40, siblings=[])
+
+    def create_commit(self, name, operations, **options):
+        Hub.files = {}
+        for operation in operations:
+            with operation.as_file() as file:
+                Hub.files[operation.path_in_repo] = file.read()
+
+
+def test_an_adapter_names_its_base_by_its_last_name_where_it_is_published(folders, tmp_path, monkeypatch):
+    model, processor = load_checkpoint(folders / "model")
+    for part in (add_lora(model, rank=2, base=identify(folders / "model")), processor):
+        part.save_pretrained(tmp_path)
+    before = contents(tmp_path)
+    assert str(folders).encode() in before["base.json"]  # here it finds its base
+    monkeypatch.setattr("gemma_lisa.repository.HfApi", Hub)
+    commit_folder(tmp_path, "org/adapter", "message")
+    assert set(Hub.files) == set(before) and contents(tmp_path) == before
+    assert not [name for name, content in Hub.files.items() if str(folders).encode() in content]
+    assert json.loads(Hub.files["base.json"])["name"] == "model"
+    assert json.loads(Hub.files["adapter_config.json"])["base_model_name_or_path"] == "model"
+
+
+def test_a_pickle_that_names_a_folder_of_this_machine_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.repository.HfApi", None)
+    torch.save({"output_dir": f"{Path.home()}/runs/a"}, tmp_path / "training_args.bin")
+    with pytest.raises(ValueError, match=r"training_args.bin contains a local path"):
+        commit_folder(tmp_path, "org/model", "message")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

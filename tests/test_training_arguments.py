@@ -1,6 +1,9 @@
 """The arguments of a training: the global batch is the knob, and what does not go together is refused."""
 
+import json
+
 import pytest
+import torch
 
 from gemma_lisa.command_line import UsageError
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
@@ -53,3 +56,24 @@ def test_what_does_not_go_together_is_a_usage_error_that_says_what_would(options
 def test_each_part_has_its_own_rate_or_none():
     args = arguments(lora_learning_rate=3e-4, decoder_learning_rate=1e-5)
     assert args.part_rates == {"lora": 3e-4, "bridge": None, "decoder": 1e-5}
+
+
+def test_what_is_saved_and_logged_of_the_arguments_holds_no_secret_and_no_local_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "of-the-tracker")
+    args = GemmaLisaTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        hub_token="hf_of_the_tests",
+        run_name="by of-the-tracker",
+        optim_args=None,
+        lr_scheduler_kwargs={"password": "hunter22"},
+        use_cpu=True,
+    )
+    torch.save(args.redacted(), tmp_path / "training_args.bin")
+    saved = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    for text in (args.to_json_string(), json.dumps(args.to_dict()), (tmp_path / "training_args.bin").read_bytes()):
+        text = text if isinstance(text, str) else text.decode("latin-1")
+        for hidden in ("hf_of_the_tests", "of-the-tracker", "hunter22", str(tmp_path)):
+            assert hidden not in text
+    assert (saved.hub_token, saved.output_dir, saved.learning_rate) == (None, "run", args.learning_rate)
+    assert saved.save_strategy is args.save_strategy
+    assert (args.hub_token, args.output_dir) == ("hf_of_the_tests", str(tmp_path / "run"))

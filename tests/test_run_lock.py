@@ -1,0 +1,132 @@
+"""One folder, one run: a second one is refused at once, and a lock of a process that is gone holds nobody up."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from gemma_lisa import run_lock
+from gemma_lisa.run_lock import LOCK, is_alive, locked, run_locked, this_process
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+
+HOLD = "import sys, time; from pathlib import Path; from gemma_lisa.run_lock import locked\n"
+HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of tmp_path/run until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_is_refused_with_the_first_ones_process_and_start(holder, tmp_path):
+    folder = tmp_path / "run"
+    lock = json.loads((folder / LOCK).read_text())
+    assert lock["pid"] == holder.pid
+    with (
+        pytest.raises(ValueError, match=rf"process {holder.pid} on {socket.gethostname()}, started 20\d\d-.*:\d\d"),
+        locked(folder),
+    ):
+        pass
+    assert (folder / LOCK).is_file()  # that of the first
+
+
+def test_the_lock_ends_with_its_run_and_leaves_nothing(holder, tmp_path):
+    holder.communicate("\n")
+    assert holder.returncode == 0 and not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_holds_nobody_up(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / LOCK).is_file()
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_ends_with_an_error_too(tmp_path):
+    (tmp_path / "kept").write_text("")
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with locked(tmp_path):
+        pass
+
+
+def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
+    program = "import os, sys, time; from pathlib import Path; from gemma_lisa.run_lock import locked\n"
+    program += "lock = locked(Path(sys.argv[1])); lock.__enter__()\n"
+    program += "child = os.fork()\n"
+    program += "if child: print(child, flush=True); os.kill(os.getpid(), 9)\n"
+    program += "time.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert parent.wait() == -signal.SIGKILL
+    try:
+        os.kill(child, 0)  # it lives
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_the_lock_that_was_deleted_between_opening_and_locking_is_not_taken(tmp_path, monkeypatch):
+    lock, deleted = fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not deleted:
+            deleted.append((tmp_path / LOCK).unlink())
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_held"),
+    [
+        ({}, True),
+        ({"started": 1.0}, False),  # the id was given to another process since
+        ({"pid": 2**22 + 1}, False),
+        ({"boot": "before"}, False),
+        ({"host": "elsewhere"}, True),
+    ],
+)
+def test_where_there_are_no_locks_the_process_is_looked_up(tmp_path, monkeypatch, changed, is_held):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    (tmp_path / LOCK).write_text(json.dumps({**this_process(), **changed}))
+    assert is_alive({**this_process(), **changed}) is is_held
+    if is_held:
+        with pytest.raises(ValueError, match=f"delete {tmp_path / LOCK}"), locked(tmp_path):
+            pass
+    else:
+        with locked(tmp_path):
+            assert json.loads((tmp_path / LOCK).read_text()) == this_process()
+
+
+@pytest.mark.parametrize("content", ["", "half of {", "[1]", '{"pid": 1}'])
+def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
+    (tmp_path / LOCK).write_text(content)
+    with locked(tmp_path):
+        pass
+
+
+def test_an_unwritable_folder_is_refused_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    args = GemmaLisaTrainingArguments(output_dir=str(tmp_path / "file" / "run"), use_cpu=True)
+    with pytest.raises(ValueError, match=r"output_dir .*: .*file is a file; expected a folder"), run_locked(args):
+        pass
