@@ -25,7 +25,7 @@ READ = re.compile(
 )
 STREAM = re.compile(rf"{API}/(queue/data|heartbeat/(?P<session>[\w-]{{1,64}}))")
 JOIN, CANCEL, RESET = f"{API}/queue/join", f"{API}/cancel", f"{API}/reset"
-RUN = re.compile(rf"{API}/run/\w{{1,64}}/?")
+RUN = re.compile(rf"{API}/run/(?P<name>\w{{1,64}})/?")
 
 MAX_BODY = 256 * 2**10  # bytes of an event's request
 SLOWEST = 30  # seconds that it may take to arrive
@@ -84,14 +84,18 @@ class Gate:
         method = scope["method"]
         query = parse_qs(scope["query_string"].decode("latin-1"))
         scope = dict(scope, query_string=b"")  # Gradio reads files by names in it
+        run = RUN.fullmatch(path)
         if method == "POST" and path == UPLOAD:
             await self.app(scope, receive, send)
-        elif method == "POST" and (path in (JOIN, CANCEL, RESET) or RUN.fullmatch(path)):
+        elif method == "POST" and (run or path in (JOIN, CANCEL, RESET)):
             body = await _body_of(Request(scope, receive))
             if path != RESET and "session_hash" not in body:
                 raise Refusal(400, "session_hash is missing.")
-            if path == JOIN:
-                await self._make_room(scope["app"].get_blocks()._queue, body["session_hash"])
+            if run or path == JOIN:
+                blocks = scope["app"].get_blocks()
+                _check_event(blocks.fns, body, run and run["name"])
+                if path == JOIN:
+                    await self._make_room(blocks._queue, body["session_hash"])
             await self.app(*_with_body(scope, receive, body), send)
         elif method == "GET" and (stream := STREAM.fullmatch(path)):
             session = stream["session"] or (query.get("session_hash") or [""])[0]
@@ -194,6 +198,24 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
                 raise Refusal(400, f"{name} must be 1 to 64 letters, digits, - or _.")
             checked[name] = identifier
     return checked
+
+
+def _check_event(events: dict[int, Any], body: dict[str, Any], name: str | None) -> None:
+    """Refuse a request whose event the page does not have, or has with other values.
+
+    Args:
+        events: the page's own, by number.
+        body: the request.
+        name: the event's, where its number is not given.
+    """
+    if "fn_index" in body:
+        event = events.get(body["fn_index"])
+    else:
+        event = next((one for one in events.values() if one.api_name == name), None)
+    if event is None:
+        raise Refusal(404, "The page has no such event.")
+    if len(body["data"]) != len(event.inputs):
+        raise Refusal(400, f"The event takes {len(event.inputs)} values, got {len(body['data'])}.")
 
 
 def _text_of(value: Any) -> str | None:

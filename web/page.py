@@ -24,11 +24,12 @@ CHOOSE = """element.addEventListener('click', event => {
   const chosen = event.target.closest('[data-scene]');
   if (chosen) trigger('choose', { scene: Number(chosen.dataset.scene) });
 });"""
+AS_SENT = {"preprocess": False}  # the events check their values themselves; Gradio's own checks fill the log
 # The events that need the model: one at a time, in the order of their coming
-ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"}
-AT_ONCE = {"queue": False, "show_progress": "hidden"}
+ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"} | AS_SENT
+AT_ONCE = {"queue": False, "show_progress": "hidden"} | AS_SENT
 # Those that draw masks or write files, which takes memory: not for many visitors at the same time
-DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing", "show_progress": "hidden"}
+DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing", "show_progress": "hidden"} | AS_SENT
 # Quick, and the picture is being looked at: it is not to grow pale meanwhile
 UNSEEN = ONE_BY_ONE | {"show_progress": "hidden"}
 # What only the browser knows: the number of an upload; which answer is shown, and which of its masks are hidden
