@@ -227,7 +227,7 @@ class Events:
 
 def said(error: ValueError, language: str) -> str:
     """What went wrong, for the visitor."""
-    words = WORDS[language]
+    words = words_of(language)
     if isinstance(error, Refused):
         return message(words[error.reason].format(**error.values))
     return message(words["cannot"].format(reason=error))
