@@ -34,6 +34,7 @@ MAX_EVENT_DATA = 16  # entries of what an event of a part tells
 MAX_STREAMS = 1000  # connections that are kept open
 # Answers that no connection has taken yet are kept in memory, and large where they hold a picture
 MAX_UNDELIVERED, MAX_UNDELIVERED_OF_SESSION = 128, 16
+LARGE, MAX_LARGE = ("png", "json"), 4  # events whose answers are files, and how many of these wait to be read
 UNREAD = 60  # seconds after which an answer is deleted where its visitor has no connection open
 IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
 
@@ -62,6 +63,7 @@ class Gate:
         self.app = app
         self.open = 0  # connections that are kept open
         self.readers: Counter[str] = Counter()  # those of each session that take its answers
+        self.large: list[str] = []  # sessions that asked for a file, the oldest first
         self._timers: set[asyncio.Task] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,9 +95,9 @@ class Gate:
                 raise Refusal(400, "session_hash is missing.")
             if run or path == JOIN:
                 blocks = scope["app"].get_blocks()
-                _check_event(blocks.fns, body, run and run["name"])
+                event = _event_of(blocks.fns, body, run and run["name"])
                 if path == JOIN:
-                    await self._make_room(blocks._queue, body["session_hash"])
+                    await self._make_room(blocks._queue, body["session_hash"], event.api_name in LARGE)
             await self.app(*_with_body(scope, receive, body), send)
         elif method == "GET" and (stream := STREAM.fullmatch(path)):
             session = stream["session"] or (query.get("session_hash") or [""])[0]
@@ -120,7 +122,7 @@ class Gate:
             self.readers[session] -= is_reader
             self.readers += Counter()  # without those at 0
 
-    async def _make_room(self, queue: Any, session: str) -> None:
+    async def _make_room(self, queue: Any, session: str, is_large: bool) -> None:
         """Before an event is queued: delete answers that nobody takes.
 
         Raises:
@@ -130,14 +132,20 @@ class Gate:
         if len(pending.get(session, ())) >= MAX_UNDELIVERED_OF_SESSION:
             raise Refusal(503, "Too many answers of this session wait to be read: read them first.")
         while sum(map(len, pending.values())) >= MAX_UNDELIVERED:
-            if (
-                unread := next((other for other in pending if pending[other] and not self.readers[other]), None)
-            ) is None:
-                raise Refusal(503, "The server has too many questions: try again in a minute.")
-            await self._delete_answers(queue, unread)
+            await self._delete_first_unread(queue, [other for other in pending if pending[other]])
+        if is_large:
+            while len(large := [other for other in self.large if pending.get(other)]) >= MAX_LARGE:
+                await self._delete_first_unread(queue, large)
+            self.large = [*large, session]
         timer = asyncio.create_task(self._delete_if_unread(queue, session))
         self._timers.add(timer)
         timer.add_done_callback(self._timers.discard)
+
+    async def _delete_first_unread(self, queue: Any, sessions: list[str]) -> None:
+        unread = [session for session in sessions if not self.readers[session]]
+        if not unread:
+            raise Refusal(503, "The server has too many questions: try again in a minute.")
+        await self._delete_answers(queue, unread[0])
 
     async def _delete_if_unread(self, queue: Any, session: str) -> None:
         await asyncio.sleep(UNREAD)
@@ -200,13 +208,16 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _check_event(events: dict[int, Any], body: dict[str, Any], name: str | None) -> None:
-    """Refuse a request whose event the page does not have, or has with other values.
+def _event_of(events: dict[int, Any], body: dict[str, Any], name: str | None) -> Any:
+    """The event that a request asks for.
 
     Args:
         events: the page's own, by number.
         body: the request.
         name: the event's, where its number is not given.
+
+    Raises:
+        Refusal: the page has no such event, or has it with other values.
     """
     if "fn_index" in body:
         event = events.get(body["fn_index"])
@@ -216,6 +227,7 @@ def _check_event(events: dict[int, Any], body: dict[str, Any], name: str | None)
         raise Refusal(404, "The page has no such event.")
     if len(body["data"]) != len(event.inputs):
         raise Refusal(400, f"The event takes {len(event.inputs)} values, got {len(body['data'])}.")
+    return event
 
 
 def _text_of(value: Any) -> str | None:

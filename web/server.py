@@ -22,7 +22,7 @@ from .folders import server_folder
 from .gate import UPLOAD, Gate
 from .page import CSS, build_page
 from .uploads import MAX_FILE_SIZE, receive_upload
-from .visits import MAX_VISITS, Visits
+from .visits import Visits
 
 MAX_PIXELS = 25_000_000  # of a picture, unless the environment says otherwise
 EXPIRY_EVERY = 5  # seconds
@@ -56,7 +56,8 @@ LAUNCH = {
         "lifespan": expiring,
     },
     "max_file_size": MAX_FILE_SIZE,
-    "state_session_capacity": 2 * MAX_VISITS,  # Gradio holds what each of them was shown last
+    # Gradio keeps what each session was shown last, which can be large, and does not need it
+    "state_session_capacity": 8,
     "show_error": False,
     "prevent_thread_lock": True,
     "quiet": True,

@@ -24,6 +24,7 @@ from .uploads import Uploads
 
 MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it
 SILENCE = 30 * 60  # seconds after which a visit ends
+MAX_HELD_PIXELS = 400_000_000  # of the pictures of all visits
 MAX_QUESTION = 500  # characters
 MAX_NEW_TOKENS = 128  # of an answer
 MAX_TURNS = 32  # questions of a conversation
@@ -215,7 +216,7 @@ class Visits:
             self._visits[key] = visit
             self._visits.move_to_end(key)
             self._ended.pop(key, None)
-            while len(self._visits) > self.limit:
+            while len(self._visits) > self.limit or len(self._visits) > 1 and self._held() > MAX_HELD_PIXELS:
                 self._end(next(iter(self._visits)))
         return visit
 
@@ -249,6 +250,9 @@ class Visits:
 
     def __len__(self) -> int:
         return len(self._visits)
+
+    def _held(self) -> int:
+        return sum(visit.session.image.width * visit.session.image.height for visit in self._visits.values())
 
     def _end(self, key: str) -> None:
         del self._visits[key]
