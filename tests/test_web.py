@@ -398,6 +398,68 @@ def test_the_visit_that_was_silent_longest_makes_room(tiny):
         visits.of("d")
 
 
+def test_pictures_of_all_visits_are_limited_in_pixels(tiny, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 40_000)  # two of 128 x 128, and not three
+    visits = Visits(*tiny)
+    for key in ("a", "b", "c"):
+        visits.open(key, SCENE.read_bytes(), "scene.png")
+    assert len(visits) == 2
+    with pytest.raises(Refused, match="expired"):
+        visits.of("a")
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 1)
+    visits.open("d", SCENE.read_bytes(), "scene.png")
+    assert visits.of("d").session.image.width == 128
+
+
+def test_a_conversation_has_a_limit_of_questions_clicks_and_masks(talking, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_TURNS", 1)
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_CORRECTIONS", 1)
+    asked(talking, "the red circle")
+    ((_, _, said, _, _),) = asked(talking, "the red circle")
+    assert line_of(said) == WORDS["en"]["long_conversation"].format(limit=1)
+    click = happened(turn=0, mask=0, x=20.0, y=24.0, label=1)
+    assert talking.point("en", visitor(), click)[1] == ""
+    assert line_of(talking.point("en", visitor(), click)[1]) == WORDS["en"]["many_clicks"].format(limit=1)
+    talking.forget("en", visitor())
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_MASK_PIXELS", 128 * 128)
+    stage, talk, said, question, _ = asked(talking, "all the blue triangles")[-1]
+    assert line_of(said) == WORDS["en"]["many_masks"].format(count=2)
+    assert talk["turns"] == [] and question == "all the blue triangles"
+    assert asked(talking, "the red circle")[-1][1]["turns"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {},
+        {"turn": "0", "mask": 0, "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": [], "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": {}, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": 1, "y": 10**400, "label": 1},
+        {"turn": 0, "mask": 0, "x": 1, "y": 1, "label": 0.5},
+        {"turn": True, "mask": 0, "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": float("inf"), "y": 1, "label": 1},
+    ],
+)
+def test_what_is_no_number_is_refused_in_plain_words(talking, values):
+    asked(talking, "the red circle")
+    assert line_of(talking.point("en", visitor(), gr.EventData(None, values))[1]) == WORDS["en"]["bad_event"]
+
+
+@pytest.mark.parametrize("event", [None, {}, {"scene": -1}, {"scene": 99}, {"scene": "0"}, {"scene": 0.5}])
+def test_a_drawing_that_there_is_not_is_refused_in_plain_words(events, event):
+    changed = events.choose("en", visitor(), gr.EventData(None, event))
+    assert line_of(changed[2]) == WORDS["en"]["bad_event"] and len(events.visits) == 0
+
+
+@pytest.mark.parametrize("shown", ["x", "1e3", "0x1", "0" * 5000, "²", "1;2", "--1"])
+def test_a_list_of_masks_that_is_none_is_refused_in_plain_words(talking, shown):
+    asked(talking, "the red circle")
+    for values in ((shown, ""), ("0", shown)):
+        assert line_of(talking.save_picture(*values, "en", visitor())[1]) == WORDS["en"]["bad_event"]
+
+
 def test_the_page_itself_names_no_other_server(tiny):
     page = build_page(Visits(*tiny))
     assert page.analytics_enabled is False

@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from fastapi.routing import APIRoute
 from picture_files import ROOT, SCENE
 from PIL import Image
 
-from gemma_lisa.web import gate, uploads
+from gemma_lisa.web import gate, server, uploads
 from gemma_lisa.web.page import build_page
 from gemma_lisa.web.server import LAUNCH
 from gemma_lisa.web.visits import Visits
@@ -395,12 +395,42 @@ def test_answers_that_nobody_reads_are_limited_and_deleted(page, monkeypatch):
         assert sum(map(len, queue.pending_event_ids_session.values())) <= 4
     codes = [joined(page, "json", "en", session="eager").status_code for _ in range(4)]
     assert codes == [200, 200, 200, 503]
-    waited = time.monotonic() + SECONDS
-    while any(name.startswith(("silent", "eager")) for name in [*queue.pending_event_ids_session]):
-        assert time.monotonic() < waited, "answers that nobody reads were kept"
-        time.sleep(0.1)
+    _wait(lambda: not [name for name in [*queue.pending_event_ids_session] if name.startswith(("silent", "eager"))])
     assert not [name for name in queue.pending_messages_per_session if name.startswith(("silent", "eager"))]
     assert asked(page, "json", "en", session="after")["success"]
+
+
+def test_files_that_nobody_reads_make_room(page, monkeypatch):
+    monkeypatch.setattr(gate, "MAX_LARGE", 2)
+    pending = page.blocks._queue.pending_event_ids_session
+    for number in range(6):
+        values = [("png", "", "", "en"), ("json", "en")][number % 2]
+        assert joined(page, *values, session=f"saver{number}").status_code == 200
+        assert len([name for name in pending if name.startswith("saver")]) <= 2
+    assert read(page, "saver5")["success"]
+
+
+def test_the_expiry_survives_a_fault(page, monkeypatch):
+    monkeypatch.setattr(server, "EXPIRY_EVERY", 0.05)
+    visits, rounds = page.blocks.visits, []
+
+    def fail(*_: Any) -> None:
+        rounds.append(1)
+        raise OSError("fault")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(visits.uploads, "expire", fail)
+        _wait(lambda: len(rounds) > 2)
+    open_picture(page, "later")
+    visits.of("later").used -= 3600
+    _wait(lambda: "later" not in visits._visits)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.05)
 
 
 def test_open_connections_are_limited(page, monkeypatch):
@@ -464,7 +494,4 @@ def test_a_conversation_of_a_silent_visitor_is_gone_from_gradio_too(page):
     open_picture(page, "silent")
     assert "silent" in page.blocks.app.state_holder.session_data
     page.blocks.visits.of("silent").used -= 3600
-    waited = time.monotonic() + SECONDS
-    while "silent" in page.blocks.app.state_holder.session_data:
-        assert time.monotonic() < waited, "Gradio keeps what it showed"
-        time.sleep(0.2)
+    _wait(lambda: "silent" not in page.blocks.app.state_holder.session_data)

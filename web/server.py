@@ -1,6 +1,7 @@
 """Serve the page of a model until it is stopped; all that was uploaded is gone then."""
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -24,6 +25,8 @@ from .page import CSS, build_page
 from .uploads import MAX_FILE_SIZE, receive_upload
 from .visits import Visits
 
+logger = logging.getLogger(__name__)
+
 MAX_PIXELS = 25_000_000  # of a picture, unless the environment says otherwise
 EXPIRY_EVERY = 5  # seconds
 FONTS = ("system-ui", "sans-serif")  # the visitor's own, which have Japanese too
@@ -36,10 +39,13 @@ async def expiring(app: Starlette) -> AsyncIterator[None]:
     async def expire() -> None:
         while True:
             await asyncio.sleep(EXPIRY_EVERY)
-            visits = app.get_blocks().visits
-            visits.uploads.expire()
-            for key in visits.expire():
-                app.state_holder.session_data.pop(key, None)  # Gradio's copy of what was shown last
+            try:
+                visits = app.get_blocks().visits
+                visits.uploads.expire()
+                for key in visits.expire():
+                    app.state_holder.session_data.pop(key, None)  # Gradio's copy of what was shown last
+            except Exception:  # whatever it is, the next round is not to fall away
+                logger.exception("Deleting what nobody uses any more failed; it is tried again.")
 
     task = asyncio.create_task(expire())
     try:

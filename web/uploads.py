@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 MAX_FILE_SIZE = 20 * 2**20  # bytes of one picture's file
 MAX_TOTAL_SIZE = 256 * 2**20  # bytes of all files that wait to be opened or are being received
 MAX_UPLOADS = 256  # files that wait to be opened
-KEPT = 300  # seconds that a file waits for its visitor's turn
+KEPT = 600  # seconds that a file waits for its visitor's turn
 SLOWEST = 120  # seconds that one file may take to arrive
 MAX_FORM_SIZE = MAX_FILE_SIZE + 2**16  # bytes of a request: the file, its name and the boundaries
 MAX_NAME = 100  # characters of a file's name
