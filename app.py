@@ -5,7 +5,7 @@
     python app.py --model google/my-gemma-lisa --host 0.0.0.0
 
 Without --model the small checkpoint of examples/ answers, which knows drawn shapes only. Nothing is loaded from the
-web, and nothing that visitors bring is written to disk for longer than it takes to read it.
+web, and nothing that visitors bring is written to disk.
 """
 
 import argparse

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -26,7 +25,7 @@ from gemma_lisa.web.parts import SCENES, examples, message
 from gemma_lisa.web.visits import MAX_QUESTION, Refused, Turn, Visits
 from gemma_lisa.web.words import LANGUAGES, WORDS, preferred
 
-UPLOAD = ("stage", "talk", "message", "upload", "conversation", "start", "key")
+UPLOAD = ("stage", "talk", "message", "conversation", "start")
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +60,8 @@ def happened(**values) -> gr.EventData:
     return gr.EventData(None, values)
 
 
-def put_in(events: Events, folder: Path, name: str, content: bytes, key: str = "a", language: str = "en") -> dict:
-    path = folder / name
-    path.write_bytes(content)
-    events.receive(str(path), visitor(key))
+def put_in(events: Events, name: str, content: bytes, key: str = "a", language: str = "en") -> dict:
+    events.receive(events.visits.uploads.add(content, name), visitor(key))
     return dict(zip(UPLOAD, events.open(language, visitor(key)), strict=True))
 
 
@@ -174,28 +171,27 @@ def test_what_is_shown_in_a_message_is_text():
 
 
 @pytest.mark.parametrize("name", REFUSED_FILES)
-def test_a_file_that_is_no_picture_is_refused_in_plain_words_and_the_page_goes_on(events, tmp_path, name):
+def test_a_file_that_is_no_picture_is_refused_in_plain_words_and_the_page_goes_on(events, name):
     content, reason = REFUSED_FILES[name]
-    changed = put_in(events, tmp_path, name, content)
+    changed = put_in(events, name, content)
     line = line_of(changed["message"])
     assert reason in line and "<img" not in line and "Traceback" not in line and "GEMMA" not in line
     assert len(events.visits) == 0
-    japanese = line_of(put_in(events, tmp_path, name, content, language="ja")["message"])
+    japanese = line_of(put_in(events, name, content, language="ja")["message"])
     assert re.search("[\u3040-\u30ff]", japanese)
-    put_in(events, tmp_path, "scene.png", SCENE.read_bytes())
+    put_in(events, "scene.png", SCENE.read_bytes())
     assert len(events.visits) == 1
 
 
 @pytest.mark.parametrize("name", taken_files())
-def test_every_kind_of_picture_is_taken(events, tmp_path, name):
-    changed = put_in(events, tmp_path, name, taken_files()[name])
+def test_every_kind_of_picture_is_taken(events, name):
+    changed = put_in(events, name, taken_files()[name])
     assert changed["message"] == ""
     assert (changed["stage"]["picture"]["width"], changed["stage"]["picture"]["height"]) == (128, 128)
-    assert changed["key"] == "a"
 
 
-def test_a_picture_that_is_refused_leaves_the_one_before(talking, tmp_path):
-    put_in(talking, tmp_path, "text.png", b"no picture")
+def test_a_picture_that_is_refused_leaves_the_one_before(talking):
+    put_in(talking, "text.png", b"no picture")
     assert asked(talking, "the red circle")[-1][1]["turns"][0]["words"][0]
 
 
@@ -205,7 +201,7 @@ def test_a_picture_that_is_refused_leaves_the_one_before(talking, tmp_path):
 )
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_question_that_cannot_be_asked_is_answered_in_plain_words(talking, question, reason, language):
-    ((_, _, said, _, _, _),) = asked(talking, question, language)
+    ((_, _, said, _, _),) = asked(talking, question, language)
     expected = WORDS[language][reason].format(length=len(question), limit=MAX_QUESTION)
     assert line_of(said) == expected and len(said) < 300
     assert asked(talking, "the red circle")[-1][1]["turns"]
@@ -225,7 +221,8 @@ def test_without_a_picture_every_button_says_so(events):
     ]
     assert [line_of(one) for one in said] == [line] * len(said)
     events.receive(None, request)
-    events.receive("not/there.png", request)
+    for number in ("not/there.png", str(SCENE), "/etc/passwd", "https://example.com/x.png", ""):
+        events.receive(number, request)
     assert line_of(events.open("en", request)[2]) == WORDS["en"]["lost"]
 
 
@@ -240,7 +237,7 @@ def test_clicks_and_numbers_that_mean_nothing_are_refused_in_plain_words(talking
         dict(turn=0, mask=0, x=1, y=1, label=7),
         dict(turn=0, mask=0, x=float("nan"), y=1, label=1),
     ):
-        stage, said, _ = talking.point("en", visitor(), happened(**wrong))
+        stage, said = talking.point("en", visitor(), happened(**wrong))
         assert line_of(said), wrong
     assert line_of(talking.save_picture("x", "", "en", visitor())[1])
     assert line_of(talking.save_picture("5", "", "en", visitor())[1])
@@ -293,7 +290,7 @@ def test_a_follow_up_keeps_what_was_said_and_a_new_conversation_forgets_it(talki
     assert len(visit.session.messages) == 4
     shown = talking.show("en", visitor(), happened(turn=0))
     assert shown[0]["turn"] == 0 and shown[1]["shown"] == 0
-    stage, talk, said, _ = talking.forget("en", visitor())
+    stage, talk, said = talking.forget("en", visitor())
     assert stage["masks"] == [] and talk["turns"] == [] and said == ""
     assert visit.session.messages == [] and visit.turns == []
 
@@ -308,9 +305,9 @@ def test_a_stopped_answer_was_never_asked_for(talking, language):
         assert next(steps)[-1] == gr.update(visible=True)
         while not (step := next(steps))[0].get("masks"):
             pass
-        assert step[5] == gr.skip() and talking.stop(language, visitor()) == ""
+        assert step[4] == gr.skip() and talking.stop(language, visitor()) == ""
         (stopped,) = steps
-        stage, talk, message, question, _, button = stopped
+        stage, talk, message, question, button = stopped
         assert line_of(message) == WORDS[language]["stopped"] and question == "all the blue triangles"
         assert len(stage["masks"]) == before == len(talk["turns"]) and button == gr.update(visible=False)
         visit = talking.visits.of("a")
@@ -343,7 +340,7 @@ def test_a_click_corrects_a_mask_and_undoing_brings_it_back(talking):
     asked(talking, "the red circle")
     visit = talking.visits.of("a")
     before = visit.masks_of(visit.turns[0])
-    stage, said, _ = talking.point("en", visitor(), happened(turn=0, mask=0, x=20.0, y=24.0, label=1))
+    stage, said = talking.point("en", visitor(), happened(turn=0, mask=0, x=20.0, y=24.0, label=1))
     assert said == "" and stage["masks"][0]["points"] == [(20.0, 24.0, 1)]
     after = visit.masks_of(visit.turns[0])
     assert (after != before).any(), "the click changed nothing"
@@ -351,7 +348,7 @@ def test_a_click_corrects_a_mask_and_undoing_brings_it_back(talking):
     assert visit.session.pointed_at[0].points == [(20.0, 24.0, 1), (100.0, 100.0, 0)]
     talking.undo("en", visitor())
     assert (visit.masks_of(visit.turns[0]) == after).all()
-    stage, _, _ = talking.undo("en", visitor())
+    stage, _ = talking.undo("en", visitor())
     assert (visit.masks_of(visit.turns[0]) == before).all()
     assert stage["masks"][0]["points"] == [] and visit.session.pointed_at[0].points == []
 
@@ -393,13 +390,74 @@ def test_the_visit_that_was_silent_longest_makes_room(tiny):
     assert len(visits) == 2
     with pytest.raises(Refused, match="expired"):
         visits.of("b")
-    visits.end("a")
+    assert visits.expire() == []
+    assert visits.expire(silence=0) == ["a", "c"]
     with pytest.raises(Refused, match="expired"):
         visits.of("a")
     with pytest.raises(Refused, match="no_picture"):
         visits.of("d")
-    visits.end(None)
-    visits.end("d")
+
+
+def test_pictures_of_all_visits_are_limited_in_pixels(tiny, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 40_000)  # two of 128 x 128, and not three
+    visits = Visits(*tiny)
+    for key in ("a", "b", "c"):
+        visits.open(key, SCENE.read_bytes(), "scene.png")
+    assert len(visits) == 2
+    with pytest.raises(Refused, match="expired"):
+        visits.of("a")
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 1)
+    visits.open("d", SCENE.read_bytes(), "scene.png")
+    assert visits.of("d").session.image.width == 128
+
+
+def test_a_conversation_has_a_limit_of_questions_clicks_and_masks(talking, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_TURNS", 1)
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_CORRECTIONS", 1)
+    asked(talking, "the red circle")
+    ((_, _, said, _, _),) = asked(talking, "the red circle")
+    assert line_of(said) == WORDS["en"]["long_conversation"].format(limit=1)
+    click = happened(turn=0, mask=0, x=20.0, y=24.0, label=1)
+    assert talking.point("en", visitor(), click)[1] == ""
+    assert line_of(talking.point("en", visitor(), click)[1]) == WORDS["en"]["many_clicks"].format(limit=1)
+    talking.forget("en", visitor())
+    monkeypatch.setattr("gemma_lisa.web.visits.MAX_MASK_PIXELS", 128 * 128)
+    stage, talk, said, question, _ = asked(talking, "all the blue triangles")[-1]
+    assert line_of(said) == WORDS["en"]["many_masks"].format(count=2)
+    assert talk["turns"] == [] and question == "all the blue triangles"
+    assert asked(talking, "the red circle")[-1][1]["turns"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {},
+        {"turn": "0", "mask": 0, "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": [], "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": {}, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": 1, "y": 10**400, "label": 1},
+        {"turn": 0, "mask": 0, "x": 1, "y": 1, "label": 0.5},
+        {"turn": True, "mask": 0, "x": 1, "y": 1, "label": 1},
+        {"turn": 0, "mask": 0, "x": float("inf"), "y": 1, "label": 1},
+    ],
+)
+def test_what_is_no_number_is_refused_in_plain_words(talking, values):
+    asked(talking, "the red circle")
+    assert line_of(talking.point("en", visitor(), gr.EventData(None, values))[1]) == WORDS["en"]["bad_event"]
+
+
+@pytest.mark.parametrize("event", [None, {}, {"scene": -1}, {"scene": 99}, {"scene": "0"}, {"scene": 0.5}])
+def test_a_drawing_that_there_is_not_is_refused_in_plain_words(events, event):
+    changed = events.choose("en", visitor(), gr.EventData(None, event))
+    assert line_of(changed[2]) == WORDS["en"]["bad_event"] and len(events.visits) == 0
+
+
+@pytest.mark.parametrize("shown", ["x", "1e3", "0x1", "0" * 5000, "²", "1;2", "--1"])
+def test_a_list_of_masks_that_is_none_is_refused_in_plain_words(talking, shown):
+    asked(talking, "the red circle")
+    for values in ((shown, ""), ("0", shown)):
+        assert line_of(talking.save_picture(*values, "en", visitor())[1]) == WORDS["en"]["bad_event"]
 
 
 def test_the_page_itself_names_no_other_server(tiny):

@@ -1,9 +1,14 @@
 """What the page's buttons do; what a visitor did wrong becomes a line on the page, in the page's language."""
 
+import functools
+import inspect
 import io
 import json
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -12,7 +17,37 @@ from ..images_gemma_lisa import pixel_limit
 from .layers import shown_picture
 from .parts import NOTHING_SHOWN, SCENES, file_of, message, stage_of, talk_of
 from .visits import Refused, Turn, Visits
-from .words import WORDS
+from .words import WORDS, words_of
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 2**53  # of a number that a part of the page tells: JavaScript counts no further
+MAX_NUMBERS = 4096  # characters of a list of masks
+
+
+def guarded(event: Callable) -> Callable:
+    """The event; of an unknown fault the visitor learns only that there was one, and the log has the rest."""
+
+    def failed(arguments: tuple, keywords: dict[str, Any]) -> gr.Error:
+        logger.exception("The event %s failed.", event.__name__)
+        language = inspect.signature(event).bind(*arguments, **keywords).arguments.get("language")
+        return gr.Error(words_of(language)["unknown"], print_exception=False)
+
+    @functools.wraps(event)
+    def answered(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return event(*arguments, **keywords)
+        except Exception:
+            raise failed(arguments, keywords) from None
+
+    @functools.wraps(event)
+    def told(*arguments: Any, **keywords: Any) -> Iterator[Any]:
+        try:
+            yield from event(*arguments, **keywords)
+        except Exception:
+            raise failed(arguments, keywords) from None
+
+    return told if inspect.isgeneratorfunction(event) else answered
 
 
 class Events:
@@ -25,32 +60,36 @@ class Events:
     def __init__(self, visits: Visits):
         self.visits = visits
 
-    def receive(self, path: str | None, request: gr.Request) -> None:
-        """A picture was put in: its file is read at once, for it is removed soon, and the queue may be long."""
-        if path is not None and Path(path).is_file():
-            self.visits.bring(request.session_hash, Path(path).read_bytes(), Path(path).name)
+    @guarded
+    def receive(self, number: str | None, request: gr.Request) -> None:
+        """A picture was uploaded; `number` is what its sender got for it. It waits for its turn in the queue."""
+        if number is not None:
+            self.visits.uploads.claim(number, request.session_hash)
 
+    @guarded
     def open(self, language: str, request: gr.Request) -> tuple:
-        """What was put in is to be talked about. Of stage, talk, message, upload, conversation, start, key."""
-        try:
-            content, name = self.visits.brought(request.session_hash)
-        except Refused as error:
-            return self._refused(language, error)
-        return self._begin(content, name, language, request)
+        """What was put in is to be talked about. Of stage, talk, message, conversation, start."""
+        if (brought := self.visits.uploads.take(request.session_hash)) is None:
+            return self._refused(language, Refused("lost"))
+        return self._begin(*brought, language, request)
 
+    @guarded
     def choose(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """A drawing was chosen: its question goes into the box."""
-        path, question = SCENES[event.scene]
+        try:
+            path, question = SCENES[number_of(event, "scene", len(SCENES))]
+        except Refused as error:
+            return *self._refused(language, error), gr.skip()
         return *self._begin(path.read_bytes(), path.name, language, request), question
 
+    @guarded
     def ask(self, question: str, language: str, request: gr.Request) -> Iterator[tuple]:
-        """The answer as it comes. Of stage, talk, message, question, key, stop."""
-        key = request.session_hash
+        """The answer as it comes. Of stage, talk, message, question, stop."""
         try:
-            visit = self.visits.of(key)
+            visit = self.visits.of(request.session_hash)
             answers = visit.ask(question)
         except ValueError as error:
-            yield gr.skip(), gr.skip(), said(error, language), gr.skip(), key, gr.skip()
+            yield gr.skip(), gr.skip(), said(error, language), gr.skip(), gr.skip()
             return
         at, masks = len(visit.turns), -1
         yield (
@@ -58,7 +97,6 @@ class Events:
             talk_of(visit, at, Turn(question, {"complete": True}, [""], 0, [])),
             "",
             "",
-            key,
             gr.update(visible=True),
         )
         try:
@@ -67,13 +105,14 @@ class Events:
                 if len(turn.points) != masks:
                     masks = len(turn.points)
                     stage = stage_of(visit, at, turn)
-                yield stage, talk_of(visit, at, turn), *(gr.skip() for _ in range(4))
+                yield stage, talk_of(visit, at, turn), *(gr.skip() for _ in range(3))
         except ValueError as error:
             stage = stage_of(visit, at - 1) if at else NOTHING_SHOWN
-            yield stage, talk_of(visit, at - 1), said(error, language), question, key, gr.update(visible=False)
+            yield stage, talk_of(visit, at - 1), said(error, language), question, gr.update(visible=False)
             return
-        yield stage_of(visit, at), talk_of(visit, at), *(gr.skip() for _ in range(3)), gr.update(visible=False)
+        yield stage_of(visit, at), talk_of(visit, at), *(gr.skip() for _ in range(2)), gr.update(visible=False)
 
+    @guarded
     def stop(self, language: str, request: gr.Request) -> str:
         """The answer that is being written is not wanted; `ask` sees it after the next word. Of message."""
         try:
@@ -82,68 +121,73 @@ class Events:
             return said(error, language)
         return ""
 
+    @guarded
     def point(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
-        """A click on the picture corrects a mask. Of stage, message, key."""
-        key = request.session_hash
+        """A click on the picture corrects a mask. Of stage, message."""
         try:
-            visit = self.visits.of(key)
-            visit.correct(int(event.turn), int(event.mask), (float(event.x), float(event.y), int(event.label)))
+            visit = self.visits.of(request.session_hash)
+            turn, mask = number_of(event, "turn"), number_of(event, "mask")
+            visit.correct(turn, mask, (place_of(event, "x"), place_of(event, "y"), number_of(event, "label", 2)))
         except ValueError as error:
-            return gr.skip(), said(error, language), key
-        return stage_of(visit, int(event.turn)), "", key
+            return gr.skip(), said(error, language)
+        return stage_of(visit, turn), ""
 
+    @guarded
     def undo(self, language: str, request: gr.Request) -> tuple:
-        """Of stage, message, key."""
-        key = request.session_hash
+        """Of stage, message."""
         try:
-            visit = self.visits.of(key)
+            visit = self.visits.of(request.session_hash)
             turn = visit.undo()
         except ValueError as error:
-            return gr.skip(), said(error, language), key
-        return stage_of(visit, turn), "", key
+            return gr.skip(), said(error, language)
+        return stage_of(visit, turn), ""
 
+    @guarded
     def show(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """An earlier answer's masks are wanted. Of stage, talk, message."""
         try:
             visit = self.visits.of(request.session_hash)
-            return stage_of(visit, int(event.turn)), talk_of(visit, int(event.turn)), ""
+            turn = number_of(event, "turn", len(visit.turns))
+            return stage_of(visit, turn), talk_of(visit, turn), ""
         except ValueError as error:
             return gr.skip(), gr.skip(), said(error, language)
 
+    @guarded
     def forget(self, language: str, request: gr.Request) -> tuple:
-        """A new conversation about the same picture. Of stage, talk, message, key."""
-        key = request.session_hash
+        """A new conversation about the same picture. Of stage, talk, message."""
         try:
-            visit = self.visits.of(key)
+            visit = self.visits.of(request.session_hash)
         except ValueError as error:
-            return gr.skip(), gr.skip(), said(error, language), key
+            return gr.skip(), gr.skip(), said(error, language)
         visit.forget()
-        return NOTHING_SHOWN, talk_of(visit, -1), "", key
+        return NOTHING_SHOWN, talk_of(visit, -1), ""
 
+    @guarded
     def leave(self, request: gr.Request) -> tuple:
-        """Another picture is wanted. Of stage, talk, message, upload, conversation, start."""
+        """Another picture is wanted. Of stage, talk, message, conversation, start."""
         self.visits.leave(request.session_hash)
         return (
             NOTHING_SHOWN | {"picture": None},
             {"turns": [], "shown": -1},
             "",
-            None,
             gr.update(visible=False),
             gr.update(visible=True),
         )
 
+    @guarded
     def save_picture(self, shown: str, hidden: str, language: str, request: gr.Request) -> tuple:
         """The answer that is shown, as PNG; `hidden`: indices of masks, from 0, by commas. Of stage, message."""
         try:
             visit = self.visits.of(request.session_hash)
-            indices = {int(index) for index in hidden.split(",") if index}
-            picture = visit.picture(int(shown) if shown else len(visit.turns) - 1, indices, WORDS["en"]["hidden"])
+            turn, *indices = numbers_in(f"{shown or len(visit.turns) - 1},{hidden or ''}")
+            picture = visit.picture(turn, set(indices), WORDS["en"]["hidden"])
         except ValueError as error:
             return gr.skip(), said(error, language)
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
         return file_of(f"{Path(visit.name).stem}-answer.png", "image/png", buffer.getvalue()), ""
 
+    @guarded
     def save_json(self, language: str, request: gr.Request) -> tuple:
         """All answers of the conversation, as predict.py writes them. Of stage, message."""
         try:
@@ -165,28 +209,64 @@ class Events:
             NOTHING_SHOWN | {"picture": shown_picture(visit.session.image)},
             talk_of(visit, -1),
             "",
-            None,
             gr.update(visible=True),
             gr.update(visible=False),
-            request.session_hash,
         )
 
     def _refused(self, language: str, error: ValueError, name: str = "") -> tuple:
         """As `open`, of a picture that cannot be used."""
-        words = WORDS[language]
+        words = words_of(language)
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             line = words["too_large"].format(name=name, limit=pixel_limit())
         elif isinstance(error, Refused):
             line = words[error.reason]
         else:
             line = words["unreadable"].format(reason=error)
-        skipped = (gr.skip() for _ in range(3))
-        return gr.skip(), gr.skip(), message(line), None, *skipped
+        return gr.skip(), gr.skip(), message(line), gr.skip(), gr.skip()
 
 
 def said(error: ValueError, language: str) -> str:
     """What went wrong, for the visitor."""
-    words = WORDS[language]
+    words = words_of(language)
     if isinstance(error, Refused):
         return message(words[error.reason].format(**error.values))
     return message(words["cannot"].format(reason=error))
+
+
+def number_of(event: gr.EventData, name: str, limit: int = 2**31) -> int:
+    """The whole number from 0 to below `limit` that a part of the page told under that name.
+
+    Raises:
+        Refused: it told none.
+    """
+    value = place_of(event, name)
+    if value != int(value) or not 0 <= value < limit:
+        raise Refused("bad_event")
+    return int(value)
+
+
+def place_of(event: gr.EventData, name: str) -> float:
+    """The number that a part of the page told under that name.
+
+    Raises:
+        Refused: it told none.
+    """
+    try:
+        value = getattr(event, name)
+    except (AttributeError, TypeError):  # TypeError: it told nothing at all
+        raise Refused("bad_event") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:  # nor a NaN
+        raise Refused("bad_event")
+    return value
+
+
+def numbers_in(text: str) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        Refused: anything else.
+    """
+    numbers = [part for part in text.split(",") if part]
+    if len(text) > MAX_NUMBERS or not all(re.fullmatch("-?[0-9]{1,9}", number) for number in numbers):
+        raise Refused("bad_event")
+    return [int(number) for number in numbers]

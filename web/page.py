@@ -1,33 +1,39 @@
 """The page: what is where on it, and which event each button is."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from .events import Events
+from .events import Events, guarded
 from .parts import examples, head
+from .uploads import MAX_FILE_SIZE
 from .visits import Visits
-from .words import LANGUAGES, WORDS, preferred
+from .words import LANGUAGES, WORDS, preferred, words_of
 
-SILENCE = 30 * 60  # seconds after which a visit ends
 QUEUE_LENGTH = 64  # events that wait for the model; whoever comes then is told to try again
-# Seconds. Uploads of one content share one file, so nobody may remove it while another is about to read it.
-UPLOADS_KEPT, UPLOADS_EVERY = 30, 10  # how old they get at least, and how often they are looked for
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
 FRAME = '<div class="gl-frame"></div><div class="gl-tools" hidden></div><div class="gl-legend"></div>'
+# No picture component of Gradio: such a one takes paths and addresses from whoever asks
+PUT_IN = """<div class="gl-upload"><input type="file" accept="image/*" hidden><video muted playsinline hidden></video>
+<div class="gl-buttons"></div><p class="gl-note" role="status"></p></div>"""
 TALK = '<div class="gl-talk" role="log"></div>'
 DISMISS = "element.addEventListener('click', () => { props.value = ''; });"
 CHOOSE = """element.addEventListener('click', event => {
   const chosen = event.target.closest('[data-scene]');
   if (chosen) trigger('choose', { scene: Number(chosen.dataset.scene) });
 });"""
+AS_SENT = {"preprocess": False}  # the events check their values themselves; Gradio's own checks fill the log
 # The events that need the model: one at a time, in the order of their coming
-ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"}
-AT_ONCE = {"queue": False, "show_progress": "hidden"}
+ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"} | AS_SENT
+AT_ONCE = {"queue": False, "show_progress": "hidden"} | AS_SENT
+# Those that draw masks or write files, which takes memory: not for many visitors at the same time
+DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing", "show_progress": "hidden"} | AS_SENT
 # Quick, and the picture is being looked at: it is not to grow pale meanwhile
 UNSEEN = ONE_BY_ONE | {"show_progress": "hidden"}
-# What only the browser knows: which answer is shown, and which of its masks are hidden
+# What only the browser knows: the number of an upload; which answer is shown, and which of its masks are hidden
+UPLOADED = "() => window.gemmaLisaUpload ?? null"
 SHOWN = """(shown, hidden, language) =>
   [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
 
@@ -36,10 +42,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
     """The page, not yet served; `model` is what the model is called there, None if it is that of examples/."""
     events = Events(visits)
     words = WORDS["en"]
-    with gr.Blocks(
-        title=words["title"], analytics_enabled=False, delete_cache=(UPLOADS_EVERY, UPLOADS_KEPT), fill_width=True
-    ) as page:
-        key = gr.State(time_to_live=SILENCE, delete_callback=visits.end)
+    with gr.Blocks(title=words["title"], analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="top"):
             title = gr.HTML(head("en", model))
             language = gr.Radio(
@@ -55,12 +58,8 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 with gr.Column() as start:
                     invitation = gr.HTML(paragraph(words["picture"]), elem_id="invitation")
-                    upload = gr.Image(
-                        type="filepath",
-                        sources=["upload", "clipboard", "webcam"],
-                        show_label=False,
-                        height=280,
-                        elem_id="upload",
+                    upload = gr.HTML(
+                        put_in("en"), html_template=PUT_IN, js_on_load=script("upload.js"), elem_id="upload"
                     )
                     scenes = gr.HTML(examples("en"), js_on_load=CHOOSE, elem_id="examples")
                 stage = gr.HTML({"words": words}, html_template=FRAME, js_on_load=script("stage.js"), elem_id="stage")
@@ -80,17 +79,16 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                         png = gr.Button(words["png"], size="sm", min_width=120, elem_id="png")
                         as_json = gr.Button(words["json"], size="sm", min_width=120, elem_id="json")
         privacy = gr.HTML(paragraph(words["privacy"]), elem_id="privacy")
-        shown, hidden = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        # The file itself: load_rgb opens it, and not Gradio, which knows other rules. Gradio makes a component anew
-        # for a visitor once an event changes more of it than its value, so no event may do that to this one; and a
-        # class of our own is none, for Gradio writes a stub of each beside its source.
-        upload.preprocess = _path_of
+        number, shown, hidden = (gr.Textbox(visible=False) for _ in range(3))
 
-        def speak(spoken: str) -> list:
-            said = WORDS[spoken]
+        @guarded
+        def speak(language: str | None) -> list:
+            spoken = language if language in WORDS else "en"
+            said = words_of(spoken)
             return [
                 head(spoken, model),
                 paragraph(said["picture"]),
+                put_in(spoken),
                 {"words": said},
                 {"words": said},
                 examples(spoken),
@@ -99,36 +97,53 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
                 paragraph(said["privacy"]),
             ]
 
+        @guarded
         def greet(request: gr.Request) -> list:
             spoken = preferred(request.headers.get("accept-language"))
             return [spoken, *speak(spoken)]
 
-        labelled = [title, invitation, stage, talk, scenes, question, ask, stop, anew, other, png, as_json, privacy]
+        labelled = [
+            title,
+            invitation,
+            upload,
+            stage,
+            talk,
+            scenes,
+            question,
+            ask,
+            stop,
+            anew,
+            other,
+            png,
+            as_json,
+            privacy,
+        ]
         page.load(greet, None, [language, *labelled], **AT_ONCE, api_name="greet")
         language.input(speak, language, labelled, **AT_ONCE, api_name="speak")
 
-        begun = [stage, talk, message, upload, conversation, start, key]
-        received = upload.input(events.receive, upload, **AT_ONCE, api_name="receive")
+        begun = [stage, talk, message, conversation, start]
+        received = upload.receive(events.receive, number, **AT_ONCE, js=UPLOADED, api_name="receive")
         received.then(events.open, language, begun, show_progress_on=[upload], **ONE_BY_ONE, api_name="open")
         scenes.choose(events.choose, language, [*begun, question], **ONE_BY_ONE)
         gr.on(
             [ask.click, question.submit],
             events.ask,
             [question, language],
-            [stage, talk, message, question, key, stop],
+            [stage, talk, message, question, stop],
             **ONE_BY_ONE,
             show_progress_on=[talk],
             api_name="ask",
         )
         stop.click(events.stop, language, message, **AT_ONCE, api_name="stop")
-        stage.point(events.point, language, [stage, message, key], **UNSEEN)
-        stage.undo(events.undo, language, [stage, message, key], **UNSEEN)
-        anew.click(events.forget, language, [stage, talk, message, key], **ONE_BY_ONE, api_name="forget")
-        talk.show(events.show, language, [stage, talk, message], **AT_ONCE)
-        other.click(events.leave, None, [stage, talk, message, upload, conversation, start], **AT_ONCE)
-        png.click(events.save_picture, [shown, hidden, language], [stage, message], **AT_ONCE, js=SHOWN, api_name="png")
-        as_json.click(events.save_json, language, [stage, message], **AT_ONCE, api_name="json")
-    return page.queue(max_size=QUEUE_LENGTH)
+        stage.point(events.point, language, [stage, message], **UNSEEN)
+        stage.undo(events.undo, language, [stage, message], **UNSEEN)
+        anew.click(events.forget, language, [stage, talk, message], **ONE_BY_ONE, api_name="forget")
+        talk.show(events.show, language, [stage, talk, message], **DRAWING)
+        other.click(events.leave, None, [stage, talk, message, conversation, start], **AT_ONCE)
+        png.click(events.save_picture, [shown, hidden, language], [stage, message], **DRAWING, js=SHOWN, api_name="png")
+        as_json.click(events.save_json, language, [stage, message], **DRAWING, api_name="json")
+    page.visits = visits  # where the server's own routes find them
+    return page.queue(max_size=QUEUE_LENGTH, api_open=False)  # no event goes past the queue
 
 
 def script(name: str) -> str:
@@ -139,5 +154,6 @@ def paragraph(words: str) -> str:
     return f"<p>{words}</p>"
 
 
-def _path_of(payload) -> str | None:
-    return None if payload is None else payload.path
+def put_in(language: str) -> dict[str, Any]:
+    """What upload.js draws with."""
+    return {"words": WORDS[language], "limit": MAX_FILE_SIZE}

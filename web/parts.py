@@ -1,6 +1,7 @@
 """What the page's parts are given: plain data that stage.js and talk.js draw, each value a change of what is shown."""
 
 import base64
+import functools
 import html
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def examples(language: str) -> str:
     return f'<div class="gl-examples"><h3>{WORDS[language]["examples"]}</h3>{scenes}</div>'
 
 
+@functools.cache
 def _scene_urls() -> list[tuple[str, str]]:
     urls = []
     for path, question in SCENES:

@@ -1,26 +1,70 @@
 """Serve the page of a model until it is stopped; all that was uploaded is gone then."""
 
+import asyncio
+import logging
 import os
 import signal
-import tempfile
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is sent anywhere
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # events that Gradio remembers, and counts again after each
 
 import gradio as gr
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from ..images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
 from ..modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from ..processing_gemma_lisa import GemmaLisaProcessor
+from .folders import server_folder
+from .gate import UPLOAD, Gate
 from .page import CSS, build_page
+from .uploads import MAX_FILE_SIZE, receive_upload
 from .visits import Visits
 
+logger = logging.getLogger(__name__)
+
 MAX_PIXELS = 25_000_000  # of a picture, unless the environment says otherwise
-MAX_FILE_SIZE = "20mb"
+EXPIRY_EVERY = 5  # seconds
 FONTS = ("system-ui", "sans-serif")  # the visitor's own, which have Japanese too
+
+
+@asynccontextmanager
+async def expiring(app: Starlette) -> AsyncIterator[None]:
+    """While the server runs: what nobody uses any more is deleted from memory."""
+
+    async def expire() -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_EVERY)
+            try:
+                visits = app.get_blocks().visits
+                visits.uploads.expire()
+                for key in visits.expire():
+                    app.state_holder.session_data.pop(key, None)  # Gradio's copy of what was shown last
+            except Exception:  # whatever it is, the next round is not to fall away
+                logger.exception("Deleting what nobody uses any more failed; it is tried again.")
+
+    task = asyncio.create_task(expire())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 # How the page is launched, wherever it is
 LAUNCH = {
+    "app_kwargs": {
+        "middleware": [Middleware(Gate)],
+        "routes": [Route(UPLOAD, receive_upload, methods=["POST"])],  # in place of Gradio's, which writes to disk
+        "lifespan": expiring,
+    },
     "max_file_size": MAX_FILE_SIZE,
+    # Gradio keeps what each session was shown last, which can be large, and does not need it
+    "state_session_capacity": 8,
+    "show_error": False,
     "prevent_thread_lock": True,
     "quiet": True,
     "theme": gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
@@ -55,8 +99,8 @@ def serve(
     os.environ.setdefault(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_PIXELS))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="gemma-lisa-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # where uploads lie until they are read
+    with server_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         page = build_page(Visits(model, processor), name)
         try:
             _, address, public = page.launch(server_name=host, server_port=port, share=share, **LAUNCH)

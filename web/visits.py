@@ -4,6 +4,7 @@ Knows the model and no web server; `page.py` shows what is kept here.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,11 +20,16 @@ from ..drawing import draw_answer, draw_overlay
 from ..images_gemma_lisa import load_rgb
 from ..processing_gemma_lisa import phrases_of
 from ..session_gemma_lisa import ImageSession, PointedAt
+from .uploads import Uploads
 
 MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it
-MAX_BROUGHT = 64  # pictures that wait for the model
+SILENCE = 30 * 60  # seconds after which a visit ends
+MAX_HELD_PIXELS = 400_000_000  # of the pictures of all visits
 MAX_QUESTION = 500  # characters
 MAX_NEW_TOKENS = 128  # of an answer
+MAX_TURNS = 32  # questions of a conversation
+MAX_CORRECTIONS = 200  # clicks of a conversation
+MAX_MASK_PIXELS = 500_000_000  # of an answer, all masks together: a byte each where they are drawn
 
 
 class Refused(ValueError):
@@ -68,6 +74,7 @@ class Visit:
         turns: what was asked and answered, in order.
         corrections: what each click on a mask replaced, the last one last: turn, mask, the session's and the record's.
         stopped: whether the answer that is being written is no longer wanted.
+        used: when the visitor last did something, by `time.monotonic`.
     """
 
     name: str
@@ -75,17 +82,21 @@ class Visit:
     turns: list[Turn] = field(default_factory=list)
     corrections: list[tuple[int, int, PointedAt, dict[str, Any]]] = field(default_factory=list)
     stopped: bool = False
+    used: float = field(default_factory=time.monotonic)
 
     def ask(self, question: str) -> Iterator[Turn]:
         """The turn so far after every token; it is kept once it is whole.
 
         Raises:
-            Refused: an empty question, or one that is too long; while it is written, that it was stopped.
+            Refused: an empty question, or one that is too long; a conversation that is; while it is written, that it
+                was stopped, or has too many masks.
         """
         if len(question) > MAX_QUESTION:
             raise Refused("long_question", length=len(question), limit=MAX_QUESTION)
         if not question.strip():
             raise Refused("no_question")
+        if len(self.turns) >= MAX_TURNS:
+            raise Refused("long_conversation", limit=MAX_TURNS)
         self.stopped = False
         return self._answer(question)
 
@@ -93,9 +104,11 @@ class Visit:
         """A click on the picture, (x, y, label) in pixels: 1 = part of the mask, 0 = not.
 
         Raises:
-            ValueError: no such mask; not inside the picture.
+            ValueError: no such mask; not inside the picture; too many clicks.
         """
         asked = self.turn(turn)
+        if len(self.corrections) >= MAX_CORRECTIONS:
+            raise Refused("many_clicks", limit=MAX_CORRECTIONS)
         if not 0 <= mask < len(asked.answer["masks"]):
             raise ValueError(f"There is no mask {mask + 1}; the answer has {len(asked.answer['masks'])}.")
         number = asked.first + mask
@@ -160,6 +173,8 @@ class Visit:
         turn = None
         for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
             known = turn.answer["masks"] if turn is not None else []
+            if len(answer["masks"]) * self.session.image.width * self.session.image.height > MAX_MASK_PIXELS:
+                raise Refused("many_masks", count=len(answer["masks"]))
             new = {name: answer[name][len(known) :] for name in ("masks", "scores", "phrases")}
             told = record(self.name, question, answer | new)  # a mask is encoded once
             # A name behind its `[SEG]` comes after the mask
@@ -185,28 +200,10 @@ class Visits:
 
     def __init__(self, model, processor, limit: int = MAX_VISITS):
         self.model, self.processor, self.limit = model, processor, limit
+        self.uploads = Uploads()  # pictures that wait to be talked about
         self._visits: OrderedDict[str, Visit] = OrderedDict()
-        self._brought: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()  # who is told that it has ended, and not that it never was
         self._lock = threading.Lock()
-
-    def bring(self, key: str, content: bytes, name: str) -> None:
-        """Keep a picture's file until the model has time for it."""
-        with self._lock:
-            self._brought[key] = content, name
-            while len(self._brought) > MAX_BROUGHT:
-                self._brought.popitem(last=False)
-
-    def brought(self, key: str) -> tuple[bytes, str]:
-        """What was brought last, and its name; it is handed out once.
-
-        Raises:
-            Refused: nothing was.
-        """
-        with self._lock:
-            if key not in self._brought:
-                raise Refused("lost")
-            return self._brought.pop(key)
 
     def open(self, key: str, picture: Image.Image | str | bytes, name: str) -> Visit:
         """Begin to talk about a picture, in place of the one before.
@@ -219,7 +216,7 @@ class Visits:
             self._visits[key] = visit
             self._visits.move_to_end(key)
             self._ended.pop(key, None)
-            while len(self._visits) > self.limit:
+            while len(self._visits) > self.limit or len(self._visits) > 1 and self._held() > MAX_HELD_PIXELS:
                 self._end(next(iter(self._visits)))
         return visit
 
@@ -233,21 +230,29 @@ class Visits:
             if key not in self._visits:
                 raise Refused("expired" if key in self._ended else "no_picture")
             self._visits.move_to_end(key)
-            return self._visits[key]
+            visit = self._visits[key]
+            visit.used = time.monotonic()
+            return visit
 
     def leave(self, key: str) -> None:
         """The visitor wants another picture."""
         with self._lock:
             self._visits.pop(key, None)
 
-    def end(self, key: str | None) -> None:
-        """The visitor was silent for too long."""
+    def expire(self, silence: float = SILENCE) -> list[str]:
+        """End the visits that were silent for longer than `silence` seconds; their keys."""
         with self._lock:
-            if key in self._visits:
+            oldest = time.monotonic() - silence
+            silent = [key for key, visit in self._visits.items() if visit.used <= oldest]
+            for key in silent:
                 self._end(key)
+        return silent
 
     def __len__(self) -> int:
         return len(self._visits)
+
+    def _held(self) -> int:
+        return sum(visit.session.image.width * visit.session.image.height for visit in self._visits.values())
 
     def _end(self, key: str) -> None:
         del self._visits[key]

@@ -18,7 +18,16 @@ WORDS: dict[str, dict[str, str]] = {
         "other_picture": "Other picture",
         "png": "Download picture (PNG)",
         "json": "Download masks (JSON)",
-        "privacy": "Pictures are in this server's memory while you talk about them, on its disk for a minute at most.",
+        "choose_file": "Choose a file",
+        "camera": "Capture from camera",
+        "capture": "Capture photo",
+        "paste": "Paste from clipboard",
+        "sending": "Sending the picture …",
+        "not_sent": "The picture could not be sent: try again, or make the file smaller.",
+        "file_too_large": "The file has more than {limit} MB: make it smaller, then put it in again.",
+        "no_camera": "No camera can be used here. The browser allows it on localhost and over https only.",
+        "no_clipboard": "The clipboard holds no picture, or the browser does not allow to read it: press Ctrl+V.",
+        "privacy": "Pictures are in this server's memory while you talk about them, and never on its disk.",
         "waiting": "Thinking …",
         "picture_alt": "The picture that is asked about",
         "no_mask": "no mask",
@@ -44,6 +53,11 @@ WORDS: dict[str, dict[str, str]] = {
         "unreadable": "This picture cannot be used. {reason}",
         "cannot": "That cannot be done. {reason}",
         "nothing_to_undo": "There is no click to undo.",
+        "long_conversation": "This conversation has {limit} questions, which is the limit: start a new one.",
+        "many_clicks": "This conversation has {limit} clicks, which is the limit: undo one or start a new one.",
+        "many_masks": "The answer has {count} masks, which is too many for so large a picture: make it smaller.",
+        "bad_event": "The page sent something that is not understood: reload the page.",
+        "unknown": "Something unknown failed on the server. Try again.",
     },
     "ja": {
         "title": "画像に質問する",
@@ -60,7 +74,16 @@ WORDS: dict[str, dict[str, str]] = {
         "other_picture": "別の画像",
         "png": "画像を保存（PNG）",
         "json": "マスクを保存（JSON）",
-        "privacy": "画像は会話の間このサーバーのメモリに置かれ、ディスクには一分を超えて残りません。",
+        "choose_file": "ファイルを選ぶ",
+        "camera": "カメラを使う",
+        "capture": "撮影する",
+        "paste": "クリップボードから貼り付け",
+        "sending": "画像を送っています…",
+        "not_sent": "画像を送れませんでした。もう一度試すか、ファイルを小さくしてください。",
+        "file_too_large": "ファイルは {limit} MB を超えています。小さくしてから入れ直してください。",
+        "no_camera": "ここではカメラを使えません。ブラウザーは localhost と https でだけ許可します。",
+        "no_clipboard": "クリップボードに画像がないか、読み取りが許可されていません。Ctrl+V を押してください。",
+        "privacy": "画像は会話の間このサーバーのメモリに置かれ、ディスクには書かれません。",
         "waiting": "考えています…",
         "picture_alt": "質問の対象の画像",
         "no_mask": "マスクなし",
@@ -86,8 +109,18 @@ WORDS: dict[str, dict[str, str]] = {
         "unreadable": "この画像は使えません。PNG か JPEG で保存し直してください。（{reason}）",
         "cannot": "それはできません。（{reason}）",
         "nothing_to_undo": "取り消せるクリックがありません。",
+        "long_conversation": "この会話の質問は上限の {limit} 件に達しました。新しい会話を始めてください。",
+        "many_clicks": "この会話のクリックは上限の {limit} 回に達しました。取り消すか、新しい会話を始めてください。",
+        "many_masks": "この大きさの画像にはマスクが多すぎます（{count} 個）。画像を小さくしてください。",
+        "bad_event": "ページから理解できないデータが届きました。ページを読み込み直してください。",
+        "unknown": "サーバーで原因不明のエラーが起きました。もう一度試してください。",
     },
 }
+
+
+def words_of(language: str | None) -> dict[str, str]:
+    """What the page says in a language; in English where it has not that language."""
+    return WORDS.get(language, WORDS["en"])
 
 
 def preferred(accept_language: str | None) -> str:

@@ -1,0 +1,102 @@
+"""Uploads in memory: how many, how large, how long, whose, and under which names."""
+
+import asyncio
+
+import pytest
+
+from gemma_lisa.web import uploads as module
+from gemma_lisa.web.uploads import MAX_NAME, Full, Uploads, printable
+
+
+def test_a_file_is_opened_by_whoever_claimed_it_and_once():
+    uploads = Uploads()
+    first, second = uploads.add(b"1", "a.png"), uploads.add(b"2", "b.png")
+    assert uploads.take("a") is None
+    uploads.claim(first, "a")
+    uploads.claim(second, "b")
+    assert uploads.take("b") == (b"2", "b.png")
+    assert uploads.take("b") is None
+    assert uploads.take("a") == (b"1", "a.png")
+    assert len(uploads) == 0
+
+
+def test_of_several_files_the_last_claimed_is_opened_and_none_is_kept():
+    uploads = Uploads()
+    numbers = [uploads.add(bytes([n]), f"{n}.png") for n in range(3)]
+    for number in (numbers[2], numbers[0], numbers[1]):
+        uploads.claim(number, "a")
+    assert uploads.take("a") == (b"\1", "1.png")
+    assert len(uploads) == 0
+
+
+@pytest.mark.parametrize("number", ["", "/etc/passwd", "../x", "https://example.com/x.png", "a" * 10_000])
+def test_what_is_no_number_of_a_file_opens_none(number):
+    uploads = Uploads()
+    uploads.add(b"1", "a.png")
+    uploads.claim(number, "a")
+    assert uploads.take("a") is None and len(uploads) == 1
+
+
+def test_numbers_cannot_be_guessed():
+    uploads = Uploads()
+    numbers = {uploads.add(b"", "a") for _ in range(100)}
+    assert len(numbers) == 100 and all(len(number) == 32 for number in numbers)
+
+
+def test_the_oldest_files_make_room(monkeypatch):
+    uploads = Uploads(max_total_size=100)
+    numbers = [uploads.add(bytes(40), "a") for _ in range(5)]
+    assert len(uploads) == 2
+    uploads.claim(numbers[-1], "a")
+    assert uploads.take("a") is not None
+    monkeypatch.setattr(module, "MAX_UPLOADS", 3)
+    for _ in range(10):
+        uploads.add(b"", "a")
+    assert len(uploads) == 3
+
+
+def test_files_that_arrive_have_their_memory_too():
+    uploads = Uploads(max_total_size=100)
+    uploads.add(bytes(60), "a")
+
+    async def arrive() -> None:
+        async with uploads.room(70):
+            assert len(uploads) == 0, "a file that waited was to make room"
+            with pytest.raises(Full):
+                async with uploads.room(31):
+                    pass
+            async with uploads.room(30):
+                pass
+        async with uploads.room(100):
+            pass
+
+    asyncio.run(arrive())
+
+
+def test_files_that_nobody_opens_expire():
+    uploads = Uploads()
+    uploads.claim(uploads.add(b"1", "a.png"), "a")
+    uploads.expire()
+    assert len(uploads) == 1
+    uploads.expire(age=0)
+    assert len(uploads) == 0 and uploads.take("a") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("scene.png", "scene.png"),
+        ("写真.png", "写真.png"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\a.png", "a.png"),
+        ("a\nb.png", "a_b.png"),
+        ("\u202egnp.exe.png", "_gnp.exe.png"),
+        ("\x00\x1b[31m.png", "__[31m.png"),
+        ("", "picture"),
+        ("..", ".."),
+        ("x" * 300 + ".png", "x" * (MAX_NAME - 4) + ".png"),
+        ("x." + "y" * 300, ("x." + "y" * 300)[: MAX_NAME - 10] + "." + "y" * 9),
+    ],
+)
+def test_names_are_printable_and_short(name, shown):
+    assert printable(name) == shown and len(shown) <= MAX_NAME
