@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets
 
+from ..shown import show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .jpeg_header import stored_size
@@ -126,7 +127,7 @@ class Photos:
             ValueError: no name, one that leads out of the data folder, no such file, or none that can be read.
         """
         if not isinstance(name, str) or not Path(name).suffix:
-            raise ValueError(f"{where}: its image is {str(name)[:80]!r}, which is no path of a picture.")
+            raise ValueError(f"{where}: its image is {show(str(name))}, which is no path of a picture.")
         path = path_inside(self.folder, name, (self.root,), where)
         folder = path.parent
         if folder not in self._listed:
@@ -153,7 +154,7 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
     asked = turns[first:]
     speakers = [turn["from"] for turn in asked]
     if len(speakers) % 2 or speakers != [HUMAN, GPT] * (len(speakers) // 2):
-        raise ValueError(f"{where}: its turns are by {', '.join(speakers)[:80]}; {HUMAN} and {GPT} must alternate.")
+        raise ValueError(f"{where}: its turns are by {show(speakers)}; {HUMAN} and {GPT} must alternate.")
     rounds = []
     for human, gpt in zip(asked[::2], asked[1::2], strict=True):
         question = human["value"] if record.get("image") is None else MARK.sub(" ", human["value"])
