@@ -105,7 +105,7 @@ def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
         ([shape("a", [[0, 0], [4, 4]], "mask")], r"its shape 1 \(a\): its mask is no PNG in base64; draw it again"),
         ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): its mask is no PNG in base64"),
         ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): its mask cannot be read"),
-        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "its mask is 9000 x 9000 pixels .* its box 3 x 2"),
+        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "its mask is 9000 x 9000 .* its box 3 x 2"),
         ([drawn("a", [[0, 0]], ONES)], "a mask of 1 points"),
         ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box 6 x 2; draw it again"),
         ([drawn("a", [[9, 0], [11, 1]], ONES)], "reaches out of its image, which is 8 x 6 pixels"),
