@@ -4,16 +4,22 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from .interrupts import Terminated, sigterm_raises
+from .shown import shorten
+
 USAGE, FAILURE = 2, 1
+SIGNALLED = 128  # a shell's exit code of a process that a signal ended, less the signal's number
+SOFTWARE = "Gemma-LISA"  # in the EXIF of every picture that is written: `outputs.is_own` knows it again
 
 
 class UsageError(ValueError):
@@ -69,16 +75,18 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug := arguments[at + 1 : at + 2] == [] or arguments[at + 1].startswith("--"):
             del arguments[at]  # with a value it is TrainingArguments' own
     try:
-        main(arguments)
-    except KeyboardInterrupt:
+        with sigterm_raises():
+            main(arguments)
+    except (KeyboardInterrupt, Terminated) as stopped:
         close_bars()
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        terminated = isinstance(stopped, Terminated)
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        sys.exit(SIGNALLED + (signal.SIGTERM if terminated else signal.SIGINT))
     except Exception as error:
         if debug:
             raise
         close_bars()
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = shorten(" ".join(str(error).split()) or type(error).__name__)
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
@@ -109,8 +117,9 @@ def choose_device(wanted: str | None) -> torch.device | str:
 def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) -> None:
     """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`."""
     if isinstance(content, Image.Image):
-        buffer = io.BytesIO()
-        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        buffer, exif = io.BytesIO(), Image.Exif()
+        exif[ExifTags.Base.Software] = SOFTWARE
+        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"), exif=exif)
         data = buffer.getbuffer()
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
