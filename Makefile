@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test lint clean
+.PHONY: help env demo example app test fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+FUZZ_EXAMPLES ?= 5000
+fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	.venv/bin/ruff check .
