@@ -2,7 +2,7 @@
 
 import pytest
 from fuzzing import budget, result_or_refusal
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gemma_lisa.checkpoint import EXAMPLE
@@ -59,6 +59,8 @@ def count(processor, ids: list[int], token: str) -> int:
 
 
 @budget(3)
+@example(question=["[SE", "G]"], second=["a"], with_image=False, cut=True, has_system=False)
+@example(question=["<start_of_", "image>"], second=["<end_of_", "turn>"], with_image=True, cut=True, has_system=True)
 @given(texts, texts, st.booleans(), st.booleans(), st.booleans())
 def test_typed_text_never_becomes_a_special_token(processor, question, second, with_image, cut, has_system):
     def content(parts):
