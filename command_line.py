@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from .interrupts import Terminated, sigterm_raises
-from .shown import shorten
+from .parsing import parse_json
+from .shown import VALUE_LENGTH, shorten
 
 USAGE, FAILURE = 2, 1
 SIGNALLED = 128  # a shell's exit code of a process that a signal ended, less the signal's number
@@ -41,28 +42,35 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, cpu, ..., auto for several GPUs; by default a GPU if there is one")
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number without a sign that fits into 64 bits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    if not is_count(text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not a number from 1 on")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """An argument that counts something, or nothing."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    if not is_count(text):
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not a number from 0 on")
     return int(text)
 
 
 def json_object(text: str) -> dict[str, Any]:
     """An argument that gives names and values, as JSON."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text} is not JSON ({error})") from error
+        value = parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text}: names and values are needed, as in {{"image_size": 128}}')
+        raise argparse.ArgumentTypeError(
+            f'{shorten(text, VALUE_LENGTH)}: names and values are needed, as in {{"image_size": 128}}'
+        )
     return value
 
 

@@ -118,8 +118,8 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     if size == stored:
         return method
     raise ValueError(
-        f"{where}: noted as {size[1]} x {size[0]} pixels (width x height), but the image {path} is {upright[1]} x "
-        f"{upright[0]}; export the annotations for the images as they are."
+        f"{where}: noted as {show(size[1])} x {show(size[0])} pixels (width x height), but the image {path} is "
+        f"{upright[1]} x {upright[0]}; export the annotations for the images as they are."
     )
 
 

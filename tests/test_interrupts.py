@@ -1,3 +1,4 @@
+import argparse
 import os
 import signal
 import sys
@@ -59,3 +60,20 @@ def test_an_error_of_any_length_is_one_short_line(monkeypatch, capsys):
         command_line.run(main)
     said = capsys.readouterr().err
     assert said.startswith("error: a.json: x x") and len(said) < 2100 and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (command_line.positive, "9" * 5_000),
+        (command_line.not_negative, "9" * 5_000),
+        (command_line.positive, "x" * 10**6),
+        (command_line.json_object, "[" * 100_000),
+        (command_line.json_object, "9" * 5_000),
+        (command_line.json_object, "[" + "1, " * 10**5 + "1]"),
+    ],
+)
+def test_an_argument_of_any_length_is_refused_in_a_short_line(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError) as refused:
+        kind(text)
+    assert len(str(refused.value)) < 500
