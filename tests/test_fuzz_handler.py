@@ -4,12 +4,16 @@ import base64
 import importlib.util
 import json
 
+import numpy as np
 import pytest
+import torch
 from fuzzing import WORDS, budget, leaves, values
 from hypothesis import given
 from hypothesis import strategies as st
 from picture_files import ROOT, SCENE, huge_png
 from PIL import Image
+
+from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 
 pytestmark = pytest.mark.fuzz
 
@@ -17,18 +21,30 @@ LONGEST_REFUSAL = 1_000  # characters
 SCENE_TEXT = base64.b64encode(SCENE.read_bytes()).decode()
 
 
+def as_picture(mask: torch.BoolTensor) -> Image.Image:
+    return Image.fromarray(mask.numpy().astype(np.uint8) * 255)
+
+
+class MarkingPipeline(ReasoningSegmentationPipeline):
+    """Marks one mask, whatever is asked."""
+
+    __module__ = ReasoningSegmentationPipeline.__module__  # the endpoint looks for the checkpoint's code beside it
+
+    def __init__(self):
+        pass
+
+    def __call__(self, images, text, encode_mask=as_picture, **options):
+        mask = encode_mask(torch.ones(30, 40, dtype=torch.bool))
+        segment = {"score": 0.5, "label": "a", "mask": mask}
+        return {"text": "", "raw_text": "[SEG]", "complete": True, "segments": [segment]}
+
+
 @pytest.fixture(scope="module")
 def endpoint():
-    """The endpoint with a pipeline that marks one mask, whatever is asked."""
     spec = importlib.util.spec_from_file_location("handler", ROOT / "hub" / "handler.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-
-    def answer(images, text, **options):
-        segment = {"score": 0.5, "label": "a", "mask": Image.new("L", (40, 30), 255)}
-        return {"text": "", "raw_text": "[SEG]", "complete": True, "segments": [segment]}
-
-    module.pipeline = lambda *args, **options: answer
+    module.pipeline = lambda *args, **options: MarkingPipeline()
     return module.EndpointHandler("model")
 
 
