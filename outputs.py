@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .command_line import SOFTWARE, UsageError
 
-_HEAD = 20_000  # bytes of a JSON file that are looked at
+_HEAD = 20_000  # bytes at each end of a file that are looked at
 # How the JSON files of predict.py and eval.py begin, as `write_whole` writes them, and a line of eval.py's samples
 _OWN_JSON = re.compile(
     r'\[\n  \{\n    "image": ".*",\n    "query": ".*",\n    "text": '
@@ -100,7 +100,10 @@ def is_own(path: str | Path) -> bool:
     if Path(path).suffix.lower() in (".json", ".jsonl"):
         with open(path, "rb") as file:
             return _OWN_JSON.match(file.read(_HEAD).decode("utf-8", "replace")) is not None
-    return SOFTWARE.encode("ascii") in Path(path).read_bytes()
+    with open(path, "rb") as file:  # EXIF is at the beginning or, in WebP, at the end
+        head = file.read(_HEAD)
+        file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - _HEAD))
+        return SOFTWARE.encode("ascii") in head + file.read(_HEAD)
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from .json_files import read_json, refuse
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
 # Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
+LONGEST_NAME = 1_000  # characters of a category: how it is divided into words takes quadratic time
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
@@ -191,6 +192,11 @@ def read_coco(
     names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
     if nameless := [number for number, name in names.items() if not name]:
         raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; it is what is asked for.")
+    if long := [number for number, name in names.items() if len(name) > LONGEST_NAME]:
+        raise ValueError(
+            f"{file}: category {name_of(long[0])} has a name of {len(names[long[0]]):,} characters; at most "
+            f"{LONGEST_NAME:,} are read."
+        )
     of_image = defaultdict(list)
     for number, annotation in annotations.items():
         error, image = None, annotation["image_id"]

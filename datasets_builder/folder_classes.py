@@ -17,6 +17,7 @@ NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,9})(?P<separator>\s*[:=,;)]\s*|\.\s*(?=\D)|\s+-\s+|\s+)(?P<name>[^\s:=,;\"].*)"
 )
 NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;\t]\s*(?P<number>\d{1,9})")
+LONGEST_LINE = 1_000  # characters: the patterns take quadratic time
 NAME_ALONE = re.compile(r".*")
 NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
 NO_NAME = '#%/{}[]<>*|,;:=-"'  # begins no name, but comments, lists and other formats
@@ -52,6 +53,8 @@ def _class_lines(text: str, file: Path) -> list[str] | dict[int, str]:
         ValueError: a line that may mean something else, with its number.
     """
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if long := [number for number, line in lines.items() if len(line) > LONGEST_LINE]:
+        raise ValueError(f"{file} line {long[0]}: it has {len(lines[long[0]]):,} characters; write `1: cat`.")
     kinds = {number: _kind(line) for number, line in lines.items()}
     first = next(iter(lines), 0)
     for number, line in lines.items():

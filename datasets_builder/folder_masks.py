@@ -1,6 +1,6 @@
 """The masks of a user's own folder: what is marked in a picture, by name, however it is written."""
 
-import re
+import string
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -133,7 +133,8 @@ class MaskReader:
     def _known(self, name: str, path: Path) -> str:
         """The name as the classes write it, where they are listed; "cat 2" is a second cat then."""
         known = {one.casefold(): one for one in self.names.values()}
-        for candidate in (name, re.sub(r"[ -]*\d+$", "", name)):
+        numberless = name.rstrip(string.digits)
+        for candidate in (name, numberless if numberless == name else numberless.rstrip(" -")):
             if candidate.casefold() in known:
                 return known[candidate.casefold()]
         if known:
