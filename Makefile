@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test lint clean
+.PHONY: help env demo example app test fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
-	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE)
+	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE) --overwrite
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
 		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES))) --fresh true
 	$(LAUNCH) train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) \
@@ -46,7 +46,7 @@ SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_row
 HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": 300}'
 
 example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about two hours on two fast cores (EXAMPLE=outputs/example)
-	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED)
+	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED) --overwrite
 	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE)/long \
@@ -67,6 +67,10 @@ app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+FUZZ_EXAMPLES ?= 5000
+fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	.venv/bin/ruff check .

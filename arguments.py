@@ -1,6 +1,5 @@
 """The arguments of train.py: which model, which data, and what of them does not go together."""
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +11,8 @@ from trl import TrlParser
 from .bases import is_adapter, read_base
 from .command_line import UsageError, check_not_empty
 from .parallel import asks_for_fsdp, check_processes
+from .parsing import parse_json, read_yaml
+from .shown import show
 from .training_arguments import GemmaLisaTrainingArguments
 
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
@@ -110,6 +111,10 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
         path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
         if not path.is_file():
             raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
+        try:
+            read_yaml(path)  # within bounds, and before TRL reads it without any
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     check_not_empty(arguments)
     try:
         model_args, data_args, training_args = parser.parse_args_and_config(arguments)
@@ -137,16 +142,18 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
 
 def _from_json(name: str, text: str) -> dict:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
-        raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+        raise UsageError(f"{name}: {show(text)} is not JSON ({error}).") from error
 
 
 def _mixture_of(path: str) -> dict | None:
     """The mixture of another recipe."""
     try:
-        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})["mixture"]
-    except (OSError, KeyError, TypeError) as error:
+        return read_yaml(path)["mixture"]
+    except ValueError as error:
+        raise UsageError(f"mixture: {error}") from error
+    except (KeyError, TypeError) as error:
         raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
 
 
@@ -195,7 +202,7 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
     """Refuse data arguments that do not go together."""
     for name in JSON_FIELDS:
         if not isinstance(value := getattr(data_args, name), dict | None):
-            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
+            raise UsageError(f"{name}: {show(value)}; names and values are needed, as {{...}}.")
     if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
         raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
     if data_args.max_bad is not None and data_args.max_bad < 0:

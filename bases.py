@@ -8,6 +8,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, cached_file
 
+from .parsing import parse_json
+
 BASE_FILE = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"
 # Bytes that are hashed at the beginning and at the end of every tensor.
@@ -66,7 +68,9 @@ def fingerprint(folder: Path) -> str:
     for path in folder.glob("*.safetensors"):
         with open(path, "rb") as file:
             start = 8 + (size := int.from_bytes(file.read(8), "little"))  # the format: length, header, data
-            header = json.loads(file.read(size))
+            if size > path.stat().st_size:
+                raise ValueError(f"{path}: no safetensors file, or it is cut off; get it again.")
+            header = parse_json(file.read(size))
             header.pop("__metadata__", None)
             for name, facts in header.items():
                 begin, end = facts["data_offsets"]
@@ -92,7 +96,7 @@ def read_base(adapter: str | Path) -> Base:
     """
     path = Path(adapter) / BASE_FILE
     try:
-        return Base(**json.loads(path.read_text(encoding="utf-8")))
+        return Base(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: it should say which base the adapter belongs to, but cannot be read ({error})."

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from .interrupts import Terminated, sigterm_raises
+from .parsing import parse_json
 from .redaction import mask_text, redact_arguments, secrets_of
+from .shown import VALUE_LENGTH, shorten
 
 USAGE, FAILURE = 2, 1
+SIGNALLED = 128  # a shell's exit code of a process that a signal ended, less the signal's number
+SOFTWARE = "Gemma-LISA"  # in the EXIF of every picture that is written: `outputs.is_own` knows it again
 # What `check_writable` writes: a full file system often still makes an empty file
 PROBE_BYTES = 4096
 # What torch.save names in its errors of writing
@@ -120,28 +126,35 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, cpu, ..., auto for several GPUs; by default a GPU if there is one")
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number without a sign that fits into 64 bits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    if not is_count(text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not a number from 1 on")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """An argument that counts something, or nothing."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    if not is_count(text):
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not a number from 0 on")
     return int(text)
 
 
 def json_object(text: str) -> dict[str, Any]:
     """An argument that gives names and values, as JSON."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text} is not JSON ({error})") from error
+        value = parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shorten(text, VALUE_LENGTH)} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text}: names and values are needed, as in {{"image_size": 128}}')
+        raise argparse.ArgumentTypeError(
+            f'{shorten(text, VALUE_LENGTH)}: names and values are needed, as in {{"image_size": 128}}'
+        )
     return value
 
 
@@ -159,16 +172,18 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug := arguments[at + 1 : at + 2] == [] or arguments[at + 1].startswith("--"):
             del arguments[at]  # with a value it is TrainingArguments' own
     try:
-        main(arguments)
-    except KeyboardInterrupt:
+        with sigterm_raises():
+            main(arguments)
+    except (KeyboardInterrupt, Terminated) as stopped:
         close_bars()
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        terminated = isinstance(stopped, Terminated)
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        sys.exit(SIGNALLED + (signal.SIGTERM if terminated else signal.SIGINT))
     except Exception as error:
         if debug:
             raise
         close_bars()
-        line = mask_text(" ".join(str(error).split()) or type(error).__name__, secrets)
+        line = shorten(mask_text(" ".join(str(error).split()) or type(error).__name__, secrets))
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
@@ -203,8 +218,9 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
         ValueError: it cannot be written, as on a full disk.
     """
     if isinstance(content, Image.Image):
-        buffer = io.BytesIO()
-        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        buffer, exif = io.BytesIO(), Image.Exif()
+        exif[ExifTags.Base.Software] = SOFTWARE
+        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"), exif=exif)
         data = buffer.getbuffer()
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"

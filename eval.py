@@ -9,6 +9,7 @@ and takes the masks at its [SEG] tokens, as LISA's code does.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from gemma_lisa.command_line import (
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.metrics import intervals, summarize
+from gemma_lisa.outputs import check_outputs
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
@@ -54,6 +56,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=positive, default=16, help="questions at once")
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--pictures", type=not_negative, default=8, help="questions on each of two sheets; 0 = none")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing files that Gemma-LISA did not write; never an input"
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.output.suffix != ".json":
@@ -65,9 +70,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 # ---------------------------------------------------------------------------------------------------------------------
 # Evaluation
 # ---------------------------------------------------------------------------------------------------------------------
-def answer_all(model, processor, questions: EvaluationQuestions, args: argparse.Namespace) -> list[Answer]:
-    """Every question, answered under the protocol, in order."""
-    answers = []
+def answer_all(
+    model, processor, questions: EvaluationQuestions, args: argparse.Namespace, answers: list[Answer]
+) -> None:
+    """Answer every question under the protocol, in order; `answers` takes what is answered, batch by batch."""
     with tqdm(total=len(questions), unit="question") as bar:
         for start in range(0, len(questions), args.batch_size):
             samples = [questions[at] for at in range(start, min(start + args.batch_size, len(questions)))]
@@ -76,7 +82,6 @@ def answer_all(model, processor, questions: EvaluationQuestions, args: argparse.
             else:
                 answers += teacher_forced(model, processor, samples)
             bar.update(len(samples))
-    return answers
 
 
 def score(answers: list[Answer], protocol: str) -> dict[str, Any]:
@@ -137,11 +142,21 @@ def sample_lines(answers: list[Answer]) -> str:
     return "".join(lines)
 
 
+def output_files(output: Path) -> dict[str, Path]:
+    """What is written: the results, and beside them the samples and two sheets of pictures."""
+    stem = output.with_suffix("")
+    endings = {"samples": "samples.jsonl", "worst": "worst.png", "preview": "preview.png"}
+    return {"results": output, **{name: Path(f"{stem}.{ending}") for name, ending in endings.items()}}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Main
 # ---------------------------------------------------------------------------------------------------------------------
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
+    files = output_files(args.output)
+    inputs = (args.model, args.adapter, args.data_dir, args.dataset)
+    check_outputs([("--output", path) for path in files.values()], inputs, args.overwrite)
     check_writable(args.output, "--output")
     rows = load_rows(args.dataset, args.split, args.data_dir, args.dataset_options)
     if args.rows is not None:
@@ -153,11 +168,16 @@ def main(arguments: list[str]) -> None:
     print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
 
     start = time.perf_counter()
-    answers = answer_all(model, processor, questions, args)
+    answers = []
+    try:
+        answer_all(model, processor, questions, args, answers)
+    finally:  # interrupted or terminated, the lines tell of what was answered
+        if answers:
+            write_whole(files["samples"], sample_lines(answers))
+            if len(answers) < len(questions):
+                words = f"{files['samples']} holds {len(answers)} of {len(questions)} answers"
+                print(f"stopped early: {words}; {args.output} was not written", file=sys.stderr)
     results = report(answers, args, time.perf_counter() - start)
-
-    stem = args.output.with_suffix("")
-    write_whole(Path(f"{stem}.samples.jsonl"), sample_lines(answers))
     write_whole(args.output, results)
     if args.pictures and results["scores"]["count"]:
         asked = [at for at, answer in enumerate(answers) if answer.result is not None]
@@ -165,7 +185,7 @@ def main(arguments: list[str]) -> None:
         for name, chosen in (("worst", worst), ("preview", asked[:: max(1, len(asked) // args.pictures)])):
             chosen = chosen[: args.pictures]
             sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
-            write_whole(Path(f"{stem}.{name}.png"), sheet)
+            write_whole(files[name], sheet)
     for name, value in results["scores"].items():
         low, high = results["intervals"].get(name) or (None, None)
         spread = "" if value is None or low is None else f"   95 % of such draws of rows: {low:.4f} to {high:.4f}"

@@ -14,7 +14,9 @@ picture is taken, see docs/images.md; one that cannot be read is refused before 
 
 import argparse
 import csv
-import json
+import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from tqdm import tqdm
 
 from gemma_lisa.answers import labels, record
 from gemma_lisa.chat import Talk, converse
-from gemma_lisa.checkpoint import load_asked
+from gemma_lisa.checkpoint import EXAMPLE, load_asked
 from gemma_lisa.command_line import (
     ArgumentParser,
     UsageError,
@@ -37,10 +39,14 @@ from gemma_lisa.command_line import (
 )
 from gemma_lisa.drawing import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
+from gemma_lisa.outputs import check_outputs
+from gemma_lisa.parsing import parse_json
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 COLUMNS = ("image", "query")  # of a table
 NUMBERED = 3  # digits in the names of several answers, at least
+LONGEST_STEM = 180  # bytes of an image's name in that of its answer: file systems take 255, with what is added
+MASK_NAME = re.compile(r"(?P<stem>.+)\.mask\d+\.png", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -66,6 +72,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
     parser.add_argument("--batch_size", type=positive, default=8, help="questions at once, with their images")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto: as they are saved")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing files that Gemma-LISA did not write; never an input"
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.table is not None and (args.image or args.query):
@@ -89,12 +98,51 @@ def is_picture_name(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
-def check_output(args: argparse.Namespace, count: int) -> None:
-    """--output is a file for one answer and a folder for several."""
+def check_output(args: argparse.Namespace, pairs: list[tuple[Path, str]]) -> list[Path]:
+    """The picture file of each answer, checked: --output is a file for one answer and a folder for several.
+
+    Raises:
+        UsageError: --output is the wrong one of these, or something would overwrite a file that must be kept.
+    """
+    count = len(pairs) or 1
     if count > 1 and is_picture_name(args.output):
         raise UsageError(f"--output {args.output} is one file for several answers; give the name of a folder.")
     if count == 1 and not is_picture_name(args.output):
         raise UsageError(f"--output {args.output}: give a picture file, as answer.png.")
+    pictures = picture_files(args.output, [path for path, _ in pairs])
+    for option, folder in (("--output", args.output), ("--masks", args.masks)):
+        if folder is not None and any(path.is_dir() and is_same(path, folder) for path in args.image or []):
+            raise UsageError(
+                f"{option} {folder}: the images are there, and a later run would take what is written for "
+                "images; name another folder."
+            )
+    outputs = [*(("--output", picture) for picture in pictures), *mask_files(args.masks, pictures)]
+    outputs += [("--json", args.json)] if args.json else []
+    asked = {path: None for path, _ in pairs} | dict.fromkeys(args.image or [])
+    check_outputs(outputs, [*asked, args.table, args.model or EXAMPLE, args.adapter], args.overwrite)
+    return pictures
+
+
+def picture_files(output: Path, images: list[Path]) -> list[Path]:
+    """The picture file of each answer about one of these images; in the folder `output` where there are several."""
+    if len(images) <= 1:
+        return [output]
+    digits = max(NUMBERED, len(str(len(images))))
+    stems = (os.fsdecode(os.fsencode(path.stem)[:LONGEST_STEM]) for path in images)
+    return [output / f"{number:0{digits}d}-{stem}.png" for number, stem in enumerate(stems, start=1)]
+
+
+def mask_files(folder: Path | None, pictures: list[Path]) -> list[tuple[str, Path]]:
+    """("--masks", file) of the files in the folder that masks of these answers can overwrite: their number is open."""
+    if folder is None or not folder.is_dir():
+        return []
+    stems = {picture.stem for picture in pictures}
+    named = ((MASK_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return [("--masks", path) for match, path in named if match and match["stem"] in stems]
+
+
+def is_same(path: Path, other: Path) -> bool:
+    return other.exists() and path.samefile(other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -146,14 +194,17 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             reader = csv.DictReader(file)
-            for row in reader:
-                yield reader.line_num, row
+            try:
+                for row in reader:
+                    yield reader.line_num, row
+            except csv.Error as error:
+                raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}); save it again.") from error
             return
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
+                    yield number, parse_json(line)
+                except ValueError as error:
                     raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
 
 
@@ -182,17 +233,19 @@ def write_answer(output: Path, image: Image.Image, query: str, answer: dict[str,
         write_whole(masks / f"{output.stem}.mask{number}.png", Image.fromarray(mask.astype("uint8") * 255))
 
 
-def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Ask the (image, query) pairs in batches, write and print each answer; its record, where --json asks for it."""
-    digits = max(NUMBERED, len(str(len(pairs))))
-    number = 0
+def answer_all(
+    model, processor, pairs: list[tuple[Path, str]], pictures: list[Path], args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Ask the (image, query) pairs in batches, write and print each answer; its record, where --json asks for it.
+
+    pictures: the file of each answer's picture.
+    """
     for start in tqdm(range(0, len(pairs), args.batch_size), unit="batch", disable=len(pairs) <= args.batch_size):
         batch = pairs[start : start + args.batch_size]
         images = {path: load_rgb(path) for path in dict.fromkeys(path for path, _ in batch)}
         answers = ask(model, processor, [(images[path], query) for path, query in batch], args)
-        for (path, query), answer in zip(batch, answers, strict=True):
-            number += 1
-            output = args.output if len(pairs) == 1 else args.output / f"{number:0{digits}d}-{path.stem}.png"
+        outputs = pictures[start : start + args.batch_size]
+        for (path, query), answer, output in zip(batch, answers, outputs, strict=True):
             write_answer(output, images[path], query, answer, args.masks)
             cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
             tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | masks: {len(answer['masks'])} | {output}")
@@ -203,7 +256,7 @@ def answer_all(model, processor, pairs: list[tuple[Path, str]], args: argparse.N
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     pairs = [] if args.chat else read_pairs(args)
-    check_output(args, len(pairs) or 1)
+    pictures = check_output(args, pairs)
     check_writable(args.output, "--output", is_folder=len(pairs) > 1)
     for option, path, is_folder in (("--masks", args.masks, True), ("--json", args.json, False)):
         if path is not None:
@@ -218,11 +271,13 @@ def main(arguments: list[str]) -> None:
         return
     records = []
     try:
-        for found in answer_all(model, processor, pairs, args):
+        for found in answer_all(model, processor, pairs, pictures, args):
             records.append(found)
-    finally:  # interrupted, the file tells of the pictures that are there
+    finally:  # interrupted or terminated, the file tells of the pictures that are there
         if args.json and records:
             write_whole(args.json, records)
+            if len(records) < len(pairs):
+                print(f"stopped early: {args.json} holds {len(records)} of {len(pairs)} answers", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The record of a training: what was run, with what, and what it said, beside the checkpoint that came of it."""
 
-import json
 import logging
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
 
+from .parsing import parse_json
 from .redaction import redact, redact_arguments, secrets_of
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def read_stages(folder: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["stages"]
+        return parse_json(path.read_bytes())["stages"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
 

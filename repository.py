@@ -1,7 +1,6 @@
 """What a published checkpoint holds beside weights and code: card, handler, requirements, records, examples."""
 
 import html
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from huggingface_hub import (
 
 from .checksums import CHECKSUMS
 from .command_line import write_whole
+from .parsing import parse_json
 from .records import TRAINING_RECORD
 from .redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
 
@@ -114,7 +114,7 @@ def read_results(path: Path) -> dict[str, Any]:
         ValueError: no such file, or none of eval.py's.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         for name in ("dataset", "split", "protocol", "scores"):
             content[name]
         content["scores"]["count"]

@@ -52,6 +52,12 @@ def original_name(name: str) -> str:
     return name
 
 
+def _is_compressed(path: str | Path) -> bool:
+    """Whether a zip has a compressed part: read, it could be a thousand times as large as the file."""
+    with zipfile.ZipFile(path) as archive:
+        return any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+
+
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of the file by segment_anything's names; mapped, not read, unless the file is of torch's older kind.
 
@@ -62,6 +68,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         head = file.read(2)  # of a zip, or of a pickle
     try:
         # A zip that is cut off has lost its table of contents and is told from a whole one by that.
+        if zipfile.is_zipfile(path) and _is_compressed(path):
+            raise ValueError("it is compressed, and torch.save compresses nothing")
         state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # bytes of another kind can make the unpickler raise anything
         if isinstance(error, pickle.UnpicklingError) and (head == b"PK" or head[:1] == b"\x80"):

@@ -8,7 +8,6 @@ The recipe (YAML) sets defaults, the command line overrides them, an unknown key
 is a field of transformers' TrainingArguments.
 """
 
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
@@ -53,10 +53,12 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.optimizers import build_muon, describe_groups
+from gemma_lisa.outputs import check_run_folder
 from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
+from gemma_lisa.parsing import parse_json
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import Record, command_of
+from gemma_lisa.records import TRAINING_RECORD, Record, command_of
 from gemma_lisa.redaction import secrets_of
 from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
@@ -165,7 +167,7 @@ def load_questions(
     translations = {}
     if data_args.translations is not None:
         try:
-            translations = json.loads(Path(data_args.translations).read_text(encoding="utf-8"))
+            translations = parse_json(Path(data_args.translations).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"translations: {data_args.translations} cannot be read as JSON ({error}).") from error
         if not isinstance(translations, dict):
@@ -268,6 +270,8 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
     check_output_dir(model_args, Path(training_args.output_dir))
+    run_files = (TRAINING_RECORD, f"{PREFIX_CHECKPOINT_DIR}-*")
+    check_run_folder(Path(training_args.output_dir), [data_args.data_dir], run_files)
     with run_locked(training_args):
         train(arguments, model_args, data_args, training_args)
 

@@ -250,6 +250,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.output or Path(temporary)).absolute()
         if not (folder / DONE).exists():
+            if folder.is_dir() and any(folder.iterdir()):
+                raise ValueError(f"--output {folder}: holds other files; give a new folder.")
             run_case("write", folder, args)
         publish(report(folder, args), args.results)
 

@@ -25,7 +25,9 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
 from gemma_lisa.drawing import draw_questions
+from gemma_lisa.outputs import check_outputs
 from gemma_lisa.repository import check_no_secrets, shorten_files
+from gemma_lisa.shown import show
 
 COMMONEST = 20  # classes that inspect lists
 NO_LIMIT = sys.maxsize  # of bad records, for verify reports them all
@@ -60,12 +62,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 "--push", metavar="ORG/NAME", help="upload the folder to the Hub afterwards, as private if it is new"
             )
         if command == "inspect":
+            sub.add_argument(
+                "--overwrite",
+                action="store_true",
+                help="replace a file that Gemma-LISA did not write; never an input",
+            )
             sub.add_argument("--split", help="by default its first")
             sub.add_argument("--rows", type=positive, default=16, help="questions drawn, of as many rows")
             sub.add_argument("--seed", type=int, default=0, help="which ones")
     args = parser.parse_args(arguments)
     if args.command == "inspect" and args.output.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise UsageError(f"--output {args.output}: a picture file is needed, as sheet.png.")
+    if args.command == "inspect":
+        check_outputs([("--output", args.output)], (args.data_dir, args.name), args.overwrite)
     if args.command == "prepare" and args.data_dir and args.output.resolve() == Path(args.data_dir).resolve():
         raise UsageError(f"--output {args.output}: the original files are in it; give another folder.")
     if args.command != "verify":
@@ -115,9 +124,9 @@ def inspect(args: argparse.Namespace) -> None:
         print(said)
     split = args.split or next(iter(builder.info.splits))
     if split not in builder.info.splits:
-        raise UsageError(f"{args.name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
+        raise UsageError(f"{args.name} has no split {show(split)}; it has: {', '.join(builder.info.splits)}.")
     if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{args.name}: its split {split!r} holds no row.")
+        raise ValueError(f"{args.name}: its split {show(split)} holds no row.")
     rows = builder.as_dataset(split=split)
     print_counts(rows, split)
     draw(rows, args)

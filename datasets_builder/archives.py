@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import datasets
 
+from ..shown import shorten, show
 from .rows import ROW_FEATURES, is_unicode
 from .rows_builder import RowsBuilder
 
@@ -53,7 +54,7 @@ class ArchiveConfig(datasets.BuilderConfig):
             ValueError: no folder, or a `max_bad` that is no number. datasets calls this for every configuration.
         """
         if type(self.max_bad) is not int or self.max_bad < 0:
-            raise ValueError(f"max_bad must be a whole number, 0 or more, not {self.max_bad!r}.")
+            raise ValueError(f"max_bad must be a whole number, 0 or more, not {show(self.max_bad)}.")
         return super().create_config_id(
             {**config_kwargs, "data_dir": str(self.root), "files": self.state_of_files()}, custom_features
         )
@@ -124,7 +125,7 @@ class TolerantBuilder(RowsBuilder):
 
     def remark(self, text: str) -> None:
         """Say what was left out of the rows, now and at every start that finds them made."""
-        text = _escaped(text)
+        text = shorten(_escaped(text))
         logger.warning("%s", text)
         self.remarks.append(text)
 
@@ -136,7 +137,7 @@ class TolerantBuilder(RowsBuilder):
 
     def tolerate(self, error: ValueError) -> None:
         """Note and say what is left out; raise it, if so many were before it as `max_bad` allows."""
-        if (text := _escaped(str(error))) != str(error):
+        if (text := shorten(_escaped(str(error)))) != str(error):
             error = ValueError(text)
         self.bad.append(error)
         if len(self.bad) > self.config.max_bad:
@@ -186,7 +187,7 @@ def _check_texts(row: dict, where: str) -> None:
         texts += part.values()
     for text in texts:
         if text is not None and not is_unicode(text):
-            raise ValueError(f"{where}: {text[:80]!r} holds half a character, as of a cut emoji; correct it.")
+            raise ValueError(f"{where}: {show(text)} holds half a character, as of a cut emoji; correct it.")
 
 
 class ArchiveBuilder(TolerantBuilder):

@@ -13,11 +13,13 @@ from typing import Any
 
 from PIL import Image
 
+from ..shown import name_of, show
 from .json_files import read_json, refuse
 
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
 # Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
+LONGEST_NAME = 1_000  # characters of a category: how it is divided into words takes quadratic time
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
@@ -92,14 +94,14 @@ def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
                 if path_inside(folder, file_name, (folder, root), str(file)).is_file():
                     return folder
         except OSError as error:  # no name of a file
-            wrong = wrong or ValueError(f"{file}: its image {file_name[:80]!r}: {error.strerror}.")
+            wrong = wrong or ValueError(f"{file}: its image {show(file_name)}: {error.strerror}.")
             continue
         except ValueError as error:
             wrong = wrong or error
             continue
         wrong = wrong or ValueError(
-            f"{file}: its image {file_name} is in none of {', '.join(dict.fromkeys(map(str, places)))}; the option "
-            "images names its folder, and the option annotations the JSON files whose images are there."
+            f"{file}: its image {name_of(file_name)} is in none of {', '.join(dict.fromkeys(map(str, places)))}; the "
+            "option images names its folder, and the option annotations the JSON files whose images are there."
         )
     raise wrong
 
@@ -108,7 +110,7 @@ def path_inside(folder: Path, file_name: str, roots: tuple[Path, ...], where: st
     """The image's path, which must lie in one of the roots; by its name alone, for folders may be links elsewhere."""
     path = Path(os.path.normpath(folder / file_name.replace("\\", "/")))
     if not any(path.is_relative_to(root) for root in roots):
-        raise ValueError(f"{where}: file_name {file_name!r} leads out of {roots[-1]}; write it as seen from there.")
+        raise ValueError(f"{where}: file_name {show(file_name)} leads out of {roots[-1]}; write it as seen from there.")
     return path
 
 
@@ -183,13 +185,18 @@ def read_coco(
             isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
         ):
             error = (
-                f"{file}: image {number}: file_name {image['file_name']!r}, height {image['height']!r} and width "
-                f"{image['width']!r} are not a name and two numbers of pixels."
+                f"{file}: image {name_of(number)}: file_name {show(image['file_name'])}, height "
+                f"{show(image['height'])} and width {show(image['width'])} are not a name and two numbers of pixels."
             )
             leave_out(ValueError(error), number)
     names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
     if nameless := [number for number, name in names.items() if not name]:
-        raise ValueError(f"{file}: category {nameless[0]} has no name; it is what is asked for.")
+        raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; it is what is asked for.")
+    if long := [number for number, name in names.items() if len(name) > LONGEST_NAME]:
+        raise ValueError(
+            f"{file}: category {name_of(long[0])} has a name of {len(names[long[0]]):,} characters; at most "
+            f"{LONGEST_NAME:,} are read."
+        )
     of_image = defaultdict(list)
     for number, annotation in annotations.items():
         error, image = None, annotation["image_id"]
@@ -198,11 +205,11 @@ def read_coco(
         for kind, known in (("image", images), ("category", categories)):
             named = annotation[f"{kind}_id"]
             if not isinstance(named, int | str) or named not in known:
-                error = error or f"there is no {kind} {named!r}"
+                error = error or f"there is no {kind} {show(named)}"
         if annotation.get("iscrowd") not in (None, 0, 1):
-            error = error or f"iscrowd is {annotation['iscrowd']!r}, not 0 or 1"
+            error = error or f"iscrowd is {show(annotation['iscrowd'])}, not 0 or 1"
         if error:
-            leave_out(ValueError(f"{file}: annotation {number}: {error}."), image)
+            leave_out(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
         else:
             of_image[image].append(annotation)
     gc.freeze()  # else collections go through millions of objects again and again while rows are made
@@ -229,9 +236,9 @@ def _by_id(
             error = f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."
             leave_out(ValueError(error), *([record] if isinstance(record, dict) else []))
         elif missing := [key for key in keys if record.get(key) is None]:
-            leave_out(ValueError(f"{file}: {kind} {record['id']} has no {', '.join(missing)}."), record)
+            leave_out(ValueError(f"{file}: {kind} {name_of(record['id'])} has no {', '.join(missing)}."), record)
         elif record["id"] in found:
-            error = f"{file}: {kind} {record['id']} is there twice; every id must be used once."
+            error = f"{file}: {kind} {name_of(record['id'])} is there twice; every id must be used once."
             leave_out(ValueError(error), record, found[record["id"]])
         else:
             found[record["id"]] = record

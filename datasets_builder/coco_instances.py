@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..shown import name_of, show
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
@@ -69,12 +70,12 @@ class CocoInstances(TolerantBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
         if config.instances not in ("united", "separate"):
-            raise ValueError(f"coco_instances: instances is {config.instances!r}; take united or separate.")
+            raise ValueError(f"coco_instances: instances is {show(config.instances)}; take united or separate.")
         fields = _fields(config.text)
         if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
             raise ValueError(
-                f"coco_instances: absent is {config.absent!r} and text is {config.text!r}; absent counts from 0 on, "
-                f"and only a text of nothing but {{{CATEGORY}}} can be asked of an image without it."
+                f"coco_instances: absent is {show(config.absent)} and text is {show(config.text)}; absent counts from "
+                f"0 on, and only a text of nothing but {{{CATEGORY}}} can be asked of an image without it."
             )
         files, folders = config.files()
         return [
@@ -109,7 +110,7 @@ class CocoInstances(TolerantBuilder):
                 "conversation": [],
             }
 
-        named = ((f"{file}: image {image['id']} ({image['file_name']})", image) for image in images)
+        named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
             n_rows += 1
             yield where, row
@@ -214,10 +215,10 @@ def _fields(text: str) -> frozenset[str]:
     try:
         parsed = list(string.Formatter().parse(text))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"coco_instances: text {text!r} cannot be filled ({error}).") from error
+        raise ValueError(f"coco_instances: text {show(text)} cannot be filled ({error}).") from error
     fields = frozenset(field for _, field, _, _ in parsed if field is not None)
     if not text.strip() or any(form or how for _, _, form, how in parsed) or not all(map(str.isidentifier, fields)):
-        raise ValueError(f"coco_instances: text is {text!r}; write words, and names of fields in braces.")
+        raise ValueError(f"coco_instances: text is {show(text)}; write words, and names of fields in braces.")
     return fields
 
 
@@ -230,7 +231,8 @@ def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str
     for field in fields:
         if not isinstance(given.get(field), str | int | float) or not str(given[field]).strip():
             raise ValueError(
-                f"{where}: annotation {annotation['id']} has no words in its field {field!r}, which text asks for."
+                f"{where}: annotation {name_of(annotation['id'])} has no words in its field {show(field)}, which "
+                "text asks for."
             )
     return _words(text, given)
 

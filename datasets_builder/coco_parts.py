@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import datasets
 
+from ..shown import name_of, show
 from .archives import ArchiveBuilder
 from .coco_files import path_inside, read_coco
 from .coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
@@ -78,7 +79,7 @@ class PartsBuilder(ArchiveBuilder):
                 "conversation": [],
             }
 
-        named = ((f"{file}: image {image['id']} ({image['file_name']})", image) for image in images)
+        named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         yield from self.rows(((where, (where, image)) for where, image in named), row_of)
         self.remark_cases(file, left_out)
 
@@ -99,7 +100,9 @@ def read_categories(file: Path, names: dict[Any, str], corrected: dict[str, str]
     for number, name in names.items():
         halves = [" ".join(re.sub(r"\(.*?\)", " ", half).split()) for half in name.split(":")]
         if len(halves) > 2 or not all(halves):
-            raise ValueError(f"{file}: category {number}: its name {name!r} is neither a thing nor thing:part.")
+            raise ValueError(
+                f"{file}: category {name_of(number)}: its name {show(name)} is neither a thing nor thing:part."
+            )
         categories[number] = Category(*(corrected.get(half, half) for half in halves))
     return categories
 
@@ -149,7 +152,7 @@ def listed(image: dict, key: str, categories: dict[Any, Category], where: str) -
     """The categories that a list in a photo's record names; LVIS's lists name some that these sets do not have."""
     numbers = image.get(key) or []
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
-        raise ValueError(f"{where}: {key} is {repr(numbers)[:80]}, which is no list of ids.")
+        raise ValueError(f"{where}: {key} is {show(numbers)}, which is no list of ids.")
     return {categories[number] for number in numbers if number in categories}
 
 

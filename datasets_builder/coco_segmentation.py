@@ -15,13 +15,18 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..images_gemma_lisa import pixel_limit
+from ..shown import show
 from .jpeg_header import stored_size
-from .rows import run_lengths
+from .rows import check_coverage, run_lengths
 
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
 # out, the polygon was drawn on another picture or at another size.
 BORDER = 2.0
 FEWEST = 6  # numbers of a polygon: x and y of three points
+# Pixels that the outlines of one object can be long. pycocotools takes 100 bytes for each, and ends the process where
+# it gets none: a zigzag of 1 MB could ask for 40 GB.
+MAX_OUTLINE = 4_000_000
 # EXIF orientations that exchange width and height, and how Pillow sets them upright.
 QUARTER_TURNS = {
     5: Image.Transpose.TRANSPOSE,
@@ -45,7 +50,16 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     if not parts or segmentation is None:
         raise ValueError(f"{where} has no segmentation; masks are needed, a box alone is none: export polygons or RLE.")
+    if size[0] * size[1] > pixel_limit():
+        raise ValueError(
+            f"{where}: its image is noted as {show(size[1])} x {show(size[0])} pixels (width x height), more than the "
+            f"{pixel_limit():,} that are read; correct it."
+        )
     polygons = [_checked_polygon(part, size, where) for part in parts if isinstance(part, list | array)]
+    if sum(map(_length, polygons)) > MAX_OUTLINE:
+        raise ValueError(
+            f"{where}: its outlines are longer than {MAX_OUTLINE:,} pixels together; export the mask as RLE."
+        )
     united = coco_mask.frPyObjects(polygons, *size) if polygons else []
     united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list | array)]
     return unite(united)
@@ -104,8 +118,8 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     if size == stored:
         return method
     raise ValueError(
-        f"{where}: noted as {size[1]} x {size[0]} pixels (width x height), but the image {path} is {upright[1]} x "
-        f"{upright[0]}; export the annotations for the images as they are."
+        f"{where}: noted as {show(size[1])} x {show(size[0])} pixels (width x height), but the image {path} is "
+        f"{upright[1]} x {upright[0]}; export the annotations for the images as they are."
     )
 
 
@@ -144,18 +158,23 @@ def _checked_polygon(polygon: list | array, size: tuple[int, int], where: str) -
     return polygon
 
 
+def _length(polygon: array) -> float:
+    """Pixels that a polygon's outline passes, the edge back to its first point among them."""
+    points = np.asarray(polygon).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+
+
 def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:
     if not isinstance(rle, dict) or not {"size", "counts"} <= set(rle):
         raise ValueError(f"{where}: a segmentation is neither polygons [[x, y, ...], ...] nor RLE (size and counts).")
     if rle["size"] != list(size):
         raise ValueError(
-            f"{where}: its RLE is of size {rle['size']} (height, width) but its image is {list(size)}; a mask must be "
-            "as large as its image."
+            f"{where}: its RLE is of size {show(rle['size'])} (height, width) but its image is {list(size)}; a mask "
+            "must be as large as its image."
         )
     try:
-        runs = _listed_runs(rle["counts"]) if isinstance(rle["counts"], list) else run_lengths(rle["counts"])
-        if runs.sum() != size[0] * size[1]:
-            raise ValueError(f"the runs cover {runs.sum()} pixels, not the {size[0] * size[1]} of the image")
+        counts, pixels = rle["counts"], size[0] * size[1]
+        runs = _listed_runs(counts, pixels) if isinstance(counts, list) else run_lengths(counts, pixels)
     except ValueError as error:
         raise ValueError(f"{where}: broken RLE: {error}; export the masks again.") from error
     if not runs[1:].all():
@@ -167,8 +186,10 @@ def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:
     return {"size": list(size), "counts": rle["counts"].encode("ascii")}
 
 
-def _listed_runs(counts: list) -> np.ndarray:
-    """Uncompressed counts as run lengths (R,) int64."""
+def _listed_runs(counts: list, pixels: int) -> np.ndarray:
+    """Uncompressed counts as run lengths (R,) int64, which cover so many pixels."""
     if not counts or not all(type(run) is int and 0 <= run < 2**31 for run in counts):
         raise ValueError("counts are empty or hold what is no run length")
-    return np.asarray(counts, dtype=np.int64)
+    runs = np.asarray(counts, dtype=np.int64)
+    check_coverage(runs, pixels)
+    return runs

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import datasets
 
+from ..shown import show
 from .archives import ArchiveConfig, TolerantBuilder
 from .coco_files import fingerprint
 from .coco_segmentation import photo_size
@@ -200,7 +201,7 @@ def _asked(
         try:
             if asked.setdefault(question.question, question.where) != question.where:
                 raise ValueError(
-                    f"{question.where}: asks {question.question!r} of {photo.path.name} as "
+                    f"{question.where}: asks {show(question.question)} of {photo.path.name} as "
                     f"{asked[question.question]} does; unite what answers it in one mask."
                 )
             area = _area(question, photo, reader, root, areas)
@@ -220,7 +221,7 @@ def _check_answer(question: Question, num_masks: int) -> None:
     num_slots, words = question.answer.count(SEG_SLOT), question.answer.replace(SEG_SLOT, "")
     if question.answer and num_slots != num_masks or any(reserved in words for reserved in RESERVED):
         raise ValueError(
-            f"{question.where}: its answer {question.answer!r} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
+            f"{question.where}: its answer {show(question.answer)} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
             f"write {SEG_SLOT} where the mask stands, once for each."
         )
     if question.answer and question.explanation and not num_masks:
@@ -234,7 +235,7 @@ def _area(question: Question, photo: Photo, reader: MaskReader, root: Path, area
         path = find_mask(question.mask, photo.folder, root, where)
         if path is None:
             raise ValueError(
-                f"{where}: there is no mask {question.mask!r}; write its path as seen from {photo.folder}."
+                f"{where}: there is no mask {show(question.mask)}; write its path as seen from {photo.folder}."
             )
         return reader.of_class(path, photo, question.label, where) if question.label else reader.thing(path, photo)
     if question.label:
@@ -271,10 +272,10 @@ def _names(config: FolderConfig, folder: Path) -> dict[int, str]:
 def _check_options(config: FolderConfig) -> None:
     share, ignore_value, text = config.validation_share, config.ignore_value, config.text
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"folder: validation_share is {share!r}; take a part of 1, as 0.2.")
+        raise ValueError(f"folder: validation_share is {show(share)}; take a part of 1, as 0.2.")
     if type(ignore_value) is not int or ignore_value < 0:
-        raise ValueError(f"folder: ignore_value is {ignore_value!r}; take a number from 1 on, or 0 for none.")
+        raise ValueError(f"folder: ignore_value is {show(ignore_value)}; take a number from 1 on, or 0 for none.")
     if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise ValueError(f'folder: text is {text!r}; take words, as in "the mug".')
+        raise ValueError(f'folder: text is {show(text)}; take words, as in "the mug".')
     if text:
         check_characters(text, "folder: the option text")

@@ -1,13 +1,12 @@
 """How a user's classes are called: classes.txt, .json or .yaml beside own pictures, or the option classes."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from .folder_tables import check_characters, each_once, read_text
+from ..parsing import each_once, parse_json, parse_yaml
+from ..shown import shorten, show
+from .folder_tables import check_characters, read_text
 
 BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # what number 0 may be called
 IGNORED = "__ignore__"  # LabelMe's word for what is not counted
@@ -18,6 +17,7 @@ NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,9})(?P<separator>\s*[:=,;)]\s*|\.\s*(?=\D)|\s+-\s+|\s+)(?P<name>[^\s:=,;\"].*)"
 )
 NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;\t]\s*(?P<number>\d{1,9})")
+LONGEST_LINE = 1_000  # characters: the patterns take quadratic time
 NAME_ALONE = re.compile(r".*")
 NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
 NO_NAME = '#%/{}[]<>*|,;:=-"'  # begins no name, but comments, lists and other formats
@@ -36,15 +36,13 @@ def read_classes(file: Path) -> dict[int, str]:
         return class_names(_class_lines(text, file), str(file))
     try:
         if file.suffix.lower() == ".json":
-            content = json.loads(text, object_pairs_hook=each_once)
+            content = parse_json(text, object_pairs_hook=each_once)
         else:
-            node = yaml.compose(text, yaml.SafeLoader)
-            if isinstance(node, yaml.MappingNode):
-                each_once([(str(key.value), None) for key, _ in node.value])
-            content = yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read ({reason}); write a line `1: cat` for each class.") from error
+            content = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{file} cannot be read ({shorten(str(error))}); write a line `1: cat` for each class."
+        ) from error
     return class_names(content, str(file))
 
 
@@ -55,19 +53,21 @@ def _class_lines(text: str, file: Path) -> list[str] | dict[int, str]:
         ValueError: a line that may mean something else, with its number.
     """
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if long := [number for number, line in lines.items() if len(line) > LONGEST_LINE]:
+        raise ValueError(f"{file} line {long[0]}: it has {len(lines[long[0]]):,} characters; write `1: cat`.")
     kinds = {number: _kind(line) for number, line in lines.items()}
     first = next(iter(lines), 0)
     for number, line in lines.items():
         words = set(re.findall(r"[^\W\d_]+", line.lower()))
         if line[0] in NO_NAME or (number == first and words and words <= HEADINGS and not re.search(r"\d", line)):
             raise ValueError(
-                f"{file} line {number}: {line!r} looks like a comment, a heading or another format; take it out, or "
-                "write a number and a name on every line, as in `1: cat`."
+                f"{file} line {number}: {show(line)} looks like a comment, a heading or another format; take it out, "
+                "or write a number and a name on every line, as in `1: cat`."
             )
         if kinds[number] is None or kinds[number] is not kinds[first]:
             raise ValueError(
-                f"{file} line {number}: it is not clear whether {line!r} has a number; write a number and a name on "
-                "every line, as in `1: cat`, or names alone, none of which begins with a number."
+                f"{file} line {number}: it is not clear whether {show(line)} has a number; write a number and a name "
+                "on every line, as in `1: cat`, or names alone, none of which begins with a number."
             )
     if not lines or kinds[first] is NAME_ALONE:
         return list(lines.values())
@@ -111,8 +111,8 @@ def class_names(content: Any, where: str) -> dict[int, str]:
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         if numbered := [name for name in content if NUMBER_BEGINS.match(name.strip())]:
             raise ValueError(
-                f"{where}: the name {numbered[0]!r} begins with a number; if it is the name, number all of them, as in "
-                '{"1": "cat"}.'
+                f"{where}: the name {show(numbered[0])} begins with a number; if it is the name, number all of them, "
+                'as in {"1": "cat"}.'
             )
         names = [name for name in content if name != IGNORED]  # LabelMe's lists begin with it, at -1
         content = dict(enumerate(names, start=0 if names and _is_background(names[0]) else 1))
@@ -122,13 +122,15 @@ def class_names(content: Any, where: str) -> dict[int, str]:
     names = {}
     for number, name in pairs:
         if not isinstance(name, str) or not re.fullmatch(r"-?\d{1,9}", str(number).strip()):
-            raise ValueError(f"{where}: {number!r} and {name!r} are no number and name; write `1: cat` for each.")
+            raise ValueError(
+                f"{where}: {show(number)} and {show(name)} are no number and name; write `1: cat` for each."
+            )
         if int(number) in names:
             raise ValueError(f"{where}: the number {int(number)} is there twice; each class needs one of its own.")
         check_characters(name, where)
         names[int(number)] = clean(name)
     if 0 in names and not _is_background(names[0]):
-        raise ValueError(f"{where}: calls 0 {names[0]!r}, but 0 is the background; number the classes from 1 on.")
+        raise ValueError(f"{where}: calls 0 {show(names[0])}, but 0 is the background; number the classes from 1 on.")
     names.pop(0, None)
     if not names or not all(names.values()):
         raise ValueError(f"{where}: names no classes, or one has no name; write a line `1: cat` for each.")

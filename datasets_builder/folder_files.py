@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..shown import show
 from .coco_files import SPLIT_WORDS, path_inside
 from .folder_tables import CLASS_FILES, Question, is_table
 from .rows import is_unicode
@@ -172,11 +173,11 @@ def share_out(questions: list[Question], photos: dict[str, dict[str, Photo]], ro
             found[0][1].questions.append(question)
         elif found:
             splits = " and ".join(split for split, _ in found)
-            words = f"{question.image!r} is in {splits}; say which in a column split"
+            words = f"{show(question.image)} is in {splits}; say which in a column split"
             complaints.append(ValueError(f"{question.where}: {words}."))
         else:
             of_split = f" of {question.split}" if question.split else ""
-            words = f"no picture{of_split} is called {question.image!r}; write its name as in images/"
+            words = f"no picture{of_split} is called {show(question.image)}; write its name as in images/"
             complaints.append(ValueError(f"{question.where}: {words}."))
     return complaints
 

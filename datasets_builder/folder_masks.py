@@ -1,6 +1,6 @@
 """The masks of a user's own folder: what is marked in a picture, by name, however it is written."""
 
-import re
+import string
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..shown import listed, name_of, show
 from .coco_segmentation import row_rle, turn_of, unite
 from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
@@ -102,7 +103,7 @@ class MaskReader:
             self._otherwise = self._otherwise or path
         ignore = None if self.ignore_value in self.names else masks.pop(self.ignore_value, None)
         if unknown := sorted(set(masks) - set(self.names)):
-            known = ", ".join(f"{number} {name}" for number, name in sorted(self.names.items()))[:200]
+            known = listed(f"{number} {name_of(name)}" for number, name in sorted(self.names.items()))
             raise ValueError(f"{path}: holds the number {unknown[0]}, which is no class; there are: {known}.")
         found = defaultdict(list)
         for number, mask in masks.items():
@@ -131,12 +132,13 @@ class MaskReader:
 
     def _known(self, name: str, path: Path) -> str:
         """The name as the classes write it, where they are listed; "cat 2" is a second cat then."""
-        known = {listed.casefold(): listed for listed in self.names.values()}
-        for candidate in (name, re.sub(r"[ -]*\d+$", "", name)):
+        known = {one.casefold(): one for one in self.names.values()}
+        numberless = name.rstrip(string.digits)
+        for candidate in (name, numberless if numberless == name else numberless.rstrip(" -")):
             if candidate.casefold() in known:
                 return known[candidate.casefold()]
         if known:
-            raise ValueError(f"{path}: {name!r} is no class; there are: {', '.join(known.values())[:200]}.")
+            raise ValueError(f"{path}: {show(name)} is no class; there are: {listed(known.values())}.")
         return name
 
 
@@ -145,8 +147,8 @@ def pick(areas: dict[str | None, Area], label: str, where: str, advice: str) -> 
     shown = {name.casefold(): area for name, area in areas.items() if name and area.mask}
     if clean(label).casefold() in shown:
         return shown[clean(label).casefold()]
-    names = ", ".join(name for name, area in areas.items() if name and area.mask) or "nothing that has a name"
-    raise ValueError(f"{where}: no {label!r} is marked in it, but {names}; {advice}.")
+    names = listed(name for name, area in areas.items() if name and area.mask) or "nothing that has a name"
+    raise ValueError(f"{where}: no {show(label)} is marked in it, but {names}; {advice}.")
 
 
 def _numbers(path: Path, photo: Photo) -> np.ndarray:

@@ -7,14 +7,13 @@ image,question,mask,answer,explanation
 
 import csv
 import io
-import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..parsing import each_once, parse_json
+from ..shown import show
 from .coco_files import SPLIT_WORDS
 from .rows import RESERVED, is_unicode
 
@@ -101,7 +100,7 @@ def _question(record: dict[str, str] | ValueError, where: str, default_split: st
         check_characters(cell, f"{where}: its {column}")
     split, explanation = record.get("split", "").lower(), record.get("explanation", "")
     if split and split not in SPLIT_WORDS:
-        raise ValueError(f"{where}: its split is {split!r}; take train, validation or test, or leave it empty.")
+        raise ValueError(f"{where}: its split is {show(split)}; take train, validation or test, or leave it empty.")
     if reserved := [word for word in RESERVED if word in explanation]:
         raise ValueError(
             f"{where}: its explanation has a {reserved[0]}, but masks stand in answers only; say it in words."
@@ -164,8 +163,8 @@ def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueErro
 
 def _json_record(line: str, where: str) -> dict[str, str]:
     try:
-        record = json.loads(line, object_pairs_hook=each_once)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line, object_pairs_hook=each_once)
+    except ValueError as error:
         raise ValueError(f"{where}: is no JSON ({error}); write one object a line.") from error
     if not isinstance(record, dict) or not all(isinstance(cell, str | None) for cell in record.values()):
         raise ValueError(f'{where}: is no object of texts; write {{"image": "1.jpg", "question": "the cat"}}.')
@@ -177,7 +176,9 @@ def _columns(names: list[str], where: str) -> list[str]:
     """The columns as COLUMNS has them; a misspelt one would say of everything that it is not there."""
     columns = ["class" if name.strip().lower() == "label" else name.strip().lower() for name in names]
     if unknown := [name for name in columns if name not in COLUMNS]:
-        raise ValueError(f"{where}: no column is called {unknown[0]!r}; there are: {', '.join(COLUMNS)} (or label).")
+        raise ValueError(
+            f"{where}: no column is called {show(unknown[0])}; there are: {', '.join(COLUMNS)} (or label)."
+        )
     if len(set(columns)) < len(columns):
         raise ValueError(f"{where}: a column is there twice (class and label are the same); keep one.")
     if missing := [name for name in ("image", "question") if name not in columns]:
@@ -197,16 +198,7 @@ def read_text(file: Path) -> str:
         raise ValueError(f'{file} is not UTF-8; save it as "CSV UTF-8" or as text in UTF-8.') from error
 
 
-def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping, of which JSON and YAML would silently keep the last of two."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"{twice!r} is there twice")
-    return content
-
-
 def check_characters(text: str, where: str) -> None:
     """Refuse half a character (a lone surrogate), which JSON can write, as "\\ud83d", but UTF-8 cannot."""
     if not is_unicode(text):
-        raise ValueError(f"{where}: {ascii(text)} holds half a character; write it again.")
+        raise ValueError(f"{where}: {show(text)} holds half a character; write it again.")

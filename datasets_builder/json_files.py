@@ -1,10 +1,11 @@
 """JSON files of data sets, read with errors of one line."""
 
 import gc
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ..parsing import parse_json
 
 
 def read_json(file: Path, advice: str = "get it again", object_hook: Callable[[dict], Any] | None = None) -> Any:
@@ -18,8 +19,8 @@ def read_json(file: Path, advice: str = "get it again", object_hook: Callable[[d
     collected = gc.isenabled()
     gc.disable()  # nothing in JSON is a cycle, and millions of lists would be looked through again and again
     try:
-        return json.loads(file.read_bytes(), object_hook=object_hook)  # bytes: json finds out which UTF it is
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(file.read_bytes(), object_hook=object_hook)  # bytes: json finds out which UTF it is
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); {advice}.") from error
     finally:
         if collected:

@@ -107,9 +107,10 @@ def class_masks(labels: np.ndarray) -> dict[int, dict]:
     starts = np.concatenate([[0], np.flatnonzero(down[1:] != down[:-1]) + 1])
     ends = np.append(starts[1:], down.size)
     values = down[starts]
+    order = np.argsort(values, kind="stable")  # the runs of each class one behind the other: there may be many classes
     masks = {}
-    for value in np.unique(values):
-        of_class = values == value
+    for of_class in np.split(order, np.flatnonzero(np.diff(values[order])) + 1):
+        value = values[of_class[0]]
         edges = np.stack([starts[of_class], ends[of_class]], axis=1).ravel()  # where it begins, ends, begins, ...
         counts = np.diff(edges, prepend=0).tolist() + [int(down.size - edges[-1])]
         rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)

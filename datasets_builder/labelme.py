@@ -1,6 +1,7 @@
 """LabelMe's JSON files: the shapes that a person drew on a picture, as masks."""
 
 import base64
+import struct
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..images_gemma_lisa import open_upright
+from ..shown import name_of
 from .coco_segmentation import BORDER, row_rle, segmentation_runs, turn, turn_of, unite
 from .folder_classes import IGNORED, clean
 from .folder_tables import check_characters
@@ -17,6 +19,7 @@ from .json_files import read_json
 from .label_maps import INDEX_MODES
 
 # Areas of four corners: LabelMe's, and those of tools that write its files.
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # width and height follow, 4 bytes each
 FOUR_CORNERS = ("rectangle", "oriented_rectangle", "rotation")
 
 
@@ -38,7 +41,7 @@ def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
         if not isinstance(label, str) or not clean(label):
             raise ValueError(f"{file}: its shape {place} has no label; give it one in LabelMe.")
         check_characters(label, f"{file}: the label of its shape {place}")
-        runs = _runs(shape, size, f"{file}: its shape {place} ({label})")
+        runs = _runs(shape, size, f"{file}: its shape {place} ({name_of(label)})")
         masks[IGNORED if label == IGNORED else clean(label)].append(runs if method is None else turn(runs, method))
     return {label: row_rle(unite(same)) for label, same in masks.items()}
 
@@ -48,14 +51,16 @@ def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:
     kind = shape.get("shape_type") or "polygon"  # its first versions knew nothing else, and wrote none
     try:
         points = np.asarray(shape.get("points"), dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: its points are no pairs of numbers; draw it again.") from error
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{where}: its points are no pairs of numbers; draw it again.")
     if kind == "polygon" or (kind in FOUR_CORNERS and len(points) == 4):
         return segmentation_runs([points.ravel().tolist()], size, where)
     if kind not in ("rectangle", "circle", "mask"):
-        raise ValueError(f"{where}: a {kind} is no area here; draw a polygon, a rectangle, a circle or a mask.")
+        raise ValueError(
+            f"{where}: a {name_of(kind)} is no area here; draw a polygon, a rectangle, a circle or a mask."
+        )
     if len(points) != 2:
         raise ValueError(f"{where}: a {kind} of {len(points)} points; LabelMe writes two: draw it again.")
     if kind == "mask":
@@ -63,10 +68,17 @@ def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:
     if kind == "rectangle":
         (left, top), (right, bottom) = points.tolist()
         return segmentation_runs([[left, top, right, top, right, bottom, left, bottom]], size, where)
-    (x, y), edge = points
-    down, across = np.ogrid[: size[0], : size[1]]
-    inside = (across + 0.5 - x) ** 2 + (down + 0.5 - y) ** 2 <= ((edge - points[0]) ** 2).sum()
-    return coco_mask.encode(np.asfortranarray(inside, dtype=np.uint8))
+    return _circle(points, size)
+
+
+def _circle(points: np.ndarray, size: tuple[int, int]) -> dict:
+    """A circle's mask. points (2, 2): its center and a point on its edge."""
+    (x, y), radius_squared = points[0], ((points[1] - points[0]) ** 2).sum()
+    inside = np.zeros(size, dtype=np.uint8, order="F")
+    down = (np.arange(size[0]) + 0.5 - y) ** 2
+    for column in range(size[1]):  # not all at once: distances take eight times the memory of the mask
+        inside[:, column] = (column + 0.5 - x) ** 2 + down <= radius_squared
+    return coco_mask.encode(inside)
 
 
 def _pasted(content: Any, box: np.ndarray, size: tuple[int, int], where: str) -> dict:
@@ -80,20 +92,23 @@ def _pasted(content: Any, box: np.ndarray, size: tuple[int, int], where: str) ->
         png = base64.b64decode(content, validate=True)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: its mask is no PNG in base64; {advice}.") from error
-    picture = open_upright(png, f"{where}: its mask")
-    if picture.mode not in INDEX_MODES:
-        raise ValueError(f"{where}: its mask is a picture in {picture.mode}, not one number a pixel; {advice}.")
+    if png[: len(PNG_START)] != PNG_START:
+        raise ValueError(f"{where}: its mask is no PNG in base64; {advice}.")
+    width, height = struct.unpack(">II", png[len(PNG_START) :][:8].ljust(8, b"\0"))  # before anything is decoded
     (left, top), (right, bottom) = np.rint([box.min(axis=0), box.max(axis=0)]).tolist()
-    if max(abs(right - left + 1 - picture.width), abs(bottom - top + 1 - picture.height)) > BORDER:
+    if max(abs(right - left + 1 - width), abs(bottom - top + 1 - height)) > BORDER:
         raise ValueError(
-            f"{where}: its mask is {picture.width} x {picture.height} pixels (width x height), but its box "
+            f"{where}: its mask is {width} x {height} pixels (width x height), but its box "
             f"{right - left + 1:g} x {bottom - top + 1:g}; {advice}."
         )
-    if max(-left, -top, left + picture.width - size[1], top + picture.height - size[0]) > BORDER:
+    if max(-left, -top, left + width - size[1], top + height - size[0]) > BORDER:
         raise ValueError(
             f"{where}: its mask reaches out of its image, which is {size[1]} x {size[0]} pixels (width x height); "
             f"{advice}."
         )
+    picture = open_upright(png, f"{where}: its mask")
+    if picture.mode not in INDEX_MODES:
+        raise ValueError(f"{where}: its mask is a picture in {picture.mode}, not one number a pixel; {advice}.")
     canvas = Image.new("L", size[::-1])
     canvas.paste(Image.fromarray((np.asarray(picture) != 0).astype(np.uint8)), (int(left), int(top)))
     return coco_mask.encode(np.asfortranarray(canvas))

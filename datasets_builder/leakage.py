@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 import pyarrow
 import pyarrow.compute
 
+from ..shown import show
 from .refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def held_out_images(data_dir: str | Path) -> dict[int, str]:
                 continue
             for number, refs in photos.items():
                 if not isinstance(number, int):
-                    raise ValueError(f"{refs[0].where}: its image_id {number!r} is no number of COCO.")
+                    raise ValueError(f"{refs[0].where}: its image_id {show(number)} is no number of COCO.")
                 held_out.setdefault(number, f"{name}/{way}/{split}")
     if ways:
         names = ", ".join(f"{name}/{way}" for name, way in ways)

@@ -8,7 +8,6 @@ A row is one dialogue, of people's questions and the assistant's answers in turn
 """
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import datasets
 
+from ..shown import listed, show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .jpeg_header import stored_size
@@ -37,8 +37,6 @@ PHOTOS = {
 }
 HUMAN, GPT = "human", "gpt"
 SLOT = "<image>"  # where LLaVA puts the photo; here it always stands first
-MARK = re.compile(rf"\s*{SLOT}\s*")
-SLOT_LINE = re.compile(rf"\s*{SLOT}\s*\n|.*\n\s*{SLOT}\s*$", re.DOTALL)  # a dialogue on code may hold it elsewhere
 
 
 @dataclass
@@ -94,7 +92,7 @@ class LlavaInstruct(ArchiveBuilder):
             image = None
             if record.get("image") is not None:
                 image = {"bytes": None, "path": photos.find(record["image"], where)}
-            elif any(SLOT_LINE.match(turn["value"]) for turn in record["conversations"] if turn["from"] == HUMAN):
+            elif any(_has_slot_line(turn["value"]) for turn in record["conversations"] if turn["from"] == HUMAN):
                 raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
             source = f"{self.name}/{split}/{record['id']}-{place}"
@@ -126,7 +124,7 @@ class Photos:
             ValueError: no name, one that leads out of the data folder, no such file, or none that can be read.
         """
         if not isinstance(name, str) or not Path(name).suffix:
-            raise ValueError(f"{where}: its image is {str(name)[:80]!r}, which is no path of a picture.")
+            raise ValueError(f"{where}: its image is {show(str(name))}, which is no path of a picture.")
         path = path_inside(self.folder, name, (self.root,), where)
         folder = path.parent
         if folder not in self._listed:
@@ -153,10 +151,10 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
     asked = turns[first:]
     speakers = [turn["from"] for turn in asked]
     if len(speakers) % 2 or speakers != [HUMAN, GPT] * (len(speakers) // 2):
-        raise ValueError(f"{where}: its turns are by {', '.join(speakers)[:80]}; {HUMAN} and {GPT} must alternate.")
+        raise ValueError(f"{where}: its turns are by {listed(speakers)}; {HUMAN} and {GPT} must alternate.")
     rounds = []
     for human, gpt in zip(asked[::2], asked[1::2], strict=True):
-        question = human["value"] if record.get("image") is None else MARK.sub(" ", human["value"])
+        question = human["value"] if record.get("image") is None else _without_slot(human["value"])
         question, answer = question.strip(), gpt["value"].strip()
         if not question or not answer:
             raise ValueError(f"{where}: a turn of it says nothing.")
@@ -164,6 +162,23 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
             raise ValueError(f"{where}: an answer of it says {reserved}, which stands for a mask.")
         rounds.append({"question": question, "answer": answer})
     return rounds, first > 0
+
+
+def _has_slot_line(text: str) -> bool:
+    """Whether the first or the last line of a text is the slot alone; a dialogue on code may hold it elsewhere."""
+    begin, end = text.lstrip(), text.rstrip()
+    behind = begin.removeprefix(SLOT) if begin.startswith(SLOT) else ""
+    before = end.removesuffix(SLOT) if end.endswith(SLOT) else ""
+    return "\n" in behind[: len(behind) - len(behind.lstrip())] or "\n" in before[len(before.rstrip()) :]
+
+
+def _without_slot(text: str) -> str:
+    """The text with a blank for each slot and the blanks around it. A regular expression would take quadratic time."""
+    first, *others = text.split(SLOT)
+    if not others:
+        return text
+    *middle, last = others
+    return " ".join([first.rstrip(), *(part.strip() for part in middle), last.lstrip()])
 
 
 def _is_turn(turn: Any) -> bool:

@@ -48,6 +48,7 @@ SPOKEN = {
     "Wheeled Slow": "slow wheeled vehicle",
 }
 FOLDERS = ("training", "validation")
+LONGEST_NAME = 200  # characters: how it is divided into words takes cubic time
 
 
 @dataclass
@@ -91,6 +92,10 @@ def read_names(file: Path) -> dict[int, str | None]:
         readable = label.get("readable") if isinstance(label, dict) else None
         if not isinstance(readable, str) or not readable.strip():
             raise ValueError(f'{file}: the label at place {number} (from 0 on) has no name under "readable".')
+        if len(readable) > LONGEST_NAME:
+            raise ValueError(
+                f"{file}: the label at place {number} (from 0 on) has a name of {len(readable):,} characters."
+            )
         readable = " ".join(readable.split())
         names[number] = None if readable in VOID else _spoken(readable)
     return names

@@ -6,6 +6,7 @@ from typing import Any
 from datasets import BuilderConfig, Dataset
 from datasets.exceptions import DatasetGenerationError
 
+from ..shown import show
 from .ade20k import Ade20k
 from .coco_instances import CocoInstances
 from .coco_stuff import CocoStuff
@@ -68,9 +69,9 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
     builder = builder_of(name, data_dir, options)
     make_rows(builder)
     if split not in builder.info.splits:
-        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(builder.info.splits)}.")
+        raise ValueError(f"{name} has no split {show(split)}; it has: {', '.join(builder.info.splits)}.")
     if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{name}: its split {split!r} holds no row.")
+        raise ValueError(f"{name}: its split {show(split)} holds no row.")
     return builder.as_dataset(split=split)
 
 
@@ -80,7 +81,7 @@ def builder_of(
     """The builder of a data set, arguments as in `load_rows`; cache_dir: where it keeps its rows, if not as usual."""
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
-        raise ValueError(f"No data set is called {name!r}; there are: {', '.join(BUILDERS)}.")
+        raise ValueError(f"No data set is called {show(name)}; there are: {', '.join(BUILDERS)}.")
     builder_class = BUILDERS[name]
     config_class = builder_class.BUILDER_CONFIG_CLASS
     fields = [field for field in config_class.__dataclass_fields__ if field not in BuilderConfig.__dataclass_fields__]
@@ -88,7 +89,7 @@ def builder_of(
         raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has: {', '.join(sorted(fields))}.")
     configs = list(builder_class.builder_configs)
     if config_name and config_name not in configs:
-        raise ValueError(f"{name} has no configuration {config_name!r}; it has: {', '.join(configs)}.")
+        raise ValueError(f"{name} has no configuration {show(config_name)}; it has: {', '.join(configs)}.")
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"{data_dir}: no such folder.")
     return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
@@ -149,17 +150,19 @@ def sets_of(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {}
     for group, content in groups.items():
         if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
-            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {content!r}.")
+            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {show(content)}.")
         weight, sets = content["weight"], content["sets"]
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise ValueError(f"mixture: {group} needs a weight above 0, not {weight!r}.")
+            raise ValueError(f"mixture: {group} needs a weight above 0, not {show(weight)}.")
         if not isinstance(sets, list | dict) or not sets or not all(isinstance(name, str) and name for name in sets):
-            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {sets!r}.")
+            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {show(sets)}.")
         if len(set(sets)) < len(sets) or set(sets) & set(found):
             raise ValueError(f"mixture: a set of {group} is there twice; give it its weight in one place.")
         for name, options in sets.items() if isinstance(sets, dict) else dict.fromkeys(sets).items():
             if not isinstance(options, dict | None):
-                raise ValueError(f"mixture: {name} in {group} needs options with names, as {{...}}, not {options!r}.")
+                raise ValueError(
+                    f"mixture: {name} in {group} needs options with names, as {{...}}, not {show(options)}."
+                )
             found[name] = dict(options or {})
     return found
 

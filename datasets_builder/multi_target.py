@@ -14,6 +14,7 @@ import datasets
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..shown import show
 from .archives import ArchiveBuilder, ArchiveConfig
 from .coco_files import path_inside
 from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of
@@ -59,7 +60,7 @@ class MultiTargetBuilder(ArchiveBuilder):
         def row_of(numbered: tuple[str, int, Any]) -> dict | None:
             where, place, record = numbered
             if not isinstance(record, dict):
-                raise ValueError(f"{where}: is {repr(record)[:80]}, no record.")
+                raise ValueError(f"{where}: is {show(record)}, no record.")
             path = path_inside(photos, self.photo(record, where), (photos,), where)
             where += f", {path.name}"
             if not path.is_file():
@@ -89,7 +90,7 @@ def index_of(config: ArchiveConfig, folder: str) -> list[Path]:
 def text_of(record: dict, key: str, where: str) -> str:
     """A field of a record that must say something."""
     if not isinstance(record.get(key), str) or not record[key].strip():
-        raise ValueError(f"{where}: its {key} is {repr(record.get(key))[:80]}, which says nothing.")
+        raise ValueError(f"{where}: its {key} is {show(record.get(key))}, which says nothing.")
     return record[key].strip()
 
 
@@ -97,7 +98,7 @@ def _targets(record: dict, path: Path, where: str, tolerate: Callable[[ValueErro
     """One target for each question of a photo; none where nothing is asked. tolerate: is told what is wrong."""
     questions = record.get("questions") or []
     if not isinstance(questions, list):
-        raise ValueError(f"{where}: its questions are {repr(questions)[:80]}, which is no list.")
+        raise ValueError(f"{where}: its questions are {show(questions)}, which is no list.")
     answers = _as_many(record, "answers", len(questions), [], where)
     sentences = _as_many(record, "text_answers", len(questions), [None] * len(questions), where)
     if not questions:
@@ -111,7 +112,7 @@ def _targets(record: dict, path: Path, where: str, tolerate: Callable[[ValueErro
         asked = f"{where}: question {place}"
         try:
             if not isinstance(question, str) or not question.strip():
-                raise ValueError(f"{asked} is {repr(question)[:80]}, which asks nothing.")
+                raise ValueError(f"{asked} is {show(question)}, which asks nothing.")
             masks = _masks(objects, size, method, asked)
             answer = _answer(sentence, len(masks), asked)
         except ValueError as error:
@@ -142,7 +143,7 @@ def _as_many(record: dict, key: str, count: int, default: list, where: str) -> l
 def _masks(objects: Any, size: tuple[int, int], method: Image.Transpose | None, where: str) -> list[dict]:
     """The objects' masks as rows hold them. method: how they come onto the upright photo."""
     if not isinstance(objects, list) or not objects or not all(isinstance(one, dict) for one in objects):
-        raise ValueError(f"{where}: its answer is {repr(objects)[:80]}, which is no list of objects.")
+        raise ValueError(f"{where}: its answer is {show(objects)}, which is no list of objects.")
     masks = []
     for place, one in enumerate(objects):
         name = f"{where}: object {place}"
@@ -156,7 +157,7 @@ def _masks(objects: Any, size: tuple[int, int], method: Image.Transpose | None, 
 def _answer(sentence: Any, num_masks: int, where: str) -> str | None:
     """A question's answer in words; none where the set has none."""
     if not isinstance(sentence, str | None):
-        raise ValueError(f"{where}: its text answer is {repr(sentence)[:80]}, which is no text.")
+        raise ValueError(f"{where}: its text answer is {show(sentence)}, which is no text.")
     if sentence is None or not sentence.strip():
         return None
     if SEG_WORD in sentence:

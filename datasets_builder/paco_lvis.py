@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..shown import show
 from .archives import Archive, ArchiveConfig
 from .coco_parts import Category, PartsBuilder, listed, target
 
@@ -59,7 +60,7 @@ class PacoLvis(PartsBuilder):
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         if type(self.config.absent) is not int or self.config.absent < 0:
-            raise ValueError(f"paco_lvis: absent is {self.config.absent!r}; it counts from 0 on.")
+            raise ValueError(f"paco_lvis: absent is {show(self.config.absent)}; it counts from 0 on.")
         return super()._split_generators(dl_manager)
 
     def absent_targets(

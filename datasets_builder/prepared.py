@@ -18,6 +18,7 @@ import pyarrow.compute
 import pyarrow.parquet as parquet
 from datasets.exceptions import DatasetGenerationError
 
+from ..shown import show
 from .rows import ROW_FEATURES
 from .shards import PLAN, WHOLE
 
@@ -117,7 +118,7 @@ def _shards_in(folder: Path, split: str) -> list[Path]:
             " A folder of your own pictures and masks is the data_dir of the data set called folder."
         )
     if split not in shards:
-        raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(shards)}.")
+        raise ValueError(f"{folder} has no split {show(split)}; it has: {', '.join(shards)}.")
     num_rows = 0
     for path in shards[split]:
         count = SHARD.fullmatch(path.name)["count"]
@@ -133,7 +134,7 @@ def _shards_in(folder: Path, split: str) -> list[Path]:
         check_features(features, str(path))
         num_rows += header.num_rows
     if not num_rows:
-        raise ValueError(f"{folder}: its split {split!r} holds no row.")
+        raise ValueError(f"{folder}: its split {show(split)} holds no row.")
     return shards[split]
 
 
@@ -147,7 +148,7 @@ def _from_disk(folder: Path, split: str) -> datasets.Dataset:
     if isinstance(saved, datasets.Dataset):
         saved = {str(saved.split or "train"): saved}
     if split not in saved:
-        raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(saved)}.")
+        raise ValueError(f"{folder} has no split {show(split)}; it has: {', '.join(saved)}.")
     return saved[split]
 
 
@@ -156,7 +157,7 @@ def _from_hub(name: str, split: str) -> datasets.Dataset:
         return datasets.load_dataset(name, split=split)
     except (DatasetGenerationError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loading script
         raise ValueError(
-            f"{name}: no folder is called so here, and from the Hub its split {split!r} cannot be loaded "
+            f"{name}: no folder is called so here, and from the Hub its split {show(split)} cannot be loaded "
             f"({_line(error.__cause__ or error)})."
         ) from error
 
@@ -169,7 +170,7 @@ def _shards_on_hub(name: str, split: str) -> list[str]:
             f"{name}: no folder is called so here, and from the Hub it cannot be loaded ({_line(error)})."
         ) from error
     if split not in files:
-        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(files) or 'none in files'}.")
+        raise ValueError(f"{name} has no split {show(split)}; it has: {', '.join(files) or 'none in files'}.")
     if others := [path for path in files[split] if not path.endswith(".parquet")]:
         raise ValueError(f"{name}: {others[0]} is no Parquet; `push_to_hub` of 🤗 Datasets writes it.")
     return list(files[split])

@@ -7,7 +7,6 @@ A row is one photo; its target is what all wordings of its question (`text`) ask
 draws them, so that numbers are comparable.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..parsing import parse_json
+from ..shown import show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
 from .coco_segmentation import BORDER, photo_size
 from .label_maps import class_masks
-from .rows import IGNORE_VALUE, RESERVED
+from .rows import IGNORE_VALUE, RESERVED, check_mask_memory
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 EXPLANATORY = "explanatory/train.json"
@@ -133,8 +134,8 @@ def read_json(file: Path) -> Any:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252")
-        return json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(text)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
 
 
@@ -145,11 +146,11 @@ def _target(content: Any, size: tuple[int, int], file: Path, flags: list[str]) -
     """The one target of a photo of this size (height, width); shapes that are flags are noted in `flags`."""
     texts, is_sentence, shapes = (_field(content, key, file) for key in ("text", "is_sentence", "shapes"))
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{file}: its text is {repr(texts)[:80]}, which is no list of questions.")
+        raise ValueError(f"{file}: its text is {show(texts)}, which is no list of questions.")
     if not isinstance(is_sentence, bool):
-        raise ValueError(f"{file}: its is_sentence is {repr(is_sentence)[:80]}, not true or false.")
+        raise ValueError(f"{file}: its is_sentence is {show(is_sentence)}, not true or false.")
     if not isinstance(shapes, list):
-        raise ValueError(f"{file}: its shapes are {repr(shapes)[:80]}, which is no list.")
+        raise ValueError(f"{file}: its shapes are {show(shapes)}, which is no list.")
     masks = class_masks(draw(shapes, size, file, flags))
     if TARGET not in masks:
         raise ValueError(f"{file}: none of its {len(shapes)} shapes shows a pixel of what is asked for.")
@@ -210,17 +211,18 @@ def draw(shapes: list, size: tuple[int, int], file: Path, flags: list[str]) -> n
     Raises:
         ValueError: a shape that is no polygon on a photo of this size.
     """
+    check_mask_memory(len(shapes), size, str(file))
     drawn = []
     for place, shape in enumerate(shapes):
         where = f"{file}: shape {place} (from 0 on)"
         label, kind, points = (_field(shape, key, where) for key in ("label", "shape_type", "points"))
         if not isinstance(label, str):
-            raise ValueError(f"{where}: its label is {repr(label)[:80]}, which is no text.")
+            raise ValueError(f"{where}: its label is {show(label)}, which is no text.")
         if label.lower() == FLAG:
             flags.append(where)
             continue
         if kind != "polygon":
-            raise ValueError(f"{where}: is a {repr(kind)[:80]}, not a polygon.")
+            raise ValueError(f"{where}: is a {show(kind)}, not a polygon.")
         mask = fill_polygon(_checked_points(points, size, where), size)
         drawn.append((int(mask.sum()), mask, IGNORE_VALUE if IGNORE in label.lower() else TARGET))
     labels = np.zeros(size, dtype=np.uint8)

@@ -20,6 +20,7 @@ from typing import ClassVar
 import datasets
 from pycocotools import mask as coco_mask
 
+from ..shown import show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .coco_segmentation import row_rle, turn, turn_of, visible_runs
@@ -126,8 +127,8 @@ class ReferBuilder(ArchiveBuilder):
             isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
         ):
             raise ValueError(
-                f"{where}: file_name {name!r}, height {image['height']!r} and width {image['width']!r} are not a name "
-                "and two numbers of pixels."
+                f"{where}: file_name {show(name)}, height {show(image['height'])} and width {show(image['width'])} are "
+                "not a name and two numbers of pixels."
             )
         folder = self.config.root / next(iter(self.PHOTOS))
         official = path_inside(folder, name, (folder,), where)
@@ -136,7 +137,7 @@ class ReferBuilder(ArchiveBuilder):
         else:
             number = coco_id(name)
             if number is None:
-                raise ValueError(f"{where}: file_name {name!r} holds no number, by which its photo could be found.")
+                raise ValueError(f"{where}: file_name {show(name)} holds no number, by which its photo could be found.")
             paths = [place / called.format(number) for place, called in places.items()]
         found = next((path for path in paths if path.is_file()), None)
         if found is None:

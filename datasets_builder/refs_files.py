@@ -10,11 +10,9 @@ Once converted, the pickle is not needed any more:
 """
 
 import argparse
-import io
 import json
 import logging
 import os
-import pickle
 import re
 import sys
 from collections import defaultdict
@@ -23,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..shown import name_of, show
 from .json_files import read_json, refuse
+from .plain_pickle import unpickle
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +62,16 @@ class Instances:
         """
         where = f"{ref.where}: {self.file}"
         if ref.image not in self.images:
-            raise ValueError(f"{where} has no image {ref.image!r}.")
-        return _whole(self.images[ref.image], ("file_name", "height", "width"), f"{where}: image {ref.image}")
+            raise ValueError(f"{where} has no image {show(ref.image)}.")
+        return _whole(self.images[ref.image], ("file_name", "height", "width"), f"{where}: image {name_of(ref.image)}")
 
     def annotation(self, number: int | str, ref: Ref) -> dict:
         """The record of an object that a ref means; errors as of `image`, or that it is in another photo."""
         where = f"{ref.where}: {self.file}"
         annotation = self.annotations.get(number)
         if annotation is None or annotation.get("image_id") not in (None, ref.image):
-            raise ValueError(f"{where} has no annotation {number!r} in image {ref.image!r}.")
-        return _whole(annotation, ("image_id", "segmentation"), f"{where}: annotation {number}")
+            raise ValueError(f"{where} has no annotation {show(number)} in image {show(ref.image)}.")
+        return _whole(annotation, ("image_id", "segmentation"), f"{where}: annotation {name_of(number)}")
 
 
 def find_refs(folder: Path, stem: str) -> Path | None:
@@ -112,7 +112,7 @@ def refs_by_split(
         if not splits:
             strange.append(ref)
     if strange:
-        first = f"{strange[0].where} is labelled {strange[0].label!r}"
+        first = f"{strange[0].where} is labelled {show(strange[0].label)}"
         remark(f"{file}: left out {len(strange)} refs of no split; the first: {first}")
     return {split: dict(found[split]) for split in ("train", "validation", *LETTERS, "test") if split in found}
 
@@ -142,19 +142,19 @@ def _ref(record: Any, where: str) -> Ref:
         raise ValueError(f"{where}: is no ref, which has {', '.join(KEYS)}; get the file again.")
     if missing := [key for key in KEYS if record.get(key) is None]:
         raise ValueError(f"{where}: has no {', '.join(missing)}; get the file again.")
-    where += f", ref {record['ref_id']}"
+    where += f", ref {name_of(record['ref_id'])}"
     marked = record["ann_id"] if isinstance(record["ann_id"], list) else [record["ann_id"]]
     if not marked or not all(isinstance(number, int | str) for number in (*marked, record["image_id"])):
         raise ValueError(
-            f"{where}: its image_id {_short(record['image_id'])} or its ann_id {_short(record['ann_id'])} is no id."
+            f"{where}: its image_id {show(record['image_id'])} or its ann_id {show(record['ann_id'])} is no id."
         )
     if not isinstance(record["split"], str):
-        raise ValueError(f"{where}: its split is {_short(record['split'])}, which is no name.")
+        raise ValueError(f"{where}: its split is {show(record['split'])}, which is no name.")
     sentences = record["sentences"]
     if not isinstance(sentences, list) or not all(
         isinstance(sentence, dict) and isinstance(sentence.get("sent"), str) for sentence in sentences
     ):
-        raise ValueError(f"{where}: its sentences are {_short(sentences)}, not a list of texts called sent.")
+        raise ValueError(f"{where}: its sentences are {show(sentences)}, not a list of texts called sent.")
     return Ref(
         where=where,
         image=record["image_id"],
@@ -162,10 +162,6 @@ def _ref(record: Any, where: str) -> Ref:
         label=record["split"],
         sentences=tuple(sentence["sent"] for sentence in sentences),
     )
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:80]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +194,9 @@ def _by_id(file: Path, kind: str, records: list, tolerate: Callable[[ValueError]
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
             tolerate(ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."))
         elif found.setdefault(record["id"], record) != record:
-            tolerate(ValueError(f"{file}: {kind} {record['id']} is there twice, and not the same; get it again."))
+            tolerate(
+                ValueError(f"{file}: {kind} {name_of(record['id'])} is there twice, and not the same; get it again.")
+            )
             twice.add(record["id"])
     return {number: record for number, record in found.items() if number not in twice}
 
@@ -212,30 +210,6 @@ def _whole(record: dict, keys: tuple[str, ...], where: str) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading and converting
 # ---------------------------------------------------------------------------------------------------------------------
-class PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dicts, texts and numbers; nothing that a file names is ever looked up, so none of it can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a file of refs needs no class")
-
-
-def unpickle(file: Path) -> Any:
-    """What a pickle of Python 2 or 3 holds; the texts of the former are bytes, in UTF-8 or else in Latin-1.
-
-    Raises:
-        ValueError: no such file, a damaged one, or one that holds more than data.
-    """
-    try:
-        stored = file.read_bytes()
-        try:
-            return PlainUnpickler(io.BytesIO(stored), encoding="utf-8").load()
-        except UnicodeDecodeError:
-            return PlainUnpickler(io.BytesIO(stored), encoding="latin-1").load()
-    except Exception as error:  # on a damaged file pickle raises a dozen different classes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{file} cannot be read as plain data ({reason}); get it again from its homepage.") from error
-
-
 def convert(file: Path) -> Path:
     """Write what a pickle of refs holds as JSON beside it, and give the path of that.
 

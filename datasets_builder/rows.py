@@ -12,8 +12,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import load_rgb
+from ..images_gemma_lisa import load_rgb, pixel_limit
 from ..losses_gemma_lisa import IGNORE_VALUE
+from ..shown import show
 
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
 SEG_WORD = "[SEG]"  # what it becomes in the words of a model; no text of a row's holds it
@@ -46,6 +47,7 @@ _MORE = 0x20  # set in every character of a number but its last
 _SIGN = 0x10  # set in the last character of a negative number
 _DIGIT = 0x1F
 _MOST_DIGITS = 7  # 35 bits; more is no run length
+MASKS_PER_IMAGE = 20  # of the largest image that is read; smaller images can have more masks
 
 
 def check_row(row: dict) -> None:
@@ -59,7 +61,7 @@ def check_row(row: dict) -> None:
         n_slots, n_masks = target["answer"].count(SEG_SLOT), len(target["masks"])
         if n_slots != n_masks:
             raise ValueError(
-                f"{row['source']}: the answer {target['answer']!r} has {n_slots} {SEG_SLOT} but the target has "
+                f"{row['source']}: the answer {show(target['answer'])} has {n_slots} {SEG_SLOT} but the target has "
                 f"{n_masks} masks; every {SEG_SLOT} needs one mask."
             )
         _refuse_reserved("answer", target["answer"].replace(SEG_SLOT, ""), row["source"])
@@ -71,7 +73,9 @@ def check_row(row: dict) -> None:
 
 def _refuse_reserved(what: str, text: str, source: str) -> None:
     if found := [word for word in RESERVED if word in text]:
-        raise ValueError(f"{source}: the {what} {text!r} has {found[0]}, which stands for a mask; write it otherwise.")
+        raise ValueError(
+            f"{source}: the {what} {show(text)} has {found[0]}, which stands for a mask; write it otherwise."
+        )
 
 
 def is_unicode(text: str) -> bool:
@@ -91,22 +95,22 @@ def decode_mask(rle: dict, source: str) -> np.ndarray:
     Unpacked here and not by pycocotools, which reads past the end of cut-off counts and returns uninitialised memory
     for empty ones.
     """
-    size, counts = rle["size"], rle["counts"]
+    size = rle["size"]
     try:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size {list(size)} is not (height, width) in pixels")
+        if len(size) != 2 or not all(isinstance(side, int | np.integer) and side >= 1 for side in size):
+            raise ValueError(f"size {show(size)} is not (height, width) in pixels")
         height, width = size
-        runs = run_lengths(counts)
-        if runs.sum() != height * width:
-            raise ValueError(f"runs cover {runs.sum()} pixels, not the {height * width} of {height} x {width}")
+        if int(height) * int(width) > pixel_limit():
+            raise ValueError(f"size {show(size)} has more than {pixel_limit():,} pixels, the most an image can have")
+        runs = run_lengths(rle["counts"], int(height) * int(width))
     except ValueError as error:
         raise ValueError(f"{source}: broken mask RLE: {error}; write masks with rows.encode_mask.") from error
     values = np.arange(len(runs), dtype=np.uint8) & 1  # runs of 0 and 1 in turn, 0 first
     return np.repeat(values, runs).reshape(width, height).T  # COCO counts down the columns
 
 
-def run_lengths(counts: str) -> np.ndarray:
-    """The run lengths (R,) int64 behind COCO's compressed counts.
+def run_lengths(counts: str, pixels: int) -> np.ndarray:
+    """The run lengths (R,) int64 behind COCO's compressed counts, which cover so many pixels.
 
     Raises:
         ValueError: counts that are none; what is wrong with them, but not where they are from.
@@ -129,7 +133,15 @@ def run_lengths(counts: str) -> np.ndarray:
     runs[2::2] = np.cumsum(runs[2::2])
     if runs.min() < 0:
         raise ValueError("counts hold a negative run length")
+    check_coverage(runs, pixels)
     return runs
+
+
+def check_coverage(runs: np.ndarray, pixels: int) -> None:
+    """Refuse run lengths (R,) int64 that do not cover exactly so many pixels; also where their sum would overflow."""
+    if runs.max() > pixels or runs.sum() != pixels:
+        covered = runs.sum(dtype=np.float64)
+        raise ValueError(f"the runs cover {covered:.0f} pixels, not the {pixels} of the image")
 
 
 def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Image.Image | None:
@@ -163,6 +175,7 @@ def target_masks(target: dict, image_size: tuple[int, int], source: str) -> np.n
 
     image_size: (H, W) in pixels of the upright image.
     """
+    check_mask_memory(len(target["masks"]), image_size, source)
     masks = np.zeros((len(target["masks"]), *image_size), dtype=np.uint8)
     for index, rle in enumerate(target["masks"]):
         masks[index] = _sized_mask(rle, image_size, source)
@@ -173,10 +186,19 @@ def target_masks(target: dict, image_size: tuple[int, int], source: str) -> np.n
 
 
 def _sized_mask(rle: dict, image_size: tuple[int, int], source: str) -> np.ndarray:
-    mask = decode_mask(rle, source)
-    if mask.shape != tuple(image_size):
+    size = rle["size"]
+    if len(size) == len(image_size) and tuple(size) != tuple(image_size):  # before anything of this size is made
         raise ValueError(
-            f"{source}: a mask is {mask.shape[0]} x {mask.shape[1]} (height x width) but its image is "
+            f"{source}: a mask is {show(size[0])} x {show(size[1])} (height x width) but its image is "
             f"{image_size[0]} x {image_size[1]}; draw masks on the image as it is shown, EXIF orientation applied."
         )
-    return mask
+    return decode_mask(rle, source)
+
+
+def check_mask_memory(count: int, image_size: tuple[int, int], where: str) -> None:
+    """Refuse more masks of one image than memory holds: a mask takes a few bytes in a file and H · W when decoded."""
+    if count * image_size[0] * image_size[1] > MASKS_PER_IMAGE * pixel_limit():
+        raise ValueError(
+            f"{where}: {count:,} masks of {image_size[0]} x {image_size[1]} pixels (height x width) together have more "
+            f"than {MASKS_PER_IMAGE * pixel_limit():,} pixels; make the image smaller or ask for fewer masks."
+        )

@@ -6,6 +6,7 @@ A folder of shards is whole when `prepared.json` is there: it is written last, a
 import hashlib
 import json
 import os
+import signal
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import yaml
 from datasets.table import embed_table_storage
 from tqdm import tqdm
 
+from ..parsing import parse_json
 from .rows import ROW_FEATURES
 from .rows_builder import RowsBuilder
 
@@ -67,7 +69,7 @@ def _write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: s
     found = [_read_plan(folder / name) for name in (PLAN, WHOLE) if (folder / name).is_file()]
     if any(other != plan for other in found):
         raise ValueError(f"{folder} holds the shards of other rows; delete it or give another --output.")
-    if not found and (others := [*folder.glob("data/*"), *folder.glob("README.md")]):
+    if not found and (others := [path for path in sorted(folder.iterdir()) if path.name != LOCK]):
         raise ValueError(f"{folder} holds other files, as {others[0].name}; give a folder of its own as --output.")
     if (folder / WHOLE).is_file():
         os.replace(folder / WHOLE, folder / PLAN)  # not whole while a shard of it may be missing
@@ -88,15 +90,20 @@ def _write_shards(splits: dict[str, datasets.Dataset], folder: Path, identity: s
                 _write_shard(shard)
                 bar.update()
         else:
-            with get_context("spawn").Pool(num_proc) as pool:
+            with get_context("spawn").Pool(num_proc, _ignore_interrupts) as pool:
                 for _ in pool.imap_unordered(_write_shard, missing):
                     bar.update()
     os.replace(folder / PLAN, folder / WHOLE)
 
 
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one: it ends the pool, and says so in one line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _read_plan(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); delete {path.parent} and prepare it again.") from error
 

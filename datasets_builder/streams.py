@@ -21,6 +21,7 @@ import pyarrow.parquet as parquet
 import torch
 from torch.utils.data import IterableDataset
 
+from ..shown import show
 from .leakage import kept_rows, photo_of, report
 from .prepared import as_data_file, check_features, check_picture, find_shards
 from .questions import Part, training_sample
@@ -78,7 +79,7 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
         counted = pool.map(partial(_count, held_out=held_out), shards)
     total = sum(counted, Counter())
     if not total["rows"]:
-        raise ValueError(f"{name}: its split {split!r} holds no row.")
+        raise ValueError(f"{name}: its split {show(split)} holds no row.")
     if held_out is not None:
         report(name, total, held_out)
     files = {split: [as_data_file(shard) for shard in shards]}

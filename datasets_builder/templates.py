@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..shown import show
 from .rows import SEG_SLOT
 
 # How often a target is answered in the data set's own words, where it has some.
@@ -96,7 +97,7 @@ class Phrasing:
     def __post_init__(self):
         for name in [*self.shares, *self.translations]:
             if name not in LANGUAGES:
-                raise ValueError(f"No language is called {name!r}; there are: {', '.join(LANGUAGES)}.")
+                raise ValueError(f"No language is called {show(name)}; there are: {', '.join(LANGUAGES)}.")
         shares = self.shares.values()
         if not shares or not all(isinstance(share, int | float) and 0 < share < float("inf") for share in shares):
             raise ValueError(f"languages: {self.shares} are no shares; each must be a number above 0.")

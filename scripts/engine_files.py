@@ -5,9 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from gemma_lisa.command_line import UsageError
+from gemma_lisa.parsing import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # What each stage of DeepSpeed ZeRO shares out
@@ -50,7 +49,7 @@ def read_engine(path: Path) -> Engine:
         UsageError: it cannot be read, or starts an engine that is not known here.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         kind = content.get("distributed_type", "NO")
         if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
             return Engine("one process, or DDP")
@@ -59,7 +58,7 @@ def read_engine(path: Path) -> Engine:
             return Engine("FSDP2", "fsdp", every, every if content["fsdp_config"].get("fsdp_offload_params") else ())
         if kind == "DEEPSPEED":
             return _zero(content["deepspeed_config"])
-    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UsageError(f"{path}: no accelerate configuration that can be read ({error}).") from error
     raise UsageError(f"{path}: distributed_type {kind} is none of NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED.")
 

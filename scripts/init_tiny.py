@@ -35,6 +35,7 @@ from gemma_lisa.datasets_builder.templates import ask
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.run_folder import folder_in_place
+from gemma_lisa.scripts.init_checkpoint import check_output
 
 SPECIAL_TOKENS = {
     "pad_token": "<pad>",
@@ -211,7 +212,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     args = parser.parse_args(arguments)
+    if not args.overwrite:
+        check_output(args.output)
     check_writable(args.output, "--output", is_folder=True)
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
     with folder_in_place(args.output) as aside:

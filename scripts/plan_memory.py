@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gemma_lisa.adapters import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
 from gemma_lisa.command_line import ArgumentParser, UsageError, positive, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.parsing import parse_yaml, read_yaml
 from gemma_lisa.scripts.engine_files import Engine, engine_of_recipe, read_engine
 from gemma_lisa.scripts.meta_step import META, StepBytes, count_step, make_batch
 from gemma_lisa.scripts.real_sizes import GEMMA_SIZES, build_real_config
@@ -212,14 +212,14 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
         UsageError: no recipe, or an override that a plan does not depend on.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         recipe = DEFAULTS | {name: value for name, value in content.items() if name in DEFAULTS}
-    except (OSError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, AttributeError) as error:
         raise UsageError(f"--config {path}: no recipe that can be read ({error}).") from error
     for name, value in zip(overrides[::2], overrides[1::2] + [""], strict=False):
         if name.removeprefix("--") not in DEFAULTS or not value:
             raise UsageError(f"{name} {value}".strip() + f": a plan depends on {', '.join(DEFAULTS)}; as --bf16 true.")
-        recipe[name.removeprefix("--")] = yaml.safe_load(value)
+        recipe[name.removeprefix("--")] = parse_yaml(value)
     return recipe
 
 

@@ -127,6 +127,11 @@ WHOLE = encode_mask(np.ones(SIZE))
         ({"size": list(SIZE), "counts": [250, -10]}, "no run length"),
         ({"size": list(SIZE), "counts": [120.5, 119.5]}, "no run length"),
         ({"size": list(SIZE), "counts": []}, "empty"),
+        ({"size": list(SIZE), "counts": [2**31 - 1] * 2**20}, "cover 225179981"),
+        ({"size": [10**400, 1], "counts": "1"}, "an integer of 1,329 bits"),
+        ({"size": [1] * 10**6, "counts": "1"}, "[1, 1, 1, 1, 1, 1, ...] (height, width)"),
+        ([[0, 0, 19, 11] * 110_000], "longer than 4,000,000 pixels"),
+        ([[0, 0, 19, 11] * 1_000 for _ in range(110)], "longer than 4,000,000 pixels"),
     ],
 )
 def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
@@ -134,3 +139,11 @@ def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
         segmentation_runs(segmentation, SIZE, WHERE)
     message = str(refusal.value)
     assert message.startswith(WHERE) and words in message and "\n" not in message, message
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (10**400, 10**400), (2**31, 1), (2**62, 2**62)])
+def test_an_image_noted_larger_than_any_that_is_read_is_refused_before_its_mask_is_made(size):
+    for segmentation in ([[0, 0, 9, 0, 9, 9]], {"size": list(size), "counts": [7]}):
+        with pytest.raises(ValueError, match="a.json: annotation 1: its image is noted as .* more than the") as refused:
+            segmentation_runs(segmentation, size, "a.json: annotation 1")
+        assert len(str(refused.value)) < 500

@@ -1,6 +1,8 @@
 """eval.py and predict.py: what they write, and what they say of bad input."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,57 @@ def evaluate(checkpoint, output, *more):
     arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "--dataset_options", SCENES]
     evaluation.main([*arguments, "--max_new_tokens", "6", "--output", str(output), *more])
     return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle_the_samples_tell_of_what_was_answered(checkpoint, tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    asked, answers = [], evaluation.by_generation
+
+    def stopped(*args):
+        asked.append(1)
+        if len(asked) == 3:
+            os.kill(os.getpid(), number)
+        return answers(*args)
+
+    monkeypatch.setattr(evaluation, "by_generation", stopped)
+    output = tmp_path / "results.json"
+    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "--dataset_options", SCENES]
+    arguments += ["--max_new_tokens", "2", "--batch_size", "4", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(evaluation.main)
+    assert ended.value.code == 128 + number
+    samples = tmp_path / "results.samples.jsonl"
+    assert len([json.loads(line) for line in samples.read_text().splitlines()]) == 8
+    said = f"stopped early: {samples} holds 8 of 30 answers; {output} was not written"
+    assert said in capsys.readouterr().err.splitlines() and not output.exists()
+
+
+def test_results_do_not_overwrite_a_file_of_the_model_or_of_the_data(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_rows", lambda *_: pytest.fail("the rows were made"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "instances.json").write_text('{"images": []}')
+    (tmp_path / "mine.worst.png").write_bytes(b"mine")
+    for output, said in (
+        (checkpoint / "config.json", "in the input folder"),
+        (data / "instances.json", "in the input folder"),
+        (tmp_path / "mine.json", "add --overwrite"),
+    ):
+        arguments = [
+            "--model",
+            str(checkpoint),
+            "--dataset",
+            "folder",
+            "--data_dir",
+            str(data),
+            "--output",
+            str(output),
+        ]
+        with pytest.raises(UsageError, match=said):
+            evaluation.main(arguments)
+    assert (tmp_path / "mine.worst.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("protocol, questions", [("generate", 6 * 5), ("teacher_forced", 6 * 4)])

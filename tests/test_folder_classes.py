@@ -72,6 +72,7 @@ def test_names_with_numbers_in_them_stay_whole(root, text, names):
     [
         ("1: cat\ndog\n", "line 2: it is not clear whether 'dog' has a number; write a number and a name"),
         ("cat\n\n3 wheeler\n", "line 3: it is not clear whether '3 wheeler' has a number; .*`1: cat`"),
+        (f"1: cat\n1{chr(9) * 10**5}x\n", "line 2: it has 100,002 characters"),
         ("cat: 1\ndog\n", "line 2: it is not clear whether 'dog'"),
         ("1: cat\n2:\n", "line 2: it is not clear whether '2:'"),
         ("1.5 litre bottle\n2.5 litre bottle\n", "line 1: it is not clear whether '1.5 litre bottle'"),

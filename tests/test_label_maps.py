@@ -19,6 +19,13 @@ def test_every_class_has_the_mask_that_comparing_gives(shape, num_classes):
         assert np.array_equal(decode_mask(mask, "test"), labels == value)
 
 
+def test_a_map_of_many_numbers_takes_time_in_proportion_to_its_size():
+    labels = np.arange(100 * 200, dtype=np.int32).reshape(100, 200)
+    masks = class_masks(labels)
+    assert len(masks) == labels.size
+    assert all(decode_mask(masks[value], "test").ravel()[value] == 1 for value in (0, 7_777, 19_999))
+
+
 def test_a_palette_gives_its_indices_though_its_colors_repeat(tmp_path):
     labels = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
     picture = Image.fromarray(labels).convert("P")

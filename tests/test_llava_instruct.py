@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from gemma_lisa.datasets_builder import llava_instruct
 from gemma_lisa.datasets_builder.llava_instruct import LlavaInstruct
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -191,3 +193,18 @@ def test_the_published_sizes_are_those_of_its_file():
 def test_its_card_names_licence_and_source():
     info = LlavaInstruct(config_name="150k", data_dir=".").info
     assert "CC-BY-4.0" in info.license and info.homepage and info.citation
+
+
+@pytest.mark.parametrize("slot", ["<image>", "<image><image>", "<image> <image>\n", "x"])
+@pytest.mark.parametrize("around", ["", " ", "\n", " \n ", "a", "a\nb "])
+def test_the_place_of_a_photo_is_taken_out_with_the_blanks_around_it(around, slot):
+    for text in (around + slot, slot + around, around + slot + around):
+        assert llava_instruct._without_slot(text) == re.sub(r"\s*<image>\s*", " ", text)
+        on_a_line = re.match(r"\s*<image>\s*\n|.*\n\s*<image>\s*$", text, re.DOTALL)
+        assert llava_instruct._has_slot_line(text) == (on_a_line is not None), repr(text)
+
+
+def test_a_text_of_many_blanks_takes_time_in_proportion_to_its_length():
+    for text in (" " * 10**6, "\n" * 10**6, " \n" * 10**6 + "<image>"):
+        llava_instruct._without_slot(text)
+        llava_instruct._has_slot_line(text)

@@ -102,6 +102,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
         ('{"labels": [{"readable": "Bird"}, {"name": "x"}]}', "place 1"),
         ('{"labels": [{"readable": " "}]}', "place 0"),
         ('{"labels": ["Bird"]}', "place 0"),
+        ('{"labels": [{"readable": "a' + " - (" * 10**5 + '"}]}', "place 0 .* a name of 400,001 characters"),
     ],
 )
 def test_a_wrong_configuration_stops_the_run_with_its_place(root, content, message):

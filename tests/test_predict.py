@@ -1,6 +1,9 @@
 """predict.py: tables and folders, what it writes beside the picture, what it does when it is stopped."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from PIL import Image
 
 from gemma_lisa import checkpoint, predict
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
-from gemma_lisa.command_line import UsageError
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
@@ -123,6 +126,107 @@ def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(s
         predict.main([*arguments, "--output", str(output), "--json", str(records)])
     assert sorted(path.name for path in output.iterdir()) == ["001-a.png", "002-a.png"]
     assert [found["query"] for found in json.loads(records.read_text())] == ["the red circle", "the square"]
+
+
+def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp_path, monkeypatch, capsys):
+    asked, answers = [], predict.ask
+
+    def stopped(*args):
+        asked.append(1)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answers(*args)
+
+    monkeypatch.setattr(predict, "ask", stopped)
+    records = tmp_path / "answers.json"
+    arguments = ["--image", str(scene), "--query", "the red circle", "--batch_size", "1", "--json", str(records)]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        run(predict.main)
+    assert ended.value.code == 143
+    assert [Path(found["image"]).name for found in json.loads(records.read_text())] == ["a.png"]
+    *_, said, last = capsys.readouterr().err.splitlines()
+    assert said == f"stopped early: {records} holds 1 of 2 answers" and last == "terminated"
+
+
+def arguments_that_would_overwrite(scene, tmp_path):
+    photo, out = str(scene / "a.png"), str(tmp_path / "out")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (scene / "a.png").rename(masks / "answer.mask1.png")
+    (scene / "a.png").symlink_to(masks / "answer.mask1.png")
+    table = tmp_path / "t.csv"
+    table.write_text(f"image,query\n{photo},circle\n{photo},square\n")
+    (tmp_path / "out").mkdir()
+    os.link(masks / "answer.mask1.png", tmp_path / "out" / "001-a.png")
+    asked = ["--query", "circle", "--image", photo]
+    return {
+        "the photo": [*asked, "--output", photo],
+        "the photo in a conversation": ["--chat", "--image", photo, "--output", photo],
+        "the photo as JSON": [*asked, "--output", f"{out}/x.png", "--json", photo],
+        "JSON over the picture": [*asked, "--output", f"{out}/x.png", "--json", f"{out}/x.png"],
+        "the table": ["--table", str(table), "--output", f"{out}/more", "--json", str(table)],
+        "a link of the first answer's name": ["--table", str(table), "--output", out],
+        "the photo as a mask": [*asked, "--output", f"{out}/answer.png", "--masks", str(masks)],
+        "answers among the images": ["--image", str(scene), "--query", "circle", "--output", str(scene)],
+        "masks among the images": [
+            "--image",
+            str(scene),
+            "--query",
+            "a",
+            "--output",
+            f"{out}/m",
+            "--masks",
+            str(scene),
+        ],
+        "a file of the model": [*asked, "--output", f"{out}/x.png", "--json", str(EXAMPLE / "config.json")],
+    }
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_no_input_is_overwritten(scene, tmp_path, monkeypatch, more):
+    monkeypatch.setattr(predict, "load_asked", lambda *_: pytest.fail("the model was loaded"))
+    cases = arguments_that_would_overwrite(scene, tmp_path)
+    kept = {path: path.read_bytes() for path in [*tmp_path.rglob("*"), EXAMPLE / "config.json"] if path.is_file()}
+    for name, arguments in cases.items():
+        with pytest.raises(UsageError, match="input|the same file|name another folder"):
+            predict.main([*arguments, *more])
+            pytest.fail(name)
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_another_picture_needs_overwrite_and_an_answer_is_replaced(scene, tmp_path, capsys):
+    mine = tmp_path / "mine.png"
+    mine.write_bytes((scene / "b.png").read_bytes())
+    asked = ["--image", str(scene / "a.png"), "--query", "circle", "--max_new_tokens", "2", "--output", str(mine)]
+    with pytest.raises(UsageError, match="add --overwrite"):
+        predict.main(asked)
+    predict.main([*asked, "--overwrite"])
+    predict.main(asked)
+    assert capsys.readouterr().err.count(f"overwriting {mine}\n") == 2
+
+
+def test_a_long_name_of_an_image_is_cut_in_that_of_its_answer(tmp_path):
+    images = [tmp_path / f"{letter * 250}.png" for letter in "xé"] + [tmp_path / "short.png"]
+    names = [path.name for path in predict.picture_files(tmp_path, images)]
+    assert names[2] == "003-short.png" and names[0] == f"001-{'x' * 180}.png"
+    assert all(len(os.fsencode(f"{Path(name).stem}.mask100.png")) <= 255 - len(".mask1.12345678") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("q.csv", b"image,query\n" + b"x" * 200_000 + b",a\n", "line 1: not CSV .field larger"),
+        ("q.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON .*nested too deep"),
+        ("q.jsonl", b'{"image": ' + b"9" * 5_000 + b"}", "line 1: not JSON"),
+        ("q.jsonl", b'{"image": "a", "query": ["' + b"x" * 100_000 + b'"]}', "line 1: an image and a query are needed"),
+    ],
+)
+def test_a_table_that_is_too_large_somewhere_is_refused_in_a_short_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as refused:
+        predict.read_table(tmp_path / name)
+    assert len(str(refused.value)) < 500
 
 
 def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, tmp_path, monkeypatch):

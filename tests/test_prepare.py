@@ -1,5 +1,7 @@
 """`python -m gemma_lisa.datasets_builder`: what it writes, what it counts, and its exit code."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder import __main__ as program
+from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.mixture import load_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -80,6 +83,50 @@ def test_max_bad_leaves_out_so_many_and_says_which(root, tmp_path, capsys, caplo
 def test_prepare_does_not_write_into_the_original_files(root):
     with pytest.raises(UsageError, match="the original files are in it"):
         call("prepare", "ade20k", "--data_dir", root, "--output", root)
+
+
+@pytest.mark.parametrize("name", ["README.md", "photo.jpg", "data/mine.parquet", "plan.json"])
+def test_prepare_does_not_write_into_a_folder_with_other_files(root, tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="holds (other files|the shards of other rows)"):
+        call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
+    assert path.read_text() == "{}" and [found for found in (tmp_path / "out").rglob("*") if found.is_file()] == [path]
+
+
+def test_inspect_does_not_overwrite_a_photo_or_another_picture(root, tmp_path, monkeypatch, capsys):
+    photo = next(root.rglob("*.jpg"))
+    with pytest.raises(UsageError, match="in the input folder"):
+        call("inspect", "ade20k", "--data_dir", root, "--output", photo, "--overwrite")
+    other = tmp_path / "sheet.png"
+    other.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="add --overwrite"):
+        call("inspect", "ade20k", "--data_dir", root, "--output", other)
+    call("inspect", "ade20k", "--data_dir", root, "--output", other, "--overwrite")
+    call("inspect", "ade20k", "--data_dir", root, "--output", other)  # its own by now
+    assert capsys.readouterr().err.count(f"overwriting {other}") == 2
+
+
+def test_terminated_in_the_middle_prepare_leaves_whole_shards_and_continues(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "ROWS_A_SHARD", 1)
+    written, write = [], shards.parquet.write_table
+
+    def stopped(*args, **options):
+        write(*args, **options)
+        written.append(1)
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(shards.parquet, "write_table", stopped)
+    arguments = ["prepare", "ade20k", "--data_dir", str(root), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["datasets_builder", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(program.main)
+    assert ended.value.code == 143 and capsys.readouterr().err.splitlines()[-1] == "terminated"
+    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00003.parquet"]
+    run(program.main)
+    assert len(written) == 4 and len(load_rows(str(tmp_path / "out"), "train")) == 3
 
 
 def test_it_is_called_as_a_module():

@@ -1,5 +1,6 @@
 """The row schema: what goes in comes out, and what is wrong is refused by the name of its row."""
 
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from gemma_lisa.datasets_builder.rows import (
     sort_by_centroid,
     target_masks,
 )
+from gemma_lisa.images_gemma_lisa import pixel_limit
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -238,6 +240,71 @@ def test_a_mask_of_another_size_than_its_image_is_refused_with_both_sizes():
     assert_refused(lambda: target_masks(make_target([thing]), (8, 6), SOURCE), "6 x 8", "8 x 6")
     ignoring = make_target([thing], ignore=box_mask(0, 0, 2, 2, (5, 8)))
     assert_refused(lambda: target_masks(ignoring, (6, 8), SOURCE), "5 x 8", "6 x 8")
+
+
+def one_run(length):
+    """COCO's compressed counts of one run, of background."""
+    counts = ""
+    while True:
+        digit, length = length & 0x1F, length >> 5
+        more = length != -1 if digit & 0x10 else length != 0
+        counts += chr(48 + (digit | (0x20 if more else 0)))
+        if not more:
+            return counts
+
+
+@pytest.fixture
+def peak_memory():
+    """The most bytes that Python and NumPy held while something was done."""
+
+    def measure(do):
+        tracemalloc.start()
+        try:
+            do()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+@pytest.mark.parametrize("side", [30_000, 9_000, 10**9])
+def test_a_mask_of_a_huge_size_is_refused_before_it_is_decoded(side, peak_memory):
+    huge = {"size": [side, side], "counts": one_run(side * side)}
+    target = {"masks": [huge], "ignore": None}
+    assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (64, 64), SOURCE), "64 x 64")) < 1e6
+    ignoring = {"masks": [], "ignore": huge}
+    assert peak_memory(lambda: assert_refused(lambda: target_masks(ignoring, (64, 64), SOURCE), "64 x 64")) < 1e6
+    if side * side > pixel_limit():
+        assert peak_memory(lambda: assert_refused(lambda: decode_mask(huge, SOURCE), "RLE")) < 1e6
+
+
+def test_runs_whose_sum_overflows_do_not_pass_for_a_small_mask(peak_memory):
+    # 2 ** 15 runs of the same length, each as a difference of 0 to the run two before
+    length = (2**64 + 64 * 64) // 2**15
+    digits = [length >> (5 * place) & 0x1F for place in range(11)]
+    too_long = {"size": [64, 64], "counts": "".join(chr(48 + digit + 0x20) for digit in digits) + "0"}
+    assert_refused(lambda: decode_mask(too_long, SOURCE), "RLE")
+    growing = {"size": [64, 64], "counts": "oooooo3" * 2**15}  # each run longer than the one before by 2 ** 33
+    assert peak_memory(lambda: assert_refused(lambda: decode_mask(growing, SOURCE), "the runs cover")) < 2e7
+
+
+def test_more_masks_than_memory_holds_are_refused_before_any_is_decoded(peak_memory):
+    side = 9_000  # a picture of this size is a PNG of 100 KB
+    target = {"masks": [{"size": [side, side], "counts": one_run(side * side)}] * 100, "ignore": None}
+    assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (side, side), SOURCE), "100 masks")) < 1e6
+
+
+def test_what_an_error_quotes_is_cut():
+    long = "x" * 10**6
+    for row in (
+        make_row([make_target(texts=("a",), answer=long + "{seg}")]),
+        make_row([make_target(answer=long + "[SEG]")]),
+        make_row([{**make_target(), "explanation": long + "[SEG]"}]),
+    ):
+        with pytest.raises(ValueError) as refused:
+            check_row(row)
+        assert len(str(refused.value)) < 500
 
 
 def test_rows_are_checked_for_texts_and_slots():

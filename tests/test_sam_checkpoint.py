@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 import time
+import zipfile
 from argparse import Namespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
-from gemma_lisa.sam_checkpoint import config_of, load_weights, original_name, read_config
+from gemma_lisa.sam_checkpoint import config_of, load_weights, original_name, read_config, read_state_dict
 
 # What is published: transformers' configurations of facebook/sam-vit-base, -large and -huge.
 VISION_CONFIGS = {
@@ -196,6 +197,16 @@ def cut_off(share, as_zip):
         path.write_bytes(whole[: int(len(whole) * share)])
 
     return write
+
+
+def test_a_compressed_file_is_refused_before_it_is_read(small_sam_file, tmp_path, monkeypatch):
+    path = tmp_path / "sam.pth"
+    with zipfile.ZipFile(small_sam_file) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in stored.infolist():
+            packed.writestr(part.filename, stored.read(part))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match="sam.pth: torch.save did not write it"):
+        read_state_dict(path)
 
 
 class Touch:

@@ -205,6 +205,19 @@ def test_a_recipe_that_is_no_yaml_is_a_usage_error(refused, tmp_path):
         assert (code, "broken.yaml" in line) == (2, True)
 
 
+def test_a_recipe_or_a_mixture_that_grows_is_a_usage_error_of_one_short_line(refused, tmp_path, recipe):
+    lists = ["&a0 [x, x]", *(f"&a{at} [*a{at - 1}, *a{at - 1}]" for at in range(1, 40))]
+    path = tmp_path / "grows.yaml"
+    path.write_text(f"model: m\nmixture: [{', '.join(lists)}]\n")
+    for arguments in (["--config", path], ["--config", recipe(model="m"), "--mixture", path]):
+        code, line = refused(*arguments)
+        assert code == 2 and "grows.yaml" in line and "aliases" in line and len(line) < 1_000
+    for option in ("--dataset_options", "--mixture"):
+        for text in ('{"a": ' + "[" * 5_000, "[" + "7, " * 10**4 + "7]", "9" * 5_000):
+            code, line = refused("--config", recipe(model="m"), option, text)
+            assert code == 2 and option[2:] in line and len(line) < 1_000
+
+
 def test_a_model_folder_that_is_not_there_is_a_failure_that_names_it(refused, tmp_path, recipe):
     code, line = refused("--config", recipe(), "--model", tmp_path / "nowhere")
     assert (code, str(tmp_path / "nowhere") in line) == (1, True)

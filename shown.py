@@ -1,0 +1,52 @@
+"""Values and texts from files and users, cut to a length that fits into an error message."""
+
+import reprlib
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+VALUE_LENGTH, MESSAGE_LENGTH = 120, 2_000  # characters
+_CUT = "…"
+_LONGEST_INTEGER = 10**40  # str() of an integer is quadratic, and refuses more than 4,300 digits
+
+
+class _ShortRepr(reprlib.Repr):
+    """repr() that visits a few elements of a few levels only: a value with shared parts can be exponentially long."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxarray = self.maxdeque = 6
+        self.maxdict = 6
+        self.maxstring = self.maxother = VALUE_LENGTH
+
+    def repr_int(self, value: int, level: int) -> str:
+        if abs(value) < _LONGEST_INTEGER:
+            return repr(value)
+        return f"an integer of {value.bit_length():,} bits"
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value[: self.maxother])
+
+
+_short_repr = _ShortRepr()
+
+
+def show(value: Any, length: int = VALUE_LENGTH) -> str:
+    """Return repr(value), cut to `length` characters. The cost does not depend on the size of the value."""
+    return shorten(_short_repr.repr(value), length)
+
+
+def name_of(value: Any, length: int = VALUE_LENGTH) -> str:
+    """Return a name or an id as text: a string without quotes, anything else as `show` writes it."""
+    return shorten(value, length) if isinstance(value, str) else show(value, length)
+
+
+def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
+    """Return the text, cut to `length` characters."""
+    return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
+
+
+def listed(names: Iterable[Any], length: int = 200) -> str:
+    """Return the names with commas between, cut to `length` characters; names beyond that are not even looked at."""
+    return shorten(", ".join(name_of(name) for name in islice(names, length)), length)

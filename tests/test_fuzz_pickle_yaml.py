@@ -1,0 +1,168 @@
+"""Pickles and YAML with random content: plain values in bounded memory, or a short ValueError."""
+
+import pickle
+
+import pytest
+import yaml
+from fuzzing import budget, damaged, result_or_refusal, values
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemma_lisa.datasets_builder.folder_classes import read_classes
+from gemma_lisa.datasets_builder.plain_pickle import unpickle
+from gemma_lisa.datasets_builder.refs_files import convert, read_refs
+from gemma_lisa.parsing import parse_json, parse_yaml
+from gemma_lisa.shown import VALUE_LENGTH, show
+
+pytestmark = pytest.mark.fuzz
+
+PLAIN = (list, dict, str, bytes, int, float, bool, type(None))
+pickles = st.builds(pickle.dumps, values, st.integers(0, 5))
+# Instructions that grow: lists, tuples, sets, memo, and what calls code
+INSTRUCTIONS = [
+    b"]",
+    b"}",
+    b"(",
+    b")",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"l",
+    b"d",
+    b"t",
+    b"2",
+    b"0",
+    b"1",
+    b"N",
+    b"K\x01",
+    b".",
+]
+INSTRUCTIONS += [
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"\x8f",
+    b"\x90",
+    b"\x91",
+    b"\x94",
+    b"q\x00",
+    b"h\x00",
+    b"r\xff\xff\xff\x7f",
+]
+INSTRUCTIONS += [b"cos\nsystem\n", b"R", b"b", b"\x81", b"X\x01\x00\x00\x00a", b"p0\n", b"g0\n", b"S'a'\n", b"I1\n"]
+
+
+def is_plain(value) -> bool:
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(map(is_plain, [*value, *value.values()]))
+    return type(value) in PLAIN
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "refs(unc).p"
+
+
+@budget(2)
+@given(
+    st.one_of(
+        pickles,
+        damaged(pickles),
+        st.lists(st.sampled_from(INSTRUCTIONS), max_size=60).map(b"".join),
+        st.binary(max_size=120),
+    )
+)
+def test_any_pickle_is_plain_values_or_refused(file, content):
+    file.write_bytes(content)
+    found = result_or_refusal(lambda: unpickle(file))
+    assert isinstance(found, ValueError) or is_plain(found)
+    result_or_refusal(lambda: read_refs(file))
+    file.with_suffix(".json").unlink(missing_ok=True)
+    result_or_refusal(lambda: convert(file))
+
+
+@budget()
+@given(values)
+def test_a_pickle_of_plain_values_is_what_was_saved(file, value):
+    for protocol in (0, 2, 4):
+        file.write_bytes(pickle.dumps(value, protocol))
+        assert show(unpickle(file)) == show(value)
+
+
+PIECES = [
+    "a: ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "\n",
+    "&x ",
+    "*x",
+    "*y",
+    "<<: ",
+    "? ",
+    "!!int ",
+    "!!binary ",
+    "|\n",
+    "  ",
+]
+PIECES += [
+    "1",
+    "1:59:59",
+    "0x" + "f" * 2000,
+    "9" * 5000,
+    "2001-99-99",
+    "~",
+    "yes",
+    '"',
+    "'",
+    "#",
+    "\t",
+    "é",
+    "\0",
+    "---\n",
+]
+
+
+@budget(2)
+@given(st.one_of(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.text(max_size=80)))
+def test_any_yaml_is_a_value_or_refused(file, text):
+    found = result_or_refusal(lambda: parse_yaml(text))
+    if not isinstance(found, ValueError):
+        assert show(found) == show(yaml.safe_load(text))
+    path = file.with_name("classes.yaml")
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    result_or_refusal(lambda: read_classes(path))
+
+
+@budget(0.5)
+@given(st.integers(2, 60), st.integers(2, 9), st.sampled_from(["[{}]", "{{a: [{}]}}"]))
+def test_aliases_of_aliases_are_refused_whatever_their_number(depth, width, form):
+    text = "&a0 [x, x]" + "".join(
+        f", &a{at} {form.format(', '.join([f'*a{at - 1}'] * width))}" for at in range(1, depth)
+    )
+    found = result_or_refusal(lambda: parse_yaml(f"[{text}]"))
+    assert isinstance(found, ValueError) or width**depth < 10**6
+
+
+@budget()
+@given(values)
+def test_any_value_is_shown_in_a_few_characters(value):
+    for _ in range(200):
+        value = [value, value]
+    assert len(show(value)) <= VALUE_LENGTH
+
+
+@budget()
+@given(
+    st.one_of(
+        st.text(max_size=50), st.binary(max_size=50), st.lists(st.sampled_from('[]{}",:1e9'), max_size=60).map("".join)
+    )
+)
+def test_any_text_is_json_or_refused(text):
+    result_or_refusal(lambda: parse_json(text))
