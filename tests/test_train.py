@@ -68,7 +68,9 @@ def refused(monkeypatch, capsys):
 # --- recipes and command line ----------------------------------------------------------------------------------------
 def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
     path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
-    model_args, data_args, training_args = parse(["--config", path, "--max_steps", "9", "--eval_rows", "3"])
+    model_args, data_args, training_args = parse(
+        ["--config", path, "--max_steps", "9", "--eval_rows", "3", "--eval_strategy", "epoch"]
+    )
     assert model_args == ModelArguments(model="some/model", trainable=["a.*", "b"])
     assert data_args == DataArguments(dataset="shapes", dataset_options=OPTIONS, eval_rows=3)
     assert (training_args.learning_rate, training_args.max_steps) == (0.5, 9)
