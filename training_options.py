@@ -99,7 +99,7 @@ OPTIONS: dict[str, Option] = {
     "activation_checkpointing_kwargs": read_by(f"{_TRAINER}train", "`activation_checkpointing`"),
     "gradient_checkpointing": refused("use activation_checkpointing, its new name", is_never_given=True),
     "gradient_checkpointing_kwargs": refused("use activation_checkpointing_kwargs, its new name", is_never_given=True),
-    "torch_compile": refused("shapes change from step to step, and the model would be compiled again each time"),
+    "torch_compile": refused("the shapes of a batch change from step to step, and it was not measured to help"),
     "torch_compile_backend": refused("torch_compile is not supported"),
     "torch_compile_mode": refused("torch_compile is not supported"),
     "use_liger_kernel": refused("Liger has no kernels for this model and would skip it silently"),
@@ -342,8 +342,9 @@ def verdict_of(option: Option) -> str:
     if option.reader is None:
         return f"refused | {option.reason}"
     reader = option.reader.rpartition(":")[2]
-    condition = f"; needs {option.only_with}, and is refused without" if option.only_with else ""
-    return f"honoured | `{reader}`{condition}"
+    if option.reader.startswith("gemma_lisa."):
+        reader = option.reader.removeprefix("gemma_lisa.").replace(":", ".")
+    return f"honoured | `{reader}`{f'; only with {option.only_with}' if option.only_with else ''}"
 
 
 def table() -> str:
