@@ -40,7 +40,8 @@ from .run_folder import (
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
-SCHEDULES_BY_SCORE = ("reduce_lr_on_plateau", "greedy")
+# Options of an optimizer's groups that a resumed run takes from its arguments
+ASKED_AT_RESUME = ("initial_lr", "weight_decay", "betas", "eps")
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
@@ -259,19 +260,19 @@ class GemmaLisaTrainer(HubPushes, Trainer):
         return super()._finalize_training(trial, num_train_samples, start_time)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As Trainer, but rates and weight decay are those asked for now, and not the checkpoint's.
+        """As Trainer, but the optimizer's options are those asked for now, and not the checkpoint's.
 
-        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's. So they do under a schedule
-        that follows the scores: it has no initial rates.
+        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's. A schedule that follows the
+        scores has no initial rates, so that its rates stay the checkpoint's.
         """
-        keeps = self.is_deepspeed_enabled or self.args.lr_scheduler_type in SCHEDULES_BY_SCORE
-        asked = [] if checkpoint is None or keeps else self.optimizer.param_groups
-        asked = [(group["initial_lr"], group["weight_decay"]) for group in asked]
+        asked = [] if checkpoint is None or self.is_deepspeed_enabled else self.optimizer.param_groups
+        asked = [{name: group[name] for name in ASKED_AT_RESUME if name in group} for group in asked]
         super()._load_optimizer_and_scheduler(checkpoint)
-        for at, (rate, weight_decay) in enumerate(asked):
+        for at, options in enumerate(asked):
             group = self.optimizer.param_groups[at]
-            group["weight_decay"] = weight_decay
-            if rate != group["initial_lr"]:  # the schedule's place is kept, and with equal rates every bit
+            rate = options.pop("initial_lr", None)
+            group |= options
+            if rate is not None and rate != group["initial_lr"]:  # the schedule's place is kept, and every bit if equal
                 group["lr"] *= rate / group["initial_lr"]
                 group["initial_lr"] = self.lr_scheduler.base_lrs[at] = rate
                 self.lr_scheduler._last_lr[at] = group["lr"]  # what is logged
