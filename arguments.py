@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import reprlib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -242,7 +243,7 @@ def _from_json(name: str, text: str) -> dict:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{name}: {text!r} is not JSON ({error}).") from error
+        raise UsageError(f"{name}: {reprlib.repr(text)} is not JSON ({error}).") from error
 
 
 def _mixture_of(path: str) -> dict | None:
@@ -292,7 +293,7 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
     """Refuse data arguments that do not go together."""
     for name in JSON_FIELDS:
         if not isinstance(value := getattr(data_args, name), dict | None):
-            raise UsageError(f"{name}: {value!r}; names and values are needed, as {{...}}.")
+            raise UsageError(f"{name}: {reprlib.repr(value)}; names and values are needed, as {{...}}.")
     if data_args.eval_rows is not None and data_args.eval_rows < 1 or data_args.preview_samples < 0:
         raise UsageError("eval_rows counts from 1 on, preview_samples from 0 on.")
     if data_args.max_bad is not None and data_args.max_bad < 0:

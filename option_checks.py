@@ -70,7 +70,7 @@ def _may_skip_files(data: Any) -> bool:
     return any(tolerating(name, None, 1) for name in names if name)
 
 
-# The words complete "has an effect only with"
+# The words complete "it needs"
 CONDITIONS = {
     "an unset `max_steps`": Condition(("max_steps",), lambda args, *_: args.max_steps < 1),
     EVALUATED: Condition(("eval_strategy", "eval_on_start"), lambda args, *_: is_evaluated(args)),
@@ -118,10 +118,10 @@ CONDITIONS = {
     ),
     "`report_to` trackio": Condition(("report_to",), lambda args, *_: "trackio" in args.report_to),
     NAMED: Condition(("report_to",), lambda args, *_: bool(set(NAMED_RUNS) & set(args.report_to))),
-    "a `lr_scheduler_type` that warms up": Condition(
+    "an `lr_scheduler_type` that warms up": Condition(
         ("lr_scheduler_type",), lambda args, *_: args.lr_scheduler_type not in NO_WARMUP
     ),
-    "a `lr_scheduler_type` that has options": Condition(
+    "an `lr_scheduler_type` that has options": Condition(
         ("lr_scheduler_type",), lambda args, *_: args.lr_scheduler_type not in ("constant", "constant_with_warmup")
     ),
     "an unset `muon_learning_rate`": Condition(

@@ -73,9 +73,9 @@ OPTIONS: dict[str, Option] = {
     "learning_rate": read_by("gemma_lisa.trainer:groups_of"),
     "lr_scheduler_type": read_by(f"{_TRAINER}create_scheduler"),
     "lr_scheduler_kwargs": read_by(
-        f"{_TRAINER}create_scheduler", "a `lr_scheduler_type` that has options", neutral=({}, "{}")
+        f"{_TRAINER}create_scheduler", "an `lr_scheduler_type` that has options", neutral=({}, "{}")
     ),
-    "warmup_steps": read_by(f"{_ARGUMENTS}get_warmup_steps", "a `lr_scheduler_type` that warms up"),
+    "warmup_steps": read_by(f"{_ARGUMENTS}get_warmup_steps", "an `lr_scheduler_type` that warms up"),
     # AdamW beside Muon is torch's fused one
     "optim": read_by(
         f"{_TRAINER}get_optimizer_cls_and_kwargs", "an unset `muon_learning_rate`", neutral=("adamw_torch_fused",)
