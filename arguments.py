@@ -1,21 +1,36 @@
 """The arguments of train.py: which model, which data, and what of them does not go together."""
 
-from dataclasses import dataclass, field, fields
+import argparse
+import logging
+import os
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import TrlParser
 
 from .bases import is_adapter, read_base
 from .command_line import UsageError, check_not_empty
-from .parallel import asks_for_fsdp, check_processes
+from .option_checks import (
+    COMMAND_LINE,
+    RECIPE,
+    check_numbers,
+    check_training,
+    refuse_unknown,
+    refuse_unsupported,
+    without_effect,
+)
+from .parallel import asks_for_fsdp, check_engine, check_processes
 from .parsing import parse_json, read_yaml
 from .shown import show
 from .training_arguments import GemmaLisaTrainingArguments
 
+logger = logging.getLogger(__name__)
+
 JSON_FIELDS = ("dataset_options", "mixture", "languages")
+# An option without effect that keeps its value: a run may be extended by max_steps and later by epochs again
+KEPT = ("num_train_epochs",)
 
 
 @dataclass
@@ -99,45 +114,131 @@ class DataArguments:
     max_new_tokens: int = field(default=64, metadata={"help": "of an answer in a preview"})
 
 
+CLASSES = (ModelArguments, DataArguments, GemmaLisaTrainingArguments)
+
+
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLisaTrainingArguments]:
     """The recipe and the command line as dataclasses.
 
     Raises:
-        UsageError: an unknown key, a recipe that is not there, or what this model cannot do.
+        UsageError: an unknown or unsupported option, one without an effect, a recipe that is not there, or what this
+            model cannot do.
     """
-    parser = TrlParser((ModelArguments, DataArguments, GemmaLisaTrainingArguments))
-    parser.error = _refuse  # argparse's own prints the usage first: a hundred lines here
-    if "--config" in arguments:
-        path = Path((arguments[arguments.index("--config") + 1 :] or [""])[0])
-        if not path.is_file():
-            raise UsageError(f"--config {path}: no such file; the recipes are in configs/.")
-        try:
-            read_yaml(path)  # within bounds, and before TRL reads it without any
-        except ValueError as error:
-            raise UsageError(str(error)) from error
     check_not_empty(arguments)
+    parser, values, given = _read(arguments)
+    superseded = _prefer_later_length(values, given)
+    refuse_unsupported(values, given, _defaults())
     try:
-        model_args, data_args, training_args = parser.parse_args_and_config(arguments)
+        model_args, data_args, training_args = parser.parse_dict(values)
         for name in JSON_FIELDS:
             if isinstance(value := getattr(data_args, name), str):
                 is_path = name == "mixture" and value.endswith((".yaml", ".yml"))
                 setattr(data_args, name, _mixture_of(value) if is_path else _from_json(name, value))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise UsageError(str(error)) from error
     for part in (model_args, data_args, training_args):
         _check_names(part)
+    check_numbers(training_args, data_args)
     _check_model(model_args, training_args)
     _check_data(data_args, training_args)
-    if not data_args.learn_masks and training_args.eval_strategy != "no":
+    if not data_args.learn_masks and (training_args.eval_strategy != "no" or training_args.eval_on_start):
         raise UsageError("learn_masks: false has no masks to evaluate; use eval_strategy: no, and eval.py afterwards.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16: Gemma 3's activations exceed its range and become NaN; use --bf16 true.")
+    if training_args.bf16 and given.get("bf16") == COMMAND_LINE and not values["bf16"]:
+        raise UsageError("bf16 false, but accelerate launch was given mixed_precision bf16; give only one of them.")
     if training_args.fresh and training_args.resume_from_checkpoint:
         raise UsageError("fresh begins anew and resume_from_checkpoint does not; choose one of them.")
-    if training_args.save_only_model and training_args.save_strategy != "no":
-        raise UsageError("save_only_model: a run cannot go on from such a checkpoint; leave it out.")
     check_processes(training_args)
+    check_engine(training_args)
+    check_training(training_args)
+    superseded += _reset_without_effect(model_args, data_args, training_args, values, given)
+    if superseded and training_args.should_log:
+        logger.warning("the recipe's %s: without effect, as the command line decides", ", ".join(superseded))
     return model_args, data_args, training_args
+
+
+def given_options(arguments: list[str]) -> dict[str, int]:
+    """Name of each option that was given -> `option_checks.RECIPE` or `COMMAND_LINE`, whichever counts."""
+    return _read(arguments)[2]
+
+
+def _read(arguments: list[str]) -> tuple[TrlParser, dict[str, Any], dict[str, int]]:
+    """The parser, the values of all options, and where those that were given come from (`given_options`)."""
+    recipe, arguments = _recipe_of(arguments)
+    parser = TrlParser(CLASSES, allow_abbrev=False)
+    parser.error = _refuse  # argparse's own prints the usage first: a hundred lines here
+    names = list(_defaults())
+    refuse_unknown(recipe, names)
+    parser.set_defaults_with_config(**recipe)
+    namespace, extra = parser.parse_known_args(arguments)
+    refuse_unknown((word.partition("=")[0].lstrip("-") for word in extra if word.startswith("--")), names)
+    if extra:
+        raise UsageError(f"{extra[0]} belongs to no option; --help lists what there is.")
+    nothing = object()
+    parser.set_defaults(**dict.fromkeys(names, nothing))
+    typed = vars(parser.parse_known_args(arguments)[0])
+    given = dict.fromkeys(recipe, RECIPE)
+    given |= {name: COMMAND_LINE for name, value in typed.items() if value is not nothing}
+    return parser, vars(namespace), given
+
+
+def _recipe_of(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The content of the recipe, {} without one, and the other arguments. Its `env` is set as the environment."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.error = _refuse
+    finder.add_argument("--config", type=Path)
+    found, others = finder.parse_known_args(arguments)
+    if found.config is None:
+        return {}, others
+    if not found.config.is_file():
+        raise UsageError(f"--config {found.config}: no such file; the recipes are in configs/.")
+    try:
+        recipe = read_yaml(found.config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
+        raise UsageError(f"--config {found.config} must hold options as `name: value`.")
+    environment = recipe.pop("env", {})
+    if not isinstance(environment, dict):
+        raise UsageError(f"--config {found.config}: env must hold variables as `NAME: value`.")
+    os.environ.update({str(name): str(value) for name, value in environment.items()})
+    return recipe, others
+
+
+def _defaults() -> dict[str, Any]:
+    """Option -> its default, of all options."""
+    return {
+        found.name: found.default if found.default_factory is MISSING else found.default_factory()
+        for part in CLASSES
+        for found in fields(part)
+        if found.init
+    }
+
+
+def _prefer_later_length(values: dict[str, Any], given: dict[str, int]) -> list[str]:
+    """Let epochs of the command line win over the recipe's max_steps, which would win in transformers."""
+    if (given.get("num_train_epochs"), given.get("max_steps")) != (COMMAND_LINE, RECIPE):
+        return []
+    values["max_steps"] = GemmaLisaTrainingArguments.max_steps
+    del given["max_steps"]
+    return ["max_steps"]
+
+
+def _reset_without_effect(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: GemmaLisaTrainingArguments,
+    values: dict[str, Any],
+    given: dict[str, int],
+) -> list[str]:
+    """Reset the recipe's options that have no effect beside the later ones, so that none of them is recorded."""
+    defaults = _defaults()
+    names = without_effect(training_args, model_args, data_args, values, given, defaults)
+    for part in (model_args, data_args, training_args):
+        for name in {found.name for found in fields(part)} & set(names) - set(KEPT):
+            setattr(part, name, defaults[name])
+    return names
 
 
 def _from_json(name: str, text: str) -> dict:
@@ -170,6 +271,8 @@ def _check_model(model_args: ModelArguments, training_args: GemmaLisaTrainingArg
     starts_adapter, has_adapter = model_args.lora_rank is not None, model_args.adapter or is_adapter(model_args.model)
     if starts_adapter and model_args.lora_rank < 1:
         raise UsageError("lora_rank counts from 1 on.")
+    if (starts_adapter or has_adapter) and training_args.push_to_hub:
+        raise UsageError("push_to_hub: an adapter alone does not open by its name; push what scripts/export.py makes.")
     if not (starts_adapter or has_adapter) and (options := given_lora_options(model_args)):
         raise UsageError(f"{', '.join(options)} without LoRA; set lora_rank, as --lora_rank 16.")
     if model_args.load_in_4bit and model_args.load_in_8bit:

@@ -4,12 +4,14 @@
 schedules and saves: Muon for weight matrices, AdamW for everything else.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 # Parts of the model that can have a learning rate of their own, and what the names of their parameters hold. The bridge
@@ -25,6 +27,10 @@ NEVER_DECAYED = [
     *(r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),
     *(r"pos_embed", r"rel_pos_", r"trainable_tokens_delta", r"lora_magnitude_vector"),
 ]
+
+# Words in the names of optimizers that make groups of parameters of their own, without rates for parts
+OWN_GROUPS = ("galore", "apollo", "lomo")
+PROBES = ("0.125", "3", "true", "?")  # values for an argument of an optimizer: one that is read tells them apart
 
 MOMENTUM = 0.95  # Keller Jordan, Muon (2024)
 
@@ -77,6 +83,45 @@ def describe_groups(groups: list[dict[str, Any]]) -> list[str]:
         f"{sum(parameter.numel() for parameter in group['params']):,} in {len(group['params'])} tensors"
         for group in groups
     ]
+
+
+def optimizer_options(args: TrainingArguments) -> dict[str, Any]:
+    """What Trainer hands to the class that `optim` names, beside the parameters.
+
+    Raises:
+        ValueError, ImportError: an optimizer that makes its own groups or is not installed, or wrong `optim_args`.
+    """
+    if any(word in args.optim for word in OWN_GROUPS):
+        raise ValueError("this optimizer makes its own groups of parameters; use an AdamW.")
+    if args.optim_args and not all(len(part.split("=")) == 2 for part in args.optim_args.split(",")):
+        raise ValueError("expected name=value, or several of them with commas between.")
+    return Trainer.get_optimizer_cls_and_kwargs(args, None)[1]
+
+
+def reads_optimizer_option(args: TrainingArguments, name: str) -> bool:
+    """Whether the optimizer of a run takes `betas`, or `eps`."""
+    return args.muon_learning_rate is not None or name in optimizer_options(args)
+
+
+def reads_optim_args(args: TrainingArguments) -> bool:
+    """Whether the optimizer of a run takes every one of `optim_args`. Weight decay comes from the groups instead."""
+    names = [part.partition("=")[0].strip() for part in args.optim_args.split(",")]
+    return args.muon_learning_rate is None and all(
+        name != "weight_decay" and _tells_apart(args, [f"{name}={value}" for value in PROBES]) for name in names
+    )
+
+
+def _tells_apart(args: TrainingArguments, alternatives: list[str]) -> bool:
+    """Whether the optimizer's options differ, or are refused, with other `optim_args`."""
+    found = []
+    for optim_args in alternatives:
+        probed = copy.copy(args)
+        probed.optim_args = optim_args
+        try:
+            found.append(optimizer_options(probed))
+        except (ValueError, AttributeError):
+            return True
+    return any(options != found[0] for options in found)
 
 
 class StackedMuon(torch.optim.Muon):
@@ -141,7 +186,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         embeddings: parameters that are matrices by shape but tables by use.
         muon_lr, adamw_lr: learning rates; a schedule scales both.
         weight_decay: of both.
-        betas: AdamW's.
+        betas, eps: AdamW's.
     """
 
     def __init__(
@@ -152,6 +197,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         adamw_lr: float,
         weight_decay: float,
         betas: tuple[float, float],
+        eps: float = 1e-8,
     ):
         tables = {id(parameter) for parameter in embeddings}
         matrices, others = [], []
@@ -161,7 +207,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if not matrices or not others:
             raise ValueError("Muon needs weight matrices, and AdamW something beside them; use AdamW alone for this.")
         self.muon = StackedMuon(matrices, lr=muon_lr, weight_decay=weight_decay)
-        self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, weight_decay=weight_decay, fused=True)
+        self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         super().__init__([parameter for _, parameter in matrices + others], {"lr": muon_lr})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the very same dicts: one schedule
 

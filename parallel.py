@@ -18,6 +18,18 @@ from .training_arguments import GemmaLisaTrainingArguments
 
 # What launchers tell a process of how many were started; a launcher that tells nothing is caught by expected_processes.
 STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+# What accelerate launch sets for what is not supported -> its option, and the values without effect
+UNSUPPORTED = {
+    "ACCELERATE_DYNAMO_BACKEND": ("dynamo_backend", ("", "no")),
+    "ACCELERATE_USE_MEGATRON_LM": ("use_megatron_lm", ("", "false")),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("use_parallelism_config", ("", "false")),
+}
+# Of fsdp_config, what FSDP2 reads; transformers adds those that begin with xla
+FSDP_OPTIONS = {
+    *("version", "reshard_after_forward", "cpu_offload", "activation_checkpointing", "cpu_ram_efficient_loading"),
+    *("state_dict_type", "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params"),
+    *("xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"),
+}
 NOT_SHARDED = (DistributedType.NO, DistributedType.MULTI_CPU)
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 WHOLE = "FULL_STATE_DICT"
@@ -56,6 +68,39 @@ def check_processes(args: GemmaLisaTrainingArguments) -> None:
     if args.muon_learning_rate is not None and (asks_for_fsdp(args) or stage is not None):
         raise UsageError(
             "muon_learning_rate: Muon needs whole matrices, and this engine cuts them apart; use DDP, or leave it out."
+        )
+
+
+def check_engine(args: GemmaLisaTrainingArguments) -> None:
+    """Refuse options of accelerate launch, FSDP and DeepSpeed that have no effect, or that replace the recipe's.
+
+    Raises:
+        UsageError: of the first of them.
+    """
+    for name, (option, without_effect) in UNSUPPORTED.items():
+        if (value := os.environ.get(name, "").lower()) not in without_effect:
+            raise UsageError(f"accelerate launch --{option} {value} is not supported. Remove it.")
+    if args.fsdp:
+        unread = sorted(set(args.fsdp_config) - FSDP_OPTIONS)
+        unread += [name for name in args.fsdp_config if name.startswith("xla") and args.fsdp_config[name]]
+        if unread:
+            raise UsageError(f"fsdp_config: FSDP2 does not read {', '.join(unread)}. Remove what it does not read.")
+    in_engine = (args.fsdp_plugin_args or {}).get("activation_checkpointing") or (
+        asks_for_fsdp(args) and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true"
+    )
+    if in_engine and args.activation_checkpointing:
+        raise UsageError("activation_checkpointing is given twice, and to FSDP too; remove one of them.")
+    if args.deepspeed_plugin is None:
+        return
+    for name in ("optimizer", "scheduler"):
+        if name in args.deepspeed_plugin.deepspeed_config:
+            raise UsageError(
+                f"DeepSpeed's configuration has a {name} of its own, beside which learning rates and other options "
+                f"have no effect; remove {name} from it."
+            )
+    if args.deepspeed and (mismatches := args.hf_deepspeed_config.mismatches):
+        raise UsageError(
+            f"DeepSpeed's configuration differs from the options: {'; '.join(mismatches)}. Use auto there."
         )
 
 

@@ -35,11 +35,18 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.arguments import DataArguments, ModelArguments, check_output_dir, given_lora_options, parse
+from gemma_lisa.arguments import (
+    DataArguments,
+    ModelArguments,
+    check_output_dir,
+    given_lora_options,
+    given_options,
+    parse,
+)
 from gemma_lisa.bases import identify, is_adapter
 from gemma_lisa.checkpoint import open_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import run
+from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import (
     load_mixture,
@@ -63,7 +70,7 @@ from gemma_lisa.redaction import secrets_of
 from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
 from gemma_lisa.self_check import self_check
-from gemma_lisa.trainer import GemmaLisaTrainer, groups_of
+from gemma_lisa.trainer import GemmaLisaTrainer, groups_of, measured_scores
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
@@ -177,14 +184,14 @@ def load_questions(
     if data_args.mixture is None:
         options = tolerating(data_args.dataset, data_args.dataset_options, data_args.max_bad)
         rows = load_training_rows(data_args.dataset, *place, options, held_out)
-        asked = TrainingQuestions(rows, args.seed, data_args.max_questions, phrasing)
+        asked = TrainingQuestions(rows, args.order_seed, data_args.max_questions, phrasing)
     else:
         parts = load_mixture(data_args.mixture, *place, held_out, data_args.streaming, data_args.max_bad)
         if data_args.streaming:
             readers = (args.process_index, args.world_size, args.dataloader_num_workers)
-            asked = StreamedQuestions(parts, args.seed, data_args.max_questions, phrasing, *readers)
+            asked = StreamedQuestions(parts, args.order_seed, data_args.max_questions, phrasing, *readers)
         else:
-            asked = MixtureQuestions(parts, args.seed, data_args.max_questions, data_args.epoch_length, phrasing)
+            asked = MixtureQuestions(parts, args.order_seed, data_args.max_questions, data_args.epoch_length, phrasing)
 
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else sets_of(data_args.mixture or {}).get(name)
@@ -196,6 +203,38 @@ def load_questions(
     if not len(questions):
         raise ValueError(f"{name} {data_args.eval_split} asks for no mask; eval_dataset names a data set that does.")
     return asked, questions
+
+
+def check_best_metric(args: GemmaLisaTrainingArguments, questions: EvaluationQuestions) -> None:
+    """Refuse a `metric_for_best_model` that these questions cannot measure.
+
+    Raises:
+        UsageError: which one, and those that they can.
+    """
+    if args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    measured = measured_scores(questions)
+    if (name := args.metric_for_best_model.removeprefix("eval_")) not in measured:
+        raise UsageError(
+            f"metric_for_best_model {name}: the evaluation questions do not measure it; use one of "
+            f"{', '.join(sorted(measured))}."
+        )
+
+
+def check_learning_rate(model: torch.nn.Module, args: GemmaLisaTrainingArguments, given: dict[str, int]) -> None:
+    """Refuse a `learning_rate` that no trained part has because each has its own.
+
+    Raises:
+        UsageError: which rates replace it.
+    """
+    own = [name for name in given if name in {f"{part}_learning_rate" for part in args.part_rates}]
+    if args.muon_learning_rate is not None or given.get("learning_rate", 0) < max(map(given.get, own), default=1):
+        return
+    if all(args.part_rates.get(group["part"]) is not None for group in groups_of(model, args)):
+        raise UsageError(
+            f"learning_rate {args.learning_rate} has no effect: every trained part has a rate of its own. Change "
+            f"{', '.join(own)}, or remove learning_rate."
+        )
 
 
 def describe_data(
@@ -256,6 +295,7 @@ def muon_of(args: GemmaLisaTrainingArguments) -> tuple[Callable, dict[str, Any]]
         "adamw_lr": args.learning_rate,
         "weight_decay": args.weight_decay,
         "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
     }
     return lambda: build_muon, options  # Trainer calls a factory with the whole model
 
@@ -296,6 +336,8 @@ def train(
     with training_args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
         train_questions, eval_questions = load_questions(data_args, training_args, held_out)
+    check_best_metric(training_args, eval_questions)
+    check_learning_rate(model, training_args, given_options(arguments))
     data = describe_data(data_args, train_questions, eval_questions)
     logger.info("%s", describe(model, data, training_args))
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute
 import torch
 from accelerate import DistributedType
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from .checksums import write_checksums
 from .command_line import one_line_errors, write_whole
-from .datasets_builder.questions import MixtureQuestions
+from .datasets_builder.questions import EvaluationQuestions, MixtureQuestions
 from .datasets_builder.streams import StreamedQuestions
 from .losses_gemma_lisa import IGNORE_INDEX
 from .metrics import summarize_counts
@@ -41,6 +42,8 @@ from .run_folder import (
 )
 from .training_arguments import GemmaLisaTrainingArguments
 
+# Options of an optimizer's groups that a resumed run takes from its arguments
+ASKED_AT_RESUME = ("initial_lr", "weight_decay", "betas", "eps")
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
@@ -272,17 +275,19 @@ class GemmaLisaTrainer(HubPushes, Trainer):
         return super()._finalize_training(trial, num_train_samples, start_time)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As Trainer, but rates and weight decay are those asked for now, and not the checkpoint's.
+        """As Trainer, but the optimizer's options are those asked for now, and not the checkpoint's.
 
-        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's.
+        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's. A schedule that follows the
+        scores has no initial rates, so that its rates stay the checkpoint's.
         """
         asked = [] if checkpoint is None or self.is_deepspeed_enabled else self.optimizer.param_groups
-        asked = [(group["initial_lr"], group["weight_decay"]) for group in asked]
+        asked = [{name: group[name] for name in ASKED_AT_RESUME if name in group} for group in asked]
         super()._load_optimizer_and_scheduler(checkpoint)
-        for at, (rate, weight_decay) in enumerate(asked):
+        for at, options in enumerate(asked):
             group = self.optimizer.param_groups[at]
-            group["weight_decay"] = weight_decay
-            if rate != group["initial_lr"]:  # the schedule's place is kept, and with equal rates every bit
+            rate = options.pop("initial_lr", None)
+            group |= options
+            if rate is not None and rate != group["initial_lr"]:  # the schedule's place is kept, and every bit if equal
                 group["lr"] *= rate / group["initial_lr"]
                 group["initial_lr"] = self.lr_scheduler.base_lrs[at] = rate
                 self.lr_scheduler._last_lr[at] = group["lr"]  # what is logged
@@ -362,10 +367,10 @@ class StreamCallback(TrainerCallback, ExportableState):
         train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
 
 
-def dealt_out(args: TrainingArguments) -> dict[str, int]:
+def dealt_out(args: GemmaLisaTrainingArguments) -> dict[str, int]:
     """What decides which rows of a stream come to which step."""
     return {
-        "seed": args.seed,
+        "seed": args.order_seed,
         "processes": args.world_size,
         "dataloader_num_workers": args.dataloader_num_workers,
         "per_device_train_batch_size": args.train_batch_size,
@@ -388,9 +393,23 @@ def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[
     return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
+def measured_scores(questions: EvaluationQuestions) -> set[str]:
+    """Names of the scores that an evaluation on these questions gives, with the loss; without drawing a question."""
+    targets = questions.rows.select_columns(["targets"]).with_format("arrow")[:]["targets"]
+    masks = pyarrow.compute.struct_field(pyarrow.compute.list_flatten(targets), "masks")
+    counts = pyarrow.compute.list_value_length(masks).fill_null(0).to_numpy().astype(np.int64)
+    nothing = np.zeros_like(counts)
+    counts = np.stack([nothing, counts > 0, counts, nothing, nothing], axis=1)  # as `QueryResult.numbers`
+    return {"loss", *_scores(counts)}
+
+
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:
     """The scores (`metrics`) of gathered counts; samples that filled up the last batch are counted once."""
     _, first = np.unique(prediction.label_ids, return_index=True)
-    scores = summarize_counts(prediction.predictions[first].astype(np.int64))
+    return _scores(prediction.predictions[first].astype(np.int64))
+
+
+def _scores(counts: np.ndarray) -> dict[str, float | int]:
+    scores = summarize_counts(counts)
     del scores["gIoU_all"]  # with the answer given, a missing thing has no mask whatever the model thinks
     return {name: value for name, value in scores.items() if value is not None}

@@ -5,11 +5,15 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
 
 from .command_line import UsageError
 from .optimizers import PARTS
 from .redaction import environment_secrets, is_secret_name, redact
+
+# Where Accelerate looks for the number of processes
+STARTED = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass
@@ -52,6 +56,7 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = "none"
 
     def __post_init__(self):
+        self._follow_launcher()
         own = [f"{part}_learning_rate" for part, rate in self.part_rates.items() if rate is not None]
         if own and self.muon_learning_rate is not None:
             raise UsageError(f"{own[0]}: Muon has one rate for all matrices; leave out that or muon_learning_rate.")
@@ -79,10 +84,25 @@ class GemmaLisaTrainingArguments(TrainingArguments):
                 setattr(copied, name, redact(value, {*secrets, *environment_secrets()}))
         return copied
 
+    def _follow_launcher(self) -> None:
+        """Take over what accelerate launch says by the environment, so that it is stated and recorded."""
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+        if precision not in ("no", "bf16"):
+            raise UsageError(f"accelerate launch --mixed_precision {precision} is not supported; use bf16 or no.")
+        self.bf16 = self.bf16 or precision == "bf16"
+        self.use_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
+        if get_int_from_env(STARTED, 1) == 1:
+            self.ddp_backend = None  # Accelerate would wait for processes that nobody started
+
     @property
     def part_rates(self) -> dict[str, float | None]:
         """Part of `optimizers.PARTS` -> its learning rate, or None where it has none of its own."""
         return {part: getattr(self, f"{part}_learning_rate") for part in PARTS}
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of all that is drawn from the data: their order, the questions and their words."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def rows_a_step(self) -> int:

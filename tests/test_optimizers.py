@@ -17,6 +17,8 @@ from gemma_lisa.optimizers import (
     orthogonalize,
     parameter_groups,
     part_of,
+    reads_optim_args,
+    reads_optimizer_option,
 )
 from gemma_lisa.trainer import GemmaLisaTrainer
 from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
@@ -168,6 +170,42 @@ def test_a_model_without_matrices_or_with_nothing_else_is_refused():
     for parameters in ([("a", nn.Parameter(torch.ones(3)))], [("a", nn.Parameter(torch.ones(3, 3)))]):
         with pytest.raises(ValueError, match="AdamW alone"):
             MuonWithAdamW(parameters, [], **OPTIONS)
+
+
+def test_adamw_beside_muon_has_the_given_epsilon(net):
+    assert build_muon(net, **OPTIONS, eps=0.5).adamw.param_groups[0]["eps"] == 0.5
+
+
+# --- what an optimizer reads ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("optim", "optim_args", "read"),
+    [
+        ("sgd", "momentum=0.9", True),
+        ("sgd", "nesterov=true, momentum=0.9", True),
+        ("sgd", "momentun=0.9", False),
+        ("sgd", "momentum=0.9,momentun=0.9", False),
+        ("sgd", "weight_decay=0.1", False),  # the groups have their own
+        ("adamw_torch", "momentum=0.9", False),
+        ("ademamix", "alpha=5.0", True),  # its default
+        ("rmsprop", "centered=true", True),
+    ],
+)
+def test_arguments_that_an_optimizer_does_not_read_are_noticed(optim, optim_args, read):
+    args = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True, optim=optim, optim_args=optim_args)
+    assert reads_optim_args(args) == read
+    args.muon_learning_rate = 0.1
+    assert not reads_optim_args(args)
+
+
+@pytest.mark.parametrize(
+    ("optim", "betas", "eps"),
+    [("adamw_torch", True, True), ("adafactor", False, False), ("sgd", False, False), ("lion_32bit", True, False)],
+)
+def test_what_an_optimizer_takes_of_adams_options_is_known(optim, betas, eps):
+    args = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True, optim=optim)
+    assert (reads_optimizer_option(args, "betas"), reads_optimizer_option(args, "eps")) == (betas, eps)
+    args.muon_learning_rate = 0.1
+    assert reads_optimizer_option(args, "betas") and reads_optimizer_option(args, "eps")
 
 
 # --- groups with their own rates -------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from gemma_lisa.adapters import add_lora
 from gemma_lisa.command_line import UsageError
 from gemma_lisa.parallel import (
     STARTED,
+    UNSUPPORTED,
     accelerate_prepares,
+    check_engine,
     check_processes,
     engine_of,
     hold_constants,
@@ -120,6 +122,59 @@ def test_a_launcher_that_started_more_than_train_is_refused(name, monkeypatch):
     with pytest.raises(UsageError, match="2 processes were started, but 1 would train"):
         check_processes(arguments())
     check_processes(arguments(2, DistributedType.MULTI_CPU))
+
+
+def engine_arguments(**options):
+    """What check_engine reads of the arguments."""
+    return arguments(**{"activation_checkpointing": False, "deepspeed": None, **options})
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_accelerate_launch_asks_for_and_nobody_would_record_is_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "NO" if "BACKEND" in name else "false")
+    check_engine(engine_arguments())
+    monkeypatch.setenv(name, "INDUCTOR" if "BACKEND" in name else "true")
+    with pytest.raises(UsageError, match=f"accelerate launch --{UNSUPPORTED[name][0]} .* is not supported"):
+        check_engine(engine_arguments())
+
+
+@pytest.mark.parametrize(
+    ("config", "unread"),
+    [({"reshard": True}, "reshard"), ({"forward_prefetch": True}, "forward_prefetch"), ({"xla": True}, "xla")],
+)
+def test_options_that_fsdp2_does_not_read_are_refused(config, unread):
+    made = {"version": 2, "min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
+    check_engine(engine_arguments(fsdp=True, fsdp_config=made))
+    with pytest.raises(UsageError, match=f"fsdp_config: FSDP2 does not read {unread}"):
+        check_engine(engine_arguments(fsdp=True, fsdp_config={**made, **config}))
+
+
+def test_activation_checkpointing_is_asked_for_once(monkeypatch):
+    asked = {"fsdp": True, "fsdp_config": {}, "fsdp_plugin_args": {"activation_checkpointing": True}}
+    check_engine(engine_arguments(**asked))
+    with pytest.raises(UsageError, match="activation_checkpointing is given twice"):
+        check_engine(engine_arguments(**asked, activation_checkpointing=True))
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    check_engine(engine_arguments(activation_checkpointing=True))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="activation_checkpointing is given twice"):
+        check_engine(engine_arguments(activation_checkpointing=True))
+
+
+@pytest.mark.parametrize("name", ["optimizer", "scheduler"])
+def test_an_optimizer_of_deepspeeds_own_is_refused(name):
+    plugin = SimpleNamespace(zero_stage=2, deepspeed_config={name: {"type": "AdamW"}})
+    with pytest.raises(UsageError, match=f"has a {name} of its own"):
+        check_engine(engine_arguments(deepspeed_plugin=plugin))
+
+
+def test_numbers_of_deepspeeds_own_that_differ_are_refused():
+    plugin = SimpleNamespace(zero_stage=2, deepspeed_config={})
+    differing = SimpleNamespace(mismatches=["- ds gradient_clipping=2 vs hf max_grad_norm=1"])
+    options = {"deepspeed_plugin": plugin, "deepspeed": "some.json", "hf_deepspeed_config": differing}
+    with pytest.raises(UsageError, match="differs from the options: - ds gradient_clipping=2"):
+        check_engine(engine_arguments(**options))
+    check_engine(engine_arguments(**{**options, "hf_deepspeed_config": SimpleNamespace(mismatches=[])}))
 
 
 def test_one_task_a_machine_that_starts_its_processes_itself_is_let_through(monkeypatch):

@@ -135,7 +135,8 @@ def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
 
     before = settings()
     for free in (
-        *(["--save_steps", "7"], ["--logging_steps", "3"], ["--eval_rows", "1"], ["--preview_samples", "0"]),
+        *(["--save_steps", "7"], ["--logging_steps", "3"]),
+        *(["--eval_strategy", "epoch", "--eval_rows", "1"], ["--preview_samples", "0"]),
         *(["--dataloader_num_workers", "2"], ["--data_dir", "elsewhere"], ["--fresh", "true"], ["--max_steps", "9"]),
         ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"],  # of 8 rows a step
     ):

@@ -68,7 +68,9 @@ def refused(monkeypatch, capsys):
 # --- recipes and command line ----------------------------------------------------------------------------------------
 def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
     path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
-    model_args, data_args, training_args = parse(["--config", path, "--max_steps", "9", "--eval_rows", "3"])
+    model_args, data_args, training_args = parse(
+        ["--config", path, "--max_steps", "9", "--eval_rows", "3", "--eval_strategy", "epoch"]
+    )
     assert model_args == ModelArguments(model="some/model", trainable=["a.*", "b"])
     assert data_args == DataArguments(dataset="shapes", dataset_options=OPTIONS, eval_rows=3)
     assert (training_args.learning_rate, training_args.max_steps) == (0.5, 9)
@@ -313,6 +315,68 @@ def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
     for rows, warned in ((56, True), (64, False)):
         args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
         assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
+
+
+RATES = ("--lora_learning_rate", "1e-3", "--bridge_learning_rate", "1e-3", "--decoder_learning_rate", "1e-3")
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "words"),
+    [
+        ({}, ["--lora_rank", "2", *RATES, "--learning_rate", "0.5"], "learning_rate 0.5 has no effect: every trained"),
+        ({"learning_rate": 0.5}, ["--lora_rank", "2", *RATES], None),
+        ({}, ["--learning_rate", "0.5", *RATES[2:]], None),  # the language model has it
+        (
+            {"dataset_options": {**OPTIONS, "validation_rows": 1}, "eval_strategy": "epoch"},
+            ["--metric_for_best_model", "N-acc"],
+            "metric_for_best_model N-acc: the evaluation questions do not measure it; use one of",
+        ),
+    ],
+    ids=["all rates replaced", "the recipe's rate replaced", "a rate that counts", "a score without questions"],
+)
+def test_what_only_model_and_data_can_tell_is_refused_before_the_training(
+    refused, recipe, checkpoint, monkeypatch, options, arguments, words
+):
+    def begin(*_):
+        raise ValueError("it would begin")
+
+    monkeypatch.setattr(train, "begin", begin)
+    monkeypatch.setattr(train, "measured_scores", lambda _: {"loss", "gIoU"})
+    path = recipe(**{"model": str(checkpoint), "dataset_options": OPTIONS, **options})
+    code, line = refused("--config", path, *arguments)
+    if words is None:
+        assert (code, line) == (1, "error: it would begin")
+    else:
+        assert (code, words in line) == (2, True), line
+
+
+def test_the_order_and_words_of_the_data_follow_their_own_seed(own_cache, recipe):
+    path = recipe(model="some", dataset_options=OPTIONS)
+    seeds = []
+    for arguments in (["--seed", "5"], ["--seed", "5", "--data_seed", "3"]):
+        _, data_args, args = parse(["--config", path, *arguments])
+        seeds.append(train.load_questions(data_args, args, None)[0].seed)
+    assert seeds == [5, 3]
+
+
+def test_the_launchers_precision_is_computed_in_printed_and_recorded(
+    recipe, checkpoint, monkeypatch, tmp_path, caplog, own_cache
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    path = recipe(model=str(checkpoint), dataset_options=OPTIONS, max_steps=1, save_strategy="no", disable_tqdm=True)
+    dtypes = []
+    old = train.GemmaLisaTrainer.train
+
+    def watched(trainer, *args, **kwargs):
+        dtypes.append({weight.dtype for weight in trainer.model.parameters() if not weight.requires_grad})
+        dtypes.append(trainer.accelerator.mixed_precision)
+        return old(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(train.GemmaLisaTrainer, "train", watched)
+    train.main(["--config", path, "--trainable", "seg_projector.*", "sam.mask_decoder.*"])
+    assert dtypes == [{torch.bfloat16}, "bf16"]
+    assert "weights in fp32 (frozen: bf16), computed in bf16" in caplog.text
+    assert read_stages(tmp_path / "out")[-1]["settings"]["bf16"] is True
 
 
 @pytest.mark.parametrize("at", ["self_check", "optimizer", "epoch"])

@@ -25,7 +25,7 @@ from gemma_lisa.records import Record, read_stages
 from gemma_lisa.run_folder import remove_scraps
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import GemmaLisaTrainingArguments
-from gemma_lisa.trainer import GemmaLisaTrainer, scores_of_counts
+from gemma_lisa.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
 
 SIZE = 32  # pixels a side
 PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
@@ -318,6 +318,136 @@ def test_a_run_that_goes_on_at_another_rate_takes_it(tiny, tmp_path, uninterrupt
     resumed.train(resume_from_checkpoint=str(checkpoint))
     before, after = ([rate for [rate] in logged(trainer, "learning_rate")] for trainer in (whole, resumed))
     assert np.allclose(after[3:], np.array(before[3:]) / 4, rtol=1e-6) and after[3] > 0
+
+
+def test_a_resumed_run_takes_other_betas_and_another_epsilon(tiny, tmp_path, uninterrupted):
+    whole, checkpoint = uninterrupted(4, "adamw")
+    options = {"adam_beta1": 0.5, "adam_beta2": 0.75, "adam_epsilon": 1e-3, "weight_decay": 0.25, "max_steps": 4}
+    resumed = trainer_of(tiny, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    groups = resumed.optimizer.param_groups
+    assert {(*group["betas"], group["eps"]) for group in groups} == {(0.5, 0.75, 1e-3)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.25}
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_the_scores_is_resumed(tiny, tmp_path, schedule):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+
+    def run(steps, resume=None):
+        trainer = trainer_of(
+            tiny,
+            TrainingQuestions(rows, 0, 4),
+            tmp_path,
+            evaluation=EvaluationQuestions(rows.select(range(1)), with_conversations=False),
+            lr_scheduler_type=schedule,
+            lr_scheduler_kwargs={"patience": 0},
+            metric_for_best_model="count",  # it stays as it is, so that the rate falls
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=2,
+            max_steps=steps,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return [rate for [rate] in logged(trainer, "learning_rate")]
+
+    whole = run(4)
+    assert len(set(whole)) > 1
+    assert run(4, str(tmp_path / "checkpoint-2")) == whole
+
+
+# --- options of transformers that pass through this trainer ----------------------------------------------------------
+def losses_with(tiny, folder, num_rows=6, **options):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(num_rows)]), 0, 4)
+    trainer = trainer_of(tiny, questions, folder, **{"max_steps": 2, **options})
+    trainer.train()
+    return trainer, [loss for [loss] in logged(trainer, "loss")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neftune_noise_alpha": 50.0},
+        {"data_seed": 9},
+        {"train_sampling_strategy": "sequential"},
+        {"adam_epsilon": 1.0},
+        {"adam_beta1": 0.0, "adam_beta2": 0.5},
+        {"weight_decay": 10.0},
+        {"max_grad_norm": 1e-3},
+        {"optim": "sgd"},
+        {"optim": "sgd", "optim_args": "momentum=0.9"},
+        {"warmup_steps": 0.9},
+        {"lr_scheduler_type": "constant"},
+        {"bf16": True},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_an_option_changes_the_losses(tiny, tmp_path, options):
+    plain = {"optim": "sgd"} if "optim_args" in options else {}
+    assert losses_with(tiny, tmp_path / "a", max_steps=3, **plain)[1] != pytest.approx(
+        losses_with(tiny, tmp_path / "b", max_steps=3, **options)[1], rel=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 2}},
+        {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "dataloader_multiprocessing_context": "fork"},
+        {"skip_memory_metrics": False, "include_num_input_tokens_seen": True, "debug": "underflow_overflow"},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_an_option_that_must_not_change_the_losses_does_not(tiny, tmp_path, options):
+    trainer, losses = losses_with(tiny, tmp_path / "a", **options)
+    assert losses == pytest.approx(losses_with(tiny, tmp_path / "b")[1], rel=1e-6)
+    if "skip_memory_metrics" in options:
+        assert "train_mem_cpu_alloc_delta" in trainer.state.log_history[-1]
+        assert trainer.state.log_history[0]["num_input_tokens_seen"] > 0
+    if "activation_checkpointing" in options:
+        assert trainer.model.is_activation_checkpointing
+
+
+def test_the_last_rows_of_an_epoch_can_be_dropped(tiny, tmp_path):
+    for drop, steps in ((False, 2), (True, 1)):
+        options = {"dataloader_drop_last": drop, "max_steps": -1, "num_train_epochs": 1}
+        trainer, _ = losses_with(tiny, tmp_path, num_rows=3, **options)
+        assert trainer.state.global_step == steps
+
+
+def test_full_determinism_is_switched_on(tiny, tmp_path):
+    try:
+        losses_with(tiny, tmp_path, max_steps=1, full_determinism=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_an_evaluation_counts_the_same_however_its_counts_are_kept(tiny, tmp_path):
+    rows = dataset_of([scene_row(number) for number in range(3)])
+    questions = EvaluationQuestions(rows, with_conversations=False)
+    found = []
+    for options in ({}, {"eval_accumulation_steps": 1}):
+        options = {"evaluation": questions, "per_device_eval_batch_size": 2, **options}
+        trainer = trainer_of(tiny, TrainingQuestions(rows, 0, 4), tmp_path, **options)
+        scores = trainer.evaluate()
+        found.append({name: value for name, value in scores.items() if "second" not in name and "time" not in name})
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_the_scores_that_questions_can_measure_are_those_that_an_evaluation_gives(tiny, tmp_path):
+    def measured_and_found(rows):
+        questions = EvaluationQuestions(dataset_of(rows), with_conversations=False)
+        trainer = trainer_of(tiny, TrainingQuestions(dataset_of(rows), 0, 4), tmp_path, evaluation=questions)
+        return measured_scores(questions), {name.removeprefix("eval_") for name in trainer.evaluate()}
+
+    rows = [scene_row(number) for number in range(4)]
+    measured, found = measured_and_found(rows)
+    assert measured == found - {"epoch", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+    targets = [target for target in rows[0]["targets"] if len(target["masks"]) == 1]
+    measured, found = measured_and_found([{**rows[0], "targets": targets}])
+    assert not {"N-acc", "gIoU_plural"} & (measured | found) and "gIoU" in measured & found
 
 
 def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(tiny, tmp_path):

@@ -53,6 +53,31 @@ def test_what_does_not_go_together_is_a_usage_error_that_says_what_would(options
     assert all(word in str(refusal.value) for word in words), refusal.value
 
 
+@pytest.mark.parametrize(("precision", "bf16"), [("bf16", True), ("BF16", True), ("no", False), (None, False)])
+def test_the_launchers_precision_counts(monkeypatch, precision, bf16):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if precision is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    args = arguments()
+    assert (args.bf16, args.mixed_precision.lower()) == (bf16, "bf16" if bf16 else "no")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_a_precision_of_the_launcher_that_is_not_supported_is_refused(monkeypatch, precision):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    with pytest.raises(UsageError, match=f"--mixed_precision {precision} is not supported; use bf16 or no"):
+        arguments(bf16=True)
+
+
+def test_a_launcher_that_uses_the_cpu_is_followed(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert GemmaLisaTrainingArguments(output_dir="out").use_cpu
+
+
+def test_the_data_have_their_own_seed_or_that_of_the_run():
+    assert (arguments(seed=3).order_seed, arguments(seed=3, data_seed=0).order_seed) == (3, 0)
+
+
 def test_each_part_has_its_own_rate_or_none():
     args = arguments(lora_learning_rate=3e-4, decoder_learning_rate=1e-5)
     assert args.part_rates == {"lora": 3e-4, "bridge": None, "decoder": 1e-5}

@@ -1,0 +1,134 @@
+"""The recipe and the command line: which option counts, where each comes from, and what is said of the others."""
+
+import json
+import logging
+import os
+
+import pytest
+import yaml
+
+from gemma_lisa.arguments import given_options, parse
+from gemma_lisa.command_line import UsageError
+from gemma_lisa.option_checks import COMMAND_LINE, RECIPE
+from gemma_lisa.run_safety import settings_of
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe and gives the arguments that name it."""
+
+    def write(**content):
+        path = tmp_path / "recipe.yaml"
+        defaults = {"model": "some", "output_dir": str(tmp_path / "out"), "use_cpu": True}
+        path.write_text(yaml.safe_dump({**defaults, **content}))
+        return ["--config", str(path)]
+
+    return write
+
+
+def test_each_given_option_is_known_by_the_place_that_counts(recipe):
+    arguments = [*recipe(seed=42, max_steps=7, bf16=False), "--max-steps", "9", "--no_learn_masks"]
+    given = given_options(arguments)
+    assert given == {
+        **dict.fromkeys(("model", "output_dir", "use_cpu", "seed", "bf16"), RECIPE),
+        **dict.fromkeys(("max_steps", "learn_masks"), COMMAND_LINE),
+    }
+    model_args, data_args, args = parse(arguments)
+    assert (args.max_steps, data_args.learn_masks, model_args.model) == (9, False, "some")
+
+
+def test_a_recipe_can_be_named_with_an_equals_sign(recipe):
+    _, path = recipe(seed=3)
+    assert parse([f"--config={path}"])[2].seed == 3
+
+
+def test_epochs_of_the_command_line_replace_the_steps_of_the_recipe_which_is_said(recipe, caplog):
+    with caplog.at_level(logging.WARNING):
+        args = parse([*recipe(max_steps=7), "--num_train_epochs", "2"])[2]
+    assert (args.max_steps, args.num_train_epochs) == (-1, 2.0)
+    assert caplog.messages == ["the recipe's max_steps: without effect, as the command line decides"]
+
+
+def test_steps_of_the_command_line_replace_the_epochs_of_the_recipe_which_is_said(recipe, caplog):
+    with caplog.at_level(logging.WARNING):
+        args = parse([*recipe(num_train_epochs=7), "--max_steps", "2"])[2]
+    assert args.max_steps == 2
+    assert caplog.messages == ["the recipe's num_train_epochs: without effect, as the command line decides"]
+
+
+@pytest.mark.parametrize("in_recipe", [True, False])
+def test_epochs_and_steps_of_one_place_are_refused(recipe, in_recipe):
+    options = {"max_steps": 7, "num_train_epochs": 2}
+    on_line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    with pytest.raises(UsageError, match="num_train_epochs 2.* needs an unset max_steps"):
+        parse(recipe(**options) if in_recipe else [*recipe(), *on_line])
+
+
+def test_what_the_command_line_makes_useless_is_said_and_not_recorded(recipe, caplog):
+    path = recipe(lr_scheduler_type="cosine", warmup_steps=5, adam_beta2=0.95, eval_strategy="steps", eval_steps=3)
+    with caplog.at_level(logging.WARNING):
+        parts = parse(
+            [*path, "--lr_scheduler_type", "constant", "--optim", "adafactor", "--eval_strategy", "no"],
+        )
+    assert caplog.messages == [
+        "the recipe's adam_beta2, eval_steps, warmup_steps: without effect, as the command line decides"
+    ]
+    settings = settings_of(list(parts[:2]), parts[2])
+    assert (settings["warmup_steps"], settings["adam_beta2"]) == (0, 0.999)
+    with pytest.raises(UsageError, match="warmup_steps 6.0 has no effect here"):
+        parse([*path, "--lr_scheduler_type", "constant", "--warmup_steps", "6"])
+
+
+def test_a_recipe_that_contradicts_itself_is_refused(recipe):
+    with pytest.raises(UsageError, match="eval_steps 3 has no effect here: it needs eval_strategy steps"):
+        parse(recipe(eval_steps=3))
+
+
+def test_one_recipe_is_for_one_process_and_for_many(recipe, caplog):
+    path = recipe(ddp_timeout=14400, ddp_backend="gloo", dataloader_pin_memory=True)
+    assert parse(path)[2].ddp_timeout == 14400
+    assert caplog.messages == []
+    with pytest.raises(UsageError, match="ddp_timeout 3 has no effect here: it needs several processes with a GPU"):
+        parse([*path, "--ddp_timeout", "3"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1, 2]", "must hold options as `name: value`"),
+        ("3: 4", "must hold options as `name: value`"),
+        ("a: [", "recipe.yaml: while parsing"),
+        ("env: 3", "env must hold variables"),
+        ("warmup_ratio: 0.1", "use warmup_steps"),
+        ("learning-rate: 0.1", "did you mean learning_rate"),
+        ("label_smoothing_factor: 0.1", "label_smoothing_factor is not supported, got 0.1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as refusal:
+        parse(["--config", str(path), "--model", "some"])
+    assert words in " ".join(str(refusal.value).split())
+
+
+def test_the_environment_of_a_recipe_is_set(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert parse(recipe(env={"ACCELERATE_MIXED_PRECISION": "bf16"}))[2].bf16
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+
+def test_what_accelerate_launch_says_of_the_precision_is_recorded(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    parts = parse(recipe())
+    assert parts[2].bf16 and settings_of(list(parts[:2]), parts[2])["bf16"] is True
+    with pytest.raises(UsageError, match="bf16 false, but accelerate launch was given mixed_precision bf16"):
+        parse([*recipe(), "--bf16", "false"])
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert parse([*recipe(), "--bf16", "true"])[2].bf16
+
+
+def test_options_as_json_are_read_from_both_places(recipe):
+    given = {"image_size": 128}
+    assert parse(recipe(dataset_options=given))[1].dataset_options == given
+    assert parse([*recipe(), "--dataset_options", json.dumps(given)])[1].dataset_options == given

@@ -1,0 +1,367 @@
+"""The table of train.py's options: honoured, and by which code, or refused, and why.
+
+    python -m gemma_lisa.training_options            # print the table
+    python -m gemma_lisa.training_options --write    # write it into docs/training.md
+
+`option_checks` refuses by this table, and docs/training.md shows it. An option that a new release of transformers adds
+is refused until it has an entry here.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .command_line import write_whole
+
+PAGE = Path(__file__).parent / "docs" / "training.md"
+BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
+NAMED_RUNS = ("comet_ml", "dagshub", "mlflow", "swanlab", "trackio", "wandb")  # integrations that read run_name
+
+# What several options need; `option_checks.CONDITIONS` says when it holds
+EVALUATED = "`eval_strategy` steps or epoch, or `eval_on_start`"
+BEST = "`eval_strategy` steps or epoch, and `save_strategy` other than no or a schedule that follows the score"
+NAMED = f"`report_to` one of {', '.join(NAMED_RUNS)}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An entry of the table.
+
+    Args:
+        reader: "module:name" of the code that reads an honoured option; None if the option is refused.
+        reason: why it is refused.
+        only_with: key of `option_checks.CONDITIONS`; without it the option has no effect.
+        neutral: values that ask for nothing, beside None and a default that is empty or zero.
+        is_never_given: it is refused even with its default value.
+    """
+
+    reader: str | None = None
+    reason: str = ""
+    only_with: str | None = None
+    neutral: tuple = ()
+    is_never_given: bool = False
+
+
+def read_by(reader: str, only_with: str | None = None, neutral: tuple = ()) -> Option:
+    return Option(reader=reader, only_with=only_with, neutral=neutral)
+
+
+def refused(reason: str, is_never_given: bool = False) -> Option:
+    return Option(reason=reason, is_never_given=is_never_given)
+
+
+_TRAINER = "transformers.trainer:Trainer."
+_ARGUMENTS = "transformers.training_args:TrainingArguments."
+_FLOW = "transformers.trainer_callback:DefaultFlowCallback."
+_TRACKIO = "transformers.integrations.integration_utils:TrackioCallback.setup"
+_OURS = "gemma_lisa.trainer:GemmaLisaTrainer."
+_PUSHES = "gemma_lisa.pushing:HubPushes."
+_PARTS = "gemma_lisa.training_arguments:GemmaLisaTrainingArguments"
+_MODEL = "gemma_lisa.train:load_model"
+_LOSS = "gemma_lisa.modeling_gemma_lisa:GemmaLisaForConditionalGeneration.forward"
+_DATA = "gemma_lisa.train:load_questions"
+_MAIN = "gemma_lisa.train:main"
+_NO_FLAG = "train.py always trains, and evaluates by eval_strategy; eval.py and predict.py do the rest"
+_LENGTHS = "the length of a row is known only when its question is drawn"
+
+OPTIONS: dict[str, Option] = {
+    # transformers' TrainingArguments
+    "output_dir": read_by(f"{_TRAINER}_get_output_dir"),
+    "per_device_train_batch_size": read_by(f"{_ARGUMENTS}train_batch_size"),
+    "num_train_epochs": read_by(f"{_TRAINER}set_initial_training_values", "an unset `max_steps`"),
+    "max_steps": read_by(f"{_TRAINER}set_initial_training_values"),
+    "learning_rate": read_by("gemma_lisa.trainer:groups_of"),
+    "lr_scheduler_type": read_by(f"{_TRAINER}create_scheduler"),
+    "lr_scheduler_kwargs": read_by(
+        f"{_TRAINER}create_scheduler", "an `lr_scheduler_type` that has options", neutral=({}, "{}")
+    ),
+    "warmup_steps": read_by(f"{_ARGUMENTS}get_warmup_steps", "an `lr_scheduler_type` that warms up"),
+    # AdamW beside Muon is torch's fused one
+    "optim": read_by(
+        f"{_TRAINER}get_optimizer_cls_and_kwargs", "an unset `muon_learning_rate`", neutral=("adamw_torch_fused",)
+    ),
+    "optim_args": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads each of them"),
+    "weight_decay": read_by("gemma_lisa.trainer:groups_of"),
+    "adam_beta1": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
+    "adam_beta2": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
+    "adam_epsilon": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads `adam_epsilon`"),
+    "optim_target_modules": refused("only GaLore and APOLLO read it, which make groups of parameters of their own"),
+    "gradient_accumulation_steps": read_by(f"{_TRAINER}_run_epoch"),
+    "average_tokens_across_devices": refused("losses are always divided by the counts of all devices"),
+    "max_grad_norm": read_by(f"{_TRAINER}_run_epoch"),
+    "label_smoothing_factor": refused("the model computes its loss without smoothing"),
+    "bf16": read_by(_MAIN),
+    "fp16": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
+    "bf16_full_eval": refused("use bf16: transformers casts for this one only outside of a training"),
+    "fp16_full_eval": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
+    "tf32": read_by(f"{_ARGUMENTS}__post_init__"),
+    "activation_checkpointing": read_by(f"{_TRAINER}train"),
+    "activation_checkpointing_kwargs": read_by(f"{_TRAINER}train", "`activation_checkpointing`"),
+    "gradient_checkpointing": refused("use activation_checkpointing, its new name", is_never_given=True),
+    "gradient_checkpointing_kwargs": refused("use activation_checkpointing_kwargs, its new name", is_never_given=True),
+    "torch_compile": refused("the shapes of a batch change from step to step, and it was not measured to help"),
+    "torch_compile_backend": refused("torch_compile is not supported"),
+    "torch_compile_mode": refused("torch_compile is not supported"),
+    "use_liger_kernel": refused("Liger has no kernels for this model and would skip it silently"),
+    "liger_kernel_config": refused("use_liger_kernel is not supported"),
+    "use_cache": refused("a training step has no cache of keys and values"),
+    "neftune_noise_alpha": read_by(f"{_TRAINER}train"),
+    "torch_empty_cache_steps": read_by(f"{_TRAINER}training_step", "a GPU"),
+    "auto_find_batch_size": refused(
+        "use a lower per_device_train_batch_size with global_batch_size: a smaller micro-batch alone would change the "
+        "samples of a step"
+    ),
+    "logging_strategy": read_by(f"{_FLOW}on_step_end"),
+    "logging_steps": read_by(f"{_FLOW}on_step_end", "`logging_strategy` steps"),
+    "logging_first_step": read_by(f"{_FLOW}on_step_end"),
+    "log_on_each_node": read_by(f"{_ARGUMENTS}should_log"),
+    "logging_nan_inf_filter": refused("a loss that is not finite ends the run"),
+    "include_num_input_tokens_seen": read_by(f"{_TRAINER}_track_num_input_tokens"),
+    "log_level": read_by(f"{_ARGUMENTS}get_process_log_level"),
+    "log_level_replica": read_by(f"{_ARGUMENTS}get_process_log_level"),
+    "disable_tqdm": read_by(f"{_TRAINER}__init__"),
+    "report_to": read_by(f"{_TRAINER}__init__"),
+    "run_name": read_by("transformers.integrations.integration_utils:WandbCallback.setup", NAMED),
+    "project": read_by(_TRACKIO, "`report_to` trackio"),
+    "trackio_space_id": read_by(_TRACKIO, "`report_to` trackio"),
+    "trackio_bucket_id": read_by(_TRACKIO, "`report_to` trackio"),
+    "trackio_static_space_id": read_by(
+        "transformers.integrations.integration_utils:TrackioCallback", "`report_to` trackio"
+    ),
+    "eval_strategy": read_by(f"{_FLOW}on_step_end"),
+    "eval_steps": read_by(f"{_FLOW}on_step_end", "`eval_strategy` steps"),
+    "eval_delay": read_by(f"{_FLOW}on_step_end", "`eval_strategy` steps or epoch"),
+    "per_device_eval_batch_size": read_by(f"{_ARGUMENTS}eval_batch_size", EVALUATED),
+    "prediction_loss_only": refused("an evaluation always has the scores"),
+    "eval_on_start": read_by(f"{_TRAINER}_inner_training_loop"),
+    "eval_do_concat_batches": refused("the scores are of all batches together"),
+    "eval_use_gather_object": refused("counts are tensors, and are gathered as tensors"),
+    "eval_accumulation_steps": read_by(f"{_TRAINER}evaluation_loop", EVALUATED),
+    "include_for_metrics": refused("the scores are computed from counts alone"),
+    "batch_eval_metrics": refused("the scores are of all batches together"),
+    "save_only_model": refused("a run cannot be resumed from such a checkpoint"),
+    "save_strategy": read_by(f"{_FLOW}on_step_end"),
+    "save_steps": read_by(f"{_FLOW}on_step_end", "`save_strategy` steps"),
+    "save_on_each_node": read_by(f"{_ARGUMENTS}should_save"),
+    "save_total_limit": read_by(f"{_OURS}_save_checkpoint", "a `save_strategy` other than no"),
+    "enable_jit_checkpoint": refused(
+        "a run that SIGTERM stopped would count as finished; set save_steps, and repeat the command to resume"
+    ),
+    "push_to_hub": read_by(f"{_TRAINER}__init__"),
+    "hub_token": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
+    "hub_private_repo": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub` or `report_to` trackio"),
+    "hub_model_id": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
+    "hub_strategy": read_by(
+        f"{_PUSHES}push_checkpoint", "`push_to_hub`, and for checkpoints a `save_strategy` other than no"
+    ),
+    "hub_always_push": read_by(
+        f"{_PUSHES}push_checkpoint",
+        "`push_to_hub` of checkpoints (`save_strategy` other than no, `hub_strategy` other than end)",
+    ),
+    "hub_revision": read_by(f"{_PUSHES}_push", "`push_to_hub`"),
+    "load_best_model_at_end": read_by(f"{_TRAINER}_finalize_training", "`eval_strategy` steps or epoch"),
+    "metric_for_best_model": read_by(f"{_TRAINER}_determine_best_metric", BEST),
+    "greater_is_better": read_by(
+        f"{_TRAINER}_determine_best_metric",
+        "`metric_for_best_model`, `eval_strategy` and `save_strategy` other than no",
+    ),
+    "ignore_data_skip": read_by(f"{_TRAINER}_init_training_state"),
+    "restore_callback_states_from_checkpoint": refused("no callback here has a state that a resumed run needs"),
+    "full_determinism": read_by(f"{_TRAINER}__init__"),
+    "seed": read_by(f"{_TRAINER}__init__"),
+    "data_seed": read_by(f"{_PARTS}.order_seed"),
+    "use_cpu": read_by(f"{_ARGUMENTS}_setup_devices"),
+    "accelerator_config": refused(
+        "it changes how batches are shared out, which the step's counts and the record rely on"
+    ),
+    "parallelism_config": refused("a model is trained by DDP, FSDP2 or DeepSpeed ZeRO"),
+    "dataloader_drop_last": read_by(
+        f"{_TRAINER}_get_dataloader", "no `streaming` and no evaluation (which must have all samples)"
+    ),
+    "dataloader_num_workers": read_by(f"{_TRAINER}_get_dataloader"),
+    "dataloader_pin_memory": read_by(f"{_TRAINER}_get_dataloader", "a GPU", neutral=(False,)),
+    "dataloader_persistent_workers": read_by(
+        f"{_TRAINER}_get_dataloader", "`dataloader_num_workers` above 0 and no `streaming`"
+    ),
+    "dataloader_prefetch_factor": read_by(f"{_TRAINER}_get_dataloader", "`dataloader_num_workers` above 0"),
+    "dataloader_multiprocessing_context": read_by(f"{_TRAINER}_get_dataloader", "`dataloader_num_workers` above 0"),
+    "dataloader_in_order": refused("a resumed run would not find the rows in the same order"),
+    "remove_unused_columns": refused("rows become the model's inputs only in the collator"),
+    "label_names": refused("the evaluation reads labels and masks by their own names"),
+    "train_sampling_strategy": read_by(
+        f"{_TRAINER}_get_train_sampler", "one data set (a mixture has its own order)", neutral=("random",)
+    ),
+    "length_column_name": refused(f"grouping by length is not supported: {_LENGTHS}"),
+    "ddp_find_unused_parameters": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
+    "ddp_bucket_cap_mb": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
+    "ddp_broadcast_buffers": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
+    "ddp_static_graph": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
+    "ddp_backend": read_by(f"{_ARGUMENTS}_setup_devices", "several processes"),
+    "ddp_timeout": read_by(f"{_ARGUMENTS}_setup_devices", "several processes with a GPU each"),
+    "fsdp": read_by(f"{_ARGUMENTS}_process_fsdp_args"),
+    "fsdp_config": read_by(f"{_ARGUMENTS}_process_fsdp_args", "`fsdp`"),
+    "deepspeed": read_by(f"{_ARGUMENTS}__post_init__"),
+    "debug": read_by(f"{_TRAINER}train"),
+    "skip_memory_metrics": read_by(f"{_TRAINER}__init__"),
+    "do_train": refused(_NO_FLAG, is_never_given=True),
+    "do_eval": refused(_NO_FLAG, is_never_given=True),
+    "do_predict": refused(_NO_FLAG, is_never_given=True),
+    "resume_from_checkpoint": read_by("gemma_lisa.run_safety:begin"),
+    "local_rank": read_by("gemma_lisa.option_checks:check_training"),
+    # What train.py adds
+    "muon_learning_rate": read_by("gemma_lisa.train:muon_of"),
+    "lora_learning_rate": read_by(_PARTS),
+    "bridge_learning_rate": read_by(_PARTS),
+    "decoder_learning_rate": read_by(_PARTS),
+    "global_batch_size": read_by(_PARTS),
+    "expected_processes": read_by("gemma_lisa.parallel:check_processes"),
+    "fresh": read_by("gemma_lisa.run_safety:begin"),
+    "self_check": read_by(_MAIN),
+    "hub_license": read_by(f"{_PUSHES}_facts", "`push_to_hub`"),
+    # The model
+    "model": read_by(_MODEL),
+    "trainable": read_by(_MODEL),
+    "ce_loss_weight": read_by(_LOSS),
+    "bce_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
+    "dice_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
+    "score_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
+    "prompted_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
+    "adapter": read_by(_MODEL),
+    "lora_rank": read_by(_MODEL),
+    "lora_alpha": read_by(_MODEL),
+    "lora_dropout": read_by(_MODEL),
+    "lora_mlp": read_by(_MODEL),
+    "use_rslora": read_by(_MODEL),
+    "use_dora": read_by(_MODEL),
+    "load_in_4bit": read_by(_MODEL),
+    "load_in_8bit": read_by(_MODEL),
+    # The data
+    "dataset": read_by(_DATA),
+    "mixture": read_by(_DATA),
+    "epoch_length": read_by(_DATA),
+    "streaming": read_by(_DATA),
+    "data_dir": read_by(_DATA),
+    "dataset_options": read_by(_DATA),
+    "max_bad": read_by(_DATA, "a data set that reads files"),
+    "train_split": read_by(_DATA),
+    "eval_dataset": read_by(_DATA),  # its rows are read and counted without an evaluation too
+    "eval_split": read_by(_DATA),
+    "eval_rows": read_by(_DATA, EVALUATED),
+    "max_questions": read_by(_DATA),
+    "allow_leakage": read_by("gemma_lisa.train:find_held_out"),
+    "languages": read_by(_DATA),
+    "dialogue_share": read_by(_DATA),
+    "translations": read_by(_DATA, "`languages` other than English"),
+    "learn_masks": read_by(_MAIN),
+    "preview_samples": read_by(_MAIN, EVALUATED, neutral=(0,)),
+    "max_new_tokens": read_by(_MAIN, "evaluation and `preview_samples` above 0"),
+}
+
+# Names of older releases of transformers, of LISA and of other trainers -> what to write here
+RENAMED = {
+    "adafactor": "optim: adafactor",
+    "batch_size": "global_batch_size, or per_device_train_batch_size",
+    "checkpoint": "resume_from_checkpoint",
+    "data_path": "data_dir",
+    "dataset_dir": "data_dir",
+    "dataset_name": "dataset",
+    "dtype": "bf16",
+    "epochs": "num_train_epochs",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "evaluate_during_training": "eval_strategy",
+    "evaluation_strategy": "eval_strategy",
+    "exp_name": "output_dir",
+    "fp16_backend": "bf16 (only bf16 and fp32 are supported)",
+    "fp16_opt_level": "bf16 (only bf16 and fp32 are supported)",
+    "fsdp_min_num_params": "fsdp_config",
+    "fsdp_transformer_layer_cls_to_wrap": "fsdp_config",
+    "grad_accumulation_steps": "gradient_accumulation_steps, or global_batch_size",
+    "grad_clip": "max_grad_norm",
+    "group_by_length": f"train_sampling_strategy; grouping by length is not supported: {_LENGTHS}",
+    "half_precision_backend": "bf16 (only bf16 and fp32 are supported)",
+    "load_best": "load_best_model_at_end",
+    "log_base_dir": "output_dir",
+    "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
+    "lora_r": "lora_rank",
+    "lora_target_modules": "lora_mlp",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "max_epochs": "num_train_epochs",
+    "mixed_precision": "bf16",
+    "model_id": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "model_path": "model",
+    "no_cuda": "use_cpu",
+    "no_eval": "eval_strategy: no",
+    "num_epochs": "num_train_epochs",
+    "num_workers": "dataloader_num_workers",
+    "optimizer": "optim",
+    "overwrite_output_dir": "fresh",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "precision": "bf16",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_organization": "hub_model_id, as organization/name",
+    "push_to_hub_token": "hub_token",
+    "resume": "resume_from_checkpoint, or the same command again",
+    "scheduler": "lr_scheduler_type",
+    "sharded_ddp": "fsdp or deepspeed",
+    "steps": "max_steps",
+    "steps_per_epoch": "epoch_length, in samples",
+    "torch_dtype": "bf16",
+    "torchdynamo": "torch_compile, which is not supported",
+    "train_batch_size": "global_batch_size, or per_device_train_batch_size",
+    "val_dataset": "eval_dataset",
+    "version": "model",
+    "warmup_ratio": "warmup_steps, where a number below 1 is the share of all steps",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
+    "workers": "dataloader_num_workers",
+}
+# Options that older releases of transformers had -> why there is none here
+REMOVED = {
+    "dispatch_batches": OPTIONS["accelerator_config"].reason,
+    "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
+    "include_tokens_per_second": "use include_num_input_tokens_seen",
+    "jit_mode_eval": "the model is not compiled",
+    "mp_parameters": OPTIONS["parallelism_config"].reason,
+    "past_index": OPTIONS["use_cache"].reason,
+    "ray_scope": "there is no search for hyperparameters",
+    "save_safetensors": "checkpoints are always safetensors",
+    "split_batches": OPTIONS["accelerator_config"].reason,
+    "tpu_num_cores": "there is no training on TPU",
+    "use_ipex": "torch is used without extensions",
+    "use_mps_device": "the device is found without it",
+    "xpu_backend": "use ddp_backend",
+}
+
+
+def verdict_of(option: Option) -> str:
+    """What the table says of an option: honoured or refused, and one reason."""
+    if option.reader is None:
+        return f"refused | {option.reason}"
+    reader = option.reader.rpartition(":")[2]
+    if option.reader.startswith("gemma_lisa."):
+        reader = option.reader.removeprefix("gemma_lisa.").replace(":", ".")
+    return f"honoured | `{reader}`{f'; only with {option.only_with}' if option.only_with else ''}"
+
+
+def table() -> str:
+    """The table of docs/training.md, as Markdown."""
+    rows = [f"| `{name}` | {verdict_of(option)} |" for name, option in OPTIONS.items()]
+    return "\n".join(["| option | verdict | read by, or why not |", "|---|---|---|", *rows])
+
+
+def with_table(page: str) -> str:
+    """The text of the page with the table between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        write_whole(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
+    else:
+        print(table())
