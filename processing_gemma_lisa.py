@@ -3,6 +3,9 @@
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
 """
 
+from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
+
+# isort: split
 import re
 from typing import Any
 
