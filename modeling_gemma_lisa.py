@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, repeated_outputs
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
@@ -27,9 +28,12 @@ from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
 WORDS = ("right", "another's", "none")
 
 
+@accept_new_fields
 @dataclass
-class GemmaLisaOutput(ModelOutput):
+class GemmaLisaOutput(CausalLMOutputWithPast):
     """What `GemmaLisaForConditionalGeneration.forward` returns.
+
+    `loss`, `logits`, `hidden_states`, `attentions` and the cache are those of transformers' class, under its names.
 
     Args:
         loss (`torch.FloatTensor` of shape `()`): weighted sum of the parts below, with `labels` or `mask_labels`.
@@ -44,27 +48,23 @@ class GemmaLisaOutput(ModelOutput):
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
         iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
         seg_image_index (`torch.LongTensor` of shape `(S,)`): the image, 0 to I−1, that each mask belongs to.
-        past_key_values (`Cache`): Gemma's keys and values.
+        past_key_values (`Cache`): Gemma's keys and values; called `cache` since transformers 5.24.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
         hidden_states, attentions: Gemma's, when asked for.
     """
 
-    loss: torch.FloatTensor | None = None
     language_loss: torch.FloatTensor | None = None
     mask_bce_loss: torch.FloatTensor | None = None
     mask_dice_loss: torch.FloatTensor | None = None
     score_loss: torch.FloatTensor | None = None
     prompted_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     pred_masks: torch.FloatTensor | None = None
     iou_scores: torch.FloatTensor | None = None
     seg_image_index: torch.LongTensor | None = None
-    past_key_values: Cache | None = None
     image_embeddings: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+@accept_new_fields
 @dataclass
 class SegmentOutput(ModelOutput):
     """What `GemmaLisaForConditionalGeneration.segment` returns.
@@ -133,6 +133,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         mask_labels: list[torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> GemmaLisaOutput:
         """One pass of Gemma over the batch and one call of SAM's decoder over all its `[SEG]` tokens.
@@ -153,6 +154,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
                 tokens. Gives the two mask losses.
             num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
+            cache: `past_key_values`, as transformers calls it since 5.24. Further keywords are passed to Gemma.
 
         Returns:
             `GemmaLisaOutput`.
@@ -165,6 +167,9 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
         if pixel_values is not None and token_type_ids is None and question_ids is None:
             raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
+
+        if past_key_values is not None and cache is not None:
+            raise ValueError("past_key_values and cache are two names of one argument; pass one of them.")
 
         if question_ids is not None:
             attention_mask, position_ids = isolate_questions(
@@ -180,11 +185,11 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             token_type_ids=None if question_ids is not None else token_type_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=None if image_features is None else {"image": image_features},
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, L, D)
@@ -244,10 +249,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             pred_masks=pred_masks,
             iou_scores=iou_scores,
             seg_image_index=seg_image_index,
-            past_key_values=outputs.past_key_values,
             image_embeddings=image_embeddings if has_sam_input else None,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **repeated_outputs(outputs),
         )
 
     @torch.no_grad()
@@ -329,7 +332,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             # The state at new token t is the one of step t + 1; the last token's needs one step more
             last = states[:, -1:]
             if is_seg[:, -1].any():
-                last = self._step_once(new_tokens, attention_mask, generated.past_key_values).to(states.device)
+                last = self._step_once(new_tokens, attention_mask, generated[CACHE_NAME]).to(states.device)
             states = torch.cat([states[:, 1:], last], dim=1)
 
         if sam_pixel_values is None and image_embeddings is None:
@@ -384,7 +387,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             inputs.pop(name, None)
         return inputs
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, with the module's own names as keys.
 
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
@@ -393,7 +396,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
         self.config.auto_map = {"AutoModelForImageTextToText": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
         self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _look(
         self, pixel_values: torch.FloatTensor | None, blank: bool
@@ -537,7 +540,7 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
             input_ids=new_tokens[:, -1:],
             attention_mask=attention_mask,
             position_ids=attention_mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
         ).last_hidden_state
 
 
