@@ -16,10 +16,10 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test lint clean
+.PHONY: help env demo example app test test-versions lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 env: $(STAMP) ## create .venv with the tested versions (done once, again when the requirements change)
 
@@ -68,10 +68,15 @@ app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
 
+NEWEST ?=
+
+test-versions: $(STAMP) ## run the checkpoint's own code with the lowest and the newest transformers (NEWEST=5.24.0)
+	.venv/bin/python scripts/check_versions.py $(if $(NEWEST),--newest $(NEWEST))
+
 lint: $(STAMP) ## check style and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-clean: ## remove outputs and caches (keeps .venv)
+clean: ## remove outputs and caches (keeps .venv and .venv-versions)
 	rm -rf outputs build dist .pytest_cache .ruff_cache *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
