@@ -2,14 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
 from transformers import Gemma3Model
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .versions_gemma_lisa import cannot_run
+
+_logger = logging.get_logger("transformers.gemma_lisa")
 
 
 def known_name(names: tuple[str, ...], arguments: Collection[str]) -> str:
@@ -56,3 +58,9 @@ def accept_new_fields(output_class: type[ModelOutput]) -> type[ModelOutput]:
 def repeated_outputs(outputs: ModelOutput) -> dict[str, Any]:
     """Return what Gemma returned besides its states: the cache, by its name in this release, and what is new in it."""
     return {name: value for name, value in outputs.items() if name not in _NOT_REPEATED}
+
+
+def warn_of_unknown(caller: str, keywords: Iterable[str]) -> None:
+    """Warn once of keywords that have no effect. They are no error: a newer transformers may pass some of its own."""
+    if keywords := sorted(keywords):
+        _logger.warning_once(f"{caller} ignores {', '.join(keywords)}, which it does not know.")

@@ -105,8 +105,8 @@ class GemmaLisaForConditionalGeneration(Gemma3ForConditionalGeneration):
     # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: GemmaLisaConfig):
-        super().__init__(config)
+    def __init__(self, config: GemmaLisaConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
         self.sam = SamModel(config.sam_config)
         self.seg_projector = SegProjector(
             config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size

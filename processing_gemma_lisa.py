@@ -18,6 +18,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
@@ -154,8 +155,7 @@ class GemmaLisaProcessor(Gemma3Processor):
             raise ValueError(
                 "padding=False: the conversations of a batch are always padded; encode_chats does not pad."
             )
-        if kwargs:
-            raise ValueError(f"apply_chat_template takes no {', '.join(kwargs)} when it tokenizes.")
+        warn_of_unknown("apply_chat_template", [name for name, value in kwargs.items() if value not in (None, False)])
         images = [image for messages in conversations for image in _images_of(messages)]
         chats = self.encode_chats(conversations, add_generation_prompt, chat_template)
         padded = pad_rows(
