@@ -1,10 +1,10 @@
 """GemmaLisaConfig: Gemma 3's own configuration, SAM's beside it, and the few numbers that join them."""
 
-from typing import Any
-
 from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
 
 # isort: split
+from typing import Any
+
 from transformers import Gemma3Config, PreTrainedConfig, SamConfig
 
 

@@ -21,6 +21,7 @@ from huggingface_hub import (
 
 from .command_line import write_whole
 from .records import TRAINING_RECORD
+from .versions_gemma_lisa import HIGHEST, LOWEST
 
 HUB = Path(__file__).parent / "hub"
 CARD, TEMPLATE = "README.md", HUB / "card.md"
@@ -167,6 +168,8 @@ def card(facts: Facts) -> str:
         front_matter(facts),
         template_path=str(TEMPLATE),
         title=facts.title,
+        lowest=LOWEST,
+        highest=HIGHEST,
         is_random=facts.base_models == [],
         image=first["image"],
         question=first["text"].replace("\\", "\\\\").replace('"', '\\"').replace("\n", " "),
