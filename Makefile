@@ -16,10 +16,10 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test fuzz lint clean
+.PHONY: help env demo example app test test-versions fuzz lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 env: $(STAMP) ## create .venv with the tested versions (done once, again when the requirements change)
 
@@ -72,10 +72,15 @@ FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
 
+NEWEST ?=
+
+test-versions: $(STAMP) ## run the checkpoint's own code with the lowest and the newest transformers (NEWEST=5.24.0)
+	.venv/bin/python scripts/check_versions.py $(if $(NEWEST),--newest $(NEWEST))
+
 lint: $(STAMP) ## check style and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-clean: ## remove outputs and caches (keeps .venv)
+clean: ## remove outputs and caches (keeps .venv and .venv-versions)
 	rm -rf outputs build dist .pytest_cache .ruff_cache *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -1,5 +1,8 @@
 """GemmaLisaConfig: Gemma 3's own configuration, SAM's beside it, and the few numbers that join them."""
 
+from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
+
+# isort: split
 from typing import Any
 
 from transformers import Gemma3Config, PreTrainedConfig, SamConfig
@@ -13,7 +16,7 @@ class GemmaLisaConfig(Gemma3Config):
     """
 
     model_type = "gemma_lisa"
-    sub_configs_defaults = {**Gemma3Config.sub_configs_defaults, "sam_config": SamConfig}
+    sub_configs = {**Gemma3Config.sub_configs, "sam_config": SamConfig}
 
     # SAM's configuration; None builds ViT-B.
     sam_config: PreTrainedConfig | dict[str, Any] | None = None
@@ -38,6 +41,8 @@ class GemmaLisaConfig(Gemma3Config):
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
+        if not isinstance(self.sam_config, PreTrainedConfig):
+            self.sam_config = SamConfig(**(self.sam_config or {}))
         super().__post_init__(**kwargs)
         if self.seg_state not in ("token", "previous"):
             raise ValueError(f'seg_state is {self.seg_state!r}; it must be "token" or "previous".')

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
 from transformers.utils import ModelOutput
 
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
 from .sam_gemma_lisa import decode_with_prompts, prompts_by_hand
 
 # What `segment` generates with unless it is given a generation configuration.
@@ -20,6 +21,7 @@ MAX_NEW_TOKENS = 64
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
+@accept_new_fields
 @dataclass
 class SegmentOutput(ModelOutput):
     """What `segment` returns. R is `num_return_sequences`, 1 unless given.
@@ -221,8 +223,8 @@ class SegmentationMixin:
         length = prompt["input_ids"].shape[1]
         # In two parts: an image token that the model wrote itself stands for no image
         cache = DynamicCache()
-        first = self.model(**prompt, position_ids=positions[:, :length], past_key_values=cache, use_cache=True)
+        first = self.model(**prompt, position_ids=positions[:, :length], use_cache=True, **{CACHE_NAME: cache})
         then = self.model(
-            input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], past_key_values=cache
+            input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], **{CACHE_NAME: cache}
         )
         return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)

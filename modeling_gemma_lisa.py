@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, repeated_outputs
 from .configuration_gemma_lisa import GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .isolation_gemma_lisa import isolate_questions
@@ -27,9 +27,12 @@ from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
 WORDS = ("right", "another's", "none")
 
 
+@accept_new_fields
 @dataclass
-class GemmaLisaOutput(ModelOutput):
+class GemmaLisaOutput(CausalLMOutputWithPast):
     """What `GemmaLisaForConditionalGeneration.forward` returns.
+
+    `loss`, `logits`, `hidden_states`, `attentions` and the cache are those of transformers' class, under its names.
 
     Args:
         loss (`torch.FloatTensor` of shape `()`): weighted sum of the parts below, with `labels` or `mask_labels`.
@@ -44,28 +47,23 @@ class GemmaLisaOutput(ModelOutput):
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
         iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
         seg_image_index (`torch.LongTensor` of shape `(S,)`): the image, 0 to I−1, that each mask belongs to.
-        past_key_values (`Cache`): Gemma's keys and values.
+        past_key_values (`Cache`): Gemma's keys and values; called `cache` since transformers 5.24.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
         last_hidden_state (`torch.FloatTensor` of shape `(B, L, D)`): Gemma's states that `logits` are made of; None
             with labels.
         hidden_states, attentions: Gemma's, when asked for.
     """
 
-    loss: torch.FloatTensor | None = None
     language_loss: torch.FloatTensor | None = None
     mask_bce_loss: torch.FloatTensor | None = None
     mask_dice_loss: torch.FloatTensor | None = None
     score_loss: torch.FloatTensor | None = None
     prompted_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     pred_masks: torch.FloatTensor | None = None
     iou_scores: torch.FloatTensor | None = None
     seg_image_index: torch.LongTensor | None = None
-    past_key_values: Cache | None = None
     image_embeddings: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class SegProjector(nn.Sequential):
@@ -93,9 +91,9 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     # The trainer counts tokens and masks of the whole step itself; see GemmaLisaTrainer.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: GemmaLisaConfig):
+    def __init__(self, config: GemmaLisaConfig, *args, **kwargs):
         _check_dtype(torch.get_default_dtype())  # from_pretrained sets it while the model is built
-        super().__init__(config)
+        super().__init__(config, *args, **kwargs)
         self.sam = SamModel(config.sam_config)
         self.seg_projector = SegProjector(
             config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size
@@ -122,6 +120,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         mask_labels: list[torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> GemmaLisaOutput:
         """One pass of Gemma over the batch and one call of SAM's decoder over all its `[SEG]` tokens.
@@ -142,6 +141,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
                 tokens. Gives the two mask losses.
             num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
+            cache: `past_key_values`, as transformers calls it since 5.24. Further keywords are passed to Gemma.
 
         Returns:
             `GemmaLisaOutput`.
@@ -155,6 +155,9 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
         if pixel_values is not None and token_type_ids is None and question_ids is None:
             raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
+
+        if past_key_values is not None and cache is not None:
+            raise ValueError("past_key_values and cache are two names of one argument; pass one of them.")
 
         if question_ids is not None:
             attention_mask, position_ids = isolate_questions(
@@ -172,10 +175,10 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             token_type_ids=None if question_ids is not None else token_type_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, L, D)
@@ -236,11 +239,9 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             pred_masks=pred_masks,
             iou_scores=iou_scores,
             seg_image_index=seg_image_index,
-            past_key_values=outputs.past_key_values,
             image_embeddings=image_embeddings if has_sam_input else None,
             last_hidden_state=last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **repeated_outputs(outputs),
         )
 
     def refuse_fp16(self) -> None:
@@ -273,7 +274,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """Gemma's states at `[SEG]`, (S, D), as prompts of SAM's decoder, (S, C)."""
         return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, with the module's own names as keys.
 
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
@@ -284,7 +285,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         self.config.auto_map = {"AutoModel": place, "AutoModelForImageTextToText": place}
         self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _look(
         self, pixel_values: torch.FloatTensor | None, blank: bool

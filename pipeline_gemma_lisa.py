@@ -1,5 +1,6 @@
 """ReasoningSegmentationPipeline: `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
 
+import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Sized
@@ -9,12 +10,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
+from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import load_rgb
 
 TASK = "reasoning-segmentation"
 # Something that would have to be fetched, data: among it
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 _ON, _OFF = 255, 0
+_OPTIONS = {"max_new_tokens", "threshold", "multimask_output"}
+_STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
 
 
 class ReasoningSegmentationPipeline(Pipeline):
@@ -72,6 +76,8 @@ class ReasoningSegmentationPipeline(Pipeline):
             ValueError: no question, an image that cannot be read, an address, lists of different lengths, points or
                 boxes outside their image. A generator's item raises when it is come to.
         """
+        if wrong := kwargs.keys() - _OPTIONS - _STOCK_OPTIONS:
+            raise ValueError(f"The pipeline takes no {', '.join(sorted(wrong))}.")
         if images is None:
             raise ValueError("There is no image; pass images=…, a picture, a path or bytes.")
         if isinstance(images, list | tuple) or (isinstance(text, list | tuple) and _is_one(images)):
@@ -99,9 +105,8 @@ class ReasoningSegmentationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **options) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         options.pop("local_files_only", None)  # of `pipeline`, which hands it on
-        if wrong := options.keys() - {"max_new_tokens", "threshold", "multimask_output"}:
-            raise ValueError(f"The pipeline takes no {', '.join(sorted(wrong))}.")
-        return {}, options, {}
+        warn_of_unknown("The pipeline", options.keys() - _OPTIONS)
+        return {}, {name: value for name, value in options.items() if name in _OPTIONS}, {}
 
     def preprocess(self, question: dict[str, Any]) -> dict[str, Any]:
         """Opens the picture; words become tokens where the batch is, padded among their like."""

@@ -3,6 +3,9 @@
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
 """
 
+from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
+
+# isort: split
 import re
 import threading
 from typing import Any
@@ -16,6 +19,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
@@ -513,8 +517,7 @@ def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, 
     for name in ("add_special_tokens", "return_tensors"):  # the template writes them; tensors are made either way
         options.pop(name, None)
     # Stock code passes options of other models' processors, switched off
-    if unknown := sorted(name for name, value in options.items() if value not in (None, False)):
-        raise ValueError(f"apply_chat_template does not support {', '.join(unknown)} when it tokenizes.")
+    warn_of_unknown("apply_chat_template", [name for name, value in options.items() if value not in (None, False)])
     return multiple or 1, longest if truncation else None, side
 
 

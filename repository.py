@@ -24,6 +24,7 @@ from .command_line import write_whole
 from .parsing import parse_json
 from .records import TRAINING_RECORD
 from .redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
+from .versions_gemma_lisa import HIGHEST, LOWEST
 
 HUB = Path(__file__).parent / "hub"
 CARD, TEMPLATE = "README.md", HUB / "card.md"
@@ -220,6 +221,8 @@ def card(facts: Facts) -> str:
         front_matter(facts),
         template_path=str(TEMPLATE),
         title=facts.title,
+        lowest=LOWEST,
+        highest=HIGHEST,
         is_random=facts.base_models == [],
         image=first["image"],
         question=first["text"].replace("\\", "\\\\").replace('"', '\\"').replace("\n", " "),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
 from .sam_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
 
@@ -226,7 +227,7 @@ class ImageSession:
             shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
         read = gemma if shown else gemma.language_model  # the same for words alone, and sooner done
         try:
-            output = read(input_ids=input_ids, past_key_values=self._cache, use_cache=True, **shown)
+            output = read(input_ids=input_ids, use_cache=True, **{CACHE_NAME: self._cache}, **shown)
         except BaseException:
             self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
             raise

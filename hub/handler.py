@@ -2,6 +2,8 @@
 
     {"inputs": {"image": "<base64>", "text": "the red circle"}, "parameters": {"masks": "png"}}
 
+It needs what requirements.txt lists, and was tested with transformers 5.18.0 to 5.24.0.
+
 The image may also come as bytes or as a picture, as the endpoint's toolkit makes them of a form or of an image's body;
 the text then stands beside it or among the parameters. Nothing is ever fetched: an address is refused.
 """

@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Dotted names below gemma_lisa. A folder's floor holds for each of its files that has no floor of its own.
 FLOORS = {
+    "versions_gemma_lisa": -3,  # below all others: it is imported before any of them
+    "compatibility_gemma_lisa": -2,
     "configuration_gemma_lisa": -1,  # the foundations: names and numbers that floor 0 shares
     "losses_gemma_lisa": -1,
     "images_gemma_lisa": -1,

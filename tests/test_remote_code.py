@@ -13,6 +13,7 @@ import torch
 from gemma_lisa.checkpoint import load_checkpoint
 
 CODE_FILES = {
+    "compatibility_gemma_lisa.py",
     "configuration_gemma_lisa.py",
     "generation_gemma_lisa.py",
     "images_gemma_lisa.py",
@@ -24,6 +25,7 @@ CODE_FILES = {
     "sam_gemma_lisa.py",
     "session_gemma_lisa.py",
     "targets_gemma_lisa.py",
+    "versions_gemma_lisa.py",
 }
 # Of the project's requirements, those that a checkpoint must do without
 NOT_NEEDED = {"datasets", "pycocotools", "trl", "peft", "cv2", "matplotlib"}

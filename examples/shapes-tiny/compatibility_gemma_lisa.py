@@ -1,0 +1,1 @@
+../../compatibility_gemma_lisa.py

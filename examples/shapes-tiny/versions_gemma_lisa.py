@@ -1,0 +1,1 @@
+../../versions_gemma_lisa.py
