@@ -11,13 +11,17 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
 MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment: another limit
+# Pillow decodes these in this process, from the bytes of the file alone. It draws EPS with Ghostscript, and WMF with
+# Windows; a file of IPTC, FPX or MIC holds a file of any other format. HEIF is there once a plugin has registered it.
+FORMATS = "JPEG MPO PNG GIF WEBP TIFF BMP DIB PPM JPEG2000 AVIF HEIF ICO PSD".split()
 _WHITE = 255
 
 _logger = logging.getLogger(__name__)
@@ -102,16 +106,31 @@ def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | Non
     return upright
 
 
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open an image file as `PIL.Image.open` does, not decoded yet, if its content is in one of `FORMATS`.
+
+    This is the only place of the project that opens image files. The name of the file is never looked at.
+
+    Args:
+        file: opened for reading bytes. The caller closes it.
+
+    Raises:
+        UnidentifiedImageError: the content is in no format of `FORMATS`.
+    """
+    Image.init()  # registers the formats that Pillow would import late
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple[Image.Image, bool]:
     """The upright picture, and whether it is the first of several."""
     if isinstance(image, Image.Image):
+        if isinstance(image, ImageFile.ImageFile) and type(image).format not in FORMATS:
+            raise UnidentifiedImageError  # before load(), which may start a program
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
         return _turned(image)
     # opened here and not by Pillow, which leaves the file open when it cannot read it
-    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, Image.open(file) as opened:
-        if opened.format == "EPS":
-            raise UnidentifiedImageError  # to draw it, Pillow would start Ghostscript, which runs what the file says
+    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, open_image(file) as opened:
         return _turned(opened)
 
 
@@ -214,8 +233,10 @@ def _name_of(image: Image.Image | str | os.PathLike | bytes) -> str:
     return str(path)[:200] if isinstance(path, str | os.PathLike) and path else "the image"
 
 
-def _what_else(image: str | os.PathLike | bytes) -> str:
-    """What a file is that Pillow does not know, and what to do."""
+def _what_else(image: Image.Image | str | os.PathLike | bytes) -> str:
+    """What a file is that is in none of `FORMATS`, and what to do."""
+    if isinstance(image, Image.Image):
+        return f"pictures of the format {image.format} are not supported; save it as PNG or JPEG"
     if isinstance(image, bytes):
         start = image[:1000]
     else:
@@ -225,7 +246,7 @@ def _what_else(image: str | os.PathLike | bytes) -> str:
         return "the file is empty; download it again or take it out"
     if b"<svg" in start or b"%!PS" in start:
         return "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"
-    return "it is in no format of pictures that Pillow opens; save it as PNG or JPEG"
+    return "it is in no format of pictures that is supported; save it as PNG or JPEG"
 
 
 @functools.cache
