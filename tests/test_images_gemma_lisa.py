@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import BmpImagePlugin, Image, ImageOps
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
@@ -465,6 +465,40 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, make_picture, file_format)
         except Exception:
             continue
         assert "cannot be read" in refusal_of(lambda lazy=lazy: load_rgb(lazy))
+
+
+def test_a_palette_picture_without_a_palette_is_refused_with_its_name(tmp_path):
+    path = tmp_path / "noplte.png"
+    path.write_bytes(png(8, 6, bytes(9 * 6), colour_type=3))
+    line = refusal_of(lambda: load_rgb(path))
+    assert line.startswith(f"{path} cannot be read (its palette is missing)")
+    assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
+    assert SOURCE in refusal_of(lambda: load_image(str(path), SOURCE))
+    assert np.asarray(open_upright(path)).shape == (6, 8)  # as a label map it has its indices
+
+
+@pytest.mark.parametrize("step", ["load", "getexif", "convert"])
+@pytest.mark.parametrize(
+    "error", [AssertionError(), KeyError(3), OSError("two\nlines"), MemoryError(), struct.error("x" * 10_000)]
+)
+def test_whatever_pillow_raises_is_one_line_with_the_name(tmp_path, monkeypatch, step, error):
+    path = tmp_path / "picture.gif"
+    path.write_bytes(encoded(Image.new("P", (8, 6)), "GIF"))
+
+    def fail(self, *args, **options):
+        raise error
+
+    monkeypatch.setattr(Image.Image if step == "convert" else GifImagePlugin.GifImageFile, step, fail)
+    line = refusal_of(lambda: load_rgb(path))
+    assert line.startswith(f"{path} cannot be read (") and len(line) < len(str(path)) + 300
+    if step != "convert":  # a size needs no conversion
+        assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
+
+
+def test_a_files_name_does_not_break_the_line(tmp_path):
+    path = tmp_path / "two\nlines.png"
+    path.write_bytes(b"no picture")
+    assert "two lines.png" in refusal_of(lambda: load_rgb(path))
 
 
 def test_what_is_not_there_or_no_image_is_refused(tmp_path):
