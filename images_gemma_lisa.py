@@ -285,6 +285,6 @@ def _what_else(image: Image.Image | str | os.PathLike | bytes) -> str:
     return "it is in no format of pictures that is supported; save it as PNG or JPEG"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=10_000)  # what is said of files from outside has no end
 def _say_once(warning: str) -> None:
     _logger.warning(warning)

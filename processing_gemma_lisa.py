@@ -5,6 +5,7 @@ Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one ima
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -303,13 +304,17 @@ class GemmaLisaProcessor(Gemma3Processor):
                     blank_padding(batch[name], batch["reshaped_input_sizes"])
         return batch
 
-    def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
+    def post_process_segmentation(
+        self, output, inputs, threshold: float = 0.0, encode_mask: Callable[[torch.BoolTensor], Any] | None = None
+    ) -> list[dict[str, Any]]:
         """What `segment` returned, as one answer for each conversation.
 
         Args:
             output: `SegmentOutput` of `model.segment(**inputs)`.
             inputs: the batch it was given.
             threshold: mask logits above it are foreground.
+            encode_mask: what is made of each mask (H, W). `masks` is then a list of what it returned, and one mask is
+                held at a time: 8000 × 6000 pixels are 48 MB a mask.
 
         Returns:
             for each conversation a dict of
@@ -335,7 +340,11 @@ class GemmaLisaProcessor(Gemma3Processor):
                 mine = (output.seg_image_index == image).to(output.pred_masks.device)
                 height, width = inputs["original_sizes"][image].tolist()
                 answer["masks"] = self.threshold_masks(
-                    output.pred_masks[mine], (height, width), inputs["reshaped_input_sizes"][image].tolist(), threshold
+                    output.pred_masks[mine],
+                    (height, width),
+                    inputs["reshaped_input_sizes"][image].tolist(),
+                    threshold,
+                    encode_mask,
                 )
                 answer["scores"] = output.iou_scores[mine].float().cpu()
             answers.append(answer)
@@ -358,14 +367,19 @@ class GemmaLisaProcessor(Gemma3Processor):
         original_size: tuple[int, int],
         reshaped_size: tuple[int, int],
         threshold: float = 0.0,
-    ) -> torch.BoolTensor:
+        encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
+    ) -> torch.BoolTensor | list[Any]:
         """Mask logits (K, h, w) as masks (K, H, W) on the CPU: where `masks_to_image` is above the threshold.
 
-        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB.
+        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB. With `encode_mask` the list of what it
+        makes of each mask.
         """
+        each = (self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold for logits in pred_masks)
+        if encode_mask is not None:
+            return [encode_mask(mask.cpu()) for mask in each]
         masks = torch.zeros(len(pred_masks), *original_size, dtype=torch.bool)
-        for mask, logits in zip(masks, pred_masks, strict=True):
-            mask.copy_(self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold)
+        for mask, found in zip(masks, each, strict=True):
+            mask.copy_(found)
         return masks
 
     def read_answer(self, new_tokens: list[int]) -> dict[str, Any]:
@@ -432,6 +446,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         """
         spoken = bytearray(len(marked))
         for start, end in spoken_spans:
+            end = min(end, len(marked))  # the text may end before its span, where a turn is left open
             spoken[start:end] = b"\1" * (end - start)
         soft = self.tokenizer.image_token
         shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
