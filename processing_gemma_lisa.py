@@ -638,8 +638,9 @@ def _check_message(message: Any) -> None:
 
 
 def _images_of(messages: list[dict]) -> list[Any]:
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    return [part.get("image", part.get("path", part.get("url"))) for part in parts if part["type"] == "image"]
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return [part.get("image", part.get("path", part.get("url"))) for part in parts if part.get("type") == "image"]
 
 
 GemmaLisaProcessor.register_for_auto_class("AutoProcessor")
