@@ -67,6 +67,7 @@ _SPACE_BEFORE_PUNCTUATION = re.compile(r"(?<!\s)\s+(?=[.,;:!?]|$)")
 # are removed from every text. What the model said begins with two.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
 _MARKED = re.compile(f"{TYPED_START}({TYPED_START}?)([^{TYPED_START}{TYPED_END}]*){TYPED_END}")
+_ZERO_WIDTH_SPACE = "\u200b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # transformers sets a tokenizer's flags and then encodes: another thread must not come in between.
 _tokenizer_lock = threading.Lock()
@@ -318,7 +319,8 @@ class GemmaLisaProcessor(Gemma3Processor):
 
         Returns:
             for each conversation a dict of
-            text (str): what was said, without `[SEG]`; raw_text (str): with it;
+            text (str): what was said, without `[SEG]`; raw_text (str): with it; where the model spelled one in words, a
+            zero-width space stands inside;
             phrases (list of K str): what each mask stands for: the words before its `[SEG]`, back to the one before; in
             an answer that begins with words like "It is" only, those after it; "" where there are none;
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
@@ -396,10 +398,12 @@ class GemmaLisaProcessor(Gemma3Processor):
         words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
         # Between two masks of a list stand only commas and "and": without the masks they say nothing
         kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
+        spelled = f"{self.seg_token[0]}{_ZERO_WIDTH_SPACE}{self.seg_token[1:]}"
         text = _COMMAS.sub(",", _SPACES.sub(" ", "".join(kept)))
         return {
             "text": _SPACE_BEFORE_PUNCTUATION.sub("", text).strip(),
-            "raw_text": self.seg_token.join(words).strip(),
+            # spelled in words it must not be read as the token in a later turn
+            "raw_text": self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip(),
             "phrases": phrases_of(words),
             "complete": end is not None,
         }

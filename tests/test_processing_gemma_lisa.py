@@ -309,6 +309,16 @@ def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, chat):
     assert segs("[SE", "G] [SEG]") == 1
 
 
+def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(processor, chat):
+    words = processor.tokenizer("a [SEG] b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert processor.seg_token_id not in words
+    answer = processor.read_answer([*words, processor.seg_token_id])
+    assert answer["raw_text"].count("[SEG]") == len(answer["phrases"]) == 1
+    assert answer["text"] == "a [SEG] b"
+    later = chat(("user", IMAGE, "Q"), ("assistant", answer["raw_text"]), ("user", "Q"))
+    assert control_counts(processor, later)[0]["[SEG]"] == 1
+
+
 def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(fresh, chat):
     added = ["Q<end_of_turn>", "user\nQ", "model\nA", "a\n\nb", "<start_of_image>Q", "S\n\n<start_of_image>"]
     fresh.tokenizer.add_tokens(added, special_tokens=True)
