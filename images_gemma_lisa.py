@@ -11,16 +11,26 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
 MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment: another limit
+# Pillow decodes these in this process, from the bytes of the file alone. It draws EPS with Ghostscript, and WMF with
+# Windows; a file of IPTC, FPX or MIC holds a file of any other format. HEIF is there once a plugin has registered it.
+FORMATS = "JPEG MPO PNG GIF WEBP TIFF BMP DIB PPM JPEG2000 AVIF HEIF ICO PSD".split()
 _WHITE = 255
 
 _logger = logging.getLogger(__name__)
+
+
+class TooManyPixels(ValueError):
+    """An image that has more pixels than the limit."""
+
+
 # Pillow's limit and Python's filter of warnings are global: one thread at a time may change them.
 _pillow_globals = threading.Lock()
 _TURNED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and more are not defined
@@ -30,38 +40,34 @@ _NO_PAGES = {"MPO", "PSD"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
-def load_rgb(image: Image.Image | str | os.PathLike | bytes, name: str | None = None) -> Image.Image:
+def load_rgb(
+    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
+) -> Image.Image:
     """An image as upright RGB, 8 bits a channel, as `open_upright` opens it.
 
     What is transparent is laid on white; 16-bit greyscale is brought from 0..65535 to 0..255 by its high byte, the way
     Pillow reads 16-bit RGB.
 
     Args:
-        image, name: as in `open_upright`. A picture that is upright RGB already comes back itself, uncopied.
+        image, name, limit: as in `open_upright`. A picture that is upright RGB already comes back itself, uncopied.
 
     Raises:
         ValueError: as `open_upright`; a mode whose range is not agreed on (32-bit integers, floating point).
     """
     name = name or _name_of(image)
-    upright = open_upright(image, name)
-    if upright.mode.startswith("I;16") or (upright.mode == "I" and upright.format == "PPM"):
-        return _from_sixteen_bits(upright).convert("RGB")
-    if upright.mode in ("I", "F"):
+    upright = open_upright(image, name, limit)
+    if upright.mode == "F" or (upright.mode == "I" and upright.format != "PPM"):
         raise ValueError(
             f"{name} is of mode {upright.mode}, whose range is not agreed on; save it with 8 bits a channel, or as "
             "16-bit greyscale over 0 to 65535."
         )
-    if not upright.has_transparency_data:
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
-    if upright.mode == "La":
-        upright = upright.convert("LA")  # Pillow knows no other way out of this mode
-    seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
-    paper = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
-    paper.paste(seen, mask=seen)
-    return paper
+    with _naming(name, image):
+        return _to_rgb(upright)
 
 
-def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | None = None) -> Image.Image:
+def open_upright(
+    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
+) -> Image.Image:
     """An image in its own mode, decoded, its first frame, turned the way its EXIF orientation says.
 
     Palette indices stay as they are.
@@ -69,31 +75,21 @@ def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | Non
     Args:
         image: a file's path or content, or a picture, which is taken at the frame it stands at and is not changed.
         name: what errors and warnings call it; by default the path.
+        limit: maximum number of pixels; by default `pixel_limit()`.
 
     Raises:
-        ValueError: no such file, none that can be read, or more pixels than the limit, which is looked at before the
-            pixels are decoded.
+        ValueError: no such file, or none that can be read.
+        TooManyPixels: more pixels than the limit, which is looked at before the pixels are decoded.
     """
     name = name or _name_of(image)
-    limit = pixel_limit()
+    limit = limit or pixel_limit()
     if isinstance(image, str | os.PathLike):
         if not os.path.isfile(image):
             raise ValueError(f"{name} does not exist or is no file; download it or correct the path.")
     elif not isinstance(image, bytes | Image.Image):
         raise ValueError(f"{name} is no image; give a PIL image, the path of a file or its bytes.")
-    try:
-        with own_limit(limit) as remarks:
-            upright, is_more = _decode(image, limit)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{name} has more than {limit:,} pixels; make it smaller, or set {MAX_IMAGE_PIXELS_VARIABLE} to what the "
-            "memory allows (about 16 bytes a pixel)."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} cannot be read ({_what_else(image)}).") from error
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} cannot be read ({reason}); download it again or take it out.") from error
+    with _naming(name, image, limit), own_limit(limit) as remarks:
+        upright, is_more = _decode(image, limit)
     for remark in remarks:
         if issubclass(remark.category, UserWarning):  # Pillow's, of damage that it read over
             _say_once(f"{name} was read, but Pillow says: {' '.join(str(remark.message).split())}")
@@ -102,16 +98,31 @@ def open_upright(image: Image.Image | str | os.PathLike | bytes, name: str | Non
     return upright
 
 
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open an image file as `PIL.Image.open` does, not decoded yet, if its content is in one of `FORMATS`.
+
+    This is the only place of the project that opens image files. The name of the file is never looked at.
+
+    Args:
+        file: opened for reading bytes. The caller closes it.
+
+    Raises:
+        UnidentifiedImageError: the content is in no format of `FORMATS`.
+    """
+    Image.init()  # registers the formats that Pillow would import late
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple[Image.Image, bool]:
     """The upright picture, and whether it is the first of several."""
     if isinstance(image, Image.Image):
+        if isinstance(image, ImageFile.ImageFile) and type(image).format not in FORMATS:
+            raise UnidentifiedImageError  # before load(), which may start a program
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
         return _turned(image)
     # opened here and not by Pillow, which leaves the file open when it cannot read it
-    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, Image.open(file) as opened:
-        if opened.format == "EPS":
-            raise UnidentifiedImageError  # to draw it, Pillow would start Ghostscript, which runs what the file says
+    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, open_image(file) as opened:
         return _turned(opened)
 
 
@@ -124,6 +135,26 @@ def _turned(image: Image.Image) -> tuple[Image.Image, bool]:
     return image.copy() if is_more else image, is_more  # a copy holds one frame, and is not warned of again
 
 
+def check_palette(image: Image.Image) -> None:
+    """Raise ValueError for a decoded picture of palette indices whose file holds no palette."""
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("its palette is missing")
+
+
+def _to_rgb(upright: Image.Image) -> Image.Image:
+    check_palette(upright)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        return _from_sixteen_bits(upright).convert("RGB")
+    if not upright.has_transparency_data:
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    if upright.mode == "La":
+        upright = upright.convert("LA")  # Pillow knows no other way out of this mode
+    seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
+    paper = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
+    paper.paste(seen, mask=seen)
+    return paper
+
+
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     tags = image.tag_v2 if image.format == "TIFF" else {}
     deep = np.asarray(image)
@@ -133,6 +164,30 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:  # the grey that a PNG declares transparent
         grey[deep == image.info["transparency"]] = _WHITE
     return Image.fromarray(grey)
+
+
+@contextlib.contextmanager
+def _naming(name: str, image: Image.Image | str | os.PathLike | bytes, limit: int | None = None) -> Iterator[None]:
+    """Whatever Pillow raises inside becomes a ValueError of one line that names the image."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels(
+            f"{name} has more than {limit:,} pixels; make it smaller, or set {MAX_IMAGE_PIXELS_VARIABLE} to what the "
+            "memory allows (about 16 bytes a pixel)."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} cannot be read ({why_unreadable(error, image)}).") from error
+    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+        reason = why_unreadable(error, image)
+        raise ValueError(f"{name} cannot be read ({reason}); download it again or take it out.") from error
+
+
+def why_unreadable(error: Exception, image: Image.Image | str | os.PathLike | bytes) -> str:
+    """What Pillow's error says of an image, in at most 200 characters of one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return _what_else(image)
+    return (" ".join(str(error).split()) or f"the file is damaged: {type(error).__name__} in Pillow")[:200]
 
 
 @contextlib.contextmanager
@@ -211,11 +266,13 @@ def pixel_limit() -> int:
 
 def _name_of(image: Image.Image | str | os.PathLike | bytes) -> str:
     path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image  # empty, if opened from memory
-    return str(path)[:200] if isinstance(path, str | os.PathLike) and path else "the image"
+    return " ".join(str(path)[:200].splitlines()) if isinstance(path, str | os.PathLike) and path else "the image"
 
 
-def _what_else(image: str | os.PathLike | bytes) -> str:
-    """What a file is that Pillow does not know, and what to do."""
+def _what_else(image: Image.Image | str | os.PathLike | bytes) -> str:
+    """What a file is that is in none of `FORMATS`, and what to do."""
+    if isinstance(image, Image.Image):
+        return f"pictures of the format {image.format} are not supported; save it as PNG or JPEG"
     if isinstance(image, bytes):
         start = image[:1000]
     else:
@@ -225,9 +282,9 @@ def _what_else(image: str | os.PathLike | bytes) -> str:
         return "the file is empty; download it again or take it out"
     if b"<svg" in start or b"%!PS" in start:
         return "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"
-    return "it is in no format of pictures that Pillow opens; save it as PNG or JPEG"
+    return "it is in no format of pictures that is supported; save it as PNG or JPEG"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=10_000)  # what is said of files from outside has no end
 def _say_once(warning: str) -> None:
     _logger.warning(warning)

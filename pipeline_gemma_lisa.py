@@ -3,9 +3,10 @@
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
@@ -17,7 +18,7 @@ TASK = "reasoning-segmentation"
 # Something that would have to be fetched, data: among it
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 _ON, _OFF = 255, 0
-_OPTIONS = {"max_new_tokens", "threshold", "multimask_output"}
+_OPTIONS = {"max_new_tokens", "threshold", "multimask_output", "encode_mask"}
 _STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
 
 
@@ -62,6 +63,7 @@ class ReasoningSegmentationPipeline(Pipeline):
             max_new_tokens: of an answer; 64.
             threshold: mask logits above it are foreground; 0.
             multimask_output: the best of SAM's three masks for what is ambiguous; False.
+            encode_mask: makes "mask" below of each mask, a bool tensor (H, W); one of them is held at a time.
             batch_size: questions at once; 1.
 
         Returns:
@@ -118,6 +120,7 @@ class ReasoningSegmentationPipeline(Pipeline):
         max_new_tokens: int = 64,
         threshold: float = 0.0,
         multimask_output: bool = False,
+        encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
     ) -> dict[str, Any]:
         is_batch = isinstance(inputs["questions"], list)  # as the loader leaves it for batch_size > 1
         questions = inputs["questions"] if is_batch else [inputs["questions"]]
@@ -140,13 +143,13 @@ class ReasoningSegmentationPipeline(Pipeline):
             multimask_output=multimask_output,
             **{name: values for name, values in by_hand.items() if any(value is not None for value in values)},
         )
-        answers = self.processor.post_process_segmentation(output, batch, threshold)
+        answers = self.processor.post_process_segmentation(output, batch, threshold, encode_mask or _picture_of)
         return {"answers": answers if is_batch else answers[0]}
 
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
         answer = outputs["answers"]
         segments = [
-            {"score": float(score), "label": phrase, "mask": Image.fromarray(mask.numpy()).convert("L")}
+            {"score": float(score), "label": phrase, "mask": mask}
             for mask, score, phrase in zip(answer["masks"], answer["scores"], answer["phrases"], strict=True)
         ]
         return {**{name: answer[name] for name in ("text", "raw_text", "complete")}, "segments": segments}
@@ -156,6 +159,10 @@ def custom_pipelines() -> dict[str, dict[str, Any]]:
     """What a checkpoint's configuration says of this file, so that `pipeline` finds it."""
     place = f"{__name__.rsplit('.', 1)[-1]}.{ReasoningSegmentationPipeline.__name__}"
     return {TASK: {"impl": place, "pt": ["AutoModel"], "type": "multimodal"}}
+
+
+def _picture_of(mask: torch.BoolTensor) -> Image.Image:
+    return Image.fromarray(mask.numpy()).convert("L")
 
 
 def _is_one(images: Any) -> bool:

@@ -8,6 +8,9 @@ from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it ex
 # isort: split
 import re
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -59,14 +62,42 @@ _rendering = threading.Lock()
 # Makes this module's copy of a template its own: another copy of the module has another lock.
 _TEMPLATE_MARK = f"{{# {__name__} #}}"
 
+# Every pattern here takes time in proportion to the text: no two repetitions beside each other match the same.
 # What links the masks of a list.
-_LINK = re.compile(r"\s*,?\s*(and)?\s*")
+_LINK = re.compile(r"\s*(,\s*)?(and\s*)?")
 # Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
 _NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
 _LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
 _PUNCTUATION = re.compile(r"[,.:;、。\n]")
-# Private-use characters around what looks like a special token in a text that somebody typed.
+_SPACES, _COMMAS = re.compile(r" {2,}"), re.compile(r",(\s*,)+")
+_SPACE_BEFORE_PUNCTUATION = re.compile(r"(?<!\s)\s+(?=[.,;:!?]|$)")
+
+# Private-use characters around each text of a message while the template renders it. A user cannot type them: they
+# are removed from every text. What the model said begins with two.
 TYPED_START, TYPED_END = "\ue000", "\ue001"
+_MARKED = re.compile(f"{TYPED_START}({TYPED_START}?)([^{TYPED_START}{TYPED_END}]*){TYPED_END}")
+_ZERO_WIDTH_SPACE = "\u200b"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# transformers sets a tokenizer's flags and then encodes: another thread must not come in between.
+_tokenizer_lock = threading.Lock()
+
+
+@dataclass
+class _Rendered:
+    """A conversation as the template wrote it, with the image's tokens in place of `<start_of_image>`.
+
+    Args:
+        text: without marks.
+        text_of: for each character the number of the message text that it belongs to, from 1; 0 if the template wrote
+            it.
+        is_spoken: for each character 1 inside the template's generation marks, else 0.
+        said: numbers of the texts that are the model's own.
+    """
+
+    text: str
+    text_of: list[int]
+    is_spoken: bytearray
+    said: set[int]
 
 
 class GemmaLisaProcessor(Gemma3Processor):
@@ -111,9 +142,6 @@ class GemmaLisaProcessor(Gemma3Processor):
             image_seq_length=image_seq_length,
             **kwargs,
         )
-        special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-        special = [token for token in special if not token.isspace()]
-        self._special_tokens = re.compile("|".join(map(re.escape, special)))
 
     def apply_chat_template(
         self,
@@ -134,7 +162,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         Args:
             conversation: messages `{"role", "content"}`, or a list of such lists; content is a string or parts
                 `{"type": "text", "text"}` and `{"type": "image", "image": PIL image or path}`. One image at most.
-                A special token inside a user's or a system text stays text; in a model's turn it is the token.
+                A special token inside a user's or a system text stays text, also where several parts or turns form it
+                together. `[SEG]` inside one text of a model's turn is the token.
             add_generation_prompt: end with the opening of the model's turn.
             tokenize, return_dict: False gives text; True, True gives the batch; True, False gives `input_ids`.
             return_tensors: "pt" or None; tensors are made either way when `tokenize` is set.
@@ -201,7 +230,8 @@ class GemmaLisaProcessor(Gemma3Processor):
         nested = images if isinstance(images, list) or images is None else [images]
         blank = Image.new("RGB", (1, 1))
         counted = nested and [[blank] * len(part) if isinstance(part, list) else blank for part in nested]
-        batch = super().__call__(images=counted, text=text, return_tensors="pt", **{"padding": True, **kwargs})
+        with _tokenizer_lock:
+            batch = super().__call__(images=counted, text=text, return_tensors="pt", **{"padding": True, **kwargs})
         if images is not None:
             flat = [image for part in nested for image in (part if isinstance(part, list) else [part])]
             batch.update(self.encode_images(flat))
@@ -232,16 +262,14 @@ class GemmaLisaProcessor(Gemma3Processor):
                 continue_final_message=continue_final_message,
                 **self.tokenizer.special_tokens_map,
             )
+        rendered = [self._read_marks(text, spans) for text, spans in zip(texts, spoken_spans, strict=True)]
         soft, chats = self.tokenizer.image_token_id, []
-        for text, spans, (tokens, offsets) in zip(texts, spoken_spans, self._tokenize(texts), strict=True):
-            is_spoken = bytearray(len(text))  # of each character
-            for start, end in spans:
-                is_spoken[start:end] = b"\1" * (end - start)
+        for conversation, tokens in zip(rendered, self._tokenize(rendered), strict=True):
             ids, spoken = [], []
-            for token, (start, end) in zip(tokens, offsets, strict=True):
+            for token, (start, end) in tokens:
                 times = self.image_seq_length if token == soft else 1
                 ids += [token] * times
-                spoken += [int(1 in is_spoken[start:end])] * times
+                spoken += [int(1 in conversation.is_spoken[start:end])] * times
             chats.append((ids, spoken))
         return chats
 
@@ -297,17 +325,22 @@ class GemmaLisaProcessor(Gemma3Processor):
                     blank_padding(batch[name], batch["reshaped_input_sizes"])
         return batch
 
-    def post_process_segmentation(self, output, inputs, threshold: float = 0.0) -> list[dict[str, Any]]:
+    def post_process_segmentation(
+        self, output, inputs, threshold: float = 0.0, encode_mask: Callable[[torch.BoolTensor], Any] | None = None
+    ) -> list[dict[str, Any]]:
         """What `segment` returned, as one answer for each conversation, or `num_return_sequences` in turn.
 
         Args:
             output: `SegmentOutput` of `model.segment(**inputs)`.
             inputs: the batch it was given.
             threshold: mask logits above it are foreground.
+            encode_mask: what is made of each mask (H, W). `masks` is then a list of what it returned, and one mask is
+                held at a time: 8000 × 6000 pixels are 48 MB a mask.
 
         Returns:
             for each conversation a dict of
-            text (str): what was said, without `[SEG]`; raw_text (str): with it;
+            text (str): what was said, without `[SEG]`; raw_text (str): with it; where the model spelled one in words, a
+            zero-width space stands inside;
             phrases (list of K str): what each mask stands for: the words before its `[SEG]`, back to the one before; in
             an answer that begins with words like "It is" only, those after it; "" where there are none;
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
@@ -335,6 +368,7 @@ class GemmaLisaProcessor(Gemma3Processor):
                     inputs["original_sizes"][image].tolist(),
                     inputs["reshaped_input_sizes"][image].tolist(),
                     threshold,
+                    encode_mask,
                 )
                 answer["scores"] = output.iou_scores[mine].float().cpu()
             answers.append(answer)
@@ -357,14 +391,19 @@ class GemmaLisaProcessor(Gemma3Processor):
         original_size: tuple[int, int],
         reshaped_size: tuple[int, int],
         threshold: float = 0.0,
-    ) -> torch.BoolTensor:
+        encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
+    ) -> torch.BoolTensor | list[Any]:
         """Mask logits (K, h, w) as masks (K, H, W) on the CPU: where `masks_to_image` is above the threshold.
 
-        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB.
+        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB. With `encode_mask` the list of what it
+        makes of each mask.
         """
+        each = (self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold for logits in pred_masks)
+        if encode_mask is not None:
+            return [encode_mask(mask.cpu()) for mask in each]
         masks = torch.zeros(len(pred_masks), *original_size, dtype=torch.bool)
-        for mask, logits in zip(masks, pred_masks, strict=True):
-            mask.copy_(self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold)
+        for mask, found in zip(masks, each, strict=True):
+            mask.copy_(found)
         return masks
 
     def read_answer(self, new_tokens: list[int]) -> dict[str, Any]:
@@ -381,10 +420,12 @@ class GemmaLisaProcessor(Gemma3Processor):
         words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
         # Between two masks of a list stand only commas and "and": without the masks they say nothing
         kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
-        text = re.sub(r",(\s*,)+", ",", re.sub(r" {2,}", " ", "".join(kept)))
+        spelled = f"{self.seg_token[0]}{_ZERO_WIDTH_SPACE}{self.seg_token[1:]}"
+        text = _COMMAS.sub(",", _SPACES.sub(" ", "".join(kept)))
         return {
-            "text": re.sub(r"\s+([.,;:!?]|$)", r"\1", text).strip(),
-            "raw_text": self.seg_token.join(words).strip(),
+            "text": _SPACE_BEFORE_PUNCTUATION.sub("", text).strip(),
+            # spelled in words it must not be read as the token in a later turn
+            "raw_text": self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip(),
             "phrases": phrases_of(words),
             "complete": end is not None,
         }
@@ -394,12 +435,7 @@ class GemmaLisaProcessor(Gemma3Processor):
         if not messages:
             raise ValueError("The conversation holds no message; it needs a user's turn at least.")
         for message in messages:
-            kinds = {part["type"] for part in message["content"]} if isinstance(message["content"], list) else set()
-            if wrong := kinds - ({"text", "image"} if message["role"] == "user" else {"text"}):
-                raise ValueError(
-                    f"The {message['role']}'s turn holds {', '.join(sorted(wrong))}; text is taken in every "
-                    "turn, an image in a user's, and nothing else."
-                )
+            _check_message(message)
         if len(images := _images_of(messages)) > 1:
             raise ValueError(f"{len(images)} images in one conversation; Gemma-LISA takes one. Ask about each alone.")
         roles = [message["role"] for message in messages]
@@ -414,14 +450,13 @@ class GemmaLisaProcessor(Gemma3Processor):
         return messages
 
     def _mark_typed(self, message: dict) -> dict:
-        """A message in which special tokens are marked as text; only `[SEG]` in the model's own turns is the token."""
-        spoken = self.seg_token if message["role"] == "assistant" else None
+        """A message in which each text stands between marks; the blanks around it, which a template trims, do not."""
+        start = TYPED_START * (2 if message["role"] == "assistant" else 1)
 
         def mark(text: str) -> str:
             text = text.replace(TYPED_START, "").replace(TYPED_END, "")
-            return self._special_tokens.sub(
-                lambda found: found[0] if found[0] == spoken else f"{TYPED_START}{found[0]}{TYPED_END}", text
-            )
+            inner = text.strip()
+            return text.replace(inner, f"{start}{inner}{TYPED_END}", 1) if inner else text
 
         content = message["content"]
         if isinstance(content, str):
@@ -429,48 +464,149 @@ class GemmaLisaProcessor(Gemma3Processor):
         parts = [{**part, "text": mark(part["text"])} if part["type"] == "text" else part for part in content]
         return {**message, "content": parts}
 
-    def _tokenize(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Of each rendered conversation its token ids, and the (start, end) of each token in it, in characters.
+    def _read_marks(self, marked: str, spoken_spans: list[tuple[int, int]]) -> _Rendered:
+        """A rendered conversation without its marks, and what they said.
 
-        All tokens of an image lie where its `<start_of_image>` stands, and its soft token is there once for all; what
-        was typed is cut out and read as text.
+        Raises:
+            ValueError: the template wrote a part of a text only, so its marks are incomplete.
         """
+        spoken = bytearray(len(marked))
+        for start, end in spoken_spans:
+            end = min(end, len(marked))  # the text may end before its span, where a turn is left open
+            spoken[start:end] = b"\1" * (end - start)
         soft = self.tokenizer.image_token
         shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
-        pieces = [re.split(f"({TYPED_START}.*?{TYPED_END})", text) for text in texts]  # of the template, typed, …
-        expanded = [piece.replace(self.boi_token, shown) for of_text in pieces for piece in of_text[::2]]
-        typed = [piece[1:-1] for of_text in pieces for piece in of_text[1::2]]
-        by_template = self.tokenizer(
-            expanded, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
-        )
-        of_template = zip(expanded, by_template["input_ids"], by_template["offset_mapping"], strict=True)
-        of_typed = iter(())
-        if typed:  # the tokenizer takes no empty batch
-            of_typed = iter(self.tokenizer(typed, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        tokenized = []
-        for of_text in pieces:
-            ids: list[int] = []
-            offsets: list[tuple[int, int]] = []
-            position = 0
-            for at, piece in enumerate(of_text):
-                if at % 2:
-                    found = next(of_typed)
-                    spans = [(0, len(piece))] * len(found)
-                else:
-                    written, found, spans = next(of_template)
-                    spans = _spans_before(spans, written.find(shown), len(written) - len(piece))
-                ids += found
-                offsets += [(position + start, position + end) for start, end in spans]
-                position += len(piece)
-            tokenized.append((ids, offsets))
+        conversation, number = _Rendered("", [], bytearray(), set()), 0
+        pieces: list[str] = []
+
+        def add(piece: str, text_of: int, is_spoken: bytes | bytearray) -> None:
+            pieces.append(piece)
+            conversation.text_of += [text_of] * len(piece)
+            conversation.is_spoken += is_spoken
+
+        def add_template(start: int, end: int) -> None:
+            if TYPED_START in marked[start:end] or TYPED_END in marked[start:end]:
+                raise ValueError(
+                    "The chat template cuts or changes the text of a message, so special tokens in it cannot be told "
+                    "from the template's own. Use a template that writes each text whole."
+                )
+            for at, piece in enumerate(marked[start:end].split(self.boi_token)):
+                if at:
+                    add(shown, 0, bytes(len(shown)))
+                    start += len(self.boi_token)
+                add(piece, 0, spoken[start : start + len(piece)])
+                start += len(piece)
+
+        position = 0
+        for number, found in enumerate(_MARKED.finditer(marked), start=1):
+            add_template(position, found.start())
+            add(found[2], number, spoken[found.start(2) : found.end(2)])
+            if found[1]:
+                conversation.said.add(number)
+            position = found.end()
+        add_template(position, len(marked))
+        conversation.text = "".join(pieces)
+        return conversation
+
+    def _tokenize(self, conversations: list[_Rendered]) -> list[list[tuple[int, tuple[int, int]]]]:
+        """The tokens of each conversation with their (start, end) in characters; the image's soft token is there once.
+
+        A special token that holds a character of a message is read again as words, until none is left: the tokenizer
+        itself finds them, whatever it normalizes and whatever parts they are made of.
+        """
+        control = self._control_ids()
+        tokenized = self._encode([conversation.text for conversation in conversations])
+        for at, conversation in enumerate(conversations):
+            as_words: list[tuple[int, int]] = []
+            while typed := _typed_spans(tokenized[at], conversation, as_words, control, self.seg_token_id):
+                as_words = _merged(as_words + typed)
+                tokenized[at] = self._encode_around(conversation.text, as_words, control)
         return tokenized
 
+    def _encode_around(
+        self, text: str, as_words: list[tuple[int, int]], control: set[int]
+    ) -> list[tuple[int, tuple[int, int]]]:
+        """The tokens of a text, of which the given spans are read as words."""
+        starts = [0, *(end for _, end in as_words)]
+        ends = [*(start for start, _ in as_words), len(text)]
+        between = self._encode([text[start:end] for start, end in zip(starts, ends, strict=True)])
+        tokens: list[tuple[int, tuple[int, int]]] = []
+        for number, (start, found) in enumerate(zip(starts, between, strict=True)):
+            tokens += [(token, (start + a, start + b)) for token, (a, b) in found]
+            if number < len(as_words):
+                span = as_words[number]
+                tokens += [(token, span) for token in self._read_as_words(text[slice(*span)], control)]
+        return tokens
 
-def _spans_before(spans: list[tuple[int, int]], start: int, gained: int) -> list[tuple[int, int]]:
-    """Spans in characters as they were before what begins at `start` was made longer by `gained` characters."""
-    if not gained:
-        return spans
-    return [(max(start, a - gained), max(start, b - gained)) if start <= a else (a, b) for a, b in spans]
+    def _encode(self, texts: list[str]) -> list[list[tuple[int, tuple[int, int]]]]:
+        """The tokens of texts, special tokens among them."""
+        with _tokenizer_lock:
+            encoded = self.tokenizer(
+                texts, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
+            )
+        rows = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [list(zip(ids, offsets, strict=True)) for ids, offsets in rows]
+
+    def _read_as_words(self, text: str, control: set[int]) -> list[int]:
+        """The tokens of a text in which the tokenizer looks for no special token.
+
+        Where its merges make one all the same, the characters are read one by one.
+        """
+        backend = self.tokenizer.backend_tokenizer
+
+        def read(part: str) -> list[int]:
+            if backend.normalizer is not None:
+                part = backend.normalizer.normalize_str(part)
+            words = [(part, None)]
+            if backend.pre_tokenizer is not None:
+                words = backend.pre_tokenizer.pre_tokenize_str(part)
+            return [token.id for word, _ in words for token in backend.model.tokenize(word)]
+
+        ids = read(text)
+        return ids if control.isdisjoint(ids) else [token for character in text for token in read(character)]
+
+    def _control_ids(self) -> set[int]:
+        """The tokens that nobody can type, as the tokenizer knows them now: some may be added after loading."""
+        named = ("<start_of_turn>", "<end_of_turn>", self.boi_token, self.tokenizer.eoi_token, self.seg_token)
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {token for token, content in added if content.special}
+        return special | {*self.tokenizer.all_special_ids, *self.tokenizer.convert_tokens_to_ids(list(named))}
+
+
+def _typed_spans(
+    tokens: list[tuple[int, tuple[int, int]]],
+    conversation: _Rendered,
+    as_words: list[tuple[int, int]],
+    control: set[int],
+    seg_token_id: int,
+) -> list[tuple[int, int]]:
+    """Spans of message characters that became a part of a special token, and are not read as words yet.
+
+    A `[SEG]` inside one text of the model's is none.
+    """
+    known, typed = set(as_words), []
+    for token, (start, end) in tokens:
+        if token not in control or (start, end) in known:
+            continue
+        texts = set(conversation.text_of[start:end])
+        if token == seg_token_id and len(texts) == 1 and texts <= conversation.said:
+            continue
+        for is_typed, group in groupby(range(start, end), key=lambda at: bool(conversation.text_of[at])):
+            if is_typed:
+                places = list(group)
+                typed.append((places[0], places[-1] + 1))
+    return typed
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that overlap as one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(set(spans)):
+        if merged and start < merged[-1][1]:
+            end = max(end, merged[-1][1])
+            start, _ = merged.pop()
+        merged.append((start, end))
+    return merged
 
 
 def phrases_of(words: list[str]) -> list[str]:
@@ -527,9 +663,32 @@ def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
 
 
+def _check_message(message: Any) -> None:
+    """Raise ValueError for a message that the template would not write whole, or that holds no valid text."""
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise ValueError(f'A message must be {{"role": …, "content": …}}, got {str(message)[:100]}.')
+    role, content = message["role"], message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(role, str) or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"The content of a {str(role)[:100]}'s turn must be a text or a list of parts.")
+    if wrong := {part.get("type") for part in parts} - ({"text", "image"} if role == "user" else {"text"}):
+        raise ValueError(
+            f"The {role[:100]}'s turn holds {', '.join(sorted(str(kind)[:100] for kind in wrong))}; text is taken in "
+            "every turn, an image in a user's, and nothing else."
+        )
+    for part in parts:
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise ValueError(f'A part of the {role[:100]}\'s turn must be {{"type": "text", "text": a text}}.')
+        if part["type"] == "text" and (found := _SURROGATE.search(part["text"])):
+            raise ValueError(
+                f"The {role[:100]}'s text holds U+{ord(found[0]):04X}, half of a character; send valid Unicode."
+            )
+
+
 def _images_of(messages: list[dict]) -> list[Any]:
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    return [part.get("image", part.get("path", part.get("url"))) for part in parts if part["type"] == "image"]
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return [part.get("image", part.get("path", part.get("url"))) for part in parts if part.get("type") == "image"]
 
 
 GemmaLisaProcessor.register_for_auto_class("AutoProcessor")

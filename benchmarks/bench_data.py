@@ -69,6 +69,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from gemma_lisa.datasets_builder.questions import TrainingQuestions
     from gemma_lisa.datasets_builder.rows import load_image, target_masks
     from gemma_lisa.datasets_builder.templates import ask
+    from gemma_lisa.images_gemma_lisa import open_image
 
     torch.set_num_threads(1)
     processor = real_size_processor()
@@ -93,7 +94,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), bilinear)
 
     def plain(path: str) -> None:
-        with Image.open(path) as opened:
+        with open(path, "rb") as file, open_image(file) as opened:
             resize(opened.convert("RGB"))
 
     # The collator's own calls: made once more for the clock, with memory in another state, they take other times

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
 from gemma_lisa.command_line import ArgumentParser, positive, run
+from gemma_lisa.images_gemma_lisa import load_rgb
 
 SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
 QUESTIONS = (
@@ -116,7 +116,7 @@ def second_question(model, processor, args: argparse.Namespace) -> None:
 
 
 def ten_questions(model, processor, args: argparse.Namespace) -> None:
-    image = Image.open(args.image)
+    image = load_rgb(args.image)
 
     def in_a_session() -> None:
         session = model.start(image, processor)

@@ -9,9 +9,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from ..images_gemma_lisa import own_limit, pixel_limit
+from ..images_gemma_lisa import check_palette, open_image, own_limit, pixel_limit, why_unreadable
 
 # ITU-T T.81, table B.1
 _START, _END, _SCAN, _APP1 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE1
@@ -32,12 +32,13 @@ def stored_size(path: Path, where: str) -> tuple[tuple[int, int], int | None]:
         size = plain_size(path)
         if size is not None and size[0] * size[1] <= pixel_limit():
             return size, None
-        with own_limit(pixel_limit()), Image.open(path) as image:
+        with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
             if image.format not in ("JPEG", "MPO") or not _ends_whole(image.fp):
                 image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
+                check_palette(image)
             return (image.height, image.width), image.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
-        reason = " ".join(str(error).split())
+        reason = why_unreadable(error, path)
         raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace it or take it out.") from error
 
 

@@ -19,8 +19,18 @@ if site_packages:
 sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
 
 import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
 from transformers import AutoModel, AutoProcessor, pipeline  # noqa: E402
+
+
+def module_of(name):
+    """A Python file of the folder, imported by its place."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+images = module_of("images_gemma_lisa")
 
 
 def by_auto_classes():
@@ -50,10 +60,7 @@ def by_pipeline():
 
 
 def by_handler():
-    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    handler = module.EndpointHandler(str(folder))
+    handler = module_of("handler").EndpointHandler(str(folder))
 
     def answer(image, text):
         found = handler({"inputs": {"image": image, "text": text}})
@@ -74,8 +81,8 @@ def check(answer, way):
     """How many masks were compared."""
     count = 0
     for example in json.loads((folder / "examples" / "answers.json").read_text(encoding="utf-8")):
-        text, masks = answer(Image.open(folder / example["image"]), example["text"])
-        expected = [np.asarray(Image.open(folder / mask["mask"])) > 0 for mask in example["masks"]]
+        text, masks = answer(images.load_rgb(folder / example["image"]), example["text"])
+        expected = [np.asarray(images.open_upright(folder / mask["mask"])) > 0 for mask in example["masks"]]
         if text != example["answer"] or len(masks) != len(expected):
             raise SystemExit(
                 f"{way} says {text!r} with {len(masks)} masks of {example['text']!r}, not what it said here"

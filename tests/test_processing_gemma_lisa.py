@@ -1,14 +1,22 @@
 """The processor: what Gemma's template writes, what is text and what a token, both images, masks at their own size."""
 
+import copy
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import AddedToken, normalizers
 from transformers import Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.datasets_builder.rows import load_image
 from gemma_lisa.generation_gemma_lisa import SegmentOutput
+from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.scripts.init_tiny import build_processor
 
@@ -259,6 +267,158 @@ def test_seg_in_a_model_turn_is_the_token(tiny, chat):
     assert processor.seg_token_id == model.config.seg_token_id
 
 
+@pytest.fixture
+def fresh(processor):
+    """A processor whose tokenizer may be changed."""
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    return GemmaLisaProcessor(processor.image_processor, tokenizer, processor.sam_image_processor)
+
+
+def control_counts(processor, conversation, **options):
+    """How often each special token stands in a conversation, and its text."""
+    ((ids, _),) = processor.encode_chats([conversation], **options)
+    names = processor.tokenizer.convert_ids_to_tokens(sorted(processor._control_ids()))
+    counts = {name: ids.count(processor.tokenizer.convert_tokens_to_ids(name)) for name in names}
+    return counts, processor.tokenizer.decode(ids).replace(processor.full_image_sequence, "<image>")
+
+
+@pytest.mark.parametrize("token", ["[SEG]", "<start_of_image>", "<end_of_turn>", "<bos>", "<image_soft_token>"])
+@pytest.mark.parametrize("between", ["", " ", "\n", "\x85", "\u3000", "\ue000", "\ue001", "\ue001\ue000"])
+def test_a_special_token_that_is_cut_over_parts_stays_text(processor, chat, token, between):
+    plain, _ = control_counts(processor, chat(("user", IMAGE, "word")))
+    for at in range(1, len(token)):
+        parts = [token[:at] + between, between, between + token[at:]]
+        joined = "".join(part.replace("\ue000", "").replace("\ue001", "").strip() for part in parts)
+        counts, text = control_counts(processor, chat(("user", IMAGE, *parts)))
+        assert counts == plain and f"<image>{joined}<end_of_turn>" in text
+        counts, _ = control_counts(processor, chat(("system", *parts), ("user", IMAGE, *parts)))
+        assert counts == plain
+        counts, _ = control_counts(processor, chat(("user", parts[0], IMAGE, parts[2])))
+        assert counts == plain
+        counts, _ = control_counts(processor, chat(("user", *token, IMAGE, *token)))
+        assert counts == plain
+
+
+def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, chat):
+    def segs(*parts):
+        counts, _ = control_counts(processor, chat(("user", IMAGE, "[SEG]"), ("assistant", *parts)))
+        return counts["[SEG]"]
+
+    assert segs("It is [SEG], [SEG]") == 2 and segs("It is ", "[SEG]", ", ", "[SEG][SEG]") == 3
+    assert segs("[SE", "G]") == segs("[", "SEG", "]") == 0
+    assert segs("[SE", "G] [SEG]") == 1
+
+
+def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(processor, chat):
+    words = processor.tokenizer("a [SEG] b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert processor.seg_token_id not in words
+    answer = processor.read_answer([*words, processor.seg_token_id])
+    assert answer["raw_text"].count("[SEG]") == len(answer["phrases"]) == 1
+    assert answer["text"] == "a [SEG] b"
+    later = chat(("user", IMAGE, "Q"), ("assistant", answer["raw_text"]), ("user", "Q"))
+    assert control_counts(processor, later)[0]["[SEG]"] == 1
+
+
+def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(fresh, chat):
+    added = ["Q<end_of_turn>", "user\nQ", "model\nA", "a\n\nb", "<start_of_image>Q", "S\n\n<start_of_image>"]
+    fresh.tokenizer.add_tokens(added, special_tokens=True)
+    conversations = [
+        chat(("system", "S"), ("user", IMAGE, "Q"), ("assistant", "A"), ("user", "Q")),
+        chat(("system", "a"), ("user", "b")),
+        chat(("user", "Q")),
+    ]
+    for conversation in conversations:
+        counts, text = control_counts(fresh, conversation, add_generation_prompt=True)
+        assert not any(counts[token] for token in added)
+        images = sum(part["type"] == "image" for message in conversation for part in message["content"])
+        assert counts["<end_of_turn>"] == sum(message["role"] != "system" for message in conversation)
+        assert counts["<start_of_turn>"] == counts["<end_of_turn>"] + 1
+        assert counts["<start_of_image>"] == counts["<end_of_image>"] == images
+        rendered = fresh.apply_chat_template(conversation, add_generation_prompt=True)
+        assert text == rendered.replace("<start_of_image>", "<image>")
+
+
+def test_a_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, chat, tmp_path):
+    fresh.tokenizer.add_tokens(["<thing>"], special_tokens=True)
+    fresh.tokenizer.add_tokens(["gizmo"])  # a word of the vocabulary like others
+    fresh.save_pretrained(tmp_path)
+    loaded = GemmaLisaProcessor.from_pretrained(tmp_path)
+    for typed, times in (("<thing>", 0), ("gizmo", 1)):
+        found = [encode(one, chat(("user", IMAGE, typed)))["input_ids"] for one in (fresh, loaded)]
+        assert torch.equal(*found)
+        assert int((found[0] == fresh.tokenizer.convert_tokens_to_ids(typed)).sum()) == times
+    for one in (fresh, loaded):
+        assert control_counts(one, chat(("user", "<thi", "ng>")))[0]["<thing>"] == 0
+
+
+def test_a_special_token_that_the_normalizer_makes_is_none(fresh, chat):
+    fresh.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    fresh.tokenizer.add_tokens([AddedToken("(thing)", normalized=True, special=True)])
+    plain, _ = control_counts(fresh, chat(("user", IMAGE, "word")))
+    for typed in ("(thing)", "（ｔｈｉｎｇ）", "（thing", "（ thing)", "\u2474thing)", "(thin\u1d4d)"):
+        for parts in ([typed], [typed[:3], typed[3:]], list(typed)):
+            assert control_counts(fresh, chat(("user", IMAGE, *parts)))[0] == plain
+
+
+@pytest.mark.parametrize("options", [{"lstrip": True, "rstrip": True}, {"single_word": True}, {"normalized": True}, {}])
+def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(fresh, chat, options):
+    for token in ("<thing>", "thing", "the thing", "hing<"):
+        fresh.tokenizer.add_tokens([AddedToken(token, special=True, **options)])
+    plain, _ = control_counts(fresh, chat(("user", IMAGE, "word"), ("assistant", "word")))
+    for typed in (
+        "a <thing> b",
+        "<thing>",
+        "the  thing",
+        "the thing",
+        "thing",
+        "<thing<thing>",
+        "<thing><end_of_turn>",
+    ):
+        for parts in ([typed], [typed[:4], typed[4:]], [f" {typed} ", "\n"], list(typed)):
+            counts, _ = control_counts(fresh, chat(("user", IMAGE, *parts), ("assistant", *parts)))
+            assert counts == plain, (typed, parts)
+
+
+def test_a_word_that_is_made_a_special_token_is_read_by_its_characters(fresh, chat):
+    word = fresh.tokenizer.tokenize("circle")
+    assert len(word) == 1
+    fresh.tokenizer.add_special_tokens({"additional_special_tokens": word}, replace_extra_special_tokens=False)
+    counts, text = control_counts(fresh, chat(("user", "a circle", "circle")))
+    assert counts["circle"] == 0 and "a circlecircle<end_of_turn>" in text
+
+
+@pytest.mark.parametrize("change", ["[:3]", "[2:]", "| replace('[', '\ue000')"])
+def test_a_template_that_cuts_texts_is_refused(processor, chat, change):
+    template = processor.chat_template.replace("part.text | trim", f"part.text{change}")
+    with pytest.raises(ValueError, match="template cuts or changes the text"):
+        processor.encode_chats([chat(("user", "a [SEG] b"))], chat_template=template)
+
+
+def test_other_templates_keep_what_is_typed_as_text(processor, chat):
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% for p in m.content %}{{ p.text | upper }}|{% endfor %}{% endfor %}"
+    )
+    ((ids, spoken),) = processor.encode_chats([chat(("user", "a [SEG] <bos>"))], chat_template=template)
+    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(spoken)
+    assert processor.seg_token_id not in ids
+
+
+def test_threads_share_a_tokenizer(processor, chat):
+    """Plain and typed special tokens set the tokenizer's flags in turn."""
+    conversations = [chat(("user", f"a [SEG] <end_of_turn> {number}"), ("assistant", "[SEG]")) for number in range(8)]
+    expected = [processor.encode_chats([conversation]) for conversation in conversations]
+    typed = processor.tokenizer("[SEG]", split_special_tokens=True)
+
+    def work(number):
+        for _ in range(20):
+            assert processor.encode_chats([conversations[number]]) == expected[number]
+            processor(text=["<bos>a [SEG]", "b"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert processor.tokenizer("[SEG]", split_special_tokens=True) == typed
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is refused
 # ---------------------------------------------------------------------------------------------------------------------
@@ -292,6 +452,96 @@ def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, chat, ro
             chat(*((role, "words") for role in roles)), tokenize=tokenize, return_dict=tokenize
         )
     assert ", ".join(roles) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("words", "A message must be"),
+        ({"role": "user"}, "A message must be"),
+        ({"content": "words"}, "A message must be"),
+        ({"role": "user", "content": None}, "a text or a list of parts"),
+        ({"role": "user", "content": 3}, "a text or a list of parts"),
+        ({"role": "user", "content": ["words"]}, "a text or a list of parts"),
+        ({"role": 3, "content": "words"}, "a text or a list of parts"),
+        ({"role": "user", "content": [{"text": "words"}]}, "holds None"),
+        ({"role": "user", "content": [{"type": "text"}]}, '"text": a text'),
+        ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a text'),
+        ({"role": "user", "content": "half \ud800"}, r"U\+D800, half of a character"),
+        ({"role": "user", "content": [{"type": "text", "text": "\udfff"}]}, r"U\+DFFF, half of a character"),
+    ],
+)
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_messages_that_are_none_are_refused_in_one_line(processor, message, said, tokenize):
+    with pytest.raises(ValueError, match=said) as refusal:
+        processor.apply_chat_template([message], tokenize=tokenize, return_dict=tokenize)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """The attempts to reach the network, each of which fails."""
+    attempts = []
+
+    def attempt(*args, **options):
+        attempts.append(args)
+        raise OSError("no network")
+
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "socket.create_connection"):
+        monkeypatch.setattr(name, attempt)
+    for name in ("requests.Session.request", "httpx.Client.request", "httpx.Client.send", "urllib.request.urlopen"):
+        monkeypatch.setattr(name, attempt)
+    return attempts
+
+
+ADDRESSES = [
+    "http://127.0.0.1:9/a.png",
+    "HTTPS://example.com/a.png",
+    "ftp://example.com/a.png",
+    "s3://bucket/a.png",
+    "file:///etc/hostname",
+    "//example.com/a.png",
+    "data:image/png;base64,iVBORw0KGgo=",
+    "iVBORw0KGgo=",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("key", ["image", "url", "path", "base64", "image_url"])
+def test_nothing_is_fetched_for_a_conversation(tiny, no_network, address, key):
+    model, processor = tiny
+    for value in (address, {"url": address}):
+        part = {"type": "image_url" if key == "image_url" else "image", key: value}
+        conversation = [{"role": "user", "content": [part, {"type": "text", "text": "Q"}]}]
+        with pytest.raises(ValueError):
+            processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
+        if key == "image_url":
+            with pytest.raises(ValueError, match="image_url"):
+                processor.apply_chat_template(conversation, tokenize=False)
+        else:  # pixels are not looked at
+            assert processor.apply_chat_template(conversation, tokenize=False).count("<start_of_image>") == 1
+    assert not no_network
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_nothing_is_fetched_for_an_image(tiny, no_network, address):
+    model, processor = tiny
+    pipe = ReasoningSegmentationPipeline(model=model, processor=processor, device="cpu")
+    for images in (address, [address], [[address]], [{"url": address}]):
+        with pytest.raises(ValueError):
+            processor(images=images, text="<start_of_image>Q")
+    for call in (
+        lambda: processor.encode_images([address]),
+        lambda: model.start(address, processor),
+        lambda: pipe(images=address, text="Q"),
+        lambda: pipe(images={"image": address, "text": "Q"}),
+        lambda: pipe(images=Path(address), text="Q"),
+        lambda: load_image(address, "a row"),
+        lambda: load_image({"bytes": None, "path": address}, "a row"),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert not no_network
 
 
 def test_tokenizer_without_seg_is_refused(processor):
@@ -564,6 +814,49 @@ def test_answers_of_the_model_are_read_whole(tiny, chat, make_picture):
     assert [tuple(answer["masks"].shape[1:]) for answer in answers] == [(30, 50), (0, 0), (64, 20)]
     assert sum(len(answer["masks"]) for answer in answers) == len(output.pred_masks)
     assert all(len(a["masks"]) == len(a["scores"]) == len(a["phrases"]) for a in answers if np.prod(a["masks"].shape))
+
+
+@pytest.fixture
+def no_hang():
+    """Ends a test that would run for hours."""
+
+    def end(*args):
+        raise TimeoutError("the patterns take more than linear time")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+LONG = 100_000
+UNITS = [*(" ", "\n", "\t", "\u3000", ",", " ,", ", ", ",\n", "and", " and", "and ", "is", "there ", "here are "), "と"]
+UNITS += [
+    *("それらは", "。", "a", ".", "the red circle ", "yes, ", "[SEG]", "<end_of_turn>", "data:", "A+", "://"),
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
+    """The cubic pattern took 114 s for 4,000 blanks."""
+    long = unit * (LONG // len(unit))
+    said = {}
+    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: said[ids[0]])
+    sure, one, other = range(300, 303)  # tokens of words
+    for texts in (("Sure, ", long, long), ("Sure, ", f"{long}x", f"x{long}x"), (long, f",{long}x", f"and{long}x")):
+        said |= zip((sure, one, other), texts, strict=True)
+        seg = processor.seg_token_id
+        answer = processor.read_answer([sure, seg, one, seg, other, seg, sure])
+        assert len(answer["phrases"]) == 3 and not answer["complete"]
+
+
+@pytest.mark.parametrize("unit", ["[SEG]", "<", "[SE", " ", "\n", "<bos", "ab ", "\ue000"])
+def test_a_long_question_is_read_in_linear_time(processor, chat, unit, no_hang):
+    long = unit * (LONG // len(unit))
+    plain, _ = control_counts(processor, chat(("user", "word")))
+    for parts in ([long], [long[: LONG // 2], long[LONG // 2 :]]):
+        assert control_counts(processor, chat(("user", *parts)))[0] == plain
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import html
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..drawing import text_colour
+from ..images_gemma_lisa import load_rgb
 from .layers import colour_of, data_url, mask_layer, number_place
 from .visits import Turn, Visit
 from .words import WORDS
@@ -99,11 +98,7 @@ def examples(language: str) -> str:
 
 @functools.cache
 def _scene_urls() -> list[tuple[str, str]]:
-    urls = []
-    for path, question in SCENES:
-        with Image.open(path) as picture:
-            urls.append((data_url(picture, "PNG"), question))
-    return urls
+    return [(data_url(load_rgb(path), "PNG"), question) for path, question in SCENES]
 
 
 def _in_css(colour: tuple[int, int, int]) -> str:
