@@ -166,7 +166,9 @@ class SegmentationMixin:
             ValueError: fp16; training mode with activation checkpointing, which switches the KV cache off.
         """
         self.refuse_fp16()
-        if self.training and self.is_gradient_checkpointing:
+        # Not by transformers' property, whose name differs between releases
+        is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+        if self.training and is_checkpointing:
             raise ValueError(
                 "The model is in training mode with activation checkpointing, which drops the KV cache. "
                 "Call model.eval() first."

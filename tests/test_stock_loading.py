@@ -195,13 +195,18 @@ def test_sft_trainer_trains_the_words(tiny, make_picture, tmp_path):
         ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncating is not supported"),
         ({"processor_kwargs": {"padding": False}}, "padding=False is not supported"),
         ({"padding": "max_length"}, "padding='max_length' is not supported"),
-        ({"processor_kwargs": {"do_pan_and_scan": True}}, "does not support do_pan_and_scan"),
-        ({"tools": [1]}, "does not support tools"),
     ],
 )
 def test_a_tokenizing_option_that_cannot_be_followed_is_refused(tiny, question, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         tiny[1].apply_chat_template(question(), tokenize=True, return_dict=True, **options)
+
+
+def test_a_tokenizing_option_that_is_not_known_is_warned_of(tiny, question, caplog):
+    tiny[1].apply_chat_template(
+        question(), tokenize=True, return_dict=True, option_of_the_future=3, processor_kwargs={"do_pan_and_scan": True}
+    )
+    assert "apply_chat_template ignores do_pan_and_scan, option_of_the_future" in caplog.text
 
 
 def test_tokenizing_options_are_followed(tiny, question):
