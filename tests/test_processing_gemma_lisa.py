@@ -734,6 +734,17 @@ def test_threshold_is_one_of_logits(processor, chat):
         assert torch.equal(answer["masks"], logits > threshold)
 
 
+def test_masks_can_be_encoded_one_at_a_time(processor, chat, make_picture):
+    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+    inputs = encode(processor, conversations, add_generation_prompt=True)
+    output = output_of(processor, inputs, ["[SEG] [SEG]", "No.", "[SEG]"], image_of=[0, 0, 2])
+    plain = processor.post_process_segmentation(output, inputs, 0.3)
+    encoded = processor.post_process_segmentation(output, inputs, 0.3, encode_mask=lambda mask: mask.numpy().tobytes())
+    assert [len(answer["masks"]) for answer in encoded] == [2, 0, 1]
+    for one, other in zip(plain, encoded, strict=True):
+        assert [mask.numpy().tobytes() for mask in one["masks"]] == other["masks"]
+
+
 WORDS = {
     # said: (text, raw_text, phrases, complete)
     "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", [""], True),
