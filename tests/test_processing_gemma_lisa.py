@@ -465,6 +465,7 @@ def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, chat, ro
         ({"role": "user", "content": ["words"]}, "a text or a list of parts"),
         ({"role": 3, "content": "words"}, "a text or a list of parts"),
         ({"role": "user", "content": [{"text": "words"}]}, "holds None"),
+        ({"role": "user", "content": [{"type": ["text"], "text": "words"}]}, r"holds \['text'\]"),
         ({"role": "user", "content": [{"type": "text"}]}, '"text": a text'),
         ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a text'),
         ({"role": "user", "content": "half \ud800"}, r"U\+D800, half of a character"),
