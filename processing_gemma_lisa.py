@@ -476,7 +476,7 @@ class GemmaLisaProcessor(Gemma3Processor):
             spoken[start:end] = b"\1" * (end - start)
         soft = self.tokenizer.image_token
         shown = self.full_image_sequence.replace(soft * self.image_seq_length, soft)
-        conversation, number = _Rendered("", [], bytearray(), set()), 0
+        conversation = _Rendered("", [], bytearray(), set())
         pieces: list[str] = []
 
         def add(piece: str, text_of: int, is_spoken: bytes | bytearray) -> None:
@@ -671,10 +671,11 @@ def _check_message(message: Any) -> None:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(role, str) or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"The content of a {str(role)[:100]}'s turn must be a text or a list of parts.")
-    if wrong := {part.get("type") for part in parts} - ({"text", "image"} if role == "user" else {"text"}):
+    known = ("text", "image") if role == "user" else ("text",)
+    if wrong := {str(part.get("type"))[:100] for part in parts if part.get("type") not in known}:
         raise ValueError(
-            f"The {role[:100]}'s turn holds {', '.join(sorted(str(kind)[:100] for kind in wrong))}; text is taken in "
-            "every turn, an image in a user's, and nothing else."
+            f"The {role[:100]}'s turn holds {', '.join(sorted(wrong)[:3])}; text is taken in every turn, an image in a "
+            "user's, and nothing else."
         )
     for part in parts:
         if part["type"] == "text" and not isinstance(part.get("text"), str):

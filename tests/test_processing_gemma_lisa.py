@@ -465,6 +465,7 @@ def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, chat, ro
         ({"role": "user", "content": ["words"]}, "a text or a list of parts"),
         ({"role": 3, "content": "words"}, "a text or a list of parts"),
         ({"role": "user", "content": [{"text": "words"}]}, "holds None"),
+        ({"role": "user", "content": [{"type": ["text"], "text": "words"}]}, r"holds \['text'\]"),
         ({"role": "user", "content": [{"type": "text"}]}, '"text": a text'),
         ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a text'),
         ({"role": "user", "content": "half \ud800"}, r"U\+D800, half of a character"),
@@ -732,6 +733,17 @@ def test_threshold_is_one_of_logits(processor, chat):
     for threshold in (-0.5, 0.0, 0.7):
         (answer,) = processor.post_process_segmentation(output, inputs, threshold=threshold)
         assert torch.equal(answer["masks"], logits > threshold)
+
+
+def test_masks_can_be_encoded_one_at_a_time(processor, chat, make_picture):
+    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+    inputs = encode(processor, conversations, add_generation_prompt=True)
+    output = output_of(processor, inputs, ["[SEG] [SEG]", "No.", "[SEG]"], image_of=[0, 0, 2])
+    plain = processor.post_process_segmentation(output, inputs, 0.3)
+    encoded = processor.post_process_segmentation(output, inputs, 0.3, encode_mask=lambda mask: mask.numpy().tobytes())
+    assert [len(answer["masks"]) for answer in encoded] == [2, 0, 1]
+    for one, other in zip(plain, encoded, strict=True):
+        assert [mask.numpy().tobytes() for mask in one["masks"]] == other["masks"]
 
 
 WORDS = {
