@@ -12,7 +12,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.utils import ModelOutput
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
-from .sam_gemma_lisa import decode_with_prompts, prompts_by_hand
+from .sam_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, prompts_by_hand
 
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -143,9 +143,13 @@ class SegmentationMixin:
             image_embeddings = self.encode_for_sam(sam_pixel_values)
         seg_image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         if prompts is None:
-            pred_masks, iou_scores, _ = self._decode_masks(
-                states[is_seg], image_embeddings, seg_image_index, states[:1, 0], multimask_output
-            )
+            decoded = [
+                self._decode_masks(chosen, image_embeddings, images, states[:1, 0], multimask_output)[:2]
+                for chosen, images in zip(
+                    states[is_seg].split(MASKS_AT_ONCE), seg_image_index.split(MASKS_AT_ONCE), strict=True
+                )
+            ]
+            pred_masks, iou_scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
         else:
             seg_embeddings = self.project_seg(states[is_seg])  # (S, C)
             pred_masks, iou_scores = decode_with_prompts(

@@ -16,6 +16,8 @@ HAS_ACCELERATE = is_accelerate_available()
 if is_accelerate_available():
     from accelerate.utils import align_module_device
 
+# In inference. A mask takes tens of MB in SAM's decoder, and an answer may have as many as it has tokens.
+MASKS_AT_ONCE = 32
 # Labels of points: on the thing, or beside it.
 ON, OFF = 1, 0
 
@@ -94,12 +96,12 @@ def decode_with_prompts(
     masks, scores = [image_embeddings.new_zeros(0, side, side)], [image_embeddings.new_zeros(0)]
     for image, (points, box) in enumerate(prompts):
         mine = seg_image_index == image
-        if mine.any():
-            of_image = seg_embeddings[mine.to(seg_embeddings.device)]  # (K, C)
-            count = len(of_image)
+        for chosen in seg_embeddings[mine.to(seg_embeddings.device)].split(MASKS_AT_ONCE):  # (K, C)
+            if (count := len(chosen)) == 0:
+                continue
             decoded = decode_masks(
                 sam,
-                of_image,
+                chosen,
                 image_embeddings[image].expand(count, -1, -1, -1),  # (K, C, 64, 64)
                 None if points is None else points.expand(count, -1, -1),  # (K, N, 3)
                 None if box is None else box.expand(count, -1),  # (K, 4)

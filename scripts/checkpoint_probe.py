@@ -13,10 +13,9 @@ import tempfile
 sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
 
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
-folder, image = sys.argv[1], Image.open(sys.argv[2])
+folder, image = sys.argv[1:3]
 QUESTIONS = ("the red circle", "all the squares")
 
 
@@ -34,7 +33,7 @@ def loss_of_a_step(model, processor):
     )
     spoken = batch.pop("assistant_masks")
     batch["labels"] = batch["input_ids"].masked_fill(spoken == 0, -100)
-    batch["mask_labels"] = [torch.ones(1, image.height, image.width, dtype=torch.uint8)]
+    batch["mask_labels"] = [torch.ones(1, *batch["original_sizes"][0].tolist(), dtype=torch.uint8)]
     torch.manual_seed(0)  # clicks are simulated at random
     loss = model(**batch).loss
     loss.backward()

@@ -10,6 +10,7 @@ from comparing import TOLERANCE, assert_close, both_states, without
 from torch._dynamo.utils import counters
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from gemma_lisa import generation_gemma_lisa, sam_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
@@ -272,6 +273,19 @@ def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_co
         expected.seg_image_index, minlength=2 * each
     ).tolist()
     assert answers[0]["masks"].shape[1:] == (64, 64) and answers[-1]["masks"].shape[1:] == (40, 90)
+
+
+@pytest.mark.parametrize("prompts", [{}, {"boxes": [(5, 5, 40, 40), None]}], ids=["words", "a box"])
+def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, question, monkeypatch, prompts):
+    model, processor = pointing
+    inputs = ask(processor, question(), question("the star", seed=1))
+    expected = model.segment(**inputs, max_new_tokens=9, **prompts)
+    assert len(expected.pred_masks) > 8
+    for module in (generation_gemma_lisa, sam_gemma_lisa):
+        monkeypatch.setattr(module, "MASKS_AT_ONCE", 2)
+    found = model.segment(**inputs, max_new_tokens=9, **prompts)
+    assert_close(found.pred_masks, expected.pred_masks)
+    assert torch.equal(found.seg_image_index, expected.seg_image_index)
 
 
 def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, question):
