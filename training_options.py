@@ -62,6 +62,7 @@ _LOSS = "gemma_lisa.modeling_gemma_lisa:GemmaLisaForConditionalGeneration.forwar
 _DATA = "gemma_lisa.train:load_questions"
 _MAIN = "gemma_lisa.train:main"
 _NO_FLAG = "train.py always trains, and evaluates by eval_strategy; eval.py and predict.py do the rest"
+SHARED_OUT = "the counts and the record of a step rely on how batches are shared out"
 _LENGTHS = "the length of a row is known only when its question is drawn"
 
 OPTIONS: dict[str, Option] = {
@@ -171,9 +172,7 @@ OPTIONS: dict[str, Option] = {
     "seed": read_by(f"{_TRAINER}__init__"),
     "data_seed": read_by(f"{_PARTS}.order_seed"),
     "use_cpu": read_by(f"{_ARGUMENTS}_setup_devices"),
-    "accelerator_config": refused(
-        "it changes how batches are shared out, which the step's counts and the record rely on"
-    ),
+    "accelerator_config": read_by(f"{_TRAINER}create_accelerator_and_postprocess"),
     "parallelism_config": refused("a model is trained by DDP, FSDP2 or DeepSpeed ZeRO"),
     "dataloader_drop_last": read_by(
         f"{_TRAINER}_get_dataloader", "no `streaming` and no evaluation (which must have all samples)"
@@ -321,7 +320,7 @@ RENAMED = {
 }
 # Options that older releases of transformers had -> why there is none here
 REMOVED = {
-    "dispatch_batches": OPTIONS["accelerator_config"].reason,
+    "dispatch_batches": SHARED_OUT,
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
     "include_tokens_per_second": "use include_num_input_tokens_seen",
     "jit_mode_eval": "the model is not compiled",
@@ -329,7 +328,7 @@ REMOVED = {
     "past_index": OPTIONS["use_cache"].reason,
     "ray_scope": "there is no search for hyperparameters",
     "save_safetensors": "checkpoints are always safetensors",
-    "split_batches": OPTIONS["accelerator_config"].reason,
+    "split_batches": SHARED_OUT,
     "tpu_num_cores": "there is no training on TPU",
     "use_ipex": "torch is used without extensions",
     "use_mps_device": "the device is found without it",

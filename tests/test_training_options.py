@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from gemma_lisa import option_checks
 from gemma_lisa.arguments import CLASSES, parse
@@ -83,6 +84,7 @@ SAMPLES = {
     "seed": ("3", 3),
     "data_seed": ("3", 3),
     "use_cpu": ("true", True),
+    "accelerator_config": ('{"non_blocking": true}', AcceleratorConfig(non_blocking=True)),
     "dataloader_drop_last": ("true", True),
     "dataloader_num_workers": ("3", 3),
     "dataloader_pin_memory": ("false", False),
