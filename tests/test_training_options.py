@@ -200,8 +200,8 @@ def test_conditions_and_options_belong_to_each_other():
     assert deciding - {LAUNCHER} <= OURS
 
 
-def test_each_entry_has_a_reader_or_a_reason():
-    assert all((option.reader is None) == bool(option.reason) for option in OPTIONS.values())
+def test_a_refused_option_has_a_reason_and_no_condition():
+    assert all(option.reason for option in OPTIONS.values() if option.reader is None)
     assert all(option.only_with is None for option in OPTIONS.values() if option.reader is None)
 
 
