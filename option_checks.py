@@ -206,7 +206,7 @@ def refuse_unsupported(values: Mapping[str, Any], given: Mapping[str, int], defa
     """
     for name in given:
         value, option = values[name], OPTIONS.get(name)
-        if value == "":
+        if value == "" or (value is None and defaults[name] is not None):
             raise UsageError(f"{name} is empty; give it a value or leave it out.")
         if option is None:
             raise UsageError(f"{name} is not supported yet: it came with a newer release of transformers. Remove it.")
