@@ -170,7 +170,9 @@ def _read(arguments: list[str]) -> tuple[TrlParser, dict[str, Any], dict[str, in
     parser.error = _refuse  # argparse's own prints the usage first: a hundred lines here
     names = list(_defaults())
     refuse_unknown(recipe, names)
-    parser.set_defaults_with_config(**recipe)
+    # As words, numbers are converted and checked as those of the command line are
+    defaults = {name: str(value) if type(value) in (int, float) else value for name, value in recipe.items()}
+    parser.set_defaults_with_config(**defaults)
     namespace, extra = parser.parse_known_args(arguments)
     refuse_unknown((word.partition("=")[0].lstrip("-") for word in extra if word.startswith("--")), names)
     if extra:

@@ -15,6 +15,7 @@ from transformers import get_scheduler
 from transformers.debug_utils import DebugOption
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .command_line import UsageError
 from .datasets_builder.mixture import sets_of, tolerating
@@ -23,7 +24,7 @@ from .metrics import NUM_COUNTS, summarize_counts
 from .optimizers import optimizer_options, reads_optim_args, reads_optimizer_option
 from .parallel import engine_of
 from .training_arguments import GemmaLisaTrainingArguments
-from .training_options import BEST, EVALUATED, NAMED, NAMED_RUNS, OPTIONS, REMOVED, RENAMED, Option
+from .training_options import BEST, EVALUATED, NAMED, NAMED_RUNS, OPTIONS, REMOVED, RENAMED, SHARED_OUT, Option
 
 DEFAULT, RECIPE, COMMAND_LINE = range(3)  # where the value of an option comes from; the later one wins
 LAUNCHER = "launcher"  # how the processes were started, which a recipe does not know
@@ -42,6 +43,8 @@ MINIMUM = {
     "dataloader_num_workers": 0,
     "max_new_tokens": 1,
 }
+# Of accelerator_config, what changes how batches are shared out
+SHARING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "gradient_accumulation_kwargs")
 # What an evaluation gives (`trainer.scores_of_counts`)
 SCORES = ("loss", *(name for name in summarize_counts(np.zeros((0, NUM_COUNTS), np.int64)) if name != "gIoU_all"))
 ALWAYS_THERE = ("flyte", "kubeflow")  # integrations that transformers does not look for
@@ -203,7 +206,7 @@ def refuse_unsupported(values: Mapping[str, Any], given: Mapping[str, int], defa
     """
     for name in given:
         value, option = values[name], OPTIONS.get(name)
-        if value == "":
+        if value == "" or (value is None and defaults[name] is not None):
             raise UsageError(f"{name} is empty; give it a value or leave it out.")
         if option is None:
             raise UsageError(f"{name} is not supported yet: it came with a newer release of transformers. Remove it.")
@@ -290,6 +293,9 @@ def check_training(args: GemmaLisaTrainingArguments) -> None:
             f"local_rank {args.local_rank}, but this is process {args.local_process_index} of its machine; launchers "
             "set LOCAL_RANK, so remove local_rank."
         )
+    for name in SHARING:
+        if (value := getattr(args.accelerator_config, name)) != getattr(AcceleratorConfig, name):
+            raise UsageError(f"accelerator_config {name} {value} is not supported: {SHARED_OUT}. Remove it.")
     _check_best_model(args)
     _check_schedule(args)
     _check_optimizer(args)

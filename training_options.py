@@ -29,7 +29,7 @@ class Option:
 
     Args:
         reader: "module:name" of the code that reads an honoured option; None if the option is refused.
-        reason: why it is refused.
+        reason: why it is refused; of an honoured option, which of its values are.
         only_with: key of `option_checks.CONDITIONS`; without it the option has no effect.
         neutral: values that ask for nothing, beside None and a default that is empty or zero.
         is_never_given: it is refused even with its default value.
@@ -42,8 +42,8 @@ class Option:
     is_never_given: bool = False
 
 
-def read_by(reader: str, only_with: str | None = None, neutral: tuple = ()) -> Option:
-    return Option(reader=reader, only_with=only_with, neutral=neutral)
+def read_by(reader: str, only_with: str | None = None, neutral: tuple = (), limit: str = "") -> Option:
+    return Option(reader=reader, only_with=only_with, neutral=neutral, reason=limit)
 
 
 def refused(reason: str, is_never_given: bool = False) -> Option:
@@ -62,6 +62,7 @@ _LOSS = "gemma_lisa.modeling_gemma_lisa:GemmaLisaForConditionalGeneration.forwar
 _DATA = "gemma_lisa.train:load_questions"
 _MAIN = "gemma_lisa.train:main"
 _NO_FLAG = "train.py always trains, and evaluates by eval_strategy; eval.py and predict.py do the rest"
+SHARED_OUT = "the counts and the record of a step rely on how batches are shared out"
 _LENGTHS = "the length of a row is known only when its question is drawn"
 
 OPTIONS: dict[str, Option] = {
@@ -70,7 +71,7 @@ OPTIONS: dict[str, Option] = {
     "per_device_train_batch_size": read_by(f"{_ARGUMENTS}train_batch_size"),
     "num_train_epochs": read_by(f"{_TRAINER}set_initial_training_values", "an unset `max_steps`"),
     "max_steps": read_by(f"{_TRAINER}set_initial_training_values"),
-    "learning_rate": read_by("gemma_lisa.trainer:groups_of"),
+    "learning_rate": read_by("gemma_lisa.trainer:groups_of", limit="unless every trained part has a rate of its own"),
     "lr_scheduler_type": read_by(f"{_TRAINER}create_scheduler"),
     "lr_scheduler_kwargs": read_by(
         f"{_TRAINER}create_scheduler", "an `lr_scheduler_type` that has options", neutral=({}, "{}")
@@ -78,7 +79,10 @@ OPTIONS: dict[str, Option] = {
     "warmup_steps": read_by(f"{_ARGUMENTS}get_warmup_steps", "an `lr_scheduler_type` that warms up"),
     # AdamW beside Muon is torch's fused one
     "optim": read_by(
-        f"{_TRAINER}get_optimizer_cls_and_kwargs", "an unset `muon_learning_rate`", neutral=("adamw_torch_fused",)
+        f"{_TRAINER}get_optimizer_cls_and_kwargs",
+        "an unset `muon_learning_rate`",
+        neutral=("adamw_torch_fused",),
+        limit="not GaLore, APOLLO and LOMO, which make groups of their own",
     ),
     "optim_args": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads each of them"),
     "weight_decay": read_by("gemma_lisa.trainer:groups_of"),
@@ -147,7 +151,7 @@ OPTIONS: dict[str, Option] = {
     "enable_jit_checkpoint": refused(
         "a run that SIGTERM stopped would count as finished; set save_steps, and repeat the command to resume"
     ),
-    "push_to_hub": read_by(f"{_TRAINER}__init__"),
+    "push_to_hub": read_by(f"{_TRAINER}__init__", limit="not of an adapter"),
     "hub_token": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
     "hub_private_repo": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub` or `report_to` trackio"),
     "hub_model_id": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
@@ -160,7 +164,9 @@ OPTIONS: dict[str, Option] = {
     ),
     "hub_revision": read_by(f"{_PUSHES}_push", "`push_to_hub`"),
     "load_best_model_at_end": read_by(f"{_TRAINER}_finalize_training", "`eval_strategy` steps or epoch"),
-    "metric_for_best_model": read_by(f"{_TRAINER}_determine_best_metric", BEST),
+    "metric_for_best_model": read_by(
+        f"{_TRAINER}_determine_best_metric", BEST, limit="the loss, or a score that the questions measure"
+    ),
     "greater_is_better": read_by(
         f"{_TRAINER}_determine_best_metric",
         "`metric_for_best_model`, `eval_strategy` and `save_strategy` other than no",
@@ -171,8 +177,8 @@ OPTIONS: dict[str, Option] = {
     "seed": read_by(f"{_TRAINER}__init__"),
     "data_seed": read_by(f"{_PARTS}.order_seed"),
     "use_cpu": read_by(f"{_ARGUMENTS}_setup_devices"),
-    "accelerator_config": refused(
-        "it changes how batches are shared out, which the step's counts and the record rely on"
+    "accelerator_config": read_by(
+        f"{_TRAINER}create_accelerator_and_postprocess", limit="not what changes how batches are shared out"
     ),
     "parallelism_config": refused("a model is trained by DDP, FSDP2 or DeepSpeed ZeRO"),
     "dataloader_drop_last": read_by(
@@ -189,7 +195,10 @@ OPTIONS: dict[str, Option] = {
     "remove_unused_columns": refused("rows become the model's inputs only in the collator"),
     "label_names": refused("the evaluation reads labels and masks by their own names"),
     "train_sampling_strategy": read_by(
-        f"{_TRAINER}_get_train_sampler", "one data set (a mixture has its own order)", neutral=("random",)
+        f"{_TRAINER}_get_train_sampler",
+        "one data set (a mixture has its own order)",
+        neutral=("random",),
+        limit="random or sequential",
     ),
     "length_column_name": refused(f"grouping by length is not supported: {_LENGTHS}"),
     "ddp_find_unused_parameters": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
@@ -198,10 +207,10 @@ OPTIONS: dict[str, Option] = {
     "ddp_static_graph": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
     "ddp_backend": read_by(f"{_ARGUMENTS}_setup_devices", "several processes"),
     "ddp_timeout": read_by(f"{_ARGUMENTS}_setup_devices", "several processes with a GPU each"),
-    "fsdp": read_by(f"{_ARGUMENTS}_process_fsdp_args"),
-    "fsdp_config": read_by(f"{_ARGUMENTS}_process_fsdp_args", "`fsdp`"),
-    "deepspeed": read_by(f"{_ARGUMENTS}__post_init__"),
-    "debug": read_by(f"{_TRAINER}train"),
+    "fsdp": read_by(f"{_ARGUMENTS}_process_fsdp_args", limit="FSDP2, on GPUs"),
+    "fsdp_config": read_by(f"{_ARGUMENTS}_process_fsdp_args", "`fsdp`", limit="what FSDP2 reads"),
+    "deepspeed": read_by(f"{_ARGUMENTS}__post_init__", limit="without an optimizer or scheduler of its own"),
+    "debug": read_by(f"{_TRAINER}train", limit="underflow_overflow"),
     "skip_memory_metrics": read_by(f"{_TRAINER}__init__"),
     "do_train": refused(_NO_FLAG, is_never_given=True),
     "do_eval": refused(_NO_FLAG, is_never_given=True),
@@ -321,7 +330,7 @@ RENAMED = {
 }
 # Options that older releases of transformers had -> why there is none here
 REMOVED = {
-    "dispatch_batches": OPTIONS["accelerator_config"].reason,
+    "dispatch_batches": SHARED_OUT,
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
     "include_tokens_per_second": "use include_num_input_tokens_seen",
     "jit_mode_eval": "the model is not compiled",
@@ -329,7 +338,7 @@ REMOVED = {
     "past_index": OPTIONS["use_cache"].reason,
     "ray_scope": "there is no search for hyperparameters",
     "save_safetensors": "checkpoints are always safetensors",
-    "split_batches": OPTIONS["accelerator_config"].reason,
+    "split_batches": SHARED_OUT,
     "tpu_num_cores": "there is no training on TPU",
     "use_ipex": "torch is used without extensions",
     "use_mps_device": "the device is found without it",
@@ -344,7 +353,8 @@ def verdict_of(option: Option) -> str:
     reader = option.reader.rpartition(":")[2]
     if option.reader.startswith("gemma_lisa."):
         reader = option.reader.removeprefix("gemma_lisa.").replace(":", ".")
-    return f"honoured | `{reader}`{f'; only with {option.only_with}' if option.only_with else ''}"
+    condition = f"; only with {option.only_with}" if option.only_with else ""
+    return f"honoured | `{reader}`{condition}{f'; {option.reason}' if option.reason else ''}"
 
 
 def table() -> str:

@@ -80,7 +80,7 @@ def test_what_the_command_line_makes_useless_is_said_and_not_recorded(recipe, ca
 
 
 def test_a_recipe_that_contradicts_itself_is_refused(recipe):
-    with pytest.raises(UsageError, match="eval_steps 3 has no effect here: it needs eval_strategy steps"):
+    with pytest.raises(UsageError, match="eval_steps 3.0 has no effect here: it needs eval_strategy steps"):
         parse(recipe(eval_steps=3))
 
 
@@ -101,6 +101,9 @@ def test_one_recipe_is_for_one_process_and_for_many(recipe, caplog):
         ("env: 3", "env must hold variables"),
         ("warmup_ratio: 0.1", "use warmup_steps"),
         ("learning-rate: 0.1", "did you mean learning_rate"),
+        ("max_steps: 7.5", "argument --max_steps/--max-steps: invalid int value: '7.5'"),
+        ("max_grad_norm:", "max_grad_norm is empty"),
+        ("eval_strategy: no", "False is not a valid"),
         ("label_smoothing_factor: 0.1", "label_smoothing_factor is not supported, got 0.1"),
     ],
 )

@@ -103,6 +103,11 @@ def test_a_number_out_of_range_is_refused(refusal, arguments, words):
     [
         (["--train_sampling_strategy", "group_by_length"], "Use random or sequential"),
         (["--train_sampling_strategy", "batch_rebalance"], "Use random or sequential"),
+        (["--accelerator_config", '{"split_batches": true}'], "accelerator_config split_batches True is not supp"),
+        (["--accelerator_config", '{"dispatch_batches": true}'], "dispatch_batches True is not supported"),
+        (["--accelerator_config", '{"even_batches": false}'], "even_batches False is not supported"),
+        (["--accelerator_config", '{"gradient_accumulation_kwargs": {"num_steps": 2}}'], "is not supported"),
+        (["--accelerator_config", '{"no_such": 1}'], "no_such"),
         (["--debug", "tpu_metrics_debug"], "tpu_metrics_debug is not supported"),
         (["--local_rank", "2"], "local_rank 2, but this is process 0"),
         (["--save_strategy", "best"], "save_strategy best needs metric_for_best_model"),
