@@ -443,6 +443,18 @@ def test_open_connections_are_limited(page, monkeypatch):
     assert page.client.get(f"{page.api}queue/data").status_code == 400
 
 
+def test_answers_are_read_by_one_connection_and_only_where_there_are_any(page, caplog):
+    def read_by_another() -> int:
+        return page.client.get(f"{page.api}queue/data", params={"session_hash": "reader"}).status_code
+
+    assert read_by_another() == 404
+    assert joined(page, "json", "en", session="reader").status_code == 200
+    with page.client.stream("GET", f"{page.api}queue/data", params={"session_hash": "reader"}) as lines:
+        joined(page, "json", "en", session="reader")
+        assert next(lines.iter_lines()) and read_by_another() == 409
+    assert "Traceback" not in caplog.text
+
+
 @contextmanager
 def _heartbeat(page, session: str) -> Iterator[httpx.Response]:
     with page.client.stream("GET", f"{page.api}heartbeat/{session}") as answer:

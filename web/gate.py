@@ -111,6 +111,10 @@ class Gate:
         """A connection that stays open while there are answers, or as long as the page is open."""
         if not IDENTIFIER.fullmatch(session):
             raise Refusal(400, "session_hash must be 1 to 64 letters, digits, - or _.")
+        if is_reader and session not in scope["app"].get_blocks()._queue.pending_messages_per_session:
+            raise Refusal(404, "No answer of this session waits to be read.")  # Gradio logs 10 KB about it
+        if is_reader and self.readers[session]:
+            raise Refusal(409, "Another connection reads the answers of this session.")
         if self.open >= MAX_STREAMS:
             raise Refusal(503, "The server has too many visitors: try again in a minute.")
         self.open += 1
