@@ -23,7 +23,7 @@ from PIL import Image
 from gemma_lisa.web import gate, server, uploads
 from gemma_lisa.web.page import build_page
 from gemma_lisa.web.server import LAUNCH
-from gemma_lisa.web.visits import Visits
+from gemma_lisa.web.visits import Refused, Visits
 from gemma_lisa.web.words import WORDS
 
 SECONDS = 60
@@ -441,6 +441,26 @@ def test_open_connections_are_limited(page, monkeypatch):
             assert second.status_code == 503
     assert page.client.get(f"{page.api}queue/data", params={"session_hash": "../x"}).status_code == 400
     assert page.client.get(f"{page.api}queue/data").status_code == 400
+
+
+def test_answers_are_read_by_one_connection_and_only_where_there_are_any(page, monkeypatch):
+    answered = threading.Event()
+
+    def wait(_: str) -> None:
+        answered.wait(SECONDS)
+        raise Refused("no_picture")
+
+    def read_by_another() -> int:
+        return page.client.get(f"{page.api}queue/data", params={"session_hash": "reader"}).status_code
+
+    monkeypatch.setattr(page.blocks.visits, "of", wait)
+    assert read_by_another() == 404
+    assert joined(page, "json", "en", session="reader").status_code == 200
+    with page.client.stream("GET", f"{page.api}queue/data", params={"session_hash": "reader"}) as lines:
+        told = lines.iter_lines()
+        assert next(told) and read_by_another() == 409
+        answered.set()
+        assert any("process_completed" in line for line in told)
 
 
 @contextmanager

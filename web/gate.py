@@ -34,7 +34,7 @@ MAX_EVENT_DATA = 16  # entries of what an event of a part tells
 MAX_STREAMS = 1000  # connections that are kept open
 # Answers that no connection has taken yet are kept in memory, and large where they hold a picture
 MAX_UNDELIVERED, MAX_UNDELIVERED_OF_SESSION = 128, 16
-LARGE, MAX_LARGE = ("png", "json"), 4  # events whose answers are files, and how many of these wait to be read
+LARGE, MAX_LARGE = ("png", "json"), 8  # events whose answers are files, and how many of these wait to be read
 UNREAD = 60  # seconds after which an answer is deleted where its visitor has no connection open
 IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
 
@@ -64,7 +64,7 @@ class Gate:
         self.open = 0  # connections that are kept open
         self.readers: Counter[str] = Counter()  # those of each session that take its answers
         self.large: list[str] = []  # sessions that asked for a file, the oldest first
-        self._timers: set[asyncio.Task] = set()
+        self._timers: dict[str, asyncio.Task] = {}  # of each session, since its last event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,6 +111,10 @@ class Gate:
         """A connection that stays open while there are answers, or as long as the page is open."""
         if not IDENTIFIER.fullmatch(session):
             raise Refusal(400, "session_hash must be 1 to 64 letters, digits, - or _.")
+        if is_reader and session not in scope["app"].get_blocks()._queue.pending_messages_per_session:
+            raise Refusal(404, "No answer of this session waits to be read.")  # Gradio logs 10 KB about it
+        if is_reader and self.readers[session]:
+            raise Refusal(409, "Another connection reads the answers of this session.")
         if self.open >= MAX_STREAMS:
             raise Refusal(503, "The server has too many visitors: try again in a minute.")
         self.open += 1
@@ -137,9 +141,9 @@ class Gate:
             while len(large := [other for other in self.large if pending.get(other)]) >= MAX_LARGE:
                 await self._delete_first_unread(queue, large)
             self.large = [*large, session]
-        timer = asyncio.create_task(self._delete_if_unread(queue, session))
-        self._timers.add(timer)
-        timer.add_done_callback(self._timers.discard)
+        if (timer := self._timers.get(session)) is not None:
+            timer.cancel()
+        self._timers[session] = asyncio.create_task(self._delete_if_unread(queue, session))
 
     async def _delete_first_unread(self, queue: Any, sessions: list[str]) -> None:
         unread = [session for session in sessions if not self.readers[session]]
@@ -149,6 +153,7 @@ class Gate:
 
     async def _delete_if_unread(self, queue: Any, session: str) -> None:
         await asyncio.sleep(UNREAD)
+        del self._timers[session]
         if not self.readers[session]:
             await self._delete_answers(queue, session)
 
