@@ -298,7 +298,7 @@ def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaPro
     """Write a folder beside `output` and rename it when it is complete: bytes written.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk; nothing is left then.
+        WriteError: it cannot be written, as on a full disk; nothing is left then.
     """
     with whole_folder(output) as aside:
         model.save_pretrained(aside)
