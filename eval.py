@@ -33,6 +33,7 @@ from gemma_lisa.metrics import intervals, summarize
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
+from gemma_lisa.redaction import environment_secrets, mask
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def main(arguments: list[str]) -> None:
 
     stem = args.output.with_suffix("")
     write_whole(Path(f"{stem}.samples.jsonl"), sample_lines(answers))
-    write_whole(args.output, results)
+    write_whole(args.output, mask(results, environment_secrets()))
     if args.pictures and results["scores"]["count"]:
         asked = [at for at, answer in enumerate(answers) if answer.result is not None]
         worst = sorted(asked, key=lambda at: answers[at].result.iou)[: args.pictures]

@@ -187,12 +187,25 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
 def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
     if name == "env" and isinstance(value, dict):
         return {variable: MASK for variable in value}
-    is_number = isinstance(value, int) and value >= 1000  # a password of digits, and no count
-    if is_secret_name(name) and (isinstance(value, str | bytes) or is_number):
+    if _is_secret(name, value):
         return MASK
     if name == "command" and isinstance(value, str):
         return redact_command(value, secrets)
     return redact(value, secrets)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    is_number = isinstance(value, int) and value >= 1000  # a password of digits, and no count
+    return is_secret_name(name) and (isinstance(value, str | bytes) or is_number)
+
+
+def mask(value: Any, secrets: Collection[str] = ()) -> Any:
+    """As `redact`, for a record that stays on this machine: paths are kept."""
+    if isinstance(value, dict):
+        return {name: MASK if _is_secret(str(name), part) else mask(part, secrets) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(mask(part, secrets) for part in value)
+    return mask_text(value, secrets) if type(value) is str else value
 
 
 def redact_text(text: str, secrets: Collection[str] = ()) -> str:

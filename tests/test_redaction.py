@@ -15,6 +15,7 @@ from gemma_lisa.redaction import (
     find_local_path,
     find_secret,
     is_secret_name,
+    mask,
     redact,
     redact_arguments,
     redact_command,
@@ -206,3 +207,8 @@ def test_a_local_path_in_a_pickle_is_found(tmp_path):
     assert find_local_path(tmp_path / "training_args.bin") == "a local path"
     torch.save({"output_dir": "runs/a"}, tmp_path / "training_args.bin")
     assert find_local_path(tmp_path / "training_args.bin") is None
+
+
+def test_a_local_record_keeps_its_paths_and_loses_its_secrets():
+    record = {"model": "/home/alice/run", "dataset_options": {"api_key": PLAIN, "data_dir": "/data"}, "seed": 1}
+    assert mask(record) == {**record, "dataset_options": {"api_key": MASK, "data_dir": "/data"}}
