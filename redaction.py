@@ -27,7 +27,7 @@ NOT_SECRET_VARIABLES = ("PWD", "OLDPWD", "GPG_KEY")
 SECRET_OPTIONS = ("hub_token", "push_to_hub_token")
 NOT_SECRET_OPTIONS = ("push_to_hub", "push_to_hub_model_id", "push_to_hub_organization")
 # What is looked for in uploaded files: values in use of at least this length, and these patterns
-SHORTEST_SECRET = 8
+SHORTEST_SECRET, SHORTEST_WORD = 8, 12
 # Literal beginning -> the pattern that follows from there. The beginning makes the search in binary files fast.
 PATTERNS = {
     "hf_": r"hf_[A-Za-z0-9]{16,}",
@@ -161,7 +161,8 @@ def _json_of(word: str) -> Any:
 
 
 def _is_long_enough(value: str) -> bool:
-    return len(value.strip()) >= SHORTEST_SECRET
+    """Return whether a value in a file is that secret: a short word, as "changeme", stands in files by chance."""
+    return len(value.strip()) >= (SHORTEST_WORD if value.isalpha() else SHORTEST_SECRET)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def test_the_secrets_of_a_run_are_those_of_its_command_line_recipe_and_environme
     recipe.write_text("hub_token: of-the-recipe\nenv:\n  LOGIN: of-its-environment\n  N: '1'\nmodel: outputs/start\n")
     monkeypatch.setenv("WANDB_API_KEY", "of-the-tracker")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
+    monkeypatch.setenv("DB_PASSWORD", "password")  # a word that stands in files by chance
     found = secrets_of(["--config", str(recipe), "--hub_token", "of-the-command"])
     assert found == {"of-the-recipe", "of-its-environment", "of-the-tracker", "of-the-command"}
     monkeypatch.setenv("PWD", "/work/of/somebody")
