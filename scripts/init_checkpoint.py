@@ -34,7 +34,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa import sam_checkpoint
 from gemma_lisa.checksums import write_checksums
-from gemma_lisa.command_line import ArgumentParser, check_writable, run
+from gemma_lisa.command_line import check_not_empty, check_writable, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
@@ -313,7 +313,8 @@ def hub_names(*sources: str) -> list[str] | None:
 
 
 def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    check_not_empty(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gemma", required=True, help="folder or Hub name of a Gemma 3 that sees: 4B, 12B or 27B")
     parser.add_argument("--sam", required=True, help="folder, Hub name or .pth file of a SAM (the first)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
