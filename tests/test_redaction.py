@@ -1,10 +1,13 @@
 """No secret and no local path stands in what is recorded, and a secret is found in whatever is uploaded."""
 
+import gzip
 import json
 import os
 import pickle
 import zipfile
+from base64 import b64encode
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -168,6 +171,31 @@ def test_a_value_in_use_is_found_whatever_it_looks_like(tmp_path, encoding):
     path.write_bytes(b"\xff\x00" * 500 + PLAIN.encode(encoding))
     assert find_secret(path) is None
     assert find_secret(path, {PLAIN}) == "a token or password in use"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [json.dumps('say "correct-hörse"'), quote('say "correct-hörse"'), b64encode('say "correct-hörse"'.encode())],
+)
+def test_a_value_in_use_is_found_as_json_addresses_and_base64_spell_it(tmp_path, spelling):
+    secret = 'say "correct-hörse"'
+    path = tmp_path / "file"
+    text = spelling if isinstance(spelling, str) else spelling.decode()
+    path.write_text(f"a {text} b")
+    assert find_secret(path, {secret}) == "a token or password in use"
+    assert text.strip('"=') not in redact_text(f"a {text} b", {secret})
+
+
+def test_a_packed_log_is_searched_and_an_encrypted_one_is_refused(tmp_path):
+    with gzip.open(tmp_path / "log.gz", "wt") as file:
+        file.write(TOKEN)
+    assert find_secret(tmp_path / "log.gz") == "what looks like a token or key"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", "nothing")
+    content = (tmp_path / "a.zip").read_bytes()
+    at = content.index(b"PK\1\2") + 8
+    (tmp_path / "a.zip").write_bytes(content[:at] + b"\1" + content[at + 1 :])
+    assert "encrypted" in find_secret(tmp_path / "a.zip")
 
 
 def test_an_address_with_a_password_is_found_and_a_masked_one_is_not(tmp_path):
