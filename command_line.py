@@ -27,12 +27,18 @@ SIGNALLED = 128  # a shell's exit code of a process that a signal ended, less th
 SOFTWARE = "Gemma-LISA"  # in the EXIF of every picture that is written: `outputs.is_own` knows it again
 # What `check_writable` writes: a full file system often still makes an empty file
 PROBE_BYTES = 4096
-# What torch.save names in its errors of writing
-TORCH_WRITER = "PytorchStreamWriter"
+# Options whose programs say themselves what a question must be
+QUESTIONS = ("--query", "--examples")
+# What torch.save raises on a full disk: "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
+TORCH_WRITER, FULL_DISK = "inline_container", "No space left on device"
 
 
 class UsageError(ValueError):
     """The command line or the recipe is wrong: exit code 2."""
+
+
+class WriteError(OSError):
+    """What could not be written or read, in one line."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -58,6 +64,8 @@ def check_not_empty(arguments: Sequence[str]) -> None:
             raise UsageError(f"{option} is empty; give it a value or leave it out.")
         if not word.strip():
             options = [before.partition("=")[0] for before in arguments[:at] if before.startswith("--")]
+            if options and options[-1] in QUESTIONS:
+                continue
             raise UsageError(f"{options[-1] if options else 'An argument'} is empty; give it a value or leave it out.")
 
 
@@ -106,16 +114,20 @@ def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
         does: what did not work, as "cannot be written".
 
     Raises:
-        ValueError: with the reason. Errors of the computation itself are raised as they are.
+        WriteError: with the reason. Errors of the computation itself are raised as they are.
     """
     try:
         yield
+    except WriteError:
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else lines[0]
-        raise ValueError(f"{place}: {does} ({reason}).") from error
+        reason = f"{FULL_DISK}?" if isinstance(error, RuntimeError) else lines[0]
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        raise WriteError(f"{place}: {does} ({reason}).") from error
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +227,7 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
     """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk.
+        WriteError: it cannot be written, as on a full disk.
     """
     if isinstance(content, Image.Image):
         buffer, exif = io.BytesIO(), Image.Exif()

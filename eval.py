@@ -35,6 +35,7 @@ from gemma_lisa.outputs import check_outputs
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
+from gemma_lisa.redaction import environment_secrets, mask
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def main(arguments: list[str]) -> None:
                 words = f"{files['samples']} holds {len(answers)} of {len(questions)} answers"
                 print(f"stopped early: {words}; {args.output} was not written", file=sys.stderr)
     results = report(answers, args, time.perf_counter() - start)
-    write_whole(args.output, results)
+    write_whole(args.output, mask(results, environment_secrets()))
     if args.pictures and results["scores"]["count"]:
         asked = [at for at, answer in enumerate(answers) if answer.result is not None]
         worst = sorted(asked, key=lambda at: answers[at].result.iou)[: args.pictures]

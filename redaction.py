@@ -1,5 +1,7 @@
 """Remove secrets and absolute local paths from what is recorded, and find secrets in what is uploaded."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -9,6 +11,7 @@ from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import IO, Any
+from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -27,7 +30,7 @@ NOT_SECRET_VARIABLES = ("PWD", "OLDPWD", "GPG_KEY")
 SECRET_OPTIONS = ("hub_token", "push_to_hub_token")
 NOT_SECRET_OPTIONS = ("push_to_hub", "push_to_hub_model_id", "push_to_hub_organization")
 # What is looked for in uploaded files: values in use of at least this length, and these patterns
-SHORTEST_SECRET = 8
+SHORTEST_SECRET, SHORTEST_WORD = 8, 12
 # Literal beginning -> the pattern that follows from there. The beginning makes the search in binary files fast.
 PATTERNS = {
     "hf_": r"hf_[A-Za-z0-9]{16,}",
@@ -74,6 +77,7 @@ PICKLES, LARGEST_PICKLE = {".bin", ".pkl", ".pickle", ".pth"}, 1 << 26
 OWN_TEXTS = {"chat_template", "added_tokens_decoder", "question", "answer", "expected"}
 # Files are searched in pieces of so many bytes, which overlap by the longest match
 PIECE, OVERLAP = 1 << 24, 4096
+ENCRYPTED = 1  # flag of a zip archive's member
 # Patterns are looked for in so many bytes around eight of these characters
 AROUND = 1024
 _IS_WORD = bytes(chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "_-:/@.") for byte in range(256))
@@ -161,7 +165,8 @@ def _json_of(word: str) -> Any:
 
 
 def _is_long_enough(value: str) -> bool:
-    return len(value.strip()) >= SHORTEST_SECRET
+    """Return whether a value in a file is that secret: a short word, as "changeme", stands in files by chance."""
+    return len(value.strip()) >= (SHORTEST_WORD if value.isalpha() else SHORTEST_SECRET)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,12 +192,25 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
 def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
     if name == "env" and isinstance(value, dict):
         return {variable: MASK for variable in value}
-    is_number = isinstance(value, int) and value >= 1000  # a password of digits, and no count
-    if is_secret_name(name) and (isinstance(value, str | bytes) or is_number):
+    if _is_secret(name, value):
         return MASK
     if name == "command" and isinstance(value, str):
         return redact_command(value, secrets)
     return redact(value, secrets)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    is_number = isinstance(value, int) and value >= 1000  # a password of digits, and no count
+    return is_secret_name(name) and (isinstance(value, str | bytes) or is_number)
+
+
+def mask(value: Any, secrets: Collection[str] = ()) -> Any:
+    """As `redact`, for a record that stays on this machine: paths are kept."""
+    if isinstance(value, dict):
+        return {name: MASK if _is_secret(str(name), part) else mask(part, secrets) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(mask(part, secrets) for part in value)
+    return mask_text(value, secrets) if type(value) is str else value
 
 
 def redact_text(text: str, secrets: Collection[str] = ()) -> str:
@@ -207,10 +225,16 @@ def shorten_paths(text: str) -> str:
     return _PATH_IN_TEXT.sub(lambda found: short_path(found.group()), text)
 
 
+def _spellings(secrets: Collection[str]) -> set[str]:
+    """Return the secrets as they are, as in JSON, in an address, and in base64."""
+    encoded = {base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets}
+    return {*secrets, *encoded, *(json.dumps(secret)[1:-1] for secret in secrets), *(quote(one, "") for one in secrets)}
+
+
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
     """Return the text with secrets masked."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    for spelling in sorted(_spellings(secrets), key=len, reverse=True):
+        text = text.replace(spelling, MASK)
     for pattern in _TEXT_PATTERNS:
         text = pattern.sub(MASK, text)
     text = _URL_PASSWORD.sub(rf"\1{MASK}@", text)
@@ -324,7 +348,7 @@ def find_local_path(path: Path) -> str | None:
 
 
 def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
-    """Return what kind of secret a file contains, or None: in its bytes, or in the packed members of a zip archive.
+    """Return what kind of secret a file contains, or None: in its bytes, or packed by zip or gzip.
 
     Args:
         path: any file.
@@ -332,9 +356,14 @@ def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
     """
     with open(path, "rb") as file:
         found = _find_in(file, secrets)
+    if found is None and path.suffix in (".gz", ".tgz"):
+        with gzip.open(path) as opened:
+            found = _find_in(opened, secrets)
     if found is None and path.suffix != ".safetensors" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
+                if member.flag_bits & ENCRYPTED:
+                    return "an encrypted part, which cannot be searched"
                 if found is None and member.compress_type != zipfile.ZIP_STORED:
                     with archive.open(member) as opened:
                         found = _find_in(opened, secrets)
@@ -342,7 +371,7 @@ def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
 
 
 def _find_in(file: IO[bytes], secrets: Collection[str]) -> str | None:
-    values = [secret.encode(encoding) for secret in secrets for encoding in ("utf-8", "utf-16-le")]
+    values = [text.encode(encoding) for text in _spellings(secrets) for encoding in ("utf-8", "utf-16-le")]
     overlap = max([OVERLAP, *map(len, values)])
     kept = b""
     while piece := file.read(PIECE):

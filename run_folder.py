@@ -15,13 +15,14 @@ from transformers.utils import CONFIG_NAME
 
 from .bases import ADAPTER_CONFIG
 from .checksums import CHECKSUMS
-from .command_line import one_line_errors
+from .command_line import FULL_DISK, WriteError, one_line_errors
 from .records import TRAINING_RECORD
 
 ASIDE = ".saving"
 GOING = ".removing-"
 PUSHING = ".pushing-"  # what is on its way to the Hub
 NONFINITE_FILE = "nonfinite.json"
+DISK_IS_FULL = (FULL_DISK, "Disk quota exceeded")  # in errors
 # Without one of these a folder is no checkpoint to anybody: what is moved last, and taken away first.
 SEALS = (CONFIG_NAME, ADAPTER_CONFIG, TRAINING_RECORD)
 
@@ -74,7 +75,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """Yield a folder beside `output` to write to, which takes that name when the block ends well; else it is deleted.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk.
+        WriteError: it cannot be written, as on a full disk.
     """
     output = Path(os.path.abspath(output))
     created = [path for path in output.parents if not path.exists()]
@@ -94,32 +95,36 @@ def folder_in_place(output: Path) -> Iterator[Path]:
     """As `whole_folder`, into a folder that may hold other files: those of an older model there are replaced.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk.
+        WriteError: it cannot be written, as on a full disk.
     """
     output = Path(os.path.abspath(output))
     created = [path for path in (output, *output.parents) if not path.exists()]
     aside = output / ASIDE / "model"
     try:
-        with written_aside(aside, output):
+        with one_line_errors(output, "cannot be written"):
             aside.mkdir(parents=True)
             yield aside
             place_model(aside, output)
     finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
         remove_empty([aside.parent, *created])
 
 
 @contextmanager
 def written_aside(aside: Path, place: Path) -> Iterator[None]:
-    """Delete what was written aside if the block fails, and say in one line where it should have gone.
+    """Say in one line where what is written aside should have gone, if that fails; on a full disk, free its space.
+
+    After other errors it stays, for whoever looks for the reason; the next start deletes it.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk.
+        WriteError: it cannot be written.
     """
     try:
         with one_line_errors(place, "cannot be written"):
             yield
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+    except WriteError as error:
+        if any(words in str(error) for words in DISK_IS_FULL):
+            shutil.rmtree(aside, ignore_errors=True)
         raise
 
 

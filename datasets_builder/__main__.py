@@ -18,7 +18,16 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from gemma_lisa.command_line import ArgumentParser, UsageError, json_object, not_negative, positive, run, write_whole
+from gemma_lisa.command_line import (
+    ArgumentParser,
+    UsageError,
+    check_writable,
+    json_object,
+    not_negative,
+    positive,
+    run,
+    write_whole,
+)
 from gemma_lisa.datasets_builder.archives import QUESTIONS, ArchiveBuilder, TolerantBuilder
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -221,6 +230,8 @@ def check(row: dict) -> None:
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
+    if args.command != "verify":
+        check_writable(args.output, "--output", is_folder=args.command == "prepare")
     {"prepare": prepare, "inspect": inspect, "verify": verify}[args.command](args)
 
 

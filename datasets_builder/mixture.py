@@ -1,8 +1,10 @@
 """The data sets by their names, and mixtures of them: rows that are loaded, shared out, and kept from leaking."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import BuilderConfig, Dataset
 from datasets.exceptions import DatasetGenerationError
 
@@ -23,7 +25,7 @@ from .prepared import load_prepared
 from .questions import Part
 from .reason_seg import ReasonSeg
 from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
-from .rows_builder import RowsBuilder
+from .rows_builder import RowsBuilder, damaged_cache
 from .shapes import Shapes
 from .streams import Stream, open_stream
 
@@ -92,7 +94,11 @@ def builder_of(
         raise ValueError(f"{name} has no configuration {show(config_name)}; it has: {', '.join(configs)}.")
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"{data_dir}: no such folder.")
-    return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
+    try:
+        return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # its dataset_info.json, of rows that are there
+        folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / name
+        raise ValueError(damaged_cache(str(folder), error)) from error
 
 
 def make_rows(builder: RowsBuilder) -> None:

@@ -27,6 +27,17 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=ROW_FEATURES)
 
+    def as_dataset(self, *args, **kwargs) -> datasets.Dataset:
+        """As 🤗 datasets; damaged rows in its cache are named.
+
+        Raises:
+            ValueError: the file of the rows cannot be opened.
+        """
+        try:
+            return super().as_dataset(*args, **kwargs)
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise ValueError(damaged_cache(self.cache_dir, error)) from error
+
     def _generate_examples(self, **kwargs: Any) -> Iterator[tuple[Any, dict]]:
         """The rows of a split, each with a key that says where it is from; kwargs: its generator's."""
         raise NotImplementedError
@@ -41,6 +52,12 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
                 yield number, pyarrow.Table.from_pylist(some, schema=ROW_FEATURES.arrow_schema)
         finally:
             gc.unfreeze()  # what a reader of large files froze, see coco_files
+
+
+def damaged_cache(folder: str, error: Exception) -> str:
+    """Say in one line that prepared rows cannot be read, and what to do."""
+    reason = " ".join(str(error).split())
+    return f"{folder}: the prepared rows kept there are damaged ({reason}); delete this folder to prepare them again."
 
 
 def _checked(key: Any, row: dict) -> dict:

@@ -34,7 +34,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa import sam_checkpoint
 from gemma_lisa.checksums import write_checksums
-from gemma_lisa.command_line import ArgumentParser, check_writable, run
+from gemma_lisa.command_line import check_not_empty, check_writable, run
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
@@ -298,7 +298,7 @@ def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaPro
     """Write a folder beside `output` and rename it when it is complete: bytes written.
 
     Raises:
-        ValueError: it cannot be written, as on a full disk; nothing is left then.
+        WriteError: it cannot be written, as on a full disk; nothing is left then.
     """
     with whole_folder(output) as aside:
         model.save_pretrained(aside)
@@ -313,7 +313,8 @@ def hub_names(*sources: str) -> list[str] | None:
 
 
 def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    check_not_empty(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gemma", required=True, help="folder or Hub name of a Gemma 3 that sees: 4B, 12B or 27B")
     parser.add_argument("--sam", required=True, help="folder, Hub name or .pth file of a SAM (the first)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")

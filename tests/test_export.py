@@ -30,7 +30,7 @@ SCENE = ROOT / "docs" / "scene.png"
 RECORD = {"stages": [{"command": "train.py --lora_rank 4", "steps": 3}]}
 COMPLETE = {
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("chat_template.jinja", "training.json", "README.md", "handler.py", "requirements.txt", "examples"),
+    *("chat_template.jinja", "training.json", "README.md", "handler.py", "requirements.txt", "examples", "SHA256SUMS"),
     *(path.name for path in Path(__file__).parents[1].glob("*_gemma_lisa.py")),
 }
 

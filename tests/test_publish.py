@@ -163,9 +163,9 @@ def test_a_card_the_hub_cannot_read_is_not_committed(server, folders, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # Training that pushes as it goes
 # ---------------------------------------------------------------------------------------------------------------------
-def train(server, folders, tmp_path, *options, token=hub_server.TOKEN):
+def train(server, folders, tmp_path, *options, token=hub_server.TOKEN, config="configs/shapes.yaml"):
     sizes = {"image_size": 32, "train_rows": 8, "validation_rows": 2, "test_rows": 2}
-    command = ["train.py", "--config", "configs/shapes.yaml", "--model", folders / "model"]
+    command = ["train.py", "--config", config, "--model", folders / "model"]
     command += ["--output_dir", tmp_path / "run", "--dataset_options", json.dumps(sizes), "--use_cpu", "true"]
     command += ["--max_steps", 2, "--save_strategy", "steps", "--save_steps", 1, "--save_total_limit", 1]
     command += ["--eval_strategy", "no", "--preview_samples", 0, "--per_device_train_batch_size", 2]
@@ -256,12 +256,12 @@ def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
 @pytest.mark.parametrize("place", ["command line", "abbreviated", "recipe"])
 def test_no_token_and_no_local_path_leaves_with_a_training(server, folders, tmp_path, place):
     options = {"command line": ["--hub_token", hub_server.TOKEN], "abbreviated": [f"--hub_tok={hub_server.TOKEN}"]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text((ROOT / "configs/shapes.yaml").read_text())
     if place == "recipe":
-        recipe = tmp_path / "with_token.yaml"
-        recipe.write_text(f"{(ROOT / 'configs/shapes.yaml').read_text()}\nhub_token: {hub_server.TOKEN}\n")
-        options["recipe"] = ["--config", recipe]
+        recipe.write_text(f"{recipe.read_text()}\nhub_token: {hub_server.TOKEN}\n")
     more = ["--hub_always_push", "true", "--hub_strategy", "all_checkpoints", "--max_steps", 1]
-    done = train(server, folders, tmp_path, *options[place], *more, token=None)
+    done = train(server, folders, tmp_path, *options.get(place, []), *more, token=None, config=recipe)
     assert done.returncode == 0, done.stderr
     files = server.repositories["org/trained"].commits[-1].files
     assert {"checkpoint-1/training_args.bin", "checkpoint-1/training.json", "training.json", "README.md"} <= set(files)

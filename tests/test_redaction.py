@@ -1,10 +1,13 @@
 """No secret and no local path stands in what is recorded, and a secret is found in whatever is uploaded."""
 
+import gzip
 import json
 import os
 import pickle
 import zipfile
+from base64 import b64encode
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from gemma_lisa.redaction import (
     find_local_path,
     find_secret,
     is_secret_name,
+    mask,
     redact,
     redact_arguments,
     redact_command,
@@ -74,6 +78,7 @@ def test_the_secrets_of_a_run_are_those_of_its_command_line_recipe_and_environme
     recipe.write_text("hub_token: of-the-recipe\nenv:\n  LOGIN: of-its-environment\n  N: '1'\nmodel: outputs/start\n")
     monkeypatch.setenv("WANDB_API_KEY", "of-the-tracker")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
+    monkeypatch.setenv("DB_PASSWORD", "password")  # a word that stands in files by chance
     found = secrets_of(["--config", str(recipe), "--hub_token", "of-the-command"])
     assert found == {"of-the-recipe", "of-its-environment", "of-the-tracker", "of-the-command"}
     monkeypatch.setenv("PWD", "/work/of/somebody")
@@ -168,6 +173,31 @@ def test_a_value_in_use_is_found_whatever_it_looks_like(tmp_path, encoding):
     assert find_secret(path, {PLAIN}) == "a token or password in use"
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [json.dumps('say "correct-hörse"'), quote('say "correct-hörse"'), b64encode('say "correct-hörse"'.encode())],
+)
+def test_a_value_in_use_is_found_as_json_addresses_and_base64_spell_it(tmp_path, spelling):
+    secret = 'say "correct-hörse"'
+    path = tmp_path / "file"
+    text = spelling if isinstance(spelling, str) else spelling.decode()
+    path.write_text(f"a {text} b")
+    assert find_secret(path, {secret}) == "a token or password in use"
+    assert text.strip('"=') not in redact_text(f"a {text} b", {secret})
+
+
+def test_a_packed_log_is_searched_and_an_encrypted_one_is_refused(tmp_path):
+    with gzip.open(tmp_path / "log.gz", "wt") as file:
+        file.write(TOKEN)
+    assert find_secret(tmp_path / "log.gz") == "what looks like a token or key"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", "nothing")
+    content = (tmp_path / "a.zip").read_bytes()
+    at = content.index(b"PK\1\2") + 8
+    (tmp_path / "a.zip").write_bytes(content[:at] + b"\1" + content[at + 1 :])
+    assert "encrypted" in find_secret(tmp_path / "a.zip")
+
+
 def test_an_address_with_a_password_is_found_and_a_masked_one_is_not(tmp_path):
     path = tmp_path / "file"
     path.write_text("see https://user:hunter2@host/x")
@@ -206,3 +236,8 @@ def test_a_local_path_in_a_pickle_is_found(tmp_path):
     assert find_local_path(tmp_path / "training_args.bin") == "a local path"
     torch.save({"output_dir": "runs/a"}, tmp_path / "training_args.bin")
     assert find_local_path(tmp_path / "training_args.bin") is None
+
+
+def test_a_local_record_keeps_its_paths_and_loses_its_secrets():
+    record = {"model": "/home/alice/run", "dataset_options": {"api_key": PLAIN, "data_dir": "/data"}, "seed": 1}
+    assert mask(record) == {**record, "dataset_options": {"api_key": MASK, "data_dir": "/data"}}

@@ -4,6 +4,7 @@ import datasets
 import pytest
 
 from gemma_lisa.datasets_builder import rows_builder
+from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
@@ -69,3 +70,16 @@ def test_what_is_wrong_with_a_row_is_the_cause_of_the_error(tmp_path):
     with pytest.raises(datasets.exceptions.DatasetGenerationError) as failure:
         Broken(cache_dir=str(tmp_path)).download_and_prepare()
     assert str(failure.value.__cause__) == "row 1: is broken"
+
+
+@pytest.mark.parametrize("pattern", ["*-validation.arrow", "dataset_info.json"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
+def test_damaged_rows_in_the_cache_are_named_with_what_to_do(own_cache, tmp_path, pattern, damage):
+    options = {"train_rows": 2, "validation_rows": 2, "test_rows": 2}
+    load_rows("shapes", "validation", options=options)
+    [path] = (tmp_path / "cache").rglob(pattern)
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "zeros": b"\0" * len(content), "empty": b""}[damage])
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'cache'}.*shapes.*damaged .*delete this folder") as refusal:
+        load_rows("shapes", "validation", options=options)
+    assert "\n" not in str(refusal.value)

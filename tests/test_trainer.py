@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EvalPrediction
 
+from gemma_lisa.checksums import CHECKSUMS, check_checksums
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
@@ -561,6 +563,39 @@ def test_a_checkpoint_appears_when_all_of_it_is_written(tiny, tmp_path, monkeypa
     assert (tmp_path / ".saving" / "checkpoint-2" / "model.safetensors").exists()
     remove_scraps(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_full_disk_is_told_with_the_place_and_leaves_no_half_of_a_checkpoint(tiny, tmp_path, monkeypatch):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
+    trainer = trainer_of(tiny, questions, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    save = torch.save
+
+    def fill_up(content, path, *args, **kwargs):
+        if Path(path).name == "optimizer.pt" and trainer.state.global_step == 2:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2860096 vs 2859984")
+        save(content, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", fill_up)
+    with pytest.raises(OSError, match=f"^{tmp_path / 'checkpoint-2'}: cannot be written") as refusal:
+        trainer.train()
+    assert "\n" not in str(refusal.value)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not list((tmp_path / ".saving").glob("*"))
+
+
+def test_what_is_saved_has_checksums_and_arguments_without_the_token(tiny, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
+    trainer = trainer_of(tiny, questions, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.args.hub_token = "hf_of_the_tests"
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        assert (folder / CHECKSUMS).is_file()
+        check_checksums(folder)
+        for path in (path for path in folder.iterdir() if path.is_file()):
+            assert b"hf_of_the_tests" not in path.read_bytes(), path
+        assert str(tmp_path).encode() not in (folder / "training_args.bin").read_bytes()
+    assert trainer.args.hub_token == "hf_of_the_tests" and trainer.args.output_dir == str(tmp_path)
 
 
 class Spoiled(GemmaLisaTrainer):
