@@ -253,11 +253,12 @@ def _from_json(name: str, text: str) -> dict:
 def _mixture_of(path: str) -> dict | None:
     """The mixture of another recipe."""
     try:
-        return read_yaml(path)["mixture"]
+        content = read_yaml(path) if Path(path).is_file() else None
     except ValueError as error:
         raise UsageError(f"mixture: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"mixture: {path} is not there or has no mixture in it.") from error
+    if not isinstance(content, dict) or "mixture" not in content:
+        raise UsageError(f"mixture: {path} is not there or has no mixture in it.")
+    return content["mixture"]
 
 
 def _check_names(part: Any) -> None:

@@ -19,6 +19,7 @@ from .json_files import read_json, refuse
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
 # Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
+LONGEST_SIDE = 2**31 - 1  # pixels: rows hold sizes as int32
 LONGEST_NAME = 1_000  # characters of a category: how it is divided into words takes quadratic time
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
@@ -182,7 +183,7 @@ def read_coco(
     annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"), of_annotations)
     for number, image in images.items():
         if not isinstance(image["file_name"], str) or not all(
-            isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
+            isinstance(image[side], int) and 0 < image[side] <= LONGEST_SIDE for side in ("height", "width")
         ):
             error = (
                 f"{file}: image {name_of(number)}: file_name {show(image['file_name'])}, height "

@@ -132,7 +132,7 @@ def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: st
     method = turn_of(path, size, where)
     masks = []
     for annotation in annotations:
-        name = f"{where}: annotation {annotation['id']}"
+        name = f"{where}: annotation {name_of(annotation['id'])}"
         mask = segmentation_runs(annotation.get("segmentation"), size, name)
         if not coco_mask.area(mask):
             left_out["annotations that cover no pixel"].append(name)
@@ -165,7 +165,7 @@ def _present(
             crowds[name].append(mask)
         elif name in partly and fields <= {CATEGORY}:
             left_out["annotations of categories that are not marked throughout"].append(
-                f"{where}: annotation {annotation['id']}"
+                f"{where}: annotation {name_of(annotation['id'])}"
             )
         else:
             things[_filled(config.text, fields, annotation, name, where)].append((name, mask))

@@ -124,7 +124,7 @@ def present_targets(
     # none, perhaps nobody looked; no file says it.
     masks, crowds, undivided = defaultdict(list), defaultdict(list), defaultdict(list)
     for annotation in marked:
-        name = f"{where}: annotation {annotation['id']}"
+        name = f"{where}: annotation {name_of(annotation['id'])}"
         category = categories[annotation["category_id"]]
         if category in partly or Category(category.thing) in partly:
             left_out["annotations of categories that are not marked throughout"].append(name)

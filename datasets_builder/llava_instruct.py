@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 
-from ..shown import listed, show
+from ..shown import listed, name_of, show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .jpeg_header import stored_size
@@ -83,7 +83,7 @@ class LlavaInstruct(ArchiveBuilder):
             where, place, record = numbered
             if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
                 raise ValueError(f"{where}: has no id; get the file again.")
-            where += f", id {record['id']}"
+            where += f", id {name_of(record['id'])}"
             rounds, dropped = _rounds(record, where)
             if dropped:
                 begun_by_gpt.append(where)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import datasets
 from pycocotools import mask as coco_mask
 
-from ..shown import show
+from ..shown import name_of, show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 from .coco_files import path_inside
 from .coco_segmentation import row_rle, turn, turn_of, visible_runs
@@ -101,7 +101,7 @@ class ReferBuilder(ArchiveBuilder):
 
         def row_of(of_image: list[Ref]) -> dict | None:
             image = instances.image(of_image[0])
-            where = f"{of_image[0].where}: {instances.file}: image {of_image[0].image}"
+            where = f"{of_image[0].where}: {instances.file}: image {name_of(of_image[0].image)}"
             path, stem = self._photo(image, places, where)
             masks = _masks(of_image, instances, image, path, where, left_out)
             targets = _targets(of_image, masks, left_out)

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,6 +202,14 @@ def reference():
     if not REFERENCE.is_dir():
         pytest.skip(f"LISA's own values are not here: no folder {REFERENCE}")
     return REFERENCE
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

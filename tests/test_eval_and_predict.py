@@ -48,6 +48,7 @@ def evaluate(checkpoint, output, *more):
     return json.loads(output.read_text())
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_in_the_middle_the_samples_tell_of_what_was_answered(checkpoint, tmp_path, monkeypatch, capsys, number):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

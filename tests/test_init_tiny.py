@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from gemma_lisa.scripts import init_tiny
@@ -10,10 +8,9 @@ def test_a_folder_that_is_not_empty_is_written_to_only_with_overwrite(tmp_path, 
     (tmp_path / "model").mkdir()
     trained = tmp_path / "model" / "model.safetensors"
     trained.write_bytes(b"trained")
-    monkeypatch.setattr(sys, "argv", ["init_tiny.py", "--output", str(tmp_path / "model")])
+    arguments = ["--output", str(tmp_path / "model")]
     with pytest.raises(ValueError, match="the folder is not empty"):
-        init_tiny.main()
+        init_tiny.main(arguments)
     assert trained.read_bytes() == b"trained"
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--overwrite"])
-    init_tiny.main()
+    init_tiny.main([*arguments, "--overwrite"])
     assert trained.read_bytes() != b"trained"

@@ -34,7 +34,7 @@ def test_a_forked_process_ends_at_once():
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "inter")]
 )
-def test_a_program_that_is_stopped_says_one_line(number, code, word, monkeypatch, capsys):
+def test_a_program_that_is_stopped_says_one_line(number, code, word, monkeypatch, capsys, interruptible):
     monkeypatch.setattr(sys, "argv", ["program.py"])
     saved = []
 

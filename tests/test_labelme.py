@@ -101,6 +101,11 @@ def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
     [
         ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: its shape 1 \(a\): a line is no area here; draw"),
         ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle of 3 points"),
+        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"its center is x 1e\+300, y 1 and its radius 1e\+300 pixels"),
+        (
+            [shape("a", [[1, 1], [1e308, 1e308]], "circle")],
+            r"center is x 1, y 1 and its radius 1.41421e\+308",
+        ),
         ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle of 3 points"),
         ([shape("a", [[0, 0], [4, 4]], "mask")], r"its shape 1 \(a\): its mask is no PNG in base64; draw it again"),
         ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): its mask is no PNG in base64"),

@@ -1,0 +1,22 @@
+"""docs/reliability.md: every test that it names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMED = sorted(set(re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())))
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_a_test_that_is_named_is_there(file, name):
+    path = ROOT / "tests" / file
+    assert path.is_file()
+    assert not name or f"def {name}(" in path.read_text(encoding="utf-8")
+
+
+def test_the_policy_and_the_table_name_each_other():
+    assert len(NAMED) > 20
+    assert "docs/reliability.md" in (ROOT / "SECURITY.md").read_text()
+    assert "SECURITY.md" in (ROOT / "docs" / "reliability.md").read_text()
