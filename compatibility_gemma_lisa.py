@@ -29,7 +29,7 @@ def known_name(names: tuple[str, ...], arguments: Collection[str]) -> str:
 _ARGUMENTS = inspect.signature(Gemma3Model.forward).parameters
 # What Gemma calls the keys and values it has read: `cache` since transformers 5.24, and its output has the same name.
 CACHE_NAME = known_name(("cache", "past_key_values"), _ARGUMENTS)
-IMAGES_NAME = known_name(("mm_encoder_outputs",), _ARGUMENTS)
+known_name(("mm_encoder_outputs",), _ARGUMENTS)  # without it Gemma would answer as if there were no image
 
 # Outputs of Gemma's that ours does not repeat: the states of all tokens, and the image features, which are large.
 _NOT_REPEATED = ("last_hidden_state", "image_hidden_states", "image_outputs")

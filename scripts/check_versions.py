@@ -86,7 +86,7 @@ def read_packages(readme: str) -> list[str]:
 
 def read_pins(constraints: str) -> dict[str, str]:
     """Return version by package of a constraints file."""
-    return dict(re.findall(r"^([\w.-]+)==(\S+)$", constraints, re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==([\w.+]+)", constraints, re.MULTILINE))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """compatibility_gemma_lisa.py: the checkpoint's code under a transformers that passes more than it does today."""
 
 import copy
+import functools
 import logging
 import pickle
 from unittest.mock import patch
@@ -138,11 +139,12 @@ def test_generation_may_pass_unknown_keywords(tiny, question, monkeypatch):
 
     monkeypatch.setattr(Gemma3ForConditionalGeneration, "prepare_inputs_for_generation", newer)
     ours = GemmaLisaForConditionalGeneration.prepare_inputs_for_generation
-    monkeypatch.setattr(
-        GemmaLisaForConditionalGeneration,
-        "prepare_inputs_for_generation",
-        lambda self, *args, **kwargs: ours(self, *args, new_option=7, **kwargs),
-    )
+
+    @functools.wraps(ours)  # generate reads its signature
+    def called_by_newer(self, *args, **kwargs):
+        return ours(self, *args, new_option=7, **kwargs)
+
+    monkeypatch.setattr(GemmaLisaForConditionalGeneration, "prepare_inputs_for_generation", called_by_newer)
     assert_same(tiny[0].segment(**question, max_new_tokens=4), expected)
     assert seen == [7] * 4
 
