@@ -103,7 +103,8 @@ FORBIDDEN_TEXT = {
     "a package registry's host": re.compile(
         r"\b(?:test\.)?py" + r"pi\.org|python" + r"hosted\.org|npm" + r"js\.org|download\.py" + r"torch\.org"
     ),
-    "an absolute path of one machine": re.compile(r"(?<![\w.~}-])/(?:home|root|work|Users)" + r"/[\w.]"),
+    # Alice is nobody: the name for examples of paths that must not leave a machine
+    "an absolute path of one machine": re.compile(r"(?<![\w.~}-])/(?:home|root|work|Users)" + r"/(?!alice\b)[\w.]"),
 }
 
 

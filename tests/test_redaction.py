@@ -81,8 +81,8 @@ def test_the_secrets_of_a_run_are_those_of_its_command_line_recipe_and_environme
     monkeypatch.setenv("DB_PASSWORD", "password")  # a word that stands in files by chance
     found = secrets_of(["--config", str(recipe), "--hub_token", "of-the-command"])
     assert found == {"of-the-recipe", "of-its-environment", "of-the-tracker", "of-the-command"}
-    monkeypatch.setenv("PWD", "/work/of/somebody")
-    assert "/work/of/somebody" not in environment_secrets()
+    monkeypatch.setenv("PWD", "/srv/of/somebody")
+    assert "/srv/of/somebody" not in environment_secrets()
 
 
 def test_nested_records_lose_secrets_and_paths_and_keep_everything_else():
