@@ -125,7 +125,7 @@ def test_terminated_in_the_middle_prepare_leaves_whole_shards_and_continues(root
         run(program.main)
     assert ended.value.code == 143 and capsys.readouterr().err.splitlines()[-1] == "terminated"
     assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00003.parquet"]
-    run(program.main)
+    program.main(arguments)
     assert len(written) == 4 and len(load_rows(str(tmp_path / "out"), "train")) == 3
 
 
