@@ -16,7 +16,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from gemma_lisa.checkpoint import EXAMPLE
 from gemma_lisa.compatibility_gemma_lisa import CACHE_NAME, known_name, repeated_outputs
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
-from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput, SegmentOutput
+from gemma_lisa.generation_gemma_lisa import SegmentOutput
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
 
 
 @pytest.fixture
