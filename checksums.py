@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHECKSUMS = "SHA256SUMS"
+from .configuration_gemma_lisa import CHECKSUMS
+
 _COVERED = ("*.safetensors", "*.safetensors.index.json")
 # As sha256sum writes it; "*" marks a file that was read as binary
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")

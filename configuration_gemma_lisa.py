@@ -7,6 +7,9 @@ from typing import Any
 
 from transformers import Gemma3Config, PreTrainedConfig, SamConfig
 
+# The file of SHA-256 checksums that this project's programs write beside weights, and check.
+CHECKSUMS = "SHA256SUMS"
+
 
 class GemmaLisaConfig(Gemma3Config):
     """Configuration of `GemmaLisaForConditionalGeneration`.

@@ -5,6 +5,7 @@ prompt size (256), V vocabulary, N labelled tokens. Sizes in pixels are Gemma 3'
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, repeated_outputs
-from .configuration_gemma_lisa import GemmaLisaConfig
+from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
@@ -280,6 +281,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
         resume without it and only warn.
         """
+        Path(save_directory, CHECKSUMS).unlink(missing_ok=True)  # they are of the weights that lay there
         # Both: transformers adds only the one of the class that opened the model
         place = f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"
         self.config.auto_map = {"AutoModel": place, "AutoModelForImageTextToText": place}

@@ -14,8 +14,9 @@ from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
-import yaml
 from huggingface_hub import get_token
+
+from .parsing import parse_json, read_yaml
 
 MASK = "***"
 # Names of options, environment variables and keys whose value is a secret. `max_new_tokens` and `pad_token` are not.
@@ -132,8 +133,8 @@ def secrets_of(arguments: list[str]) -> set[str]:
 def _recipe_secrets(path: str) -> set[str]:
     """Return the secrets of a YAML file; a file that cannot be read has none here, and the parser refuses it."""
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        recipe = read_yaml(path)
+    except ValueError:
         return set()
     found = set(_named_secrets(recipe))
     if isinstance(recipe, dict) and isinstance(recipe.get("env"), dict):
@@ -159,8 +160,8 @@ def _json_of(word: str) -> Any:
     if not word.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(word)
-    except (ValueError, RecursionError):
+        return parse_json(word)
+    except ValueError:
         return None
 
 

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from gemma_lisa.adapters import add_lora
 from gemma_lisa.bases import identify
@@ -76,6 +78,15 @@ def test_a_list_that_cannot_be_read_is_told_with_its_line(folder, content):
     (folder / CHECKSUMS).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{CHECKSUMS}, line 1: expected a SHA-256"):
         load_checkpoint(folder)
+
+
+def test_saving_over_a_checkpoint_with_stock_calls_leaves_one_that_opens(folder):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        model.seg_projector[0].bias += 1
+    model.save_pretrained(folder)
+    again, _ = load_checkpoint(folder)
+    assert torch.equal(again.seg_projector[0].bias, model.seg_projector[0].bias)
 
 
 def test_an_adapter_has_checksums_of_its_own(folder, tmp_path):
