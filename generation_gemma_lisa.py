@@ -17,8 +17,9 @@ from .sam_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, prompts_by_hand
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
 MAX_NEW_TOKENS = 64
-# Options of `generate` that do nothing in a greedy search.
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Options of `generate` that do nothing without sampling, or without several beams.
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+BEAMS = {"length_penalty", "early_stopping"}
 
 
 @accept_new_fields
@@ -84,15 +85,12 @@ class SegmentationMixin:
 
         Raises:
             ValueError: inputs that do not belong together, with their counts; points or boxes outside their image; an
-                option that would have no effect; a model in training mode with activation checkpointing.
+                option of sampling or of beams without them; a model in training mode with activation checkpointing.
         """
         self.check_can_generate()
         if generation_config is None:
             generate_options = GREEDY | generate_options
-        if not generate_options.get("do_sample", True) and (idle := generate_options.keys() & set(SAMPLING)):
-            raise ValueError(f"{min(idle)} has no effect in a greedy search; pass do_sample=True with it.")
-        if unused := [name for name in generate_options if name.startswith(("output_", "return_dict"))]:
-            raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")
+        _refuse_idle(generate_options, generation_config)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if not bool(attention_mask[:, -1].all()):
@@ -234,3 +232,21 @@ class SegmentationMixin:
             input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], **{CACHE_NAME: cache}
         )
         return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)
+
+
+def _refuse_idle(options: dict[str, Any], config: GenerationConfig | None) -> None:
+    """Refuse options of `generate` that would change nothing.
+
+    Raises:
+        ValueError: an option of sampling or of beams without them, or one that asks for what is not returned.
+    """
+
+    def is_on(name: str, least: int) -> bool:
+        return int(options.get(name, getattr(config, name, None)) or 0) >= least
+
+    if not is_on("do_sample", 1) and (idle := options.keys() & SAMPLING):
+        raise ValueError(f"{min(idle)} has no effect without sampling; pass do_sample=True with it.")
+    if not is_on("num_beams", 2) and (idle := options.keys() & BEAMS):
+        raise ValueError(f"{min(idle)} has no effect without beams; pass num_beams with it.")
+    if unused := [name for name in options if name.startswith(("output_", "return_dict"))]:
+        raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")

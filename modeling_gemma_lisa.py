@@ -268,7 +268,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
         _refuse_bytes(sam_pixel_values)
         weight = self.sam.vision_encoder.patch_embed.projection.weight
-        sam_pixel_values = sam_pixel_values.to(weight.dtype).to(loaded_device(weight.device))
+        sam_pixel_values = sam_pixel_values.to(loaded_device(self.sam, weight.device), weight.dtype)
         return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
 
     def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
@@ -303,7 +303,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         return None, features.pooler_output.float().sum() * 0.0
 
     def _blank(self, side: int) -> torch.FloatTensor:
-        return torch.zeros(1, 3, side, side, device=loaded_device(self.device), dtype=self.dtype)
+        return torch.zeros(1, 3, side, side, device=loaded_device(self, self.device), dtype=self.dtype)
 
     def _image_of_row(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
         """For each conversation, (B,): the index of its image, and whether it shows one at all."""
@@ -345,7 +345,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         count = len(seg_hidden_states)
         if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count: it always adds the state
             seg_hidden_states = torch.cat([seg_hidden_states, idle_state])
-            seg_image_index = torch.cat([seg_image_index, seg_image_index.new_zeros(1)])
+            seg_image_index = torch.cat([seg_image_index[:count], seg_image_index.new_zeros(1)])
             prompts = {
                 name: torch.cat([prompt, prompt.new_zeros(1, *prompt.shape[1:])]) for name, prompt in prompts.items()
             }

@@ -186,9 +186,10 @@ def _check_inside(places: torch.FloatTensor, limit: torch.Tensor) -> None:
         )
 
 
-def loaded_device(device: torch.device) -> torch.device:
-    """The device of a weight, or the CPU for an offloaded one: its inputs are moved when its module is called."""
-    return torch.device("cpu") if device.type == "meta" else device
+def loaded_device(module: nn.Module, device: torch.device) -> torch.device:
+    """The device of one of the module's weights; the CPU for one that Accelerate offloaded, as it moves the inputs."""
+    is_offloaded = device.type == "meta" and any("_hf_hook" in vars(part) for part in module.modules())
+    return torch.device("cpu") if is_offloaded else device
 
 
 @contextmanager

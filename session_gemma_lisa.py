@@ -62,7 +62,7 @@ class ImageSession:
         self._said: list[int] = []  # the conversation before this one
         # Not made of the configuration: its sliding layers forget, and could not be cut back
         self._cache = DynamicCache()
-        self._device = loaded_device(model.device)
+        self._device = loaded_device(model, model.device)
         self._pixel_values = encoded["pixel_values"].to(self._device)
         with torch.inference_mode():
             # (1, 256, 64, 64)

@@ -97,7 +97,7 @@ def test_one_recipe_is_for_one_process_and_for_many(recipe, caplog):
     [
         ("[1, 2]", "must hold options as `name: value`"),
         ("3: 4", "must hold options as `name: value`"),
-        ("a: [", "recipe.yaml: while parsing"),
+        ("a: [", "recipe.yaml cannot be read as YAML (while parsing"),
         ("env: 3", "env must hold variables"),
         ("warmup_ratio: 0.1", "use warmup_steps"),
         ("learning-rate: 0.1", "did you mean learning_rate"),

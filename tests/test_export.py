@@ -198,7 +198,8 @@ def test_its_requirements_are_the_projects_and_installable_by_anyone(published):
 
     wanted, project = lines(published / "requirements.txt"), lines(ROOT / "requirements.txt")
     assert {re.match(r"\w+", line)[0] for line in wanted} == {"torch", "transformers", "numpy", "pillow"}
-    assert {line for line in wanted if not line.startswith("torch")} <= project
+    # The checkpoint's code runs with older releases of transformers than the programs do
+    assert {line for line in wanted if not line.startswith(("torch", "transformers"))} <= project
     tested = dict(line.split("==") for line in lines(ROOT / "constraints.txt"))
     for line in wanted:
         requirement = Requirement(line)

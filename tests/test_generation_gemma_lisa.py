@@ -326,7 +326,9 @@ def test_a_stopping_criterion_at_the_mask_token_still_gives_the_mask(windowed, q
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"temperature": 0.7}, "temperature has no effect in a greedy search; pass do_sample=True"),
+        ({"temperature": 0.7}, "temperature has no effect without sampling; pass do_sample=True"),
+        ({"temperature": 0.7, "generation_config": GenerationConfig(do_sample=False)}, "temperature has no effect"),
+        ({"length_penalty": 2.0}, "length_penalty has no effect without beams; pass num_beams"),
         ({"top_p": 0.9, "do_sample": False}, "top_p has no effect"),
         ({"output_scores": True}, "segment does not return what output_scores asks for"),
         ({"temprature": 0.7}, "temprature"),
