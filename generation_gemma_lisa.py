@@ -3,6 +3,7 @@
 Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [SEG] tokens, D Gemma's hidden size.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,7 @@ class SegmentationMixin:
         self.check_can_generate()
         if generation_config is None:
             generate_options = GREEDY | generate_options
-        _refuse_idle(generate_options, generation_config)
+        _refuse_idle(generate_options, generation_config or self.generation_config, self.generation_config)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if not bool(attention_mask[:, -1].all()):
@@ -112,6 +113,10 @@ class SegmentationMixin:
             max_new_tokens = MAX_NEW_TOKENS
         if max_new_tokens is not None:
             generate_options["max_new_tokens"] = max_new_tokens
+        generate_options["return_dict_in_generate"] = True
+        if generation_config is not None:  # `generate` is to take either a configuration or options in the future
+            generation_config = copy.deepcopy(generation_config)
+            generate_options = generation_config.update(**generate_options)
         prompt = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -119,13 +124,9 @@ class SegmentationMixin:
             "pixel_values": pixel_values,
         }
         steps: list[torch.Tensor] = []
-        generated = self.generate(
-            **prompt,
-            generation_config=generation_config,
-            return_dict_in_generate=True,
-            seg_steps=steps,
-            **generate_options,
-        )
+        if "assistant_model" not in generate_options:  # it would be given the list too
+            generate_options["seg_steps"] = steps
+        generated = self.generate(**prompt, generation_config=generation_config, **generate_options)
         sequences = generated.sequences  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
@@ -190,7 +191,8 @@ class SegmentationMixin:
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
         """Keep the states that predict the tokens just accepted. Assisted generation accepts several at once."""
         if (steps := model_kwargs.get("seg_steps")) is not None:
-            steps.append(outputs.last_hidden_state[:, :num_new_tokens])
+            # A copy: a compiled step may write its next output into the same memory
+            steps.append(outputs.last_hidden_state[:, :num_new_tokens].clone())
         return super()._update_model_kwargs_for_generation(
             outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs
         )
@@ -234,16 +236,22 @@ class SegmentationMixin:
         return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)
 
 
-def _refuse_idle(options: dict[str, Any], config: GenerationConfig | None) -> None:
+def _refuse_idle(options: dict[str, Any], *defaults: GenerationConfig) -> None:
     """Refuse options of `generate` that would change nothing.
+
+    Args:
+        options: those given; None and False ask for nothing.
+        defaults: what says what they do not, the first that says something.
 
     Raises:
         ValueError: an option of sampling or of beams without them, or one that asks for what is not returned.
     """
+    said = [options, *(default.to_dict() for default in defaults)]
 
     def is_on(name: str, least: int) -> bool:
-        return int(options.get(name, getattr(config, name, None)) or 0) >= least
+        return next((int(one[name]) >= least for one in said if one.get(name) is not None), False)
 
+    options = {name: value for name, value in options.items() if value not in (None, False)}
     if not is_on("do_sample", 1) and (idle := options.keys() & SAMPLING):
         raise ValueError(f"{min(idle)} has no effect without sampling; pass do_sample=True with it.")
     if not is_on("num_beams", 2) and (idle := options.keys() & BEAMS):

@@ -24,6 +24,25 @@ MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment:
 FORMATS = "JPEG MPO PNG GIF WEBP TIFF BMP DIB PPM JPEG2000 AVIF HEIF ICO PSD".split()
 _WHITE = 255
 
+
+class ThreadLock:
+    """A lock between the threads of one process. A forked child gets it free: the thread that held it is not there."""
+
+    def __init__(self):
+        self._renew()
+        if os.name == "posix":
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error) -> None:
+        self._lock.release()
+
+
 _logger = logging.getLogger(__name__)
 
 
@@ -32,7 +51,7 @@ class TooManyPixels(ValueError):
 
 
 # Pillow's limit and Python's filter of warnings are global: one thread at a time may change them.
-_pillow_globals = threading.Lock()
+_pillow_globals = ThreadLock()
 _TURNED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and more are not defined
 # Their further frames are the gain map or the preview of a photo, and the layers whose sum is the picture.
 _NO_PAGES = {"MPO", "PSD"}

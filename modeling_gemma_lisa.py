@@ -283,6 +283,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """
         Path(save_directory, CHECKSUMS).unlink(missing_ok=True)  # they are of the weights that lay there
         # Both: transformers adds only the one of the class that opened the model
+        _name_as_written(type(self))
         place = f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"
         self.config.auto_map = {"AutoModel": place, "AutoModelForImageTextToText": place}
         self.config.custom_pipelines = custom_pipelines()
@@ -430,6 +431,13 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
                 loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
                 loss = loss + self.config.score_loss_weight * score
         return loss / len(HANDS)
+
+
+def _name_as_written(made: type) -> None:
+    """Give the class that FSDP2 makes of the model's that one's name: the name tells which code opens a checkpoint."""
+    written = GemmaLisaForConditionalGeneration
+    if made.__name__ == f"FSDP{written.__name__}":
+        made.__name__, made.__qualname__, made.__module__ = written.__name__, written.__qualname__, written.__module__
 
 
 def _check_dtype(dtype: torch.dtype) -> None:

@@ -7,7 +7,6 @@ from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it ex
 
 # isort: split
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +22,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .compatibility_gemma_lisa import warn_of_unknown
-from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
+from .images_gemma_lisa import PixelNormalization, ThreadLock, blank_padding, load_rgb, write_pixels
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\
@@ -58,7 +57,7 @@ CHAT_TEMPLATE = """\
 """
 
 # transformers compiles a template once, and what notes its {% generation %} spans serves one thread at a time.
-_rendering = threading.Lock()
+_rendering = ThreadLock()
 # Makes this module's copy of a template its own: another copy of the module has another lock.
 _TEMPLATE_MARK = f"{{# {__name__} #}}"
 
@@ -79,7 +78,7 @@ _MARKED = re.compile(f"{TYPED_START}({TYPED_START}?)([^{TYPED_START}{TYPED_END}]
 _ZERO_WIDTH_SPACE = "\u200b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # transformers sets a tokenizer's flags and then encodes: another thread must not come in between.
-_tokenizer_lock = threading.Lock()
+_tokenizer_lock = ThreadLock()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from transformers import SamModel
 from transformers.utils import is_accelerate_available
 
 HAS_ACCELERATE = is_accelerate_available()
-if is_accelerate_available():
+if is_accelerate_available():  # in these words: transformers then does not ask for it
     from accelerate.utils import align_module_device
 
 # In inference. A mask takes tens of MB in SAM's decoder, and an answer may have as many as it has tokens.

@@ -41,6 +41,7 @@ class MaskTargets:
 
     def read(self, pred_masks: torch.FloatTensor) -> torch.FloatTensor:
         """Predicted logits (S, 256, 256) where the labels are: (S, H, W)."""
+        torch._check(len(pred_masks) == len(self.labels))  # in a graph, the number of masks is not known before
         return sample_mask_logits(
             pred_masks.float(), self.side, self.reshaped_sizes, self.sizes, canvas=self.labels.shape[-2:]
         )

@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from gemma_lisa.command_line import ArgumentParser, run
 from gemma_lisa.scripts.publish import check_loading
 from gemma_lisa.versions_gemma_lisa import LOWEST, cannot_run
@@ -63,7 +65,7 @@ print(json.dumps(errors))
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--newest", help=f"transformers to test as the newest (default: that of {CONSTRAINTS.name})")
+    parser.add_argument("--newest", help="transformers to test as the newest (default: the newest 5.x that pip finds)")
     parser.add_argument("--lowest", default=LOWEST, help=f"transformers to test as the lowest (default: {LOWEST})")
     parser.add_argument(
         "--environments", type=Path, default=ROOT / ".venv-versions", help="folder to keep the environments in"
@@ -101,7 +103,8 @@ def install(folder: Path, requirements: list[str], above: Path | None = None) ->
         above: Python of another environment whose packages are used where this one has no release of its own.
     """
     python, stamp = folder / "bin" / "python", folder / "requirements.json"
-    wanted = [*requirements, str(above), sys.version]
+    below = [] if above is None else json.loads((above.parents[1] / stamp.name).read_text(encoding="utf-8"))
+    wanted = [*requirements, *below, sys.version]
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
@@ -114,6 +117,25 @@ def install(folder: Path, requirements: list[str], above: Path | None = None) ->
     subprocess.run([*pip, "install", *quiet, "--no-compile", *requirements], check=True)
     stamp.write_text(json.dumps(wanted), encoding="utf-8")
     return python
+
+
+def newest_release(tested: str) -> str:
+    """Return the newest 5.x of transformers that pip finds, or the tested one where it finds none newer."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "transformers", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    listed = re.search(r"Available versions: (.*)", done.stdout)
+    if listed is None:
+        print(f"pip lists no releases, so the newest tested one is used: transformers {tested}.", flush=True)
+        return tested
+    found = [Version(version) for version in listed[1].split(", ")]
+    newest = max([Version(tested), *(version for version in found if version.major == 5 and not version.is_prerelease)])
+    if newest > Version(tested):
+        print(
+            f"transformers {newest} is newer than the tested {tested}. If all checks pass, raise HIGHEST in "
+            f"versions_gemma_lisa.py and the pin in {CONSTRAINTS.name}.",
+            flush=True,
+        )
+    return str(newest)
 
 
 def run_in(python: Path | str, *command: str | Path, cwd: Path = ROOT) -> Any:
@@ -186,7 +208,7 @@ def check_too_old(python: Path, exported: Path) -> str:
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     pins = read_pins(CONSTRAINTS.read_text(encoding="utf-8"))
-    pins["transformers"] = args.newest or pins["transformers"]
+    pins["transformers"] = args.newest or newest_release(pins["transformers"])
     packages = read_packages((ROOT / "README.md").read_text(encoding="utf-8"))
     begun = time.monotonic()
 

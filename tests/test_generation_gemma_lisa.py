@@ -1,6 +1,7 @@
 """`segment`: answers and masks of conversations by generation, equal to one pass over them."""
 
 import copy
+import functools
 from contextlib import contextmanager
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from comparing import TOLERANCE, assert_close, both_states, without
 from torch._dynamo.utils import counters
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig, StoppingCriteriaList
 
 from gemma_lisa import generation_gemma_lisa, sam_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
@@ -188,12 +189,6 @@ def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, q
     assert said.startswith("It is [SEG].<end_of_turn>")
 
 
-def test_segment_leaves_no_hook_behind(tiny, question):
-    model, processor = tiny
-    model.segment(**ask(processor, question()), max_new_tokens=1)
-    assert not model.model.language_model._forward_hooks
-
-
 def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
     model, processor = tiny
     ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
@@ -297,6 +292,47 @@ def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, ques
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
+def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(pointing, question):
+    model, processor = pointing
+    assistant = Gemma3ForConditionalGeneration(Gemma3Config(**without(model.config.to_dict(), "model_type"))).eval()
+    assistant.generation_config = model.generation_config
+    inputs = ask(processor, question())
+    greedy = model.segment(**inputs, max_new_tokens=6)
+    assisted = model.segment(**inputs, max_new_tokens=6, assistant_model=assistant)
+    assert torch.equal(assisted.sequences, greedy.sequences) and len(greedy.pred_masks) > 1
+    assert_close(assisted.pred_masks, greedy.pred_masks)
+
+
+def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, question, monkeypatch):
+    model, processor = pointing
+    inputs = ask(processor, question())
+    expected = model.segment(**inputs, max_new_tokens=6)
+    forward, memory = model.forward, torch.empty(1, 1, model.config.text_config.hidden_size)
+
+    @functools.wraps(forward)  # generate reads the signature
+    def reusing(**given):
+        output = forward(**given)
+        output.last_hidden_state = memory.copy_(output.last_hidden_state[:, -1:])
+        return output
+
+    monkeypatch.setattr(model, "forward", reusing)
+    assert_close(model.segment(**inputs, max_new_tokens=6).pred_masks, expected.pred_masks)
+
+
+def test_a_generation_configuration_is_passed_alone_and_left_as_it_was(tiny, question, caplog):
+    model, processor = tiny
+    config = GenerationConfig(do_sample=False)
+    before = config.to_dict()
+    model.segment(**ask(processor, question()), generation_config=config, max_new_tokens=2)
+    assert config.to_dict() == before and "deprecated" not in caplog.text
+
+
+def test_options_that_ask_for_nothing_are_taken(tiny, question):
+    model, processor = tiny
+    off = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "output_scores": False}
+    model.segment(**ask(processor, question()), max_new_tokens=2, **off)
+
+
 def test_a_streamer_is_given_the_prompt_and_every_token(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question())
@@ -395,12 +431,13 @@ def test_segment_compiles_no_more_graphs_than_generate(shallow, question, cache)
 
 
 @pytest.mark.slow
-def test_forward_is_one_graph(shallow, question, samples):
+def test_forward_is_one_graph(shallow, question, samples, make_sample):
     model, processor = shallow
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     inputs = ask(processor, question(), question("the star", seed=1))
     batch = GemmaLisaCollator(processor)(samples[:2])
-    for given in (inputs, batch):
+    single = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
+    for given in (inputs, single, batch):
         torch._dynamo.reset()
         expected, output = model(**given), compiled(**given)
         assert_close(output.logits, expected.logits)

@@ -62,9 +62,11 @@ def mean_iou(answers, expected):
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("skip", [None, ["lm_head"]], ids=["nothing named", "only the head named"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_quantised_masks_are_right_whatever_the_configuration_skips(example, inputs, expected, bits, skip):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_quantised_masks_are_right_whatever_the_configuration_skips(example, inputs, expected, bits, skip, dtype):
     config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, llm_int8_skip_modules=skip)
-    model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, quantization_config=config).eval()
+    options = {"quantization_config": config, "dtype": dtype}
+    model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, **options).eval()
     kinds = {name: type(part).__name__ for name, part in model.named_modules()}
     quantized = {name for name, kind in kinds.items() if kind in ("Linear4bit", "Linear8bitLt")}
     assert quantized == {name for name in kinds if re.fullmatch(TEXT_LINEARS, name)}
@@ -140,6 +142,16 @@ def test_what_one_auto_class_opened_and_saved_both_open_again(auto, tmp_path):
     assert places["AutoModel"] == "modeling_gemma_lisa.GemmaLisaForConditionalGeneration"
     for again in (AutoModel, AutoModelForImageTextToText):
         assert type(again.from_pretrained(tmp_path, trust_remote_code=True)).__name__ == places["AutoModel"][20:]
+
+
+def test_a_model_that_fsdp2_made_its_own_class_of_saves_code_that_opens(tmp_path):
+    model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True)
+    written = type(model)
+    model.__class__ = type(f"FSDP{written.__name__}", (written,), {"__module__": "torch.distributed.fsdp"})
+    model.save_pretrained(tmp_path)
+    places = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert places["AutoModel"] == places["AutoModelForImageTextToText"] == f"modeling_gemma_lisa.{written.__name__}"
+    assert not list(tmp_path.glob("_fsdp*.py")) and (tmp_path / "modeling_gemma_lisa.py").is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
