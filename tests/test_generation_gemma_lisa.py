@@ -303,8 +303,9 @@ def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(poin
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
-def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, question, monkeypatch):
+def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, question, set_config, monkeypatch):
     model, processor = pointing
+    set_config(model, seg_state="previous")  # all states are those of the steps
     inputs = ask(processor, question())
     expected = model.segment(**inputs, max_new_tokens=6)
     forward, memory = model.forward, torch.empty(1, 1, model.config.text_config.hidden_size)
