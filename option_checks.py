@@ -4,6 +4,7 @@
 """
 
 import difflib
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,8 +42,16 @@ MINIMUM = {
     "max_grad_norm": 0,
     "save_total_limit": 0,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "eval_accumulation_steps": 1,
     "max_new_tokens": 1,
+    "seed": 0,
+    "data_seed": 0,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "adam_epsilon": 0,
 }
+BELOW_ONE = ("adam_beta1", "adam_beta2")
 # Of accelerator_config, what changes how batches are shared out
 SHARING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "gradient_accumulation_kwargs")
 # What an evaluation gives (`trainer.scores_of_counts`)
@@ -263,6 +272,12 @@ def check_numbers(args: GemmaLisaTrainingArguments, data_args: Any) -> None:
         UsageError: of the first of them.
     """
     values = {**vars(data_args), **vars(args)}
+    for name in (*MINIMUM, *ABOVE_ZERO):
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            raise UsageError(f"{name} must be finite, got {values[name]}.")
+    for name in BELOW_ONE:
+        if not values[name] < 1:
+            raise UsageError(f"{name} must be below 1, got {values[name]}.")
     for name, least in MINIMUM.items():
         if values[name] is not None and not values[name] >= least:
             raise UsageError(f"{name} must be at least {least}, got {values[name]}.")

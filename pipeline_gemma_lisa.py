@@ -28,8 +28,8 @@ class ReasoningSegmentationPipeline(Pipeline):
         pipe = pipeline("reasoning-segmentation", model=path, trust_remote_code=True)
         pipe(images=image, text="the red circle")
 
-    `batch_size`, `device`, `device_map` and `dtype` are those of every pipeline; what `__call__` takes as keywords may
-    be given here too, and then holds for every call.
+    `batch_size`, `device`, `device_map` and `dtype` are those of every pipeline. `max_new_tokens`, `threshold`,
+    `multimask_output` and `encode_mask` can be given here too, for every call.
     """
 
     # The processor holds Gemma's tokenizer and both image processors; none of them is used alone.
@@ -107,6 +107,10 @@ class ReasoningSegmentationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **options) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         options.pop("local_files_only", None)  # of `pipeline`, which hands it on
+        if prompts := options.keys() & {"points", "boxes"}:
+            raise ValueError(
+                f"{', '.join(sorted(prompts))} belong to an image: pass them to the call, not to pipeline."
+            )
         warn_of_unknown("The pipeline", options.keys() - _OPTIONS)
         return {}, {name: value for name, value in options.items() if name in _OPTIONS}, {}
 

@@ -286,7 +286,7 @@ RENAMED = {
     "fsdp_transformer_layer_cls_to_wrap": "fsdp_config",
     "grad_accumulation_steps": "gradient_accumulation_steps, or global_batch_size",
     "grad_clip": "max_grad_norm",
-    "group_by_length": f"train_sampling_strategy; grouping by length is not supported: {_LENGTHS}",
+    "group_by_length": f"train_sampling_strategy, but not for lengths: {_LENGTHS}",
     "half_precision_backend": "bf16 (only bf16 and fp32 are supported)",
     "load_best": "load_best_model_at_end",
     "log_base_dir": "output_dir",
