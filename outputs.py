@@ -33,7 +33,7 @@ MODEL_FILES = (
 BESIDE_RESULTS = (".samples.jsonl", ".worst.png", ".preview.png")
 # Of a model that a training would replace
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "adapter_model.bin")
-_CHECKPOINTS = (f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}", f"{PREFIX_CHECKPOINT_DIR}-*/config.json")
+_CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in ("config.json", ADAPTER_CONFIG, *_WEIGHTS)]
 _RUN_PICTURES = ("curve.png", "previews/step-*.png")
 _ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # of predict.py, by column
 _SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py
