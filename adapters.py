@@ -14,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 
-from .bases import Base, check_base, quantization_of, write_base
+from .bases import ADAPTER_CONFIG, Base, check_base, quantization_of, write_base
 from .checksums import check_checksums, write_checksums
+from .parsing import parse_json
+from .shown import VALUE_LENGTH, shorten
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -29,6 +31,9 @@ PROMPTS_BY_HAND = (
     "sam.prompt_encoder.not_a_point_embed.",
 )
 WRAPPED = "base_model.model."
+# What PEFT compiles to regular expressions, one of which can take forever
+PATTERN_LISTS, PATTERN_MAPS = ("target_modules", "exclude_modules", "layers_pattern"), ("rank_pattern", "alpha_pattern")
+MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class AdaptedGemmaLisa(PeftModel):
@@ -60,6 +65,7 @@ class AdaptedGemmaLisa(PeftModel):
         """As PEFT, but not the adapter of another base."""
         if self.base is not None:
             check_base(model_id, self.base)
+        check_patterns(model_id)
         return super().load_adapter(model_id, *args, **kwargs)
 
 
@@ -110,10 +116,12 @@ def attach_adapter(
     """The saved adapter on its base, which is changed in place; where it is to be trained on, held in fp32.
 
     Raises:
-        ValueError: it belongs to another base, or its file does not hold what its configuration says.
+        ValueError: it belongs to another base, or its file does not hold what its configuration says; as
+            `check_patterns`.
     """
     check_base(adapter, base)
     check_checksums(adapter)
+    check_patterns(adapter)
     weights = Path(adapter) / SAFETENSORS_WEIGHTS_NAME
     try:
         with safe_open(weights, "pt") as file:
@@ -130,6 +138,35 @@ def attach_adapter(
     if is_trainable:
         hold_trained_in_fp32(adapted)
     return adapted
+
+
+def check_patterns(adapter: str | Path) -> None:
+    """Refuse an adapter whose configuration has a regular expression of its own: whoever made it would choose what
+    PEFT runs here, and some take forever.
+
+    Raises:
+        ValueError: which entry, and what is expected. Or the configuration cannot be read.
+    """
+    path = Path(adapter) / ADAPTER_CONFIG
+    if not path.is_file():
+        return  # a name on the Hub, which PEFT looks up; or it says that there is none
+    try:
+        config = parse_json(path.read_bytes())
+        entries = [(name, config.get(name)) for name in (*PATTERN_LISTS, *PATTERN_MAPS)]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the file is damaged ({error}); copy the adapter again.") from error
+    for name, value in entries:
+        if value is None or (name == "target_modules" and value in (LORA_TARGETS, TEXT_LINEARS)):
+            continue
+        names = [value] if isinstance(value, str) and name == "layers_pattern" else value
+        wanted = dict if name in PATTERN_MAPS else list
+        if not isinstance(names, wanted) or not all(
+            isinstance(found, str) and MODULE_NAME.fullmatch(found) for found in names
+        ):
+            raise ValueError(
+                f"{path}: {name} is {shorten(str(value), VALUE_LENGTH)}; expected names of modules, without a regular "
+                "expression. Get the adapter from someone you trust, or train it again."
+            )
 
 
 def options_of(adapted: AdaptedGemmaLisa) -> dict[str, float | bool]:

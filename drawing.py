@@ -4,7 +4,7 @@ H, W = size of an image in pixels, K = its masks. Colours are RGB; PIL's places 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -118,11 +118,12 @@ def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Ima
     return _sheet(cards, columns, ("image", "masks"))
 
 
-def draw_curve(log_history: list[dict[str, Any]], path: str | Path) -> None:
+def draw_curve(log_history: list[dict[str, Any]], path: str | Path | BinaryIO) -> None:
     """Saves a PNG of a run: losses (log scale) and evaluation scores over steps, of those that were logged.
 
     Args:
         log_history: `trainer.state.log_history`; several evaluation sets (`eval_<name>_gIoU`) are a line each.
+        path: of the file, or a file that is open for writing.
     """
     from matplotlib.figure import Figure  # only this function needs it; without pyplot no window and nothing to close
 

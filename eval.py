@@ -19,7 +19,6 @@ from tqdm import tqdm
 from gemma_lisa.checkpoint import load_asked
 from gemma_lisa.command_line import (
     ArgumentParser,
-    UsageError,
     add_model_options,
     check_writable,
     json_object,
@@ -31,7 +30,7 @@ from gemma_lisa.command_line import (
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.metrics import intervals, summarize
-from gemma_lisa.outputs import check_outputs
+from gemma_lisa.outputs import check_outputs, check_suffix, data_inputs
 from gemma_lisa.previews import draw_answers
 from gemma_lisa.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.records import circumstances, leakage_of
@@ -62,8 +61,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add_model_options(parser)
     args = parser.parse_args(arguments)
-    if args.output.suffix != ".json":
-        raise UsageError(f"--output {args.output}: a file that ends in .json is needed.")
+    check_suffix("--output", args.output, (".json",))
     args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
     return args
 
@@ -156,8 +154,9 @@ def output_files(output: Path) -> dict[str, Path]:
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     files = output_files(args.output)
-    inputs = (args.model, args.adapter, args.data_dir, args.dataset)
-    check_outputs([("--output", path) for path in files.values()], inputs, args.overwrite)
+    inputs = data_inputs(args.dataset, args.data_dir, args.dataset_options)
+    written = [("--output", path) for path in files.values()]
+    check_outputs(written, inputs, args.overwrite, models=[args.model, args.adapter])
     check_writable(args.output, "--output")
     rows = load_rows(args.dataset, args.split, args.data_dir, args.dataset_options)
     if args.rows is not None:

@@ -38,8 +38,8 @@ from gemma_lisa.command_line import (
     write_whole,
 )
 from gemma_lisa.drawing import draw_answer
-from gemma_lisa.images_gemma_lisa import load_rgb
-from gemma_lisa.outputs import check_outputs
+from gemma_lisa.images_gemma_lisa import FORMATS, load_rgb
+from gemma_lisa.outputs import PICTURES, check_outputs, check_suffix
 from gemma_lisa.parsing import parse_json
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -86,16 +86,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             raise UsageError("--chat takes one --image, and the questions as you type them.")
         if args.masks or args.json:
             raise UsageError("--chat writes one picture; leave --masks and --json out.")
-    elif args.table is None and not args.query:
+    if args.json is not None:
+        check_suffix("--json", args.json, (".json",))
+    if not args.chat and args.table is None and not args.query:
         raise UsageError("nothing to ask; give --query, or --chat to talk.")
     if not all(query.strip() for query in args.query or []):
         raise UsageError("--query is empty; write what to look for.")
     return args
 
 
-def is_picture_name(path: Path) -> bool:
-    """Whether a picture can be written to a file of this name."""
-    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+def picture_endings() -> set[str]:
+    """How the names of pictures end that can be read; of HEIF too, where a plugin is registered."""
+    return {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
 
 
 def check_output(args: argparse.Namespace, pairs: list[tuple[Path, str]]) -> list[Path]:
@@ -105,10 +107,10 @@ def check_output(args: argparse.Namespace, pairs: list[tuple[Path, str]]) -> lis
         UsageError: --output is the wrong one of these, or something would overwrite a file that must be kept.
     """
     count = len(pairs) or 1
-    if count > 1 and is_picture_name(args.output):
+    if count > 1 and args.output.suffix.lower() in picture_endings():
         raise UsageError(f"--output {args.output} is one file for several answers; give the name of a folder.")
-    if count == 1 and not is_picture_name(args.output):
-        raise UsageError(f"--output {args.output}: give a picture file, as answer.png.")
+    if count == 1:
+        check_suffix("--output", args.output, PICTURES)
     pictures = picture_files(args.output, [path for path, _ in pairs])
     for option, folder in (("--output", args.output), ("--masks", args.masks)):
         if folder is not None and any(path.is_dir() and is_same(path, folder) for path in args.image or []):
@@ -118,8 +120,8 @@ def check_output(args: argparse.Namespace, pairs: list[tuple[Path, str]]) -> lis
             )
     outputs = [*(("--output", picture) for picture in pictures), *mask_files(args.masks, pictures)]
     outputs += [("--json", args.json)] if args.json else []
-    asked = {path: None for path, _ in pairs} | dict.fromkeys(args.image or [])
-    check_outputs(outputs, [*asked, args.table, args.model or EXAMPLE, args.adapter], args.overwrite)
+    asked = {path: None for path, _ in pairs} | {path: None for path in args.image or [] if not path.is_dir()}
+    check_outputs(outputs, [*asked, args.table], args.overwrite, models=[args.model or EXAMPLE, args.adapter])
     return pictures
 
 
@@ -161,12 +163,15 @@ def read_pairs(args: argparse.Namespace) -> list[tuple[Path, str]]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder whose names end as those of pictures do, by name."""
-    known = Image.registered_extensions()
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
-    if not files:
+    """The files of a folder whose names end as those of pictures do, by name; how many others it holds is said."""
+    known = picture_endings()
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    pictures = [path for path in files if path.suffix.lower() in known]
+    if not pictures:
         raise ValueError(f"{folder}: no file in it is named as a picture, like a.png or b.jpg.")
-    return files
+    if others := len(files) - len(pictures):
+        print(f"{folder}: left out files that are not named as pictures: {others:,}", file=sys.stderr)
+    return pictures
 
 
 def read_table(path: Path) -> list[tuple[Path, str]]:

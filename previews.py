@@ -1,6 +1,6 @@
 """A callback that draws what the model answers to a few held-out questions, at every evaluation."""
 
-import os
+import io
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from .command_line import write_whole
 from .drawing import draw_curve, draw_samples
+from .images_gemma_lisa import open_image
 from .metrics import unite
 from .processing_gemma_lisa import GemmaLisaProcessor
 from .protocols import Answer, by_generation
@@ -36,9 +37,9 @@ class PreviewCallback(TrainerCallback):
             return
         folder = Path(args.output_dir) / "previews"
         write_whole(folder / f"step-{state.global_step:06d}.png", draw_answers(self.samples, answers))
-        aside = folder / ".curve.png"
-        draw_curve(state.log_history, aside)
-        os.replace(aside, Path(args.output_dir) / "curve.png")
+        with io.BytesIO() as drawn:
+            draw_curve(state.log_history, drawn)
+            write_whole(Path(args.output_dir) / "curve.png", open_image(drawn))  # with the mark of the project
 
 
 def draw_answers(samples: list[dict], answers: list[Answer], columns: int = 2):

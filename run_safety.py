@@ -139,8 +139,8 @@ def choose_start(
     newest = checkpoints[-1] if checkpoints else None
     if fresh:
         undone = _undone(folder, checkpoints)
-        told = f"fresh: takes {_names(undone)} from {folder}; its other files stay"
-        return Start(says=[told] if undone else [], undone=undone)
+        told = f"fresh: takes {_names(undone)} from {folder} and replaces its weights and configuration"
+        return Start(says=[f"{told}; its other files stay"] if undone else [], undone=undone)
     commands = [_last_stage(path).get("command") for path in (newest, folder) if path]
     is_again = any(before is not None and redact_command(before) == command for before in commands)
     if wanted is not None and not is_again:

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from gemma_lisa.adapters import (
     TRAINED_WITH_LORA,
@@ -65,7 +64,7 @@ from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
 from gemma_lisa.parsing import parse_json
 from gemma_lisa.previews import PreviewCallback
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import TRAINING_RECORD, Record, command_of
+from gemma_lisa.records import Record, command_of
 from gemma_lisa.redaction import secrets_of
 from gemma_lisa.run_lock import run_locked
 from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
@@ -310,8 +309,8 @@ def _device_name(args: GemmaLisaTrainingArguments) -> str:
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse(arguments)
     check_output_dir(model_args, Path(training_args.output_dir))
-    run_files = (TRAINING_RECORD, f"{PREFIX_CHECKPOINT_DIR}-*")
-    check_run_folder(Path(training_args.output_dir), [data_args.data_dir], run_files)
+    read = [data_args.data_dir, (data_args.dataset_options or {}).get("data_dir")]
+    check_run_folder(Path(training_args.output_dir), read, draws=bool(data_args.preview_samples))
     with run_locked(training_args):
         train(arguments, model_args, data_args, training_args)
 

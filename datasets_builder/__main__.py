@@ -34,7 +34,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
 from gemma_lisa.drawing import draw_questions
-from gemma_lisa.outputs import check_outputs
+from gemma_lisa.outputs import PICTURES, check_outputs, check_suffix, data_inputs
 from gemma_lisa.repository import check_no_secrets, shorten_files
 from gemma_lisa.shown import show
 
@@ -80,10 +80,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             sub.add_argument("--rows", type=positive, default=16, help="questions drawn, of as many rows")
             sub.add_argument("--seed", type=int, default=0, help="which ones")
     args = parser.parse_args(arguments)
-    if args.command == "inspect" and args.output.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise UsageError(f"--output {args.output}: a picture file is needed, as sheet.png.")
     if args.command == "inspect":
-        check_outputs([("--output", args.output)], (args.data_dir, args.name), args.overwrite)
+        check_suffix("--output", args.output, PICTURES)
+        inputs = data_inputs(args.name, args.data_dir, args.dataset_options)
+        check_outputs([("--output", args.output)], inputs, args.overwrite)
     if args.command == "prepare" and args.data_dir and args.output.resolve() == Path(args.data_dir).resolve():
         raise UsageError(f"--output {args.output}: the original files are in it; give another folder.")
     if args.command != "verify":

@@ -57,7 +57,8 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
         name: a key of `BUILDERS`, with a configuration after a slash where it has several: "shapes/easy". Or rows
             that are prepared already: a folder, or a name of the Hub, see `prepared.load_prepared`.
         split: train, validation, test, or whatever the data set calls its own.
-        data_dir: folder of the data set's original files, for sets that have any.
+        data_dir: folder of the data set's original files, for sets that have any; of the pictures that rows saved to
+            disk name.
         options: fields of the builder's configuration.
 
     Raises:
@@ -67,7 +68,7 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
     if name.partition("/")[0] not in BUILDERS and ("/" in name or Path(name).is_dir()):
         if options:
             raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
-        return load_prepared(name, split)
+        return load_prepared(name, split, data_dir)
     builder = builder_of(name, data_dir, options)
     make_rows(builder)
     if split not in builder.info.splits:

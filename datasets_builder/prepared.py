@@ -8,6 +8,7 @@ Their columns must be those of `rows.ROW_FEATURES`.
 """
 
 import glob
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -27,12 +28,18 @@ SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-(?P<count>\d+))?\.parquet")
 AGAIN = "Bring it to the columns of rows.ROW_FEATURES, or prepare it again from its original files."
 
 
-def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
+def load_prepared(path_or_hub_name: str, split: str, data_dir: str | None = None) -> datasets.Dataset:
     """The rows of a split.
+
+    Args:
+        path_or_hub_name: a folder, or a name on the Hub.
+        split: of it.
+        data_dir: rows that were saved to disk may name pictures below this folder too.
 
     Raises:
         ValueError: there is no such thing, it has no such split, shards are missing, it holds no row, or which of its
-            columns is missing or of another type; a row of Parquet that names a picture and does not hold it.
+            columns is missing or of another type; a row of Parquet that names a picture and does not hold it; a row
+            saved to disk that names one outside its folder and `data_dir`.
     """
     folder = Path(path_or_hub_name)
     on_disk = any((folder / name).is_file() for name in DISK)
@@ -43,8 +50,7 @@ def load_prepared(path_or_hub_name: str, split: str) -> datasets.Dataset:
     else:
         rows = _from_shards(folder, split)
     check_features(rows.features, path_or_hub_name)
-    if not on_disk:
-        _check_pictures(rows, path_or_hub_name)
+    _check_pictures(rows, path_or_hub_name, [folder, *([data_dir] if data_dir else [])] if on_disk else None)
     # Casting to what it is already would copy it; and a picture that is decoded here would not name its row in errors
     if rows.features["image"] != ROW_FEATURES["image"]:
         rows = rows.cast_column("image", ROW_FEATURES["image"])
@@ -76,16 +82,32 @@ def check_features(features: datasets.Features, where: str) -> None:
         raise ValueError(f"{where}: {difference}. {AGAIN}")
 
 
-def _check_pictures(rows: datasets.Dataset, where: str) -> None:
-    """Refuse rows that `check_picture` does; all at once."""
+def _check_pictures(rows: datasets.Dataset, where: str, folders: list[str | Path] | None) -> None:
+    """Refuse rows that name a picture and do not hold it; where folders are given, one that lies in none of them."""
+    roots = [os.path.realpath(folder) for folder in folders or []]
     start = 0
     for chunk in rows.data["image"].chunks:
         named, held = (pyarrow.compute.is_valid(pyarrow.compute.struct_field(chunk, key)) for key in ("path", "bytes"))
-        outside = pyarrow.compute.and_not(named, held).to_numpy(zero_copy_only=False)
-        if outside.any():
-            row = rows.with_format("arrow")[start + int(outside.argmax())].to_pylist()[0]
-            check_picture(row["image"], f"{where}: {row['source']}")
+        paths = pyarrow.compute.struct_field(chunk, "path")
+        for at in pyarrow.compute.and_not(named, held).to_numpy(zero_copy_only=False).nonzero()[0].tolist():
+            if folders is None or not _is_below(paths[at].as_py(), roots):
+                source = rows.data["source"][start + at].as_py()
+                if folders is None:
+                    check_picture({"bytes": None, "path": paths[at].as_py()}, f"{where}: {source}")
+                raise ValueError(
+                    f"{where}: {source}: names the picture {_line(paths[at])}, which is not below this folder; if you "
+                    "trust these rows, give the folder of their pictures as data_dir."
+                )
         start += len(chunk)
+
+
+def _is_below(path: str, roots: list[str]) -> bool:
+    """Whether a path leads into one of these folders, which are real paths. An address, and a file in an archive, do
+    not."""
+    if "://" in path or "\0" in path:
+        return False
+    real = os.path.realpath(path)
+    return any(os.path.commonpath([root, real]) == root for root in roots)
 
 
 def check_picture(image: dict | None, where: str) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gemma_lisa.adapters import (
     TEXT_LINEARS,
     AdaptedGemmaLisa,
     add_lora,
+    check_patterns,
     count_weights,
     quantization_config,
     type_of,
@@ -464,3 +466,39 @@ def test_add_lora_works_without_a_record_of_the_base(tiny, tmp_path):
     assert not (tmp_path / "base.json").exists()
     with pytest.raises(ValueError, match="base.json: it should say which base"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_modules", "([a-z_.0-9]+)+!"),
+        ("target_modules", "all-linear"),
+        ("target_modules", ["q_proj", "(a+)+"]),
+        ("target_modules", [["q_proj"]]),
+        ("target_modules", 3),
+        ("exclude_modules", "([a-z_.0-9]+)+!"),
+        ("layers_pattern", "([a-z_.0-9]+)+"),
+        ("rank_pattern", {"([a-z_.0-9]+)+!": 8}),
+        ("alpha_pattern", {"([a-z_.0-9]+)+!": 8}),
+    ],
+)
+def test_an_adapter_does_not_choose_a_regular_expression_that_is_run(tmp_path, name, value):
+    config = {"target_modules": LORA_TARGETS, "rank_pattern": {}, name: value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"adapter_config.json: {name} is .*expected names of modules"):
+        check_patterns(tmp_path)
+
+
+@pytest.mark.parametrize("targets", [LORA_TARGETS, TEXT_LINEARS, ["q_proj", "self_attn.v_proj"]])
+def test_names_of_modules_and_the_patterns_of_the_project_are_taken(tmp_path, targets):
+    config = {"target_modules": targets, "exclude_modules": None, "rank_pattern": {"layers.0.q_proj": 8}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    check_patterns(tmp_path)
+
+
+def test_an_adapter_with_a_pattern_of_its_own_is_refused_before_it_is_opened(lora, base, tmp_path):
+    shutil.copytree(lora[1], tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": "([a-z_.0-9]+)+!"}))
+    with pytest.raises(ValueError, match="target_modules is .*expected names of modules"):
+        load_checkpoint(tmp_path / "adapter")

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from gemma_lisa.bases import Base, write_base
 from gemma_lisa.command_line import UsageError, write_whole
-from gemma_lisa.outputs import check_outputs, check_run_folder, is_own
+from gemma_lisa.outputs import check_outputs, check_run_folder, data_inputs, hub_cache, is_own
 
 
 @pytest.fixture
@@ -100,6 +103,10 @@ def test_a_picture_of_this_project_is_known_again_and_overwritten_with_one_line(
         ("a.json", {"scores": {"gIoU": 0.5}, "protocol": "generate"}, True),
         ("a.json", [{"image": "a.png", "caption": "mine"}], False),
         ("a.json", {"scores": [1, 2]}, False),
+        ("a.json", {"scores": {"gIoU": 0.5}, "protocol": "mine"}, False),
+        ("a.json", [{"image": "a.png", "query": "q", "text": "mine"}], False),
+        ("a.json", '[\n  {\n    "image": "a",\n    "query": "q",\n    "text": 1}, and no JSON', False),
+        ("a.json", "[" * 100_000, False),
         ("a.json", [], False),
         ("a.jsonl", json.dumps({"source": "a", "question": "b", "expected": "c", "answer": "d"}) + "\n", True),
         ("a.jsonl", json.dumps({"image": "a", "query": "b"}) + "\n", False),
@@ -111,30 +118,164 @@ def test_a_json_file_of_this_project_is_known_again(tmp_path, name, content, own
     assert is_own(tmp_path / name) is own
 
 
-def test_two_outputs_are_two_files_and_an_empty_file_is_no_loss(tmp_path, capsys):
+def test_two_outputs_are_two_files_and_an_empty_file_is_replaced_with_one_line(tmp_path, capsys):
     for second in ("a.png", "A.PNG", "./sub/../a.png"):
         with pytest.raises(UsageError, match="--output writes to the same file"):
             check_outputs([("--output", tmp_path / "a.png"), ("--json", tmp_path / second)], [])
     (tmp_path / "empty.json").touch()
     check_outputs([("--json", tmp_path / "empty.json"), ("--output", Path("/dev/null"))], [])
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"overwriting {tmp_path / 'empty.json'}\n"
+    with pytest.raises(UsageError, match="in the input folder"):
+        check_outputs([("--json", tmp_path / "empty.json")], [tmp_path], overwrite=True)
 
 
 def test_a_training_does_not_write_into_its_data_or_over_a_model_that_no_run_saved(tmp_path):
-    own = ("training.json", "checkpoint-*")
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="the training reads what is there"):
-        check_run_folder(tmp_path / "link", [None, tmp_path], own)
+        check_run_folder(tmp_path / "link", [None, tmp_path])
     folder = tmp_path / "model"
-    check_run_folder(folder, [tmp_path], own)  # not there yet
+    check_run_folder(folder, [tmp_path])  # not there yet
     folder.mkdir()
-    (folder / "notes.txt").touch()
-    check_run_folder(folder, [tmp_path], own)
-    for name in ("model-00001-of-00002.safetensors", "config.json", "adapter_config.json"):
+    for name in ("notes.txt", "ds_config.json"):
+        (folder / name).touch()
+    check_run_folder(folder, [tmp_path])
+    for name in ("model-00001-of-00002.safetensors", "config.json", "adapter_config.json", "pytorch_model.bin"):
         (folder / name).touch()
         with pytest.raises(UsageError, match=f"holds a model that no training run saved there .{name}."):
-            check_run_folder(folder, [], own)
-        (folder / "checkpoint-3").mkdir()
-        check_run_folder(folder, [], own)
-        (folder / "checkpoint-3").rmdir()
+            check_run_folder(folder, [])
         (folder / name).unlink()
+
+
+STAGES = {"stages": [{"command": "train.py --model a", "settings": {"dataset": "shapes"}}]}
+
+
+def fill(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {"config.json": {}, "model.safetensors": "weights", **files}.items():
+        write_whole(folder / name, content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"trainer_state.json": {}},  # of another Trainer
+        {"training.json": STAGES},  # a published checkpoint
+        {"training.json": {"rate": 1}, "trainer_state.json": {}},
+        {"training.json": [], "trainer_state.json": {}},
+        {"training_args.bin": "transformers.training_args TrainingArguments"},
+    ],
+)
+@pytest.mark.parametrize("place", [".", "checkpoint-5"])
+def test_a_model_of_another_trainer_and_a_published_one_are_no_folder_of_a_run(tmp_path, files, place):
+    fill(tmp_path / place, **({} if place != "." and "training.json" in files else files))
+    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+        check_run_folder(tmp_path, [])
+    (tmp_path / "checkpoint-9").mkdir()  # an empty folder changes nothing
+    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+        check_run_folder(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"training.json": STAGES, "trainer_state.json": {}},
+        {"training.json": {"stages": [{"command": "train.py --model a"}]}, "trainer_state.json": {}},  # an older one
+        {"checkpoint-5/training.json": STAGES},
+        {"training_args.bin": "gemma_lisa.training_arguments GemmaLisaTrainingArguments"},  # stopped at its beginning
+    ],
+)
+def test_a_folder_of_a_run_is_written_again_whatever_it_has_drawn(tmp_path, own):
+    Image.new("RGB", (5, 4)).save(tmp_path / "curve.png")  # without the mark, as older versions
+    check_run_folder(fill(tmp_path, **own), [], draws=True)
+
+
+def test_a_training_does_not_draw_over_a_picture_of_the_user(tmp_path):
+    (tmp_path / "previews").mkdir()
+    for name in ("curve.png", "previews/step-000100.png"):
+        Image.new("RGB", (5, 4)).save(tmp_path / name)
+        check_run_folder(tmp_path, [], draws=False)
+        with pytest.raises(UsageError, match=f"{name} was not written by Gemma-LISA and would be overwritten"):
+            check_run_folder(tmp_path, [], draws=True)
+        write_whole(tmp_path / name, Image.new("RGB", (5, 4)))
+        check_run_folder(tmp_path, [], draws=True)
+
+
+RESULTS = {"scores": {"gIoU": 0.5}, "protocol": "generate"}
+
+
+@pytest.mark.parametrize("ending", ["preview.png", "worst.png", "samples.jsonl"])
+def test_what_lies_beside_results_is_own_without_a_mark(tmp_path, ending):
+    path = tmp_path / f"results.{ending}"
+    path.write_bytes(b"of an older version")
+    write_whole(tmp_path / "results.json", {"scores": "mine"})
+    assert not is_own(path)
+    write_whole(tmp_path / "results.json", RESULTS)
+    assert is_own(path)
+    check_outputs([("--output", path)], [tmp_path], models=[tmp_path])
+
+
+def test_of_a_models_folder_only_what_is_read_of_it_is_an_input(tmp_path, capsys):
+    read = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja"]
+    read += ["modeling_gemma_lisa.py", "training.json", "SHA256SUMS", "adapter_model.safetensors"]
+    (tmp_path / "words").mkdir()
+    for name in [*read, "mine.json", "mine.png", "words/config.json"]:
+        (tmp_path / name).write_text("{}")
+    for name in read:
+        with pytest.raises(UsageError, match="in the input folder"):
+            check_outputs([("--output", tmp_path / name)], [], overwrite=True, models=[tmp_path])
+    for name in ("mine.json", "mine.png", "words/config.json"):
+        with pytest.raises(UsageError, match="add --overwrite"):
+            check_outputs([("--output", tmp_path / name)], [], models=[tmp_path])
+        check_outputs([("--output", tmp_path / name)], [], overwrite=True, models=[tmp_path])
+
+
+def test_the_base_of_an_adapter_is_an_input_too(tmp_path):
+    base, adapter = fill(tmp_path / "base"), tmp_path / "adapter"
+    adapter.mkdir()
+    write_whole(adapter / "adapter_config.json", {})
+    write_base(adapter, Base(str(base), None, "0"))
+    with pytest.raises(UsageError, match="in the input folder .*base"):
+        check_outputs([("--json", base / "config.json")], [], overwrite=True, models=[adapter])
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_the_cached_files_of_a_name_on_the_hub_are_inputs(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / f"{kind}s--org--name" / "snapshots" / "0"
+    (snapshot.parents[1] / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "blobs" / "1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    models = ["org/name"] if kind == "model" else []
+    data = data_inputs("org/name", None, None) if kind == "dataset" else []
+    with pytest.raises(UsageError, match="in the input folder"):
+        check_outputs([("--json", snapshot / "config.json")], data, overwrite=True, models=models)
+    assert hub_cache("x/" * 5000) is None
+
+
+def test_the_data_dir_among_the_options_is_an_input(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UsageError, match="in the input folder"):
+        inputs = data_inputs("shapes", None, {"data_dir": str(tmp_path)})
+        check_outputs([("--json", tmp_path / "a.json")], inputs, overwrite=True)
+
+
+def test_a_picture_that_only_mentions_the_project_is_not_its_own(tmp_path):
+    text = PngInfo()
+    text.add_text("Comment", "Made with Gemma-LISA")
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png", pnginfo=text)
+    other = Image.Exif()
+    other[0x0131] = "Gemma-LISA viewer"
+    for name in ("b.png", "b.jpg", "b.tiff", "b.webp"):
+        Image.new("RGB", (5, 4)).save(tmp_path / name, exif=other)
+    (tmp_path / "c.png").write_bytes(b"Gemma-LISA")
+    assert not any(is_own(path) for path in tmp_path.iterdir())
+
+
+def test_the_pixels_of_a_picture_are_not_decoded_to_know_it(tmp_path):
+    write_whole(tmp_path / "a.png", Image.effect_noise((500, 500), 90))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    assert is_own(tmp_path / "a.png")

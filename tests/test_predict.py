@@ -103,11 +103,22 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
         (["--chat", "--image", "a.png", "--query", "b", "--output", "a.png"], "--chat takes one --image"),
         (["--chat", "--image", "a.png", "--json", "b.json", "--output", "a.png"], "--chat writes one picture"),
         (["--chat", "--image", "a.png", "--output", "a"], "give a picture file"),
+        (["--image", "a.png", "--query", "b", "--output", "a.bmp"], "whose name ends in .png, .jpg, .*webp"),
+        (["--image", "a.png", "--query", "b", "--output", "a.eps"], "give a picture file"),
+        (["--image", "a.png", "--query", "b", "--output", "a.png", "--json", "a.txt"], "a JSON file, .* ends in .json"),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, complaint):
     with pytest.raises(UsageError, match=complaint):
         predict.main(arguments)
+
+
+def test_of_a_folder_the_files_named_as_pictures_are_asked_about_and_the_others_counted(tmp_path, capsys):
+    for name in ("a.png", "b.JPG", "c.webp", "notes.pdf", "d.eps", "e.mpg", "f.h5", "g.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "more.png").mkdir()
+    assert [path.name for path in predict.pictures_in(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert capsys.readouterr().err == f"{tmp_path}: left out files that are not named as pictures: 5\n"
 
 
 def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(scene, tmp_path, monkeypatch):

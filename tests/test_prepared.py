@@ -6,6 +6,7 @@ import shutil
 
 import datasets
 import numpy as np
+import pyarrow.ipc
 import pyarrow.parquet as parquet
 import pytest
 from datasets import Dataset, DatasetDict
@@ -69,6 +70,34 @@ def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
     for name in ("one", "several"):
         with pytest.raises(ValueError, match=f"{name} has no split 'dev'; it has: train"):
             load_prepared(str(tmp_path / name), "dev")
+
+
+def save_as_they_are(rows, folder):
+    """As `save_to_disk`, which takes the pictures in where they are there."""
+    Dataset.from_list([{**found, "image": None} for found in rows], features=ROW_FEATURES).save_to_disk(folder)
+    table = Dataset.from_list(rows, features=ROW_FEATURES).data.table
+    [file] = folder.glob("*.arrow")
+    with pyarrow.ipc.new_stream(str(file), table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize("path", ["a.png", "one/../a.png", "one/link.png", "file://{}/a.png", "zip://x::{}/one/x.zip"])
+def test_a_row_saved_to_disk_names_no_picture_outside_its_folder(rows, tmp_path, path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = path.format(tmp_path)
+    save_as_they_are([row(tmp_path / "one" / "b.png", 0), row(named, 1)], tmp_path / "one")
+    (tmp_path / "one" / "link.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"one: set/train/1: names the picture {re.escape(named)}, which is not below"):
+        load_rows(str(tmp_path / "one"), "train")
+    if "://" not in path:
+        assert len(load_rows(str(tmp_path / "one"), "train", data_dir=str(tmp_path))) == 2
+
+
+def test_a_row_saved_to_disk_names_pictures_in_its_folder_by_any_way(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("one/b.png", tmp_path / "one" / "b.png")
+    save_as_they_are([row(name, at) for at, name in enumerate(names)], tmp_path / "one")
+    assert len(load_rows("one", "train")) == len(load_rows(str(tmp_path / "one"), "train")) == 2
 
 
 def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):

@@ -163,7 +163,10 @@ def test_fresh_takes_the_checkpoints_away_and_says_which(run):
     (folder / "model.safetensors").write_text("weights")
     start = start_of(folder, {**SETTINGS, "learning_rate": 9}, fresh=True)
     assert start.checkpoint is None and not start.is_finished
-    assert start.says == [f"fresh: takes training.json, checkpoint-4, checkpoint-2 from {folder}; its other files stay"]
+    assert start.says == [
+        f"fresh: takes training.json, checkpoint-4, checkpoint-2 from {folder} and replaces its weights and "
+        "configuration; its other files stay"
+    ]
     assert names_in(folder) == {"model.safetensors", "training.json", "checkpoint-2", "checkpoint-4"}
     took_away(start)
     assert names_in(folder) == {"model.safetensors"}

@@ -1,6 +1,6 @@
 """Uploads in memory: how many, how large, how long, whose, and under which names."""
 
-import asyncio
+import contextlib
 
 import pytest
 
@@ -55,22 +55,51 @@ def test_the_oldest_files_make_room(monkeypatch):
     assert len(uploads) == 3
 
 
-def test_files_that_arrive_have_their_memory_too():
+def test_files_that_arrive_have_memory_for_the_bytes_that_are_there():
     uploads = Uploads(max_total_size=100)
     uploads.add(bytes(60), "a")
+    with uploads.room() as hold, uploads.room() as other:
+        hold(40)
+        assert len(uploads) == 1
+        hold(30)
+        assert len(uploads) == 0, "a file that waited was to make room"
+        with pytest.raises(Full):
+            other(31)
+        other(30)
+    with uploads.room() as hold:
+        hold(100)
+        uploads.add(bytes(100), "b", held=100)
+    assert len(uploads) == 1
 
-    async def arrive() -> None:
-        async with uploads.room(70):
-            assert len(uploads) == 0, "a file that waited was to make room"
-            with pytest.raises(Full):
-                async with uploads.room(31):
-                    pass
-            async with uploads.room(30):
-                pass
-        async with uploads.room(100):
-            pass
 
-    asyncio.run(arrive())
+def test_connections_that_send_nothing_take_no_memory_and_no_file_that_a_visitor_waits_for():
+    uploads = Uploads(max_total_size=100)
+    uploads.claim(uploads.add(bytes(60), "a.png"), "a")
+    with contextlib.ExitStack() as stack:
+        holds = [stack.enter_context(uploads.room()) for _ in range(50)]
+        number = uploads.add(bytes(10), "b.png")
+        for hold in holds[:3]:
+            hold(10)
+        assert len(uploads) == 2
+        holds[3](10)  # in place of the file that nobody claimed
+        uploads.claim(number, "b")
+        assert uploads.take("b") is None
+        with pytest.raises(Full):
+            holds[4](1)
+        with pytest.raises(Full):
+            uploads.add(bytes(1), "c.png")
+        assert uploads.take("a") == (bytes(60), "a.png")
+
+
+def test_a_visitor_holds_one_file_however_many_were_claimed(monkeypatch):
+    monkeypatch.setattr(module, "MAX_UPLOADS", 2)
+    uploads = Uploads()
+    for _ in range(5):
+        uploads.claim(uploads.add(b"1", "a.png"), "a")
+        assert len(uploads) == 1
+    uploads.claim(uploads.add(b"2", "b.png"), "b")
+    with pytest.raises(Full):
+        uploads.add(b"3", "c.png")
 
 
 def test_files_that_nobody_opens_expire():

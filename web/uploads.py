@@ -5,13 +5,12 @@ read a file of this machine or to fetch anything.
 """
 
 import asyncio
-import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -51,7 +50,7 @@ class Full(Exception):
 
 
 class Uploads:
-    """Files by their numbers; the oldest one makes room where a new one needs it.
+    """Files by their numbers; the oldest one that no visitor claimed makes room where a new one needs it.
 
     Args:
         max_total_size: bytes of all files together.
@@ -63,38 +62,56 @@ class Uploads:
         self._reserved = 0
         self._lock = threading.Lock()
 
-    @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
-        """Hold memory for a file while it arrives.
+    @contextmanager
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """Hold memory for a file while it arrives, for the bytes that are there: what it announces takes none.
 
-        Raises:
-            Full: other files that arrive have it all.
+        Yields:
+            what to call with the number of each further bytes; it raises Full.
         """
-        with self._lock:
-            if self._reserved + size > self.max_total_size:
-                raise Full
-            self._reserved += size
-            self._make_room()
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            with self._lock:
+                self._make_room(size)
+                self._reserved += size
+            held += size
+
         try:
-            yield
+            yield hold
         finally:
             with self._lock:
-                self._reserved -= size
+                self._reserved -= held
 
-    def add(self, content: bytes, name: str) -> str:
-        """Keep a file; its number."""
+    def add(self, content: bytes, name: str, held: int = 0) -> str:
+        """Keep a file; its number.
+
+        Args:
+            content, name: of `Upload`.
+            held: bytes for which `room` holds memory already.
+
+        Raises:
+            Full: visitors have claimed all memory, or all places.
+        """
         number = secrets.token_urlsafe(24)
         with self._lock:
+            self._make_room(max(0, len(content) - held), files=1)
             self._uploads[number] = Upload(content, printable(name), time.monotonic())
-            self._make_room()
         return number
 
     def claim(self, number: str, owner: str) -> None:
-        """The visitor of that session wants to open this file; a number that names none changes nothing."""
+        """The visitor of that session wants to open this file and no earlier one; a number that names none changes
+        nothing.
+        """
         with self._lock:
-            if (upload := self._uploads.get(number)) is not None:
-                upload.owner = owner
-                self._uploads.move_to_end(number)
+            if (upload := self._uploads.get(number)) is None:
+                return
+            for earlier in [found for found, other in self._uploads.items() if other.owner == owner]:
+                if earlier != number:
+                    del self._uploads[earlier]
+            upload.owner = owner
+            self._uploads.move_to_end(number)
 
     def take(self, owner: str) -> tuple[bytes, str] | None:
         """Content and name of the file that the visitor claimed last; all that the visitor claimed is gone then."""
@@ -113,11 +130,25 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._uploads)
 
-    def _make_room(self) -> None:
-        held = sum(len(upload.content) for upload in self._uploads.values())
-        while self._uploads and (len(self._uploads) > MAX_UPLOADS or held + self._reserved > self.max_total_size):
-            _, removed = self._uploads.popitem(last=False)
-            held -= len(removed.content)
+    def _make_room(self, size: int, files: int = 0) -> None:
+        """Delete the oldest files that nobody claimed, as many as must go for so many further bytes and files.
+
+        Raises:
+            Full: that is not enough; nothing is deleted then.
+        """
+        unclaimed = [number for number, upload in self._uploads.items() if upload.owner is None]
+        bytes_over = sum(len(upload.content) for upload in self._uploads.values())
+        bytes_over += self._reserved + size - self.max_total_size
+        files_over = len(self._uploads) + files - MAX_UPLOADS
+        going = []
+        while bytes_over > 0 or files_over > 0:
+            if len(going) == len(unclaimed):
+                raise Full
+            going.append(unclaimed[len(going)])
+            bytes_over -= len(self._uploads[going[-1]].content)
+            files_over -= 1
+        for number in going:
+            del self._uploads[number]
 
 
 class _InMemory(MultiPartParser):
@@ -129,8 +160,10 @@ async def receive_upload(request: Request) -> Response:
     """Take one picture, as a form of one file, and answer with a list of its number."""
     uploads = request.app.get_blocks().visits.uploads
     try:
-        async with uploads.room(_announced_size(request)), asyncio.timeout(SLOWEST):
-            return JSONResponse([uploads.add(*await _file_of(request))])
+        with uploads.room() as hold:
+            async with asyncio.timeout(SLOWEST):
+                content, name = await _file_of(request, hold)
+            return JSONResponse([uploads.add(content, name, held=len(content))])
     except MultiPartException as error:
         return PlainTextResponse(error.message, 413 if isinstance(error, TooLarge) else 400)
     except Full:
@@ -148,15 +181,15 @@ class TooLarge(MultiPartException):
         super().__init__(f"The file exceeds the maximum allowed size of {MAX_FILE_SIZE // 2**20} MB.")
 
 
-async def _file_of(request: Request) -> tuple[bytes, str]:
-    """Content and name of the only file of a form.
+async def _file_of(request: Request, hold: Callable[[int], None]) -> tuple[bytes, str]:
+    """Content and name of the only file of a form; `hold` is called with the size of each part that arrives.
 
     Raises:
         MultiPartException: no form, no file, several, or one that is too large.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise MultiPartException("Send the picture as multipart/form-data.")
-    form = await _InMemory(request.headers, _limited(request), max_files=1, max_fields=4).parse()
+    form = await _InMemory(request.headers, _limited(request, hold), max_files=1, max_fields=4).parse()
     files = [part for part in form.values() if isinstance(part, UploadFile)]
     if not files:
         raise MultiPartException("The form has no file; expected one picture.")
@@ -167,18 +200,13 @@ async def _file_of(request: Request) -> tuple[bytes, str]:
     return content, files[0].filename or ""
 
 
-def _announced_size(request: Request) -> int:
-    """Bytes that the form can have at most."""
-    announced = request.headers.get("content-length", "")
-    return min(int(announced), MAX_FORM_SIZE) if re.fullmatch("[0-9]{1,9}", announced) else MAX_FORM_SIZE
-
-
-async def _limited(request: Request) -> AsyncIterator[bytes]:
+async def _limited(request: Request, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > MAX_FORM_SIZE:
             raise TooLarge
+        hold(len(chunk))
         yield chunk
 
 

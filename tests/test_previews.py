@@ -1,0 +1,21 @@
+"""The callback that draws: its pictures carry the project's mark."""
+
+from types import SimpleNamespace
+
+import torch
+from PIL import Image
+
+from gemma_lisa import previews
+from gemma_lisa.outputs import check_run_folder, is_own
+
+
+def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(previews, "by_generation", lambda *_: [])
+    monkeypatch.setattr(previews, "draw_answers", lambda *_: Image.new("RGB", (5, 4)))
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3, log_history=[{"step": 3, "loss": 1.0}])
+    callback = previews.PreviewCallback(None, [], 2)
+    callback.on_evaluate(SimpleNamespace(output_dir=str(tmp_path)), state, None, torch.nn.Identity())
+    drawn = [tmp_path / "curve.png", tmp_path / "previews" / "step-000003.png"]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == drawn
+    assert all(is_own(path) for path in drawn)
+    check_run_folder(tmp_path, [], draws=True)
