@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import IO, Any
@@ -219,11 +219,12 @@ def redact_text(text: str, secrets: Collection[str] = ()) -> str:
     return shorten_paths(mask_text(text, secrets))
 
 
-def shorten_paths(text: str) -> str:
-    """Return the text with absolute local paths shortened."""
+def shorten_paths(text: str, shorten: Callable[[str], str] | None = None) -> str:
+    """Return the text with absolute local paths shortened, by default by `short_path`."""
+    shorten = shorten or short_path
     if _ABSOLUTE.fullmatch(text) and (text.count("/") > 1 or not re.search(r"\s", text)):
-        return short_path(text)
-    return _PATH_IN_TEXT.sub(lambda found: short_path(found.group()), text)
+        return shorten(text)
+    return _PATH_IN_TEXT.sub(lambda found: shorten(found.group()), text)
 
 
 def _spellings(secrets: Collection[str]) -> set[str]:
