@@ -332,8 +332,12 @@ def mask_text(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def _mask_user_info(found: re.Match) -> str:
-    """Mask what stands before the @ of an address, but not a name alone, as in ssh://git@host."""
-    is_secret = ":" in found[2] or _looks_secret(found[2])
+    """Mask what stands before the @ of an address, but not a name alone, as in ssh://git@host.
+
+    Over HTTP a name alone is a token: browsers and git ask for the password otherwise.
+    """
+    scheme = found.string[max(0, found.start() - 5) : found.start()].lower()
+    is_secret = ":" in found[2] or _looks_secret(found[2]) or scheme.endswith(("http", "https"))
     return f"{found[1]}{MASK}@" if is_secret else found[0]
 
 

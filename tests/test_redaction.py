@@ -385,7 +385,12 @@ def test_plain_words_of_error_lines_stay(text):
 @pytest.mark.parametrize(
     "text",
     [
-        *(f"https://{PLAIN}@host/x", f"https://h/x?sig={PLAIN}", f"https://h/x?a=1&X-Amz-Signature={PLAIN}&b=2"),
+        *(
+            f"https://{PLAIN}@host/x",
+            f"redis://:{PLAIN}@host",
+            f"https://h/x?sig={PLAIN}",
+            f"https://h/x?a=1&X-Amz-Signature={PLAIN}&b=2",
+        ),
         *(f"https://h/x?X-Amz-Credential={PLAIN}", f"https://h/x?key={PLAIN}", f"https://h/x?signature={PLAIN}#a"),
         *(f"s3://k:secret/{PLAIN}@h/", f"https://h/?u=https://g?token={PLAIN}", f"postgres://a:x@{PLAIN}@h/db"),
         *(f"curl -H 'Authorization: Bearer {PLAIN}'", f"bearer {PLAIN}", f"password='{PLAIN} {PLAIN}'"),
