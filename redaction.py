@@ -560,6 +560,6 @@ def _find_pattern(content: bytes) -> str | None:
             if not is_word_end and pattern.match(content, at):
                 if beginning == b"://":
                     return "an address with a password"
-                return f"what looks like a token or key ({beginning.decode().strip()}...)"
+                return f"what looks like a token or key ({beginning.decode().strip(' _-.')}...)"
             at = content.find(beginning, at + 1)
     return None
