@@ -39,10 +39,16 @@ def check_checksums(folder: str | Path, missing_is_fine: bool = False) -> None:
         missing_is_fine: a listed file may be absent, as in the cache of the Hub, which holds what was asked for.
 
     Raises:
-        ValueError: a file differs or is missing, or the list cannot be read.
+        ValueError: a file differs, is missing or is not listed, or the list cannot be read.
     """
     folder = Path(folder)
     expected = read_checksums(folder)
+    unlisted = sorted(path for path in folder.glob(_COVERED[0]) if path.name not in expected) if expected else []
+    if unlisted:
+        raise ValueError(
+            f"{unlisted[0]}: {CHECKSUMS} does not list this file, so it cannot be checked. Delete the file if it is "
+            f"not of this checkpoint, or delete {CHECKSUMS} to open the checkpoint unchecked."
+        )
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing and not missing_is_fine:
         raise ValueError(
@@ -63,7 +69,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     """Return file name -> SHA-256 in hexadecimal of a folder's checksums; {} where it has none.
 
     Raises:
-        ValueError: a line that is no checksum of a file in this folder.
+        ValueError: the list is empty, or a line is no checksum of a file in this folder.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -77,6 +83,11 @@ def read_checksums(folder: Path) -> dict[str, str]:
                 "again, or delete it to open the checkpoint unchecked."
             )
         sums[found[2]] = found[1]
+    if not sums:
+        raise ValueError(
+            f"{path}: the list is empty; expected a SHA-256 of each weights file of this folder. Copy the file again, "
+            "or delete it to open the checkpoint unchecked."
+        )
     return sums
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,8 @@ SOFTWARE = "Gemma-LISA"  # in the EXIF of every picture that is written: `output
 PROBE_BYTES = 4096
 # Options whose programs say themselves what a question must be
 QUESTIONS = ("--query", "--examples")
+# Characters of an error message that are looked at, and of its end that can be the first half of a secret
+MASKED_LENGTH, LONGEST_SECRET = 20_000, 4_096
 # What torch.save raises on a full disk: "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
 TORCH_WRITER, FULL_DISK = "inline_container", "No space left on device"
 
@@ -175,15 +177,15 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     `sys.argv`, which experiment trackers record, is left without secrets and absolute paths.
     """
-    arguments = sys.argv[1:]
-    secrets = secrets_of(arguments)
-    sys.argv[1:] = redact_arguments(arguments, secrets)
+    arguments, secrets = sys.argv[1:], set()
     debug = False
     if "--debug" in arguments:
         at = arguments.index("--debug")
         if debug := arguments[at + 1 : at + 2] == [] or arguments[at + 1].startswith("--"):
             del arguments[at]  # with a value it is TrainingArguments' own
     try:
+        secrets = secrets_of(sys.argv[1:])
+        sys.argv[1:] = redact_arguments(sys.argv[1:], secrets)
         with sigterm_raises():
             main(arguments)
     except (KeyboardInterrupt, Terminated) as stopped:
@@ -195,10 +197,19 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug:
             raise
         close_bars()
-        line = shorten(mask_text(" ".join(str(error).split()) or type(error).__name__, secrets))
+        line = masked_line(str(error) or type(error).__name__, secrets)
         rank = os.environ.get("RANK")
         print(f"error: {line}" + (f" (rank {rank})" if rank else ""), file=sys.stderr)
         sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
+
+
+def masked_line(text: str, secrets: Collection[str]) -> str:
+    """Return a text as one line of bounded length, without secrets: not even with the half of one at its end."""
+    line = " ".join(text[:MASKED_LENGTH].split())
+    masked = mask_text(line, secrets)
+    if len(text) > MASKED_LENGTH:
+        masked = f"{masked[: -max(LONGEST_SECRET, *map(len, secrets), 0)]}…"
+    return shorten(masked)
 
 
 def close_bars() -> None:

@@ -1,13 +1,16 @@
 """Remove secrets and absolute local paths from what is recorded, and find secrets in what is uploaded."""
 
 import base64
+import bz2
 import gzip
 import json
+import lzma
 import os
 import re
 import shlex
 import zipfile
-from collections.abc import Collection, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import IO, Any
@@ -19,12 +22,28 @@ from huggingface_hub import get_token
 from .parsing import parse_json, read_yaml
 
 MASK = "***"
-# Names of options, environment variables and keys whose value is a secret. `max_new_tokens` and `pad_token` are not.
-SECRET_NAME = re.compile(
-    r"(?i)(?<![a-z])((hf|hub|api|auth|access)?token|pass(word|wd|phrase)?|pwd|secrets?|(api|access|private|secret)_?key"
-    r"|credentials?|bearer)(?![a-z])"
+# Words of names: "hubToken" and "HUB_TOKEN" are "hub token"
+_NAME_WORD = re.compile(r"[A-Z0-9]+(?![a-z])|[A-Z]?[a-z0-9]+")
+# A word that makes a name secret: alone or glued to another, as in "PGPASSWORD"
+_SECRET_WORD = re.compile(
+    r"\w*(passwords?|passwd|passphrases?|pwd|secrets?|credentials?|(api|access|private|secret)keys?)"
+    r"|bearer|authorization|cookies?|jwt|(db|my|pg|ssh|smtp|ftp|mail|proxy|redis|mysql|user|root|admin)pass"
 )
-SPECIAL_TOKEN = re.compile(r"(?i)\b(pad|eos|bos|unk|sep|cls|mask|seg|boi|eoi|image|video|audio|start|end)_token\b")
+_SECRET_PAIRS = re.compile(
+    r"\b(api|access|private|secret|auth|encryption|signing|ssh|account|storage|master|deploy) keys?\b"
+    r"|\b(db|my|pg|ssh|smtp|ftp|mail|proxy|redis|mysql|user|root|admin|api|git|http|https) pass$|^pass$|\bauth$"
+)
+# "token" behind one of these is a token of a text, and so are "token_type" and "token_ids"
+_TEXT_TOKENS = {
+    *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "seg", "boi", "eoi", "eot", "eom", "image", "img", "video"),
+    *("audio", "start", "end", "stop", "first", "last", "next", "previous", "prev", "answer", "special", "added"),
+    *("extra", "new", "input", "output", "text", "prompt", "question", "word", "sub", "soft", "vision", "visual"),
+    *("object", "region", "num", "n", "max", "min", "mean", "per", "each", "every", "this", "that", "a", "the", "one"),
+    *("other", "unknown", "expected", "generated", "predicted", "target", "label", "current", "begin", "turn", "final"),
+    *("single", "second", "total", "count", "box", "point", "ignore", "role", "class", "query", "context", "pre", "no"),
+}
+_TOKEN = re.compile(r"([a-z0-9]*?)tokens?")
+_BEHIND_TOKEN = re.compile(r"value|secret|str|string|\d+")
 # Variables with such names whose values are none
 NOT_SECRET_VARIABLES = ("PWD", "OLDPWD", "GPG_KEY")
 # Options of train.py whose value is a secret: argparse also accepts unambiguous beginnings of them
@@ -32,34 +51,56 @@ SECRET_OPTIONS = ("hub_token", "push_to_hub_token")
 NOT_SECRET_OPTIONS = ("push_to_hub", "push_to_hub_model_id", "push_to_hub_organization")
 # What is looked for in uploaded files: values in use of at least this length, and these patterns
 SHORTEST_SECRET, SHORTEST_WORD = 8, 12
-# Literal beginning -> the pattern that follows from there. The beginning makes the search in binary files fast.
+# The value of a variable such as PRIMARY_KEY is often the name of a column: keys are longer, and hold digits
+SHORTEST_KEY = 16
+# Literal beginning -> the pattern that follows from there. The beginning makes the search in binary files fast. All
+# repetitions that others follow are bounded: the time is linear in the length of the text.
 PATTERNS = {
-    "hf_": r"hf_[A-Za-z0-9]{16,}",
+    "hf_": r"hf_(?=[A-Za-z]{0,64}[0-9])[A-Za-z0-9]{30,}",
     "api_org_": r"api_org_[A-Za-z0-9]{16,}",
     "ghp_": r"ghp_[A-Za-z0-9]{20,}",
     "gho_": r"gho_[A-Za-z0-9]{20,}",
+    "ghu_": r"ghu_[A-Za-z0-9]{20,}",
+    "ghr_": r"ghr_[A-Za-z0-9]{20,}",
     "ghs_": r"ghs_[A-Za-z0-9]{20,}",
     "github_pat_": r"github_pat_\w{20,}",
     "glpat-": r"glpat-[\w-]{16,}",
-    "sk-": r"sk-(?:[a-z0-9]+-)*\w{24,}",
+    "npm_": r"npm_(?=[A-Za-z]{0,64}[0-9])[A-Za-z0-9]{30,}",
+    "pypi-": r"pypi-(?=[A-Za-z_-]{0,64}[0-9])[\w-]{32,}",
+    "gsk_": r"gsk_(?=[A-Za-z]{0,64}[0-9])[A-Za-z0-9]{30,}",
+    "sk_live_": r"sk_live_[A-Za-z0-9]{16,}",
+    "rk_live_": r"rk_live_[A-Za-z0-9]{16,}",
+    "ya29.": r"ya29\.[\w-]{20,}",
+    "sk-": r"sk-(?:[a-z0-9]{1,20}-){0,4}\w{24,}",
     "AKIA": r"AKIA[A-Z0-9]{16}",
     "AIza": r"AIza[\w-]{35}",
-    "xox": r"xox[abprs]-[\w-]{10,}",
-    "eyJ": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    "xox": r"xox[abeprs]-[\w-]{10,}",
+    "eyJ": r"eyJ[\w-]{10,512}\.eyJ[\w-]{10,4096}\.[\w-]{10,}",
     "-----BEGIN ": r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
-    "://": r"://[^\s/:@\"'<>*{}$]{1,256}:(?!\*\*\*@)[^\s/@\"'<>{}$]{1,256}@[\w\[]",
+    # Not a placeholder: "user:password@", "USER:PASSWORD@", "user:***@"
+    "://": r"://[^\s/:@\"'<>*{}$]{1,256}:(?!(?:\*\*\*|[a-z]{1,11}|[A-Z_]{1,32})@)[^\s/@\"'<>{}$]{1,256}@[\w\[]",
 }
 _TEXT_PATTERNS = [
     re.compile(r"(?<![A-Za-z0-9])" + pattern) for beginning, pattern in PATTERNS.items() if beginning != "://"
 ]
 _BYTE_PATTERNS = {beginning.encode(): re.compile(pattern.encode(), re.ASCII) for beginning, pattern in PATTERNS.items()}
-_URL_PASSWORD = re.compile(r"(://)[^\s/@\"'<>]*:[^\s/@\"'<>]*@")
+# https://name:password@host, the password with slashes (but no port), and https://token@host
+_USER_INFOS = [
+    re.compile(r"""(://)([^\s/@:"'<>]{1,128}:(?!\d{1,5}[/?#])[^\s@"'<>]{0,256})@"""),
+    re.compile(r"""(://)([^\s/"'<>]{1,256})@"""),
+]
+# https://host/path?name=value&name=value
+_PARAMETER = re.compile(r"""([?&;]([\w.-]{1,64})=)([^\s&?#"'<>]+)""")
+_SECRET_PARAMETER = re.compile(r"(?i)key|sig|sas|.*signature")
 # token=..., "password": "...", api_key: ...
-_NAMED = re.compile(
-    r"""(?ix) (?<![a-z]) ((?:[a-z0-9]+[_-])*
-        (?:token|password|passwd|passphrase|secret|api_?key|access_?key|private_?key|credentials?) (?:[_-][a-z0-9]+)*
-        ["']? \s* [:=] \s* ["']?) ([^\s"',;&{}\[\]()]+)"""
-)
+_NAMED = re.compile(r"""([A-Za-z0-9_.-]{1,64})["'\\]{0,4}\s{0,4}[:=]\s{0,4}[\\]{0,2}(["']?)""")
+_VALUE = re.compile(r"""(?:(?i:bearer|basic|token)\s{1,4})?[^\s"',;&{}\[\]()]+""")
+_QUOTED = {quote: re.compile(rf"[^{quote}\n]{{1,4096}}(?={quote})") for quote in ("'", '"')}
+# {"token": ["...", "..."]}: what stands in the brackets, and the texts in it
+_BRACKETS, _ITEM = re.compile(r"[\[({][^\])}\n]{0,4096}"), re.compile(r"""[^\s"',;:{}\[\]()\\]+""")
+_BEARER = re.compile(r"""(?i)\b(bearer\s{1,4})[^\s"',;<>]{6,}""")
+# What is no secret behind a secret name: a word, a tag such as <eos>, or what is masked already
+_PLAIN = re.compile(r"[A-Za-z][a-z]*[.:!?]?|<[^<>]*>|\**")
 _ABSOLUTE = re.compile(r"(?:file://)?(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)[^\n\r\0]*")
 _PATH_IN_TEXT = re.compile(
     r"""(?:(?<![\w.:/~<\\*])|(?<=:)(?!//))   # not a part of an address, of a relative path or of a tag
@@ -78,6 +119,8 @@ PICKLES, LARGEST_PICKLE = {".bin", ".pkl", ".pickle", ".pth"}, 1 << 26
 OWN_TEXTS = {"chat_template", "added_tokens_decoder", "question", "answer", "expected"}
 # Files are searched in pieces of so many bytes, which overlap by the longest match
 PIECE, OVERLAP = 1 << 24, 4096
+# First bytes of packed files -> how to open them
+_PACKED = {b"\x1f\x8b\x08": gzip.open, b"BZh": bz2.open, b"\xfd7zX": lzma.open}
 ENCRYPTED = 1  # flag of a zip archive's member
 # Patterns are looked for in so many bytes around eight of these characters
 AROUND = 1024
@@ -90,8 +133,19 @@ _ALL_WORDS = int.from_bytes(b"\1" * 8, "little")
 # ---------------------------------------------------------------------------------------------------------------------
 def is_secret_name(name: str) -> bool:
     """Return whether the value of an option, variable or key of this name is a secret."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)  # apiKey
-    return bool(SECRET_NAME.search(name)) and not SPECIAL_TOKEN.search(name)
+    words = [word.lower() for word in _NAME_WORD.findall(name)]
+    if any(_SECRET_WORD.fullmatch(word) for word in words) or _SECRET_PAIRS.search(" ".join(words)):
+        return True
+    return any(_is_access_token(words, at) for at in range(len(words)))
+
+
+def _is_access_token(words: list[str], at: int) -> bool:
+    """Return whether the word of a name is "token" in the sense of a login, not of a text."""
+    found = _TOKEN.fullmatch(words[at])
+    if found is None or not all(_BEHIND_TOKEN.fullmatch(word) for word in words[at + 1 :]):
+        return False
+    before = found[1] or (words[at - 1] if at else "")
+    return before not in _TEXT_TOKENS and not before.isdecimal()
 
 
 def is_secret_option(word: str) -> bool:
@@ -105,12 +159,14 @@ def is_secret_option(word: str) -> bool:
     return is_beginning and name not in NOT_SECRET_OPTIONS
 
 
-def environment_secrets() -> set[str]:
-    """Return the secrets that the environment and the login of huggingface_hub hold."""
-    names = [name for name in os.environ if is_secret_name(name) or name.endswith("_KEY")]
-    found = {os.environ[name] for name in names if name not in NOT_SECRET_VARIABLES}
-    found.add(get_token() or "")
-    return {value for value in found if _is_long_enough(value)}
+def environment_secrets() -> dict[str, str]:
+    """Return the secrets that the environment and the login of huggingface_hub hold, and where each stands."""
+    found = {get_token() or "": "the login of huggingface_hub"}
+    for name, value in os.environ.items():
+        is_secret = is_secret_name(name) or (name.endswith("_KEY") and _is_key(value))
+        if is_secret and name not in NOT_SECRET_VARIABLES:
+            found[value] = f"the environment variable {name}"
+    return {value: place for value, place in found.items() if _is_long_enough(value)}
 
 
 def secrets_of(arguments: list[str]) -> set[str]:
@@ -126,8 +182,8 @@ def secrets_of(arguments: list[str]) -> set[str]:
         elif name == "--config":
             found |= _recipe_secrets(value if is_one_word else (arguments[at + 1 : at + 2] or [""])[0])
         else:
-            found |= set(_named_secrets(_json_of(value if is_one_word else word)))
-    return {value for value in found if _is_long_enough(value)} | environment_secrets()
+            found |= _named_secrets(_json_of(value if is_one_word else word))
+    return {value for value in found if _is_long_enough(value)} | {*environment_secrets()}
 
 
 def _recipe_secrets(path: str) -> set[str]:
@@ -136,23 +192,27 @@ def _recipe_secrets(path: str) -> set[str]:
         recipe = read_yaml(path)
     except ValueError:
         return set()
-    found = set(_named_secrets(recipe))
+    found = _named_secrets(recipe)
     if isinstance(recipe, dict) and isinstance(recipe.get("env"), dict):
         found |= {str(value) for value in recipe["env"].values()}
     return found
 
 
-def _named_secrets(value: Any) -> Iterator[str]:
-    """Yield the text values below secret names, at any depth."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            if is_secret_name(str(name)) and isinstance(part, str):
-                yield part
+def _named_secrets(value: Any) -> set[str]:
+    """Return all texts below secret names, at any depth; of "Bearer abc" also "abc"."""
+    found, seen, pending = set(), set(), [(value, False)]
+    while pending:
+        part, is_secret = pending.pop()
+        if isinstance(part, str):
+            if is_secret:
+                found |= {part, part.split(" ")[-1]}
+        elif isinstance(part, dict | list | tuple) and (id(part), is_secret) not in seen:
+            seen.add((id(part), is_secret))
+            if isinstance(part, dict):
+                pending += [(one, is_secret or is_secret_name(str(name))) for name, one in part.items()]
             else:
-                yield from _named_secrets(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _named_secrets(part)
+                pending += [(one, is_secret) for one in part]
+    return found
 
 
 def _json_of(word: str) -> Any:
@@ -168,6 +228,15 @@ def _json_of(word: str) -> Any:
 def _is_long_enough(value: str) -> bool:
     """Return whether a value in a file is that secret: a short word, as "changeme", stands in files by chance."""
     return len(value.strip()) >= (SHORTEST_WORD if value.isalpha() else SHORTEST_SECRET)
+
+
+def _is_key(value: str) -> bool:
+    return len(value) >= SHORTEST_KEY and bool(re.search(r"[A-Za-z]", value) and re.search(r"[0-9]", value))
+
+
+def _looks_secret(value: str) -> bool:
+    """Return whether a value behind a secret name in a text is to be masked: no short text and no plain word."""
+    return len(value) >= SHORTEST_SECRET and not _PLAIN.fullmatch(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,31 +256,41 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
     if isinstance(value, PurePath):
         return short_path(str(value)) if value.is_absolute() else value
     is_text = isinstance(value, str) and not isinstance(value, Enum)
-    return redact_text(value, secrets) if is_text else value
+    return _redact_word(value, secrets) if is_text else value
 
 
 def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
     if name == "env" and isinstance(value, dict):
         return {variable: MASK for variable in value}
-    if _is_secret(name, value):
-        return MASK
+    if is_secret_name(name):
+        return _mask_leaves(value, is_plural=name.lower().endswith("tokens"))
     if name == "command" and isinstance(value, str):
         return redact_command(value, secrets)
     return redact(value, secrets)
 
 
-def _is_secret(name: str, value: Any) -> bool:
-    is_number = isinstance(value, int) and value >= 1000  # a password of digits, and no count
-    return is_secret_name(name) and (isinstance(value, str | bytes) or is_number)
+def _mask_leaves(value: Any, is_plural: bool) -> Any:
+    """Return what stands below a secret name with its texts masked, and numbers that are no counts."""
+    if isinstance(value, dict):
+        return {name: _mask_leaves(part, is_plural) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_mask_leaves(part, is_plural) for part in value)
+    is_number = isinstance(value, int) and value >= 1000 and not is_plural  # a password of digits, and no count
+    return MASK if isinstance(value, str | bytes) or is_number else value
 
 
 def mask(value: Any, secrets: Collection[str] = ()) -> Any:
     """As `redact`, for a record that stays on this machine: paths are kept."""
     if isinstance(value, dict):
-        return {name: MASK if _is_secret(str(name), part) else mask(part, secrets) for name, part in value.items()}
+        return {name: _mask_named(str(name), part, secrets) for name, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(mask(part, secrets) for part in value)
     return mask_text(value, secrets) if type(value) is str else value
+
+
+def _mask_named(name: str, value: Any, secrets: Collection[str]) -> Any:
+    is_secret = is_secret_name(name)
+    return _mask_leaves(value, name.lower().endswith("tokens")) if is_secret else mask(value, secrets)
 
 
 def redact_text(text: str, secrets: Collection[str] = ()) -> str:
@@ -219,27 +298,71 @@ def redact_text(text: str, secrets: Collection[str] = ()) -> str:
     return shorten_paths(mask_text(text, secrets))
 
 
-def shorten_paths(text: str) -> str:
-    """Return the text with absolute local paths shortened."""
+def shorten_paths(text: str, shorten: Callable[[str], str] | None = None) -> str:
+    """Return the text with absolute local paths shortened, by default by `short_path`."""
+    shorten = shorten or short_path
     if _ABSOLUTE.fullmatch(text) and (text.count("/") > 1 or not re.search(r"\s", text)):
-        return short_path(text)
-    return _PATH_IN_TEXT.sub(lambda found: short_path(found.group()), text)
+        return shorten(text)
+    return _PATH_IN_TEXT.sub(lambda found: shorten(found.group()), text)
 
 
-def _spellings(secrets: Collection[str]) -> set[str]:
-    """Return the secrets as they are, as in JSON, in an address, and in base64."""
-    encoded = {base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets}
-    return {*secrets, *encoded, *(json.dumps(secret)[1:-1] for secret in secrets), *(quote(one, "") for one in secrets)}
+def _spellings(secret: str) -> set[str]:
+    """Return a secret as it is, as in JSON, in an address, in base64 at each alignment, and in hexadecimal."""
+    content = secret.encode("utf-8", "surrogateescape")
+    spellings = {secret, json.dumps(secret)[1:-1], quote(content, ""), content.hex(), content.hex().upper()}
+    for offset in range(3):
+        # Characters of whole bytes of the secret only: the others depend on what stands around it
+        first, last = -(-8 * offset // 6), 8 * (offset + len(content)) // 6
+        encoded = base64.b64encode(bytes(offset) + content).decode()[first:last]
+        spellings |= {encoded, encoded.translate(str.maketrans("+/", "-_"))}
+    return spellings
 
 
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
     """Return the text with secrets masked."""
-    for spelling in sorted(_spellings(secrets), key=len, reverse=True):
+    spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
+    for spelling in sorted(spellings, key=len, reverse=True):
         text = text.replace(spelling, MASK)
     for pattern in _TEXT_PATTERNS:
         text = pattern.sub(MASK, text)
-    text = _URL_PASSWORD.sub(rf"\1{MASK}@", text)
-    return _NAMED.sub(lambda found: found[1] + (MASK if is_secret_name(found[1]) else found[2]), text)
+    for pattern in _USER_INFOS:
+        text = pattern.sub(_mask_user_info, text)
+    text = _PARAMETER.sub(_mask_parameter, text)
+    return _mask_named_values(_BEARER.sub(rf"\1{MASK}", text))
+
+
+def _mask_user_info(found: re.Match) -> str:
+    """Mask what stands before the @ of an address, but not a name alone, as in ssh://git@host.
+
+    Over HTTP a name alone is a token: browsers and git ask for the password otherwise.
+    """
+    scheme = found.string[max(0, found.start() - 5) : found.start()].lower()
+    is_secret = ":" in found[2] or _looks_secret(found[2]) or scheme.endswith(("http", "https"))
+    return f"{found[1]}{MASK}@" if is_secret else found[0]
+
+
+def _mask_parameter(found: re.Match) -> str:
+    is_secret = _SECRET_PARAMETER.fullmatch(found[2]) or is_secret_name(found[2])
+    return found[1] + MASK if is_secret else found[0]
+
+
+def _mask_named_values(text: str) -> str:
+    """Mask the values behind secret names, as in token=..., where they do not look like plain words."""
+    parts, at = [], 0
+    while found := _NAMED.search(text, at):
+        parts.append(text[at : found.end()])
+        at = found.end()
+        if is_secret_name(found[1]):
+            quoted = found[2] and _QUOTED[found[2]].match(text, at)
+            if value := quoted or _VALUE.match(text, at) or _BRACKETS.match(text, at):
+                is_list = value.re is _BRACKETS
+                parts.append(_ITEM.sub(_mask_item, value[0]) if is_list else _mask_item(value))
+                at = value.end()
+    return "".join([*parts, text[at:]])
+
+
+def _mask_item(found: re.Match) -> str:
+    return MASK if _looks_secret(found[0]) else found[0]
 
 
 def redact_arguments(arguments: list[str], secrets: Collection[str] = ()) -> list[str]:
@@ -263,8 +386,11 @@ def _redact_word(word: str, secrets: Collection[str]) -> str:
     given = _json_of(word)
     if given is None:
         return redact_text(word, secrets)
-    redacted = redact(given, secrets)
-    return word if redacted == given else json.dumps(redacted, ensure_ascii=False)
+    try:
+        redacted = redact(given, secrets)
+        return word if redacted == given else json.dumps(redacted, ensure_ascii=False)
+    except RecursionError:  # nested too deep
+        return redact_text(word, secrets)
 
 
 def redact_command(command: str, secrets: Collection[str] = ()) -> str:
@@ -349,36 +475,61 @@ def find_local_path(path: Path) -> str | None:
 
 
 def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
-    """Return what kind of secret a file contains, or None: in its bytes, or packed by zip or gzip.
+    """Return what kind of secret a file contains, or None: in its bytes, or packed by zip, gzip, bzip2 or xz.
 
     Args:
         path: any file.
-        secrets: values in use, looked for in UTF-8 and UTF-16.
+        secrets: values in use, looked for in UTF-8, UTF-16 and UTF-32, base64 and hexadecimal. A mapping says where
+            each of them stands (`environment_secrets`), and the result names that.
     """
+    values = _values(secrets)
     with open(path, "rb") as file:
-        found = _find_in(file, secrets)
-    if found is None and path.suffix in (".gz", ".tgz"):
-        with gzip.open(path) as opened:
-            found = _find_in(opened, secrets)
-    if found is None and path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+        found = _find_in(file, values)
+        file.seek(0)
+        beginning = file.read(4)
+    opens = next((opens for magic, opens in _PACKED.items() if beginning.startswith(magic)), None)
+    if found is None and opens is not None:
+        try:
+            with opens(path) as opened:
+                found = _find_in(opened, values)
+        except (OSError, EOFError, lzma.LZMAError, zlib.error):
+            return "a packed part that cannot be unpacked, and so not be searched"
+    is_weights = path.suffix == ".safetensors" and not beginning.startswith(b"PK")
+    if found is None and not is_weights and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.flag_bits & ENCRYPTED:
                     return "an encrypted part, which cannot be searched"
                 if found is None and member.compress_type != zipfile.ZIP_STORED:
                     with archive.open(member) as opened:
-                        found = _find_in(opened, secrets)
+                        found = _find_in(opened, values)
     return found
 
 
-def _find_in(file: IO[bytes], secrets: Collection[str]) -> str | None:
-    values = [text.encode(encoding) for text in _spellings(secrets) for encoding in ("utf-8", "utf-16-le")]
+def _values(secrets: Collection[str]) -> dict[bytes, str]:
+    """Return the bytes to look for, and what each of them is.
+
+    Of UTF-16 and UTF-32 it is what both byte orders have in common, if the secret is ASCII.
+    """
+    values = {}
+    for secret in secrets:
+        place = f" ({secrets[secret]})" if isinstance(secrets, Mapping) and secrets[secret] else ""
+        wide = [secret.encode(f"utf-{bits}-{order}", "replace") for bits in (16, 32) for order in ("le", "be")]
+        if secret.isascii():
+            wide = [wide[0][:-1], wide[2][:-3]]
+        narrow = [spelling.encode("utf-8", "surrogateescape") for spelling in _spellings(secret)]
+        values |= dict.fromkeys([*narrow, *wide], f"a token or password in use{place}")
+    return values
+
+
+def _find_in(file: IO[bytes], values: dict[bytes, str]) -> str | None:
     overlap = max([OVERLAP, *map(len, values)])
     kept = b""
     while piece := file.read(PIECE):
         content = kept + piece
-        if any(value in content for value in values):
-            return "a token or password in use"
+        for value, kind in values.items():
+            if value in content:
+                return kind
         for start, end in _worded_parts(content):
             if found := _find_pattern(content[start:end]):
                 return found
@@ -407,6 +558,8 @@ def _find_pattern(content: bytes) -> str | None:
         while at >= 0:
             is_word_end = beginning == b"sk-" and content[max(0, at - 2) : at].isalpha()  # as in "mask-"
             if not is_word_end and pattern.match(content, at):
-                return "an address with a password" if beginning == b"://" else "what looks like a token or key"
+                if beginning == b"://":
+                    return "an address with a password"
+                return f"what looks like a token or key ({beginning.decode().strip(' _-.')}...)"
             at = content.find(beginning, at + 1)
     return None

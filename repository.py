@@ -170,7 +170,7 @@ def check_no_secrets(folder: Path, secrets: Collection[str] = (), paths: Iterabl
     Raises:
         ValueError: with the file's name; the secret itself is in no message.
     """
-    values = {*(secret for secret in secrets if secret), *environment_secrets()}
+    values = dict.fromkeys((secret for secret in secrets if secret), "") | environment_secrets()
     for path in paths or (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()):
         found = find_secret(folder / path, values) or find_local_path(folder / path)
         if found is None and any(value in path.as_posix() for value in values):

@@ -62,14 +62,21 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which is created where it does not exist; a folder that stays empty is deleted again.
 
     Raises:
-        ValueError: another process holds it, with its id, machine and start; the folder cannot be written.
+        ValueError: another process holds it, with its id, machine and start; the folder or the lock file cannot be
+            written.
     """
     check_writable(folder, "output_dir", is_folder=True)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     try:
-        descriptor = _take(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _take(path)
+        except OSError as error:
+            raise ValueError(
+                f"{path}: the lock file of the run cannot be opened or written ({error.strerror or error}). If no "
+                "other run uses this folder, delete the file; otherwise give another output_dir."
+            ) from error
         inherited = [descriptor]
         os.register_at_fork(after_in_child=lambda: _close_all(inherited))
         try:

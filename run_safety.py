@@ -1,6 +1,9 @@
 """Where a start of train.py begins: anew, at a checkpoint of its folder, or nowhere because the run is finished."""
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,8 +14,9 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .checksums import check_checksums
+from .datasets_builder.mixture import BUILDERS
 from .records import TRAINING_RECORD, read_stages
-from .redaction import redact, redact_command
+from .redaction import redact, redact_command, short_path, shorten_paths
 from .run_folder import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
 
 # How long is trained may grow while a run goes on.
@@ -30,6 +34,8 @@ FREE = (
     *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples", "max_new_tokens"),
     *("fresh", "self_check", "global_batch_size", "expected_processes"),
 )
+# A local path in settings: its short name, and a hash of the absolute path, which does not depend on the working folder
+_MARKED = re.compile(r"<([^<>]*), path ([0-9a-f]{8})>")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,39 @@ def settings_of(
     own |= {found.name: getattr(args, found.name) for found in fields(args) if found.name not in theirs}
     settings = {name: value for name, value in own.items() if name not in FREE}
     settings |= {name: getattr(args, name) for name in (*DECIDING, *LENGTHS)} | facts
-    return redact(json.loads(json.dumps(settings, default=str)), secrets)
+    return redact(_mark_paths(json.loads(json.dumps(settings, default=str))), secrets)
+
+
+def _mark_paths(value: Any) -> Any:
+    """Return settings in which every local path is its short name and a hash of the absolute path."""
+    if isinstance(value, dict):
+        return {name: _mark_paths(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_mark_paths(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    is_relative = not os.path.isabs(value) and value.partition("/")[0] not in BUILDERS
+    if is_relative and (os.path.isdir(value) or ("/" in value and os.path.exists(value))):
+        return _mark_path(os.path.abspath(value))
+    return shorten_paths(value, _mark_path)
+
+
+def _mark_path(path: str) -> str:
+    absolute = os.path.realpath(re.sub(r"^file:/*(?=/)", "", path))
+    return f"<{short_path(path)}, path {hashlib.sha256(absolute.encode('utf-8', 'replace')).hexdigest()[:8]}>"
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    """Compare settings; local paths by their hashes, or by their names where an older record has no hashes."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return before.keys() == now.keys() and all(_is_same(before[name], now[name]) for name in before)
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_is_same, before, now))
+    if isinstance(before, str) and isinstance(now, str):
+        have_hashes = len(_MARKED.findall(before)) == len(_MARKED.findall(now))
+        kept = r"\2" if have_hashes else r"\1"
+        return _MARKED.sub(kept, before) == _MARKED.sub(kept, now)
+    return before == now
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -74,7 +112,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{name} {_brief(before[name])}, not {_brief(now.get(name))}"
         for name in before
-        if (now.get(name, 0) < before[name] if name in LENGTHS else now.get(name) != before[name])
+        if (now.get(name, 0) < before[name] if name in LENGTHS else not _is_same(before[name], now.get(name)))
     ]
 
 

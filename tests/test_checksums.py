@@ -80,6 +80,23 @@ def test_a_list_that_cannot_be_read_is_told_with_its_line(folder, content):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_list_is_refused(tmp_path, content):
+    (tmp_path / CHECKSUMS).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{CHECKSUMS}(: the list is empty|, line 1: expected a SHA-256)"):
+        check_checksums(tmp_path)
+
+
+@pytest.mark.parametrize("missing_is_fine", [False, True])
+def test_weights_that_the_list_does_not_name_are_refused(tmp_path, missing_is_fine):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_checksums(tmp_path)
+    check_checksums(tmp_path, missing_is_fine)
+    (tmp_path / "model-2.safetensors").write_bytes(b"others")
+    with pytest.raises(ValueError, match=rf"model-2.safetensors: {CHECKSUMS} does not list this file"):
+        check_checksums(tmp_path, missing_is_fine)
+
+
 def test_saving_over_a_checkpoint_with_stock_calls_leaves_one_that_opens(folder):
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():

@@ -135,3 +135,26 @@ def test_a_secret_is_in_no_error_and_not_in_what_trackers_see_of_the_command(mon
     error = capsys.readouterr().err
     assert error.startswith("error: unknown arguments") and secret not in error
     assert secret not in " ".join(sys.argv)
+
+
+def test_a_long_error_shows_no_half_of_a_secret(monkeypatch, capsys):
+    secret = "correct-horse-battery"
+    for text in (f"{'x' * n} {secret} {'token=' * 20_000}" for n in (1_985, 19_960, 19_990)):
+        line = command_line.masked_line(text, {secret})
+        assert len(line) <= 2_000 and "correct" not in line
+    for count in range(20_000 // 22, 20_000 // 22 + 3):  # what is masked makes the end visible
+        assert "correct" not in command_line.masked_line(" ".join([secret] * count), {secret})
+    assert command_line.masked_line("short  and\nplain", {secret}) == "short and plain"
+
+
+def test_an_error_of_reading_the_command_line_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--dataset_options", "[" * 600 + "]" * 600])
+    command_line.run(lambda arguments: None)
+
+    def fail(arguments):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(command_line, "secrets_of", fail)
+    with pytest.raises(SystemExit):
+        command_line.run(lambda arguments: None)
+    assert capsys.readouterr().err == "error: too deep\n"

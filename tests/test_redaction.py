@@ -1,11 +1,13 @@
 """No secret and no local path stands in what is recorded, and a secret is found in whatever is uploaded."""
 
 import gzip
+import importlib
 import json
 import os
 import pickle
+import signal
 import zipfile
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +16,7 @@ import torch
 
 from gemma_lisa.redaction import (
     MASK,
+    _named_secrets,
     environment_secrets,
     find_local_path,
     find_secret,
@@ -27,6 +30,7 @@ from gemma_lisa.redaction import (
     short_path,
     shortened_file,
 )
+from gemma_lisa.repository import check_no_secrets
 
 TOKEN = "hf_" + "aB3dE6" * 5  # as the Hub's look
 PLAIN = "correct-horse-battery"  # a secret that looks like no token
@@ -162,7 +166,7 @@ def test_what_looks_like_a_token_is_found_in_every_kind_of_file(tmp_path, secret
         pytest.skip("sk- ends words, as mask-")
     else:
         path.write_bytes(b"xx" + secret.encode())
-    assert find_secret(path) == "what looks like a token or key"
+    assert find_secret(path).startswith("what looks like a token or key (")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
@@ -189,7 +193,7 @@ def test_a_value_in_use_is_found_as_json_addresses_and_base64_spell_it(tmp_path,
 def test_a_packed_log_is_searched_and_an_encrypted_one_is_refused(tmp_path):
     with gzip.open(tmp_path / "log.gz", "wt") as file:
         file.write(TOKEN)
-    assert find_secret(tmp_path / "log.gz") == "what looks like a token or key"
+    assert find_secret(tmp_path / "log.gz") == "what looks like a token or key (hf...)"
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a", "nothing")
     content = (tmp_path / "a.zip").read_bytes()
@@ -241,3 +245,235 @@ def test_a_local_path_in_a_pickle_is_found(tmp_path):
 def test_a_local_record_keeps_its_paths_and_loses_its_secrets():
     record = {"model": "/home/alice/run", "dataset_options": {"api_key": PLAIN, "data_dir": "/data"}, "seed": 1}
     assert mask(record) == {**record, "dataset_options": {"api_key": MASK, "data_dir": "/data"}}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Long texts
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def no_hang():
+    """A quadratic pattern would take hours; a linear one takes about a second."""
+
+    def end(*args):
+        raise TimeoutError("the patterns take more than linear time")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+UNITS = [
+    "token_",
+    "1",
+    "a_",
+    "-sk-aa",
+    "sk-",
+    "sk-a-",
+    "eyJ",
+    "eyJ-",
+    "eyJaaaaaaaaaa.",
+    "://",
+    "://:",
+    ":",
+    "://a:",
+    "@",
+]
+UNITS += ["token=", "token: '", 'token: "a\\', "password ", "Bearer ", "bearer  ", "?a=", "&token=", "hf_a", "a.", "aB"]
+UNITS += [
+    "-----BEGIN A",
+    "<",
+    "[{",
+    '{"a":',
+    "/a",
+    "a/",
+    "~/",
+    "\\\\",
+    "https://a@",
+    "s3://k:a/",
+    "xox",
+    "PK",
+    " ",
+    "=",
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_long_text_is_masked_and_searched_in_linear_time(tmp_path, unit, no_hang):
+    long = unit * (100_000 // len(unit))
+    for text in (long, f"{long} x", f"x{long}@"):
+        redact_text(text, {PLAIN})
+        is_secret_name(text)
+    (tmp_path / "file").write_text(long)
+    find_secret(tmp_path / "file", {PLAIN})
+
+
+def test_a_name_of_any_length_is_a_secret_name_by_its_end():
+    assert PLAIN not in redact_text("x_" * 200 + f"token={PLAIN}")
+
+
+@pytest.mark.parametrize("depth", [90, 600, 5000])
+def test_words_that_are_nested_deep_lose_their_secrets(depth):
+    word = "[" * depth + json.dumps({"token": [PLAIN]}) + "]" * depth
+    assert secrets_of(["--dataset_options", word]) == ({PLAIN} if depth < 900 else set())
+    for arguments in (["--dataset_options", word], [f"--dataset_options={word}"]):
+        assert PLAIN not in " ".join(redact_arguments(arguments, secrets_of(arguments)))
+
+
+def test_shared_and_recursive_values_are_visited_once():
+    shared = [{"token": PLAIN}]
+    for _ in range(60):
+        shared = [shared, shared]
+    shared.append(shared)
+    assert _named_secrets(shared) == {PLAIN}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which names and values are secret
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"headers": {"Authorization": f"Bearer {PLAIN}"}},
+        {"token": [PLAIN]},
+        {"tokens": [{"a": PLAIN}]},
+        {"api_keys": PLAIN},
+        {"auth": PLAIN},
+        {"auth": {"user": "a", "key": (PLAIN,)}},
+        {"storage_options": {"account_key": PLAIN, "sasToken": PLAIN}},
+    ],
+)
+def test_all_texts_below_a_secret_name_are_secret(value):
+    assert PLAIN in secrets_of(["--dataset_options", json.dumps(value)])
+    for masked in (redact(value), mask(value), redact(json.dumps(value)), redact_text(json.dumps(value))):
+        assert PLAIN not in str(masked)
+
+
+SECRET_NAMES = (
+    "PGPASSWORD SSHPASS mytoken private_keys HF_TOKEN hfToken api_key apiKeys OPENAI_API_KEY DB_PASS auth pwd "
+)
+SECRET_NAMES += (
+    "AWS_ACCESS_KEY_ID client_secret GH_TOKEN HUGGING_FACE_HUB_TOKEN REPLICATE_API_TOKEN Authorization cookie"
+)
+OTHER_NAMES = (
+    "forward_pass token_type answer_token first_token stop_token seg_token pad_token max_new_tokens token_ids "
+)
+OTHER_NAMES += (
+    "tokenizer TOKENIZERS_PARALLELISM mean_token_accuracy primary_key sort_key author passes compass keypoints "
+)
+OTHER_NAMES += "num_input_tokens_seen special_tokens seg_token_id padToken secretary monkey bypass push_to_hub_model_id"
+
+
+def test_names_of_secrets_are_told_from_other_names():
+    assert [name for name in SECRET_NAMES.split() if not is_secret_name(name)] == []
+    assert [name for name in OTHER_NAMES.split() if is_secret_name(name)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("token: foo", "special_token=abc", "token: Segmentation", "first_token: image_12345", "password: <unknown>"),
+        *("forward_pass=12345678", "the bearer of news", "tokens: 123", "ssh://git@host/x", "http://host:8080/a@b"),
+        *("https://host/x?page=12&size=large", "unexpected token: 'expected'", "max_new_tokens=12345678"),
+    ],
+)
+def test_plain_words_of_error_lines_stay(text):
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"https://{PLAIN}@host/x",
+            f"redis://:{PLAIN}@host",
+            f"https://h/x?sig={PLAIN}",
+            f"https://h/x?a=1&X-Amz-Signature={PLAIN}&b=2",
+        ),
+        *(f"https://h/x?X-Amz-Credential={PLAIN}", f"https://h/x?key={PLAIN}", f"https://h/x?signature={PLAIN}#a"),
+        *(f"s3://k:secret/{PLAIN}@h/", f"https://h/?u=https://g?token={PLAIN}", f"postgres://a:x@{PLAIN}@h/db"),
+        *(f"curl -H 'Authorization: Bearer {PLAIN}'", f"bearer {PLAIN}", f"password='{PLAIN} {PLAIN}'"),
+        *(
+            f"msg=token={PLAIN}",
+            f'{{\\"api_key\\": \\"{PLAIN}\\"}}',
+            f"PGPASSWORD={PLAIN} psql",
+            f"args.hub_token: {PLAIN}",
+        ),
+    ],
+)
+def test_credentials_in_texts_are_masked(text):
+    assert PLAIN not in redact_text(text) and MASK in redact_text(text)
+    assert redact_text(redact_text(text)) == redact_text(text)
+
+
+def test_variables_that_name_columns_are_no_secrets_and_keys_are(monkeypatch):
+    for name, value in (("PRIMARY_KEY", "image_id_of_the_row"), ("SORT_KEY", "created_at"), ("S_KEY", "a1" * 10)):
+        monkeypatch.setenv(name, value)
+    assert environment_secrets() == {"a1" * 10: "the environment variable S_KEY"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"])
+@pytest.mark.parametrize("secret", [PLAIN, "correct-hörse-battery"])
+def test_a_value_in_use_is_found_in_wide_characters(tmp_path, encoding, secret):
+    (tmp_path / "file").write_bytes(b"\1" + f"a {secret} b".encode(encoding))
+    assert find_secret(tmp_path / "file", {secret})
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+def test_a_value_in_use_is_found_in_base64_and_hexadecimal_wherever_it_begins(tmp_path, before):
+    content = f"{before}{PLAIN}?>more".encode()
+    for text in (
+        b64encode(content).decode(),
+        urlsafe_b64encode(content).decode(),
+        content.hex(),
+        content.hex().upper(),
+    ):
+        (tmp_path / "file").write_text(f"x {text}")
+        assert find_secret(tmp_path / "file", {PLAIN}), text
+
+
+@pytest.mark.parametrize("name", ["file", "file.dat", "model.safetensors"])
+@pytest.mark.parametrize("pack", ["gzip", "bz2", "lzma", "zip"])
+def test_packed_files_are_known_by_their_first_bytes(tmp_path, name, pack):
+    path = tmp_path / name
+    if pack == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a", TOKEN * 2)
+    else:
+        path.write_bytes(importlib.import_module(pack).compress(TOKEN.encode() * 20))
+    assert find_secret(path).startswith("what looks like")
+
+
+def test_a_packed_file_that_is_cut_off_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(os.urandom(1000))[:500])
+    assert "cannot be unpacked" in find_secret(tmp_path / "a.gz")
+
+
+@pytest.mark.parametrize("beginning", ["npm_", "ghu_", "ghr_", "pypi-", "gsk_", "sk_live_", "ya29.", "xoxp-"])
+def test_tokens_of_other_services_are_found_and_masked(tmp_path, beginning):
+    secret = beginning + "aB3dE6" * 6
+    (tmp_path / "file").write_text(f"x {secret}\n")
+    assert find_secret(tmp_path / "file").startswith("what looks like a token or key (")
+    assert secret not in redact_text(f"x {secret}")
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_TransformersModelConfig", "hf_" + "ModelConfig" * 4, "postgres://user:password@localhost/db"]
+)
+def test_names_and_placeholders_are_no_secrets_of_a_file(tmp_path, text):
+    (tmp_path / "README.md").write_text(f"see {text} for more")
+    assert find_secret(tmp_path / "README.md") is None
+
+
+def test_a_refusal_names_the_variable_and_not_its_value(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", PLAIN)
+    (tmp_path / "notes.json").write_text(PLAIN)
+    with pytest.raises(
+        ValueError, match=r"notes.json contains .*\(the environment variable WANDB_API_KEY\)"
+    ) as refusal:
+        check_no_secrets(tmp_path)
+    assert PLAIN not in str(refusal.value)

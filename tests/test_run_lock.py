@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,3 +131,13 @@ def test_an_unwritable_folder_is_refused_before_the_run(tmp_path):
     args = GemmaLisaTrainingArguments(output_dir=str(tmp_path / "file" / "run"), use_cpu=True)
     with pytest.raises(ValueError, match=r"output_dir .*: .*file is a file; expected a folder"), run_locked(args):
         pass
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named_on_all_processes(tmp_path, monkeypatch):
+    (tmp_path / LOCK).mkdir()
+    sent = []
+    monkeypatch.setattr(run_lock.torch.distributed, "broadcast_object_list", lambda found, device: sent.extend(found))
+    args = SimpleNamespace(output_dir=str(tmp_path), process_index=0, world_size=2, device="cpu")
+    with pytest.raises(ValueError, match=rf"{tmp_path / LOCK}: the lock file .*delete the file"), run_locked(args):
+        pass
+    assert [type(error) for error in sent] == [ValueError]

@@ -22,9 +22,11 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from gemma_lisa import train
+from gemma_lisa.arguments import DataArguments
 from gemma_lisa.command_line import UsageError
 from gemma_lisa.run_safety import ForgetCallback, choose_start, differences, settings_of
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
 
 KILLS = 20
 STEPS, SAVE_STEPS, KEPT = 120, 2, 2
@@ -149,6 +151,37 @@ def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
         [found] = differences(before, settings(f"--{name}", *value))
         assert found.startswith(name), found
     assert differences(before, settings("--per_device_train_batch_size", "4")) == ["rows_a_step 8, not 4"]
+
+
+def settings_with(tmp_path, dataset, **facts):
+    args = GemmaLisaTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+    return settings_of([DataArguments(dataset=dataset)], args, **facts)
+
+
+def test_a_local_data_set_is_the_same_from_every_working_folder(tmp_path, monkeypatch):
+    prepared = tmp_path / "x" / "data" / "prep"
+    prepared.mkdir(parents=True)
+    found = []
+    for folder, dataset in ((tmp_path, prepared), (tmp_path / "x", prepared), (Path("/"), prepared)):
+        monkeypatch.chdir(folder)
+        found.append(settings_with(tmp_path, str(dataset), rows=[f"folder: 3 rows of {dataset}"]))
+    monkeypatch.chdir(prepared.parent)
+    found.append(settings_with(tmp_path, "prep", rows=[f"folder: 3 rows of {prepared}"]))
+    assert str(tmp_path) not in json.dumps(found[2])
+    assert [differences(before, now) for before in found for now in found] == [[]] * 16
+
+
+def test_two_local_data_sets_of_one_name_are_two_runs(tmp_path):
+    one, other = (settings_with(tmp_path, f"/mnt/{disk}/prep", rows=[f"3 of /mnt/{disk}/prep"]) for disk in "ab")
+    assert [found.split()[0] for found in differences(one, other)] == ["dataset", "rows"]
+
+
+def test_a_record_without_hashes_of_paths_still_resumes(tmp_path):
+    settings = settings_with(tmp_path, "/mnt/a/prep", rows=["3 rows of /mnt/a/prep"])
+    older = {**settings, "dataset": "prep", "rows": ["3 rows of prep"]}
+    assert differences(older, settings) == []
+    assert differences({**older, "dataset": "/mnt/a/prep"}, settings) == []
+    assert differences({**older, "dataset": "other"}, settings)[0].startswith('dataset "other"')
 
 
 def test_a_checkpoint_of_an_unknown_run_is_refused(run):

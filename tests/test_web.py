@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -488,3 +489,15 @@ def test_the_space_asks_for_what_is_tested():
     assert f"gradio=={front['sdk_version']}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert (space / front["app_file"]).is_file() and front["sdk"] == "gradio"
     assert len(front["short_description"]) <= 60  # the Hub refuses a longer one
+
+
+def test_the_space_refuses_a_blank_model_variable(monkeypatch):
+    model_name = runpy.run_path(str(ROOT / "hub" / "space" / "app.py"))["model_name"]
+    monkeypatch.delenv("MODEL", raising=False)
+    assert model_name() is None
+    monkeypatch.setenv("MODEL", " org/model\n")
+    assert model_name() == "org/model"
+    for blank in ("", " "):
+        monkeypatch.setenv("MODEL", blank)
+        with pytest.raises(ValueError, match="MODEL is empty"):
+            model_name()

@@ -12,8 +12,21 @@ from gemma_lisa.web.server import serve
 
 EVERY_NETWORK, SPACES_PORT = "0.0.0.0", 7860
 
+
+def model_name() -> str | None:
+    """Return the value of MODEL, or None if it is not set.
+
+    Raises:
+        ValueError: MODEL is set but blank.
+    """
+    name = os.environ.get("MODEL")
+    if name is not None and not name.strip():
+        raise ValueError("The variable MODEL is empty; expected a name on the Hub. Set it, or delete the variable.")
+    return name and name.strip()
+
+
 if __name__ == "__main__":
-    path = os.environ.get("MODEL") or None
+    path = model_name()
     is_4bit = os.environ.get("IN_4BIT") == "1"
     model, processor = load_checkpoint(path or EXAMPLE, load_in_4bit=is_4bit, device=choose_device(None))
     serve(model, processor, path and path.split("/")[-1], host=EVERY_NETWORK, port=SPACES_PORT)
