@@ -253,9 +253,9 @@ def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["command line", "abbreviated", "recipe"])
+@pytest.mark.parametrize("place", ["command line", "in one word", "recipe"])
 def test_no_token_and_no_local_path_leaves_with_a_training(server, folders, tmp_path, place):
-    options = {"command line": ["--hub_token", hub_server.TOKEN], "abbreviated": [f"--hub_tok={hub_server.TOKEN}"]}
+    options = {"command line": ["--hub_token", hub_server.TOKEN], "in one word": [f"--hub_token={hub_server.TOKEN}"]}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text((ROOT / "configs/shapes.yaml").read_text())
     if place == "recipe":
