@@ -226,7 +226,7 @@ def test_every_checkpoint_can_be_kept_there(server, folders, tmp_path):
 
 @pytest.mark.slow
 def test_only_the_end_can_be_pushed(server, folders, tmp_path):
-    done = train(server, folders, tmp_path, "--hub_always_push", "true", "--hub_strategy", "end")
+    done = train(server, folders, tmp_path, "--hub_strategy", "end")
     assert done.returncode == 0, done.stderr
     commits = server.repositories["org/trained"].commits
     assert [commit.message for commit in commits] == ["initial commit", "Model save"]
