@@ -76,7 +76,7 @@ FLOORS = {
     "self_check": 3,
     "trainer": 3,
     "command_line": 0,
-    "outputs": 1,
+    "outputs": 2,
     "training_arguments": 1,
     "training_options": 1,
     "option_checks": 3,
