@@ -162,8 +162,10 @@ def test_what_looks_like_a_token_is_found_in_every_kind_of_file(tmp_path, secret
         with open(path, "r+b") as file:
             file.seek((1 << 24) - 10)
             file.write(b"\0" + secret.encode() + b"\0" + os.urandom(5000))
-    elif secret.startswith("sk-"):
-        pytest.skip("sk- ends words, as mask-")
+    elif secret.startswith("sk-"):  # words end so, as mask-: behind letters it is none
+        path.write_bytes(b"ma" + secret.encode())
+        assert not find_secret(path)
+        return
     else:
         path.write_bytes(b"xx" + secret.encode())
     assert find_secret(path).startswith("what looks like a token or key (")
