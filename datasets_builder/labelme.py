@@ -1,7 +1,6 @@
 """LabelMe's JSON files: the shapes that a person drew on a picture, as masks."""
 
 import base64
-import math
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -69,13 +68,21 @@ def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:
     if kind == "rectangle":
         (left, top), (right, bottom) = points.tolist()
         return segmentation_runs([[left, top, right, top, right, bottom, left, bottom]], size, where)
-    (x, y), radius = points[0], math.dist(*points)
-    if max(-x, -y, x - size[1], y - size[0]) > BORDER or radius > sum(size):
+    (x, y), radius = points[0], _distance(*points)
+    if max(-x, -y, x - size[1], y - size[0]) > BORDER or not radius <= sum(size):
         raise ValueError(
             f"{where}: its center is x {x:g}, y {y:g} and its radius {radius:g} pixels, but its image is {size[1]} x "
             f"{size[0]} pixels (width x height); draw it again."
         )
     return _circle(points, size)
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Pixels between two points (2,). Not math.dist: where a library has the CPU round the smallest numbers to 0, it
+    is 0 or not a number for the largest.
+    """
+    with np.errstate(over="ignore"):
+        return float(np.hypot(*(second - first)))
 
 
 def _circle(points: np.ndarray, size: tuple[int, int]) -> dict:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from own_folder import areas, drawn, labelme, load, photo, refusal, shape, turned, write
 
 from gemma_lisa.datasets_builder.rows import decode_mask
@@ -94,6 +95,18 @@ def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
     assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
     labelme(root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6))  # the same, as stored
     assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
+
+
+def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_are_0(root):
+    photo(root, "1.jpg")
+    labelme(root, "labels/1.json", [shape("a", [[1, 1], [1e308, 1e308]], "circle")])
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU keeps the smallest numbers")
+    try:
+        with pytest.raises(ValueError, match=r"center is x 1, y 1 and its radius 1.41421e\+308"):
+            load(root)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize(

@@ -203,9 +203,12 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         assert np.allclose(found[:, :-1], expected[:, :-1], rtol=0, atol=apart), (name, np.abs(found - expected).max(0))
         assert np.allclose(found[:, -1], expected[:, -1], rtol=share, atol=0), (name, found[:, -1], expected[:, -1])
         resumed, whole = numbers(tmp_path / f"{name}-resumed")[-(steps // 2) :], found[-(steps // 2) :]
-        # In the host's memory DeepSpeed adds up the norm of gradients in no fixed order, and clips by it
-        rounding = 1e-4 if engine == "zero3_offload" else 0.0
-        assert np.allclose(resumed, whole, rtol=0, atol=rounding), (name, np.abs(resumed - whole).max(0))
+        # In the host's memory DeepSpeed adds up the norm of gradients in no fixed order, and clips by it: as far apart
+        # as two engines may be
+        near, near_share = (apart, share) if engine == "zero3_offload" else (0.0, 0.0)
+        differences = (name, np.abs(resumed - whole).max(0))
+        assert np.allclose(resumed[:, :-1], whole[:, :-1], rtol=0, atol=near), differences
+        assert np.allclose(resumed[:, -1], whole[:, -1], rtol=near_share, atol=0), differences
 
     # One folder of safetensors with its code, which AutoModel opens, with the weights that one process ends with
     parts = tmp_path / "parts"
