@@ -65,7 +65,7 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about tw
 app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:7860 (ARGS="--model DIR --port 8080")
 	.venv/bin/python app.py $(ARGS)
 
-test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/test_metrics.py")
+test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/evaluation/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
 
 FUZZ_EXAMPLES ?= 5000

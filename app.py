@@ -11,8 +11,8 @@ web, and nothing that visitors bring is written to disk.
 import argparse
 from pathlib import Path
 
-from gemma_lisa.checkpoint import load_asked
-from gemma_lisa.command_line import ArgumentParser, add_model_options, positive, run
+from gemma_lisa.checkpoints.loading import load_asked
+from gemma_lisa.interfaces.command_line import ArgumentParser, add_model_options, positive, run
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,7 +31,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
     model, processor = load_asked(args)
-    from gemma_lisa.web.server import serve  # Gradio takes seconds to import: not for --help, nor for a wrong option
+    from gemma_lisa.interfaces.web.server import (
+        serve,  # Gradio takes seconds to import: not for --help, nor for a wrong option
+    )
 
     name = None if args.model is None else Path(args.model).name
     serve(model, processor, name, host=args.host, port=args.port, share=args.share)

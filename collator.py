@@ -16,10 +16,10 @@ Its row of the batch (B = 1): the prefix they share, then each question with its
 import numpy as np
 import torch
 
-from .datasets_builder.rows import SEG_SLOT
-from .datasets_builder.templates import Chat
-from .losses_gemma_lisa import IGNORE_INDEX
-from .processing_gemma_lisa import GemmaLisaProcessor, pad_rows
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
 
 
 class GemmaLisaCollator:

@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.utils import ModelOutput
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
-from .sam_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, prompts_by_hand
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, prompts_by_hand
 
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}

@@ -17,10 +17,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOu
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, repeated_outputs
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
-from .isolation_gemma_lisa import isolate_questions
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
+from .mask_decoding_gemma_lisa import decode_masks, loaded_device
+from .packing_gemma_lisa import isolate_questions
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
-from .sam_gemma_lisa import decode_masks, loaded_device
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
 

@@ -25,22 +25,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gemma_lisa.answers import labels, record
-from gemma_lisa.chat import Talk, converse
-from gemma_lisa.checkpoint import EXAMPLE, load_asked
-from gemma_lisa.command_line import (
-    ArgumentParser,
-    UsageError,
-    add_model_options,
-    check_writable,
-    positive,
-    run,
-    write_whole,
-)
-from gemma_lisa.drawing import draw_answer
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_asked
+from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import FORMATS, load_rgb
-from gemma_lisa.outputs import PICTURES, check_outputs, check_suffix
-from gemma_lisa.parsing import parse_json
+from gemma_lisa.interfaces.answer_json import labels, record
+from gemma_lisa.interfaces.command_line import ArgumentParser, add_model_options, positive, run
+from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix
+from gemma_lisa.interfaces.terminal_chat import Talk, converse
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 COLUMNS = ("image", "query")  # of a table

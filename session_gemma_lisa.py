@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
-from .sam_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
+from .mask_decoding_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
 
 # Tokens that are read ahead at most: an answer's usual beginning, or the name of a thing.
 MAX_GUESSED = 8

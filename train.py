@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from gemma_lisa.adapters import (
+from gemma_lisa.checkpoints.adapter_base import identify, is_adapter
+from gemma_lisa.checkpoints.loading import open_checkpoint
+from gemma_lisa.checkpoints.lora import (
     TRAINED_WITH_LORA,
     AdaptedGemmaLisa,
     add_lora,
@@ -34,7 +36,21 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.arguments import (
+from gemma_lisa.checkpoints.training_record import Record, command_of
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.leakage import held_out_images
+from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows, sets_of, tolerating
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
+from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.interfaces.output_checks import check_run_folder
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.redaction import secrets_of
+from gemma_lisa.training.arguments import (
     DataArguments,
     ModelArguments,
     check_output_dir,
@@ -42,35 +58,14 @@ from gemma_lisa.arguments import (
     given_options,
     parse,
 )
-from gemma_lisa.bases import identify, is_adapter
-from gemma_lisa.checkpoint import open_checkpoint
-from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError, run
-from gemma_lisa.datasets_builder.leakage import held_out_images
-from gemma_lisa.datasets_builder.mixture import (
-    load_mixture,
-    load_rows,
-    load_training_rows,
-    sets_of,
-    tolerating,
-)
-from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
-from gemma_lisa.datasets_builder.streams import StreamedQuestions
-from gemma_lisa.datasets_builder.templates import ENGLISH, Phrasing
-from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.optimizers import build_muon, describe_groups
-from gemma_lisa.outputs import check_run_folder
-from gemma_lisa.parallel import engine_of, hold_constants, whole_weights
-from gemma_lisa.parsing import parse_json
-from gemma_lisa.previews import PreviewCallback
-from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import Record, command_of
-from gemma_lisa.redaction import secrets_of
-from gemma_lisa.run_lock import run_locked
-from gemma_lisa.run_safety import ForgetCallback, begin, settings_of
-from gemma_lisa.self_check import self_check
-from gemma_lisa.trainer import GemmaLisaTrainer, groups_of, measured_scores
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.distributed import engine_of, hold_constants, whole_weights
+from gemma_lisa.training.optimizers import build_muon, describe_groups
+from gemma_lisa.training.overfit_check import self_check
+from gemma_lisa.training.previews import PreviewCallback
+from gemma_lisa.training.resume import ForgetCallback, begin, settings_of
+from gemma_lisa.training.run_lock import run_locked
+from gemma_lisa.training.trainer import GemmaLisaTrainer, groups_of, measured_scores
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger("gemma_lisa.train")
 

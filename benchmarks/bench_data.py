@@ -171,11 +171,7 @@ def memory_of_children() -> dict[str, float]:
 def real_size_processor():
     """The processor with images of the real sizes, 896² and 1024, and the small tokenizer."""
     from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-    from gemma_lisa.scripts.init_tiny import (
-        Gemma3ImageProcessorPil,
-        SamImageProcessorPil,
-        build_tokenizer,
-    )
+    from gemma_lisa.scripts.init_tiny import Gemma3ImageProcessorPil, SamImageProcessorPil, build_tokenizer
 
     gemma = Gemma3ImageProcessorPil(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     return GemmaLisaProcessor(gemma, build_tokenizer(), SamImageProcessorPil())
@@ -226,7 +222,9 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
             cells = " | ".join(f"{memory[kind]:,.0f}" for kind in MEMORY)
             lines.append(f"| {questions} | {seen:,} | {cells} |")
 
-    from gemma_lisa.records import commit  # at the end: a child's peak memory begins at its parent's
+    from gemma_lisa.checkpoints.training_record import (
+        commit,  # at the end: a child's peak memory begins at its parent's
+    )
 
     machine = f"a {os.cpu_count()}-core CPU machine under a load of {os.getloadavg()[0]:.1f}"
     command = f"`python benchmarks/bench_data.py` at {commit()}, scale {args.scale:g}, {machine}."

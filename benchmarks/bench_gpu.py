@@ -25,20 +25,20 @@ from PIL import Image
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.adapters import TEXT_LINEARS, WRAPPED
 from gemma_lisa.benchmarks.report import ROOT, publish
+from gemma_lisa.checkpoints.lora import TEXT_LINEARS, WRAPPED
+from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.evaluation.protocols import to_device
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.protocols import to_device
-from gemma_lisa.records import commit
-from gemma_lisa.scripts.engine_files import Engine
 from gemma_lisa.scripts.init_tiny import build_config, build_processor, build_tokenizer
-from gemma_lisa.scripts.meta_step import make_batch
 from gemma_lisa.scripts.plan_memory import build_model, measure_step, plan, read_recipe
-from gemma_lisa.scripts.real_sizes import build_real_config
+from gemma_lisa.training.engine_configs import Engine
+from gemma_lisa.training.model_sizes import build_real_config
+from gemma_lisa.training.step_memory import make_batch
 
 TRAINED = ("seg_projector", "sam.mask_decoder")
 GPU_TESTS = ["-m", "gpu", "-q"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.scripts.init_tiny import build_tiny
 

@@ -33,10 +33,10 @@ from transformers import (
 
 from gemma_lisa.benchmarks.bench_gpu import real_size, tiny_size
 from gemma_lisa.benchmarks.report import ROOT, publish
+from gemma_lisa.checkpoints.sam_pth import original_name
+from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import commit
-from gemma_lisa.sam_checkpoint import original_name
 
 GIB = 2**30
 MEMORY = {"real": 14 * GIB, "tiny": GIB}  # bytes that must be free, above what was measured

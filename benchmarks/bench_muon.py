@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from gemma_lisa.optimizers import StackedMuon, build_muon
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.training.optimizers import StackedMuon, build_muon
 
 NUM_STEPS = 20
 

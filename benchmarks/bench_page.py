@@ -24,7 +24,7 @@ import httpx
 import torch
 
 from gemma_lisa.benchmarks.report import publish
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = ROOT / "docs" / "scene.png"

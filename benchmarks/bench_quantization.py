@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from gemma_lisa.adapters import count_weights
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, choose_device, load_checkpoint
+from gemma_lisa.checkpoints.lora import count_weights
+from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import choose_device, positive
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
-from gemma_lisa.metrics import intervals, summarize
-from gemma_lisa.protocols import by_generation, to_device
-from gemma_lisa.records import commit
+from gemma_lisa.evaluation.metrics import intervals, summarize
+from gemma_lisa.evaluation.protocols import by_generation, to_device
+from gemma_lisa.interfaces.command_line import positive
 
 KINDS = {
     "fp32": {"dtype": torch.float32},

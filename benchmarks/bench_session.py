@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
-from gemma_lisa.command_line import ArgumentParser, positive, run
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.images_gemma_lisa import load_rgb
+from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 
 SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
 QUESTIONS = (

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
+from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import positive
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
-from gemma_lisa.optimizers import build_muon
-from gemma_lisa.records import commit
+from gemma_lisa.interfaces.command_line import positive
+from gemma_lisa.training.optimizers import build_muon
 
 PARTS = ("samples", "batch", "forward", "backward", "optimizer")
 MUON = {"muon_lr": 0.02, "adamw_lr": 2e-3, "weight_decay": 0.01, "betas": (0.9, 0.98)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .parsing import parse_json
+from gemma_lisa.safety.parsing import parse_json
 
 BASE_FILE = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .configuration_gemma_lisa import CHECKSUMS
+from gemma_lisa.configuration_gemma_lisa import CHECKSUMS
 
 _COVERED = ("*.safetensors", "*.safetensors.index.json")
 # As sha256sum writes it; "*" marks a file that was read as binary

@@ -19,14 +19,15 @@ from huggingface_hub import (
     ModelCardData,
 )
 
-from .checksums import CHECKSUMS
-from .command_line import write_whole
-from .parsing import parse_json
-from .records import TRAINING_RECORD
-from .redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
-from .versions_gemma_lisa import HIGHEST, LOWEST
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
+from gemma_lisa.safety.whole_files import write_whole
+from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST
 
-HUB = Path(__file__).parent / "hub"
+from .checksums import CHECKSUMS
+from .training_record import TRAINING_RECORD
+
+HUB = Path(__file__).parents[1] / "hub"
 CARD, TEMPLATE = "README.md", HUB / "card.md"
 # As they lie in hub/
 COPIED = ("handler.py", "requirements.txt")

@@ -14,21 +14,21 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from .bases import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
+from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+
+from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
 from .checksums import CHECKSUMS, check_checksums
-from .command_line import choose_device
-from .configuration_gemma_lisa import GemmaLisaConfig
-from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from .processing_gemma_lisa import GemmaLisaProcessor
 from .small_files import check_json_files, open_processor
 
 if TYPE_CHECKING:
-    from .adapters import AdaptedGemmaLisa
+    from .lora import AdaptedGemmaLisa
 
 # `adapters` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
-EXAMPLE = Path(__file__).parent / "examples" / "shapes-tiny"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
 
 # The device that stands for all there are.
 AUTO = "auto"
@@ -82,7 +82,7 @@ def load_checkpoint(
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
     is_quantized = quantization_of(model.config) is not None
     if (adapter is not None or is_adapter(path)) and not is_quantized:
-        from .adapters import merge_adapter
+        from .lora import merge_adapter
 
         model = merge_adapter(model, model.dtype)
     if device not in (None, AUTO) and not is_quantized:
@@ -117,7 +117,7 @@ def open_checkpoint(
     elif not is_adapter(adapter):
         raise ValueError(f"{adapter}: no adapter, it holds no {ADAPTER_CONFIG}.")
     model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)
-    from .adapters import attach_adapter
+    from .lora import attach_adapter
 
     return attach_adapter(model, adapter, identify(path, revision), is_trainable), processor
 
@@ -160,7 +160,7 @@ def _load_whole(
     if device == AUTO:
         options["device_map"] = _spread(config, path, dtype)
     elif is_quantized:
-        from .adapters import quantization_config
+        from .lora import quantization_config
 
         options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
         options["device_map"] = None if device is None else {"": device}
@@ -192,12 +192,12 @@ def _load_whole(
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
     if is_quantized:
-        from .adapters import check_quantized, keep_layout
+        from .lora import check_quantized, keep_layout
 
         check_quantized(model)
         keep_layout(model)
     elif is_saved_quantized:
-        from .adapters import keep_layout
+        from .lora import keep_layout
 
         keep_layout(model)
     return model.eval(), processor
@@ -278,3 +278,19 @@ def _in_parts(model: torch.nn.Module, places: dict[str, int | str]) -> dict[str,
         else:
             parts[name] = place
     return parts
+
+
+def choose_device(wanted: str | None) -> torch.device | str:
+    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU.
+
+    "auto" stays a word: `load_checkpoint` spreads the model over all devices.
+    """
+    if wanted == "auto":
+        count = torch.cuda.device_count()
+        print(f"device: auto, {f'over {count} GPUs' if count else 'on the CPU (no GPU was found)'}", file=sys.stderr)
+        return wanted
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted or found)
+    note = " (no GPU was found)" if found == "cpu" else " (a GPU is there but not used)" if device.type == "cpu" else ""
+    print(f"device: {device}{note}", file=sys.stderr)
+    return device

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 
-from .bases import ADAPTER_CONFIG, Base, check_base, quantization_of, write_base
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
+
+from .adapter_base import ADAPTER_CONFIG, Base, check_base, quantization_of, write_base
 from .checksums import check_checksums, write_checksums
-from .parsing import parse_json
-from .shown import VALUE_LENGTH, shorten
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"

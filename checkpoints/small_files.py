@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from .processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 CONFIGURATIONS = (

@@ -16,8 +16,8 @@ from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
 
-from .parsing import parse_json
-from .redaction import redact, redact_arguments, secrets_of
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.redaction import redact, redact_arguments, secrets_of
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
 
 def commit() -> str:
     """The checkout's commit, with a plus where files differ from it; "none" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    command = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty=+", "--abbrev=12"]
     if shutil.which("git") is None:
         return "none"
     described = subprocess.run(command, capture_output=True, text=True)

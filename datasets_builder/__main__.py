@@ -18,25 +18,18 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from gemma_lisa.command_line import (
-    ArgumentParser,
-    UsageError,
-    check_writable,
-    json_object,
-    not_negative,
-    positive,
-    run,
-    write_whole,
-)
-from gemma_lisa.datasets_builder.archives import QUESTIONS, ArchiveBuilder, TolerantBuilder
+from gemma_lisa.checkpoints.hub_repository import check_no_secrets, shorten_files
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
+from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBuilder, TolerantBuilder
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
-from gemma_lisa.drawing import draw_questions
-from gemma_lisa.outputs import PICTURES, check_outputs, check_suffix, data_inputs
-from gemma_lisa.repository import check_no_secrets, shorten_files
-from gemma_lisa.shown import show
+from gemma_lisa.drawing.overlay import draw_questions
+from gemma_lisa.interfaces.command_line import ArgumentParser, json_object, not_negative, positive, run
+from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix, data_inputs
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.short_text import show
+from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 COMMONEST = 20  # classes that inspect lists
 NO_LIMIT = sys.maxsize  # of bad records, for verify reports them all

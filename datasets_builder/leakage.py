@@ -13,8 +13,8 @@ from pathlib import Path, PureWindowsPath
 import pyarrow
 import pyarrow.compute
 
-from ..shown import show
-from .refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
+from gemma_lisa.datasets_builder.formats.refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
+from gemma_lisa.safety.short_text import show
 
 logger = logging.getLogger(__name__)
 

@@ -8,25 +8,26 @@ import datasets
 from datasets import BuilderConfig, Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from ..shown import show
-from .ade20k import Ade20k
-from .coco_instances import CocoInstances
-from .coco_stuff import CocoStuff
-from .folder import Folder
-from .grefcoco import Grefcoco
+from gemma_lisa.datasets_builder.custom.coco_instances import CocoInstances
+from gemma_lisa.datasets_builder.custom.folder import Folder
+from gemma_lisa.datasets_builder.published.ade20k import Ade20k
+from gemma_lisa.datasets_builder.published.coco_stuff import CocoStuff
+from gemma_lisa.datasets_builder.published.grefcoco import Grefcoco
+from gemma_lisa.datasets_builder.published.llava_instruct import LlavaInstruct
+from gemma_lisa.datasets_builder.published.mapillary import Mapillary
+from gemma_lisa.datasets_builder.published.mmr import Mmr
+from gemma_lisa.datasets_builder.published.muse import Muse
+from gemma_lisa.datasets_builder.published.paco_lvis import PacoLvis
+from gemma_lisa.datasets_builder.published.pascal_part import PascalPart
+from gemma_lisa.datasets_builder.published.reason_seg import ReasonSeg
+from gemma_lisa.datasets_builder.published.refer import Refclef, Refcoco, Refcocog, RefcocoPlus
+from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
+from gemma_lisa.safety.short_text import show
+
 from .leakage import kept_rows, report
-from .llava_instruct import LlavaInstruct
-from .mapillary import Mapillary
-from .mmr import Mmr
-from .muse import Muse
-from .paco_lvis import PacoLvis
-from .pascal_part import PascalPart
 from .prepared import load_prepared
 from .questions import Part
-from .reason_seg import ReasonSeg
-from .refer import Refclef, Refcoco, Refcocog, RefcocoPlus
 from .rows_builder import RowsBuilder, damaged_cache
-from .shapes import Shapes
 from .streams import Stream, open_stream
 
 BUILDERS = {

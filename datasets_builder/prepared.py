@@ -19,7 +19,8 @@ import pyarrow.compute
 import pyarrow.parquet as parquet
 from datasets.exceptions import DatasetGenerationError
 
-from ..shown import show
+from gemma_lisa.safety.short_text import show
+
 from .rows import ROW_FEATURES
 from .shards import PLAN, WHOLE
 

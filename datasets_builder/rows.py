@@ -12,9 +12,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import load_rgb, pixel_limit
-from ..losses_gemma_lisa import IGNORE_VALUE
-from ..shown import show
+from gemma_lisa.images_gemma_lisa import load_rgb, pixel_limit
+from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.safety.short_text import show
 
 SEG_SLOT = "{seg}"  # where a mask stands in a target's answer
 SEG_WORD = "[SEG]"  # what it becomes in the words of a model; no text of a row's holds it

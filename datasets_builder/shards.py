@@ -18,7 +18,8 @@ import yaml
 from datasets.table import embed_table_storage
 from tqdm import tqdm
 
-from ..parsing import parse_json
+from gemma_lisa.safety.parsing import parse_json
+
 from .rows import ROW_FEATURES
 from .rows_builder import RowsBuilder
 

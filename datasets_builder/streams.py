@@ -21,7 +21,8 @@ import pyarrow.parquet as parquet
 import torch
 from torch.utils.data import IterableDataset
 
-from ..shown import show
+from gemma_lisa.safety.short_text import show
+
 from .leakage import kept_rows, photo_of, report
 from .prepared import as_data_file, check_features, check_picture, find_shards
 from .questions import Part, training_sample

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..shown import show
+from gemma_lisa.safety.short_text import show
+
 from .rows import SEG_SLOT
 
 # How often a target is answered in the data set's own words, where it has some.

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+
 from .fonts import font_for, width_of
-from .losses_gemma_lisa import IGNORE_VALUE
 
 PALETTE = (
     (30, 136, 255),  # azure

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 
 NUM_COUNTS = 5  # intersection, union, num_targets, num_predictions, complete
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from .collator import GemmaLisaCollator
-from .datasets_builder.rows import SEG_SLOT
-from .datasets_builder.templates import ENGLISH, LANGUAGES
-from .losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.templates import ENGLISH, LANGUAGES
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+
 from .metrics import QueryResult, intersection_and_union, unite
-from .modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
-from .processing_gemma_lisa import GemmaLisaProcessor
 
 
 @dataclass(frozen=True)

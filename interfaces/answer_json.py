@@ -6,7 +6,7 @@ from typing import Any
 import contourpy
 import numpy as np
 
-from .datasets_builder.rows import encode_mask
+from gemma_lisa.datasets_builder.rows import encode_mask
 
 
 def record(image: Path | str, query: str, answer: dict[str, Any]) -> dict[str, Any]:

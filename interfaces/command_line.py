@@ -1,46 +1,24 @@
-"""What the programs share at their edge: errors of one line, whole files, and the device they run on."""
+"""What the programs share: the argument parser, types of arguments, and errors as one line with an exit code."""
 
 import argparse
-import io
-import json
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
-import torch
-from PIL import ExifTags, Image
-from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .interrupts import Terminated, sigterm_raises
-from .parsing import parse_json
-from .redaction import mask_text, redact_arguments, secrets_of
-from .shown import VALUE_LENGTH, shorten
+from gemma_lisa.safety.errors import UsageError, check_not_empty
+from gemma_lisa.safety.interrupts import Terminated, sigterm_raises
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.redaction import mask_text, redact_arguments, secrets_of
+from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
 
 USAGE, FAILURE = 2, 1
 SIGNALLED = 128  # a shell's exit code of a process that a signal ended, less the signal's number
-SOFTWARE = "Gemma-LISA"  # in the EXIF of every picture that is written: `outputs.is_own` knows it again
-# What `check_writable` writes: a full file system often still makes an empty file
-PROBE_BYTES = 4096
-# Options whose programs say themselves what a question must be
-QUESTIONS = ("--query", "--examples")
 # Characters of an error message that are looked at, and of its end that can be the first half of a secret
 MASKED_LENGTH, LONGEST_SECRET = 20_000, 4_096
-# What torch.save raises on a full disk: "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
-TORCH_WRITER, FULL_DISK = "inline_container", "No space left on device"
-
-
-class UsageError(ValueError):
-    """The command line or the recipe is wrong: exit code 2."""
-
-
-class WriteError(OSError):
-    """What could not be written or read, in one line."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -52,84 +30,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists what there is.")
-
-
-def check_not_empty(arguments: Sequence[str]) -> None:
-    """Refuse an empty word of a command line, which an unset shell variable leaves.
-
-    Raises:
-        UsageError: which option it belongs to.
-    """
-    for at, word in enumerate(arguments):
-        option, is_one_word, value = word.partition("=")
-        if is_one_word and option.startswith("--") and not value.strip():
-            raise UsageError(f"{option} is empty; give it a value or leave it out.")
-        if not word.strip():
-            options = [before.partition("=")[0] for before in arguments[:at] if before.startswith("--")]
-            if options and options[-1] in QUESTIONS:
-                continue
-            raise UsageError(f"{options[-1] if options else 'An argument'} is empty; give it a value or leave it out.")
-
-
-def check_writable(path: str | Path, option: str, is_folder: bool = False) -> None:
-    """Check that a file or folder can be written, before work begins; nothing is left behind.
-
-    Args:
-        path: what will be written; folders that do not exist yet will be created.
-        option: named in the error, as "--output".
-        is_folder: `path` is a folder that will hold files.
-
-    Raises:
-        UsageError: a part of the path is a file, or the path is a folder where a file is expected or the reverse.
-        ValueError: the folder is read-only or on a full disk.
-    """
-    path = Path(path)
-    try:
-        if path.is_dir() != is_folder and path.exists():
-            kinds = ("a file", "a folder") if is_folder else ("a folder", "a file")
-            raise UsageError(f"{option} {path}: this is {kinds[0]}; expected the name of {kinds[1]}.")
-        folder = path if is_folder else path.parent
-        while not folder.exists() and not folder.is_symlink():
-            folder = folder.parent
-        if not folder.is_dir():
-            kind = "a link to nothing" if folder.is_symlink() and not folder.exists() else "a file"
-            raise UsageError(f"{option} {path}: {folder} is {kind}; expected a folder.")
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
-            probe.write(b"\0" * PROBE_BYTES)
-            probe.flush()
-            os.fsync(probe.fileno())
-        if path.is_file() and not path.is_symlink() and not os.access(path, os.W_OK):
-            raise UsageError(f"{option} {path}: the file is write-protected; name another file.")
-    except OSError as error:
-        raise ValueError(
-            f"{option} {path}: cannot be written ({error.strerror or error}); name a folder with write permission and "
-            "free space."
-        ) from error
-
-
-@contextmanager
-def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
-    """Turn what writing or reading raises, on a full disk or of a damaged file, into one line that names the place.
-
-    Args:
-        place: the file or folder, or words for it.
-        does: what did not work, as "cannot be written".
-
-    Raises:
-        WriteError: with the reason. Errors of the computation itself are raised as they are.
-    """
-    try:
-        yield
-    except WriteError:
-        raise
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
-            raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"{FULL_DISK}?" if isinstance(error, RuntimeError) else lines[0]
-        if isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        raise WriteError(f"{place}: {does} ({reason}).") from error
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -216,43 +116,3 @@ def close_bars() -> None:
     """End the lines of bars that are still drawn, or what is said next would stand behind them."""
     for bar in list(tqdm._instances):
         bar.close()
-
-
-def choose_device(wanted: str | None) -> torch.device | str:
-    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU.
-
-    "auto" stays a word: `load_checkpoint` spreads the model over all devices.
-    """
-    if wanted == "auto":
-        count = torch.cuda.device_count()
-        print(f"device: auto, {f'over {count} GPUs' if count else 'on the CPU (no GPU was found)'}", file=sys.stderr)
-        return wanted
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted or found)
-    note = " (no GPU was found)" if found == "cpu" else " (a GPU is there but not used)" if device.type == "cpu" else ""
-    print(f"device: {device}{note}", file=sys.stderr)
-    return device
-
-
-def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) -> None:
-    """Write a text, a picture (in the format of the path's suffix) or JSON so that no half of it is ever at `path`.
-
-    Raises:
-        WriteError: it cannot be written, as on a full disk.
-    """
-    if isinstance(content, Image.Image):
-        buffer, exif = io.BytesIO(), Image.Exif()
-        exif[ExifTags.Base.Software] = SOFTWARE
-        content.save(buffer, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"), exif=exif)
-        data = buffer.getbuffer()
-    else:
-        text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        data = text.encode("utf-8")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with one_line_errors(path, "cannot be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)

@@ -11,14 +11,15 @@ from PIL import ExifTags
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .bases import ADAPTER_CONFIG, BASE_FILE, is_adapter, read_base
-from .checksums import CHECKSUMS
-from .command_line import SOFTWARE, UsageError
-from .images_gemma_lisa import open_image, own_limit
-from .parsing import parse_json
-from .records import TRAINING_RECORD, read_stages
-from .run_folder import checkpoints_of
-from .small_files import CONFIGURATIONS
+from gemma_lisa.checkpoints.adapter_base import ADAPTER_CONFIG, BASE_FILE, is_adapter, read_base
+from gemma_lisa.checkpoints.checksums import CHECKSUMS
+from gemma_lisa.checkpoints.small_files import CONFIGURATIONS
+from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, read_stages
+from gemma_lisa.images_gemma_lisa import open_image, own_limit
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.whole_files import SOFTWARE
+from gemma_lisa.training.atomic_saves import checkpoints_of
 
 # Endings of the pictures that are written: those formats keep the mark by which `is_own` knows them again
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")

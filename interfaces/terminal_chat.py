@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from .answers import label_of, labels
-from .command_line import write_whole
-from .drawing import draw_overlay
-from .session_gemma_lisa import ImageSession
+from gemma_lisa.drawing.overlay import draw_overlay
+from gemma_lisa.safety.whole_files import write_whole
+from gemma_lisa.session_gemma_lisa import ImageSession
+
+from .answer_json import label_of, labels
 
 HELP = """\
 Ask in words. The picture with all masks of the conversation is written after every answer. Besides:

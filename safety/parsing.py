@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .shown import VALUE_LENGTH, shorten, show
+from .short_text import VALUE_LENGTH, shorten, show
 
 MAX_YAML_CHARACTERS = 1_000_000  # PyYAML parses about 100,000 characters a second
 MAX_NUMBER_CHARACTERS = 1_000  # PyYAML takes quadratic time for 1:59:59:…

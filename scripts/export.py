@@ -26,21 +26,31 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, logging
 
-from gemma_lisa.adapters import AdaptedGemmaLisa, hold_in, merge_adapter
-from gemma_lisa.bases import is_adapter, quantization_of, read_base
-from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
-from gemma_lisa.checksums import write_checksums
-from gemma_lisa.command_line import ArgumentParser, UsageError, check_writable, run, write_whole
-from gemma_lisa.drawing import draw_answer
+from gemma_lisa.checkpoints.adapter_base import is_adapter, quantization_of, read_base
+from gemma_lisa.checkpoints.checksums import write_checksums
+from gemma_lisa.checkpoints.hub_repository import (
+    ANSWERS,
+    EXAMPLES,
+    GEMMA_LICENSE,
+    Facts,
+    check_no_secrets,
+    complete,
+    read_results,
+)
+from gemma_lisa.checkpoints.loading import load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, hold_in, merge_adapter
+from gemma_lisa.checkpoints.training_record import stages_of
+from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
+from gemma_lisa.interfaces.command_line import ArgumentParser, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.records import stages_of
-from gemma_lisa.repository import ANSWERS, EXAMPLES, GEMMA_LICENSE, Facts, check_no_secrets, complete, read_results
-from gemma_lisa.run_folder import whole_folder
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.whole_files import check_writable, write_whole
 from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
+from gemma_lisa.training.atomic_saves import whole_folder
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded

@@ -32,13 +32,15 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa import sam_checkpoint
-from gemma_lisa.checksums import write_checksums
-from gemma_lisa.command_line import check_not_empty, check_writable, run
+from gemma_lisa.checkpoints import sam_pth
+from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.run_folder import whole_folder
+from gemma_lisa.safety.errors import check_not_empty
+from gemma_lisa.safety.whole_files import check_writable
+from gemma_lisa.training.atomic_saves import whole_folder
 
 SEG_TOKEN = "[SEG]"
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
@@ -240,7 +242,7 @@ def load_weights(
         )
     if Path(sam).is_file():
         model.sam.shared_image_embedding.float()  # the code of the image's places, see modeling_gemma_lisa
-        sam_checkpoint.load_weights(model.sam, sam)
+        sam_pth.load_weights(model.sam, sam)
         return model
     model.sam = None  # the random one goes before the trained one comes
     model.sam, info = read(
@@ -332,7 +334,7 @@ def main(arguments: list[str]) -> None:
         args.gemma, "--gemma", Gemma3Config, "'gemma3', a Gemma 3 that sees images (4B, 12B or 27B)"
     )
     if Path(args.sam).is_file():
-        sam_config = sam_checkpoint.read_config(args.sam)
+        sam_config = sam_pth.read_config(args.sam)
     else:
         sam_config = read_config(args.sam, "--sam", SamConfig, "'sam', the first Segment Anything")
     tokenizer = read(AutoTokenizer.from_pretrained, args.gemma, "tokenizer")

@@ -26,16 +26,17 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.checksums import write_checksums
-from gemma_lisa.command_line import ArgumentParser, check_writable, run
+from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.shapes import LEVELS, row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import LEVELS, row_of_scene
 from gemma_lisa.datasets_builder.templates import ask
+from gemma_lisa.interfaces.command_line import ArgumentParser, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.run_folder import folder_in_place
+from gemma_lisa.safety.whole_files import check_writable
 from gemma_lisa.scripts.init_checkpoint import check_output
+from gemma_lisa.training.atomic_saves import folder_in_place
 
 SPECIAL_TOKENS = {
     "pad_token": "<pad>",

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.adapters import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
-from gemma_lisa.command_line import ArgumentParser, UsageError, positive, run
+from gemma_lisa.checkpoints.lora import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.parsing import parse_yaml, read_yaml
-from gemma_lisa.scripts.engine_files import Engine, engine_of_recipe, read_engine
-from gemma_lisa.scripts.meta_step import META, StepBytes, count_step, make_batch
-from gemma_lisa.scripts.real_sizes import GEMMA_SIZES, build_real_config
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import parse_yaml, read_yaml
+from gemma_lisa.training.engine_configs import Engine, engine_of_recipe, read_engine
+from gemma_lisa.training.model_sizes import GEMMA_SIZES, build_real_config
+from gemma_lisa.training.step_memory import META, StepBytes, count_step, make_batch
 
 GIB = 2**30
 # What a plan depends on, with train.py's defaults; no other field of a recipe changes a byte.

@@ -14,7 +14,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from gemma_lisa.repository import commit_folder, files_of
+from gemma_lisa.checkpoints.hub_repository import commit_folder, files_of
 
 CHECK = Path(__file__).with_name("loading_check.py")
 REPO_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

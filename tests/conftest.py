@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.shapes import Shapes
+from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize

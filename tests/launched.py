@@ -20,7 +20,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from gemma_lisa import train
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 
 def introduce() -> None:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from transformers import DynamicCache, Gemma3ForConditionalGeneration, Gemma3Model, pipeline
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.compatibility_gemma_lisa import CACHE_NAME, known_name, repeated_outputs
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.generation_gemma_lisa import SegmentOutput

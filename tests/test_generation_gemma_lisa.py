@@ -11,7 +11,7 @@ from comparing import TOLERANCE, assert_close, both_states, without
 from torch._dynamo.utils import counters
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig, StoppingCriteriaList
 
-from gemma_lisa import generation_gemma_lisa, sam_gemma_lisa
+from gemma_lisa import generation_gemma_lisa, mask_decoding_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
@@ -276,7 +276,7 @@ def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, q
     inputs = ask(processor, question(), question("the star", seed=1))
     expected = model.segment(**inputs, max_new_tokens=9, **prompts)
     assert len(expected.pred_masks) > 8
-    for module in (generation_gemma_lisa, sam_gemma_lisa):
+    for module in (generation_gemma_lisa, mask_decoding_gemma_lisa):
         monkeypatch.setattr(module, "MASKS_AT_ONCE", 2)
     found = model.segment(**inputs, max_new_tokens=9, **prompts)
     assert_close(found.pred_masks, expected.pred_masks)

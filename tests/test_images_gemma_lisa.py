@@ -18,7 +18,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa import images_gemma_lisa, processing_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.jpeg_header import stored_size
+from gemma_lisa.datasets_builder.formats.jpeg_header import stored_size
 from gemma_lisa.datasets_builder.rows import load_image
 from gemma_lisa.images_gemma_lisa import (
     MAX_IMAGE_PIXELS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gemma_lisa.sam_gemma_lisa import decode_masks, prompts_in_sam_frame
+from gemma_lisa.mask_decoding_gemma_lisa import decode_masks, prompts_in_sam_frame
 
 QUESTIONS = ["the red circle", "the square", "what is round"]
 

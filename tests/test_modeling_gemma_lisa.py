@@ -9,7 +9,7 @@ from comparing import TOLERANCE, assert_close, both_states, without
 from safetensors.torch import load_file
 
 from gemma_lisa import targets_gemma_lisa as targets
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits

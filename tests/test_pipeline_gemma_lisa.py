@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.pipeline_gemma_lisa import TASK, ReasoningSegmentationPipeline
 from gemma_lisa.scripts.init_tiny import build_tiny
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gemma_lisa import checkpoint, predict
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
-from gemma_lisa.command_line import UsageError, run
+from gemma_lisa import predict
+from gemma_lisa.checkpoints import loading
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.safety.errors import UsageError
 
 
 @pytest.fixture
@@ -259,14 +261,14 @@ def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, t
 
 def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
     types = []
-    opened = checkpoint.load_checkpoint
+    opened = loading.load_checkpoint
 
     def watched(*args, **options):
         model, processor = opened(*args, **options)
         types.append(model.dtype)
         return model, processor
 
-    monkeypatch.setattr(checkpoint, "load_checkpoint", watched)
+    monkeypatch.setattr(loading, "load_checkpoint", watched)
     asked = ["--image", str(scene / "a.png"), "--query", "the red circle", "--output", str(tmp_path / "a.png")]
     predict.main([*asked, "--dtype", "bfloat16"])
     assert [str(kind) for kind in types] == ["torch.bfloat16"]
@@ -277,7 +279,7 @@ def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
 def test_a_model_for_which_there_is_not_room_enough_answers_the_same_in_parts(scene, monkeypatch, share):
     model, processor = load_checkpoint(EXAMPLE)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    monkeypatch.setattr(checkpoint, "get_max_memory", lambda given: {"cpu": int(share * size), "disk": 10**12})
+    monkeypatch.setattr(loading, "get_max_memory", lambda given: {"cpu": int(share * size), "disk": 10**12})
     spread, _ = load_checkpoint(EXAMPLE, device="auto")
     places = spread.hf_device_map
     assert {places["sam"], places["seg_projector"]} == {"cpu"} and "disk" in places.values()
@@ -296,12 +298,12 @@ def test_a_model_is_planned_in_the_type_it_is_held_in():
     model, _ = load_checkpoint(EXAMPLE)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     room = {"cpu": int(0.6 * size), "disk": 10**12}
-    plans = [checkpoint._spread(model.config, EXAMPLE, dtype, room) for dtype in ("auto", torch.bfloat16)]
+    plans = [loading._spread(model.config, EXAMPLE, dtype, room) for dtype in ("auto", torch.bfloat16)]
     assert ["disk" in plan.values() for plan in plans] == [True, False]
 
 
 def test_where_sam_finds_no_room_and_quantised_weights_are_not_spread(monkeypatch):
-    monkeypatch.setattr(checkpoint, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
+    monkeypatch.setattr(loading, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
     with pytest.raises(ValueError, match="SAM finds no room on the first device"):
         load_checkpoint(EXAMPLE, device="auto")
     with pytest.raises(ValueError, match="leave --device auto out"):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gemma_lisa import session_gemma_lisa
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.session_gemma_lisa import MAX_GUESSED
 
 SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"

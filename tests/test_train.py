@@ -13,15 +13,17 @@ import yaml
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import BertConfig, TrainerState, TrainingArguments
 
-from gemma_lisa import records, train
-from gemma_lisa.arguments import DataArguments, ModelArguments, parse
-from gemma_lisa.checkpoint import load_checkpoint
-from gemma_lisa.command_line import UsageError, run
-from gemma_lisa.records import Record, leakage_of, read_stages
+from gemma_lisa import train
+from gemma_lisa.checkpoints import training_record
+from gemma_lisa.checkpoints.loading import load_checkpoint
+from gemma_lisa.checkpoints.training_record import Record, leakage_of, read_stages
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import describe, load_model
-from gemma_lisa.trainer import EpochCallback
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.arguments import DataArguments, ModelArguments, parse
+from gemma_lisa.training.trainer import EpochCallback
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
@@ -509,12 +511,12 @@ def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch
     (stored / ".no_exist" / "c0ffee").mkdir(parents=True)
     (stored / ".no_exist" / "c0ffee" / "training.json").touch()
     (stored / "snapshots" / "c0ffee" / "training.json").unlink()
-    assert records.stages_of("org/base") == []  # it was looked for, and is not there
+    assert training_record.stages_of("org/base") == []  # it was looked for, and is not there
 
     def no_record(name, file):
         raise EntryNotFoundError(f"{name} has no {file}")
 
-    monkeypatch.setattr(records, "hf_hub_download", no_record)
+    monkeypatch.setattr(training_record, "hf_hub_download", no_record)
     assert Record("org/base", [], None, allow_leakage=False).stage["allow_leakage"] is False
 
 

@@ -10,8 +10,12 @@ from typing import Any, NoReturn
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import TrlParser
 
-from .bases import is_adapter, read_base
-from .command_line import UsageError, check_not_empty
+from gemma_lisa.checkpoints.adapter_base import is_adapter, read_base
+from gemma_lisa.safety.errors import UsageError, check_not_empty
+from gemma_lisa.safety.parsing import parse_json, read_yaml
+from gemma_lisa.safety.short_text import show
+
+from .distributed import asks_for_fsdp, check_engine, check_processes
 from .option_checks import (
     COMMAND_LINE,
     RECIPE,
@@ -21,9 +25,6 @@ from .option_checks import (
     refuse_unsupported,
     without_effect,
 )
-from .parallel import asks_for_fsdp, check_engine, check_processes
-from .parsing import parse_json, read_yaml
-from .shown import show
 from .training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
-from .bases import ADAPTER_CONFIG
-from .checksums import CHECKSUMS
-from .command_line import FULL_DISK, WriteError, one_line_errors
-from .records import TRAINING_RECORD
+from gemma_lisa.checkpoints.adapter_base import ADAPTER_CONFIG
+from gemma_lisa.checkpoints.checksums import CHECKSUMS
+from gemma_lisa.checkpoints.training_record import TRAINING_RECORD
+from gemma_lisa.safety.errors import FULL_DISK, WriteError, one_line_errors
 
 ASIDE = ".saving"
 GOING = ".removing-"

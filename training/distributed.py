@@ -13,7 +13,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from .command_line import UsageError
+from gemma_lisa.safety.errors import UsageError
+
 from .training_arguments import GemmaLisaTrainingArguments
 
 # What launchers tell a process of how many were started; a launcher that tells nothing is caught by expected_processes.

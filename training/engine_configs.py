@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.parsing import read_yaml
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # What each stage of DeepSpeed ZeRO shares out

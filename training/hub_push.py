@@ -10,11 +10,12 @@ from huggingface_hub import CommitInfo
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
-from .adapters import AdaptedGemmaLisa
-from .command_line import UsageError
-from .redaction import environment_secrets, mask_text
-from .repository import Facts, commit_folder, link, shorten_files, stage
-from .run_folder import PUSHING
+from gemma_lisa.checkpoints.hub_repository import Facts, commit_folder, link, shorten_files, stage
+from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.redaction import environment_secrets, mask_text
+
+from .atomic_saves import PUSHING
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,15 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from .command_line import UsageError
-from .datasets_builder.mixture import sets_of, tolerating
-from .datasets_builder.templates import ENGLISH
-from .metrics import NUM_COUNTS, summarize_counts
+from gemma_lisa.datasets_builder.mixture import sets_of, tolerating
+from gemma_lisa.datasets_builder.templates import ENGLISH
+from gemma_lisa.evaluation.metrics import NUM_COUNTS, summarize_counts
+from gemma_lisa.safety.errors import UsageError
+
+from .distributed import engine_of
 from .optimizers import optimizer_options, reads_optim_args, reads_optimizer_option
-from .parallel import engine_of
+from .option_table import BEST, EVALUATED, NAMED, NAMED_RUNS, OPTIONS, REMOVED, RENAMED, SHARED_OUT, Option
 from .training_arguments import GemmaLisaTrainingArguments
-from .training_options import BEST, EVALUATED, NAMED, NAMED_RUNS, OPTIONS, REMOVED, RENAMED, SHARED_OUT, Option
 
 DEFAULT, RECIPE, COMMAND_LINE = range(3)  # where the value of an option comes from; the later one wins
 LAUNCHER = "launcher"  # how the processes were started, which a recipe does not know

@@ -1,7 +1,7 @@
 """The table of train.py's options: honoured, and by which code, or refused, and why.
 
-    python -m gemma_lisa.training_options            # print the table
-    python -m gemma_lisa.training_options --write    # write it into docs/training.md
+    python -m gemma_lisa.training.option_table            # print the table
+    python -m gemma_lisa.training.option_table --write    # write it into docs/training.md
 
 `option_checks` refuses by this table, and docs/training.md shows it. An option that a new release of transformers adds
 is refused until it has an entry here.
@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .command_line import write_whole
+from gemma_lisa.safety.whole_files import write_whole
 
-PAGE = Path(__file__).parent / "docs" / "training.md"
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 NAMED_RUNS = ("comet_ml", "dagshub", "mlflow", "swanlab", "trackio", "wandb")  # integrations that read run_name
 
@@ -54,9 +54,9 @@ _TRAINER = "transformers.trainer:Trainer."
 _ARGUMENTS = "transformers.training_args:TrainingArguments."
 _FLOW = "transformers.trainer_callback:DefaultFlowCallback."
 _TRACKIO = "transformers.integrations.integration_utils:TrackioCallback.setup"
-_OURS = "gemma_lisa.trainer:GemmaLisaTrainer."
-_PUSHES = "gemma_lisa.pushing:HubPushes."
-_PARTS = "gemma_lisa.training_arguments:GemmaLisaTrainingArguments"
+_OURS = "gemma_lisa.training.trainer:GemmaLisaTrainer."
+_PUSHES = "gemma_lisa.training.hub_push:HubPushes."
+_PARTS = "gemma_lisa.training.training_arguments:GemmaLisaTrainingArguments"
 _MODEL = "gemma_lisa.train:load_model"
 _LOSS = "gemma_lisa.modeling_gemma_lisa:GemmaLisaForConditionalGeneration.forward"
 _DATA = "gemma_lisa.train:load_questions"
@@ -71,7 +71,9 @@ OPTIONS: dict[str, Option] = {
     "per_device_train_batch_size": read_by(f"{_ARGUMENTS}train_batch_size"),
     "num_train_epochs": read_by(f"{_TRAINER}set_initial_training_values", "an unset `max_steps`"),
     "max_steps": read_by(f"{_TRAINER}set_initial_training_values"),
-    "learning_rate": read_by("gemma_lisa.trainer:groups_of", limit="unless every trained part has a rate of its own"),
+    "learning_rate": read_by(
+        "gemma_lisa.training.trainer:groups_of", limit="unless every trained part has a rate of its own"
+    ),
     "lr_scheduler_type": read_by(f"{_TRAINER}create_scheduler"),
     "lr_scheduler_kwargs": read_by(
         f"{_TRAINER}create_scheduler", "an `lr_scheduler_type` that has options", neutral=({}, "{}")
@@ -85,7 +87,7 @@ OPTIONS: dict[str, Option] = {
         limit="not GaLore, APOLLO and LOMO, which make groups of their own",
     ),
     "optim_args": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads each of them"),
-    "weight_decay": read_by("gemma_lisa.trainer:groups_of"),
+    "weight_decay": read_by("gemma_lisa.training.trainer:groups_of"),
     "adam_beta1": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
     "adam_beta2": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
     "adam_epsilon": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads `adam_epsilon`"),
@@ -215,16 +217,16 @@ OPTIONS: dict[str, Option] = {
     "do_train": refused(_NO_FLAG, is_never_given=True),
     "do_eval": refused(_NO_FLAG, is_never_given=True),
     "do_predict": refused(_NO_FLAG, is_never_given=True),
-    "resume_from_checkpoint": read_by("gemma_lisa.run_safety:begin"),
-    "local_rank": read_by("gemma_lisa.option_checks:check_training"),
+    "resume_from_checkpoint": read_by("gemma_lisa.training.resume:begin"),
+    "local_rank": read_by("gemma_lisa.training.option_checks:check_training"),
     # What train.py adds
     "muon_learning_rate": read_by("gemma_lisa.train:muon_of"),
     "lora_learning_rate": read_by(_PARTS),
     "bridge_learning_rate": read_by(_PARTS),
     "decoder_learning_rate": read_by(_PARTS),
     "global_batch_size": read_by(_PARTS),
-    "expected_processes": read_by("gemma_lisa.parallel:check_processes"),
-    "fresh": read_by("gemma_lisa.run_safety:begin"),
+    "expected_processes": read_by("gemma_lisa.training.distributed:check_processes"),
+    "fresh": read_by("gemma_lisa.training.resume:begin"),
     "self_check": read_by(_MAIN),
     "hub_license": read_by(f"{_PUSHES}_facts", "`push_to_hub`"),
     # The model

@@ -15,10 +15,11 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from .adapters import part_of_weight
-from .command_line import UsageError
-from .losses_gemma_lisa import IGNORE_INDEX
-from .run_folder import ASIDE
+from gemma_lisa.checkpoints.lora import part_of_weight
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.safety.errors import UsageError
+
+from .atomic_saves import ASIDE
 
 ROWS, LOOKED_AT = 8, 64  # rows that are learned, of so many those with masks first
 STEPS, STEPS_A_LOOK = 100, 5  # at most, as it ends where all there is to see was seen

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from .command_line import write_whole
-from .drawing import draw_curve, draw_samples
-from .images_gemma_lisa import open_image
-from .metrics import unite
-from .processing_gemma_lisa import GemmaLisaProcessor
-from .protocols import Answer, by_generation
+from gemma_lisa.drawing.overlay import draw_curve, draw_samples
+from gemma_lisa.evaluation.metrics import unite
+from gemma_lisa.evaluation.protocols import Answer, by_generation
+from gemma_lisa.images_gemma_lisa import open_image
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.whole_files import write_whole
 
 
 class PreviewCallback(TrainerCallback):

@@ -13,11 +13,12 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .checksums import check_checksums
-from .datasets_builder.mixture import BUILDERS
-from .records import TRAINING_RECORD, read_stages
-from .redaction import redact, redact_command, short_path, shorten_paths
-from .run_folder import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
+from gemma_lisa.checkpoints.checksums import check_checksums
+from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, read_stages
+from gemma_lisa.datasets_builder.mixture import BUILDERS
+from gemma_lisa.safety.redaction import redact, redact_command, short_path, shorten_paths
+
+from .atomic_saves import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
 
 # How long is trained may grow while a run goes on.
 LENGTHS = ("max_steps", "num_train_epochs")

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from .command_line import check_writable
-from .run_folder import remove_empty
+from gemma_lisa.safety.whole_files import check_writable
+
+from .atomic_saves import remove_empty
 
 LOCK = ".lock"
 # What a file system without locks answers

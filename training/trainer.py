@@ -18,18 +18,17 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from .checksums import write_checksums
-from .command_line import one_line_errors, write_whole
-from .datasets_builder.questions import EvaluationQuestions, MixtureQuestions
-from .datasets_builder.streams import StreamedQuestions
-from .losses_gemma_lisa import IGNORE_INDEX
-from .metrics import summarize_counts
-from .optimizers import parameter_groups
-from .parallel import accelerate_prepares
-from .protocols import teacher_forced_counts
-from .pushing import HubPushes
-from .records import TRAINING_RECORD, Record
-from .run_folder import (
+from gemma_lisa.checkpoints.checksums import write_checksums
+from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, Record
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions
+from gemma_lisa.datasets_builder.streams import StreamedQuestions
+from gemma_lisa.evaluation.metrics import summarize_counts
+from gemma_lisa.evaluation.protocols import teacher_forced_counts
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.safety.errors import one_line_errors
+from gemma_lisa.safety.whole_files import write_whole
+
+from .atomic_saves import (
     ASIDE,
     NONFINITE_FILE,
     checkpoint_name,
@@ -40,6 +39,9 @@ from .run_folder import (
     rotate,
     written_aside,
 )
+from .distributed import accelerate_prepares
+from .hub_push import HubPushes
+from .optimizers import parameter_groups
 from .training_arguments import GemmaLisaTrainingArguments
 
 # Options of an optimizer's groups that a resumed run takes from its arguments

@@ -8,9 +8,10 @@ from typing import Any, Self
 from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
 
-from .command_line import UsageError
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.redaction import environment_secrets, is_secret_name, redact
+
 from .optimizers import PARTS
-from .redaction import environment_secrets, is_secret_name, redact
 
 # Where Accelerate looks for the number of processes
 STARTED = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

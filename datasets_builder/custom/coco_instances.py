@@ -22,12 +22,19 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..shown import name_of, show
-from .archives import ArchiveConfig, TolerantBuilder
-from .coco_files import find_annotations, find_folder, fingerprint, name_folders, path_inside, read_coco
-from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
-from .leakage import coco_photo
-from .rows import sort_by_centroid
+from gemma_lisa.datasets_builder.formats.coco_files import (
+    find_annotations,
+    find_folder,
+    fingerprint,
+    name_folders,
+    path_inside,
+    read_coco,
+)
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
+from gemma_lisa.datasets_builder.leakage import coco_photo
+from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
+from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.safety.short_text import name_of, show
 
 CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
 

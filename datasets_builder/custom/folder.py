@@ -21,15 +21,16 @@ from pathlib import Path
 
 import datasets
 
-from ..shown import show
-from .archives import ArchiveConfig, TolerantBuilder
-from .coco_files import fingerprint
-from .coco_segmentation import photo_size
+from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
+from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
+from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
+from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode
+from gemma_lisa.safety.short_text import show
+
 from .folder_classes import class_names, read_classes
 from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
 from .folder_masks import Area, MaskReader, pick
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
-from .rows import RESERVED, SEG_SLOT, is_unicode
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 

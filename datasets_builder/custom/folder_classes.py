@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..parsing import each_once, parse_json, parse_yaml
-from ..shown import shorten, show
+from gemma_lisa.safety.parsing import each_once, parse_json, parse_yaml
+from gemma_lisa.safety.short_text import shorten, show
+
 from .folder_tables import check_characters, read_text
 
 BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # what number 0 may be called

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..shown import show
-from .coco_files import SPLIT_WORDS, path_inside
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, path_inside
+from gemma_lisa.datasets_builder.rows import is_unicode
+from gemma_lisa.safety.short_text import show
+
 from .folder_tables import CLASS_FILES, Question, is_table
-from .rows import is_unicode
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 NOT_THE_USERS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # what systems leave in folders, besides hidden files

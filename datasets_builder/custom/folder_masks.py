@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..shown import listed, name_of, show
-from .coco_segmentation import row_rle, turn_of, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn_of, unite
+from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.labelme import read_labelme
+from gemma_lisa.safety.short_text import listed, name_of, show
+
 from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
-from .label_maps import class_masks, read_label_map
-from .labelme import read_labelme
 
 BACKGROUND, THING = 0, 1  # the thing's number in a mask that also holds pixels that are not counted
 NAMELESS = "mask"  # masks/1_mask.png is a mask of something, not of a mask

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..parsing import each_once, parse_json
-from ..shown import show
-from .coco_files import SPLIT_WORDS
-from .rows import RESERVED, is_unicode
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
+from gemma_lisa.datasets_builder.rows import RESERVED, is_unicode
+from gemma_lisa.safety.parsing import each_once, parse_json
+from gemma_lisa.safety.short_text import show
 
 QUESTION_FILES = ("questions.csv", "questions.jsonl")
 CLASS_FILES = ("classes.json", "classes.txt", "classes.yaml", "classes.yml")

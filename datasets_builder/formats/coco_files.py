@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..shown import name_of, show
+from gemma_lisa.safety.short_text import name_of, show
+
 from .json_files import read_json, refuse
 
 ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images

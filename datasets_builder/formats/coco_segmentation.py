@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import pixel_limit
-from ..shown import show
+from gemma_lisa.datasets_builder.rows import check_coverage, run_lengths
+from gemma_lisa.images_gemma_lisa import pixel_limit
+from gemma_lisa.safety.short_text import show
+
 from .jpeg_header import stored_size
-from .rows import check_coverage, run_lengths
 
 # Pixels a polygon may reach beyond its image. Tools round and draw over the border; what lies there is cut off. Further
 # out, the polygon was drawn on another picture or at another size.

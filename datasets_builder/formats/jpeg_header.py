@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags
 
-from ..images_gemma_lisa import check_palette, open_image, own_limit, pixel_limit, why_unreadable
+from gemma_lisa.images_gemma_lisa import check_palette, open_image, own_limit, pixel_limit, why_unreadable
 
 # ITU-T T.81, table B.1
 _START, _END, _SCAN, _APP1 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE1

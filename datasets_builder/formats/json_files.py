@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..parsing import parse_json
+from gemma_lisa.safety.parsing import parse_json
 
 
 def read_json(file: Path, advice: str = "get it again", object_hook: Callable[[dict], Any] | None = None) -> Any:

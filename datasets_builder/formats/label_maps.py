@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import open_upright
-from .archives import ArchiveBuilder
+from gemma_lisa.datasets_builder.published.archives import ArchiveBuilder
+from gemma_lisa.images_gemma_lisa import open_upright
+
 from .coco_segmentation import row_rle, turn_of, unite
 
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # of pictures that hold one number a pixel

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..images_gemma_lisa import open_upright
-from ..shown import name_of
+from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED, clean
+from gemma_lisa.datasets_builder.custom.folder_tables import check_characters
+from gemma_lisa.images_gemma_lisa import open_upright
+from gemma_lisa.safety.short_text import name_of
+
 from .coco_segmentation import BORDER, row_rle, segmentation_runs, turn, turn_of, unite
-from .folder_classes import IGNORED, clean
-from .folder_tables import check_characters
 from .json_files import read_json
 from .label_maps import INDEX_MODES
 

@@ -10,7 +10,7 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
-from ..shown import VALUE_LENGTH, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
 
 # How many values a file can hold when each shared list is counted at every place, per byte, and beside that
 SHARED_GROWTH, SHARED_ALLOWANCE = 10, 10_000

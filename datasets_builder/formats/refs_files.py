@@ -6,7 +6,7 @@
 A pickle can run code while it is read. These hold lists, dicts, texts and numbers, and anything else in one is refused.
 Once converted, the pickle is not needed any more:
 
-    python -m gemma_lisa.datasets_builder.refs_files convert "data/refer_seg/refcoco/refs(unc).p"
+    python -m gemma_lisa.datasets_builder.formats.refs_files convert "data/refer_seg/refcoco/refs(unc).p"
 """
 
 import argparse
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..shown import name_of, show
+from gemma_lisa.safety.short_text import name_of, show
+
 from .json_files import read_json, refuse
 from .plain_pickle import unpickle
 
@@ -235,7 +236,7 @@ def convert(file: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m gemma_lisa.datasets_builder.refs_files")
+    parser = argparse.ArgumentParser(prog="python -m gemma_lisa.datasets_builder.formats.refs_files")
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("convert", help="write a pickle of refs as JSON beside it")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE.p")

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ..shown import shorten, show
-from .rows import ROW_FEATURES, is_unicode
-from .rows_builder import RowsBuilder
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, is_unicode
+from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
+from gemma_lisa.safety.short_text import shorten, show
 
 logger = logging.getLogger(__name__)
 

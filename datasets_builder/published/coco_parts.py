@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ..shown import name_of, show
+from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coco
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
+from gemma_lisa.safety.short_text import name_of, show
+
 from .archives import ArchiveBuilder
-from .coco_files import path_inside, read_coco
-from .coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import datasets
 
+from gemma_lisa.datasets_builder.formats.label_maps import LabelMapBuilder
+
 from .archives import Archive, ArchiveConfig
-from .label_maps import LabelMapBuilder
 
 # labels.txt without its first, "unlabeled"
 NAMES = (

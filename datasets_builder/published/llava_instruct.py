@@ -15,12 +15,13 @@ from typing import Any
 
 import datasets
 
-from ..shown import listed, name_of, show
+from gemma_lisa.datasets_builder.formats.coco_files import path_inside
+from gemma_lisa.datasets_builder.formats.jpeg_header import stored_size
+from gemma_lisa.datasets_builder.formats.json_files import read_records
+from gemma_lisa.datasets_builder.rows import RESERVED
+from gemma_lisa.safety.short_text import listed, name_of, show
+
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
-from .coco_files import path_inside
-from .jpeg_header import stored_size
-from .json_files import read_records
-from .rows import RESERVED
 
 FILES = {"150k": "llava_instruct_150k.json", "mix665k": "llava_v1_5_mix665k.json"}
 COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # below data_dir, what `image` does

@@ -14,12 +14,13 @@ import datasets
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..shown import show
+from gemma_lisa.datasets_builder.formats.coco_files import path_inside
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of
+from gemma_lisa.datasets_builder.formats.json_files import read_records
+from gemma_lisa.datasets_builder.rows import SEG_SLOT, SEG_WORD
+from gemma_lisa.safety.short_text import show
+
 from .archives import ArchiveBuilder, ArchiveConfig
-from .coco_files import path_inside
-from .coco_segmentation import row_rle, segmentation_runs, turn, turn_of
-from .json_files import read_records
-from .rows import SEG_SLOT, SEG_WORD
 
 PHOTOS = "coco"  # below data_dir, what the names of photos count from
 PHOTO_FOLDERS = ("train2014", "train2017", "val2017")

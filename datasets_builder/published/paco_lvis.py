@@ -14,7 +14,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..shown import show
+from gemma_lisa.safety.short_text import show
+
 from .archives import Archive, ArchiveConfig
 from .coco_parts import Category, PartsBuilder, listed, target
 

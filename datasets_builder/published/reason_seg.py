@@ -16,12 +16,13 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..parsing import parse_json
-from ..shown import show
+from gemma_lisa.datasets_builder.formats.coco_segmentation import BORDER, photo_size
+from gemma_lisa.datasets_builder.formats.label_maps import class_masks
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, RESERVED, check_mask_memory
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.short_text import show
+
 from .archives import Archive, ArchiveBuilder, ArchiveConfig
-from .coco_segmentation import BORDER, photo_size
-from .label_maps import class_masks
-from .rows import IGNORE_VALUE, RESERVED, check_mask_memory
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 EXPLANATORY = "explanatory/train.json"

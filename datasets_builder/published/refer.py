@@ -20,12 +20,9 @@ from typing import ClassVar
 import datasets
 from pycocotools import mask as coco_mask
 
-from ..shown import name_of, show
-from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
-from .coco_files import path_inside
-from .coco_segmentation import row_rle, turn, turn_of, visible_runs
-from .leakage import TRAIN, coco_id
-from .refs_files import (
+from gemma_lisa.datasets_builder.formats.coco_files import path_inside
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, visible_runs
+from gemma_lisa.datasets_builder.formats.refs_files import (
     INSTANCES,
     Instances,
     Ref,
@@ -35,7 +32,11 @@ from .refs_files import (
     refs_by_split,
     refs_paths,
 )
-from .rows import sort_by_centroid
+from gemma_lisa.datasets_builder.leakage import TRAIN, coco_id
+from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.safety.short_text import name_of, show
+
+from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 
 logger = logging.getLogger(__name__)
 

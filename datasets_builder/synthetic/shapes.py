@@ -18,9 +18,10 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, sort_by_centroid
+from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
+
 from . import shapes_easy, shapes_hard
-from .rows import ROW_FEATURES, SEG_SLOT, encode_mask, sort_by_centroid
-from .rows_builder import RowsBuilder
 from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # of the training rows; the others count

@@ -1,1 +1,1 @@
-../../sam_gemma_lisa.py
+../../mask_decoding_gemma_lisa.py

@@ -1,1 +1,1 @@
-../../isolation_gemma_lisa.py
+../../packing_gemma_lisa.py

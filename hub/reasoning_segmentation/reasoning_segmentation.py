@@ -1,7 +1,7 @@
 """Reasoning segmentation for 🤗 Evaluate: gIoU, cIoU, N-acc, T-acc from per-query counts.
 
-It stands alone, because `evaluate.load` copies this one file away. Its numbers equal the project's `metrics.py`; a
-test holds the two together.
+It stands alone, because `evaluate.load` copies this one file away. A test checks that its
+numbers equal those of the project's `evaluation/metrics.py`.
 """
 
 import datasets

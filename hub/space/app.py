@@ -1,4 +1,4 @@
-"""The web page as a Hugging Face Space: which model, and where to. All else is `gemma_lisa.web`.
+"""The web page as a Hugging Face Space: which model, and where to. All else is `gemma_lisa.interfaces.web`.
 
 The Space's variables: MODEL, a name on the Hub (by default the small checkpoint of examples/, which knows drawn shapes
 only); IN_4BIT=1 to quantise the language model, on a GPU.
@@ -6,9 +6,8 @@ only); IN_4BIT=1 to quantise the language model, on a GPU.
 
 import os
 
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
-from gemma_lisa.command_line import choose_device
-from gemma_lisa.web.server import serve
+from gemma_lisa.checkpoints.loading import EXAMPLE, choose_device, load_checkpoint
+from gemma_lisa.interfaces.web.server import serve
 
 EVERY_NETWORK, SPACES_PORT = "0.0.0.0", 7860
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..answers import record
-from ..datasets_builder.rows import decode_mask
-from ..drawing import draw_answer, draw_overlay
-from ..images_gemma_lisa import load_rgb
-from ..processing_gemma_lisa import phrases_of
-from ..session_gemma_lisa import ImageSession, PointedAt
+from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.drawing.overlay import draw_answer, draw_overlay
+from gemma_lisa.images_gemma_lisa import load_rgb
+from gemma_lisa.interfaces.answer_json import record
+from gemma_lisa.processing_gemma_lisa import phrases_of
+from gemma_lisa.session_gemma_lisa import ImageSession, PointedAt
+
 from .uploads import Uploads
 
 MAX_VISITS = 32  # a visit holds its picture (3 bytes a pixel) and all that Gemma read of it

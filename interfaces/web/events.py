@@ -13,11 +13,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..images_gemma_lisa import pixel_limit
+from gemma_lisa.images_gemma_lisa import pixel_limit
+
+from .conversations import Refused, Turn, Visits
 from .layers import shown_picture
 from .parts import NOTHING_SHOWN, SCENES, file_of, message, stage_of, talk_of
-from .visits import Refused, Turn, Visits
-from .words import WORDS, words_of
+from .translations import WORDS, words_of
 
 logger = logging.getLogger(__name__)
 

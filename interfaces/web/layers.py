@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..drawing import PALETTE, READABLE_SIZE
+from gemma_lisa.drawing.overlay import PALETTE, READABLE_SIZE
 
 SHOWN_SIZE = 1280  # pixels of the long side that a browser gets at most; masks are kept at the picture's own size
 FILL_ALPHA, EDGE_ALPHA = 110, 255  # of 255

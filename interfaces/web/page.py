@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
+from .conversations import Visits
 from .events import Events, guarded
 from .parts import examples, head
+from .translations import LANGUAGES, WORDS, preferred, words_of
 from .uploads import MAX_FILE_SIZE
-from .visits import Visits
-from .words import LANGUAGES, WORDS, preferred, words_of
 
 QUEUE_LENGTH = 64  # events that wait for the model; whoever comes then is told to try again
 HERE = Path(__file__).parent

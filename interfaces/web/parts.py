@@ -6,11 +6,12 @@ import html
 from pathlib import Path
 from typing import Any
 
-from ..drawing import text_colour
-from ..images_gemma_lisa import load_rgb
+from gemma_lisa.drawing.overlay import text_colour
+from gemma_lisa.images_gemma_lisa import load_rgb
+
+from .conversations import Turn, Visit
 from .layers import colour_of, data_url, mask_layer, number_place
-from .visits import Turn, Visit
-from .words import WORDS
+from .translations import WORDS
 
 HERE = Path(__file__).parent
 # Drawings to begin with, and what to ask about each

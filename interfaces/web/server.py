@@ -16,14 +16,15 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from ..images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
-from ..modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from ..processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+
+from .conversations import Visits
 from .folders import server_folder
 from .gate import UPLOAD, Gate
 from .page import CSS, build_page
 from .uploads import MAX_FILE_SIZE, receive_upload
-from .visits import Visits
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers.utils import CONFIG_NAME
 
-from gemma_lisa import bases
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import Base, fingerprint, identify, is_adapter, read_base
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints import adapter_base
+from gemma_lisa.checkpoints.adapter_base import Base, fingerprint, identify, is_adapter, read_base
+from gemma_lisa.checkpoints.loading import load_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import ModelArguments, load_model
 
@@ -104,7 +104,7 @@ def test_a_base_of_the_hub_is_told_by_name_and_commit(base, tmp_path, monkeypatc
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "models--org--base" / "snapshots" / commit
     shutil.copytree(base, snapshot)
-    monkeypatch.setattr(bases, "cached_file", lambda name, file, revision: str(snapshot / CONFIG_NAME))
+    monkeypatch.setattr(adapter_base, "cached_file", lambda name, file, revision: str(snapshot / CONFIG_NAME))
     assert identify("org/base") == Base("org/base", commit, fingerprint(base))
 
 

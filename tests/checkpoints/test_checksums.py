@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import EXAMPLE, check_hub_checksums, load_checkpoint
-from gemma_lisa.checksums import CHECKSUMS, check_checksums, write_checksums
-from gemma_lisa.run_safety import Start, check_start
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.checksums import CHECKSUMS, check_checksums, write_checksums
+from gemma_lisa.checkpoints.loading import EXAMPLE, check_hub_checksums, load_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts import init_tiny
 from gemma_lisa.scripts.init_checkpoint import save_whole
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.training.resume import Start, check_start
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,9 @@ def test_a_folder_without_weights_gets_no_list(tmp_path):
 
 
 def test_of_a_repository_in_the_cache_what_is_there_is_checked(folder, monkeypatch):
-    monkeypatch.setattr("gemma_lisa.checkpoint.hf_hub_download", lambda name, file, revision: str(folder / file))
+    monkeypatch.setattr(
+        "gemma_lisa.checkpoints.loading.hf_hub_download", lambda name, file, revision: str(folder / file)
+    )
     one, other = sorted(folder.glob("*.safetensors"))[:2]
     one.unlink()
     check_hub_checksums("org/name", None)

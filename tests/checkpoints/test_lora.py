@@ -11,7 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.integrations import HfDeepSpeedConfig
 
-from gemma_lisa.adapters import (
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.checksums import CHECKSUMS
+from gemma_lisa.checkpoints.loading import load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoints.lora import (
     LORA_TARGETS,
     TEXT_LINEARS,
     AdaptedGemmaLisa,
@@ -22,16 +25,13 @@ from gemma_lisa.adapters import (
     type_of,
     whole_modules,
 )
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import load_checkpoint, open_checkpoint
-from gemma_lisa.checksums import CHECKSUMS
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
-from gemma_lisa.previews import PreviewCallback
-from gemma_lisa.protocols import by_generation
+from gemma_lisa.evaluation.protocols import by_generation
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.train import GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training.previews import PreviewCallback
+from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 STEPS = 3
 RANK = 4

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
-from gemma_lisa.sam_checkpoint import config_of, load_weights, original_name, read_config, read_state_dict
+from gemma_lisa.checkpoints.sam_pth import config_of, load_weights, original_name, read_config, read_state_dict
 
 # What is published: transformers' configurations of facebook/sam-vit-base, -large and -huge.
 VISION_CONFIGS = {

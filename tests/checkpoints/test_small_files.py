@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")

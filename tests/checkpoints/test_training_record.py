@@ -6,13 +6,13 @@ import pytest
 from transformers import TrainerState
 
 from gemma_lisa import train
-from gemma_lisa.arguments import DataArguments, ModelArguments
-from gemma_lisa.records import Record, command_of
-from gemma_lisa.redaction import secrets_of
-from gemma_lisa.repository import Facts, complete
-from gemma_lisa.run_lock import locked
-from gemma_lisa.run_safety import choose_start, differences, settings_of
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.checkpoints.hub_repository import Facts, complete
+from gemma_lisa.checkpoints.training_record import Record, command_of
+from gemma_lisa.safety.redaction import secrets_of
+from gemma_lisa.training.arguments import DataArguments, ModelArguments
+from gemma_lisa.training.resume import choose_start, differences, settings_of
+from gemma_lisa.training.run_lock import locked
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 TOKEN = "hf_of_the_tests"
 HOME = "/home/alice"

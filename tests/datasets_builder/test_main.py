@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.command_line import UsageError, run
 from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.safety.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

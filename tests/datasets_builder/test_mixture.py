@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from gemma_lisa.datasets_builder.mixture import BUILDERS, load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 
 SIZES = {"wide": 11, "few": 2, "words": 5}
 SHARES = {"wide": 9.0, "few": 3.0, "words": 1.0}

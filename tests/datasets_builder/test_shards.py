@@ -12,8 +12,8 @@ from pyarrow.parquet import read_table
 
 from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import Shapes
 from gemma_lisa.datasets_builder.shards import LOCK, PLAN, WHOLE, card_of, write_shards
+from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from gemma_lisa.datasets_builder import shards, streams
 from gemma_lisa.datasets_builder.mixture import load_mixture
 from gemma_lisa.datasets_builder.questions import Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 
 SIZES = {"wide": 40, "few": 9}
 SHARES = {"wide": 3.0, "few": 1.0}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.datasets_builder.templates import LANGUAGES, OWN_ANSWER_SHARE, Chat, Phrasing, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}

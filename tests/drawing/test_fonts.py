@@ -6,8 +6,8 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image, ImageDraw
 
-from gemma_lisa import fonts
-from gemma_lisa.fonts import font_for, width_of
+from gemma_lisa.drawing import fonts
+from gemma_lisa.drawing.fonts import font_for, width_of
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from gemma_lisa import drawing
-from gemma_lisa.drawing import PALETTE, draw_answer, draw_curve, draw_overlay, draw_questions, draw_samples
+from gemma_lisa.drawing import overlay
+from gemma_lisa.drawing.overlay import PALETTE, draw_answer, draw_curve, draw_overlay, draw_questions, draw_samples
 
 GREY_VALUE = 60
-PANEL_LEFTS = [drawing.SHEET_GAP + column * (drawing.PANEL + drawing.SHEET_GAP) for column in range(3)]
+PANEL_LEFTS = [overlay.SHEET_GAP + column * (overlay.PANEL + overlay.SHEET_GAP) for column in range(3)]
 
 
 def grey_image(width: int = 64, height: int = 64) -> Image.Image:
@@ -104,7 +104,7 @@ def test_masks_and_texts_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("text", ["a few words " * 40, "word" * 200, "one\n\ntwo", "日本語 ελληνικά العربية 🙂" * 10])
 def test_text_wraps_within_its_width_and_loses_nothing(text):
     font_size, width = 16, 200
-    lines = drawing._wrapped(text, font_size, width)
+    lines = overlay._wrapped(text, font_size, width)
     assert max(ImageFont.load_default(font_size).getlength(line) for line in lines) <= width
     assert "".join("".join(lines).split()) == "".join(text.split())
 
@@ -125,7 +125,7 @@ def test_extreme_images_get_a_readable_caption(size):
     picture = draw_answer(
         grey_image(width, height), np.ones((2, height, width), dtype=bool), "what?", "", ["this", "that"]
     )
-    assert picture.width >= drawing.NARROWEST_CAPTION and picture.height > height
+    assert picture.width >= overlay.NARROWEST_CAPTION and picture.height > height
 
 
 def test_a_refusal_has_no_mask_colour():
@@ -135,21 +135,21 @@ def test_a_refusal_has_no_mask_colour():
 
 def test_the_sheet_shows_target_and_prediction_beside_the_image():
     missed = sample(prediction=np.zeros((0, 64, 64), dtype=bool), iou=0.0)
-    card = drawing._card(missed)
-    thirds = [colours(card.crop((left, 0, left + drawing.PANEL, drawing.PANEL))) for left in PANEL_LEFTS]
+    card = overlay._card(missed)
+    thirds = [colours(card.crop((left, 0, left + overlay.PANEL, overlay.PANEL))) for left in PANEL_LEFTS]
     assert [PALETTE[0] in third for third in thirds] == [False, True, False]
-    assert drawing.POOR in colours(card) and drawing.GOOD not in colours(card)
-    assert drawing.GOOD in colours(drawing._card(sample()))
+    assert overlay.POOR in colours(card) and overlay.GOOD not in colours(card)
+    assert overlay.GOOD in colours(overlay._card(sample()))
 
 
 def test_ignored_pixels_are_hatched_on_the_target_only():
     target = box_mask(0, 0, 30, 30).astype(np.uint8)
     target[34:64, 34:64] = 255
-    with_ignored = np.asarray(drawing._card(sample(target=target)))
-    without = np.asarray(drawing._card(sample(target=(target == 1).astype(np.uint8))))
+    with_ignored = np.asarray(overlay._card(sample(target=target)))
+    without = np.asarray(overlay._card(sample(target=(target == 1).astype(np.uint8))))
     rows, columns = np.nonzero((with_ignored != without).any(axis=2))
-    left, scale = PANEL_LEFTS[1], drawing.PANEL / 64
-    assert columns.min() >= left + 33 * scale and columns.max() <= left + drawing.PANEL
+    left, scale = PANEL_LEFTS[1], overlay.PANEL / 64
+    assert columns.min() >= left + 33 * scale and columns.max() <= left + overlay.PANEL
     assert rows.min() >= 33 * scale
     assert len({tuple(with_ignored[y, x]) for y, x in zip(rows, columns, strict=True)}) >= 2
 
@@ -165,7 +165,7 @@ def test_a_question_that_asks_for_no_mask_is_not_drawn_as_one_of_what_is_not_the
     shown = np.asarray(draw_questions([{**asked, "masks": None}]))
     missing = np.asarray(draw_questions([{**asked, "masks": np.zeros((0, 64, 64), dtype=np.uint8)}]))
     assert shown.shape == missing.shape
-    panels = [(pixels == GREY_VALUE).all(axis=-1).sum() / drawing.PANEL**2 for pixels in (shown, missing)]
+    panels = [(pixels == GREY_VALUE).all(axis=-1).sum() / overlay.PANEL**2 for pixels in (shown, missing)]
     assert panels[0] == pytest.approx(2, abs=0.02) and panels[1] == pytest.approx(1, abs=0.02)
 
 
@@ -181,7 +181,7 @@ def test_the_sheet_takes_images_of_any_size_and_samples_without_a_score(size):
 def test_a_thing_of_a_few_pixels_is_still_seen_on_the_sheet():
     mask = box_mask(700, 700, 708, 708, 1500, 2000)
     changes = {"image": grey_image(2000, 1500), "target": mask.astype(np.uint8), "prediction": mask[None]}
-    assert PALETTE[0] in colours(drawing._card(sample(**changes)))
+    assert PALETTE[0] in colours(overlay._card(sample(**changes)))
 
 
 def test_curves_are_saved_and_no_figure_stays_open(tmp_path):

@@ -21,14 +21,14 @@ from gradio_client import Client, handle_file
 from picture_files import REFUSED_FILES, ROOT, SCENE, taken_files
 from PIL import Image
 
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
+from gemma_lisa.interfaces.web.conversations import Visits
+from gemma_lisa.interfaces.web.page import build_page
+from gemma_lisa.interfaces.web.parts import SCENES
+from gemma_lisa.interfaces.web.server import LAUNCH
+from gemma_lisa.interfaces.web.translations import LANGUAGES, WORDS
 from gemma_lisa.session_gemma_lisa import ImageSession
-from gemma_lisa.web.page import build_page
-from gemma_lisa.web.parts import SCENES
-from gemma_lisa.web.server import LAUNCH
-from gemma_lisa.web.visits import Visits
-from gemma_lisa.web.words import LANGUAGES, WORDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_OPTIONS = (
@@ -169,7 +169,7 @@ def test_the_server_hands_out_no_file_of_its_machine(server):
 
 @pytest.mark.slow
 def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr("gemma_lisa.web.page.QUEUE_LENGTH", 2)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.page.QUEUE_LENGTH", 2)
     page = build_page(Visits(*tiny))
     _, address, _ = page.launch(server_name="127.0.0.1", **LAUNCH)
     try:

@@ -21,13 +21,13 @@ from datasets import Dataset
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import MixtureQuestions, Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.datasets_builder.shards import write_shards
 from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import GemmaLisaTrainingArguments
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 SIZE = 32  # pixels a side
 ROWS_A_STEP = 4

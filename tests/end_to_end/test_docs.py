@@ -16,7 +16,7 @@ from pathlib import Path
 import hub_server
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/use.md", "docs/publish.md")
 LANGUAGES = ("python", "bash")
 _FENCE = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)\n```", re.DOTALL)

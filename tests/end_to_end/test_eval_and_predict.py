@@ -14,15 +14,16 @@ from tqdm import tqdm
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import load_checkpoint
-from gemma_lisa.command_line import FAILURE, UsageError, run
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.loading import load_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.evaluation.metrics import QueryResult, summarize
 from gemma_lisa.images_gemma_lisa import load_rgb
-from gemma_lisa.metrics import QueryResult, summarize
+from gemma_lisa.interfaces.command_line import FAILURE, run
+from gemma_lisa.safety.errors import UsageError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCENES = '{"image_size": 64, "train_rows": 1, "validation_rows": 1, "test_rows": 6}'
 
 

@@ -11,13 +11,13 @@ from PIL import Image
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
-from gemma_lisa.datasets_builder.scenes import matching
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.scenes import matching
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.pipeline_gemma_lisa import custom_pipelines
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LEVELS = ("easy", "hard")
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from gemma_lisa.datasets_builder.coco_segmentation import photo_size
-from gemma_lisa.datasets_builder.jpeg_header import plain_size
+from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
+from gemma_lisa.datasets_builder.formats.jpeg_header import plain_size
 from gemma_lisa.images_gemma_lisa import load_rgb, open_upright
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore")]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.answers import polygons
-from gemma_lisa.datasets_builder.coco_segmentation import segmentation_runs, visible_runs
-from gemma_lisa.datasets_builder.label_maps import class_masks
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, visible_runs
+from gemma_lisa.datasets_builder.formats.label_maps import class_masks
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask, target_masks
+from gemma_lisa.interfaces.answer_json import polygons
 
 pytestmark = [
     pytest.mark.fuzz,

@@ -8,11 +8,11 @@ from fuzzing import budget, damaged, result_or_refusal, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_lisa.datasets_builder.folder_classes import read_classes
-from gemma_lisa.datasets_builder.plain_pickle import unpickle
-from gemma_lisa.datasets_builder.refs_files import convert, read_refs
-from gemma_lisa.parsing import parse_json, parse_yaml
-from gemma_lisa.shown import VALUE_LENGTH, show
+from gemma_lisa.datasets_builder.custom.folder_classes import read_classes
+from gemma_lisa.datasets_builder.formats.plain_pickle import unpickle
+from gemma_lisa.datasets_builder.formats.refs_files import convert, read_refs
+from gemma_lisa.safety.parsing import parse_json, parse_yaml
+from gemma_lisa.safety.short_text import VALUE_LENGTH, show
 
 pytestmark = pytest.mark.fuzz
 

@@ -5,7 +5,7 @@ from fuzzing import budget, result_or_refusal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, phrases_of
 
 pytestmark = pytest.mark.fuzz

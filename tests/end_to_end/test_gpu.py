@@ -7,9 +7,9 @@ from PIL import Image
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
-from gemma_lisa.protocols import to_device
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
+from gemma_lisa.evaluation.protocols import to_device
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 pytestmark = [

@@ -14,7 +14,6 @@ import yaml
 from PIL import Image
 
 from gemma_lisa import train
-from gemma_lisa.arguments import DataArguments
 from gemma_lisa.datasets_builder import __main__ as program
 from gemma_lisa.datasets_builder.leakage import held_out_images
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
@@ -22,7 +21,8 @@ from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import find_held_out
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.arguments import DataArguments
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
 SIZE = (40, 60)  # (height, width)

@@ -8,12 +8,12 @@ import torch
 import yaml
 
 from gemma_lisa import train
-from gemma_lisa.adapters import part_of_weight
+from gemma_lisa.checkpoints.lora import part_of_weight
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
-from gemma_lisa.optimizers import OTHER
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training.optimizers import OTHER
+from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 ROOT = Path(train.__file__).parent
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 
 CODE_FILES = {
     "compatibility_gemma_lisa.py",
     "configuration_gemma_lisa.py",
     "generation_gemma_lisa.py",
     "images_gemma_lisa.py",
-    "isolation_gemma_lisa.py",
+    "packing_gemma_lisa.py",
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",
     "pipeline_gemma_lisa.py",
     "processing_gemma_lisa.py",
-    "sam_gemma_lisa.py",
+    "mask_decoding_gemma_lisa.py",
     "session_gemma_lisa.py",
     "targets_gemma_lisa.py",
     "versions_gemma_lisa.py",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import ModelArguments, load_model

@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, pipeline
 from trl import SFTConfig, SFTTrainer
 
-from gemma_lisa.adapters import TEXT_LINEARS, add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.loading import EXAMPLE
+from gemma_lisa.checkpoints.lora import TEXT_LINEARS, add_lora
 
 QUESTIONS = ["the red circle", "all the blue triangles", "the green square", "the yellow star"]
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 from picture_files import ROOT, SCENE
 
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.images_gemma_lisa import ThreadLock
 
 

@@ -21,15 +21,15 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from gemma_lisa import train
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.datasets_builder.mixture import load_mixture
 from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.scripts.export import put_together
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.trainer import LOSS_PARTS
+from gemma_lisa.training.trainer import LOSS_PARTS
 
 ROOT = Path(train.__file__).parent
 LAUNCHED = Path(__file__).with_name("launched.py")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemma_lisa.metrics import (
+from gemma_lisa.evaluation.metrics import (
     NUM_COUNTS,
     QueryResult,
     intersection_and_union,
@@ -14,7 +14,7 @@ from gemma_lisa.metrics import (
     unite,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
 LISA_EPSILON = 1e-5  # LISA adds it to every union, and to the number of masks it averages over
 METRIC_CASES = (

@@ -11,10 +11,10 @@ from PIL import Image
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
+from gemma_lisa.evaluation.protocols import by_generation, teacher_forced, teacher_forced_counts
 from gemma_lisa.generation_gemma_lisa import SegmentOutput
-from gemma_lisa.protocols import by_generation, teacher_forced, teacher_forced_counts
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 # pycocotools' own business with NumPy 2

@@ -13,7 +13,7 @@ from picture_files import ROOT, SCENE, huge_png
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.checkpoint import EXAMPLE
+from gemma_lisa.checkpoints.loading import EXAMPLE
 
 QUESTION = "the red circle"
 

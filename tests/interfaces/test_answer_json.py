@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from gemma_lisa.answers import labels, polygons, record
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.interfaces.answer_json import labels, polygons, record
 
 
 def filled(shape, rings):

@@ -6,16 +6,11 @@ import sys
 
 import pytest
 
-from gemma_lisa import command_line, eval, predict
-from gemma_lisa.command_line import (
-    UsageError,
-    WriteError,
-    check_not_empty,
-    check_writable,
-    one_line_errors,
-    write_whole,
-)
+from gemma_lisa import eval, predict
 from gemma_lisa.datasets_builder import __main__ as datasets_builder
+from gemma_lisa.interfaces import command_line
+from gemma_lisa.safety.errors import UsageError, WriteError, check_not_empty, one_line_errors
+from gemma_lisa.safety.whole_files import check_writable, write_whole
 from gemma_lisa.scripts import export, init_checkpoint, init_tiny
 from gemma_lisa.train import parse
 

@@ -8,9 +8,10 @@ from huggingface_hub import constants
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from gemma_lisa.bases import Base, write_base
-from gemma_lisa.command_line import UsageError, write_whole
-from gemma_lisa.outputs import check_outputs, check_run_folder, data_inputs, hub_cache, is_own
+from gemma_lisa.checkpoints.adapter_base import Base, write_base
+from gemma_lisa.interfaces.output_checks import check_outputs, check_run_folder, data_inputs, hub_cache, is_own
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.whole_files import write_whole
 
 
 @pytest.fixture
@@ -183,7 +184,9 @@ def test_a_model_of_another_trainer_and_a_published_one_are_no_folder_of_a_run(t
         {"training.json": STAGES, "trainer_state.json": {}},
         {"training.json": {"stages": [{"command": "train.py --model a"}]}, "trainer_state.json": {}},  # an older one
         {"checkpoint-5/training.json": STAGES},
-        {"training_args.bin": "gemma_lisa.training_arguments GemmaLisaTrainingArguments"},  # stopped at its beginning
+        {
+            "training_args.bin": "gemma_lisa.training.training_arguments GemmaLisaTrainingArguments"
+        },  # stopped at its beginning
     ],
 )
 def test_a_folder_of_a_run_is_written_again_whatever_it_has_drawn(tmp_path, own):

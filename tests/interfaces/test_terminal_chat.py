@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gemma_lisa.chat import HELP, Talk, converse
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
+from gemma_lisa.interfaces.terminal_chat import HELP, Talk, converse
 
-SCENE = Path(__file__).resolve().parents[1] / "docs" / "scene.png"
+SCENE = Path(__file__).resolve().parents[2] / "docs" / "scene.png"
 
 
 @pytest.fixture(scope="module")

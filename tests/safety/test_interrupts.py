@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gemma_lisa import command_line
-from gemma_lisa.interrupts import Terminated, sigterm_raises
+from gemma_lisa.interfaces import command_line
+from gemma_lisa.safety.interrupts import Terminated, sigterm_raises
 
 
 def test_sigterm_raises_once_and_the_handler_before_comes_back():

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from gemma_lisa.parsing import MAX_YAML_CHARACTERS, parse_json, parse_yaml, read_yaml
+from gemma_lisa.safety.parsing import MAX_YAML_CHARACTERS, parse_json, parse_yaml, read_yaml
 
 
 def growing(depth, first="[x, x]", item="[*a{0}, *a{0}]"):

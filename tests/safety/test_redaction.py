@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pytest
 import torch
 
-from gemma_lisa.redaction import (
+from gemma_lisa.checkpoints.hub_repository import check_no_secrets
+from gemma_lisa.safety.redaction import (
     MASK,
     _named_secrets,
     environment_secrets,
@@ -30,7 +31,6 @@ from gemma_lisa.redaction import (
     short_path,
     shortened_file,
 )
-from gemma_lisa.repository import check_no_secrets
 
 TOKEN = "hf_" + "aB3dE6" * 5  # as the Hub's look
 PLAIN = "correct-horse-battery"  # a secret that looks like no token
@@ -41,7 +41,7 @@ def no_login(monkeypatch, tmp_path):
     """No secrets but the test's own."""
     for name in environment_secret_names():
         monkeypatch.delenv(name)
-    monkeypatch.setattr("gemma_lisa.redaction.get_token", lambda: None)
+    monkeypatch.setattr("gemma_lisa.safety.redaction.get_token", lambda: None)
 
 
 def environment_secret_names():
@@ -213,7 +213,7 @@ def test_an_address_with_a_password_is_found_and_a_masked_one_is_not(tmp_path):
 
 
 def test_the_projects_own_files_and_random_bytes_hold_no_secret(tmp_path):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for path in (
         *root.glob("*_gemma_lisa.py"),
         *(root / "hub").glob("*.*"),

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gemma_lisa.shown import MESSAGE_LENGTH, VALUE_LENGTH, listed, name_of, shorten, show
+from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, listed, name_of, shorten, show
 
 
 def nested(depth, leaf=1):

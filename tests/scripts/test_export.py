@@ -16,11 +16,11 @@ from huggingface_hub import ModelCard
 from packaging.requirements import Requirement
 from PIL import Image
 
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint, open_checkpoint
-from gemma_lisa.command_line import UsageError
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline, custom_pipelines
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.scripts.publish import check_loading
@@ -31,7 +31,7 @@ RECORD = {"stages": [{"command": "train.py --lora_rank 4", "steps": 3}]}
 COMPLETE = {
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("chat_template.jinja", "training.json", "README.md", "handler.py", "requirements.txt", "examples", "SHA256SUMS"),
-    *(path.name for path in Path(__file__).parents[1].glob("*_gemma_lisa.py")),
+    *(path.name for path in Path(__file__).parents[2].glob("*_gemma_lisa.py")),
 }
 
 
@@ -335,7 +335,7 @@ def test_a_folder_that_answers_otherwise_elsewhere_is_found(published, tmp_path,
     if damage == "another mask":
         Image.new("L", Image.open(SCENE).size).save(tmp_path / "out" / "examples" / "1-1.mask-1.png")
     elif damage == "broken code":
-        (tmp_path / "out" / "sam_gemma_lisa.py").write_text("import gemma_lisa\n")
+        (tmp_path / "out" / "mask_decoding_gemma_lisa.py").write_text("import gemma_lisa\n")
     else:
         (tmp_path / "out" / "handler.py").unlink()
     words = {"another mask": "other masks", "broken code": "gemma_lisa", "no handler": "handler"}[damage]

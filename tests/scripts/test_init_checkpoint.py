@@ -34,11 +34,11 @@ from transformers import (
 )
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.processing_gemma_lisa import CHAT_TEMPLATE
 from gemma_lisa.scripts.init_checkpoint import hub_names, main
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "init_checkpoint.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "init_checkpoint.py"
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from gemma_lisa.adapters import WRAPPED
-from gemma_lisa.command_line import UsageError, run
+from gemma_lisa.checkpoints.lora import WRAPPED
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts import plan_memory
-from gemma_lisa.scripts.engine_files import Engine
 from gemma_lisa.scripts.init_tiny import build_config
-from gemma_lisa.scripts.meta_step import StepBytes, make_batch
 from gemma_lisa.scripts.plan_memory import (
     DEFAULTS,
     build_model,
@@ -22,6 +21,8 @@ from gemma_lisa.scripts.plan_memory import (
     total_of,
     weight_bytes,
 )
+from gemma_lisa.training.engine_configs import Engine
+from gemma_lisa.training.step_memory import StepBytes, make_batch
 
 ONE = Engine("one process, or DDP")
 EVERY = ("weights", "gradients", "optimizer")

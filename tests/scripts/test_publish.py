@@ -11,17 +11,17 @@ import pytest
 import torch
 from huggingface_hub import ModelInfo
 
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.hub_repository import Facts, card, commit_folder, files_of
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.repository import Facts, card, commit_folder, files_of
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.scripts.publish import check_access, check_loading
-from gemma_lisa.trainer import GemmaLisaTrainer
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(export.__file__).parents[1]
 PUSH = "import sys; from pathlib import Path; from gemma_lisa.scripts.publish import push; "
@@ -131,7 +131,7 @@ def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("token", ["hf_of_nobody", None])
 def test_a_token_is_needed_that_the_hub_knows(server, tmp_path, token):
-    check = "from gemma_lisa.command_line import run; from gemma_lisa.scripts.publish import check_access; "
+    check = "from gemma_lisa.interfaces.command_line import run; from gemma_lisa.scripts.publish import check_access; "
     check += "run(lambda given: check_access(given[0]))"
     done = python(server, tmp_path / "home", "-c", check, "org/model", token=token)
     assert "no token that is accepted" in one_line(done)
@@ -140,7 +140,7 @@ def test_a_token_is_needed_that_the_hub_knows(server, tmp_path, token):
 
 @pytest.mark.slow
 def test_a_refusal_of_the_hub_itself_is_one_line(server, folders, tmp_path):
-    program = "from pathlib import Path; from gemma_lisa.command_line import run; "
+    program = "from pathlib import Path; from gemma_lisa.interfaces.command_line import run; "
     program += "from gemma_lisa.scripts.publish import push; run(lambda given: push(Path(given[0]), given[1]))"
     done = python(server, tmp_path, "-c", program, folders / "whole", "others/model")
     assert "this token may not write there" in one_line(done) and not server.repositories
@@ -284,7 +284,7 @@ def test_no_token_and_no_local_path_leaves_with_a_training(server, folders, tmp_
 )
 def test_an_upload_that_holds_a_secret_is_refused_with_the_files_name(tmp_path, monkeypatch, name, content):
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
-    monkeypatch.setattr("gemma_lisa.repository.HfApi", None)  # nothing is asked of the Hub
+    monkeypatch.setattr("gemma_lisa.checkpoints.hub_repository.HfApi", None)  # nothing is asked of the Hub
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} contains .* Nothing was uploaded") as refusal:
@@ -314,7 +314,7 @@ def test_an_adapter_names_its_base_by_its_last_name_where_it_is_published(folder
         part.save_pretrained(tmp_path)
     before = contents(tmp_path)
     assert str(folders).encode() in before["base.json"]  # here it finds its base
-    monkeypatch.setattr("gemma_lisa.repository.HfApi", Hub)
+    monkeypatch.setattr("gemma_lisa.checkpoints.hub_repository.HfApi", Hub)
     commit_folder(tmp_path, "org/adapter", "message")
     assert set(Hub.files) == set(before) and contents(tmp_path) == before
     assert not [name for name, content in Hub.files.items() if str(folders).encode() in content]
@@ -323,7 +323,7 @@ def test_an_adapter_names_its_base_by_its_last_name_where_it_is_published(folder
 
 
 def test_a_pickle_that_names_a_folder_of_this_machine_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("gemma_lisa.repository.HfApi", None)
+    monkeypatch.setattr("gemma_lisa.checkpoints.hub_repository.HfApi", None)
     torch.save({"output_dir": f"{Path.home()}/runs/a"}, tmp_path / "training_args.bin")
     with pytest.raises(ValueError, match=r"training_args.bin contains a local path"):
         commit_folder(tmp_path, "org/model", "message")

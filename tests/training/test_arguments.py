@@ -7,10 +7,10 @@ import os
 import pytest
 import yaml
 
-from gemma_lisa.arguments import given_options, parse
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.option_checks import COMMAND_LINE, RECIPE
-from gemma_lisa.run_safety import settings_of
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.training.arguments import given_options, parse
+from gemma_lisa.training.option_checks import COMMAND_LINE, RECIPE
+from gemma_lisa.training.resume import settings_of
 
 
 @pytest.fixture

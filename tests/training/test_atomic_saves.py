@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from gemma_lisa import run_folder
-from gemma_lisa.run_folder import checkpoints_of, place_checkpoint, place_model, rotate
+from gemma_lisa.training import atomic_saves
+from gemma_lisa.training.atomic_saves import checkpoints_of, place_checkpoint, place_model, rotate
 
 
 def write(folder, **contents):
@@ -49,7 +49,7 @@ def test_a_move_that_is_cut_off_leaves_nothing_that_opens(tmp_path, monkeypatch)
             done.append(target.name)
             os.rename(source, target)
 
-        monkeypatch.setattr(run_folder.os, "replace", replace)
+        monkeypatch.setattr(atomic_saves.os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             place_model(aside, folder)
         monkeypatch.undo()

@@ -11,9 +11,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from gemma_lisa import train
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.parallel import (
+from gemma_lisa.checkpoints.lora import add_lora
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.training.distributed import (
     STARTED,
     UNSUPPORTED,
     accelerate_prepares,
@@ -23,7 +24,6 @@ from gemma_lisa.parallel import (
     hold_constants,
     zero_stage,
 )
-from gemma_lisa.scripts.init_tiny import build_tiny
 
 ROOT = train.Path(train.__file__).parent
 GATHER = "stage3_gather_16bit_weights_on_model_save"

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.scripts.engine_files import engine_of_recipe, read_engine
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.training.engine_configs import engine_of_recipe, read_engine
 
 EVERY = ("weights", "gradients", "optimizer")
 

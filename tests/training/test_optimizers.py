@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from gemma_lisa.optimizers import (
+from gemma_lisa.training.optimizers import (
     OTHER,
     MuonWithAdamW,
     StackedMuon,
@@ -20,8 +20,8 @@ from gemma_lisa.optimizers import (
     reads_optim_args,
     reads_optimizer_option,
 )
-from gemma_lisa.trainer import GemmaLisaTrainer
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 OPTIONS = {"muon_lr": 0.02, "adamw_lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.98)}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from transformers import EvalPrediction
 
-from gemma_lisa.arguments import parse
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.option_checks import RECIPE, SCORES, refuse_unknown, refuse_unsupported
-from gemma_lisa.trainer import scores_of_counts
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.training.arguments import parse
+from gemma_lisa.training.option_checks import RECIPE, SCORES, refuse_unknown, refuse_unsupported
+from gemma_lisa.training.trainer import scores_of_counts
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from gemma_lisa import option_checks
-from gemma_lisa.arguments import CLASSES, parse
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.option_checks import COMMAND_LINE, CONDITIONS, LAUNCHER, Condition, refuse_unsupported
-from gemma_lisa.training_options import OPTIONS, PAGE, REMOVED, RENAMED, table, with_table
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.training import option_checks
+from gemma_lisa.training.arguments import CLASSES, parse
+from gemma_lisa.training.option_checks import COMMAND_LINE, CONDITIONS, LAUNCHER, Condition, refuse_unsupported
+from gemma_lisa.training.option_table import OPTIONS, PAGE, REMOVED, RENAMED, table, with_table
 
 THEIRS = {field.name for field in fields(TrainingArguments)}
 OURS = {field.name for part in CLASSES for field in fields(part)}
@@ -182,14 +182,16 @@ def read(tmp_path, monkeypatch):
 
 
 def test_every_field_has_an_entry_and_every_entry_a_field():
-    advice = "give it an entry in OPTIONS (training_options.py), then python -m gemma_lisa.training_options --write"
+    advice = (
+        "add it to OPTIONS in training/option_table.py, then run python -m gemma_lisa.training.option_table --write"
+    )
     assert OURS - set(OPTIONS) == set(), advice
     assert set(OPTIONS) - OURS == set(), "these are no options any more: remove their entries"
 
 
 def test_the_docs_show_the_table_that_options_are_refused_by():
     page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page) == page, "run python -m gemma_lisa.training_options --write"
+    assert with_table(page) == page, "run python -m gemma_lisa.training.option_table --write"
     assert page.count(table()) == 1
     assert all(f"\n| `{name}` | " in page for name in OURS)
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from datasets import Dataset
 
-from gemma_lisa import self_check as checking
-from gemma_lisa.adapters import add_lora
-from gemma_lisa.bases import identify
-from gemma_lisa.checkpoint import open_checkpoint
+from gemma_lisa.checkpoints.adapter_base import identify
+from gemma_lisa.checkpoints.loading import open_checkpoint
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.self_check import self_check
 from gemma_lisa.train import GemmaLisaTrainingArguments
-from gemma_lisa.trainer import GemmaLisaTrainer
+from gemma_lisa.training import overfit_check as checking
+from gemma_lisa.training.overfit_check import self_check
+from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 SIZE = 32  # pixels a side
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")

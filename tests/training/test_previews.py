@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from gemma_lisa import previews
-from gemma_lisa.outputs import check_run_folder, is_own
+from gemma_lisa.interfaces.output_checks import check_run_folder, is_own
+from gemma_lisa.training import previews
 
 
 def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from gemma_lisa import train
-from gemma_lisa.arguments import DataArguments
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.run_safety import ForgetCallback, choose_start, differences, settings_of
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training.arguments import DataArguments
+from gemma_lisa.training.resume import ForgetCallback, choose_start, differences, settings_of
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 KILLS = 20
 STEPS, SAVE_STEPS, KEPT = 120, 2, 2

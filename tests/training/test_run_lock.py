@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from gemma_lisa import run_lock
-from gemma_lisa.run_lock import LOCK, is_alive, locked, run_locked, this_process
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training import run_lock
+from gemma_lisa.training.run_lock import LOCK, is_alive, locked, run_locked, this_process
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
-HOLD = "import sys, time; from pathlib import Path; from gemma_lisa.run_lock import locked\n"
+HOLD = "import sys, time; from pathlib import Path; from gemma_lisa.training.run_lock import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
 
 
@@ -65,7 +65,7 @@ def test_the_lock_ends_with_an_error_too(tmp_path):
 
 
 def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
-    program = "import os, sys, time; from pathlib import Path; from gemma_lisa.run_lock import locked\n"
+    program = "import os, sys, time; from pathlib import Path; from gemma_lisa.training.run_lock import locked\n"
     program += "lock = locked(Path(sys.argv[1])); lock.__enter__()\n"
     program += "child = os.fork()\n"
     program += "if child: print(child, flush=True); os.kill(os.getpid(), 9)\n"

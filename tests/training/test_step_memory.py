@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from gemma_lisa.adapters import add_lora
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config
-from gemma_lisa.scripts.meta_step import LiveBytes, count_step, make_batch
+from gemma_lisa.training.step_memory import LiveBytes, count_step, make_batch
 
 ROWS, QUESTIONS, QUESTION_TOKENS, SIZE = 2, 2, 24, (120, 160)
 

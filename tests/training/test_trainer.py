@@ -11,23 +11,23 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EvalPrediction
 
-from gemma_lisa.checksums import CHECKSUMS, check_checksums
+from gemma_lisa.checkpoints.checksums import CHECKSUMS, check_checksums
+from gemma_lisa.checkpoints.training_record import Record, read_stages
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shapes import row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import draw_scene
 from gemma_lisa.datasets_builder.shards import write_shards
 from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
-from gemma_lisa.metrics import summarize
-from gemma_lisa.optimizers import build_muon
-from gemma_lisa.previews import PreviewCallback
-from gemma_lisa.protocols import teacher_forced
-from gemma_lisa.records import Record, read_stages
-from gemma_lisa.run_folder import remove_scraps
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
+from gemma_lisa.evaluation.metrics import summarize
+from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.train import GemmaLisaTrainingArguments
-from gemma_lisa.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
+from gemma_lisa.training.atomic_saves import remove_scraps
+from gemma_lisa.training.optimizers import build_muon
+from gemma_lisa.training.previews import PreviewCallback
+from gemma_lisa.training.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
 
 SIZE = 32  # pixels a side
 PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from gemma_lisa.command_line import UsageError
-from gemma_lisa.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 
 def arguments(**options):

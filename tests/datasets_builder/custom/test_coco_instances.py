@@ -12,17 +12,17 @@ from pycocotools.coco import COCO
 
 from gemma_lisa import eval as evaluation
 from gemma_lisa import predict, train
-from gemma_lisa.command_line import run
 from gemma_lisa.datasets_builder.__main__ import main as datasets_main
 from gemma_lisa.datasets_builder.mixture import load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
+from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "samples" / "coco"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "samples" / "coco"
 PHOTO = SHARED / "val2017" / "000000039769.png"
 PHOTO_OPTIONS = {"annotations": "derived/instances_39769.json", "images": "val2017"}
 HEIGHT, WIDTH = 24, 32
@@ -427,7 +427,7 @@ def test_verify_names_every_bad_record(tmp_path, capsys):
 # --- cache -----------------------------------------------------------------------------------------------------------
 def test_the_same_files_are_prepared_once(photos, monkeypatch):
     rows = photos.load()
-    monkeypatch.setattr("gemma_lisa.datasets_builder.coco_instances.read_coco", None)
+    monkeypatch.setattr("gemma_lisa.datasets_builder.custom.coco_instances.read_coco", None)
     assert load_rows("coco_instances", "train", str(photos.root))[:] == rows[:]
     monkeypatch.chdir(photos.root.parent)
     assert load_rows("coco_instances", "train", "photos", {})[0]["image"] == rows[0]["image"]

@@ -8,8 +8,8 @@ import pytest
 from own_folder import SIZE, areas, labelme, load, mask, numbers, photo, refusal, shape, turned, write
 from PIL import Image
 
-from gemma_lisa.datasets_builder.ade20k import NAMES
 from gemma_lisa.datasets_builder.mixture import builder_of, load_rows, make_rows
+from gemma_lisa.datasets_builder.published.ade20k import NAMES
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE
 
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
 ]
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gemma_lisa.datasets_builder.coco_files import (
+from gemma_lisa.datasets_builder.formats.coco_files import (
     find_annotations,
     find_folder,
     fingerprint,

@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from gemma_lisa.datasets_builder.coco_segmentation import row_rle, segmentation_runs, turn, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, unite
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # pycocotools' own business with NumPy 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.jpeg_header import plain_size, stored_size
+from gemma_lisa.datasets_builder.formats.jpeg_header import plain_size, stored_size
 
 EXIF_ORIENTATION = 0x0112
 XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"></x:xmpmeta>'

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder import label_maps
-from gemma_lisa.datasets_builder.ade20k import Ade20k
-from gemma_lisa.datasets_builder.label_maps import class_masks, labels_of, named_masks, read_label_map, semantic_row
+from gemma_lisa.datasets_builder.formats import label_maps
+from gemma_lisa.datasets_builder.formats.label_maps import (
+    class_masks,
+    labels_of,
+    named_masks,
+    read_label_map,
+    semantic_row,
+)
+from gemma_lisa.datasets_builder.published.ade20k import Ade20k
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 

@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from gemma_lisa.datasets_builder import plain_pickle
-from gemma_lisa.datasets_builder.plain_pickle import unpickle
+from gemma_lisa.datasets_builder.formats import plain_pickle
+from gemma_lisa.datasets_builder.formats.plain_pickle import unpickle
 
 
 @pytest.fixture

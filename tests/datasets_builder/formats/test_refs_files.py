@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_lisa.datasets_builder.refs_files import (
+from gemma_lisa.datasets_builder.formats.refs_files import (
     Ref,
     convert,
     find_refs,
@@ -22,7 +22,7 @@ from gemma_lisa.datasets_builder.refs_files import (
     unpickle,
 )
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 
 
 def record(number=0, split="train", sent="the lady", ann_id=7, **more):
@@ -126,7 +126,13 @@ def test_what_is_no_data_of_refs_is_not_converted(tmp_path, content):
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "gemma_lisa.datasets_builder.refs_files", "convert", str(tmp_path / "none.p")]
+    command = [
+        sys.executable,
+        "-m",
+        "gemma_lisa.datasets_builder.formats.refs_files",
+        "convert",
+        str(tmp_path / "none.p"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "none.p cannot be read" in done.stderr

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import datasets
 import pytest
 
-from gemma_lisa.datasets_builder.archives import ArchiveConfig, TolerantBuilder
+from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
 
 HALF = "\ud83d"  # of an emoji that was cut after its first half; JSON may say it
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.coco_parts import Category, listed, present_targets, read_categories
-from gemma_lisa.datasets_builder.paco_lvis import PacoLvis
+from gemma_lisa.datasets_builder.published.coco_parts import Category, listed, present_targets, read_categories
+from gemma_lisa.datasets_builder.published.paco_lvis import PacoLvis
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 CUP, HANDLE, SPOON = 1, 2000, 7
 CATEGORIES = {CUP: Category("cup"), HANDLE: Category("cup", "handle"), SPOON: Category("spoon")}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.coco_stuff import LABELS, NAMES, CocoStuff
 from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.published.coco_stuff import LABELS, NAMES, CocoStuff
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 PERSON, DESK, SKY, BRICK_WALL, WALL, UNLABELED = 0, 109, 156, 170, 172, 255  # pixel values: official ids - 1
 
 

@@ -11,7 +11,7 @@ from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import check_row, decode_mask
 from gemma_lisa.datasets_builder.templates import ask_plainly
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 NAME = "COCO_train2014_000000000009"
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder import llava_instruct
-from gemma_lisa.datasets_builder.llava_instruct import LlavaInstruct
 from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.published import llava_instruct
+from gemma_lisa.datasets_builder.published.llava_instruct import LlavaInstruct
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -99,7 +99,8 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
     listed = []
     listdir = os.listdir
     monkeypatch.setattr(
-        "gemma_lisa.datasets_builder.llava_instruct.os.listdir", lambda path: listed.append(str(path)) or listdir(path)
+        "gemma_lisa.datasets_builder.published.llava_instruct.os.listdir",
+        lambda path: listed.append(str(path)) or listdir(path),
     )
     load_rows("llava_instruct", "train", str(root))
     assert listed.count(str(root / "coco/train2017")) == 1

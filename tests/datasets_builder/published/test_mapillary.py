@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.mapillary import Mapillary, read_names
 from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.published.mapillary import Mapillary, read_names
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 READABLE = (
     "Bird",
     "Lane Marking - Arrow (Left)",

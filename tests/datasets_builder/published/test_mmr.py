@@ -8,7 +8,7 @@ from PIL import Image
 
 from gemma_lisa.datasets_builder.__main__ import main as datasets_main
 from gemma_lisa.datasets_builder.mixture import load_rows
-from gemma_lisa.datasets_builder.mmr import Mmr
+from gemma_lisa.datasets_builder.published.mmr import Mmr
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 

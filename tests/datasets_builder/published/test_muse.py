@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import load_rows
-from gemma_lisa.datasets_builder.muse import Muse
+from gemma_lisa.datasets_builder.published.muse import Muse
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.rows import check_row, decode_mask
 

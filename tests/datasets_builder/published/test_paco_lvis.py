@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import load_rows
-from gemma_lisa.datasets_builder.paco_lvis import PacoLvis
+from gemma_lisa.datasets_builder.published.paco_lvis import PacoLvis
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, decode_mask, encode_mask
 

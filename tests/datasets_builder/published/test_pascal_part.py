@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import load_rows
-from gemma_lisa.datasets_builder.pascal_part import PascalPart
+from gemma_lisa.datasets_builder.published.pascal_part import PascalPart
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 PHOTOS = "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.published.reason_seg import ReasonSeg, fill_polygon
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.reason_seg import ReasonSeg, fill_polygon
 from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, check_row, decode_mask
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 FOLDER = "reason_seg/ReasonSeg"
 WHOLE = [[0, 0], [11, 0], [11, 7], [0, 7]]  # of a photo of 12 x 8
 

@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
-from gemma_lisa.datasets_builder.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes, row_of_scene
-from gemma_lisa.datasets_builder.shapes_easy import EVAL, TRAIN, draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes, row_of_scene
+from gemma_lisa.datasets_builder.synthetic.shapes_easy import EVAL, TRAIN, draw_scene
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.datasets_builder import shapes_hard
 from gemma_lisa.datasets_builder.rows import check_row, target_masks
-from gemma_lisa.datasets_builder.scenes import shape_mask
-from gemma_lisa.datasets_builder.shapes import row_of_scene
+from gemma_lisa.datasets_builder.synthetic import shapes_hard
+from gemma_lisa.datasets_builder.synthetic.scenes import shape_mask
+from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

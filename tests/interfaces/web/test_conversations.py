@@ -16,15 +16,15 @@ import yaml
 from picture_files import REFUSED_FILES, ROOT, SCENE, taken_files
 from PIL import Image
 
-from gemma_lisa.checkpoint import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
-from gemma_lisa.web.events import Events
-from gemma_lisa.web.layers import mask_layer, number_place, shown_picture
-from gemma_lisa.web.page import build_page
-from gemma_lisa.web.parts import SCENES, examples, message
-from gemma_lisa.web.visits import MAX_QUESTION, Refused, Turn, Visits
-from gemma_lisa.web.words import LANGUAGES, WORDS, preferred
+from gemma_lisa.interfaces.web.conversations import MAX_QUESTION, Refused, Turn, Visits
+from gemma_lisa.interfaces.web.events import Events
+from gemma_lisa.interfaces.web.layers import mask_layer, number_place, shown_picture
+from gemma_lisa.interfaces.web.page import build_page
+from gemma_lisa.interfaces.web.parts import SCENES, examples, message
+from gemma_lisa.interfaces.web.translations import LANGUAGES, WORDS, preferred
 
 UPLOAD = ("stage", "talk", "message", "conversation", "start")
 
@@ -400,21 +400,23 @@ def test_the_visit_that_was_silent_longest_makes_room(tiny):
 
 
 def test_pictures_of_all_visits_are_limited_in_pixels(tiny, monkeypatch):
-    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 40_000)  # two of 128 x 128, and not three
+    monkeypatch.setattr(
+        "gemma_lisa.interfaces.web.conversations.MAX_HELD_PIXELS", 40_000
+    )  # two of 128 x 128, and not three
     visits = Visits(*tiny)
     for key in ("a", "b", "c"):
         visits.open(key, SCENE.read_bytes(), "scene.png")
     assert len(visits) == 2
     with pytest.raises(Refused, match="expired"):
         visits.of("a")
-    monkeypatch.setattr("gemma_lisa.web.visits.MAX_HELD_PIXELS", 1)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.conversations.MAX_HELD_PIXELS", 1)
     visits.open("d", SCENE.read_bytes(), "scene.png")
     assert visits.of("d").session.image.width == 128
 
 
 def test_a_conversation_has_a_limit_of_questions_clicks_and_masks(talking, monkeypatch):
-    monkeypatch.setattr("gemma_lisa.web.visits.MAX_TURNS", 1)
-    monkeypatch.setattr("gemma_lisa.web.visits.MAX_CORRECTIONS", 1)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.conversations.MAX_TURNS", 1)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.conversations.MAX_CORRECTIONS", 1)
     asked(talking, "the red circle")
     ((_, _, said, _, _),) = asked(talking, "the red circle")
     assert line_of(said) == WORDS["en"]["long_conversation"].format(limit=1)
@@ -422,7 +424,7 @@ def test_a_conversation_has_a_limit_of_questions_clicks_and_masks(talking, monke
     assert talking.point("en", visitor(), click)[1] == ""
     assert line_of(talking.point("en", visitor(), click)[1]) == WORDS["en"]["many_clicks"].format(limit=1)
     talking.forget("en", visitor())
-    monkeypatch.setattr("gemma_lisa.web.visits.MAX_MASK_PIXELS", 128 * 128)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.conversations.MAX_MASK_PIXELS", 128 * 128)
     stage, talk, said, question, _ = asked(talking, "all the blue triangles")[-1]
     assert line_of(said) == WORDS["en"]["many_masks"].format(count=2)
     assert talk["turns"] == [] and question == "all the blue triangles"
@@ -470,8 +472,8 @@ def test_the_page_itself_names_no_other_server(tiny):
 
 def test_the_page_and_the_space_go_where_the_package_goes():
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "gemma_lisa.web" in told["packages"]
-    data = {path for glob in told["package-data"]["gemma_lisa.web"] for path in (ROOT / "web").glob(glob)}
+    assert "gemma_lisa.interfaces.web" in told["packages"]
+    data = {path for glob in told["package-data"]["gemma_lisa.interfaces.web"] for path in (ROOT / "web").glob(glob)}
     needed = {path for path in (ROOT / "web").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert needed - data == {path for path in needed if path.suffix == ".py"}
     data = {path for glob in told["package-data"]["gemma_lisa"] for path in ROOT.glob(glob)}

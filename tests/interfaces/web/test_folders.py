@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_lisa.web.folders import LOCK, PREFIX, server_folder
+from gemma_lisa.interfaces.web.folders import LOCK, PREFIX, server_folder
 
 SERVER = """
 import tempfile, time

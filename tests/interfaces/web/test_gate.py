@@ -20,11 +20,11 @@ from fastapi.routing import APIRoute
 from picture_files import ROOT, SCENE
 from PIL import Image
 
-from gemma_lisa.web import gate, server, uploads
-from gemma_lisa.web.page import build_page
-from gemma_lisa.web.server import LAUNCH
-from gemma_lisa.web.visits import Refused, Visits
-from gemma_lisa.web.words import WORDS
+from gemma_lisa.interfaces.web import gate, server, uploads
+from gemma_lisa.interfaces.web.conversations import Refused, Visits
+from gemma_lisa.interfaces.web.page import build_page
+from gemma_lisa.interfaces.web.server import LAUNCH
+from gemma_lisa.interfaces.web.translations import WORDS
 
 SECONDS = 60
 

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from gemma_lisa.web import uploads as module
-from gemma_lisa.web.uploads import MAX_NAME, Full, Uploads, printable
+from gemma_lisa.interfaces.web import uploads as module
+from gemma_lisa.interfaces.web.uploads import MAX_NAME, Full, Uploads, printable
 
 
 def test_a_file_is_opened_by_whoever_claimed_it_and_once():
