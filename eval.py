@@ -20,6 +20,7 @@ from gemma_lisa.checkpoints.loading import load_asked
 from gemma_lisa.checkpoints.training_record import circumstances, leakage_of
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
+from gemma_lisa.evaluation.answer_sheet import draw_answers
 from gemma_lisa.evaluation.metrics import intervals, summarize
 from gemma_lisa.evaluation.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.interfaces.command_line import (
@@ -33,7 +34,6 @@ from gemma_lisa.interfaces.command_line import (
 from gemma_lisa.interfaces.output_checks import check_outputs, check_suffix, data_inputs
 from gemma_lisa.safety.redaction import environment_secrets, mask
 from gemma_lisa.safety.whole_files import check_writable, write_whole
-from gemma_lisa.training.previews import draw_answers
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBui
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
-from gemma_lisa.drawing.overlay import draw_questions
+from gemma_lisa.drawing.sheet import draw_questions
 from gemma_lisa.interfaces.command_line import ArgumentParser, json_object, not_negative, positive, run
 from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix, data_inputs
 from gemma_lisa.safety.errors import UsageError

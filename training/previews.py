@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from gemma_lisa.drawing.overlay import draw_curve, draw_samples
-from gemma_lisa.evaluation.metrics import unite
-from gemma_lisa.evaluation.protocols import Answer, by_generation
+from gemma_lisa.drawing.curve import draw_curve
+from gemma_lisa.evaluation.answer_sheet import draw_answers
+from gemma_lisa.evaluation.protocols import by_generation
 from gemma_lisa.images_gemma_lisa import open_image
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.whole_files import write_whole
@@ -40,21 +40,3 @@ class PreviewCallback(TrainerCallback):
         with io.BytesIO() as drawn:
             draw_curve(state.log_history, drawn)
             write_whole(Path(args.output_dir) / "curve.png", open_image(drawn))  # with the mark of the project
-
-
-def draw_answers(samples: list[dict], answers: list[Answer], columns: int = 2):
-    """A sheet of samples: image, target, prediction, question, answer and IoU."""
-    cards = []
-    for sample, answer in zip(samples, answers, strict=True):
-        size = (sample["image"].height, sample["image"].width)
-        cards.append(
-            {
-                "image": sample["image"],
-                "question": answer.question,
-                "target": unite(answer.target, size),
-                "prediction": answer.masks,
-                "answer": answer.raw_text,
-                "iou": answer.result.iou,
-            }
-        )
-    return draw_samples(cards, columns=columns)
