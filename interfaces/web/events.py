@@ -15,7 +15,7 @@ from PIL import Image
 
 from gemma_lisa.images_gemma_lisa import pixel_limit
 
-from .conversations import Refused, Turn, Visits
+from .conversations import Conversations, Refused, Turn
 from .layers import shown_picture
 from .parts import NOTHING_SHOWN, SCENES, file_of, message, stage_of, talk_of
 from .translations import WORDS, words_of
@@ -55,22 +55,22 @@ class Events:
     """Each method is one event of the page; its last sentence says which parts it changes, in order.
 
     Args:
-        visits: where conversations are kept.
+        conversations: where conversations are kept.
     """
 
-    def __init__(self, visits: Visits):
-        self.visits = visits
+    def __init__(self, conversations: Conversations):
+        self.conversations = conversations
 
     @guarded
     def receive(self, number: str | None, request: gr.Request) -> None:
         """A picture was uploaded; `number` is what its sender got for it. It waits for its turn in the queue."""
         if number is not None:
-            self.visits.uploads.claim(number, request.session_hash)
+            self.conversations.uploads.claim(number, request.session_hash)
 
     @guarded
     def open(self, language: str, request: gr.Request) -> tuple:
         """What was put in is to be talked about. Of stage, talk, message, conversation, start."""
-        if (brought := self.visits.uploads.take(request.session_hash)) is None:
+        if (brought := self.conversations.uploads.take(request.session_hash)) is None:
             return self._refused(language, Refused("lost"))
         return self._begin(*brought, language, request)
 
@@ -87,37 +87,33 @@ class Events:
     def ask(self, question: str, language: str, request: gr.Request) -> Iterator[tuple]:
         """The answer as it comes. Of stage, talk, message, question, stop."""
         try:
-            visit = self.visits.of(request.session_hash)
-            answers = visit.ask(question)
+            conversation = self.conversations.of(request.session_hash)
+            answers = conversation.ask(question)
         except ValueError as error:
             yield gr.skip(), gr.skip(), said(error, language), gr.skip(), gr.skip()
             return
-        at, masks = len(visit.turns), -1
-        yield (
-            gr.skip(),
-            talk_of(visit, at, Turn(question, {"complete": True}, [""], 0, [])),
-            "",
-            "",
-            gr.update(visible=True),
-        )
+        at, masks = len(conversation.turns), -1
+        asked = Turn(question, {"complete": True}, [""], 0, [])
+        yield gr.skip(), talk_of(conversation, at, asked), "", "", gr.update(visible=True)
         try:
             for turn in answers:
                 stage = gr.skip()
-                if len(turn.points) != masks:
-                    masks = len(turn.points)
-                    stage = stage_of(visit, at, turn)
-                yield stage, talk_of(visit, at, turn), *(gr.skip() for _ in range(3))
+                if len(turn.masks) != masks:
+                    masks = len(turn.masks)
+                    stage = stage_of(conversation, at, turn)
+                yield stage, talk_of(conversation, at, turn), *(gr.skip() for _ in range(3))
         except ValueError as error:
-            stage = stage_of(visit, at - 1) if at else NOTHING_SHOWN
-            yield stage, talk_of(visit, at - 1), said(error, language), question, gr.update(visible=False)
+            stage = stage_of(conversation, at - 1) if at else NOTHING_SHOWN
+            yield stage, talk_of(conversation, at - 1), said(error, language), question, gr.update(visible=False)
             return
-        yield stage_of(visit, at), talk_of(visit, at), *(gr.skip() for _ in range(2)), gr.update(visible=False)
+        stage, talk = stage_of(conversation, at), talk_of(conversation, at)
+        yield stage, talk, gr.skip(), gr.skip(), gr.update(visible=False)
 
     @guarded
     def stop(self, language: str, request: gr.Request) -> str:
         """The answer that is being written is not wanted; `ask` sees it after the next word. Of message."""
         try:
-            self.visits.of(request.session_hash).stopped = True
+            self.conversations.of(request.session_hash).stopped = True
         except ValueError as error:
             return said(error, language)
         return ""
@@ -126,30 +122,30 @@ class Events:
     def point(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """A click on the picture corrects a mask. Of stage, message."""
         try:
-            visit = self.visits.of(request.session_hash)
+            conversation = self.conversations.of(request.session_hash)
             turn, mask = number_of(event, "turn"), number_of(event, "mask")
-            visit.correct(turn, mask, (place_of(event, "x"), place_of(event, "y"), number_of(event, "label", 2)))
+            conversation.correct(turn, mask, (place_of(event, "x"), place_of(event, "y"), number_of(event, "label", 2)))
         except ValueError as error:
             return gr.skip(), said(error, language)
-        return stage_of(visit, turn), ""
+        return stage_of(conversation, turn), ""
 
     @guarded
     def undo(self, language: str, request: gr.Request) -> tuple:
         """Of stage, message."""
         try:
-            visit = self.visits.of(request.session_hash)
-            turn = visit.undo()
+            conversation = self.conversations.of(request.session_hash)
+            turn = conversation.undo()
         except ValueError as error:
             return gr.skip(), said(error, language)
-        return stage_of(visit, turn), ""
+        return stage_of(conversation, turn), ""
 
     @guarded
     def show(self, language: str, request: gr.Request, event: gr.EventData) -> tuple:
         """An earlier answer's masks are wanted. Of stage, talk, message."""
         try:
-            visit = self.visits.of(request.session_hash)
-            turn = number_of(event, "turn", len(visit.turns))
-            return stage_of(visit, turn), talk_of(visit, turn), ""
+            conversation = self.conversations.of(request.session_hash)
+            turn = number_of(event, "turn", len(conversation.turns))
+            return stage_of(conversation, turn), talk_of(conversation, turn), ""
         except ValueError as error:
             return gr.skip(), gr.skip(), said(error, language)
 
@@ -157,16 +153,16 @@ class Events:
     def forget(self, language: str, request: gr.Request) -> tuple:
         """A new conversation about the same picture. Of stage, talk, message."""
         try:
-            visit = self.visits.of(request.session_hash)
+            conversation = self.conversations.of(request.session_hash)
         except ValueError as error:
             return gr.skip(), gr.skip(), said(error, language)
-        visit.forget()
-        return NOTHING_SHOWN, talk_of(visit, -1), ""
+        conversation.forget()
+        return NOTHING_SHOWN, talk_of(conversation, -1), ""
 
     @guarded
     def leave(self, request: gr.Request) -> tuple:
         """Another picture is wanted. Of stage, talk, message, conversation, start."""
-        self.visits.leave(request.session_hash)
+        self.conversations.leave(request.session_hash)
         return (
             NOTHING_SHOWN | {"picture": None},
             {"turns": [], "shown": -1},
@@ -179,36 +175,36 @@ class Events:
     def save_picture(self, shown: str, hidden: str, language: str, request: gr.Request) -> tuple:
         """The answer that is shown, as PNG; `hidden`: indices of masks, from 0, by commas. Of stage, message."""
         try:
-            visit = self.visits.of(request.session_hash)
-            turn, *indices = numbers_in(f"{shown or len(visit.turns) - 1},{hidden or ''}")
-            picture = visit.picture(turn, set(indices), WORDS["en"]["hidden"])
+            conversation = self.conversations.of(request.session_hash)
+            turn, *indices = numbers_in(f"{shown or len(conversation.turns) - 1},{hidden or ''}")
+            picture = conversation.picture(turn, set(indices), WORDS["en"]["hidden"])
         except ValueError as error:
             return gr.skip(), said(error, language)
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
-        return file_of(f"{Path(visit.name).stem}-answer.png", "image/png", buffer.getvalue()), ""
+        return file_of(f"{Path(conversation.name).stem}-answer.png", "image/png", buffer.getvalue()), ""
 
     @guarded
     def save_json(self, language: str, request: gr.Request) -> tuple:
         """All answers of the conversation, as predict.py writes them. Of stage, message."""
         try:
-            visit = self.visits.of(request.session_hash)
-            if not visit.turns:
+            conversation = self.conversations.of(request.session_hash)
+            if not conversation.turns:
                 raise Refused("no_answer")
         except ValueError as error:
             return gr.skip(), said(error, language)
-        content = json.dumps([turn.answer for turn in visit.turns], indent=2, ensure_ascii=False) + "\n"
-        return file_of(f"{Path(visit.name).stem}-answers.json", "application/json", content.encode("utf-8")), ""
+        content = json.dumps(conversation.records(), indent=2, ensure_ascii=False) + "\n"
+        return file_of(f"{Path(conversation.name).stem}-answers.json", "application/json", content.encode("utf-8")), ""
 
     def _begin(self, content: bytes, name: str, language: str, request: gr.Request) -> tuple:
         """As `open`."""
         try:
-            visit = self.visits.open(request.session_hash, content, name)
+            conversation = self.conversations.open(request.session_hash, content, name)
         except ValueError as error:
             return self._refused(language, error, name)
         return (
-            NOTHING_SHOWN | {"picture": shown_picture(visit.session.image)},
-            talk_of(visit, -1),
+            NOTHING_SHOWN | {"picture": shown_picture(conversation.session.image)},
+            talk_of(conversation, -1),
             "",
             gr.update(visible=True),
             gr.update(visible=False),

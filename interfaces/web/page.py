@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from .conversations import Visits
+from .conversations import Conversations
 from .events import Events, guarded
 from .parts import examples, head
 from .translations import LANGUAGES, WORDS, preferred, words_of
@@ -38,9 +38,9 @@ SHOWN = """(shown, hidden, language) =>
   [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
 
 
-def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
+def build_page(conversations: Conversations, model: str | None = None) -> gr.Blocks:
     """The page, not yet served; `model` is what the model is called there, None if it is that of examples/."""
-    events = Events(visits)
+    events = Events(conversations)
     words = WORDS["en"]
     with gr.Blocks(title=words["title"], analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="top"):
@@ -142,7 +142,7 @@ def build_page(visits: Visits, model: str | None = None) -> gr.Blocks:
         other.click(events.leave, None, [stage, talk, message, conversation, start], **AT_ONCE)
         png.click(events.save_picture, [shown, hidden, language], [stage, message], **DRAWING, js=SHOWN, api_name="png")
         as_json.click(events.save_json, language, [stage, message], **DRAWING, api_name="json")
-    page.visits = visits  # where the server's own routes find them
+    page.conversations = conversations  # where the server's own routes find them
     return page.queue(max_size=QUEUE_LENGTH, api_open=False)  # no event goes past the queue
 
 

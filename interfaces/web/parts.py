@@ -9,14 +9,14 @@ from typing import Any
 from gemma_lisa.drawing.overlay import text_colour
 from gemma_lisa.images_gemma_lisa import load_rgb
 
-from .conversations import Turn, Visit
-from .layers import colour_of, data_url, mask_layer, number_place
+from .conversations import Conversation, Turn
+from .layers import colour_of, data_url
 from .translations import WORDS
 
 HERE = Path(__file__).parent
 # Drawings to begin with, and what to ask about each
 SCENES = (
-    (HERE.parent / "docs" / "scene.png", "all the blue triangles"),
+    (HERE.parents[1] / "docs" / "scene.png", "all the blue triangles"),
     (HERE / "scenes" / "easy-1.png", "all the triangles"),
     (HERE / "scenes" / "easy-2.png", "the red circle"),
     (HERE / "scenes" / "hard-1.png", "the purple shape"),
@@ -25,35 +25,26 @@ SCENES = (
 NOTHING_SHOWN = {"turn": -1, "whole": False, "masks": []}
 
 
-def stage_of(visit: Visit, at: int, turn: Turn | None = None) -> dict[str, Any]:
+def stage_of(conversation: Conversation, at: int, turn: Turn | None = None) -> dict[str, Any]:
     """The masks of the answer number `at`, or of `turn`, which is still being written."""
-    asked = visit.turns[at] if turn is None else turn
-    masks = []
-    decoded = visit.masks_of(asked)
-    for index, (mask, told, name) in enumerate(zip(decoded, asked.answer["masks"], asked.names, strict=True)):
-        masks.append(
-            colours_of(index)
-            | {
-                "name": name,
-                "score": told["score"],
-                "layer": mask_layer(mask, colour_of(index)),
-                "place": number_place(mask),
-                "points": asked.points[index],
-            }
-        )
+    asked = conversation.turns[at] if turn is None else turn
+    masks = [
+        colours_of(index) | {"name": name, "score": kept.score} | kept.shown | {"points": list(kept.points)}
+        for index, (kept, name) in enumerate(zip(asked.masks, asked.names, strict=True))
+    ]
     return {"turn": at, "whole": turn is None, "masks": masks}
 
 
-def talk_of(visit: Visit, shown: int, turn: Turn | None = None) -> dict[str, Any]:
+def talk_of(conversation: Conversation, shown: int, turn: Turn | None = None) -> dict[str, Any]:
     """All that was said, and `turn`, which is still being written; `shown` is whose masks are seen."""
-    turns = [*visit.turns, *([] if turn is None else [turn])]
+    turns = [*conversation.turns, *([] if turn is None else [turn])]
     return {
         "shown": shown,
         "turns": [
             {
                 "question": asked.question,
                 "words": asked.words,
-                "colours": [colours_of(index) for index in range(len(asked.points))],
+                "colours": [colours_of(index) for index in range(len(asked.masks))],
                 "whole": asked is not turn,
                 "cut_off": asked is not turn and not asked.answer["complete"],
             }

@@ -20,7 +20,7 @@ from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
-from .conversations import Visits
+from .conversations import Conversations
 from .folders import server_folder
 from .gate import UPLOAD, Gate
 from .page import CSS, build_page
@@ -41,9 +41,9 @@ async def expiring(app: Starlette) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(EXPIRY_EVERY)
             try:
-                visits = app.get_blocks().visits
-                visits.uploads.expire()
-                for key in visits.expire():
+                conversations = app.get_blocks().conversations
+                conversations.uploads.expire()
+                for key in conversations.expire():
                     app.state_holder.session_data.pop(key, None)  # Gradio's copy of what was shown last
             except Exception:  # whatever it is, the next round is not to fall away
                 logger.exception("Deleting what nobody uses any more failed; it is tried again.")
@@ -102,7 +102,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with server_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        page = build_page(Visits(model, processor), name)
+        page = build_page(Conversations(model, processor), name)
         try:
             _, address, public = page.launch(server_name=host, server_port=port, share=share, **LAUNCH)
             print(f"The page is at {public or address} (Ctrl-C ends it)", flush=True)

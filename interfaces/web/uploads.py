@@ -158,7 +158,7 @@ class _InMemory(MultiPartParser):
 
 async def receive_upload(request: Request) -> Response:
     """Take one picture, as a form of one file, and answer with a list of its number."""
-    uploads = request.app.get_blocks().visits.uploads
+    uploads = request.app.get_blocks().conversations.uploads
     try:
         with uploads.room() as hold:
             async with asyncio.timeout(SLOWEST):

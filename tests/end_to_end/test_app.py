@@ -23,7 +23,7 @@ from PIL import Image
 
 from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
-from gemma_lisa.interfaces.web.conversations import Visits
+from gemma_lisa.interfaces.web.conversations import Conversations
 from gemma_lisa.interfaces.web.page import build_page
 from gemma_lisa.interfaces.web.parts import SCENES
 from gemma_lisa.interfaces.web.server import LAUNCH
@@ -170,7 +170,7 @@ def test_the_server_hands_out_no_file_of_its_machine(server):
 @pytest.mark.slow
 def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("gemma_lisa.interfaces.web.page.QUEUE_LENGTH", 2)
-    page = build_page(Visits(*tiny))
+    page = build_page(Conversations(*tiny))
     _, address, _ = page.launch(server_name="127.0.0.1", **LAUNCH)
     try:
         clients = [client_of(address, tmp_path) for _ in range(12)]
@@ -415,7 +415,7 @@ def test_an_answer_that_takes_long_is_stopped_in_a_browser(example, chromium, sc
     read = ImageSession._read
     with monkeypatch.context() as slowly:
         slowly.setattr(ImageSession, "_read", lambda self, ids: time.sleep(0.5) or read(self, ids))
-        served = build_page(Visits(*example))
+        served = build_page(Conversations(*example))
         _, address, _ = served.launch(server_name="127.0.0.1", **LAUNCH)
         page = chromium.new_page()
         page.set_default_timeout(SECONDS * 1000)

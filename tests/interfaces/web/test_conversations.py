@@ -19,7 +19,7 @@ from PIL import Image
 from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
-from gemma_lisa.interfaces.web.conversations import MAX_QUESTION, Refused, Turn, Visits
+from gemma_lisa.interfaces.web.conversations import MAX_QUESTION, Conversations, Refused, Turn
 from gemma_lisa.interfaces.web.events import Events
 from gemma_lisa.interfaces.web.layers import mask_layer, number_place, shown_picture
 from gemma_lisa.interfaces.web.page import build_page
@@ -37,7 +37,7 @@ def page_limit(monkeypatch):
 
 @pytest.fixture
 def events(tiny):
-    return Events(Visits(*tiny))
+    return Events(Conversations(*tiny))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def example():
 @pytest.fixture
 def talking(example):
     """Events with a visitor "a" who looks at the scene with the small checkpoint."""
-    events = Events(Visits(*example))
-    events.visits.open("a", SCENE.read_bytes(), "scene.png")
+    events = Events(Conversations(*example))
+    events.conversations.open("a", SCENE.read_bytes(), "scene.png")
     return events
 
 
@@ -62,7 +62,7 @@ def happened(**values) -> gr.EventData:
 
 
 def put_in(events: Events, name: str, content: bytes, key: str = "a", language: str = "en") -> dict:
-    events.receive(events.visits.uploads.add(content, name), visitor(key))
+    events.receive(events.conversations.uploads.add(content, name), visitor(key))
     return dict(zip(UPLOAD, events.open(language, visitor(key)), strict=True))
 
 
@@ -177,11 +177,11 @@ def test_a_file_that_is_no_picture_is_refused_in_plain_words_and_the_page_goes_o
     changed = put_in(events, name, content)
     line = line_of(changed["message"])
     assert reason in line and "<img" not in line and "Traceback" not in line and "GEMMA" not in line
-    assert len(events.visits) == 0
+    assert len(events.conversations) == 0
     japanese = line_of(put_in(events, name, content, language="ja")["message"])
     assert re.search("[\u3040-\u30ff]", japanese)
     put_in(events, "scene.png", SCENE.read_bytes())
-    assert len(events.visits) == 1
+    assert len(events.conversations) == 1
 
 
 @pytest.mark.parametrize("name", taken_files())
@@ -279,21 +279,21 @@ def test_an_answer_comes_word_by_word_with_its_masks_and_equals_the_sessions(tal
     stages = [step[0] for step in steps if "turn" in step[0]]
     assert [len(stage["masks"]) for stage in stages] == [0, 1, 2, 2]
     assert [stage["whole"] for stage in stages] == [False, False, False, True]
-    visit = talking.visits.of("a")
-    assert (visit.masks_of(visit.turns[0]) == whole["masks"].numpy()).all()
+    conversation = talking.conversations.of("a")
+    assert (conversation.masks_of(conversation.turns[0]) == whole["masks"].numpy()).all()
 
 
 def test_a_follow_up_keeps_what_was_said_and_a_new_conversation_forgets_it(talking):
     asked(talking, "the red circle")
     second = asked(talking, "all the blue triangles")[-1]
     assert [turn["question"] for turn in second[1]["turns"]] == ["the red circle", "all the blue triangles"]
-    visit = talking.visits.of("a")
-    assert len(visit.session.messages) == 4
+    conversation = talking.conversations.of("a")
+    assert len(conversation.session.messages) == 4
     shown = talking.show("en", visitor(), happened(turn=0))
     assert shown[0]["turn"] == 0 and shown[1]["shown"] == 0
     stage, talk, said = talking.forget("en", visitor())
     assert stage["masks"] == [] and talk["turns"] == [] and said == ""
-    assert visit.session.messages == [] and visit.turns == []
+    assert conversation.session.messages == [] and conversation.turns == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -311,8 +311,8 @@ def test_a_stopped_answer_was_never_asked_for(talking, language):
         stage, talk, message, question, button = stopped
         assert line_of(message) == WORDS[language]["stopped"] and question == "all the blue triangles"
         assert len(stage["masks"]) == before == len(talk["turns"]) and button == gr.update(visible=False)
-        visit = talking.visits.of("a")
-        assert len(visit.session.messages) == 2 * before and len(visit.session.pointed_at) == before
+        conversation = talking.conversations.of("a")
+        assert len(conversation.session.messages) == 2 * before and len(conversation.session.pointed_at) == before
         if not before:
             again = asked(talking, "the red circle", language)[-1]
             assert again[0]["masks"] == expected[0]["masks"]
@@ -324,34 +324,34 @@ def test_an_answer_is_stopped_before_its_first_word_too(talking):
     next(steps)
     talking.stop("en", visitor())
     (*_, stopped) = steps
-    assert line_of(stopped[2]) == WORDS["en"]["stopped"] and talking.visits.of("a").turns == []
+    assert line_of(stopped[2]) == WORDS["en"]["stopped"] and talking.conversations.of("a").turns == []
 
 
 def test_stopping_after_the_last_word_comes_too_late(talking):
     steps = talking.ask("the red circle", "en", visitor())
-    visit = talking.visits.of("a")
-    while not visit.session.messages:
+    conversation = talking.conversations.of("a")
+    while not conversation.session.messages:
         next(steps)
     talking.stop("en", visitor())
     (*_, last) = steps
-    assert last[-1] == gr.update(visible=False) and len(visit.turns) == 1
+    assert last[-1] == gr.update(visible=False) and len(conversation.turns) == 1
 
 
 def test_a_click_corrects_a_mask_and_undoing_brings_it_back(talking):
     asked(talking, "the red circle")
-    visit = talking.visits.of("a")
-    before = visit.masks_of(visit.turns[0])
+    conversation = talking.conversations.of("a")
+    before = conversation.masks_of(conversation.turns[0])
     stage, said = talking.point("en", visitor(), happened(turn=0, mask=0, x=20.0, y=24.0, label=1))
     assert said == "" and stage["masks"][0]["points"] == [(20.0, 24.0, 1)]
-    after = visit.masks_of(visit.turns[0])
+    after = conversation.masks_of(conversation.turns[0])
     assert (after != before).any(), "the click changed nothing"
     talking.point("en", visitor(), happened(turn=0, mask=0, x=100.0, y=100.0, label=0))
-    assert visit.session.pointed_at[0].points == [(20.0, 24.0, 1), (100.0, 100.0, 0)]
+    assert conversation.session.pointed_at[0].points == [(20.0, 24.0, 1), (100.0, 100.0, 0)]
     talking.undo("en", visitor())
-    assert (visit.masks_of(visit.turns[0]) == after).all()
+    assert (conversation.masks_of(conversation.turns[0]) == after).all()
     stage, _ = talking.undo("en", visitor())
-    assert (visit.masks_of(visit.turns[0]) == before).all()
-    assert stage["masks"][0]["points"] == [] and visit.session.pointed_at[0].points == []
+    assert (conversation.masks_of(conversation.turns[0]) == before).all()
+    assert stage["masks"][0]["points"] == [] and conversation.session.pointed_at[0].points == []
 
 
 def test_what_is_downloaded_is_the_answer(talking):
@@ -361,8 +361,8 @@ def test_what_is_downloaded_is_the_answer(talking):
     assert said == "" and stage["file"]["name"] == "scene-answers.json"
     (told,) = json.loads(base64.b64decode(stage["file"]["base64"]))
     assert told["query"] == "all the blue triangles" and told["image"] == "scene.png"
-    visit = talking.visits.of("a")
-    for mask, one in zip(visit.masks_of(visit.turns[0]), told["masks"], strict=True):
+    conversation = talking.conversations.of("a")
+    for mask, one in zip(conversation.masks_of(conversation.turns[0]), told["masks"], strict=True):
         assert (decode_mask(one["rle"], "x") == mask).all()
         assert one["area"] == mask.sum() and set(one) >= {"rle", "box", "area", "score", "phrase"}
 
@@ -377,41 +377,41 @@ def test_what_is_downloaded_is_the_answer(talking):
 
 def test_an_answer_without_masks_can_be_downloaded(talking):
     asked(talking, "the green square")
-    visit = talking.visits.of("a")
-    assert visit.turns[0].words and not visit.turns[0].answer["masks"]
+    conversation = talking.conversations.of("a")
+    assert conversation.turns[0].words and not conversation.turns[0].answer["masks"]
     assert talking.save_picture("", "", "en", visitor())[1] == ""
 
 
 def test_the_visit_that_was_silent_longest_makes_room(tiny):
-    visits = Visits(*tiny, limit=2)
+    conversations = Conversations(*tiny, limit=2)
     for key in ("a", "b"):
-        visits.open(key, SCENE.read_bytes(), "scene.png")
-    visits.of("a")
-    visits.open("c", SCENE.read_bytes(), "scene.png")
-    assert len(visits) == 2
+        conversations.open(key, SCENE.read_bytes(), "scene.png")
+    conversations.of("a")
+    conversations.open("c", SCENE.read_bytes(), "scene.png")
+    assert len(conversations) == 2
     with pytest.raises(Refused, match="expired"):
-        visits.of("b")
-    assert visits.expire() == []
-    assert visits.expire(silence=0) == ["a", "c"]
+        conversations.of("b")
+    assert conversations.expire() == []
+    assert conversations.expire(silence=0) == ["a", "c"]
     with pytest.raises(Refused, match="expired"):
-        visits.of("a")
+        conversations.of("a")
     with pytest.raises(Refused, match="no_picture"):
-        visits.of("d")
+        conversations.of("d")
 
 
 def test_pictures_of_all_visits_are_limited_in_pixels(tiny, monkeypatch):
     monkeypatch.setattr(
         "gemma_lisa.interfaces.web.conversations.MAX_HELD_PIXELS", 40_000
     )  # two of 128 x 128, and not three
-    visits = Visits(*tiny)
+    conversations = Conversations(*tiny)
     for key in ("a", "b", "c"):
-        visits.open(key, SCENE.read_bytes(), "scene.png")
-    assert len(visits) == 2
+        conversations.open(key, SCENE.read_bytes(), "scene.png")
+    assert len(conversations) == 2
     with pytest.raises(Refused, match="expired"):
-        visits.of("a")
+        conversations.of("a")
     monkeypatch.setattr("gemma_lisa.interfaces.web.conversations.MAX_HELD_PIXELS", 1)
-    visits.open("d", SCENE.read_bytes(), "scene.png")
-    assert visits.of("d").session.image.width == 128
+    conversations.open("d", SCENE.read_bytes(), "scene.png")
+    assert conversations.of("d").session.image.width == 128
 
 
 def test_a_conversation_has_a_limit_of_questions_clicks_and_masks(talking, monkeypatch):
@@ -453,7 +453,7 @@ def test_what_is_no_number_is_refused_in_plain_words(talking, values):
 @pytest.mark.parametrize("event", [None, {}, {"scene": -1}, {"scene": 99}, {"scene": "0"}, {"scene": 0.5}])
 def test_a_drawing_that_there_is_not_is_refused_in_plain_words(events, event):
     changed = events.choose("en", visitor(), gr.EventData(None, event))
-    assert line_of(changed[2]) == WORDS["en"]["bad_event"] and len(events.visits) == 0
+    assert line_of(changed[2]) == WORDS["en"]["bad_event"] and len(events.conversations) == 0
 
 
 @pytest.mark.parametrize("shown", ["x", "1e3", "0x1", "0" * 5000, "²", "1;2", "--1"])
@@ -464,7 +464,7 @@ def test_a_list_of_masks_that_is_none_is_refused_in_plain_words(talking, shown):
 
 
 def test_the_page_itself_names_no_other_server(tiny):
-    page = build_page(Visits(*tiny))
+    page = build_page(Conversations(*tiny))
     assert page.analytics_enabled is False
     sources = [path.read_text() for path in (ROOT / "web").iterdir() if path.suffix in (".js", ".css", ".py")]
     assert not re.search(r"https?://(?!127\.0\.0\.1)", "".join(sources))

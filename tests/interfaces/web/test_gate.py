@@ -21,7 +21,7 @@ from picture_files import ROOT, SCENE
 from PIL import Image
 
 from gemma_lisa.interfaces.web import gate, server, uploads
-from gemma_lisa.interfaces.web.conversations import Refused, Visits
+from gemma_lisa.interfaces.web.conversations import Conversations, Refused
 from gemma_lisa.interfaces.web.page import build_page
 from gemma_lisa.interfaces.web.server import LAUNCH
 from gemma_lisa.interfaces.web.translations import WORDS
@@ -36,7 +36,7 @@ def page(tiny, tmp_path_factory) -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
-        blocks = build_page(Visits(*tiny))
+        blocks = build_page(Conversations(*tiny))
         _, address, _ = blocks.launch(server_name="127.0.0.1", **LAUNCH)
         with httpx.Client(timeout=SECONDS) as client:
             yield SimpleNamespace(address=address, api=f"{address}gradio_api/", blocks=blocks, client=client)
@@ -376,7 +376,7 @@ def test_an_upload_that_is_no_form_is_refused(page):
 
 
 def test_uploads_are_limited_together(page, monkeypatch):
-    held = page.blocks.visits.uploads
+    held = page.blocks.conversations.uploads
     monkeypatch.setattr(held, "max_total_size", 50_000_000)
     for _ in range(6):
         assert sent(page, bytes(15_000_000)).status_code == 200
@@ -412,18 +412,18 @@ def test_files_that_nobody_reads_make_room(page, monkeypatch):
 
 def test_the_expiry_survives_a_fault(page, monkeypatch):
     monkeypatch.setattr(server, "EXPIRY_EVERY", 0.05)
-    visits, rounds = page.blocks.visits, []
+    conversations, rounds = page.blocks.conversations, []
 
     def fail(*_: Any) -> None:
         rounds.append(1)
         raise OSError("fault")
 
     with monkeypatch.context() as broken:
-        broken.setattr(visits.uploads, "expire", fail)
+        broken.setattr(conversations.uploads, "expire", fail)
         _wait(lambda: len(rounds) > 2)
     open_picture(page, "later")
-    visits.of("later").used -= 3600
-    _wait(lambda: "later" not in visits._visits)
+    conversations.of("later").used -= 3600
+    _wait(lambda: "later" not in conversations._conversations)
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -453,7 +453,7 @@ def test_answers_are_read_by_one_connection_and_only_where_there_are_any(page, m
     def read_by_another() -> int:
         return page.client.get(f"{page.api}queue/data", params={"session_hash": "reader"}).status_code
 
-    monkeypatch.setattr(page.blocks.visits, "of", wait)
+    monkeypatch.setattr(page.blocks.conversations, "of", wait)
     assert read_by_another() == 404
     assert joined(page, "json", "en", session="reader").status_code == 200
     with page.client.stream("GET", f"{page.api}queue/data", params={"session_hash": "reader"}) as lines:
@@ -473,7 +473,7 @@ def test_many_sessions_leave_little_behind(page):
     for number in range(300):
         assert run(page, "leave", session=f"many{number}").status_code == 200
     assert len(page.blocks.app.state_holder.session_data) <= LAUNCH["state_session_capacity"]
-    assert len(page.blocks.visits) <= page.blocks.visits.limit
+    assert len(page.blocks.conversations) <= page.blocks.conversations.limit
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def test_of_an_unknown_fault_the_visitor_learns_only_that_there_was_one(page, na
     def fail(_: str) -> None:
         raise RuntimeError("secret of /srv/models/private.safetensors")
 
-    monkeypatch.setattr(page.blocks.visits, "of", fail)
+    monkeypatch.setattr(page.blocks.conversations, "of", fail)
     values = ["x"] * (len(page.blocks.fns[event_number(page, name)].inputs) - 1)
     for language in ("en", "ja"):
         with caplog.at_level(logging.ERROR):
@@ -499,7 +499,7 @@ def test_a_picture_that_fails_in_an_unknown_way_is_no_exception(page, monkeypatc
     def fail(*_: Any) -> None:
         raise MemoryError("secret")
 
-    monkeypatch.setattr(page.blocks.visits, "open", fail)
+    monkeypatch.setattr(page.blocks.conversations, "open", fail)
     run(page, "receive", sent(page).json()[0], session="faults")
     told = asked(page, "open", "en", session="faults")
     assert not told["success"] and told["output"]["error"] == WORDS["en"]["unknown"]
@@ -513,5 +513,5 @@ def test_no_part_of_the_page_takes_files(page):
 def test_a_conversation_of_a_silent_visitor_is_gone_from_gradio_too(page):
     open_picture(page, "silent")
     assert "silent" in page.blocks.app.state_holder.session_data
-    page.blocks.visits.of("silent").used -= 3600
+    page.blocks.conversations.of("silent").used -= 3600
     _wait(lambda: "silent" not in page.blocks.app.state_holder.session_data)
