@@ -12,7 +12,7 @@ from gemma_lisa.interfaces.web.folders import LOCK, PREFIX, server_folder
 SERVER = """
 import tempfile, time
 tempfile.tempdir = {folder!r}
-from gemma_lisa.web.folders import server_folder
+from gemma_lisa.interfaces.web.folders import server_folder
 with server_folder() as folder:
     print(folder, flush=True)
     time.sleep(600)

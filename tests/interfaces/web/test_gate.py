@@ -3,45 +3,22 @@
 import http.server
 import itertools
 import json
-import logging
 import re
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from page_requests import SECONDS, asked, event_number, joined, open_picture, read, run, sent, wait_for
 from picture_files import ROOT, SCENE
 from PIL import Image
 
-from gemma_lisa.interfaces.web import gate, server, uploads
-from gemma_lisa.interfaces.web.conversations import Conversations, Refused
-from gemma_lisa.interfaces.web.page import build_page
-from gemma_lisa.interfaces.web.server import LAUNCH
+from gemma_lisa.interfaces.web import gate
+from gemma_lisa.interfaces.web.conversations import Refused
 from gemma_lisa.interfaces.web.translations import WORDS
-
-SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def page(tiny, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """A page that is served: its address, itself, and the folder that it would write to."""
-    folder = tmp_path_factory.mktemp("gradio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        patch.setattr(tempfile, "tempdir", str(folder))
-        blocks = build_page(Conversations(*tiny))
-        _, address, _ = blocks.launch(server_name="127.0.0.1", **LAUNCH)
-        with httpx.Client(timeout=SECONDS) as client:
-            yield SimpleNamespace(address=address, api=f"{address}gradio_api/", blocks=blocks, client=client)
-        blocks.close()
-    assert [path for path in folder.rglob("*") if path.is_file()] == [], "the page wrote files"
 
 
 @pytest.fixture(scope="module")
@@ -65,49 +42,6 @@ def elsewhere() -> Iterator[tuple[str, list[str]]]:
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{served.server_port}/picture.png", asked
     served.shutdown()
-
-
-def event_number(page, name: str) -> int:
-    return next(number for number, event in page.blocks.fns.items() if event.api_name == name)
-
-
-def sent(page, content: bytes = b"", name: str = "scene.png") -> httpx.Response:
-    return page.client.post(f"{page.api}upload", files={"files": (name, content or SCENE.read_bytes())})
-
-
-def run(page, name: str, *values: Any, session: str = "a", **more: Any) -> httpx.Response:
-    body = {"data": list(values), "fn_index": event_number(page, name), "session_hash": session, **more}
-    return page.client.post(f"{page.api}run/{name}", json=body)
-
-
-def joined(page, name: str, *values: Any, session: str = "a", **more: Any) -> httpx.Response:
-    body = {"data": list(values), "fn_index": event_number(page, name), "session_hash": session, **more}
-    return page.client.post(f"{page.api}queue/join", json=body)
-
-
-def read(page, session: str = "a") -> dict[str, Any]:
-    """The answer of the session's event."""
-    query = {"session_hash": session}
-    with page.client.stream("GET", f"{page.api}queue/data", params=query) as lines:
-        for line in lines.iter_lines():
-            told = json.loads(line.removeprefix("data:")) if line else {}
-            if told.get("msg") == "process_completed":
-                return told
-    raise AssertionError("the stream ended without an answer")
-
-
-def asked(page, name: str, *values: Any, session: str = "a", **more: Any) -> dict[str, Any]:
-    assert joined(page, name, *values, session=session, **more).status_code == 200
-    return read(page, session)
-
-
-def open_picture(page, session: str) -> dict[str, Any]:
-    assert run(page, "receive", sent(page).json()[0], session=session).status_code == 200
-    return asked(page, "open", "en", session=session)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Read, fetch
 
 
 def hostile_values(path: str, address: str) -> list[Any]:
@@ -163,9 +97,6 @@ def test_a_visitor_cannot_open_what_another_sent(page):
     assert "base64" in json.dumps(asked(page, "open", "en", session="victim"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Routes
-
 ANSWERED = {
     ("GET", "/"),
     ("HEAD", "/"),
@@ -175,7 +106,11 @@ ANSWERED = {
     *(("POST", path) for path in (gate.UPLOAD, gate.JOIN, gate.CANCEL, gate.RESET)),
     *(("POST", f"{gate.API}/run/{{api_name}}{end}") for end in ("", "/")),
 }
+
+
 STREAMS = {f"{gate.API}/queue/data", f"{gate.API}/heartbeat/{{session_hash}}"}
+
+
 FILES = {"/static/{path:path}", "/assets/{path:path}"}
 
 
@@ -241,10 +176,6 @@ def test_queries_that_name_files_are_not_heard(page):
     for path in ("?deep_link=../../../etc", "config?deep_link=../x", "gradio_api/info?serialize=x"):
         plain = page.client.get(f"{page.address}{path.split('?')[0]}")
         assert page.client.get(f"{page.address}{path}").text == plain.text
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Bounds
 
 
 def nested(depth: int) -> str:
@@ -349,42 +280,6 @@ def test_a_language_that_there_is_not_is_answered_in_english(page, language):
         assert told["success"], event.api_name
 
 
-@pytest.mark.parametrize(
-    ("files", "status"),
-    [
-        ([], 400),
-        ([("files", ("a.png", b"x")), ("files", ("b.png", b"x"))], 400),
-        ([("files", ("a.png", bytes(uploads.MAX_FILE_SIZE + 1)))], 413),
-        ([("files", ("a.png", bytes(uploads.MAX_FORM_SIZE + 1)))], 413),
-        ([("files", ("a.png", bytes(uploads.MAX_FILE_SIZE)))], 200),
-        ([("files", ("a.png", b""))], 200),
-        ([("files", ("x" * 1000, b"x"))], 200),
-        ([("files", ("x" * 100_000, b"x"))], 400),
-    ],
-    ids=itertools.count(),
-)
-def test_an_upload_is_one_file_of_limited_size_and_never_written(page, files, status, monkeypatch):
-    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda _: pytest.fail("written to disk"))
-    answer = page.client.post(f"{page.api}upload", files=files or None, data={"x": "y"})
-    assert answer.status_code == status
-
-
-def test_an_upload_that_is_no_form_is_refused(page):
-    for kind in ("application/json", "multipart/form-data", "multipart/form-data; boundary=x", "image/png"):
-        answer = page.client.post(f"{page.api}upload", content=b"x" * 100, headers={"content-type": kind})
-        assert answer.status_code == 400 and len(answer.text) < 100
-
-
-def test_uploads_are_limited_together(page, monkeypatch):
-    held = page.blocks.conversations.uploads
-    monkeypatch.setattr(held, "max_total_size", 50_000_000)
-    for _ in range(6):
-        assert sent(page, bytes(15_000_000)).status_code == 200
-        assert sum(len(upload.content) for upload in held._uploads.values()) <= 50_000_000
-    monkeypatch.setattr(held, "max_total_size", 1000)
-    assert sent(page, bytes(2000)).status_code == 503
-
-
 def test_answers_that_nobody_reads_are_limited_and_deleted(page, monkeypatch):
     monkeypatch.setattr(gate, "MAX_UNDELIVERED", 4)
     monkeypatch.setattr(gate, "MAX_UNDELIVERED_OF_SESSION", 3)
@@ -395,7 +290,7 @@ def test_answers_that_nobody_reads_are_limited_and_deleted(page, monkeypatch):
         assert sum(map(len, queue.pending_event_ids_session.values())) <= 4
     codes = [joined(page, "json", "en", session="eager").status_code for _ in range(4)]
     assert codes == [200, 200, 200, 503]
-    _wait(lambda: not [name for name in [*queue.pending_event_ids_session] if name.startswith(("silent", "eager"))])
+    wait_for(lambda: not [name for name in [*queue.pending_event_ids_session] if name.startswith(("silent", "eager"))])
     assert not [name for name in queue.pending_messages_per_session if name.startswith(("silent", "eager"))]
     assert asked(page, "json", "en", session="after")["success"]
 
@@ -408,29 +303,6 @@ def test_files_that_nobody_reads_make_room(page, monkeypatch):
         assert joined(page, *values, session=f"saver{number}").status_code == 200
         assert len([name for name in pending if name.startswith("saver")]) <= 2
     assert read(page, "saver5")["success"]
-
-
-def test_the_expiry_survives_a_fault(page, monkeypatch):
-    monkeypatch.setattr(server, "EXPIRY_EVERY", 0.05)
-    conversations, rounds = page.blocks.conversations, []
-
-    def fail(*_: Any) -> None:
-        rounds.append(1)
-        raise OSError("fault")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(conversations.uploads, "expire", fail)
-        _wait(lambda: len(rounds) > 2)
-    open_picture(page, "later")
-    conversations.of("later").used -= 3600
-    _wait(lambda: "later" not in conversations._conversations)
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until, "it never happened"
-        time.sleep(0.05)
 
 
 def test_open_connections_are_limited(page, monkeypatch):
@@ -467,51 +339,3 @@ def test_answers_are_read_by_one_connection_and_only_where_there_are_any(page, m
 def _heartbeat(page, session: str) -> Iterator[httpx.Response]:
     with page.client.stream("GET", f"{page.api}heartbeat/{session}") as answer:
         yield answer
-
-
-def test_many_sessions_leave_little_behind(page):
-    for number in range(300):
-        assert run(page, "leave", session=f"many{number}").status_code == 200
-    assert len(page.blocks.app.state_holder.session_data) <= LAUNCH["state_session_capacity"]
-    assert len(page.blocks.conversations) <= page.blocks.conversations.limit
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Faults
-
-
-@pytest.mark.parametrize("name", ["ask", "stop", "point", "undo", "show", "forget", "png", "json"])
-def test_of_an_unknown_fault_the_visitor_learns_only_that_there_was_one(page, name, monkeypatch, caplog):
-    def fail(_: str) -> None:
-        raise RuntimeError("secret of /srv/models/private.safetensors")
-
-    monkeypatch.setattr(page.blocks.conversations, "of", fail)
-    values = ["x"] * (len(page.blocks.fns[event_number(page, name)].inputs) - 1)
-    for language in ("en", "ja"):
-        with caplog.at_level(logging.ERROR):
-            told = asked(page, name, *values, language, session="faults")
-        assert not told["success"] and told["output"]["error"] == WORDS[language]["unknown"]
-        assert "secret" not in json.dumps(told) and "/srv" not in json.dumps(told)
-        assert "secret of /srv" in caplog.text, "the log does not have it"
-
-
-def test_a_picture_that_fails_in_an_unknown_way_is_no_exception(page, monkeypatch):
-    def fail(*_: Any) -> None:
-        raise MemoryError("secret")
-
-    monkeypatch.setattr(page.blocks.conversations, "open", fail)
-    run(page, "receive", sent(page).json()[0], session="faults")
-    told = asked(page, "open", "en", session="faults")
-    assert not told["success"] and told["output"]["error"] == WORDS["en"]["unknown"]
-
-
-def test_no_part_of_the_page_takes_files(page):
-    parts = [part for event in page.blocks.fns.values() for part in event.inputs]
-    assert parts and {type(part) for part in parts} <= {gr.Textbox, gr.Radio}
-
-
-def test_a_conversation_of_a_silent_visitor_is_gone_from_gradio_too(page):
-    open_picture(page, "silent")
-    assert "silent" in page.blocks.app.state_holder.session_data
-    page.blocks.conversations.of("silent").used -= 3600
-    _wait(lambda: "silent" not in page.blocks.app.state_holder.session_data)

@@ -1,8 +1,11 @@
 """Uploads in memory: how many, how large, how long, whose, and under which names."""
 
 import contextlib
+import itertools
+import tempfile
 
 import pytest
+from page_requests import sent
 
 from gemma_lisa.interfaces.web import uploads as module
 from gemma_lisa.interfaces.web.uploads import MAX_NAME, Full, Uploads, printable
@@ -129,3 +132,39 @@ def test_files_that_nobody_opens_expire():
 )
 def test_names_are_printable_and_short(name, shown):
     assert printable(name) == shown and len(shown) <= MAX_NAME
+
+
+@pytest.mark.parametrize(
+    ("files", "status"),
+    [
+        ([], 400),
+        ([("files", ("a.png", b"x")), ("files", ("b.png", b"x"))], 400),
+        ([("files", ("a.png", bytes(module.MAX_FILE_SIZE + 1)))], 413),
+        ([("files", ("a.png", bytes(module.MAX_FORM_SIZE + 1)))], 413),
+        ([("files", ("a.png", bytes(module.MAX_FILE_SIZE)))], 200),
+        ([("files", ("a.png", b""))], 200),
+        ([("files", ("x" * 1000, b"x"))], 200),
+        ([("files", ("x" * 100_000, b"x"))], 400),
+    ],
+    ids=itertools.count(),
+)
+def test_an_upload_is_one_file_of_limited_size_and_never_written(page, files, status, monkeypatch):
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda _: pytest.fail("written to disk"))
+    answer = page.client.post(f"{page.api}upload", files=files or None, data={"x": "y"})
+    assert answer.status_code == status
+
+
+def test_an_upload_that_is_no_form_is_refused(page):
+    for kind in ("application/json", "multipart/form-data", "multipart/form-data; boundary=x", "image/png"):
+        answer = page.client.post(f"{page.api}upload", content=b"x" * 100, headers={"content-type": kind})
+        assert answer.status_code == 400 and len(answer.text) < 100
+
+
+def test_uploads_are_limited_together(page, monkeypatch):
+    held = page.blocks.conversations.uploads
+    monkeypatch.setattr(held, "max_total_size", 50_000_000)
+    for _ in range(6):
+        assert sent(page, bytes(15_000_000)).status_code == 200
+        assert sum(len(upload.content) for upload in held._uploads.values()) <= 50_000_000
+    monkeypatch.setattr(held, "max_total_size", 1000)
+    assert sent(page, bytes(2000)).status_code == 503
