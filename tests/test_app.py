@@ -6,6 +6,8 @@ import sys
 import pytest
 from picture_files import ROOT
 
+from gemma_lisa import app
+
 
 @pytest.mark.slow
 def test_an_unknown_model_ends_the_start_in_one_line():
@@ -24,3 +26,29 @@ def test_a_wrong_option_ends_the_start_in_one_line():
         [sys.executable, "app.py", "--port", "x"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_by_default_the_page_is_served_to_this_machine_only():
+    args = app.parse([])
+    assert (args.model, args.host, args.port, args.share) == (None, "127.0.0.1", 7860, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "where"),
+    [
+        ([], None, {"host": "127.0.0.1", "port": 7860, "share": False}),
+        (["--model", "outputs/demo", "--port", "8080"], "demo", {"host": "127.0.0.1", "port": 8080, "share": False}),
+        (
+            ["--model", "google/my-gemma-lisa", "--host", "0.0.0.0", "--share"],
+            "my-gemma-lisa",
+            {"host": "0.0.0.0", "port": 7860, "share": True},
+        ),
+    ],
+)
+def test_the_model_that_was_asked_for_is_served_where_it_was_asked_for(monkeypatch, options, name, where):
+    served = []
+    monkeypatch.setattr(app, "load_asked", lambda args: (f"model of {args.model}", "processor"))
+    monkeypatch.setattr("gemma_lisa.interfaces.web.server.serve", lambda *args, **more: served.append((args, more)))
+    app.main(options)
+    model = f"model of {options[1]}" if name else "model of None"
+    assert served == [((model, "processor", name), where)]

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from picture_files import ROOT
 
+from gemma_lisa.checkpoints.loading import EXAMPLE
+
 
 def test_the_space_asks_for_what_is_tested():
     space = ROOT / "hub" / "space"
@@ -29,3 +31,28 @@ def test_the_space_refuses_a_blank_model_variable(monkeypatch):
         monkeypatch.setenv("MODEL", blank)
         with pytest.raises(ValueError, match="MODEL is empty"):
             model_name()
+
+
+@pytest.mark.parametrize(
+    ("variables", "opened", "name"),
+    [
+        ({}, (EXAMPLE, False), None),
+        ({"MODEL": "org/model", "IN_4BIT": "1"}, ("org/model", True), "model"),
+        ({"MODEL": "org/model", "IN_4BIT": "0"}, ("org/model", False), "model"),
+    ],
+)
+def test_the_space_serves_the_model_of_its_variables_to_every_network(monkeypatch, variables, opened, name):
+    for variable in ("MODEL", "IN_4BIT"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    calls = []
+
+    def load_checkpoint(path, load_in_4bit, device):
+        calls.append((path, load_in_4bit))
+        return "model", "processor"
+
+    monkeypatch.setattr("gemma_lisa.checkpoints.loading.load_checkpoint", load_checkpoint)
+    monkeypatch.setattr("gemma_lisa.interfaces.web.server.serve", lambda *args, **more: calls.append((args, more)))
+    runpy.run_path(str(ROOT / "hub" / "space" / "app.py"), run_name="__main__")
+    assert calls == [opened, (("model", "processor", name), {"host": "0.0.0.0", "port": 7860})]

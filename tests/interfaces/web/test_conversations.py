@@ -11,6 +11,7 @@ from picture_files import SCENE
 from PIL import Image
 
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.interfaces.web import conversations, masks
 from gemma_lisa.interfaces.web.conversations import Conversations, Refused, Turn
 from gemma_lisa.interfaces.web.translations import WORDS
 
@@ -65,6 +66,22 @@ def test_an_answer_without_masks_can_be_downloaded(talking):
     conversation = talking.conversations.of("a")
     assert conversation.turns[0].words and not conversation.turns[0].masks
     assert talking.save_picture("", "", "en", visitor())[1] == ""
+
+
+def test_files_are_made_on_download_only_and_layers_once(talking, monkeypatch):
+    made = []
+    for module, name in ((conversations, "record"), (conversations, "draw_overlay"), (masks, "mask_layer")):
+        make = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, make=make, name=name: made.append(name) or make(*args))
+    asked(talking, "all the blue triangles")
+    talking.show("en", visitor(), happened(turn=0))
+    assert made == ["mask_layer"] * 2
+    talking.point("en", visitor(), happened(turn=0, mask=0, x=20.0, y=24.0, label=1))
+    talking.undo("en", visitor())
+    assert made == ["mask_layer"] * 3, "only the corrected mask is drawn anew"
+    talking.save_json("en", visitor())
+    talking.save_picture("", "", "en", visitor())
+    assert made[3:] == ["record", "draw_overlay"]
 
 
 def test_what_is_downloaded_is_the_answer(talking):
