@@ -48,11 +48,17 @@ def polygons(mask: np.ndarray) -> list[list[list[list[float]]]]:
     Polygons, each a list of closed rings of x, y in pixels from the image's upper left corner: the outer ring, then the
     holes. Corners of pixels are cut, so the RLE is exact and this is not.
     """
-    padded = np.pad(mask, 1).astype(np.float32)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return []
+    top, left = rows[0], columns[0]
+    # Most things are small and photos are large, so only the mask's box is searched
+    padded = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
     outlines = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset)
     # Grid points are the centres of pixels, and the first is that of the padding
+    offset = (left - 0.5, top - 0.5)
     return [
-        [(points[start:end] - 0.5).tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
+        [(points[start:end] + offset).tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
         for points, offsets in zip(*outlines.filled(0.5, 2.0), strict=True)
     ]
 
