@@ -1,7 +1,7 @@
 """Who talks about which picture: one conversation a visitor, in memory only, a limited number of them.
 
-Knows the model and no web server; `page.py` shows what is kept here. Of an answer its text and packed masks are kept;
-files are made of them only when a visitor downloads them.
+Knows the model and no web server; `page.py` shows what is kept here. Each answer is kept as text and packed masks; JSON
+and PNG files are made when the visitor downloads them.
 """
 
 import threading
