@@ -29,7 +29,7 @@ def test_a_visitor_gets_the_answers_that_the_page_has_written_down(address):
     assert told["query"] == "the red circle" and told["image"] == "scene.png"
 
 
-def test_a_failed_event_ends_the_benchmark(address):
+def test_an_event_that_the_page_does_not_have_is_an_error(address):
     with pytest.raises(KeyError):
         Visitor(address, "two").call("no_such_event")
 

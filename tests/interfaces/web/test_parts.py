@@ -24,7 +24,7 @@ def test_the_stage_is_given_each_mask_with_its_name_score_layer_place_and_clicks
     stage = stage_of(SimpleNamespace(turns=[turn]), 0)
     assert (stage["turn"], stage["whole"]) == (0, True)
     first, second = stage["masks"]
-    assert (first["name"], second["name"]) == ("the red circles", "small circle")
+    assert (first["name"], second["name"]) == ("small circle", "the red circles")
     assert (first["score"], first["points"], second["points"]) == (0.9, [(1.0, 2.0, 1)], [])
     assert first["layer"] == turn.masks[0].shown["layer"] != second["layer"]
     assert first["place"][0] < 0.5 < second["place"][0]
