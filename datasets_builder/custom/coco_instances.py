@@ -32,15 +32,15 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
 )
 from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
 from gemma_lisa.datasets_builder.leakage import coco_photo
-from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
 from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
 from gemma_lisa.safety.short_text import name_of, show
 
 CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
 
 
 @dataclass
-class CocoInstancesConfig(ArchiveConfig):
+class CocoInstancesConfig(TolerantConfig):
     """Where the files are, and what is asked. Paths are below data_dir."""
 
     annotations: str | dict[str, str] | None = None  # the JSON file, or one for each split; none: found by its name

@@ -23,8 +23,8 @@ import datasets
 
 from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
-from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
 from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
 from gemma_lisa.safety.short_text import show
 
 from .folder_classes import class_names, read_classes
@@ -36,7 +36,7 @@ SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 
 @dataclass
-class FolderConfig(ArchiveConfig):
+class FolderConfig(TolerantConfig):
     """How masks are read, and what is asked."""
 
     classes: dict | list | None = None  # {1: "cat"} or ["cat", ...] from 1 on; none: a file classes.* if there is one
