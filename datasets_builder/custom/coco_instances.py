@@ -32,7 +32,7 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
 )
 from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
 from gemma_lisa.datasets_builder.leakage import coco_photo
-from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
 from gemma_lisa.safety.short_text import name_of, show
 
@@ -110,12 +110,7 @@ class CocoInstances(TolerantBuilder):
                 targets += _absent(self.config, image, marked, names, used)
             if not targets:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": f"coco_instances/{split}/{_name(image)}",
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"coco_instances/{split}/{_name(image)}", targets)
 
         named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
@@ -205,15 +200,7 @@ def _absent(
 
 
 def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
-    return {
-        "texts": [text],
-        "kind": None,
-        "is_sentence": text.endswith((".", "?", "!")),
-        "masks": masks,
-        "answer": None,
-        "ignore": ignore,
-        "explanation": None,
-    }
+    return new_target([text], masks, is_sentence=text.endswith((".", "?", "!")), ignore=ignore)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.rows import new_row, new_target
 
 from .archives import ArchiveBuilder
 
@@ -112,16 +113,4 @@ def semantic_row(image: Path, source: str, masks: dict[str, dict], ignore: dict 
     """
     if not masks:
         return None
-    targets = [
-        {
-            "texts": [f"the {name}"],
-            "kind": None,
-            "is_sentence": False,
-            "masks": [mask],
-            "answer": None,
-            "ignore": ignore,
-            "explanation": None,
-        }
-        for name, mask in masks.items()
-    ]
-    return {"image": {"bytes": None, "path": str(image)}, "source": source, "targets": targets, "conversation": []}
+    return new_row(image, source, [new_target([f"the {name}"], [mask], ignore=ignore) for name, mask in masks.items()])

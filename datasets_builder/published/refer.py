@@ -33,7 +33,7 @@ from gemma_lisa.datasets_builder.formats.refs_files import (
     refs_paths,
 )
 from gemma_lisa.datasets_builder.leakage import TRAIN, coco_id
-from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
 from gemma_lisa.safety.short_text import name_of, show
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
@@ -111,12 +111,7 @@ class ReferBuilder(ArchiveBuilder):
                 targets = [{**target, "texts": [text]} for target in targets for text in target["texts"]]
             if not targets:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": f"{self.SET}/{split}/{stem}",
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"{self.SET}/{split}/{stem}", targets)
 
         yield from self.rows(((of_image[0].where, of_image) for of_image in refs.values()), row_of)
         self.remark_cases(f"{self.title} {split}", left_out)
@@ -184,17 +179,7 @@ def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dic
         elif ref.annotations and not wanted:
             left_out["refs to what covers no pixel"].append(ref.where)
         else:
-            targets.append(
-                {
-                    "texts": texts,
-                    "kind": None,
-                    "is_sentence": False,
-                    "masks": wanted,
-                    "answer": None,
-                    "ignore": None,
-                    "explanation": None,
-                }
-            )
+            targets.append(new_target(texts, wanted))
     return targets
 
 
