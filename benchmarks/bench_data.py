@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,63 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"memory": sorted(found.items())}
 
 
+def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """CPU microseconds to find the size of a photo by `stored_size` and by Pillow; medians of 9 rounds."""
+    from gemma_lisa.datasets_builder.formats.jpeg_header import size_by_pillow, stored_size
+
+    with os.scandir(folder / "coco" / "train2017") as entries:
+        photos = [Path(entry.path) for _, entry in zip(range(200), entries, strict=False)]
+    taken = {"stored_size": [], "Pillow": []}
+    for _ in range(9):
+        for name, look in (("stored_size", lambda path: stored_size(path, "")), ("Pillow", size_by_pillow)):
+            start = time.process_time()
+            for path in photos:
+                look(path)
+            taken[name].append(1e6 * (time.process_time() - start) / len(photos))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def polygons(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """IoU of the masks that libraries draw with those of ReasonSeg's `fill_polygon`: (mean, lowest) of 40 polygons."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+    from pycocotools import mask as coco_mask
+
+    from gemma_lisa.datasets_builder.published.reason_seg import fill_polygon
+
+    def of_pillow(points: np.ndarray) -> np.ndarray:
+        canvas = Image.new("1", size[::-1])
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in points.tolist()], fill=1, outline=1)
+        return np.asarray(canvas)
+
+    def of_pycocotools(points: np.ndarray) -> np.ndarray:
+        return coco_mask.decode(coco_mask.frPyObjects([points.ravel().astype(float).tolist()], *size))[..., 0] > 0
+
+    def of_opencv(points: np.ndarray) -> np.ndarray:
+        canvas, outline = np.zeros(size, np.uint8), [points.astype(np.int32)]
+        cv2.polylines(canvas, outline, True, 1, 1)
+        return cv2.fillPoly(canvas, outline, 1) > 0
+
+    ways = {"Pillow": of_pillow, "pycocotools": of_pycocotools}
+    if find_spec("cv2"):
+        import cv2
+
+        ways["OpenCV"] = of_opencv
+    generator, size, found = np.random.default_rng(0), (768, 1024), {name: [] for name in ways}
+    for _ in range(40):
+        count = int(generator.integers(5, 120))
+        angles = np.sort(generator.uniform(0, 2 * np.pi, count))
+        radii = generator.uniform(20, 300) * generator.uniform(0.6, 1, count)
+        center = generator.uniform(0.2, 0.8, 2) * size
+        points = np.stack([center[1] + radii * np.cos(angles), center[0] + radii * np.sin(angles)], axis=1)
+        points = points.clip(0, [size[1] - 1, size[0] - 1]).astype(np.int64)
+        own = fill_polygon(points, size)
+        for name, draw in ways.items():
+            mask = draw(points)
+            found[name].append(float((own & mask).sum() / (own | mask).sum()))
+    return {name: (statistics.mean(values), min(values)) for name, values in found.items()}
+
+
 def memory_of_children() -> dict[str, float]:
     """MB of the processes that this one started.
 
@@ -195,7 +253,14 @@ def real_size_processor():
     return GemmaLisaProcessor(gemma, build_tokenizer(), SamImageProcessorPil())
 
 
-CASES = {"write": write, "first": first_sample, "samples": samples, "workers": workers}
+CASES = {
+    "write": write,
+    "first": first_sample,
+    "samples": samples,
+    "workers": workers,
+    "headers": headers,
+    "polygons": polygons,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
