@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import datasets
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coco
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn, turn_of, unite, visible_runs
 from gemma_lisa.datasets_builder.rows import new_row, new_target
 from gemma_lisa.safety.short_text import name_of, show
 
@@ -134,10 +134,7 @@ def present_targets(
             undivided[category.thing].append(mask)
 
     def united(parts: list[dict]) -> dict | None:
-        if not parts:
-            return None
-        mask = unite(parts)
-        return row_rle(mask if method is None else turn(mask, method))
+        return turn(unite(parts), method) if parts else None
 
     return [
         new_target(

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn_of, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
 from gemma_lisa.datasets_builder.rows import new_row, new_target
 
@@ -100,7 +100,7 @@ def named_masks(
         if number not in names:
             raise ValueError(f"{label_map}: holds the number {number}, which is none of its set's {len(names)} labels.")
         of_name[names[number]].append(mask)
-    masks = {name: same[0] if len(same) == 1 else row_rle(unite(same)) for name, same in of_name.items()}
+    masks = {name: unite(same) for name, same in of_name.items()}
     ignore = masks.pop(None, None)
     return masks, ignore
 

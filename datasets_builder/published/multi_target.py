@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, turn_of
 from gemma_lisa.datasets_builder.formats.json_files import read_records
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, SEG_WORD, new_row, new_target
 from gemma_lisa.safety.short_text import show
@@ -135,7 +135,7 @@ def _masks(objects: Any, size: tuple[int, int], method: Image.Transpose | None, 
         mask = segmentation_runs(one.get("segmentation"), size, name)
         if not coco_mask.area(mask):
             raise ValueError(f"{name} covers no pixel, though the answer points at it.")
-        masks.append(row_rle(mask if method is None else turn(mask, method)))
+        masks.append(turn(mask, method))
     return masks
 
 

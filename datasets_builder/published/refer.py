@@ -21,7 +21,7 @@ import datasets
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, visible_runs
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn, turn_of, visible_runs
 from gemma_lisa.datasets_builder.formats.refs_files import (
     INSTANCES,
     Instances,
@@ -144,7 +144,7 @@ class ReferBuilder(ArchiveBuilder):
 def _masks(
     refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, left_out: dict[str, list[str]]
 ) -> dict[int | str, dict | None]:
-    """The mask, as runs on the upright photo, of each annotation that the refs name; none where it has no pixel."""
+    """The mask on the upright photo of each annotation that the refs name, as rows hold it; none without a pixel."""
     size = (image["height"], image["width"])
     method = turn_of(path, size, where)
     masks = {}
@@ -155,7 +155,7 @@ def _masks(
             segmentation = instances.annotation(number, ref)["segmentation"]
             named = f"{ref.where}: {instances.file}: annotation {number}"
             mask = visible_runs(segmentation, size, named, left_out)
-            masks[number] = mask if mask is None or method is None else turn(mask, method)
+            masks[number] = None if mask is None else turn(mask, method)
     return masks
 
 
@@ -173,7 +173,7 @@ def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dic
         meant = [number for number in ref.annotations if number in seen]
         if len(meant) > 1:
             meant.sort(key=places.__getitem__)
-        wanted = [row_rle(seen[number]) for number in meant]
+        wanted = [seen[number] for number in meant]
         if not texts:
             left_out["refs without a word"].append(ref.where)
         elif ref.annotations and not wanted:
