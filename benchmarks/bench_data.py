@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,48 @@ def first_sample(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+class Clock:
+    """CPU milliseconds a sample of each part of the work on a batch."""
+
+    def __init__(self):
+        self.taken: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, work: Callable, *given: Any, **options: Any) -> Any:
+        start = time.process_time()
+        result = work(*given, **options)
+        self.taken.setdefault(name, []).append(1000 * (time.process_time() - start) / BATCH_SIZE)
+        return result
+
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(values) for name, values in self.taken.items()}
+
+
+def time_parts(clock: Clock, rows: list[dict], resize: Callable, seed: int) -> None:
+    """What `TrainingQuestions` does with the rows of a batch, step by step, and Pillow's decoding and resizes alone."""
+    import numpy as np
+
+    from gemma_lisa.datasets_builder.rows import load_image, target_masks
+    from gemma_lisa.datasets_builder.templates import ask
+    from gemma_lisa.images_gemma_lisa import open_image
+
+    def plain(path: str) -> None:
+        with open(path, "rb") as file, open_image(file) as opened:
+            resize(opened.convert("RGB"))
+
+    clock("plain", lambda: [plain(row["image"]["path"]) for row in rows])
+    generator = np.random.default_rng(seed)
+    asked = clock("questions", lambda: [ask(row, generator, MAX_QUESTIONS) for row in rows])
+    images = clock("JPEG", lambda: [load_image(row["image"], row["source"]) for row in rows])
+    targets = [
+        (target, image.size[::-1])
+        for chats, image in zip(asked, images, strict=True)
+        for chat in chats
+        for target in chat.targets
+    ]
+    clock("masks", lambda: [target_masks(target, shape, "") for target, shape in targets])
+    clock("two resizes", lambda: [resize(image) for image in images])
+
+
 def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """CPU milliseconds of each part of a training sample, and of what nobody can avoid; medians over batches."""
     import numpy as np
@@ -67,9 +110,6 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from gemma_lisa.collator import GemmaLisaCollator
     from gemma_lisa.datasets_builder.mixture import load_rows
     from gemma_lisa.datasets_builder.questions import TrainingQuestions
-    from gemma_lisa.datasets_builder.rows import load_image, target_masks
-    from gemma_lisa.datasets_builder.templates import ask
-    from gemma_lisa.images_gemma_lisa import open_image
 
     torch.set_num_threads(1)
     processor = real_size_processor()
@@ -79,46 +119,25 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     size, side = processor.image_processor.size, processor.sam_image_processor.size["longest_edge"]
     bilinear = Image.Resampling.BILINEAR
     order = np.random.default_rng(0).permutation(len(rows))
-    taken = {}
+    clock = Clock()
     encode_images, encode_chats = processor.encode_images, processor.encode_chats
-
-    def timed(name: str, work: Callable, *given: Any, **options: Any) -> Any:
-        start = time.process_time()
-        result = work(*given, **options)
-        taken.setdefault(name, []).append(1000 * (time.process_time() - start) / BATCH_SIZE)
-        return result
 
     def resize(rgb: Image.Image) -> None:
         scale = side / max(rgb.size)
         rgb.resize((size["width"], size["height"]), bilinear)
         rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), bilinear)
 
-    def plain(path: str) -> None:
-        with open(path, "rb") as file, open_image(file) as opened:
-            resize(opened.convert("RGB"))
-
     # The collator's own calls: made once more for the clock, with memory in another state, they take other times
-    processor.encode_images = lambda *given, **options: timed("both towers", encode_images, *given, **options)
-    processor.encode_chats = lambda *given: timed("tokens", encode_chats, *given)
+    processor.encode_images = lambda *given, **options: clock("both towers", encode_images, *given, **options)
+    processor.encode_chats = lambda *given: clock("tokens", encode_chats, *given)
     for at in range(args.batches):
         batch = [int(order[(at * BATCH_SIZE + place) % len(rows)]) for place in range(BATCH_SIZE)]
-        found = timed("samples", lambda batch: [questions[index] for index in batch], batch)
-        collated = timed("batch", collator, found)
-        timed("normalisation", processor.normalize_images, collated)
-        drawn = timed("rows", lambda batch: [rows[index] for index in batch], batch)
-        timed("plain", lambda drawn: [plain(row["image"]["path"]) for row in drawn], drawn)
-        generator = np.random.default_rng(at)
-        asked = timed("questions", lambda drawn, g: [ask(row, g, MAX_QUESTIONS) for row in drawn], drawn, generator)
-        images = timed("JPEG", lambda drawn: [load_image(row["image"], row["source"]) for row in drawn], drawn)
-        targets = [
-            (target, image.size[::-1])
-            for chats, image in zip(asked, images, strict=True)
-            for chat in chats
-            for target in chat.targets
-        ]
-        timed("masks", lambda targets: [target_masks(target, shape, "") for target, shape in targets], targets)
-        timed("two resizes", lambda images: [resize(image) for image in images], images)
-    ms = {name: statistics.median(values) for name, values in taken.items()}
+        found = clock("samples", lambda batch: [questions[index] for index in batch], batch)
+        collated = clock("batch", collator, found)
+        clock("normalisation", processor.normalize_images, collated)
+        drawn = clock("rows", lambda batch: [rows[index] for index in batch], batch)
+        time_parts(clock, drawn, resize, seed=at)
+    ms = clock.medians()
     ms["pixels"] = ms["both towers"] - ms["two resizes"]
     ms["all"] = ms.pop("samples") + ms["batch"]
     ms["collation"] = ms.pop("batch") - ms.pop("both towers") - ms["tokens"]
@@ -157,6 +176,63 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"memory": sorted(found.items())}
 
 
+def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """CPU microseconds to find the size of a photo by `stored_size` and by Pillow; medians of 9 rounds."""
+    from gemma_lisa.datasets_builder.formats.jpeg_header import size_by_pillow, stored_size
+
+    with os.scandir(folder / "coco" / "train2017") as entries:
+        photos = [Path(entry.path) for _, entry in zip(range(200), entries, strict=False)]
+    taken = {"stored_size": [], "Pillow": []}
+    for _ in range(9):
+        for name, look in (("stored_size", lambda path: stored_size(path, "")), ("Pillow", size_by_pillow)):
+            start = time.process_time()
+            for path in photos:
+                look(path)
+            taken[name].append(1e6 * (time.process_time() - start) / len(photos))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def polygons(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """IoU of the masks that libraries draw with those of ReasonSeg's `fill_polygon`: (mean, lowest) of 40 polygons."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+    from pycocotools import mask as coco_mask
+
+    from gemma_lisa.datasets_builder.published.reason_seg import fill_polygon
+
+    def of_pillow(points: np.ndarray) -> np.ndarray:
+        canvas = Image.new("1", size[::-1])
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in points.tolist()], fill=1, outline=1)
+        return np.asarray(canvas)
+
+    def of_pycocotools(points: np.ndarray) -> np.ndarray:
+        return coco_mask.decode(coco_mask.frPyObjects([points.ravel().astype(float).tolist()], *size))[..., 0] > 0
+
+    def of_opencv(points: np.ndarray) -> np.ndarray:
+        canvas, outline = np.zeros(size, np.uint8), [points.astype(np.int32)]
+        cv2.polylines(canvas, outline, True, 1, 1)
+        return cv2.fillPoly(canvas, outline, 1) > 0
+
+    ways = {"Pillow": of_pillow, "pycocotools": of_pycocotools}
+    if find_spec("cv2"):
+        import cv2
+
+        ways["OpenCV"] = of_opencv
+    generator, size, found = np.random.default_rng(0), (768, 1024), {name: [] for name in ways}
+    for _ in range(40):
+        count = int(generator.integers(5, 120))
+        angles = np.sort(generator.uniform(0, 2 * np.pi, count))
+        radii = generator.uniform(20, 300) * generator.uniform(0.6, 1, count)
+        center = generator.uniform(0.2, 0.8, 2) * size
+        points = np.stack([center[1] + radii * np.cos(angles), center[0] + radii * np.sin(angles)], axis=1)
+        points = points.clip(0, [size[1] - 1, size[0] - 1]).astype(np.int64)
+        own = fill_polygon(points, size)
+        for name, draw in ways.items():
+            mask = draw(points)
+            found[name].append(float((own & mask).sum() / (own | mask).sum()))
+    return {name: (statistics.mean(values), min(values)) for name, values in found.items()}
+
+
 def memory_of_children() -> dict[str, float]:
     """MB of the processes that this one started.
 
@@ -177,7 +253,14 @@ def real_size_processor():
     return GemmaLisaProcessor(gemma, build_tokenizer(), SamImageProcessorPil())
 
 
-CASES = {"write": write, "first": first_sample, "samples": samples, "workers": workers}
+CASES = {
+    "write": write,
+    "first": first_sample,
+    "samples": samples,
+    "workers": workers,
+    "headers": headers,
+    "polygons": polygons,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

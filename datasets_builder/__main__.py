@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from gemma_lisa.checkpoints.hub_repository import check_no_secrets, shorten_files
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
-from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBuilder, TolerantBuilder
+from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBuilder
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder
 from gemma_lisa.drawing.sheet import draw_questions
 from gemma_lisa.interfaces.command_line import ArgumentParser, json_object, not_negative, positive, run
 from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix, data_inputs

@@ -29,6 +29,7 @@ from .prepared import load_prepared
 from .questions import Part
 from .rows_builder import RowsBuilder, damaged_cache
 from .streams import Stream, open_stream
+from .tolerant_builder import TolerantBuilder
 
 BUILDERS = {
     "ade20k": Ade20k,
@@ -181,7 +182,7 @@ def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -
     Sets that have no such option, as those that are drawn, get none.
     """
     builder_class = BUILDERS.get(name.partition("/")[0])
-    has_it = builder_class is not None and hasattr(builder_class.BUILDER_CONFIG_CLASS, "max_bad")
+    has_it = builder_class is not None and issubclass(builder_class, TolerantBuilder)
     return {**({"max_bad": max_bad} if max_bad is not None and has_it else {}), **(options or {})}
 
 

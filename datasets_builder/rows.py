@@ -50,6 +50,44 @@ _MOST_DIGITS = 7  # 35 bits; more is no run length
 MASKS_PER_IMAGE = 20  # of the largest image that is read; smaller images can have more masks
 
 
+def new_row(image: Path | str | bytes | None, source: str, targets: list[dict], conversation: list[dict] = ()) -> dict:
+    """Return a row of `ROW_FEATURES`.
+
+    Args:
+        image: path of the picture, or its encoded bytes; none for a text-only row.
+        source: where the row is from.
+        targets: as `new_target` returns them.
+        conversation: turns, each {"question": str, "answer": str}.
+    """
+    if isinstance(image, bytes):
+        image = {"bytes": image, "path": None}
+    elif image is not None:
+        image = {"bytes": None, "path": str(image)}
+    return {"image": image, "source": source, "targets": targets, "conversation": list(conversation)}
+
+
+def new_target(
+    texts: list[str],
+    masks: list[dict],
+    *,
+    kind: str | None = None,
+    is_sentence: bool = False,
+    answer: str | None = None,
+    ignore: dict | None = None,
+    explanation: str | None = None,
+) -> dict:
+    """Return a target of a row; the fields are described in `ROW_FEATURES`."""
+    return {
+        "texts": texts,
+        "kind": kind,
+        "is_sentence": is_sentence,
+        "masks": masks,
+        "answer": answer,
+        "ignore": ignore,
+        "explanation": explanation,
+    }
+
+
 def check_row(row: dict) -> None:
     """Refuse a target that cannot be asked for, or whose answer and masks disagree; and masks where there are none."""
     for target in row["targets"]:

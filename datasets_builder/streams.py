@@ -2,6 +2,13 @@
 
 Every worker of every process is a reader. The shards of a set are dealt out to the readers once and for all, so that no
 row is read by two of them.
+
+Reading, sharding and shuffling are those of 🤗 Datasets' `IterableDataset`. Mixing sets and resuming are not, because
+Datasets 5.2 cannot keep three promises of docs/mixture.md (tests/datasets_builder/test_streams.py checks each):
+
+- `interleave_datasets` repeats a set in the same order, and ends in the middle of a pass over the other sets;
+- `split_dataset_by_node` divides what is already shuffled, so that the next pass gives a row to another reader;
+- `state_dict` does not hold the shuffle buffer, so that a resumed run reads other rows.
 """
 
 import itertools

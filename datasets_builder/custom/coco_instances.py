@@ -30,17 +30,17 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
     path_inside,
     read_coco,
 )
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, turn_of, unite
 from gemma_lisa.datasets_builder.leakage import coco_photo
-from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
-from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
 from gemma_lisa.safety.short_text import name_of, show
 
 CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
 
 
 @dataclass
-class CocoInstancesConfig(ArchiveConfig):
+class CocoInstancesConfig(TolerantConfig):
     """Where the files are, and what is asked. Paths are below data_dir."""
 
     annotations: str | dict[str, str] | None = None  # the JSON file, or one for each split; none: found by its name
@@ -110,12 +110,7 @@ class CocoInstances(TolerantBuilder):
                 targets += _absent(self.config, image, marked, names, used)
             if not targets:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": f"coco_instances/{split}/{_name(image)}",
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"coco_instances/{split}/{_name(image)}", targets)
 
         named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
@@ -135,7 +130,7 @@ def _name(image: dict) -> str:
 
 
 def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, left_out: dict) -> list[dict | None]:
-    """A mask, as runs on the upright image, for each annotation; none where it covers no pixel."""
+    """The mask of each annotation on the upright image, as rows hold it; none where it covers no pixel."""
     method = turn_of(path, size, where)
     masks = []
     for annotation in annotations:
@@ -143,10 +138,9 @@ def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: st
         mask = segmentation_runs(annotation.get("segmentation"), size, name)
         if not coco_mask.area(mask):
             left_out["annotations that cover no pixel"].append(name)
-            mask = None
-        elif method is not None:
-            mask = turn(mask, method)
-        masks.append(mask)
+            masks.append(None)
+        else:
+            masks.append(turn(mask, method))
     return masks
 
 
@@ -185,7 +179,7 @@ def _present(
         elif len(wanted) > 1:
             wanted = [wanted[at] for at in sort_by_centroid([coco_mask.decode(mask) for mask in wanted])]
         unclear = [mask for name in dict.fromkeys(name for name, _ in found) for mask in crowds[name]]
-        targets.append(_target(text, [row_rle(mask) for mask in wanted], row_rle(unite(unclear)) if unclear else None))
+        targets.append(_target(text, wanted, unite(unclear) if unclear else None))
     return targets
 
 
@@ -205,15 +199,7 @@ def _absent(
 
 
 def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
-    return {
-        "texts": [text],
-        "kind": None,
-        "is_sentence": text.endswith((".", "?", "!")),
-        "masks": masks,
-        "answer": None,
-        "ignore": ignore,
-        "explanation": None,
-    }
+    return new_target([text], masks, is_sentence=text.endswith((".", "?", "!")), ignore=ignore)
 
 
 @functools.cache

@@ -23,8 +23,8 @@ import datasets
 
 from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
-from gemma_lisa.datasets_builder.published.archives import ArchiveConfig, TolerantBuilder
-from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode
+from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new_row, new_target
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
 from gemma_lisa.safety.short_text import show
 
 from .folder_classes import class_names, read_classes
@@ -36,7 +36,7 @@ SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 
 @dataclass
-class FolderConfig(ArchiveConfig):
+class FolderConfig(TolerantConfig):
     """How masks are read, and what is asked."""
 
     classes: dict | list | None = None  # {1: "cat"} or ["cat", ...] from 1 on; none: a file classes.* if there is one
@@ -115,12 +115,7 @@ class Folder(TolerantBuilder):
                 targets, rounds = _class_targets(record, reader, self.config.text, left_out), []
             if not targets and not rounds:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(record.path)},
-                "source": f"folder/{split}/{record.stem}",
-                "targets": targets,
-                "conversation": rounds,
-            }
+            return new_row(record.path, f"folder/{split}/{record.stem}", targets, rounds)
 
         records = [(str(complaint), complaint) for complaint in complaints]
         records += [(str(photo.path), photo) for photo in photos]
@@ -251,15 +246,14 @@ def _area(question: Question, photo: Photo, reader: MaskReader, root: Path, area
 
 
 def _target(text: str, area: Area, answer: str = "", explanation: str = "") -> dict:
-    return {
-        "texts": [text],
-        "kind": None,
-        "is_sentence": text.endswith(SENTENCE_ENDS),
-        "masks": [] if area.mask is None else [area.mask],
-        "answer": answer or None,
-        "ignore": area.ignore,
-        "explanation": explanation or None,
-    }
+    return new_target(
+        [text],
+        [] if area.mask is None else [area.mask],
+        is_sentence=text.endswith(SENTENCE_ENDS),
+        answer=answer or None,
+        ignore=area.ignore,
+        explanation=explanation or None,
+    )
 
 
 def _names(config: FolderConfig, folder: Path) -> dict[int, str]:

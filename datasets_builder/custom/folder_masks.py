@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn_of, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
-from gemma_lisa.datasets_builder.formats.labelme import read_labelme
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
+from .labelme import read_labelme
 
 BACKGROUND, THING = 0, 1  # the thing's number in a mask that also holds pixels that are not counted
 NAMELESS = "mask"  # masks/1_mask.png is a mask of something, not of a mask
@@ -73,7 +73,7 @@ class MaskReader:
             )
         if masks:
             self._otherwise = self._otherwise or path
-            return Area(_one(list(masks.values())), ignore)
+            return Area(unite(list(masks.values())), ignore)
         if ignore:
             self._only_ignored = self._only_ignored or path
         return Area(ignore, None)
@@ -109,7 +109,7 @@ class MaskReader:
         found = defaultdict(list)
         for number, mask in masks.items():
             found[self.names[number]].append(mask)
-        return {name: Area(_one(same), ignore) for name, same in found.items()}
+        return {name: Area(unite(same), ignore) for name, same in found.items()}
 
     def _labelme(self, photo: Photo) -> dict[str | None, Area]:
         masks = read_labelme(photo.labels, photo.path)
@@ -164,11 +164,6 @@ def _numbers(path: Path, photo: Photo) -> np.ndarray:
     return numbers if method is None else np.asarray(Image.fromarray(numbers).transpose(method))
 
 
-def _one(masks: list[dict]) -> dict:
-    """The union, as rows hold it."""
-    return masks[0] if len(masks) == 1 else row_rle(unite(masks))
-
-
 def _united(areas: list[Area]) -> Area:
     masks, ignored = ([mask for mask in masks if mask] for masks in zip(*areas, strict=True))
-    return Area(_one(masks) if masks else None, _one(ignored) if ignored else None)
+    return Area(unite(masks) if masks else None, unite(ignored) if ignored else None)

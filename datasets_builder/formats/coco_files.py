@@ -183,14 +183,42 @@ def read_coco(
     categories = _by_id(file, "category", content["categories"], ("name",), lambda error, *_: refuse(error))
     annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"), of_annotations)
     for number, image in images.items():
-        if not isinstance(image["file_name"], str) or not all(
-            isinstance(image[side], int) and 0 < image[side] <= LONGEST_SIDE for side in ("height", "width")
-        ):
-            error = (
-                f"{file}: image {name_of(number)}: file_name {show(image['file_name'])}, height "
-                f"{show(image['height'])} and width {show(image['width'])} are not a name and two numbers of pixels."
-            )
-            leave_out(ValueError(error), number)
+        if error := _wrong_with_image(image):
+            leave_out(ValueError(f"{file}: image {name_of(number)}: {error}."), number)
+    names = _category_names(file, categories)
+    of_image = defaultdict(list)
+    for number, annotation in annotations.items():
+        image = annotation["image_id"]
+        if isinstance(image, int | str) and image in bad:
+            continue
+        if error := _wrong_with_annotation(annotation, images, categories):
+            leave_out(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
+        else:
+            of_image[image].append(annotation)
+    gc.freeze()  # else collections go through millions of objects again and again while rows are made
+    return [image for number, image in images.items() if number not in bad], of_image, names
+
+
+def _wrong_with_image(image: dict) -> str | None:
+    name, height, width = image["file_name"], image["height"], image["width"]
+    if isinstance(name, str) and all(isinstance(side, int) and 0 < side <= LONGEST_SIDE for side in (height, width)):
+        return None
+    sides = f"height {show(height)} and width {show(width)}"
+    return f"file_name {show(name)}, {sides} are not a name and two numbers of pixels"
+
+
+def _wrong_with_annotation(annotation: dict, images: dict, categories: dict) -> str | None:
+    for kind, known in (("image", images), ("category", categories)):
+        named = annotation[f"{kind}_id"]
+        if not isinstance(named, int | str) or named not in known:
+            return f"there is no {kind} {show(named)}"
+    if annotation.get("iscrowd") not in (None, 0, 1):
+        return f"iscrowd is {show(annotation['iscrowd'])}, not 0 or 1"
+    return None
+
+
+def _category_names(file: Path, categories: dict[Any, dict]) -> dict[Any, str]:
+    """The names by id, with blanks for underscores."""
     names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
     if nameless := [number for number, name in names.items() if not name]:
         raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; it is what is asked for.")
@@ -199,23 +227,7 @@ def read_coco(
             f"{file}: category {name_of(long[0])} has a name of {len(names[long[0]]):,} characters; at most "
             f"{LONGEST_NAME:,} are read."
         )
-    of_image = defaultdict(list)
-    for number, annotation in annotations.items():
-        error, image = None, annotation["image_id"]
-        if isinstance(image, int | str) and image in bad:
-            continue
-        for kind, known in (("image", images), ("category", categories)):
-            named = annotation[f"{kind}_id"]
-            if not isinstance(named, int | str) or named not in known:
-                error = error or f"there is no {kind} {show(named)}"
-        if annotation.get("iscrowd") not in (None, 0, 1):
-            error = error or f"iscrowd is {show(annotation['iscrowd'])}, not 0 or 1"
-        if error:
-            leave_out(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
-        else:
-            of_image[image].append(annotation)
-    gc.freeze()  # else collections go through millions of objects again and again while rows are made
-    return [image for number, image in images.items() if number not in bad], of_image, names
+    return names
 
 
 def _packed(record: dict) -> dict:

@@ -2,8 +2,8 @@
 
 Three ways of writing are common: polygons [[x, y, x, y, ...], ...] in pixels, (0, 0) = the image's top left corner;
 runs {"size": [H, W], "counts": [0s, 1s, 0s, ...]} down the columns; the same with `counts` as COCO's compressed string.
-Polygons are filled as pycocotools fills them, several parts of one object are united, and nothing leaves the runs but
-where a mask is turned or its runs are written unusually. Runs are in pycocotools' own form, with `counts` as bytes.
+Polygons are filled by pycocotools, several parts of one object are united, and nothing leaves the runs but where a mask
+is turned or its runs are written unusually. Masks are as rows hold them: {"size": [H, W], "counts": str}.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.datasets_builder.rows import check_coverage, run_lengths
+from gemma_lisa.datasets_builder.rows import check_coverage, encode_mask, run_lengths
 from gemma_lisa.images_gemma_lisa import pixel_limit
 from gemma_lisa.safety.short_text import show
 
@@ -61,7 +61,7 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
         raise ValueError(
             f"{where}: its outlines are longer than {MAX_OUTLINE:,} pixels together; export the mask as RLE."
         )
-    united = coco_mask.frPyObjects(polygons, *size) if polygons else []
+    united = [_row_rle(mask) for mask in coco_mask.frPyObjects(polygons, *size)] if polygons else []
     united += [_checked_runs(part, size, where) for part in parts if not isinstance(part, list | array)]
     return unite(united)
 
@@ -93,7 +93,7 @@ def _is_scrap(part: Any) -> bool:
 
 def unite(masks: list[dict]) -> dict:
     """The union of masks of one size."""
-    return masks[0] if len(masks) == 1 else coco_mask.merge(masks)
+    return masks[0] if len(masks) == 1 else _row_rle(coco_mask.merge(masks))
 
 
 def photo_size(path: Path, where: str) -> tuple[int, int]:
@@ -124,14 +124,15 @@ def turn_of(path: Path, size: tuple[int, int], where: str) -> Image.Transpose | 
     )
 
 
-def turn(mask: dict, method: Image.Transpose) -> dict:
-    """The mask turned as `PIL.Image.Image.transpose(method)` turns its image."""
-    turned = Image.fromarray(coco_mask.decode(mask)).transpose(method)
-    return coco_mask.encode(np.asfortranarray(turned))
+def turn(mask: dict, method: Image.Transpose | None) -> dict:
+    """The mask turned as `PIL.Image.Image.transpose(method)` turns its image; without a method as it is."""
+    if method is None:
+        return mask
+    return encode_mask(np.asarray(Image.fromarray(coco_mask.decode(mask)).transpose(method)))
 
 
-def row_rle(mask: dict) -> dict:
-    """The mask as rows hold it: {"size": [H, W], "counts": str}."""
+def _row_rle(mask: dict) -> dict:
+    """The mask of pycocotools as rows hold it."""
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
 
 
@@ -181,10 +182,10 @@ def _checked_runs(rle: Any, size: tuple[int, int], where: str) -> dict:
     if not runs[1:].all():
         # Runs of length 0 are written by nobody but by hand; pycocotools stops at them when it unites
         values = np.arange(len(runs), dtype=np.uint8) & 1
-        return coco_mask.encode(np.repeat(values, runs).reshape(size[::-1]).T)
+        return encode_mask(np.repeat(values, runs).reshape(size[::-1]).T)
     if isinstance(rle["counts"], list):
-        return coco_mask.frPyObjects({"size": list(size), "counts": rle["counts"]}, *size)
-    return {"size": list(size), "counts": rle["counts"].encode("ascii")}
+        return _row_rle(coco_mask.frPyObjects({"size": list(size), "counts": rle["counts"]}, *size))
+    return {"size": list(size), "counts": rle["counts"]}
 
 
 def _listed_runs(counts: list, pixels: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import datasets
 
-from gemma_lisa.datasets_builder.formats.label_maps import LabelMapBuilder
-
 from .archives import Archive, ArchiveConfig
+from .label_map_builder import LabelMapBuilder
 
 # objectInfo150.txt, the first name of each class, from 1 on
 NAMES = (

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import datasets
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coco
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, unite, visible_runs
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn, turn_of, unite, visible_runs
+from gemma_lisa.datasets_builder.rows import new_row, new_target
 from gemma_lisa.safety.short_text import name_of, show
 
 from .archives import ArchiveBuilder
@@ -73,12 +74,7 @@ class PartsBuilder(ArchiveBuilder):
             targets += self.absent_targets(image, marked, categories, where)
             if not targets:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": f"{self.name}/{split}/{path.stem}",
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"{self.name}/{split}/{path.stem}", targets)
 
         named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         yield from self.rows(((where, (where, image)) for where, image in named), row_of)
@@ -138,13 +134,14 @@ def present_targets(
             undivided[category.thing].append(mask)
 
     def united(parts: list[dict]) -> dict | None:
-        if not parts:
-            return None
-        mask = unite(parts)
-        return row_rle(mask if method is None else turn(mask, method))
+        return turn(unite(parts), method) if parts else None
 
     return [
-        target(category, united(found), united(crowds[category] + (undivided[category.thing] if category.part else [])))
+        new_target(
+            category.texts,
+            [united(found)],
+            ignore=united(crowds[category] + (undivided[category.thing] if category.part else [])),
+        )
         for category, found in masks.items()
     ]
 
@@ -155,16 +152,3 @@ def listed(image: dict, key: str, categories: dict[Any, Category], where: str) -
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"{where}: {key} is {show(numbers)}, which is no list of ids.")
     return {categories[number] for number in numbers if number in categories}
-
-
-def target(category: Category, mask: dict | None, ignore: dict | None) -> dict:
-    """A target that asks for a category; mask: none = it is not in the photo."""
-    return {
-        "texts": category.texts,
-        "kind": None,
-        "is_sentence": False,
-        "masks": [] if mask is None else [mask],
-        "answer": None,
-        "ignore": ignore,
-        "explanation": None,
-    }

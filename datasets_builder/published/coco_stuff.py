@@ -11,9 +11,8 @@ from pathlib import Path
 
 import datasets
 
-from gemma_lisa.datasets_builder.formats.label_maps import LabelMapBuilder
-
 from .archives import Archive, ArchiveConfig
+from .label_map_builder import LabelMapBuilder
 
 # labels.txt without its first, "unlabeled"
 NAMES = (

@@ -18,7 +18,7 @@ import datasets
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside
 from gemma_lisa.datasets_builder.formats.jpeg_header import stored_size
 from gemma_lisa.datasets_builder.formats.json_files import read_records
-from gemma_lisa.datasets_builder.rows import RESERVED
+from gemma_lisa.datasets_builder.rows import RESERVED, new_row
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
@@ -92,12 +92,12 @@ class LlavaInstruct(ArchiveBuilder):
                 return None
             image = None
             if record.get("image") is not None:
-                image = {"bytes": None, "path": photos.find(record["image"], where)}
+                image = photos.find(record["image"], where)
             elif any(_has_slot_line(turn["value"]) for turn in record["conversations"] if turn["from"] == HUMAN):
                 raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
             source = f"{self.name}/{split}/{record['id']}-{place}"
-            return {"image": image, "source": source, "targets": [], "conversation": rounds}
+            return new_row(image, source, [], rounds)
 
         records = enumerate(read_records(file))
         named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)

@@ -14,9 +14,9 @@ from pathlib import Path
 import datasets
 
 from gemma_lisa.datasets_builder.formats.json_files import read_json
-from gemma_lisa.datasets_builder.formats.label_maps import LabelMapBuilder
 
 from .archives import Archive, ArchiveConfig, require_file
+from .label_map_builder import LabelMapBuilder
 
 CONFIG = "config_v2.0.json"
 # Not counted: the camera's own car, and what the labels leave open.

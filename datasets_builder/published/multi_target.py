@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, turn_of
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, turn_of
 from gemma_lisa.datasets_builder.formats.json_files import read_records
-from gemma_lisa.datasets_builder.rows import SEG_SLOT, SEG_WORD
+from gemma_lisa.datasets_builder.rows import SEG_SLOT, SEG_WORD, new_row, new_target
 from gemma_lisa.safety.short_text import show
 
 from .archives import ArchiveBuilder, ArchiveConfig
@@ -70,13 +70,7 @@ class MultiTargetBuilder(ArchiveBuilder):
             if not targets:
                 return None
             # A photo may be there several times
-            source = f"{self.name}/{split}/{path.stem}-{place}"
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": source,
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"{self.name}/{split}/{path.stem}-{place}", targets)
 
         records = enumerate(read_records(file))
         named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)
@@ -119,17 +113,7 @@ def _targets(record: dict, path: Path, where: str, tolerate: Callable[[ValueErro
         except ValueError as error:
             tolerate(error)
             continue
-        targets.append(
-            {
-                "texts": [question.strip()],
-                "kind": None,
-                "is_sentence": True,
-                "masks": masks,
-                "answer": answer,
-                "ignore": None,
-                "explanation": None,
-            }
-        )
+        targets.append(new_target([question.strip()], masks, is_sentence=True, answer=answer))
     return targets
 
 
@@ -151,7 +135,7 @@ def _masks(objects: Any, size: tuple[int, int], method: Image.Transpose | None, 
         mask = segmentation_runs(one.get("segmentation"), size, name)
         if not coco_mask.area(mask):
             raise ValueError(f"{name} covers no pixel, though the answer points at it.")
-        masks.append(row_rle(mask if method is None else turn(mask, method)))
+        masks.append(turn(mask, method))
     return masks
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from gemma_lisa.datasets_builder.rows import new_target
 from gemma_lisa.safety.short_text import show
 
 from .archives import Archive, ArchiveConfig
-from .coco_parts import Category, PartsBuilder, listed, target
+from .coco_parts import Category, PartsBuilder, listed
 
 
 @dataclass
@@ -74,4 +75,4 @@ class PacoLvis(PartsBuilder):
         missing = sorted(missing, key=lambda category: category.texts)
         rng = np.random.default_rng((self.config.seed, zlib.crc32(str(image["id"]).encode())))
         chosen = sorted(rng.permutation(len(missing))[: self.config.absent])
-        return [target(missing[at], None, None) for at in chosen]
+        return [new_target(missing[at].texts, []) for at in chosen]

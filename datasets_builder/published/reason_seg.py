@@ -18,7 +18,7 @@ import numpy as np
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import BORDER, photo_size
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks
-from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, RESERVED, check_mask_memory
+from gemma_lisa.datasets_builder.rows import IGNORE_VALUE, RESERVED, check_mask_memory, new_row, new_target
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.short_text import show
 
@@ -80,12 +80,7 @@ class ReasonSeg(ArchiveBuilder):
                 if not path.is_file():
                     raise ValueError(f"{path}: no such file, though {other} is there. {self.ARCHIVE.get}")
             target = _target(read_json(file), photo_size(image, str(file)), file, flags)
-            return {
-                "image": {"bytes": None, "path": str(image)},
-                "source": f"{self.name}/{split}/{stem}",
-                "targets": _explain(target, explained.get(stem, [])),
-                "conversation": [],
-            }
+            return new_row(image, f"{self.name}/{split}/{stem}", _explain(target, explained.get(stem, [])))
 
         yield from self.rows(((str(folder / f"{stem}.json"), stem) for stem in stems), row_of)
         self.remark_cases(folder, {f"shapes labelled {FLAG}": flags})
@@ -155,15 +150,8 @@ def _target(content: Any, size: tuple[int, int], file: Path, flags: list[str]) -
     masks = class_masks(draw(shapes, size, file, flags))
     if TARGET not in masks:
         raise ValueError(f"{file}: none of its {len(shapes)} shapes shows a pixel of what is asked for.")
-    return {
-        "texts": [_one_line(text) for text in texts],
-        "kind": None,
-        "is_sentence": is_sentence,
-        "masks": [masks[TARGET]],
-        "answer": None,
-        "ignore": masks.get(IGNORE_VALUE),
-        "explanation": None,
-    }
+    texts, ignore = [_one_line(text) for text in texts], masks.get(IGNORE_VALUE)
+    return new_target(texts, [masks[TARGET]], is_sentence=is_sentence, ignore=ignore)
 
 
 def _explain(target: dict, explained: list[tuple[str, str]]) -> list[dict]:
@@ -254,6 +242,10 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     A pixel is drawn if its center lies in the polygon by the even-odd rule, or if it is one of an edge's. If all points
     lie in the image, all pixels are OpenCV's; if some do not, a few at the border may differ.
+
+    Other libraries draw other masks, and OpenCV is 61 MB for this one data set. Of 40 random polygons this draws every
+    pixel as OpenCV 5.0; the IoU with it is 0.993 (lowest 0.975) for Pillow and 0.971 (lowest 0.902) for pycocotools.
+    `python benchmarks/bench_data.py --case polygons --output FOLDER`, 2026-11-28.
 
     points: (N, 2) int64, x and y. size: (height, width).
     """

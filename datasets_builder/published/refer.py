@@ -21,7 +21,7 @@ import datasets
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, turn, turn_of, visible_runs
+from gemma_lisa.datasets_builder.formats.coco_segmentation import turn, turn_of, visible_runs
 from gemma_lisa.datasets_builder.formats.refs_files import (
     INSTANCES,
     Instances,
@@ -33,7 +33,7 @@ from gemma_lisa.datasets_builder.formats.refs_files import (
     refs_paths,
 )
 from gemma_lisa.datasets_builder.leakage import TRAIN, coco_id
-from gemma_lisa.datasets_builder.rows import sort_by_centroid
+from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
 from gemma_lisa.safety.short_text import name_of, show
 
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
@@ -111,12 +111,7 @@ class ReferBuilder(ArchiveBuilder):
                 targets = [{**target, "texts": [text]} for target in targets for text in target["texts"]]
             if not targets:
                 return None
-            return {
-                "image": {"bytes": None, "path": str(path)},
-                "source": f"{self.SET}/{split}/{stem}",
-                "targets": targets,
-                "conversation": [],
-            }
+            return new_row(path, f"{self.SET}/{split}/{stem}", targets)
 
         yield from self.rows(((of_image[0].where, of_image) for of_image in refs.values()), row_of)
         self.remark_cases(f"{self.title} {split}", left_out)
@@ -149,7 +144,7 @@ class ReferBuilder(ArchiveBuilder):
 def _masks(
     refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, left_out: dict[str, list[str]]
 ) -> dict[int | str, dict | None]:
-    """The mask, as runs on the upright photo, of each annotation that the refs name; none where it has no pixel."""
+    """The mask on the upright photo of each annotation that the refs name, as rows hold it; none without a pixel."""
     size = (image["height"], image["width"])
     method = turn_of(path, size, where)
     masks = {}
@@ -160,7 +155,7 @@ def _masks(
             segmentation = instances.annotation(number, ref)["segmentation"]
             named = f"{ref.where}: {instances.file}: annotation {number}"
             mask = visible_runs(segmentation, size, named, left_out)
-            masks[number] = mask if mask is None or method is None else turn(mask, method)
+            masks[number] = None if mask is None else turn(mask, method)
     return masks
 
 
@@ -178,23 +173,13 @@ def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dic
         meant = [number for number in ref.annotations if number in seen]
         if len(meant) > 1:
             meant.sort(key=places.__getitem__)
-        wanted = [row_rle(seen[number]) for number in meant]
+        wanted = [seen[number] for number in meant]
         if not texts:
             left_out["refs without a word"].append(ref.where)
         elif ref.annotations and not wanted:
             left_out["refs to what covers no pixel"].append(ref.where)
         else:
-            targets.append(
-                {
-                    "texts": texts,
-                    "kind": None,
-                    "is_sentence": False,
-                    "masks": wanted,
-                    "answer": None,
-                    "ignore": None,
-                    "explanation": None,
-                }
-            )
+            targets.append(new_target(texts, wanted))
     return targets
 
 

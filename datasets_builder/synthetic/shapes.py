@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, sort_by_centroid
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
 from . import shapes_easy, shapes_hard
@@ -43,12 +43,7 @@ def row_of_scene(
     conversation = [_grid_round(scene, rng, level.GRID) if asks_grid else _counting_round(scene, rng, level)]
     png = BytesIO()
     Image.fromarray(scene.image).save(png, format="PNG", compress_level=1)
-    return {
-        "image": {"bytes": png.getvalue(), "path": None},
-        "source": source,
-        "targets": targets,
-        "conversation": conversation,
-    }
+    return new_row(png.getvalue(), source, targets, conversation)
 
 
 def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
@@ -59,15 +54,14 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
         way = rng.integers(N_NAMES)
         named = ", ".join(f"{SEG_SLOT} {_name(thing, way, len(scene.image))}" for thing in objects)
         answer = f"It is {named}." if len(objects) == 1 else f"They are {named}."
-    return {
-        "texts": [question.text],
-        "kind": question.kind,
-        "is_sentence": False,
-        "masks": [encode_mask(thing.mask) for thing in objects],
-        "answer": answer,
-        "ignore": None if scene.hidden is None else encode_mask(scene.hidden),
-        "explanation": question.explanation,
-    }
+    return new_target(
+        [question.text],
+        [encode_mask(thing.mask) for thing in objects],
+        kind=question.kind,
+        answer=answer,
+        ignore=None if scene.hidden is None else encode_mask(scene.hidden),
+        explanation=question.explanation,
+    )
 
 
 def _name(thing: Object, way: int, image_size: int) -> str:

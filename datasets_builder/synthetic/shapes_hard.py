@@ -1,55 +1,23 @@
-"""The hard level of shapes: 4-9 textured objects that touch, hide and enclose each other, asked for by what they are,
-where they are, how they compare and what they are not.
+"""The hard level of shapes: scenes of `shapes_hard_scenes.py`, asked for by what the objects are, where they are, how
+they compare and what they are not.
 
 Every question has one right answer by construction: what cannot be told clearly (almost above, about as large) is not
 asked.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from .scenes import (
-    ATTRIBUTES,
-    BASE_SIZE,
-    COLORS,
-    RING_HOLE,
-    TEXTURES,
-    Object,
-    Question,
-    Scene,
-    add_noise,
-    draw_background,
-    matching,
-    noun,
-    paint,
-    shape_mask,
-)
+from .scenes import ATTRIBUTES, BASE_SIZE, COLORS, TEXTURES, Object, Question, Scene, matching, noun
+from .shapes_hard_scenes import SHAPES, SIZES
+from .shapes_hard_scenes import draw_scene as draw_scene
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": (4.0, 5.5), "large": (7.5, 10.0)}  # radius; nothing lies between
-LARGE_SHARE = 0.45
 N_QUESTIONS = 6  # a scene
+N_TRIES = 40  # wordings tried for one question
 MIN_SIZE = 96  # below, small textures cannot be told
 GRID = 6  # cells a side of the grid question
-N_OBJECTS = (4, 9)
-MARGIN = 1.5  # between things that do not touch, and half of it to the border
-ENCLOSED_MARGIN = 0.7  # between a ring and what it encloses
-N_TRIES = 40  # places tried for one object before the scene is laid out again, and wordings for one question
-
-DISTRACTOR_SHARE = 0.5  # objects that differ from an earlier one in one attribute only
-ENCLOSED_SHARE = 0.6  # of the objects that come while there is an empty large ring
-TOUCHING_SHARE = 0.3
-TOUCHING_DISTANCE = (0.55, 0.85)  # between centers, as a share of the sum of the radii
-MIN_VISIBLE = 0.5  # share of its area that is seen of every object
-MIN_OVERLAP = 4.0  # area that one of two touching objects hides of the other
-
-HAZE_SHARE = 0.25  # of the scenes: a grey patch whose pixels are not counted
-HAZE_RADIUS = (5.0, 9.0)
-HAZE_GREY = (110, 190)
-HAZE_OPACITY = 0.75
 
 SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "plural": 0.11, "absent": 0.15}
 
@@ -59,184 +27,6 @@ CLEARLY_FURTHER = 3.0  # difference of centers for leftmost, ...
 CLEARLY_OUTSIDE = 1.5  # and of what is seen furthest to that side
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Scenes
-# ---------------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Plan:
-    """An object before it is painted; lengths in pixels. touches, inside: indices of earlier ones."""
-
-    size: str
-    texture: str
-    color: str
-    shape: str
-    center: tuple[float, float]
-    radius: float
-    area: np.ndarray  # (H, W) bool, all of it
-    touches: int | None
-    inside: int | None
-
-
-def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """4-9 objects on an image_size x image_size canvas (pixels), the later before the earlier."""
-    n_objects = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1))
-    plans: list[_Plan] = []
-    while len(plans) < n_objects:
-        plan = _place(rng, plans, image_size)
-        if plan is None:
-            plans.clear()
-        else:
-            plans.append(plan)
-
-    canvas = draw_background(rng, image_size)
-    for plan in plans:
-        paint(canvas, plan.area, plan.color, plan.texture, plan.center, rng)
-    hidden = _haze(rng, plans, image_size) if rng.random() < HAZE_SHARE else None
-    if hidden is not None:
-        canvas[hidden] = (1 - HAZE_OPACITY) * canvas[hidden] + HAZE_OPACITY * rng.uniform(*HAZE_GREY)
-    masks = _visible(plans, hidden)
-    objects = [
-        Object(
-            color=plan.color,
-            shape=plan.shape,
-            mask=mask,
-            center=plan.center,
-            radius=plan.radius,
-            texture=plan.texture,
-            size=plan.size,
-            full_area=int(plan.area.sum()),
-            visible_area=int(mask.sum()),
-            box=_box(mask),
-            touches=frozenset(
-                other for other in range(len(plans)) if plans[other].touches == index or plan.touches == other
-            ),
-            inside=plan.inside,
-        )
-        for index, (plan, mask) in enumerate(zip(plans, masks, strict=True))
-    ]
-    return Scene(add_noise(canvas, rng), objects, hidden)
-
-
-def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Plan | None:
-    """The next object where it fits among the others, or none if it was not found to fit."""
-    scale = image_size / BASE_SIZE
-    look = _draw_look(rng, plans)
-    margin = MARGIN * scale
-    free_rings = [
-        index
-        for index, plan in enumerate(plans)
-        if plan.shape == "ring"
-        and plan.size == "large"
-        and plan.touches is None
-        and RING_HOLE * plan.radius - ENCLOSED_MARGIN * scale >= SIZES["small"][0] * scale
-        and all(index not in (other.inside, other.touches) for other in plans)
-    ]
-    if free_rings and rng.random() < ENCLOSED_SHARE:
-        ring = plans[free_rings[0]]
-        room = RING_HOLE * ring.radius - ENCLOSED_MARGIN * scale
-        look["size"] = "small"
-        if look["shape"] == "ring":
-            look["shape"] = "circle"
-        radius = min(room, rng.uniform(*SIZES["small"]) * scale)
-        slack = (room - radius) / np.sqrt(2)
-        center = tuple(float(c + rng.uniform(-slack, slack)) for c in ring.center)
-        area = shape_mask(look["shape"], center, radius, image_size)
-        return _Plan(**look, center=center, radius=radius, area=area, touches=None, inside=free_rings[0])
-
-    radius = rng.uniform(*SIZES[look["size"]]) * scale
-    enclosing = {plan.inside for plan in plans}
-    alone = [
-        index
-        for index, plan in enumerate(plans)
-        if plan.inside is None
-        and plan.touches is None
-        and index not in enclosing
-        and all(other.touches != index for other in plans)
-    ]
-    touched = int(rng.choice(alone)) if alone and rng.random() < TOUCHING_SHARE else None
-    inset = radius + margin / 2
-    for _ in range(N_TRIES):
-        if touched is None:
-            y, x = rng.uniform(inset, image_size - inset, 2).tolist()
-        else:
-            near = plans[touched]
-            distance = rng.uniform(*TOUCHING_DISTANCE) * (radius + near.radius)
-            angle = rng.uniform(0, 2 * np.pi)
-            y = float(near.center[0] + distance * np.sin(angle))
-            x = float(near.center[1] + distance * np.cos(angle))
-            if not (inset <= y <= image_size - inset and inset <= x <= image_size - inset):
-                continue
-        if any(
-            np.hypot(y - plan.center[0], x - plan.center[1]) < radius + plan.radius + margin
-            for index, plan in enumerate(plans)
-            if index != touched
-        ):
-            continue
-        area = shape_mask(look["shape"], (y, x), radius, image_size)
-        if touched is not None:
-            lower = plans[touched].area
-            overlap = (area & lower).sum()
-            if overlap < MIN_OVERLAP * scale**2 or overlap > (1 - MIN_VISIBLE) * lower.sum():
-                continue
-        return _Plan(**look, center=(y, x), radius=radius, area=area, touches=touched, inside=None)
-    return None
-
-
-def _draw_look(rng: np.random.Generator, plans: list[_Plan]) -> dict[str, str]:
-    """Attributes of a new object: any, or those of an earlier one but for one."""
-    look = {
-        "size": "large" if rng.random() < LARGE_SHARE else "small",
-        "texture": TEXTURES[rng.integers(len(TEXTURES))],
-        "color": list(COLORS)[rng.integers(len(COLORS))],
-        "shape": SHAPES[rng.integers(len(SHAPES))],
-    }
-    if plans and rng.random() < DISTRACTOR_SHARE:
-        model = plans[rng.integers(len(plans))]
-        kept = {name: getattr(model, name) for name in ATTRIBUTES}
-        changed = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
-        look = kept | {changed: look[changed]}
-    if look["shape"] == "ring":
-        look["texture"] = "plain"  # a ring is too thin to show another
-    return look
-
-
-def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
-    """What is seen of each (H, W) bool: without later objects before it, and without the haze."""
-    masks = []
-    covered = np.zeros_like(plans[0].area) if hidden is None else hidden.copy()
-    for plan in reversed(plans):
-        masks.append(plan.area & ~covered)
-        covered |= plan.area
-    return masks[::-1]
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last pixels of a mask (H, W): (top, left, bottom, right)."""
-    ys, xs = np.nonzero(mask)
-    return int(ys.min()), int(xs.min()), int(ys.max()), int(xs.max())
-
-
-def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.ndarray | None:
-    """An ellipse (H, W) bool that leaves enough of every object, or none if there was no place for one."""
-    scale = image_size / BASE_SIZE
-    pixel_centers = np.arange(image_size) + 0.5
-    for _ in range(N_TRIES):
-        center, radii = rng.uniform(0, image_size, 2), rng.uniform(*HAZE_RADIUS, 2) * scale
-        hidden = (
-            ((pixel_centers[:, None] - center[0]) / radii[0]) ** 2
-            + ((pixel_centers[None, :] - center[1]) / radii[1]) ** 2
-        ) <= 1
-        if all(
-            mask.sum() >= MIN_VISIBLE * plan.area.sum()
-            for plan, mask in zip(plans, _visible(plans, hidden), strict=True)
-        ):
-            return hidden
-    return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions
-# ---------------------------------------------------------------------------------------------------------------------
 def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
     """N_QUESTIONS different questions, training or not; a kind that the scene has not is drawn again."""
     kinds, weights = list(SHARES), np.array(list(SHARES.values()))

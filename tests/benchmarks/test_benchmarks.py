@@ -1,5 +1,6 @@
 """bench_data.py over stand-ins of a few files, in the original formats."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,5 +21,15 @@ def test_the_benchmark_of_the_data_measures_every_set_and_every_part(tmp_path):
         assert f"| {name} | {rows} |" in said
     for part in ("JPEG", "masks", "pixels", "tokens", "collation"):
         assert part in said
+    found = {
+        case: json.loads(
+            subprocess.run([*command[:4], "--case", case], cwd=ROOT, check=True, capture_output=True).stdout
+        )
+        for case in ("headers", "polygons")
+    }
+    assert found["headers"]["stored_size"] > 0 and found["headers"]["Pillow"] > 0
+    assert all(
+        0.9 < lowest <= mean < 1 for mean, lowest in (found["polygons"][name] for name in ("Pillow", "pycocotools"))
+    )
     for questions, seen in {("training", 4), ("training", 40), ("evaluation", 4), ("evaluation", 40)}:
         assert f"| {questions} | {seen} |" in said

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from gemma_lisa.datasets_builder.rows import (
     decode_mask,
     encode_mask,
     load_image,
+    new_row,
+    new_target,
     sort_by_centroid,
     target_masks,
 )
@@ -293,6 +296,24 @@ def test_more_masks_than_memory_holds_are_refused_before_any_is_decoded(peak_mem
     side = 9_000  # a picture of this size is a PNG of 100 KB
     target = {"masks": [{"size": [side, side], "counts": one_run(side * side)}] * 100, "ignore": None}
     assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (side, side), SOURCE), "100 masks")) < 1e6
+
+
+def test_a_new_row_has_every_column_of_the_schema_in_its_order():
+    box = encode_mask(box_mask(0, 0, 2, 2))
+    plain = new_target(["the box"], [box])
+    whole = new_target(
+        ["Which box?"], [], kind="absent", is_sentence=True, answer="None.", ignore=box, explanation="It is gone."
+    )
+    row = new_row(b"encoded", SOURCE, [plain, whole])
+    assert list(row) == list(ROW_FEATURES)
+    for target in (plain, whole):
+        assert list(target) == list(ROW_FEATURES["targets"].feature)
+    assert list(plain.values()) == [["the box"], None, False, [box], None, None, None]
+    assert list(whole.values()) == [["Which box?"], "absent", True, [], "None.", box, "It is gone."]
+    assert row["image"] == {"bytes": b"encoded", "path": None} and row["conversation"] == []
+    turn = {"question": "What?", "answer": "That."}
+    assert new_row(Path("a.jpg"), SOURCE, [], (turn,))["image"] == {"bytes": None, "path": "a.jpg"}
+    assert new_row(None, SOURCE, [], (turn,)) == make_row(conversation=[turn])
 
 
 def test_what_an_error_quotes_is_cut():

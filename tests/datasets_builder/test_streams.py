@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 import pyarrow
 import pytest
-from datasets import Dataset
+from datasets import Dataset, interleave_datasets
+from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
 from gemma_lisa.datasets_builder import shards, streams
@@ -131,6 +132,40 @@ def test_a_reader_holds_a_few_groups_of_rows_and_not_their_shards(tmp_path):
     held = arrow + tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size * 3 < held < size * 60
+
+
+# --- what 🤗 Datasets cannot do; use it in streams.py when it can ----------------------------------------------------
+def sources(rows):
+    return [row["source"] for row in rows]
+
+
+def test_interleave_datasets_repeats_a_set_in_the_same_order_and_stops_within_a_pass(parts):
+    shuffled = [part.rows.rows.reshard().shuffle(seed=0, buffer_size=3) for part in parts]
+    mixed = interleave_datasets(shuffled, probabilities=[0.75, 0.25], seed=0, stopping_strategy="all_exhausted")
+    few = [source for source in sources(mixed) if source.startswith("few/")]
+    assert len(few) > SIZES["few"] and len(few) % SIZES["few"]
+    assert few[SIZES["few"] :] == few[: len(few) - SIZES["few"]]
+
+
+def test_split_dataset_by_node_gives_a_row_to_another_reader_in_the_next_pass(parts):
+    def read_by(rank, seed):
+        rows = parts[0].rows.rows.reshard().shuffle(seed=seed, buffer_size=3)
+        return set(sources(split_dataset_by_node(rows, rank, 2, strategy="shards")))
+
+    assert not read_by(0, seed=0) & read_by(1, seed=0)
+    assert read_by(0, seed=0) & read_by(1, seed=1)
+
+
+def test_a_state_dict_of_shuffled_rows_does_not_resume_exactly(parts):
+    def shuffled():
+        return parts[0].rows.rows.reshard().shuffle(seed=0, buffer_size=10)
+
+    whole, stopped, resumed = sources(shuffled()), shuffled(), shuffled()
+    assert whole == sources(shuffled())
+    reader = iter(stopped)
+    assert sources(islice(reader, 15)) == whole[:15]
+    resumed.load_state_dict(stopped.state_dict())
+    assert sources(resumed) != whole[15:]
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------

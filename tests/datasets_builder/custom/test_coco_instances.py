@@ -1,13 +1,13 @@
-"""Own pictures as rows: what the masks are, what is asked, what is refused, and a cache that follows the files."""
+"""Own pictures as rows: what the masks are, what is asked, and a cache that follows the files."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from coco_photos import CATEGORIES, CORNER, HEIGHT, HIGH, LOW, WIDTH, Photos, annotation, box, box_mask, masks_of
+from PIL import Image
 from pycocotools.coco import COCO
 
 from gemma_lisa import eval as evaluation
@@ -15,8 +15,7 @@ from gemma_lisa import predict, train
 from gemma_lisa.datasets_builder.__main__ import main as datasets_main
 from gemma_lisa.datasets_builder.mixture import load_rows, load_training_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
-from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask, load_image, target_masks
-from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 # pycocotools' own business with NumPy 2
@@ -25,56 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "samples" / "coco"
 PHOTO = SHARED / "val2017" / "000000039769.png"
 PHOTO_OPTIONS = {"annotations": "derived/instances_39769.json", "images": "val2017"}
-HEIGHT, WIDTH = 24, 32
-EXIF_ORIENTATION = 0x0112
-
-
-def box(left, top, right, bottom):
-    """A box's polygon; pixels left..right - 1, top..bottom - 1 are in it."""
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def box_mask(left, top, right, bottom, size=(HEIGHT, WIDTH)):
-    mask = np.zeros(size, dtype=np.uint8)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-LOW, HIGH, CORNER = (4, 16, 10, 20), (20, 2, 28, 8), (0, 0, 3, 3)
-
-
-def annotation(number, segmentation, category=1, image=1, **more):
-    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
-
-
-CATEGORIES = [{"id": 1, "name": "trash_can"}, {"id": 2, "name": "cat"}, {"id": 9, "name": "cars, parked"}]
-
-
-class Photos:
-    """A folder of drawn pictures with result.json, which tests change."""
-
-    def __init__(self, root, n_images=1):
-        self.root = root
-        (root / "images").mkdir(parents=True)
-        self.content = {
-            "images": [
-                {"id": at, "file_name": f"images/{at}.png", "height": HEIGHT, "width": WIDTH}
-                for at in range(1, n_images + 1)
-            ],
-            "annotations": [
-                annotation(1, [box(*LOW)]),
-                annotation(2, [box(*HIGH)]),
-                annotation(3, [box(*CORNER)], category=2),
-            ],
-            "categories": CATEGORIES,
-        }
-        for at in range(1, n_images + 1):
-            Image.new("RGB", (WIDTH, HEIGHT), (40 * at, 90, 30)).save(root / "images" / f"{at}.png")
-
-    def load(self, split="train", file="result.json", **options):
-        (self.root / file).parent.mkdir(exist_ok=True)
-        (self.root / file).write_text(json.dumps(self.content))
-        return load_rows("coco_instances", split, str(self.root), options)
 
 
 @pytest.fixture(autouse=True)
@@ -86,13 +35,6 @@ def cache(monkeypatch, tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     return Photos(tmp_path / "photos")
-
-
-def masks_of(row):
-    """Text to masks, (K, H, W) with 255 where nothing is counted, on the image as it is shown."""
-    image = load_image(row["image"], row["source"])
-    size = (image.height, image.width)
-    return {target["texts"][0]: target_masks(target, size, row["source"]) for target in row["targets"]}
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -243,185 +185,6 @@ def test_one_file_a_split(tmp_path):
     assert len(load_rows("coco_instances", "train", str(photos.root))) == 1
     with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
         load_rows("coco_instances", "test", str(photos.root))
-
-
-# --- EXIF orientation ------------------------------------------------------------------------------------------------
-def lying(path, orientation, file_format):
-    """A photo stored lying: black but for a white box where LOW is in the stored pixels."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT))
-    picture.paste("white", LOW)
-    exif = picture.getexif()
-    exif[EXIF_ORIENTATION] = orientation
-    picture.save(path, format=file_format, exif=exif, **({"quality": 100} if file_format == "JPEG" else {}))
-    return picture
-
-
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
-@pytest.mark.parametrize(  # below 5 the size does not tell in which frame masks are: they are taken to be upright
-    ("orientation", "frame"), [*((at, "upright") for at in range(1, 9)), *((at, "stored") for at in range(5, 9))]
-)
-def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_format, orientation, frame):
-    path = photos.root / "images/1.png"
-    lying(path, orientation, file_format)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L")) > 127
-    mask = encode_mask(upright if frame == "upright" else box_mask(*LOW))
-    photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
-    photos.content["annotations"] = [annotation(1, mask)]
-    [row] = photos.load()
-    np.testing.assert_array_equal(masks_of(row)["the trash can"], [upright])
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
-    path = photos.root / "images/1.png"
-    lying(path, orientation, "TIFF")  # which Pillow sets upright while it reads it
-    upright = np.asarray(load_image(path, "a photo").convert("L")) > 127
-    mask = encode_mask(upright)
-    photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
-    photos.content["annotations"] = [annotation(1, mask)]
-    np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [upright])
-
-
-def test_masks_of_square_photos_are_taken_to_be_upright(photos):
-    path = photos.root / "images/1.png"
-    picture = Image.new("RGB", (WIDTH, WIDTH))
-    exif = picture.getexif()
-    exif[EXIF_ORIENTATION] = 6
-    picture.save(path, exif=exif)
-    photos.content["images"][0]["height"] = WIDTH
-    found = masks_of(photos.load()[0])
-    np.testing.assert_array_equal(found["the cat"], [box_mask(*CORNER, size=(WIDTH, WIDTH))])
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-def no_file(photos):
-    (photos.root / "images/1.png").unlink()
-    photos.content["images"].insert(0, {"id": 2, "file_name": "images/2.png", "height": HEIGHT, "width": WIDTH})
-    Image.new("RGB", (WIDTH, HEIGHT)).save(photos.root / "images/2.png")
-
-
-def no_picture(photos):
-    (photos.root / "images/1.png").write_text("not a picture")
-
-
-def other_size(photos):
-    photos.content["images"][0] |= {"height": WIDTH, "width": HEIGHT}
-
-
-def climbing(photos):
-    photos.content["images"][0]["file_name"] = "../images/1.png"
-
-
-def box_only(photos):
-    photos.content["annotations"][1] |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
-
-
-def far_out(photos):
-    photos.content["annotations"][1]["segmentation"] = [box(0, 0, 2 * WIDTH, 2 * HEIGHT)]
-
-
-def wrong_runs(photos):
-    photos.content["annotations"][1]["segmentation"] = encode_mask(np.ones((WIDTH, HEIGHT)))
-
-
-def unknown_category(photos):
-    photos.content["annotations"][1]["category_id"] = 77
-
-
-def nothing_marked(photos):
-    photos.content["annotations"] = []
-
-
-def no_images(photos):
-    photos.content |= {"images": [], "annotations": []}
-
-
-@pytest.mark.parametrize(
-    ("spoil", "options", "words"),
-    [
-        (no_file, {}, ["image 1 (images/1.png)", "does not exist"]),
-        (no_picture, {}, ["image 1 (images/1.png)", "cannot be read"]),
-        (other_size, {}, ["image 1 (images/1.png)", "24 x 32 pixels (width x height)", "32 x 24"]),
-        (climbing, {}, ["result.json", "'../images/1.png' leads out of"]),
-        (box_only, {}, ["image 1 (images/1.png)", "annotation 2 has no segmentation"]),
-        (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
-        (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
-        (unknown_category, {}, ["annotation 2", "no category 77"]),
-        (nothing_marked, {}, ["none of its 1 images"]),
-        (no_images, {}, ["lists no image"]),
-        (None, {"text": "{caption}"}, ["annotation 1", "no words in its field 'caption'"]),
-        (None, {"text": "{caption"}, ["cannot be filled"]),
-        (None, {"text": "{0}"}, ["names of fields"]),
-        (None, {"text": "{category.upper}"}, ["names of fields"]),
-        (None, {"text": "{category!r}"}, ["names of fields"]),
-        (None, {"text": " "}, ["names of fields"]),
-        (None, {"text": 5}, ["cannot be filled"]),
-        (None, {"text": "{id}", "absent": 1}, ["absent"]),
-        (None, {"absent": -1}, ["absent"]),
-        (None, {"absent": "1"}, ["absent"]),
-        (None, {"instances": "both"}, ["united or separate"]),
-        (None, {"images": "nowhere"}, ["nowhere: no such folder"]),
-        (None, {"annotations": "other.json"}, ["other.json: no such file"]),
-    ],
-)
-def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cache(photos, cache, spoil, options, words):
-    if spoil is not None:
-        spoil(photos)
-    with pytest.raises(ValueError) as refusal:
-        photos.load(**options)
-    message = str(refusal.value)
-    assert "\n" not in message and all(word in message for word in words), message
-    assert spoil is None or str(photos.root) in message
-    left = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    assert left == [] and not list(cache.rglob("*.incomplete"))
-
-
-def test_a_data_folder_is_needed(tmp_path):
-    with pytest.raises(ValueError, match="data_dir is missing"):
-        load_rows("coco_instances", "train")
-    with pytest.raises(ValueError, match="no such folder"):
-        load_rows("coco_instances", "train", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="no COCO JSON"):
-        load_rows("coco_instances", "train", str(tmp_path))
-
-
-def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
-    far_out(photos)
-    (photos.root / "result.json").write_text(json.dumps(photos.content))
-    arguments = ["--model", "m", "--dataset", "coco_instances", "--data_dir", str(photos.root), "--split", "train"]
-    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments, "--output", str(tmp_path / "out.json")])
-    with pytest.raises(SystemExit) as leaving:
-        run(evaluation.main)
-    assert leaving.value.code == 1
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("error: ") and "result.json: image 1 (images/1.png): annotation 2" in line
-    assert not (tmp_path / "out.json").exists()
-
-
-@pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, box_only, unknown_category, other_size])
-def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, caplog):
-    photos = Photos(tmp_path / "two")
-    spoil(photos)
-    if spoil is not no_file:  # which adds it itself
-        photos.content["images"].append({"id": 2, "file_name": "images/2.png", "height": HEIGHT, "width": WIDTH})
-        Image.new("RGB", (WIDTH, HEIGHT)).save(photos.root / "images/2.png")
-    photos.content["annotations"].append(annotation(9, [box(*LOW)], image=2))
-    with pytest.raises(ValueError):
-        photos.load()
-    assert photos.load(max_bad=1)["source"] == ["coco_instances/train/images/2.png"]
-    assert "left out, as max_bad allows" in caplog.text and "result.json" in caplog.text
-
-
-def test_verify_names_every_bad_record(tmp_path, capsys):
-    photos = Photos(tmp_path / "three", 3)
-    photos.content["annotations"] += [annotation(7 + image, [box(*LOW)], image=image) for image in (2, 3)]
-    (photos.root / "result.json").write_text(json.dumps(photos.content))
-    for number in (1, 2):
-        (photos.root / f"images/{number}.png").unlink()
-    with pytest.raises(ValueError, match="2 of its records are bad, listed above; 1 were made"):
-        datasets_main(["verify", "coco_instances", "--data_dir", str(photos.root)])
-    said = capsys.readouterr().out
-    assert "image 1 (images/1.png)" in said and "image 2 (images/2.png)" in said
 
 
 # --- cache -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from gemma_lisa.datasets_builder.formats.coco_segmentation import row_rle, segmentation_runs, turn, unite
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, unite
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # pycocotools' own business with NumPy 2
@@ -19,7 +19,7 @@ OTHER = [11.5, 3.2, 18.9, 3.2, 15, 10.7]
 
 
 def mask_of(segmentation, size=SIZE):
-    return decode_mask(row_rle(segmentation_runs(segmentation, size, WHERE)), WHERE)
+    return decode_mask(segmentation_runs(segmentation, size, WHERE), WHERE)
 
 
 def drawn_by_pycocotools(segmentation, size=SIZE):

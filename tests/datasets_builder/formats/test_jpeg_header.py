@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.jpeg_header import plain_size, stored_size
+from gemma_lisa.datasets_builder.formats.jpeg_header import plain_size, size_by_pillow, stored_size
 
 EXIF_ORIENTATION = 0x0112
 XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"></x:xmpmeta>'
@@ -45,6 +45,7 @@ def test_size_of_a_plain_jpeg_is_pillow_s(tmp_path, options):
     path = save(tmp_path / "a.jpg", **options)
     with Image.open(path) as image:
         assert plain_size(path) == (image.height, image.width) == (30, 50)
+        assert stored_size(path, "here") == size_by_pillow(path) == ((30, 50), None)
 
 
 @pytest.mark.parametrize("options", [{"exif": exif(1)}, {"exif": exif(6)}, {"xmp": XMP}])

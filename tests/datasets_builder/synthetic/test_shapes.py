@@ -1,31 +1,19 @@
-"""Shapes, easy: scenes are sound, and an independent reading of every question gives the row's own answer."""
+"""Shapes: an independent reading of every question gives the row's own answer, and the builder's splits."""
 
 from collections import Counter
 from io import BytesIO
-from itertools import combinations
 
 import numpy as np
 import pytest
+from easy_scenes import N_SCENES, RGB, SIZE, kind_of, make, named
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
-from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes, row_of_scene
-from gemma_lisa.datasets_builder.synthetic.shapes_easy import EVAL, TRAIN, draw_scene
+from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes
 
 # pycocotools' own business with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-SIZE = 64
-N_SCENES = 400  # four questions each
-AREAS = {"circle": np.pi, "square": 2.0, "triangle": 3 * np.sqrt(3) / 4}  # inscribed in the unit circle
-RGB = {"red": (215, 50, 50), "green": (50, 180, 60), "blue": (55, 75, 220)}
-
-
-def make(index, training=False, size=SIZE):
-    rng = np.random.default_rng((0, index))
-    scene = draw_scene(rng, size)
-    return scene, row_of_scene(scene, rng, training, f"test/{index}")
 
 
 @pytest.fixture(scope="module")
@@ -38,87 +26,11 @@ def training():
     return [make(index, training=True) for index in range(N_SCENES)]
 
 
-def named(objects, words):
-    """The objects that words such as "red circles", "shape" or "blue shapes" speak of."""
-    found = objects
-    for word in words.split():
-        word = word.removesuffix("s")
-        if word in RGB:
-            found = [thing for thing in found if thing.color == word]
-        elif word in AREAS:
-            found = [thing for thing in found if thing.shape == word]
-        else:
-            assert word == "shape"
-    return found
-
-
 def names(thing, size):
     """The ways in which an answer may name a thing after its slot."""
     row = ("top", "upper", "lower", "bottom")[int(thing.center[0] * 4 / size)]
     column = ("leftmost", "left", "right", "rightmost")[int(thing.center[1] * 4 / size)]
     return (f"{thing.color} {thing.shape}", f"{thing.shape} in {thing.color}", f"{row} {column}", f"{column} {row}")
-
-
-def kind_of(target):
-    """The kind of a question, read from its words and masks alone."""
-    words = target["texts"][0].split()
-    if not target["masks"]:
-        return "absent"
-    if words[0] == "all":
-        return "plural"
-    return "color_shape" if len(words) == 3 and words[2] != "shape" else "color" if words[1] in RGB else "shape"
-
-
-def shares_of(pairs):
-    kinds = Counter(kind_of(target) for _, row in pairs for target in row["targets"])
-    return {kind: count / kinds.total() for kind, count in kinds.items()}
-
-
-def test_scenes_hold_two_to_five_objects_equally_often(evaluation):
-    counts = Counter(len(scene.objects) for scene, _ in evaluation)
-    assert set(counts) == {2, 3, 4, 5}
-    assert min(counts.values()) > N_SCENES / 4 * 0.75
-
-
-@pytest.mark.parametrize("size", [32, 64, 100])
-def test_objects_keep_apart_and_inside_the_canvas(size):
-    for index in range(150):
-        scene, _ = make(index, size=size)
-        assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
-        for thing in scene.objects:
-            (y, x), radius = thing.center, thing.radius
-            assert 7 <= radius * 64 / size <= 11
-            assert min(y, x) - radius > 0 and max(y, x) + radius < size
-            ys, xs = np.nonzero(thing.mask)
-            assert np.hypot(ys + 0.5 - y, xs + 0.5 - x).max() <= radius + 1e-9
-        for one, other in combinations(scene.objects, 2):
-            gaps = np.argwhere(one.mask)[:, None] - np.argwhere(other.mask)[None]
-            assert np.hypot(gaps[..., 0], gaps[..., 1]).min() >= 2 * size / 64
-
-
-def test_masks_have_the_area_and_the_center_of_their_shape():
-    for index in range(100):
-        scene, _ = make(index, size=256)
-        for thing in scene.objects:
-            assert thing.mask.sum() == pytest.approx(AREAS[thing.shape] * thing.radius**2, rel=0.05)
-            centroid = np.argwhere(thing.mask).mean(axis=0) + 0.5
-            np.testing.assert_allclose(centroid, thing.center, atol=0.5)
-
-
-def test_objects_have_the_color_they_are_called_by(evaluation):
-    for scene, _ in evaluation:
-        for thing in scene.objects:
-            seen = scene.image[thing.mask].mean(axis=0)
-            assert min(RGB, key=lambda color: np.abs(seen - RGB[color]).sum()) == thing.color
-            assert np.abs(seen - RGB[thing.color]).max() < 25 + 10  # jitter, and what noise leaves of the mean
-
-
-def test_objects_and_background_are_noisy(evaluation):
-    for scene, _ in evaluation[:50]:
-        for thing in scene.objects:
-            assert scene.image[thing.mask].std(axis=0).min() > 4
-        background = ~np.any([thing.mask for thing in scene.objects], axis=0)
-        assert scene.image[background].std(axis=0).min() > 5
 
 
 @pytest.mark.parametrize("split", ["evaluation", "training"])
@@ -189,44 +101,6 @@ def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_objec
             assert words[int(y // 16) * 4 + int(x // 16)] == {"shape": thing.shape, "color": thing.color}[attribute]
     assert asked["shape"] + asked["color"] == pytest.approx(GRID_SHARE * N_SCENES, rel=0.1)
     assert asked["shape"] == pytest.approx(GRID_SHARE * GRID_SHAPE_SHARE * N_SCENES, rel=0.15)
-
-
-@pytest.mark.parametrize("split, shares", [("evaluation", EVAL), ("training", TRAIN)])
-def test_kinds_of_questions_come_in_their_shares(split, shares, request):
-    assert sum(shares.values()) == pytest.approx(1)
-    drawn = shares_of(request.getfixturevalue(split))
-    assert set(drawn) == set(shares)
-    meant = {
-        "evaluation": {"color_shape": 0.40, "color": 0.15, "shape": 0.15, "plural": 0.10, "absent": 0.20},
-        "training": {"color_shape": 0.34, "color": 0.13, "shape": 0.12, "plural": 0.11, "absent": 0.30},
-    }
-    assert drawn == pytest.approx(meant[split], abs=0.03)
-
-
-def test_absence_is_practiced_more_than_it_is_tested(evaluation, training):
-    assert shares_of(training)["absent"] > shares_of(evaluation)["absent"] + 0.05
-
-
-def test_absent_things_are_asked_for_in_every_form(evaluation, training):
-    forms = Counter()
-    for scene, row in evaluation + training:
-        for target in row["targets"]:
-            if target["masks"]:
-                continue
-            words = target["texts"][0].split()
-            if words[0] == "all":
-                forms["plural"] += 1
-            elif len(words) == 2:
-                forms["shape"] += 1
-            elif words[2] == "shape":
-                forms["color"] += 1
-            else:
-                near = named(scene.objects, words[1]) and named(scene.objects, words[2])
-                forms["near" if near else "far"] += 1
-    shares = {form: count / forms.total() for form, count in forms.items()}
-    assert shares["near"] + shares["far"] == pytest.approx(0.7, abs=0.1)
-    assert min(shares["near"], shares["far"]) > 0.2
-    assert min(shares["color"], shares["shape"], shares["plural"]) > 0.04
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED, clean
-from gemma_lisa.datasets_builder.custom.folder_tables import check_characters
+from gemma_lisa.datasets_builder.formats.coco_segmentation import BORDER, segmentation_runs, turn, turn_of, unite
+from gemma_lisa.datasets_builder.formats.json_files import read_json
+from gemma_lisa.datasets_builder.formats.label_maps import INDEX_MODES
 from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import name_of
 
-from .coco_segmentation import BORDER, row_rle, segmentation_runs, turn, turn_of, unite
-from .json_files import read_json
-from .label_maps import INDEX_MODES
+from .folder_classes import IGNORED, clean
+from .folder_tables import check_characters
 
 # Areas of four corners: LabelMe's, and those of tools that write its files.
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # width and height follow, 4 bytes each
@@ -43,8 +43,8 @@ def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
             raise ValueError(f"{file}: its shape {place} has no label; give it one in LabelMe.")
         check_characters(label, f"{file}: the label of its shape {place}")
         runs = _runs(shape, size, f"{file}: its shape {place} ({name_of(label)})")
-        masks[IGNORED if label == IGNORED else clean(label)].append(runs if method is None else turn(runs, method))
-    return {label: row_rle(unite(same)) for label, same in masks.items()}
+        masks[IGNORED if label == IGNORED else clean(label)].append(turn(runs, method))
+    return {label: unite(same) for label, same in masks.items()}
 
 
 def _runs(shape: dict[str, Any], size: tuple[int, int], where: str) -> dict:

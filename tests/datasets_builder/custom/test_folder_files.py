@@ -1,0 +1,146 @@
+"""Which files of a user's folder belong together: pictures with masks, labels and questions, by their names."""
+
+import unicodedata
+
+import pytest
+from own_folder import labelme, mask, numbers, photo, write
+
+from gemma_lisa.datasets_builder.custom.folder_files import (
+    composed,
+    find_folders,
+    find_mask,
+    pair_up,
+    share_out,
+    split_up,
+    text_files,
+)
+from gemma_lisa.datasets_builder.custom.folder_tables import Question
+
+
+def question(image, split="", where="questions.csv line 2"):
+    return Question(where, image, "the cat", "", "", "", split, "", points=True)
+
+
+def names_of(photos):
+    return {stem: [(rest, path.name) for rest, path in found.masks] for stem, found in photos.items()}
+
+
+def test_splits_are_found_by_their_words_in_any_case(tmp_path):
+    for name in ("Train", "VALID", "other"):
+        photo(tmp_path, f"{name}/images/1.jpg")
+    assert find_folders(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "VALID"}
+    with pytest.raises(ValueError, match="no such folder"):
+        find_folders(tmp_path / "nowhere")
+
+
+def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with(tmp_path):
+    for name in ("1.jpg", "1_a.jpg", "2.jpg"):
+        photo(tmp_path, name)
+    for name in ("1.png", "1_dog.png", "1_a.png", "1_a_dog.png", "masks/2/cat.png"):
+        mask(tmp_path, name, numbers())
+    pairs = pair_up(tmp_path, asked=set())
+    assert names_of(pairs.photos) == {
+        "1": [(None, "1.png"), ("dog", "1_dog.png")],
+        "1_a": [(None, "1_a.png"), ("dog", "1_a_dog.png")],
+        "2": [("cat", "cat.png")],
+    }
+    assert pairs.complaints == [] and pairs.others == []
+
+
+def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_path):
+    photo(tmp_path, "1.jpg")
+    for name in ("1.png", "9.png", "8.png"):
+        mask(tmp_path, name, numbers())
+    labelme(tmp_path, "labels/7.json", [])
+    write(tmp_path, "images/notes.txt", "x")
+    write(tmp_path, "images/6.HEIC", "x")
+    mask(tmp_path, "6_cat.png", numbers())
+    pairs = pair_up(tmp_path, asked={tmp_path / "masks/9.png"})
+    said = [str(complaint).removeprefix(f"{tmp_path}/") for complaint in pairs.complaints]
+    assert said == [
+        "masks/6_cat.png: its picture 6.HEIC cannot be opened here; save it as JPEG or PNG.",
+        "masks/8.png: is the mask of no picture; add its picture to images/ under this name, or take this out.",
+        "labels/7.json: is the LabelMe file of no picture; add its picture to images/ under this name, or take this "
+        "out.",
+    ]
+    assert [path.name for path in pairs.others] == ["6.HEIC", "notes.txt"]
+
+
+def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
+    for name in ("1.jpg", "2.jpg"):
+        photo(tmp_path, name)
+    labelme(tmp_path, "images/1.json", [])
+    assert pair_up(tmp_path, set()).photos["1"].labels == tmp_path / "images/1.json"
+    labelme(tmp_path, "labels/1.json", [])
+    mask(tmp_path, "2.png", numbers())
+    labelme(tmp_path, "labels/2.json", [])
+    said = sorted(str(complaint) for complaint in pair_up(tmp_path, set()).complaints)
+    assert said == [
+        f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json is of the same picture; keep one of the two.",
+        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png is of the same picture; keep one of the two.",
+    ]
+
+
+def test_a_decomposed_name_is_the_composed_one(tmp_path):
+    apart = unicodedata.normalize("NFD", "café")
+    assert apart != "café" == composed(apart)
+    photo(tmp_path, f"{apart}.jpg")
+    mask(tmp_path, "café_cat.png", numbers())
+    assert names_of(pair_up(tmp_path, set()).photos) == {"café": [("cat", "café_cat.png")]}
+
+
+@pytest.mark.parametrize("image", ["1", "1.jpg", "images/1.jpg", "images\\1.jpg", "./images/1.jpg"])
+def test_a_question_finds_its_picture_by_any_spelling_of_its_name(tmp_path, image):
+    photo(tmp_path, "1.jpg")
+    photos = pair_up(tmp_path, set()).photos
+    asked = question(image)
+    assert share_out([asked], {"train": photos}, tmp_path) == []
+    assert photos["1"].questions == [asked]
+
+
+def test_a_question_of_no_picture_or_of_two_is_a_line(tmp_path):
+    splits = {}
+    for split in ("train", "test"):
+        photo(tmp_path, f"{split}/images/1.jpg")
+        splits[split] = pair_up(tmp_path / split, set()).photos
+    said = share_out([question("1.jpg"), question("2.jpg"), question("1.jpg", "test")], splits, tmp_path)
+    assert [str(complaint) for complaint in said] == [
+        "questions.csv line 2: '1.jpg' is in train and test; say which in a column split.",
+        "questions.csv line 2: no picture is called '2.jpg'; write its name as in images/.",
+    ]
+    assert len(splits["test"]["1"].questions) == 1 and not splits["train"]["1"].questions
+
+
+def test_pictures_are_split_by_their_questions_and_else_by_a_hash_of_their_name(tmp_path):
+    for at in range(30):
+        photo(tmp_path, f"{at}.jpg")
+    photos = pair_up(tmp_path, set()).photos
+    photos["3"].questions = [question("3.jpg", "test")]
+    splits, complaints = split_up(photos, 0.3)
+    assert [found.stem for found in splits["test"]] == ["3"] and complaints == []
+    assert sum(map(len, splits.values())) == 30 and 3 < len(splits["validation"]) < 16
+    fewer, _ = split_up({stem: photos[stem] for stem in photos if int(stem) < 20}, 0.3)
+    assert set(map(id, fewer["validation"])) <= set(map(id, splits["validation"]))
+    photos["3"].questions.append(question("3.jpg", "train", "questions.csv line 5"))
+    splits, [complaint] = split_up(photos, 0)
+    assert str(complaint) == "questions.csv line 5: says train of 3.jpg, but questions.csv line 2 says test."
+    assert "3" not in [found.stem for found in splits["train"]]
+
+
+def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(tmp_path):
+    split = tmp_path / "train"
+    for name in ("train/a.png", "train/masks/b.png", "c.png"):
+        mask(tmp_path, f"./{name}", numbers())
+    found = [find_mask(f"{name}.png", split, tmp_path, "line 2") for name in "abc"]
+    assert found == [split / "a.png", split / "masks/b.png", tmp_path / "c.png"]
+    assert find_mask("d.png", split, tmp_path, "line 2") is None
+    with pytest.raises(ValueError, match="line 2: .*leads out of"):
+        find_mask("../../c.png", split, tmp_path, "line 2")
+
+
+def test_tables_classes_and_labels_are_the_files_of_text(tmp_path):
+    photo(tmp_path, "1.jpg")
+    for name in ("questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json", "notes.txt"):
+        write(tmp_path, name, "x")
+    found = {path.relative_to(tmp_path).as_posix() for path in text_files(tmp_path, {"train": tmp_path}).values()}
+    assert found == {"questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json"}

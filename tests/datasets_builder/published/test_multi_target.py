@@ -1,0 +1,104 @@
+"""JSON lists of photos with several questions and answers, as MUSE and MMR share them."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image
+
+from gemma_lisa.datasets_builder.mixture import make_rows
+from gemma_lisa.datasets_builder.published.archives import Archive, ArchiveConfig
+from gemma_lisa.datasets_builder.published.multi_target import MultiTargetBuilder, index_of, text_of
+from gemma_lisa.datasets_builder.rows import check_row, decode_mask
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+
+SEGMENTATION = [[0, 0, 4, 0, 4, 6, 0, 6]]  # the left half of a photo of 8 x 6
+RECORD = {
+    "photo": "train2017/1.jpg",
+    "height": 6,
+    "width": 8,
+    "questions": ["What is left? ", "And now?"],
+    "answers": [[{"segmentation": SEGMENTATION}], [{"segmentation": SEGMENTATION}] * 2],
+    "text_answers": [" {seg} is. ", None],
+}
+
+
+@dataclass
+class MadeConfig(ArchiveConfig):
+    def index_paths(self):
+        return index_of(self, "made")
+
+
+class Made(MultiTargetBuilder):
+    BUILDER_CONFIG_CLASS = MadeConfig
+    BUILDER_CONFIGS = [MadeConfig(name="default")]
+    ARCHIVE = Archive("Made", "made", "Draw it.", "https://example.org", "none", "Nobody")
+    FILES = {"train": "made_train.json", "validation": "made_val.json"}
+
+    def photo(self, record, where):
+        return text_of(record, "photo", where)
+
+
+@pytest.fixture
+def build(tmp_path):
+    for name in ("made", "coco/train2017"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    Image.new("L", (8, 6)).save(tmp_path / "data/coco/train2017/1.jpg")
+
+    def make(*records, file="made_train.json", **options):
+        (tmp_path / "data/made" / file).write_text(json.dumps(records))
+        builder = Made(data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"), **options)
+        make_rows(builder)
+        return builder
+
+    return make
+
+
+def test_a_record_is_a_row_and_a_question_a_target_with_a_mask_for_each_object(build):
+    [row] = build(RECORD).as_dataset(split="train")
+    check_row(row)
+    assert row["source"].endswith("/train/1-0") and row["conversation"] == []
+    first, second = row["targets"]
+    assert (first["texts"], first["answer"], first["is_sentence"]) == (["What is left?"], "{seg} is.", True)
+    assert second["answer"] is None and len(second["masks"]) == 2
+    assert decode_mask(first["masks"][0], "").sum() == 24
+
+
+def test_a_bad_question_alone_is_left_out_where_so_many_are_allowed(build):
+    bad = {**RECORD, "text_answers": [None, "{seg} alone."]}
+    with pytest.raises(ValueError, match="question 1: its text answer has 1 {seg} but there are 2 masks"):
+        build(bad)
+    builder = build(bad, max_bad=1)
+    assert [target["texts"] for target in builder.as_dataset(split="train")[0]["targets"]] == [["What is left?"]]
+    assert len(builder.bad) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"photo": " "}, "its photo is ' ', which says nothing"),
+        ({"photo": "../1.jpg"}, "leads out of"),
+        ({"photo": "train2017/2.jpg"}, "no such file. Draw it."),
+        ({"height": 0}, "its height and width are"),
+        ({"questions": "what?"}, "its questions are 'what.', which is no list"),
+        ({"answers": []}, "2 questions, but its answers are 0; they need as many"),
+        ({"text_answers": ["[SEG]", None]}, "question 0: its text answer says"),
+        ({"answers": [[], [{"segmentation": SEGMENTATION}]]}, "question 0: its answer is .*no list of objects"),
+    ],
+)
+def test_what_is_wrong_with_a_record_names_it(build, change, said):
+    with pytest.raises(ValueError, match=f"made_train.json: record 0 .*{said}"):
+        build({**RECORD, **change})
+
+
+def test_files_are_found_in_any_case_but_not_in_two(build):
+    assert list(build(RECORD, file="MADE_Val.json").info.splits) == ["validation"]
+    with pytest.raises(ValueError, match="MADE_Val.json, made_val.json two differ in case alone; keep one"):
+        build(RECORD, file="made_val.json")
+
+
+def test_the_json_files_and_the_folders_of_photos_are_the_index(build, tmp_path):
+    config = build(RECORD).config
+    found = [path.relative_to(tmp_path / "data").as_posix() for path in config.index_paths()]
+    assert found == ["made/made_train.json", "coco/train2014", "coco/train2017", "coco/val2017"]
