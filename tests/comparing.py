@@ -56,3 +56,20 @@ def own_batch(processor, samples):
 def two_things(processor, make_sample):
     """An own batch of two images, with two masks and one."""
     return own_batch(processor, [make_sample(["{seg} and {seg}."]), make_sample(["{seg}."], seed=1)])
+
+
+def batches_of_all_kinds(processor, make_sample, collate=None):
+    """Batches by the names of what they hold or lack; `collate(samples, learn_masks=...)` makes them."""
+
+    def make(samples, learn_masks=True):
+        return GemmaLisaCollator(processor, learn_masks=learn_masks)(samples)
+
+    collate = collate or make
+    words, no = make_sample(["Two."], with_image=False), "No, it is not there."
+    return {
+        "with_masks": collate([make_sample(["It is {seg}.", no])]),
+        "without_seg": collate([make_sample([no]), make_sample(["No, I do not see it."], seed=1)]),
+        "text_only": collate([words]),
+        "mixed": collate([words, make_sample(["It is {seg}."])]),
+        "words_only": collate([make_sample(["It is {seg}."])], learn_masks=False),
+    }

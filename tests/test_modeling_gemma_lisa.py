@@ -5,7 +5,15 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import assert_close, both_states, own_batch, run_with_gradients, two_things, without
+from comparing import (
+    assert_close,
+    batches_of_all_kinds,
+    both_states,
+    own_batch,
+    run_with_gradients,
+    two_things,
+    without,
+)
 from safetensors.torch import load_file
 
 from gemma_lisa.checkpoints.loading import load_checkpoint
@@ -90,24 +98,13 @@ def test_logits_to_keep_are_the_last(tiny, samples):
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches that lack something
 # ---------------------------------------------------------------------------------------------------------------------
-def kinds_of_batches(processor, make_sample):
-    collate = GemmaLisaCollator(processor)
-    return {
-        "with_masks": collate([make_sample(["It is {seg}.", "No, it is not there."])]),
-        "without_seg": collate([make_sample(["No, it is not there."]), make_sample(["No, I do not see it."], seed=1)]),
-        "text_only": collate([make_sample(["Two."], with_image=False)]),
-        "mixed": collate([make_sample(["Two."], with_image=False), make_sample(["It is {seg}."])]),
-        "words_only": GemmaLisaCollator(processor, learn_masks=False)([make_sample(["It is {seg}."])]),
-    }
-
-
 KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_batch_gives_every_trained_parameter_a_gradient(tiny, make_sample, kind):
     model, processor = tiny
-    batch = kinds_of_batches(processor, make_sample)[kind]
+    batch = batches_of_all_kinds(processor, make_sample)[kind]
     output, gradients = run_with_gradients(model, batch)
     assert torch.isfinite(output.loss)
     expected = {name for name, _ in model.named_parameters() if is_trained(name)}
@@ -134,12 +131,12 @@ def visited_stations(model, batch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_batch_meets_the_modules_in_one_order(tiny, make_sample, kind):
     model, processor = tiny
-    assert visited_stations(model, kinds_of_batches(processor, make_sample)[kind]) == list(STATIONS)
+    assert visited_stations(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(STATIONS)
 
 
 def test_a_cached_run_meets_no_encoder_whatever_a_batch_holds(tiny, make_sample):
     model, processor = tiny
-    batches = kinds_of_batches(processor, make_sample)
+    batches = batches_of_all_kinds(processor, make_sample)
     size = model(**batches["with_masks"]).image_embeddings.shape[1:]
     for kind in ("with_masks", "without_seg", "text_only", "mixed"):
         num_images = len(batches[kind].get("sam_pixel_values", []))
@@ -155,7 +152,7 @@ def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
     try:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("model.language_model."))
-        for number, batch in enumerate(kinds_of_batches(processor, make_sample).values(), start=1):
+        for number, batch in enumerate(batches_of_all_kinds(processor, make_sample).values(), start=1):
             model(**batch).loss.backward()
             assert len(visited) == number
     finally:
@@ -165,7 +162,7 @@ def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
 
 def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
     model, processor = tiny
-    batch = without(kinds_of_batches(processor, make_sample)["text_only"], "labels")
+    batch = without(batches_of_all_kinds(processor, make_sample)["text_only"], "labels")
     assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
     output = model(**batch)
     assert output.pred_masks is None and output.loss is None
@@ -173,7 +170,7 @@ def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make
 
 def test_batch_without_seg_has_mask_losses_of_zero(tiny, make_sample):
     model, processor = tiny
-    output = model(**kinds_of_batches(processor, make_sample)["without_seg"])
+    output = model(**batches_of_all_kinds(processor, make_sample)["without_seg"])
     assert output.mask_bce_loss.item() == 0 and output.mask_dice_loss.item() == 0
     assert output.pred_masks.shape == (0, 32, 32) and output.iou_scores.shape == (0,)
     assert_close(output.loss, output.language_loss)
