@@ -69,8 +69,9 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
     """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`.
 
-    `GemmaLisaCollator` makes a batch in which everything is found and checked before it is on the device: with the
-    arguments marked (*), `forward` never waits for the device. Without them it finds and checks the same itself.
+    `GemmaLisaCollator` makes a batch in which everything is found and checked before it is on the device. With the
+    arguments marked (*), `forward` calls nothing that waits for the device, but for transformers' SAM encoder, which
+    copies its relative positions there. Without them `forward` finds and checks the same itself, and waits.
     Positions are indices into the B · L tokens of `input_ids`, row by row.
 
     Args of `forward`:
@@ -290,11 +291,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """Logits (B, L, V) of the states (B, L, D) to keep; with labels (N, V) where learned, and `language_loss`."""
         if labels is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            return {
-                "last_hidden_state": states[:, keep],
-                "logits": self.lm_head(states[:, keep]),
-                "language_loss": None,
-            }
+            return {"last_hidden_state": states[:, keep], "logits": self.lm_head(states[:, keep])}
         if learned_positions is None:
             learned_positions = find_learned(labels)  # (N,)
         logits = self.lm_head(states.flatten(0, 1)[learned_positions])  # V is 262,208: only where it is needed

@@ -11,9 +11,11 @@ from comparing import (
     run_with_gradients,
     without,
 )
+from transformers import Gemma3TextConfig
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
+from gemma_lisa.packing_gemma_lisa import find_learned, find_positions, images_of_rows, isolate_questions
 
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 
@@ -102,3 +104,64 @@ def test_packed_questions_may_be_padded_left(tiny, samples):
         expected, found = model(**right), model(**left)
     assert_close(found.pred_masks, expected.pred_masks)
     assert_close(found.language_loss, expected.language_loss)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks and positions of a small row
+# ---------------------------------------------------------------------------------------------------------------------
+def text_config(attention="sdpa", window=512):
+    config = Gemma3TextConfig(sliding_window=window)
+    config._attn_implementation = attention
+    return config
+
+
+def seen(mask):
+    """A mask (1, 1, L, L) as a line of digits for each token."""
+    return ["".join(str(int(column)) for column in row) for row in mask[0, 0]]
+
+
+def test_a_question_sees_the_prefix_and_itself():
+    question_ids = torch.tensor([[0, 0, 1, 1, 2, 2]])
+    no_image = torch.zeros_like(question_ids, dtype=torch.bool)
+    masks, positions = isolate_questions(question_ids, no_image, text_config(), torch.float32)
+    assert seen(masks["full_attention"]) == ["100000", "110000", "111000", "111100", "110010", "110011"]
+    assert positions.tolist() == [[0, 1, 2, 3, 2, 3]]
+    assert torch.equal(masks["sliding_attention"], masks["full_attention"])
+
+
+def test_a_window_counts_positions_and_not_columns():
+    question_ids = torch.tensor([[0, 0, 1, 1, 2, 2]])
+    no_image = torch.zeros_like(question_ids, dtype=torch.bool)
+    masks, _ = isolate_questions(question_ids, no_image, text_config(window=2), torch.float32)
+    assert seen(masks["sliding_attention"]) == ["100000", "110000", "011000", "001100", "010010", "000011"]
+
+
+def test_tokens_of_the_image_see_each_other():
+    question_ids = torch.tensor([[0, 0, 0, 1]])
+    is_image = torch.tensor([[False, True, True, False]])
+    masks, _ = isolate_questions(question_ids, is_image, text_config(), torch.float32)
+    assert seen(masks["full_attention"]) == ["1000", "1110", "1110", "1111"]
+
+
+def test_eager_attention_is_given_what_is_added_to_the_scores():
+    question_ids = torch.tensor([[0, 1, 2]])
+    no_image = torch.zeros_like(question_ids, dtype=torch.bool)
+    as_bool, _ = isolate_questions(question_ids, no_image, text_config(), torch.bfloat16)
+    added, _ = isolate_questions(question_ids, no_image, text_config("eager"), torch.bfloat16)
+    hidden = torch.finfo(torch.bfloat16).min
+    for name, mask in added.items():
+        assert mask.dtype == torch.bfloat16 and set(mask.unique().tolist()) == {0.0, hidden}
+        assert torch.equal(mask == 0, as_bool[name])
+
+
+def test_learned_tokens_are_those_that_predict_a_label():
+    labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 7, 8], [5, IGNORE_INDEX, 6, IGNORE_INDEX]])
+    assert find_learned(labels).tolist() == [1, 2, 5]  # nothing predicts the first label of a row
+    assert find_positions(labels != IGNORE_INDEX).tolist() == [2, 3, 4, 6]
+
+
+def test_images_are_counted_over_the_conversations_that_show_one():
+    input_ids = torch.tensor([[1, 2, 3], [9, 9, 2], [1, 1, 1], [3, 9, 9]])
+    images, has_image = images_of_rows(input_ids, image_token_id=9)
+    assert has_image.tolist() == [False, True, False, True]
+    assert images[has_image].tolist() == [0, 1]
