@@ -16,7 +16,7 @@ from .translations import WORDS
 HERE = Path(__file__).parent
 # Drawings to begin with, and what to ask about each
 SCENES = (
-    (HERE.parent / "docs" / "scene.png", "all the blue triangles"),
+    (HERE.parents[1] / "docs" / "scene.png", "all the blue triangles"),
     (HERE / "scenes" / "easy-1.png", "all the triangles"),
     (HERE / "scenes" / "easy-2.png", "the red circle"),
     (HERE / "scenes" / "hard-1.png", "the purple shape"),
