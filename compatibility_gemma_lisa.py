@@ -64,3 +64,15 @@ def warn_of_unknown(caller: str, keywords: Iterable[str]) -> None:
     """Warn once of keywords that have no effect. They are no error: a newer transformers may pass some of its own."""
     if keywords := sorted(keywords):
         _logger.warning_once(f"{caller} ignores {', '.join(keywords)}, which it does not know.")
+
+
+def one_of(**given: Any) -> Any:
+    """Return the one of two arguments that is given, or None.
+
+    Raises:
+        ValueError: both are given.
+    """
+    (first, one), (second, other) = given.items()
+    if one is not None and other is not None:
+        raise ValueError(f"{first} and {second} are two names of one argument; pass one of them.")
+    return other if one is None else one

@@ -35,8 +35,8 @@ class GemmaLisaConfig(Gemma3Config):
     # Weight of the squared error of SAM's scores as estimates of each mask's IoU, as in SAM's own training; without it
     # they are what they were before the decoder was trained with [SEG].
     score_loss_weight: float = 0.0
-    # Weight of the losses of masks that simulated hands point at, box and correct, beside right words, wrong ones and
-    # none: teaches SAM's decoder to believe a hand. 0 simulates none.
+    # Weight of the losses of masks that simulated prompts (a point, a box, a corrected mask) give beside the right
+    # [SEG], another one and none: teaches SAM's decoder to follow a user's prompt. 0 simulates none.
     prompted_loss_weight: float = 0.0
     # Mask losses are taken at the image's own size, at most this many pixels on the long side.
     mask_loss_size: int = 1024

@@ -4,7 +4,7 @@ Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [S
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.utils import ModelOutput
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
-from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, prompts_by_hand
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, prompts_by_hand
+from .packing_gemma_lisa import images_of_rows
 
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -89,78 +90,19 @@ class SegmentationMixin:
                 option of sampling or of beams without them; a model in training mode with activation checkpointing.
         """
         self.check_can_generate()
-        if generation_config is None:
-            generate_options = GREEDY | generate_options
-        _refuse_idle(generate_options, generation_config or self.generation_config, self.generation_config)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        if not bool(attention_mask[:, -1].all()):
-            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
-        image_of_row, has_image = self._image_of_row(input_ids)
-        num_images = int(has_image.sum())
-        for name, images in (
-            ("pixel_values", pixel_values),
-            ("sam_pixel_values", sam_pixel_values),
-            ("image_embeddings", image_embeddings),
-        ):
-            if images is not None and len(images) != num_images:
-                raise ValueError(f"{len(images)} {name} but {num_images} conversations that show an image.")
-        if num_images and pixel_values is None:
-            raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
+        options = self._generation_options(max_new_tokens, generation_config, generate_options)
+        prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids, "pixel_values": pixel_values}
+        prompt["attention_mask"] = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        num_images = self._check_prompt(prompt, sam_pixel_values, image_embeddings)
         prompts = prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, num_images)
-
-        if max_new_tokens is None and generation_config is None and "max_length" not in generate_options:
-            max_new_tokens = MAX_NEW_TOKENS
-        if max_new_tokens is not None:
-            generate_options["max_new_tokens"] = max_new_tokens
-        generate_options["return_dict_in_generate"] = True
-        if generation_config is not None:  # `generate` is to take either a configuration or options in the future
-            generation_config = copy.deepcopy(generation_config)
-            generate_options = generation_config.update(**generate_options)
-        prompt = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "pixel_values": pixel_values,
-        }
-        steps: list[torch.Tensor] = []
-        if "assistant_model" not in generate_options:  # it would be given the list too
-            generate_options["seg_steps"] = steps
-        generated = self.generate(**prompt, generation_config=generation_config, **generate_options)
-        sequences = generated.sequences  # (B * R, L + T)
+        sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
-
-        each = len(sequences) // len(input_ids)  # R
-        image_of_row, has_image = image_of_row.repeat_interleave(each), has_image.repeat_interleave(each)  # (B * R,)
-        is_seg = sequences[:, input_ids.shape[1] :] == self.config.seg_token_id  # (B * R, T)
-        is_seg = is_seg & has_image[:, None].to(is_seg.device)
-        has_beams = generated.get("beam_indices") is not None  # then the steps are those of other sequences too
-        states = self._states_of_new_tokens([] if has_beams else steps, is_seg, prompt, sequences)  # (B * R, T, D)
-
         if image_embeddings is None:
             image_embeddings = self.encode_for_sam(sam_pixel_values)
-        seg_image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
-        if prompts is None:
-            decoded = [
-                self._decode_masks(chosen, image_embeddings, images, states[:1, 0], multimask_output)[:2]
-                for chosen, images in zip(
-                    states[is_seg].split(MASKS_AT_ONCE), seg_image_index.split(MASKS_AT_ONCE), strict=True
-                )
-            ]
-            pred_masks, iou_scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
-        else:
-            seg_embeddings = self.project_seg(states[is_seg])  # (S, C)
-            pred_masks, iou_scores = decode_with_prompts(
-                self.sam, seg_embeddings, image_embeddings, seg_image_index, prompts, multimask_output
-            )
-        return SegmentOutput(
-            sequences=sequences,
-            pred_masks=pred_masks,
-            iou_scores=iou_scores,
-            seg_image_index=seg_image_index,
-            image_embeddings=image_embeddings,
-        )
+        seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
+        masks, scores = self._decode_new_seg(seg, prompts, multimask_output)
+        return SegmentOutput(sequences, masks, scores, seg.image_index, image_embeddings)
 
     def check_can_generate(self) -> None:
         """Raise if generation would be wrong without an error.
@@ -196,6 +138,91 @@ class SegmentationMixin:
         return super()._update_model_kwargs_for_generation(
             outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs
         )
+
+    def _generation_options(
+        self, max_new_tokens: int | None, generation_config: GenerationConfig | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments of `generate`, greedy unless a configuration is given; see `segment` for the errors."""
+        if generation_config is None:
+            options = GREEDY | options
+        _refuse_idle(options, generation_config or self.generation_config, self.generation_config)
+        if max_new_tokens is None and generation_config is None and "max_length" not in options:
+            max_new_tokens = MAX_NEW_TOKENS
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
+        options["return_dict_in_generate"] = True
+        if generation_config is not None:  # `generate` is to take either a configuration or options in the future
+            generation_config = copy.deepcopy(generation_config)
+            options = generation_config.update(**options)
+        return options | {"generation_config": generation_config}
+
+    def _check_prompt(
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        sam_pixel_values: torch.FloatTensor | None,
+        image_embeddings: torch.FloatTensor | None,
+    ) -> int:
+        """Return the number of images that the prompts (B, L) show. Raise if they are padded right or lack one."""
+        if not bool(prompt["attention_mask"][:, -1].all()):
+            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
+        _, has_image = images_of_rows(prompt["input_ids"], self.config.image_token_id)
+        num_images = int(has_image.sum())
+        for name, images in (
+            ("pixel_values", prompt["pixel_values"]),
+            ("sam_pixel_values", sam_pixel_values),
+            ("image_embeddings", image_embeddings),
+        ):
+            if images is not None and len(images) != num_images:
+                raise ValueError(f"{len(images)} {name} but {num_images} conversations that show an image.")
+        if num_images and prompt["pixel_values"] is None:
+            raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
+        return num_images
+
+    def _generate(
+        self, prompt: dict[str, torch.Tensor | None], options: dict[str, Any]
+    ) -> tuple[torch.LongTensor, list[torch.Tensor]]:
+        """Return the sequences (B * R, L + T), and the states of the steps as (B * R, tokens, D) each, if they tell."""
+        steps: list[torch.Tensor] = []
+        if "assistant_model" not in options:  # it would be given the list too
+            options = options | {"seg_steps": steps}
+        generated = self.generate(**prompt, **options)
+        has_beams = generated.get("beam_indices") is not None  # then the steps are those of other sequences too
+        return generated.sequences, [] if has_beams else steps
+
+    def _find_new_seg(
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        sequences: torch.LongTensor,
+        steps: list[torch.Tensor],
+        image_embeddings: torch.FloatTensor,
+    ) -> SegStates:
+        """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that show an image."""
+        input_ids = prompt["input_ids"]  # (B, L)
+        each = len(sequences) // len(input_ids)  # R
+        images = images_of_rows(input_ids, self.config.image_token_id)
+        image_of_row, has_image = (of_row.repeat_interleave(each) for of_row in images)  # (B * R,)
+        is_seg = sequences[:, input_ids.shape[1] :] == self.config.seg_token_id  # (B * R, T)
+        is_seg = is_seg & has_image[:, None].to(is_seg.device)
+        states = self._states_of_new_tokens(steps, is_seg, prompt, sequences)  # (B * R, T, D)
+        image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
+        return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
+
+    def _decode_new_seg(
+        self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+        """Return mask logits (S, 256, 256) and scores (S,), with the prompts of each image where there are any."""
+        if prompts is not None:
+            embeddings = self.project_seg(seg.states)  # (S, C)
+            return decode_with_prompts(
+                self.sam, embeddings, seg.image_embeddings, seg.image_index, prompts, multimask_output
+            )
+        chunks = zip(seg.states.split(MASKS_AT_ONCE), seg.image_index.split(MASKS_AT_ONCE), strict=True)
+        decoded = [
+            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)[:2]
+            for states, images in chunks
+        ]
+        masks, scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
+        return masks, scores
 
     def _states_of_new_tokens(
         self,

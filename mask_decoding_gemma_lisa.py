@@ -1,10 +1,12 @@
 """SAM's decoder with a `[SEG]` beside its own prompts: points, a box, an earlier mask.
 
-Letters: S prompted masks, C SAM's prompt size (256), N points. Sizes in pixels are SAM's; the configuration decides.
+Letters: S prompted masks, I images, D Gemma's hidden size, C SAM's prompt size (256), N points. Sizes in pixels
+are SAM's; the configuration decides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,35 @@ if is_accelerate_available():  # in these words: transformers then does not ask 
 MASKS_AT_ONCE = 32
 # Labels of points: on the thing, or beside it.
 ON, OFF = 1, 0
+
+
+class SegProjector(nn.Sequential):
+    """Gemma's state at a `[SEG]`, (S, D), to a prompt of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
+
+    def __init__(self, hidden_size: int, prompt_size: int):
+        super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type it computes in: its bias's, for a quantised weight is held in bytes."""
+        return self[0].bias.dtype
+
+
+@dataclass
+class SegStates:
+    """Gemma's states that prompt SAM's decoder.
+
+    Args:
+        states: (S, D), one for each `[SEG]`.
+        image_index: (S,) the image that each belongs to.
+        image_embeddings: (I, C, 64, 64) SAM's encoding of the images.
+        idle_state: (1, D) what the decoder is called with where S is 0.
+    """
+
+    states: torch.FloatTensor
+    image_index: torch.LongTensor
+    image_embeddings: torch.FloatTensor
+    idle_state: torch.FloatTensor
 
 
 def decode_masks(
@@ -74,6 +105,39 @@ def decode_masks(
     best = scores.argmax(dim=1)  # (S,)
     each = torch.arange(count, device=best.device)
     return masks[each, best], scores[each, best]
+
+
+def decode_seg_states(
+    sam: SamModel,
+    project: Callable[[torch.FloatTensor], torch.FloatTensor],
+    seg: SegStates,
+    multimask_output: bool = False,
+    **prompts: torch.FloatTensor,
+) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
+    """As `decode_masks`, on states: mask logits (S, 256, 256), scores (S,), and zero.
+
+    The decoder runs on `idle_state` where there is no `[SEG]`, and the last value, a zero that hangs on all its
+    outputs, goes into the loss: so no parameter is ever without a gradient, and every rank goes back through the same
+    modules, those that are frozen too.
+
+    Args:
+        project: makes prompts (S, C) of states (S, D).
+        prompts: (S, ...) each, for `decode_masks`.
+    """
+    states, image_index, image_embeddings = seg.states, seg.image_index, seg.image_embeddings
+    count = len(states)
+    if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count: it always adds the state
+        states = torch.cat([states, seg.idle_state])
+        image_index = torch.cat([image_index[:count], image_index.new_zeros(1)])
+        prompts = {
+            name: torch.cat([prompt, prompt.new_zeros(1, *prompt.shape[1:])]) for name, prompt in prompts.items()
+        }
+    if len(image_embeddings) == 0:
+        image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
+    images = image_embeddings[image_index.to(image_embeddings.device)]  # (S, C, 64, 64)
+    masks, scores = decode_masks(sam, project(states), images, multimask_output=multimask_output, **prompts)
+    touched = (masks.float().sum() + scores.float().sum()) * 0.0
+    return masks[:count], scores[:count], touched
 
 
 def decode_with_prompts(

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, repeated_outputs
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, one_of, repeated_outputs
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
-from .losses_gemma_lisa import IGNORE_INDEX, token_loss
-from .mask_decoding_gemma_lisa import decode_masks, loaded_device
-from .packing_gemma_lisa import isolate_questions
+from .losses_gemma_lisa import token_loss
+from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
+from .packing_gemma_lisa import find_learned, find_positions, images_of_rows, isolate_questions
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .session_gemma_lisa import ImageSession
-from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
+from .targets_gemma_lisa import MaskTargets, mask_losses, prompted_loss, targets_of_batch
 
-# What the words say beside a simulated hand: see `_prompted_loss`.
-WORDS = ("right", "another's", "none")
+# Parts of the loss, in the order of their weights.
+LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
 @accept_new_fields
@@ -42,7 +41,7 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
         score_loss (`torch.FloatTensor` of shape `()`): squared error of `iou_scores` as estimates of the masks' IoU.
         prompted_loss (`torch.FloatTensor` of shape `()`): in training, if the configuration weighs it: both mask losses
-            and the error of the scores, in their weights, of masks by simulated hands, the mean of three kinds.
+            and the error of the scores, in their weights, of masks by simulated prompts, the mean of three kinds.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels only the positions
             that predict a labelled token, in order.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
@@ -67,20 +66,41 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
     last_hidden_state: torch.FloatTensor | None = None
 
 
-class SegProjector(nn.Sequential):
-    """Gemma's state at a `[SEG]`, (S, D), to a prompt of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
-
-    def __init__(self, hidden_size: int, prompt_size: int):
-        super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type it computes in: its bias's, for a quantised weight is held in bytes."""
-        return self[0].bias.dtype
-
-
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
-    """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`."""
+    """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`.
+
+    `GemmaLisaCollator` makes a batch in which everything is found and checked before it is on the device. With the
+    arguments marked (*), `forward` calls nothing that waits for the device, but for transformers' SAM encoder, which
+    copies its relative positions there. Without them `forward` finds and checks the same itself, and waits.
+    Positions are indices into the B · L tokens of `input_ids`, row by row.
+
+    Args of `forward`:
+        input_ids: (B, L).
+        pixel_values: (I, 3, 896, 896) Gemma's images, in the order of the conversations that show one.
+        attention_mask: (B, L), 1 = a token, 0 = padding.
+        token_type_ids: (B, L), 1 = an image token. Needed with `pixel_values`: without it the tokens of an image
+            could not see each other.
+        labels: (B, L), IGNORE_INDEX = not learned. Gives `language_loss`; logits are then made only where learned.
+        question_ids: (B, L), 0 = the prefix all see, k = the k-th question and its answer, −1 = padding. A token
+            sees the prefix and its own question, and is positioned as if the others were not there.
+        sam_pixel_values: (I, 3, 1024, 1024) SAM's images; or `image_embeddings` (I, 256, 64, 64), its encoding.
+            With neither there are no masks. Where a run has the encoding cached, a batch without an image brings
+            (0, 256, 64, 64): then no process runs the encoder, as none may run it alone.
+        original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
+        mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
+            tokens. Gives the two mask losses.
+        num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
+        image_positions: (*) (I · 256,) the image tokens.
+        learned_positions: (*) (N,) the tokens whose state predicts a label that is learned.
+        seg_positions: (*) (S,) the `[SEG]` tokens.
+        mask_targets: (*) (S, H, W) uint8, in place of `mask_labels`: the masks of all images on one canvas, resized to
+            at most `config.mask_loss_size` and padded with IGNORE_VALUE, as `pad_masks` makes them.
+        mask_sizes: (*) (S, 2), (height, width) of each mask on that canvas.
+        cache: `past_key_values`, as transformers calls it since 5.24. Further keywords are passed to Gemma.
+
+    Raises (`forward`):
+        ValueError: inputs that do not belong together, with their counts.
+    """
 
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
@@ -121,129 +141,43 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         mask_labels: list[torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
+        image_positions: torch.LongTensor | None = None,
+        learned_positions: torch.LongTensor | None = None,
+        seg_positions: torch.LongTensor | None = None,
+        mask_targets: torch.Tensor | None = None,
+        mask_sizes: torch.LongTensor | None = None,
         cache: Cache | None = None,
         **kwargs,
     ) -> GemmaLisaOutput:
-        """One pass of Gemma over the batch and one call of SAM's decoder over all its `[SEG]` tokens.
-
-        Args:
-            input_ids: (B, L).
-            pixel_values: (I, 3, 896, 896) Gemma's images, in the order of the conversations that show one.
-            attention_mask: (B, L), 1 = a token, 0 = padding.
-            token_type_ids: (B, L), 1 = an image token. Needed with `pixel_values`: without it the tokens of an image
-                could not see each other.
-            labels: (B, L), IGNORE_INDEX = not learned. Gives `language_loss`; logits are then made only where learned.
-            question_ids: (B, L), 0 = the prefix all see, k = the k-th question and its answer, −1 = padding. A token
-                sees the prefix and its own question, and is positioned as if the others were not there.
-            sam_pixel_values: (I, 3, 1024, 1024) SAM's images; or `image_embeddings` (I, 256, 64, 64), its encoding.
-                With neither there are no masks. Where a run has the encoding cached, a batch without an image brings
-                (0, 256, 64, 64): then no process runs the encoder, as none may run it alone.
-            original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
-            mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
-                tokens. Gives the two mask losses.
-            num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
-            cache: `past_key_values`, as transformers calls it since 5.24. Further keywords are passed to Gemma.
-
-        Returns:
-            `GemmaLisaOutput`.
-
-        Raises:
-            ValueError: inputs that do not belong together, with their counts.
-        """
+        """Read the batch with Gemma and decode its masks with SAM. The docstring of the class has all arguments."""
         self.refuse_fp16()
-        learns = labels is not None or mask_labels is not None
-        if input_ids is None and (learns or sam_pixel_values is not None or image_embeddings is not None):
-            raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
-        if pixel_values is not None and token_type_ids is None and question_ids is None:
-            raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
-
-        if past_key_values is not None and cache is not None:
-            raise ValueError("past_key_values and cache are two names of one argument; pass one of them.")
-
-        if question_ids is not None:
-            attention_mask, position_ids = isolate_questions(
-                question_ids,
-                is_image=input_ids == self.config.image_token_id,
-                text_config=self.config.text_config,
-                dtype=self.dtype,
-            )
-
-        # Look: Gemma's image features first, so that every rank meets the modules in one order whatever its batch holds
-        image_features, unused = self._look(pixel_values, blank=learns)
-        if image_features is not None:
-            kwargs["mm_encoder_outputs"] = {"image": image_features}
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            token_type_ids=None if question_ids is not None else token_type_ids,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **{CACHE_NAME: past_key_values if cache is None else cache},
-            **kwargs,
-        )
-        hidden_states = outputs.last_hidden_state  # (B, L, D)
-
-        # Talk: the head only where something is learned (V is 262,208)
-        language_loss = last_hidden_state = None
-        if labels is None:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            last_hidden_state = hidden_states[:, keep]  # (B, L, D)
-            logits = self.lm_head(last_hidden_state)  # (B, L, V)
-        else:
-            learned = labels[:, 1:] != IGNORE_INDEX  # (B, L-1)
-            logits = self.lm_head(hidden_states[:, :-1][learned])  # (N, V)
-            language_loss = token_loss(logits, labels[:, 1:][learned], num_items_in_batch)
-
-        # Point: SAM's decoder once over all [SEG]
-        pred_masks = iou_scores = seg_image_index = targets = None
-        mask_bce_loss = mask_dice_loss = score_loss = prompted_loss = None
         has_sam_input = sam_pixel_values is not None or image_embeddings is not None
+        has_targets = one_of(mask_labels=mask_labels, mask_targets=mask_targets) is not None
+        learns = labels is not None or has_targets
+        _check_tokens(input_ids, pixel_values, token_type_ids, question_ids, is_searched=learns or has_sam_input)
+        # Look: first of all, so that every rank calls the modules in one order whatever its batch holds
+        features, zero = self._look(pixel_values, blank=learns)
+        kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
+        outputs = self._read(input_ids, inputs_embeds, question_ids, features, image_positions, kwargs)
+        # Talk
+        states = outputs.last_hidden_state  # (B, L, D)
+        parts = self._talk(states, labels, learned_positions, logits_to_keep, num_items_in_batch)
+        # Point
         if has_sam_input or learns:
             if image_embeddings is None:
-                image_embeddings = self.encode_for_sam(sam_pixel_values)  # (I, C, 64, 64)
-            positions, seg_image_index = self._find_seg_tokens(input_ids, len(image_embeddings), has_sam_input)
-            # (S, D), (I, C, 64, 64), (S,), and for a batch without any [SEG] a state that stands for one
-            pointing = (hidden_states[positions], image_embeddings, seg_image_index, hidden_states[:1, 0])
-            pred_masks, iou_scores, touched = self._decode_masks(*pointing)
-            unused = unused + touched
-
-        if mask_labels is not None:
-            targets = self._mask_targets(seg_image_index, mask_labels, reshaped_input_sizes)
-            mask_bce_loss, mask_dice_loss, score_loss = self._mask_losses(
-                pred_masks, iou_scores, targets, num_masks_in_batch
-            )
-        if self.config.prompted_loss_weight and self.training and learns:
-            prompted_loss = self._prompted_loss(pointing, pred_masks, targets, num_masks_in_batch)
-
-        loss = None
+                image_embeddings = self.encode_for_sam(sam_pixel_values)
+            seg = self._find_seg(states, image_embeddings, input_ids, seg_positions, image_positions, has_sam_input)
+            masks, scores, touched = self._decode_masks(seg)
+            parts |= {"pred_masks": masks, "iou_scores": scores, "seg_image_index": seg.image_index}
+        # Learn
         if learns:
-            loss = unused
-            for weight, part in (
-                (self.config.ce_loss_weight, language_loss),
-                (self.config.bce_loss_weight, mask_bce_loss),
-                (self.config.dice_loss_weight, mask_dice_loss),
-                (self.config.score_loss_weight, score_loss),
-                (self.config.prompted_loss_weight, prompted_loss),
-            ):
-                if part is not None:
-                    loss = loss + weight * part
-
-        return GemmaLisaOutput(
-            loss=loss,
-            language_loss=language_loss,
-            mask_bce_loss=mask_bce_loss,
-            mask_dice_loss=mask_dice_loss,
-            score_loss=score_loss,
-            prompted_loss=prompted_loss,
-            logits=logits,
-            pred_masks=pred_masks,
-            iou_scores=iou_scores,
-            seg_image_index=seg_image_index,
-            image_embeddings=image_embeddings if has_sam_input else None,
-            last_hidden_state=last_hidden_state,
-            **repeated_outputs(outputs),
-        )
+            given = (mask_labels, mask_targets, mask_sizes, reshaped_input_sizes)
+            targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
+            parts |= mask_losses(masks, scores, targets, num_masks_in_batch) if has_targets else {}
+            parts = self._learn(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
+        image_embeddings = image_embeddings if has_sam_input else None
+        return GemmaLisaOutput(**parts, image_embeddings=image_embeddings, **repeated_outputs(outputs))
 
     def refuse_fp16(self) -> None:
         """Raise where the model would compute in float16: its own type, or autocast's."""
@@ -303,134 +237,143 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         features = self.model.get_image_features(self._blank(side), return_dict=True)
         return None, features.pooler_output.float().sum() * 0.0
 
+    def _read(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.FloatTensor | None,
+        question_ids: torch.LongTensor | None,
+        features: BaseModelOutputWithPooling | None,
+        image_positions: torch.LongTensor | None,
+        inputs: dict[str, Any],
+    ) -> BaseModelOutputWithPast:
+        """Gemma's pass over the tokens (B, L) and image features (I, 256, D), with its states (B, L, D).
+
+        `inputs` are its further arguments. Gemma finds the image tokens itself, which waits for the device, unless
+        `image_positions` (I · 256,) are given.
+        """
+        if question_ids is not None:
+            inputs["attention_mask"], inputs["position_ids"] = isolate_questions(
+                question_ids,
+                is_image=input_ids == self.config.image_token_id,
+                text_config=self.config.text_config,
+                dtype=self.dtype,
+            )
+            inputs["token_type_ids"] = None
+        if image_positions is not None:
+            inputs_embeds, input_ids = self._embed(input_ids, features, image_positions), None
+        elif features is not None:
+            inputs["mm_encoder_outputs"] = {"image": features}
+        return self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **inputs)
+
+    def _embed(
+        self,
+        input_ids: torch.LongTensor,
+        features: BaseModelOutputWithPooling | None,
+        image_positions: torch.LongTensor,
+    ) -> torch.FloatTensor:
+        """The embeddings of the tokens, (B, L, D), with the features of the images at the image tokens."""
+        embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
+        if features is None:
+            return embeddings
+        features = features.pooler_output.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
+        if len(features) != len(image_positions):
+            raise ValueError(f"{len(image_positions)} image tokens but {len(features)} image features.")
+        return embeddings.flatten(0, 1).index_copy(0, image_positions, features).view_as(embeddings)
+
+    def _talk(
+        self,
+        states: torch.FloatTensor,
+        labels: torch.LongTensor | None,
+        learned_positions: torch.LongTensor | None,
+        logits_to_keep: int | torch.Tensor,
+        divisor: torch.Tensor | int | None,
+    ) -> dict[str, torch.Tensor]:
+        """Logits (B, L, V) of the states (B, L, D) to keep; with labels (N, V) where learned, and `language_loss`."""
+        if labels is None:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            return {"last_hidden_state": states[:, keep], "logits": self.lm_head(states[:, keep])}
+        if learned_positions is None:
+            learned_positions = find_learned(labels)  # (N,)
+        logits = self.lm_head(states.flatten(0, 1)[learned_positions])  # V is 262,208: only where it is needed
+        learned = labels.flatten()[learned_positions + 1]  # (N,)
+        return {"logits": logits, "language_loss": token_loss(logits, learned, divisor)}
+
     def _blank(self, side: int) -> torch.FloatTensor:
         return torch.zeros(1, 3, side, side, device=loaded_device(self, self.device), dtype=self.dtype)
 
-    def _image_of_row(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
-        """For each conversation, (B,): the index of its image, and whether it shows one at all."""
-        has_image = (input_ids == self.config.image_token_id).any(dim=1)
-        return has_image.long().cumsum(0) - 1, has_image
-
-    def _find_seg_tokens(
-        self, input_ids: torch.LongTensor, num_images: int, has_sam_input: bool
-    ) -> tuple[tuple[torch.LongTensor, torch.LongTensor], torch.LongTensor]:
-        """(row, position) of each state that prompts SAM, and the image that each belongs to, (S,)."""
-        image_of_row, has_image = self._image_of_row(input_ids)
-        rows, columns = (input_ids == self.config.seg_token_id).nonzero(as_tuple=True)  # (S,), (S,)
-        if not torch.compiler.is_compiling():  # a graph cannot branch on what tensors hold
-            if has_sam_input and num_images != (shown := int(has_image.sum())):
-                raise ValueError(f"{num_images} images for SAM but {shown} conversations that show an image to Gemma.")
-            if astray := int((~has_image[rows]).sum()):
+    def _find_seg(
+        self,
+        states: torch.FloatTensor,
+        image_embeddings: torch.FloatTensor,
+        input_ids: torch.LongTensor,
+        seg_positions: torch.LongTensor | None,
+        image_positions: torch.LongTensor | None,
+        has_sam_input: bool,
+    ) -> SegStates:
+        """The states, of (B, L, D), that prompt SAM's decoder; none where SAM is shown nothing."""
+        image_of_row, has_image = images_of_rows(input_ids, self.config.image_token_id)
+        length, tokens = input_ids.shape[1], self.config.mm_tokens_per_image
+        if has_sam_input and not (image_positions is None and torch.compiler.is_compiling()):
+            shown = int(has_image.sum()) if image_positions is None else len(image_positions) // tokens
+            if len(image_embeddings) != shown:
+                raise ValueError(
+                    f"{len(image_embeddings)} images for SAM but {shown} conversations that show an image to Gemma."
+                )
+        if seg_positions is None:
+            seg_positions = find_positions(input_ids == self.config.seg_token_id)  # (S,)
+            is_astray = ~has_image[seg_positions // length]
+            if not torch.compiler.is_compiling() and (astray := int(is_astray.sum())):
                 raise ValueError(f"{astray} [SEG] tokens stand in conversations that show no image; a mask needs one.")
         if not has_sam_input:
-            rows, columns = rows[:0], columns[:0]
-        if self.config.seg_state == "previous":
-            columns = columns - 1
-        return (rows, columns), image_of_row[rows]
+            seg_positions = seg_positions[:0]
+        return SegStates(
+            states=states.flatten(0, 1)[seg_positions - int(self.config.seg_state == "previous")],
+            image_index=image_of_row[seg_positions // length],
+            image_embeddings=image_embeddings,
+            idle_state=states[:1, 0],
+        )
 
     def _decode_masks(
-        self,
-        seg_hidden_states: torch.FloatTensor,
-        image_embeddings: torch.FloatTensor,
-        seg_image_index: torch.LongTensor,
-        idle_state: torch.FloatTensor,
-        multimask_output: bool = False,
-        **prompts: torch.FloatTensor,
+        self, seg: SegStates, multimask_output: bool = False, **prompts: torch.FloatTensor
     ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
-        """SAM's decoder, once, on the states (S, D): mask logits (S, 256, 256), scores (S,), and zero.
+        """Mask logits (S, 256, 256), scores (S,), and a zero of all outputs, (): see `decode_seg_states`."""
+        return decode_seg_states(self.sam, self.project_seg, seg, multimask_output, **prompts)
 
-        The decoder runs on `idle_state` (1, D) where there is no `[SEG]`, and the last value, a zero that hangs on all
-        its outputs, goes into the loss: so no parameter is ever without a gradient, and every rank goes back through
-        the same modules, those that are frozen too. `prompts`: (S, ...) each, for `decode_masks`.
-        """
-        count = len(seg_hidden_states)
-        if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count: it always adds the state
-            seg_hidden_states = torch.cat([seg_hidden_states, idle_state])
-            seg_image_index = torch.cat([seg_image_index[:count], seg_image_index.new_zeros(1)])
-            prompts = {
-                name: torch.cat([prompt, prompt.new_zeros(1, *prompt.shape[1:])]) for name, prompt in prompts.items()
-            }
-        if len(image_embeddings) == 0:
-            image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
-        seg_image_index = seg_image_index.to(image_embeddings.device)
-        masks, scores = decode_masks(
-            self.sam,
-            self.project_seg(seg_hidden_states),  # (S, C)
-            image_embeddings[seg_image_index],  # (S, C, 64, 64)
-            multimask_output=multimask_output,
-            **prompts,
-        )
-        touched = (masks.float().sum() + scores.float().sum()) * 0.0
-        return masks[:count], scores[:count], touched
-
-    def _mask_targets(
+    def _learn(
         self,
-        seg_image_index: torch.LongTensor,
-        mask_labels: list[torch.Tensor],
-        reshaped_input_sizes: torch.LongTensor | None,
-    ) -> MaskTargets | None:
-        """The right masks, one for each `[SEG]`; None where there is none of either."""
-        counts = [len(masks) for masks in mask_labels]
-        num_images = len(counts) if reshaped_input_sizes is None else len(reshaped_input_sizes)
-        if not torch.compiler.is_compiling():
-            found = torch.bincount(seg_image_index, minlength=num_images).tolist()
-            if found != counts:
-                raise ValueError(
-                    f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask."
-                )
-        if sum(counts) == 0:
-            return None
-        if reshaped_input_sizes is None:
-            raise ValueError("mask_labels came without reshaped_input_sizes: pass all that the processor returned.")
-        side = self.config.sam_config.vision_config.image_size
-        return MaskTargets.of(mask_labels, reshaped_input_sizes[seg_image_index], side, self.config.mask_loss_size)
-
-    def _mask_losses(
-        self,
-        pred_masks: torch.FloatTensor,
-        iou_scores: torch.FloatTensor,
-        targets: MaskTargets | None,
-        divisor: torch.Tensor | int | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """BCE and Dice of all masks of the batch, at the masks' own size, and the error of their scores; each ()."""
-        if targets is None:
-            nothing = pred_masks.float().sum()
-            return nothing, nothing, nothing
-        logits = targets.read(pred_masks)
-        return (*targets.losses(logits, divisor), targets.score_loss(logits.detach(), iou_scores, divisor))
-
-    def _prompted_loss(
-        self,
-        pointing: tuple[torch.Tensor, ...],
+        parts: dict[str, torch.Tensor | None],
+        seg: SegStates,
         pred_masks: torch.FloatTensor,
         targets: MaskTargets | None,
         divisor: torch.Tensor | int | None,
-    ) -> torch.Tensor:
-        """How good the masks are when a hand points at the thing, boxes it, or corrects a mask; the mean of the three.
+        zero: torch.Tensor | float,
+    ) -> dict[str, torch.Tensor]:
+        """`prompted_loss` where it is learned, and `loss`: all parts, each (), in their weights, on top of `zero`."""
+        config = self.config
+        mask_weights = (config.bce_loss_weight, config.dice_loss_weight, config.score_loss_weight)
+        if config.prompted_loss_weight and self.training:
+            loss = prompted_loss(self._decode_masks, seg, pred_masks, targets, mask_weights, divisor)
+            parts = parts | {"prompted_loss": loss}
+        weights = (config.ce_loss_weight, *mask_weights, config.prompted_loss_weight)
+        loss = zero
+        for name, weight in zip(LOSS_PARTS, weights, strict=True):
+            if parts.get(name) is not None:
+                loss = loss + weight * parts[name]
+        return parts | {"loss": loss}
 
-        `pointing` is what `_decode_masks` is given first. What the words say is drawn for each of the three: the right
-        thing, another one of the batch, or nothing at all. Beside right words a hand is seldom needed, and not learned
-        to be believed; what it means is learned where it is alone.
-        """
-        states, *others = pointing
-        loss = 0.0
-        for hand in HANDS:
-            words = WORDS[int(torch.randint(len(WORDS), ()))]
-            told, shown = states, pred_masks.detach()  # (S, D), (S, 256, 256)
-            if words == "another's":
-                told, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
-            elif words == "none":
-                told = states * 0.0  # and not zeros, which the projector would not be gone back through for
-            if targets is None:
-                told, shown = told[:0], shown[:0]
-            prompts = prompts_of_hand(hand, targets, shown, misled=words == "another's")
-            prompted, scores, touched = self._decode_masks(told, *others, **prompts)  # (S, 256, 256), (S,), ()
-            loss = loss + touched
-            if targets is not None:
-                bce, dice, score = self._mask_losses(prompted, scores, targets, divisor)
-                loss = loss + self.config.bce_loss_weight * bce + self.config.dice_loss_weight * dice
-                loss = loss + self.config.score_loss_weight * score
-        return loss / len(HANDS)
+
+def _check_tokens(
+    input_ids: torch.LongTensor | None,
+    pixel_values: torch.FloatTensor | None,
+    token_type_ids: torch.LongTensor | None,
+    question_ids: torch.LongTensor | None,
+    is_searched: bool,
+) -> None:
+    """Raise where tokens (B, L) that are needed did not come."""
+    if input_ids is None and is_searched:
+        raise ValueError("inputs_embeds tell no [SEG] and no image from other tokens; pass input_ids.")
+    if pixel_values is not None and token_type_ids is None and question_ids is None:
+        raise ValueError("pixel_values came without token_type_ids: pass all that the processor returned.")
 
 
 def _name_as_written(made: type) -> None:

@@ -102,11 +102,7 @@ class ImageSession:
         Raises:
             ValueError: an empty question; points or a box that are not inside the image.
         """
-        self.model.check_can_generate()
-        if not question.strip():
-            raise ValueError("The question is empty; write what to look for.")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has one at least.")
+        self._check_question(question, max_new_tokens)
         points = _listed(points)
         prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size)
         messages = [*self.messages, self._user_turn(question)]
@@ -134,17 +130,13 @@ class ImageSession:
             answer = self.processor.read_answer(new_tokens)
             if token == config.seg_token_id:
                 seg_embedding = self.model.project_seg(states[:1] if config.seg_state == "token" else before)  # (1, C)
-                logits, score = decode_masks(
-                    self.model.sam, seg_embedding, self._image_embeddings, *prompts, multimask_output=multimask_output
-                )  # (1, 256, 256), (1,)
+                logits, score = self._decode(seg_embedding, *prompts, multimask_output=multimask_output)
                 masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
-                scores.append(float(score))
+                scores.append(score)
                 found.append(PointedAt("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             if token in stops or len(new_tokens) == max_new_tokens:
-                self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
-                for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
-                    self.pointed_at.append(kept)
+                self._remember(messages, answer, found)
             yield answer
             if token in stops:
                 return
@@ -180,15 +172,32 @@ class ImageSession:
         mask_inputs = kept.logits if box is None else None
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size)
-        logits, score = decode_masks(
-            self.model.sam, kept.seg_embedding, self._image_embeddings, *prompts, mask_inputs=mask_inputs
-        )  # (1, 256, 256), (1,)
+        logits, score = self._decode(kept.seg_embedding, *prompts, mask_inputs=mask_inputs)  # (1, 256, 256)
         self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
-        return self._to_image(logits, threshold)[0], float(score)
+        return self._to_image(logits, threshold)[0], score
 
     def forget(self) -> None:
         """Begin the conversation anew; the image stays read."""
         self.messages, self.pointed_at, self._said = [], [], self._ids
+
+    def _check_question(self, question: str, max_new_tokens: int) -> None:
+        """Raise if the question is empty, no token can be written, or the model cannot generate."""
+        self.model.check_can_generate()
+        if not question.strip():
+            raise ValueError("The question is empty; write what to look for.")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has one at least.")
+
+    def _decode(self, seg_embedding: torch.FloatTensor, *prompts: Any, **options: Any) -> tuple[torch.Tensor, float]:
+        """Return mask logits (1, 256, 256) and their score for one prompt (1, C), as `decode_masks` does."""
+        logits, score = decode_masks(self.model.sam, seg_embedding, self._image_embeddings, *prompts, **options)
+        return logits, float(score)
+
+    def _remember(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[PointedAt]) -> None:
+        """Keep a complete turn: what was asked, what was answered, and the answer's masks."""
+        self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
+        for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
+            self.pointed_at.append(kept)
 
     def _user_turn(self, question: str) -> dict[str, Any]:
         """The first turn shows the image."""

@@ -369,7 +369,13 @@ def train(
     trainer = GemmaLisaTrainer(
         model=model,
         args=training_args,
-        data_collator=GemmaLisaCollator(processor, data_args.learn_masks, with_sources=True, as_bytes=True),
+        data_collator=GemmaLisaCollator(
+            processor,
+            data_args.learn_masks,
+            with_sources=True,
+            as_bytes=True,
+            mask_loss_size=model.config.mask_loss_size,
+        ),
         train_dataset=train_questions,
         eval_dataset=eval_questions,
         processing_class=processor,

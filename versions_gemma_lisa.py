@@ -25,7 +25,11 @@ NEEDED = {
         "SamModel",
     ),
     "transformers.cache_utils": ("Cache",),
-    "transformers.modeling_outputs": ("BaseModelOutputWithPooling", "CausalLMOutputWithPast"),
+    "transformers.modeling_outputs": (
+        "BaseModelOutputWithPast",
+        "BaseModelOutputWithPooling",
+        "CausalLMOutputWithPast",
+    ),
     "transformers.models.gemma3.image_processing_pil_gemma3": ("Gemma3ImageProcessorPil",),
     "transformers.models.sam.image_processing_pil_sam": ("SamImageProcessorPil",),
     "transformers.utils": ("ModelOutput", "is_accelerate_available"),

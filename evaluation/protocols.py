@@ -15,6 +15,7 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import ENGLISH, LANGUAGES
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
+from gemma_lisa.packing_gemma_lisa import images_of_rows
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .metrics import QueryResult, intersection_and_union, unite
@@ -79,8 +80,9 @@ def teacher_forced(
     model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, samples: list[dict[str, Any]]
 ) -> list[Answer]:
     """Give the plain right answer, and take the masks at its `[SEG]` tokens; see `teacher_forced_masks`."""
-    batch = GemmaLisaCollator(processor)(samples)
-    batch.pop("sample_ids", None)
+    batch = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)(samples)
+    for name in ("sample_ids", "mask_labels"):  # the masks are those of the samples
+        batch.pop(name, None)
     batch = to_device(batch, model.device)
     output = model(**batch)
     predicted = teacher_forced_masks(processor, batch, output)
@@ -92,14 +94,19 @@ def teacher_forced(
 
 
 def teacher_forced_counts(
-    processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
+    processor: GemmaLisaProcessor,
+    batch: dict[str, Any],
+    output: GemmaLisaOutput,
+    mask_labels: list[torch.Tensor],
 ) -> torch.LongTensor:
-    """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row."""
-    counts, image = [], -1
-    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
-    for row, (masks, _, refused) in enumerate(teacher_forced_masks(processor, batch, output)):
-        image += has_image[row]
-        target = batch["mask_labels"][image].cpu().numpy() if has_image[row] else np.zeros((0, 1, 1), np.uint8)
+    """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row.
+
+    Args:
+        mask_labels: the target masks of each image at its own size, (K, H, W) uint8.
+    """
+    counts, images = [], _image_of_each_row(processor, batch)
+    for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
+        target = np.zeros((0, 1, 1), np.uint8) if image is None else mask_labels[image].cpu().numpy()
         intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
         counts.append([intersection, union, len(target), 0 if refused else max(1, len(target)), 1])
     return torch.tensor(counts)
@@ -120,12 +127,10 @@ def teacher_forced_masks(
     first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
     refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
-    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
-    predicted, image = [], -1
-    for row, shown in enumerate(has_image):
-        image += shown
+    predicted = []
+    for row, image in enumerate(_image_of_each_row(processor, batch)):
         masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
-        if shown:
+        if image is not None:
             mine = output.seg_image_index == image
             masks = processor.threshold_masks(
                 output.pred_masks[mine],
@@ -135,6 +140,12 @@ def teacher_forced_masks(
             scores = output.iou_scores[mine].float().cpu().numpy()
         predicted.append((masks, scores, refused[row]))
     return predicted
+
+
+def _image_of_each_row(processor: GemmaLisaProcessor, batch: dict[str, Any]) -> list[int | None]:
+    """The index of each row's image, or None for a row without one."""
+    indices, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
+    return [image if shown else None for image, shown in zip(indices.tolist(), has_image.tolist(), strict=True)]
 
 
 def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:

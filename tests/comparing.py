@@ -1,7 +1,10 @@
-"""How the tests of the model compare what it gives, and leave inputs out."""
+"""How the tests of the model compare what it gives, leave inputs out, and make batches as users do."""
 
+import numpy as np
 import pytest
 import torch
+
+from gemma_lisa.collator import GemmaLisaCollator
 
 TOLERANCE = 1e-5
 
@@ -14,3 +17,59 @@ def without(batch, *names):
 
 def assert_close(found, expected, tolerance=TOLERANCE):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def run_with_gradients(model, batch, **options):
+    model.zero_grad(set_to_none=True)
+    output = model(**batch, **options)
+    output.loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return output, gradients
+
+
+def assert_gradients_close(found, expected):
+    """Each within TOLERANCE of its own largest value, or of 1 where that is smaller."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        off = (found[name] - gradient).abs().max() / gradient.abs().max().clamp(min=1)
+        assert off <= TOLERANCE, f"{name}: {off}"
+
+
+# What the collator finds and prepares, and an own training loop does not
+PREPARED = ("learned_positions", "seg_positions", "image_positions", "mask_targets", "mask_sizes")
+
+
+def own_batch(processor, samples):
+    """The batch of somebody's own training loop: a list of masks for each image, and nothing prepared."""
+    batch = without(GemmaLisaCollator(processor)(samples), *PREPARED)
+    shown = [sample for sample in samples if sample["image"] is not None]
+    if shown:
+        nothing = [np.zeros((0, 1, 1), dtype=np.uint8)]
+        batch["mask_labels"] = [
+            torch.from_numpy(np.concatenate([masks for masks in sample["masks"] if masks is not None] or nothing))
+            for sample in shown
+        ]
+    return batch
+
+
+def two_things(processor, make_sample):
+    """An own batch of two images, with two masks and one."""
+    return own_batch(processor, [make_sample(["{seg} and {seg}."]), make_sample(["{seg}."], seed=1)])
+
+
+def batches_of_all_kinds(processor, make_sample, collate=None):
+    """Batches by the names of what they hold or lack; `collate(samples, learn_masks=...)` makes them."""
+
+    def make(samples, learn_masks=True):
+        return GemmaLisaCollator(processor, learn_masks=learn_masks)(samples)
+
+    collate = collate or make
+    words, no = make_sample(["Two."], with_image=False), "No, it is not there."
+    return {
+        "with_masks": collate([make_sample(["It is {seg}.", no])]),
+        "without_seg": collate([make_sample([no]), make_sample(["No, I do not see it."], seed=1)]),
+        "text_only": collate([words]),
+        "mixed": collate([words, make_sample(["It is {seg}."])]),
+        "words_only": collate([make_sample(["It is {seg}."])], learn_masks=False),
+    }

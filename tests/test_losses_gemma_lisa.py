@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from comparing import assert_close
 
-from gemma_lisa.losses_gemma_lisa import bce_loss, dice_loss, normalize, token_loss
+from gemma_lisa.losses_gemma_lisa import bce_loss, dice_loss, normalize, sample_mask_logits, token_loss
 
 CASES = (
     "random",
@@ -141,3 +143,51 @@ def test_nothing_to_average_is_zero_and_not_nan():
     assert token_loss(torch.zeros(0, 80), torch.zeros(0, dtype=torch.long), None).item() == 0
     for divisor in (None, 0, torch.tensor(0.0)):
         assert normalize(torch.tensor(0.0), 0, divisor).item() == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logits at the pixels of an image
+# ---------------------------------------------------------------------------------------------------------------------
+SIZES = [(64, 64), (48, 64), (64, 48), (100, 150), (150, 100), (33, 200), (200, 37), (20, 16), (240, 240)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_are_read_as_the_processor_reads_them(tiny, make_picture, size):
+    """Two bilinear steps there and one here: probabilities agree, logits nearly."""
+    model, processor = tiny
+    (reshaped,) = processor.encode_images([make_picture(*size)])["reshaped_input_sizes"]
+    coarse = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pred_masks = F.interpolate(coarse[None], size=(32, 32), mode="bicubic", align_corners=False)[0] * 2
+    sampled = sample_mask_logits(
+        pred_masks,
+        side=64,
+        reshaped_sizes=reshaped.expand(3, 2),
+        sizes=torch.tensor([size] * 3),
+        canvas=size,
+    )
+    expected = processor.masks_to_image(pred_masks, size, reshaped.tolist())
+    off = (sampled.sigmoid() - expected.sigmoid()).abs()
+    assert off.mean() < 1e-2 and off.max() < 8e-2
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (128, 128), (50, 50)])
+def test_masks_of_an_image_that_fills_the_square_are_interpolated_plainly(size):
+    pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(1))
+    sampled = sample_mask_logits(
+        pred_masks,
+        side=64,
+        reshaped_sizes=torch.tensor([[64, 64]] * 2),
+        sizes=torch.tensor([size] * 2),
+        canvas=size,
+    )
+    assert_close(sampled, F.interpolate(pred_masks[None], size=size, mode="bilinear", align_corners=False)[0])
+
+
+def test_masks_on_a_larger_canvas_are_the_same_in_their_own_corner():
+    pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(2))
+    reshaped, sizes = torch.tensor([[48, 64], [64, 40]]), torch.tensor([[30, 40], [80, 50]])
+    together = sample_mask_logits(pred_masks, 64, reshaped, sizes, canvas=(80, 50))
+    for at, (height, width) in enumerate(sizes.tolist()):
+        one = slice(at, at + 1)
+        alone = sample_mask_logits(pred_masks[one], 64, reshaped[one], sizes[one], canvas=(height, width))
+        assert_close(together[one, :height, :width], alone)

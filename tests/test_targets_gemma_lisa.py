@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from comparing import assert_close, own_batch, two_things, without
 
-from gemma_lisa import modeling_gemma_lisa
+from gemma_lisa import targets_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.targets_gemma_lisa import MaskTargets
+from gemma_lisa.targets_gemma_lisa import SEG_STATES, MaskTargets, pad_masks
 
 PROMPTS = ("point_embed", "not_a_point_embed", "mask_embed", "no_mask_embed")
 
@@ -19,7 +21,7 @@ def targets():
     masks[0, 5:10, 10:30] = 1
     masks[1, 0:3, 0:4] = 1
     masks[1, 15, 35] = IGNORE_VALUE
-    return MaskTargets.of([masks], torch.tensor([[32, 64], [32, 64]]), side=64, max_size=1024)
+    return MaskTargets(*pad_masks([masks], 1024), torch.tensor([[32, 64], [32, 64]]), side=64)
 
 
 def logits_of(targets):
@@ -53,7 +55,7 @@ def test_boxes_surround_the_things_roughly_and_stay_in_the_image(targets):
 
 def test_a_thing_without_a_counted_pixel_has_the_whole_image_for_its_box():
     masks = torch.zeros(1, 20, 40, dtype=torch.uint8)
-    targets = MaskTargets.of([masks], torch.tensor([[32, 64]]), side=64, max_size=1024)
+    targets = MaskTargets(*pad_masks([masks], 1024), torch.tensor([[32, 64]]), side=64)
     boxes = torch.stack([targets.boxes()[0] for _ in range(50)])
     assert torch.allclose(boxes.median(dim=0).values, torch.tensor([0.0, 0.0, 64.0, 32.0]), atol=8.0)
     assert targets.clicks(-torch.ones(1, 20, 40)).shape == (1, 1, 3)
@@ -106,15 +108,15 @@ def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, an
     assert all(gradient is not None and not gradient.any() for gradient in prompt_gradients(model).values())
 
 
-@pytest.mark.parametrize("words", modeling_gemma_lisa.WORDS)
-def test_hands_point_box_and_correct_beside_the_words_that_are_drawn(learning, make_sample, monkeypatch, words):
+@pytest.mark.parametrize("said", SEG_STATES)
+def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_sample, monkeypatch, said):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(modeling_gemma_lisa.WORDS.index(words)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
     decode, calls = model._decode_masks, []
 
-    def spy(states, *others, **prompts):
-        calls.append((states, prompts))
-        return decode(states, *others, **prompts)
+    def spy(seg, **prompts):
+        calls.append((seg.states, prompts))
+        return decode(seg, **prompts)
 
     monkeypatch.setattr(model, "_decode_masks", spy)
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
@@ -126,22 +128,22 @@ def test_hands_point_box_and_correct_beside_the_words_that_are_drawn(learning, m
         {"points", "mask_inputs"},
     ]
     for told, _ in (point, box, correction):
-        expected = {"right": states, "another's": states.roll(1, dims=0), "none": torch.zeros_like(states)}[words]
+        expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[said]
         torch.testing.assert_close(told, expected)
-    masks = torch.cat(batch["mask_labels"])
+    masks = batch["mask_targets"]
     for number, (x, y, label) in enumerate(
         point[1]["points"][:, 0].long().tolist()
     ):  # in SAM's square, of 64 as the image
         assert label == 1 and masks[number, y, x] == 1
 
 
-@pytest.mark.parametrize("words", modeling_gemma_lisa.WORDS)
-def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning, make_sample, monkeypatch, words):
+@pytest.mark.parametrize("said", SEG_STATES)
+def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning, make_sample, monkeypatch, said):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(modeling_gemma_lisa.WORDS.index(words)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
     collate = GemmaLisaCollator(processor)
     with_masks = collate([make_sample(["It is {seg}."])])
-    batches = [with_masks, collate([make_sample(["No."])]), {**with_masks, "mask_labels": None}]
+    batches = [with_masks, collate([make_sample(["No."])]), without(with_masks, "mask_targets")]
     visits = []
     hook = model.seg_projector.register_full_backward_hook(lambda *_: visits.append(1))
     frozen = [*model.seg_projector.parameters()]
@@ -152,7 +154,7 @@ def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning
             visits.clear()
             output = model(**batch)
             output.loss.backward()
-            assert len(visits) == 4, "the masks themselves, and three hands"
+            assert len(visits) == 4, "the masks themselves, and three simulated prompts"
         assert output.prompted_loss.item() == 0.0
     finally:
         hook.remove()
@@ -194,3 +196,126 @@ def test_clicks_and_boxes_can_be_learned(make_sample):
         optimizer.step()
         losses.append(output.prompted_loss.item())
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The targets of a batch, and the losses of its masks
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("counts", [(1, 2), (2, 0), (2,), (2, 1, 0)])
+def test_masks_that_are_not_as_many_as_seg_tokens_are_refused(tiny, make_sample, counts):
+    model, processor = tiny
+    batch = two_things(processor, make_sample)
+    batch["mask_labels"] = [torch.zeros(count, 64, 64, dtype=torch.uint8) for count in counts]
+    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image \[2, 1.*masks per image") as refusal:
+        model(**batch)
+    assert str(list(counts)) in str(refusal.value)
+
+
+def test_masks_without_the_sizes_are_refused(tiny, make_sample):
+    model, processor = tiny
+    with pytest.raises(ValueError, match="reshaped_input_sizes"):
+        model(**without(two_things(processor, make_sample), "reshaped_input_sizes"))
+
+
+def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_sample):
+    model, processor = tiny
+    collate = GemmaLisaCollator(processor)
+    several = [
+        make_sample(["{seg} and {seg}."], size=(40, 100)),
+        make_sample(["{seg}."], size=(90, 50), seed=1),
+        make_sample(["No."], size=(64, 64), seed=2),
+        make_sample(["{seg}."], size=(64, 64), seed=3),
+    ]
+    batch = collate(several)
+    assert batch["mask_sizes"].tolist() == [[40, 100], [40, 100], [90, 50], [64, 64]]
+    assert batch["mask_targets"].shape == (4, 90, 100)
+    together = model(**batch, num_masks_in_batch=1)
+    alone = [model(**collate([sample]), num_masks_in_batch=1) for sample in several]
+    for name in ("mask_bce_loss", "mask_dice_loss"):
+        assert_close(together[name], sum(output[name] for output in alone))
+
+
+def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
+    """The image fills SAM's square and is as large: the way to it is one plain interpolation."""
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
+    batch["mask_targets"][:, 20:30, :40] = IGNORE_VALUE
+    output = model(**batch)
+    logits = F.interpolate(output.pred_masks[None], size=(64, 64), mode="bilinear", align_corners=False)[0]
+    masks = batch["mask_targets"]
+    valid = masks != IGNORE_VALUE
+    assert_close(output.mask_bce_loss, bce_loss(logits, masks == 1, valid).mean())
+    assert_close(output.mask_dice_loss, dice_loss(logits, masks == 1, valid).mean())
+
+
+def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
+    gradients = []
+    for ignored in (False, True):
+        if ignored:
+            batch["mask_targets"][:, :, :32] = IGNORE_VALUE
+        output = model(**batch)
+        output.pred_masks.retain_grad()
+        output.loss.backward()
+        gradients.append(output.pred_masks.grad[0])
+    model.zero_grad(set_to_none=True)
+    # Half the image: 16 columns of the decoder's 32, the last of which a counted pixel also reads
+    assert torch.all(gradients[0][:, :15] != 0)
+    assert torch.all(gradients[1][:, :15] == 0) and torch.all(gradients[1][:, 16:] != 0)
+
+
+def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
+    model, processor = tiny
+    batch = own_batch(processor, [make_sample(["{seg} and {seg}."], size=(160, 240))])
+    canvases = []
+
+    def watched(*args, **options):
+        logits = sample_mask_logits(*args, **options)
+        canvases.append(tuple(logits.shape))
+        return logits
+
+    monkeypatch.setattr(targets_gemma_lisa, "sample_mask_logits", watched)
+    losses = []
+    for size in (1024, 240, 60):
+        set_config(model, mask_loss_size=size)
+        output = model(**batch)
+        losses.append((output.mask_bce_loss.item(), output.mask_dice_loss.item()))
+    assert canvases == [(2, 160, 240), (2, 160, 240), (2, 40, 60)]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[2] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_config):
+    model, processor = tiny
+    sample = make_sample(["{seg}."], size=(192, 192))
+    set_config(model, mask_loss_size=64)
+    losses = []
+    for rows in (slice(None), slice(1, None, 3)):
+        sample["masks"][0][:] = 0
+        sample["masks"][0][:, rows, rows] = 1
+        losses.append(model(**own_batch(processor, [sample])).mask_bce_loss.item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda mask: mask * 255, r"\[0, 255\]"),
+        (lambda mask: mask * 7, r"\[0, 7\]"),
+    ],
+)
+def test_masks_of_other_values_are_refused(tiny, samples, spoil, said):
+    model, processor = tiny
+    batch = own_batch(processor, samples[:1])
+    batch["mask_labels"] = [spoil(masks) for masks in batch["mask_labels"]]
+    with pytest.raises(ValueError, match=said):
+        model(**batch)
+
+
+def test_bool_masks_are_masks(tiny, samples):
+    model, processor = tiny
+    batch = own_batch(processor, samples[:2])
+    as_bool = {**batch, "mask_labels": [masks.bool() for masks in batch["mask_labels"]]}
+    with torch.no_grad():
+        assert_close(model(**as_bool).mask_dice_loss, model(**batch).mask_dice_loss)

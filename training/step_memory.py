@@ -94,7 +94,7 @@ def fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=
 def make_batch(
     config: GemmaLisaConfig, rows: int, questions: int, question_tokens: int, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """A batch as the collator makes it: each row one image and so many questions, each with one mask.
+    """A batch of which `forward` prepares the masks: each row one image and so many questions, each with one mask.
 
     Args:
         rows, questions: images, and questions of each.

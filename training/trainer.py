@@ -24,7 +24,6 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQu
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.evaluation.metrics import summarize_counts
 from gemma_lisa.evaluation.protocols import teacher_forced_counts
-from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.safety.errors import one_line_errors
 from gemma_lisa.safety.whole_files import write_whole
 
@@ -97,8 +96,8 @@ class GemmaLisaTrainer(HubPushes, Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._step_sources = [batch.pop("sources", []) for batch in batches]
         self._step_losses = []
-        tokens = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
-        masks = sum(len(of_image) for batch in batches for of_image in batch.get("mask_labels", []))
+        tokens = sum(len(batch["learned_positions"]) for batch in batches)
+        masks = sum(len(batch.get("mask_targets", ())) for batch in batches)
         counts = torch.tensor([tokens, masks], device=device, dtype=torch.float64)
         self._part_steps += 1
         return batches, self.accelerator.reduce(counts, reduction="sum")
@@ -327,10 +326,11 @@ class GemmaLisaTrainer(HubPushes, Trainer):
         """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
         sample_ids = inputs.pop("sample_ids")
         inputs.pop("sources", None)
+        mask_labels = inputs.pop("mask_labels", [])  # at the images' own sizes, for the counts
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        counts = teacher_forced_counts(self.processing_class, inputs, outputs).to(loss.device)
+        counts = teacher_forced_counts(self.processing_class, inputs, outputs, mask_labels).to(loss.device)
         return loss.detach(), counts, sample_ids.to(loss.device)
 
 

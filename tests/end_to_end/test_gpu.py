@@ -1,5 +1,7 @@
 """What only a GPU can show; run by `pytest -m gpu`, and by benchmarks/bench_gpu.py."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,26 @@ def test_bf16_autocast_trains_every_touched_parameter(batch_and_model):
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert model.seg_projector[0].weight.grad.abs().sum() > 0
+
+
+def test_a_training_step_never_waits_for_the_gpu(batch_and_model):
+    """On cached embeddings: transformers' SAM encoder copies relative positions to the device in each layer."""
+    batch, model = batch_and_model
+    model = deepcopy(model).to("cuda").train()
+    model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
+    batch = to_device(batch, torch.device("cuda"))
+    with torch.no_grad():
+        batch["image_embeddings"] = model.encode_for_sam(batch.pop("sam_pixel_values"))
+    counts = {name: torch.tensor(8, device="cuda") for name in ("num_items_in_batch", "num_masks_in_batch")}
+    model(**batch, **counts).loss.backward()  # libraries are loaded and kernels chosen at the first step
+    model.zero_grad(set_to_none=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        output = model(**batch, **counts)
+        output.loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(output.loss) and model.seg_projector[0].weight.grad.abs().sum() > 0
 
 
 def test_segment_on_a_gpu_answers_as_on_the_cpu():

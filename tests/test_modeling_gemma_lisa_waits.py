@@ -1,0 +1,164 @@
+"""A training step on the collator's batch never waits for the device.
+
+Shown on torch's meta device, whose tensors have no values: whoever needs one to go on fails there, or is recorded.
+`tests/end_to_end/test_gpu.py` shows the same on a GPU.
+"""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from comparing import batches_of_all_kinds, own_batch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gemma_lisa.collator import GemmaLisaCollator
+
+META = torch.device("meta")
+# On a GPU these read a value, or make a tensor whose size depends on values. multinomial checks what it is given.
+WAITING = (
+    "_is_all_true",
+    "_local_scalar_dense",
+    "_unique2",
+    "bincount",
+    "equal",
+    "is_nonzero",
+    "masked_select",
+    "multinomial",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+)
+
+
+class Waits(TorchDispatchMode):
+    """Records what would make the CPU wait for the device.
+
+    Attributes:
+        found: names of operations on device tensors whose result depends on values.
+        copied: names of operations that take a tensor of the CPU to the device.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.copied = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if any(tensor.is_meta for tensor in given):
+            is_bool_index = name.startswith("index") and any(index.dtype == torch.bool for index in given[1:])
+            if name in WAITING or is_bool_index:
+                self.found.append(name)
+            if any(not tensor.is_meta and tensor.ndim for tensor in given):
+                self.copied.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def on_meta(batch):
+    return {
+        name: [part.to(META) for part in value] if isinstance(value, list) else value.to(META)
+        for name, value in batch.items()
+    }
+
+
+@pytest.fixture
+def learning(tiny):
+    """A model in training mode with every part of the loss, on the meta device, and its processor."""
+    model, processor = deepcopy(tiny)
+    model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
+    return model.to(META).train(), processor
+
+
+KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_waits_for_nothing(learning, make_sample, kind):
+    model, processor = learning
+    batch = on_meta(batches_of_all_kinds(processor, make_sample)[kind])
+    counts = {"num_items_in_batch": torch.ones((), device=META), "num_masks_in_batch": torch.ones((), device=META)}
+    with Waits() as waits:
+        output = model(**batch, **counts)
+        output.loss.backward()
+    assert waits.found == []
+    assert output.language_loss.is_meta and output.prompted_loss.is_meta
+    assert all(parameter.grad is not None for parameter in model.seg_projector.parameters())
+
+
+def test_a_training_step_on_cached_embeddings_copies_nothing_to_the_device(learning, make_sample):
+    """SAM's encoder, which they spare, makes its relative positions on the CPU."""
+    model, processor = learning
+    batch = on_meta(batches_of_all_kinds(processor, make_sample)["with_masks"])
+    batch["image_embeddings"] = model.encode_for_sam(batch.pop("sam_pixel_values")).detach()
+    with Waits() as waits:
+        model(**batch).loss.backward()
+    assert waits.found == waits.copied == []
+
+
+def test_an_own_batch_needs_values_to_go_on(learning, make_sample):
+    """The test above can fail."""
+    model, processor = learning
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        model(**on_meta(own_batch(processor, [make_sample(["It is {seg}."])])))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prepared_and_own_batches_give_the_same_bits(tiny, make_sample, kind):
+    model, processor = deepcopy(tiny)
+    model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
+    model.train()
+    samples = batches_of_all_kinds(processor, make_sample, lambda samples, **_: samples)[kind]
+    found = []
+    collate = GemmaLisaCollator(processor, learn_masks=kind != "words_only")
+    own = own_batch(processor, samples)
+    if kind == "words_only":
+        for name in ("sam_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_labels"):
+            own.pop(name)
+    for batch in (collate(samples), own):
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        output = model(**batch)
+        output.loss.backward()
+        gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        found.append({"loss": output.loss, "logits": output.logits, "pred_masks": output.pred_masks, **gradients})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 100
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_both_forms_of_the_targets_are_refused_together(tiny, make_sample):
+    model, processor = tiny
+    samples = [make_sample(["{seg}."])]
+    batch = GemmaLisaCollator(processor)(samples) | {"mask_labels": own_batch(processor, samples)["mask_labels"]}
+    with pytest.raises(ValueError, match="mask_labels and mask_targets are two names of one argument"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("lost", ["mask_targets", "mask_sizes", "seg_positions"])
+def test_prepared_targets_that_do_not_belong_together_are_refused(tiny, make_sample, lost):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
+    with pytest.raises(ValueError, match=r"\d \[SEG\] tokens but \d mask_targets and \d mask_sizes"):
+        model(**batch | {lost: batch[lost][:1]})
+
+
+def test_prepared_targets_without_their_sizes_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
+    with pytest.raises(ValueError, match="1 mask_targets and None mask_sizes"):
+        model(**batch | {"mask_sizes": None})
+
+
+def test_targets_larger_than_the_models_mask_loss_size_are_refused(tiny, make_sample, set_config):
+    model, processor = tiny
+    set_config(model, mask_loss_size=32)
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
+    with pytest.raises(ValueError, match=r"side of 64 pixels.*GemmaLisaCollator\(processor, mask_loss_size=32\)"):
+        model(**batch)
+
+
+def test_image_positions_of_another_batch_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["No."])])
+    with pytest.raises(ValueError, match="15 image tokens but 16 image features"):
+        model(**batch | {"image_positions": batch["image_positions"][1:]})
