@@ -25,13 +25,16 @@ from .small_files import check_json_files, open_processor
 if TYPE_CHECKING:
     from .lora import AdaptedGemmaLisa
 
-# `adapters` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
+# `.lora` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
 
 # The device that stands for all there are.
 AUTO = "auto"
+
+# What --dtype takes; "auto" is the type that the weights are saved in.
+DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # A checkpoint also carries the code it was saved with; here the project's own is used.
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)

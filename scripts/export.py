@@ -37,7 +37,7 @@ from gemma_lisa.checkpoints.hub_repository import (
     complete,
     read_results,
 )
-from gemma_lisa.checkpoints.loading import load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoints.loading import DTYPES, load_checkpoint, open_checkpoint
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, hold_in, merge_adapter
 from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.drawing.overlay import draw_answer
@@ -52,7 +52,6 @@ from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
 from gemma_lisa.training.atomic_saves import whole_folder
 
-DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
 # once, in its own type.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
