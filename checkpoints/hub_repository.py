@@ -19,8 +19,11 @@ from huggingface_hub import (
     ModelCardData,
 )
 
+from gemma_lisa.safety.local_paths import shortened_file
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.redaction import environment_secrets, find_local_path, find_secret, redact, shortened_file
+from gemma_lisa.safety.redaction import redact
+from gemma_lisa.safety.secret_names import environment_secrets
+from gemma_lisa.safety.upload_scan import find_local_path, find_secret
 from gemma_lisa.safety.whole_files import write_whole
 from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST
 

@@ -24,6 +24,7 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.safety.secret_names import is_secret_name
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -47,6 +48,14 @@ def one_seed():
 def own_cache(monkeypatch, tmp_path):
     """Rows are made anew, in the test's own folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def no_login(monkeypatch):
+    """No secrets of this machine: neither of its environment nor of a login to the Hub."""
+    for name in [name for name in os.environ if is_secret_name(name) or name.endswith("_KEY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("gemma_lisa.safety.secret_names.get_token", lambda: None)
 
 
 @pytest.fixture(scope="session")

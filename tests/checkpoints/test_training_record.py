@@ -8,7 +8,7 @@ from transformers import TrainerState
 from gemma_lisa import train
 from gemma_lisa.checkpoints.hub_repository import Facts, complete
 from gemma_lisa.checkpoints.training_record import Record, command_of
-from gemma_lisa.safety.redaction import secrets_of
+from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.training.arguments import DataArguments, ModelArguments
 from gemma_lisa.training.resume import choose_start, differences, settings_of
 from gemma_lisa.training.run_lock import locked
