@@ -25,7 +25,7 @@ from typing import Any
 from packaging.version import Version
 
 from gemma_lisa.interfaces.command_line import ArgumentParser, run
-from gemma_lisa.scripts.publish import check_loading
+from gemma_lisa.scripts.fresh_loading import check_loading
 from gemma_lisa.versions_gemma_lisa import LOWEST, cannot_run
 
 ROOT = Path(__file__).parents[1]

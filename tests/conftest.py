@@ -13,18 +13,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: bef
 # On a CPU it warns, while it is imported, of a kernel that nobody here uses; pytest's count is to be the last line.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
+import hub_server
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import set_seed
 
+from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.secret_names import is_secret_name
+from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -239,3 +242,31 @@ def question(make_picture):
         return [{"role": "user", "content": [*image, {"type": "text", "text": text}]}]
 
     return make
+
+
+@pytest.fixture
+def server():
+    """A Hub on this machine."""
+    with hub_server.serve() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """`model`, small and random, and two exports of it: `cut`, its weights in several files, and `whole`, in one."""
+    at = tmp_path_factory.mktemp("folders")
+    for part in build_tiny(image_size=32):
+        part.save_pretrained(at / "model")
+    question = ["--examples", str(export.SCENE), "a circle"]
+    for name, size in (("cut", "1MB"), ("whole", "5GB")):
+        export.main(["--model", str(at / "model"), "--output", str(at / name), "--max_shard_size", size, *question])
+    return at
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The small checkpoint as a repository, with its results."""
+    folder = tmp_path_factory.mktemp("published") / "shapes-tiny"
+    results = [str(EXAMPLE / f"{level}.json") for level in ("easy", "hard")]
+    export.main(["--model", str(EXAMPLE), "--output", str(folder), "--results", *results])
+    return folder
