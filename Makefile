@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test test-versions fuzz lint clean
+.PHONY: help env demo example app test test-lowest test-latest test-versions fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,32 @@ test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/evaluation/test_metri
 FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
+
+# What calls transformers. The other tests give the same with every release of it.
+RELEASE_TESTS = tests/test_*.py tests/checkpoints tests/evaluation tests/training
+LOWEST = $(shell sed -n 's/^transformers>=\([0-9.]*\).*/\1/p' requirements.txt)
+LATEST = $(shell .venv/bin/python -m pip index versions transformers 2>/dev/null | sed -n 's/^transformers (\(.*\))$$/\1/p')
+
+# Run the fast tests of what calls transformers with release $(1), which lies in front of the installed one.
+define test_with
+	@installed=$$(.venv/bin/python -c 'import transformers; print(transformers.__version__)'); \
+	if [ -z "$(1)" ]; then echo "error: pip lists no release of transformers; is there a network?" >&2; exit 1; \
+	elif [ "$(1)" = "$$installed" ]; then \
+		echo "transformers $(1) is the installed release, so \`make test\` has run every test with it."; \
+	else \
+		echo "The fast tests of what calls transformers, with transformers $(1) (installed: $$installed)"; \
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+			--target .venv-versions/transformers-$(1) transformers==$(1) && \
+		PYTHONPATH=$(CURDIR)/.venv-versions/transformers-$(1) \
+			.venv/bin/python -m pytest -n 2 -m "not slow" $(RELEASE_TESTS) $(ARGS); \
+	fi
+endef
+
+test-lowest: $(STAMP) ## run the fast tests with the lowest transformers of requirements.txt
+	$(call test_with,$(LOWEST))
+
+test-latest: $(STAMP) ## run the fast tests with the newest transformers of the registry
+	$(call test_with,$(LATEST))
 
 NEWEST ?=
 
