@@ -16,15 +16,16 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
-from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
+from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .checksums import CHECKSUMS, check_checksums
 from .devices import AUTO, choose_device, spread
+from .quantization import check_quantization, check_quantized, keep_layout, quantization_config, quantization_of
 from .small_files import check_json_files, open_processor
 
 if TYPE_CHECKING:
     from .lora import AdaptedGemmaLisa
 
-# `.lora` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
+# `.lora` is imported where an adapter is opened, bitsandbytes where weights are quantised: they take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
@@ -155,8 +156,6 @@ def _load_whole(
         raise ValueError(f"{path}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
     _check_tokens(model, processor, path)
     if quantization_of(config) is not None or load_in_4bit or load_in_8bit:
-        from .lora import check_quantized, keep_layout
-
         if load_in_4bit or load_in_8bit:
             check_quantized(model)
         keep_layout(model)
@@ -209,8 +208,6 @@ def _quantize_or_place(
     if device == AUTO:
         return {"device_map": spread(config, path, dtype)}
     if is_quantized:
-        from .lora import quantization_config
-
         return {
             "quantization_config": quantization_config(load_in_4bit, load_in_8bit),
             "device_map": None if device is None else {"": device},
@@ -233,22 +230,6 @@ def _check_tokens(model: GemmaLisaForConditionalGeneration, processor: GemmaLisa
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
-
-
-def check_quantization(config: GemmaLisaConfig, path: str | Path, load_in_4bit: bool, load_in_8bit: bool) -> None:
-    """Refuse to quantise weights that are saved quantised: transformers would ignore what was asked for.
-
-    Raises:
-        ValueError: how they are saved, and what to do.
-    """
-    saved = quantization_of(config)
-    if saved is None or not (load_in_4bit or load_in_8bit):
-        return
-    asked = "--load_in_4bit" if load_in_4bit else "--load_in_8bit"
-    raise ValueError(
-        f"{path}: its weights are saved in {saved}, so {asked} has no effect; leave the option out, or give the "
-        "checkpoint that was not quantised."
-    )
 
 
 def check_hub_checksums(name: str, revision: str | None) -> None:

@@ -26,13 +26,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, logging
 
-from gemma_lisa.checkpoints.adapter_base import is_adapter, quantization_of, read_base
+from gemma_lisa.checkpoints.adapter_base import is_adapter, read_base
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.hub_repository import ANSWERS, EXAMPLES, complete
 from gemma_lisa.checkpoints.hub_upload import check_access, check_name, check_no_secrets, list_files, push
 from gemma_lisa.checkpoints.loading import DTYPES, load_checkpoint, open_checkpoint
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, hold_in, merge_adapter
 from gemma_lisa.checkpoints.model_card import GEMMA_LICENSE, Facts, read_results
+from gemma_lisa.checkpoints.quantization import quantization_of
 from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb

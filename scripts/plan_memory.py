@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.checkpoints.lora import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
+from gemma_lisa.checkpoints.lora import WRAPPED, add_lora, hold_in, trained_names
+from gemma_lisa.checkpoints.quantization import TEXT_LINEARS
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration

@@ -17,10 +17,12 @@ import hub_server
 import numpy as np
 import pytest
 import torch
+from adapter_runs import RANK, trainer_of
 from PIL import Image
 from transformers import set_seed
 
 from gemma_lisa.checkpoints.loading import EXAMPLE
+from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
@@ -29,6 +31,8 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.secret_names import is_secret_name
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
+from gemma_lisa.train import load_model
+from gemma_lisa.training.arguments import ModelArguments
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 # Tokens: less than a question with its answer, and less than the prefix that holds the image.
@@ -270,3 +274,39 @@ def published(tmp_path_factory):
     results = [str(EXAMPLE / f"{level}.json") for level in ("easy", "hard")]
     export.main(["--model", str(EXAMPLE), "--output", str(folder), "--results", *results])
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tiny, tmp_path_factory):
+    """A folder with a small random Gemma-LISA."""
+    folder = tmp_path_factory.mktemp("base")
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def batch(tiny, samples):
+    """Two rows as `forward` takes them."""
+    return GemmaLisaCollator(tiny[1])(samples[:2])
+
+
+@pytest.fixture(scope="session")
+def train(base, rows, tmp_path_factory):
+    """Trains a few steps with the options of train.py; gives the model and the folder it was saved to."""
+
+    def call(model=None, **options):
+        folder = tmp_path_factory.mktemp("trained")
+        adapted, processor = load_model(ModelArguments(str(model or base), **options), device=torch.device("cpu"))
+        trainer = trainer_of(adapted, processor, rows, folder)
+        trainer.train()
+        trainer.save_model()
+        return adapted, folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def lora(train):
+    """(model, folder) of a LoRA run."""
+    return train(lora_rank=RANK)
