@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ import pytest
 import torch
 from adapter_runs import RANK, trainer_of
 from PIL import Image
+from stock_checkpoints import write_gemma, write_sam
 from transformers import set_seed
 
 from gemma_lisa.checkpoints.loading import EXAMPLE
@@ -310,3 +312,21 @@ def train(base, rows, tmp_path_factory):
 def lora(train):
     """(model, folder) of a LoRA run."""
     return train(lora_rank=RANK)
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory):
+    """A folder with a small stock Gemma 3."""
+    return write_gemma(tmp_path_factory.mktemp("gemma"))
+
+
+@pytest.fixture(scope="session")
+def sam(tmp_path_factory):
+    """A folder with a small stock SAM."""
+    return write_sam(tmp_path_factory.mktemp("sam"))
+
+
+@pytest.fixture
+def copies(gemma, sam, tmp_path):
+    """Copies of both checkpoints, to be spoiled."""
+    return Path(shutil.copytree(gemma, tmp_path / "gemma")), Path(shutil.copytree(sam, tmp_path / "sam"))
