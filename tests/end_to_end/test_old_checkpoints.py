@@ -1,4 +1,4 @@
-"""A checkpoint whose code has the file names of an earlier version opens, and what is saved over it has none of them."""
+"""A checkpoint with the code of an earlier version opens, and what is saved over it has none of that code."""
 
 import json
 import re
