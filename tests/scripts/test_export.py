@@ -118,6 +118,13 @@ def test_a_base_in_bf16_gives_a_folder_in_bf16(base, tmp_path):
     assert exact and all("shared_" in name for name in exact)
 
 
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_weights_are_exported_in_the_type_asked_for(base, tmp_path, asked, dtype):
+    args = export.parse(["--model", str(base), "--output", str(tmp_path / "out"), "--dtype", asked])
+    model, _ = export.open_source(args)
+    assert model.dtype == dtype and not model.training
+
+
 def test_a_whole_checkpoint_is_cut_anew_and_its_weights_stay(base, tmp_path):
     run("--model", base, "--output", tmp_path / "out", "--max_shard_size", "1MB")
     before, after = load_checkpoint(base)[0].state_dict(), load_checkpoint(tmp_path / "out")[0].state_dict()
