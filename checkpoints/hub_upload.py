@@ -54,7 +54,8 @@ def push(
 ) -> str:
     """Upload the folder in one commit; its address.
 
-    The repository is made if there is none. Until the commit, which is the last call, nothing of it can be seen there.
+    The repository is made if there is none, after the search for secrets. Until the commit, which is the last call,
+    nothing of the folder can be seen there.
 
     Args:
         folder: of a checkpoint or a data set.
@@ -67,9 +68,10 @@ def push(
         ValueError: no token, or one that may not write there; a file contains a secret.
         OSError: the connection broke; there is no commit then.
     """
+    check_no_secrets(folder, paths=files_of(folder))
     with plain_words(name):
         HfApi().create_repo(name, repo_type=repo_type, private=private, exist_ok=True)
-        return commit_folder(folder, name, message, repo_type=repo_type).commit_url
+        return _commit(folder, name, message, repo_type=repo_type).commit_url
 
 
 def commit_folder(
@@ -79,9 +81,8 @@ def commit_folder(
     revision: str | None = None,
     token: str | None = None,
     secrets: Collection[str] = (),
-    repo_type: str = "model",
 ) -> CommitInfo:
-    """Upload a folder to a repository that is there, in one commit, the last of its calls to the Hub.
+    """Upload a folder to a model's repository that is there, in one commit, the last of its calls to the Hub.
 
     Weights and code that an earlier commit left, and this folder has not, are taken away; other files stay. Records and
     configurations go without absolute local paths.
@@ -90,6 +91,18 @@ def commit_folder(
         ValueError: a file contains a secret; nothing is uploaded then.
     """
     check_no_secrets(folder, {*secrets, token or ""}, files_of(folder))
+    return _commit(folder, name, message, revision, token)
+
+
+def _commit(
+    folder: Path,
+    name: str,
+    message: str,
+    revision: str | None = None,
+    token: str | None = None,
+    repo_type: str = "model",
+) -> CommitInfo:
+    """Upload a folder that was searched for secrets; see `commit_folder`."""
     api = HfApi(token=token)
     there = api.repo_info(name, repo_type=repo_type, revision=revision)
     paths = [path.as_posix() for path in files_of(folder)]

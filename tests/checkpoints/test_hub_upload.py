@@ -216,8 +216,10 @@ def test_models_and_data_sets_go_by_the_same_way(tmp_path, monkeypatch, repo_typ
     assert Hub.options["repo_type"] == repo_type and Hub.options["parent_commit"] == "0" * 40
     assert Hub.files == {"README.md": b"rows of coco"}
     (tmp_path / "README.md").write_text("see https://me:hunter2@host/x")
+    Hub.created = None
     with pytest.raises(ValueError, match="README.md contains an address with a password"):
         push(tmp_path, "org/name", repo_type=repo_type)
+    assert Hub.created is None
 
 
 @pytest.mark.parametrize("name", ["only-a-name", "org/na me", "org/", "/name", "a/b/c"])
