@@ -32,7 +32,8 @@ from gemma_lisa.interfaces.command_line import (
     run,
 )
 from gemma_lisa.interfaces.output_checks import check_outputs, check_suffix, data_inputs
-from gemma_lisa.safety.redaction import environment_secrets, mask
+from gemma_lisa.safety.redaction import mask
+from gemma_lisa.safety.secret_names import environment_secrets
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 

@@ -49,7 +49,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.redaction import secrets_of
+from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.training.arguments import (
     DataArguments,
     ModelArguments,

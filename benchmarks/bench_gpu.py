@@ -43,6 +43,7 @@ from gemma_lisa.training.step_memory import make_batch
 TRAINED = ("seg_projector", "sam.mask_decoder")
 GPU_TESTS = ["-m", "gpu", "-q"]
 RECIPES = ("gemma3-4b-lora", "gemma3-4b-qlora-24gb")
+REPEATS = 5
 QUESTION_TOKENS, MASK_SIZE = 64, (480, 640)
 # Lines of a plan that torch's count of allocated bytes does not see
 NOT_ALLOCATED = ("fragmentation, 5 %", "CUDA's context and workspaces")
@@ -117,7 +118,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
             optimizer.zero_grad()
 
         model.train()
-        figures.append((f"training step, {images} × {questions} questions", *timed(step, args.repeats, device)))
+        figures.append((f"training step, {images} × {questions} questions", *timed(step, REPEATS, device)))
     model.eval()
     shown = sample(generator, 1)
     for count in (1, 8):
@@ -136,7 +137,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
         inputs = to_device(inputs, device)
         case = f"segment, {count} question(s), 32 tokens"
         figures.append(
-            (case, *timed(lambda inputs=inputs: model.segment(**inputs, max_new_tokens=32), args.repeats, device))
+            (case, *timed(lambda inputs=inputs: model.segment(**inputs, max_new_tokens=32), REPEATS, device))
         )
     return figures
 
@@ -167,7 +168,7 @@ def measure_recipe(recipe: dict, args: argparse.Namespace, device: torch.device)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)  # from the second micro-batch on they are there
 
-    seconds, peak = timed(step, args.repeats, device)
+    seconds, peak = timed(step, REPEATS, device)
     planned = plan(
         build_model(config, recipe),
         measure_step(config, recipe, QUESTION_TOKENS, MASK_SIZE),
@@ -207,7 +208,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("real", "tiny"), default="real")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="append the figures to this file")
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -223,7 +223,7 @@ def main() -> None:
         f"\n## {machine}, {datetime.now(UTC):%Y-%m-%d}\n",
         f"`python benchmarks/bench_gpu.py {' '.join(sys.argv[1:])}` at {commit()}, "
         f"torch {torch.__version__}; pytest {' '.join(GPU_TESTS)}: exit {tests.returncode}; "
-        f"medians of {args.repeats}.\n",
+        f"medians of {REPEATS}.\n",
         "| case | s | peak GiB |",
         "|---|---|---|",
         *(f"| {case} | {seconds:.3f} | {peak:.1f} |" for case, seconds, peak in figures),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from gemma_lisa.checkpoints.loading import EXAMPLE, choose_device, load_checkpoint
+from gemma_lisa.checkpoints.devices import choose_device
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.checkpoints.lora import count_weights
 from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator

@@ -65,7 +65,6 @@ print(json.dumps([[name, wall - marks[at][1], cpu - marks[at][2]] for at, (name,
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=EXAMPLE, help="folder of a checkpoint")
-    parser.add_argument("--image", type=Path, default=SCENE)
     parser.add_argument("--repeats", type=positive, default=5)
     return parser.parse_args(arguments)
 
@@ -74,7 +73,7 @@ def from_the_start(args: argparse.Namespace) -> None:
     """A table of the parts of a fresh interpreter's way to the first mask."""
     runs = []
     for _ in range(args.repeats):
-        command = [sys.executable, "-c", FIRST_MASK, str(args.model), str(args.image), QUESTIONS[0]]
+        command = [sys.executable, "-c", FIRST_MASK, str(args.model), str(SCENE), QUESTIONS[0]]
         begun = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         parts = json.loads(done.stdout.splitlines()[-1])
@@ -100,7 +99,7 @@ def second_question(model, processor, args: argparse.Namespace) -> None:
     for _ in range(args.repeats):
         sessions = []
         first.append(
-            clocked(lambda made=sessions: made.append(model.start(args.image, processor)) or made[0].ask(QUESTIONS[0]))
+            clocked(lambda made=sessions: made.append(model.start(SCENE, processor)) or made[0].ask(QUESTIONS[0]))
         )
         second.append(clocked(lambda made=sessions: made[0].ask(QUESTIONS[3])))
         sessions[0].forget()
@@ -116,7 +115,7 @@ def second_question(model, processor, args: argparse.Namespace) -> None:
 
 
 def ten_questions(model, processor, args: argparse.Namespace) -> None:
-    image = load_rgb(args.image)
+    image = load_rgb(SCENE)
 
     def in_a_session() -> None:
         session = model.start(image, processor)

@@ -17,9 +17,9 @@ from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
-from gemma_lisa.interfaces.command_line import positive
 from gemma_lisa.training.optimizers import build_muon
 
+BATCH_SIZE, NUM_STEPS = 8, 9
 PARTS = ("samples", "batch", "forward", "backward", "optimizer")
 MUON = {"muon_lr": 0.02, "adamw_lr": 2e-3, "weight_decay": 0.01, "betas": (0.9, 0.98)}
 
@@ -49,18 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a small checkpoint")
     parser.add_argument("--dataset", default="shapes/easy", help="a level of shapes")
-    parser.add_argument("--batch_size", type=positive, default=8)
-    parser.add_argument("--steps", type=positive, default=9)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = load_rows(args.dataset, "train", None, {"train_rows": 80, "validation_rows": 1, "test_rows": 1})
-    print(f"{commit()}, torch {torch.__version__}, {args.batch_size} rows a step\n")
+    print(f"{commit()}, torch {torch.__version__}, {BATCH_SIZE} rows a step\n")
     print(f"| | {' | '.join(PARTS)} | all |\n|---|{'---|' * (len(PARTS) + 1)}")
     for flush in (False, True):
         torch.set_flush_denormal(flush)
         model, processor = load_checkpoint(args.model, dtype=torch.float32)
         questions = TrainingQuestions(rows, 0, 4)
-        found = measure(model.train(), GemmaLisaCollator(processor), questions, args.batch_size, args.steps)
+        found = measure(model.train(), GemmaLisaCollator(processor), questions, BATCH_SIZE, NUM_STEPS)
         name = "taken for 0" if flush else "computed on"
         print(f"| {name} | {' | '.join(f'{ms:.0f}' for ms in found)} | {sum(found):.0f} |", flush=True)
 

@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, cached_file
 
 from gemma_lisa.safety.parsing import parse_json
@@ -34,15 +33,6 @@ class Base:
 def is_adapter(path: str | Path) -> bool:
     """Whether a folder holds an adapter and not a whole checkpoint."""
     return (Path(path) / ADAPTER_CONFIG).is_file()
-
-
-def quantization_of(config: PreTrainedConfig) -> str | None:
-    """Return how a model's weights are quantised: "4 bits", "8 bits", another method's name; None: not at all."""
-    options = config.to_dict().get("quantization_config")
-    if not options:
-        return None
-    bits = [number for number in (4, 8) if options.get(f"load_in_{number}bit") or options.get(f"_load_in_{number}bit")]
-    return f"{bits[0]} bits" if bits else str(options.get("quant_method", "an unknown form"))
 
 
 def identify(path: str | Path, revision: str | None = None) -> Base:

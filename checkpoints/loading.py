@@ -3,11 +3,9 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import infer_auto_device_map, init_empty_weights
-from accelerate.utils import get_max_memory
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
@@ -18,20 +16,22 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
-from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, quantization_of, read_base
+from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .checksums import CHECKSUMS, check_checksums
+from .devices import AUTO, choose_device, spread
+from .quantization import check_quantization, check_quantized, keep_layout, quantization_config, quantization_of
 from .small_files import check_json_files, open_processor
 
 if TYPE_CHECKING:
     from .lora import AdaptedGemmaLisa
 
-# `adapters` is imported where an adapter or quantised weights are opened: PEFT and bitsandbytes take five seconds.
+# `.lora` is imported where an adapter is opened, bitsandbytes where weights are quantised: they take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
 
-# The device that stands for all there are.
-AUTO = "auto"
+# What --dtype takes; "auto" is the type that the weights are saved in.
+DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # A checkpoint also carries the code it was saved with; here the project's own is used.
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)
@@ -131,6 +131,43 @@ def _load_whole(
     device: torch.device | str | None,
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
     """The checkpoint itself; see `load_checkpoint`."""
+    config = _read_config(path, revision)
+    if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
+        raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
+    check_quantization(config, path, load_in_4bit, load_in_8bit)
+    if Path(path).is_dir():
+        check_checksums(path)
+    options = _quantize_or_place(config, path, dtype, load_in_4bit, load_in_8bit, device)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
+    try:
+        processor = open_processor(path, revision)
+        model, info = GemmaLisaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, revision=revision, **options
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path}: its files cannot be read: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if not Path(path).is_dir():
+        check_hub_checksums(str(path), revision)
+    wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
+    if wrong:
+        raise ValueError(f"{path}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+    _check_tokens(model, processor, path)
+    if quantization_of(config) is not None or load_in_4bit or load_in_8bit:
+        if load_in_4bit or load_in_8bit:
+            check_quantized(model)
+        keep_layout(model)
+    return model.eval(), processor
+
+
+def _read_config(path: str | Path, revision: str | None) -> GemmaLisaConfig:
+    """Return the configuration of a folder or a name on the Hub.
+
+    Raises:
+        ValueError: no such folder or name; it cannot be read, or is of another kind of model.
+    """
     if not str(path).strip():
         raise ValueError("The name of the checkpoint is empty; expected a folder or a name on the Hub.")
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
@@ -148,40 +185,42 @@ def _load_whole(
             f"{path}: a checkpoint of type {config.model_type!r}, which has no [SEG]; make a Gemma-LISA of it with "
             "scripts/init_checkpoint.py."
         )
-    if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
-        raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
-    check_quantization(config, path, load_in_4bit, load_in_8bit)
-    if Path(path).is_dir():
-        check_checksums(path)
-    options, is_quantized = {}, load_in_4bit or load_in_8bit
+    return config
+
+
+def _quantize_or_place(
+    config: GemmaLisaConfig,
+    path: str | Path,
+    dtype: torch.dtype | str,
+    load_in_4bit: bool,
+    load_in_8bit: bool,
+    device: torch.device | str | None,
+) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that quantise the weights and place them on devices.
+
+    Raises:
+        ValueError: quantised weights are to be spread over devices, or SAM does not fit on the first.
+    """
+    is_quantized = load_in_4bit or load_in_8bit
     is_saved_quantized = quantization_of(config) is not None
     if device == AUTO and (is_quantized or is_saved_quantized):
         raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
     if device == AUTO:
-        options["device_map"] = _spread(config, path, dtype)
-    elif is_quantized:
-        from .lora import quantization_config
+        return {"device_map": spread(config, path, dtype)}
+    if is_quantized:
+        return {
+            "quantization_config": quantization_config(load_in_4bit, load_in_8bit),
+            "device_map": None if device is None else {"": device},
+        }
+    return {"device_map": {"": device}} if is_saved_quantized and device is not None else {}
 
-        options["quantization_config"] = quantization_config(load_in_4bit, load_in_8bit)
-        options["device_map"] = None if device is None else {"": device}
-    elif is_saved_quantized and device is not None:
-        options["device_map"] = {"": device}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
-    try:
-        processor = open_processor(path, revision)
-        model, info = GemmaLisaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, revision=revision, **options
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path}: its files cannot be read: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if not Path(path).is_dir():
-        check_hub_checksums(str(path), revision)
-    wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
-    if wrong:
-        raise ValueError(f"{path}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+
+def _check_tokens(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, path: str | Path) -> None:
+    """Check that model and processor agree on [SEG], and that answers stop at <end_of_turn>.
+
+    Raises:
+        ValueError: they do not.
+    """
     if model.config.seg_token_id != processor.seg_token_id:
         raise ValueError(
             f"{path}: [SEG] is token {processor.seg_token_id} of the tokenizer but {model.config.seg_token_id} in the "
@@ -191,32 +230,6 @@ def _load_whole(
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
-    if is_quantized:
-        from .lora import check_quantized, keep_layout
-
-        check_quantized(model)
-        keep_layout(model)
-    elif is_saved_quantized:
-        from .lora import keep_layout
-
-        keep_layout(model)
-    return model.eval(), processor
-
-
-def check_quantization(config: GemmaLisaConfig, path: str | Path, load_in_4bit: bool, load_in_8bit: bool) -> None:
-    """Refuse to quantise weights that are saved quantised: transformers would ignore what was asked for.
-
-    Raises:
-        ValueError: how they are saved, and what to do.
-    """
-    saved = quantization_of(config)
-    if saved is None or not (load_in_4bit or load_in_8bit):
-        return
-    asked = "--load_in_4bit" if load_in_4bit else "--load_in_8bit"
-    raise ValueError(
-        f"{path}: its weights are saved in {saved}, so {asked} has no effect; leave the option out, or give the "
-        "checkpoint that was not quantised."
-    )
 
 
 def check_hub_checksums(name: str, revision: str | None) -> None:
@@ -230,67 +243,3 @@ def check_hub_checksums(name: str, revision: str | None) -> None:
     except (EntryNotFoundError, OSError):  # it has none, or they are not in the cache of a machine without network
         return
     check_checksums(Path(found).parent, missing_is_fine=True)
-
-
-def _spread(
-    config: GemmaLisaConfig,
-    path: str | Path,
-    dtype: torch.dtype | str = "auto",
-    max_memory: dict[int | str, int] | None = None,
-) -> dict[str, int | str]:
-    """On which device each module is to be, by Accelerate: over GPUs, then the CPU's memory, then the disk.
-
-    Whole on the first are SAM and its projector, as their parts are called one by one, and the embeddings and the head,
-    which are one weight.
-
-    max_memory: bytes of each device; by default what is free.
-
-    Raises:
-        ValueError: no room for these on the first.
-    """
-    with init_empty_weights():
-        model = GemmaLisaForConditionalGeneration(config)
-    dtype = (config.dtype or torch.float32) if dtype == "auto" else dtype
-    room = get_max_memory(max_memory)
-    first = next(iter(room))
-    at_first = ["sam", "seg_projector", "lm_head", "model.language_model.embed_tokens"]
-    numbers = {name: sum(weight.numel() for weight in model.get_submodule(name).parameters()) for name in at_first}
-    room[first] -= (sum(numbers.values()) - numbers["lm_head"]) * dtype.itemsize
-    if room[first] < 0:
-        raise ValueError(f"{path}: SAM finds no room on the first device ({first}); try --device cpu.")
-    del model.sam, model.seg_projector, model.lm_head, model.model.language_model.embed_tokens
-    rest = infer_auto_device_map(
-        model, room, no_split_module_classes=list(model._no_split_modules), dtype=dtype, fallback_allocation=True
-    )
-    if set(rest.values()) == {first}:
-        return {"": first}
-    # In this order: the device that is named first is taken for the one that computes
-    return {**dict.fromkeys(at_first, first), **_in_parts(model, rest)}
-
-
-def _in_parts(model: torch.nn.Module, places: dict[str, int | str]) -> dict[str, int | str]:
-    """The places of the children where a whole is given that has lost some of its own."""
-    parts = {}
-    for name, place in places.items():
-        if name in ("", "model", "model.language_model"):
-            children = model.get_submodule(name).named_children()
-            parts |= _in_parts(model, {f"{name}.{child}".lstrip("."): place for child, _ in children})
-        else:
-            parts[name] = place
-    return parts
-
-
-def choose_device(wanted: str | None) -> torch.device | str:
-    """The device asked for, else a GPU if there is one; says which, and aloud when it is not a GPU.
-
-    "auto" stays a word: `load_checkpoint` spreads the model over all devices.
-    """
-    if wanted == "auto":
-        count = torch.cuda.device_count()
-        print(f"device: auto, {f'over {count} GPUs' if count else 'on the CPU (no GPU was found)'}", file=sys.stderr)
-        return wanted
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted or found)
-    note = " (no GPU was found)" if found == "cpu" else " (a GPU is there but not used)" if device.type == "cpu" else ""
-    print(f"device: {device}{note}", file=sys.stderr)
-    return device

@@ -1,7 +1,6 @@
 """LoRA on Gemma's text model, with the row of `[SEG]` and a few modules trained whole beside it."""
 
 import fnmatch
-import logging
 import re
 import warnings
 from collections.abc import Iterable
@@ -12,17 +11,17 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
 
-from .adapter_base import ADAPTER_CONFIG, Base, check_base, quantization_of, write_base
+from .adapter_base import ADAPTER_CONFIG, Base, check_base, write_base
 from .checksums import check_checksums, write_checksums
+from .quantization import TEXT_LINEARS, quantization_of
 
 # Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
-TEXT_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
 # SAM's positional code is a constant; its codes of clicks, boxes and masks are taught only where those are simulated.
 NEVER_TRAINED = ("sam.prompt_encoder.shared_embedding.", "sam.shared_image_embedding.")
@@ -239,38 +238,6 @@ def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Precision
 # ---------------------------------------------------------------------------------------------------------------------
-def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesConfig | None:
-    """bitsandbytes on the text model's linear layers; None for neither. The model itself names what stays as it is.
-
-    Raises:
-        ValueError: both.
-    """
-    if load_in_4bit and load_in_8bit:
-        raise ValueError("load_in_4bit and load_in_8bit: choose one of them.")
-    if load_in_8bit:
-        # It says for every layer and call that int8 products go through fp16: of normed states, which fit
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if not load_in_4bit:
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16,  # one type for all weights: FSDP2 can shard them
-    )
-
-
-def check_quantized(model: PreTrainedModel) -> None:
-    """Every linear layer of the text model is quantised, and nothing else is."""
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
-
-    quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
-    wanted = {name for name, _ in model.named_modules() if re.fullmatch(TEXT_LINEARS, name)}
-    assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
-
-
 def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, use_dora: bool, path: str) -> None:
     """Refuse to train weights that are saved quantised, other than below LoRA.
 
@@ -290,19 +257,6 @@ def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, 
             f"{path}: its weights are quantised to {saved}, and DoRA loses the scale of int8 weights in PEFT; leave "
             "use_dora out."
         )
-
-
-def keep_layout(model: nn.Module) -> None:
-    """4-bit weights stay as they were quantised.
-
-    On a CPU with bf16 units bitsandbytes packs them otherwise at the first evaluation, for a product that has no
-    gradient, so that nothing below would learn from then on; and it fails where a row is no multiple of a block.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def hold_trained_in_fp32(model: nn.Module) -> None:

@@ -17,7 +17,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import TrainerState
 
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.redaction import redact, redact_arguments, secrets_of
+from gemma_lisa.safety.redaction import redact, redact_arguments
+from gemma_lisa.safety.secret_names import secrets_of
 
 _logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from gemma_lisa.checkpoints.hub_repository import check_no_secrets, shorten_files
+from gemma_lisa.checkpoints.hub_upload import push
 from gemma_lisa.datasets_builder.mixture import builder_of, make_rows, tolerating
 from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBuilder
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -99,13 +99,8 @@ def prepare(args: argparse.Namespace) -> None:
     write_whole(args.output / "README.md", card_of(args.name, builder, splits))
     print(f"wrote {args.output}: {', '.join(f'{len(rows):,} rows {split}' for split, rows in splits.items())}")
     if args.push:
-        from huggingface_hub import HfApi  # only here: everything else works without the Hub
-
-        shorten_files(args.output)
-        check_no_secrets(args.output)
-        api = HfApi()
-        api.create_repo(args.push, repo_type="dataset", private=True, exist_ok=True)  # most licences ask for it
-        print(f"pushed {api.upload_folder(folder_path=args.output, repo_id=args.push, repo_type='dataset')}")
+        # Private, if it is new: most licences ask for it
+        print(f"pushed {push(args.output, args.push, private=True, message='Prepared rows', repo_type='dataset')}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

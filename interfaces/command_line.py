@@ -12,7 +12,8 @@ from tqdm import tqdm
 from gemma_lisa.safety.errors import UsageError, check_not_empty
 from gemma_lisa.safety.interrupts import Terminated, sigterm_raises
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.redaction import mask_text, redact_arguments, secrets_of
+from gemma_lisa.safety.redaction import mask_text, redact_arguments
+from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
 
 USAGE, FAILURE = 2, 1

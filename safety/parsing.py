@@ -33,6 +33,16 @@ def parse_json(
         raise ValueError("its lists and objects are nested too deep") from error
 
 
+def json_or_none(text: str) -> Any:
+    """Return the list or object that a text is in JSON; None for other texts."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
 def read_yaml(file: str | Path) -> Any:
     """Return what a YAML file says.
 

@@ -25,13 +25,14 @@ from typing import Any
 from packaging.version import Version
 
 from gemma_lisa.interfaces.command_line import ArgumentParser, run
-from gemma_lisa.scripts.publish import check_loading
+from gemma_lisa.scripts.fresh_loading import check_loading
 from gemma_lisa.versions_gemma_lisa import LOWEST, cannot_run
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints-versions.txt"
 PROBE = Path(__file__).with_name("checkpoint_probe.py")
 EXAMPLE, SCENE = ROOT / "examples" / "shapes-tiny", ROOT / "docs" / "scene.png"
+ENVIRONMENTS = ROOT / ".venv-versions"
 # The last release before transformers 5.
 TOO_OLD = "4.57.6"
 # Environments that are checked at the same time.
@@ -66,10 +67,6 @@ print(json.dumps(errors))
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--newest", help="transformers to test as the newest (default: the newest 5.x that pip finds)")
-    parser.add_argument("--lowest", default=LOWEST, help=f"transformers to test as the lowest (default: {LOWEST})")
-    parser.add_argument(
-        "--environments", type=Path, default=ROOT / ".venv-versions", help="folder to keep the environments in"
-    )
     return parser.parse_args(arguments)
 
 
@@ -212,9 +209,9 @@ def main(arguments: list[str]) -> None:
     packages = read_packages((ROOT / "README.md").read_text(encoding="utf-8"))
     begun = time.monotonic()
 
-    newest = install(args.environments / "newest", [f"{name}=={pins[name]}" for name in packages])
-    lowest = install(args.environments / "lowest", [f"transformers=={args.lowest}"], above=newest)
-    too_old = install(args.environments / "too_old", [f"transformers=={TOO_OLD}"], above=newest)
+    newest = install(ENVIRONMENTS / "newest", [f"{name}=={pins[name]}" for name in packages])
+    lowest = install(ENVIRONMENTS / "lowest", [f"transformers=={LOWEST}"], above=newest)
+    too_old = install(ENVIRONMENTS / "too_old", [f"transformers=={TOO_OLD}"], above=newest)
     print(f"The environments took {time.monotonic() - begun:.0f} s.", flush=True)
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(PROCESSES) as pool:
@@ -226,7 +223,7 @@ def main(arguments: list[str]) -> None:
         expected = run_in(sys.executable, PROBE, exported, SCENE)
         checks = [
             pool.submit(check_release, newest, pins["transformers"], exported, expected),
-            pool.submit(check_release, lowest, args.lowest, exported, expected),
+            pool.submit(check_release, lowest, LOWEST, exported, expected),
             pool.submit(check_too_old, too_old, exported),
         ]
         for check in checks:

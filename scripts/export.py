@@ -26,19 +26,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, logging
 
-from gemma_lisa.checkpoints.adapter_base import is_adapter, quantization_of, read_base
+from gemma_lisa.checkpoints.adapter_base import is_adapter, read_base
 from gemma_lisa.checkpoints.checksums import write_checksums
-from gemma_lisa.checkpoints.hub_repository import (
-    ANSWERS,
-    EXAMPLES,
-    GEMMA_LICENSE,
-    Facts,
-    check_no_secrets,
-    complete,
-    read_results,
-)
-from gemma_lisa.checkpoints.loading import load_checkpoint, open_checkpoint
+from gemma_lisa.checkpoints.hub_repository import ANSWERS, EXAMPLES, complete
+from gemma_lisa.checkpoints.hub_upload import check_access, check_name, check_no_secrets, list_files, push
+from gemma_lisa.checkpoints.loading import DTYPES, load_checkpoint, open_checkpoint
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, hold_in, merge_adapter
+from gemma_lisa.checkpoints.model_card import GEMMA_LICENSE, Facts, read_results
+from gemma_lisa.checkpoints.quantization import quantization_of
 from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
@@ -48,11 +43,10 @@ from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.whole_files import check_writable, write_whole
+from gemma_lisa.scripts.fresh_loading import check_loading
 from gemma_lisa.scripts.init_checkpoint import check_output
-from gemma_lisa.scripts.publish import check_access, check_loading, check_name, list_files, push
 from gemma_lisa.training.atomic_saves import whole_folder
 
-DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
 # once, in its own type.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

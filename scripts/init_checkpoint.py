@@ -34,6 +34,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from gemma_lisa.checkpoints import sam_pth
 from gemma_lisa.checkpoints.checksums import write_checksums
+from gemma_lisa.checkpoints.loading import DTYPES
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
@@ -50,7 +51,6 @@ ADDED_MODULES = ("sam.", "seg_projector.")
 HEAD_OF_THE_HUB = {r"^language_model\.lm_head": "lm_head"}
 # SAM's decoder doubles the side of the image embeddings twice.
 MASK_UPSCALING = 4
-DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

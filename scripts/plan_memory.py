@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.checkpoints.lora import TEXT_LINEARS, WRAPPED, add_lora, hold_in, trained_names
+from gemma_lisa.checkpoints.lora import WRAPPED, add_lora, hold_in, trained_names
+from gemma_lisa.checkpoints.quantization import TEXT_LINEARS
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
@@ -45,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "bf16": False,
     "optim": "adamw_torch_fused",
 }
+QUESTION_TOKENS = 64  # of a question with its answer
 # nf4 with double quantisation: half a byte, a byte of scale for 64 weights, four bytes of its scale for 256 scales
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 SMALLEST_IN_8BIT = 4096  # numbers; bitsandbytes keeps the averages of smaller tensors in 32 bits
@@ -245,7 +247,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--size", choices=GEMMA_SIZES, help="of Gemma 3")
     parser.add_argument("--model", help="instead: folder of a Gemma-LISA, of which config.json is read")
     parser.add_argument("--engine", type=Path, help="accelerate's configuration, as configs/accelerate/zero2.yaml")
-    parser.add_argument("--question_tokens", type=positive, default=64, help="of a question with its answer")
     parser.add_argument("--mask_size", type=positive, nargs=2, default=(480, 640), help="height and width in pixels")
     args, overrides = parser.parse_known_args(arguments)
     recipe = read_recipe(args.config, overrides)
@@ -253,14 +254,14 @@ def main(arguments: list[str]) -> None:
     config, name = choose_config(args.model, args.size, args.config)
 
     def made(recipe: dict[str, Any]) -> tuple[list[Row], float]:
-        step = measure_step(config, recipe, args.question_tokens, tuple(args.mask_size))
+        step = measure_step(config, recipe, QUESTION_TOKENS, tuple(args.mask_size))
         return plan(build_model(config, recipe), step, recipe, engine, args.devices)
 
     rows, elsewhere = made(recipe)
     batch, questions = recipe["per_device_train_batch_size"], recipe["max_questions"]
     print(
         f"{args.config}, {name}: {args.devices} device(s) of {args.gpu_gb:g} GiB, {engine.name}\n"
-        f"{batch} row(s) a device at once, {questions} question(s) of {args.question_tokens} tokens each, masks of "
+        f"{batch} row(s) a device at once, {questions} question(s) of {QUESTION_TOKENS} tokens each, masks of "
         f"{args.mask_size[0]} × {args.mask_size[1]}\n"
     )
     print("| on each device | GiB | |\n|---|---|---|")

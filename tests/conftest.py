@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 from importlib.util import find_spec
@@ -13,18 +14,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: bef
 # On a CPU it warns, while it is imported, of a kernel that nobody here uses; pytest's count is to be the last line.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
+import hub_server
 import numpy as np
 import pytest
 import torch
+from adapter_runs import RANK, trainer_of
 from PIL import Image
+from stock_checkpoints import write_gemma, write_sam
 from transformers import set_seed
 
+from gemma_lisa.checkpoints.loading import EXAMPLE
+from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.safety.secret_names import is_secret_name
+from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
+from gemma_lisa.train import load_model
+from gemma_lisa.training.arguments import ModelArguments
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 # Tokens: less than a question with its answer, and less than the prefix that holds the image.
@@ -47,6 +57,14 @@ def one_seed():
 def own_cache(monkeypatch, tmp_path):
     """Rows are made anew, in the test's own folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def no_login(monkeypatch):
+    """No secrets of this machine: neither of its environment nor of a login to the Hub."""
+    for name in [name for name in os.environ if is_secret_name(name) or name.endswith("_KEY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("gemma_lisa.safety.secret_names.get_token", lambda: None)
 
 
 @pytest.fixture(scope="session")
@@ -230,3 +248,85 @@ def question(make_picture):
         return [{"role": "user", "content": [*image, {"type": "text", "text": text}]}]
 
     return make
+
+
+@pytest.fixture
+def server():
+    """A Hub on this machine."""
+    with hub_server.serve() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """`model`, small and random, and two exports of it: `cut`, its weights in several files, and `whole`, in one."""
+    at = tmp_path_factory.mktemp("folders")
+    for part in build_tiny(image_size=32):
+        part.save_pretrained(at / "model")
+    question = ["--examples", str(export.SCENE), "a circle"]
+    for name, size in (("cut", "1MB"), ("whole", "5GB")):
+        export.main(["--model", str(at / "model"), "--output", str(at / name), "--max_shard_size", size, *question])
+    return at
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The small checkpoint as a repository, with its results."""
+    folder = tmp_path_factory.mktemp("published") / "shapes-tiny"
+    results = [str(EXAMPLE / f"{level}.json") for level in ("easy", "hard")]
+    export.main(["--model", str(EXAMPLE), "--output", str(folder), "--results", *results])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tiny, tmp_path_factory):
+    """A folder with a small random Gemma-LISA."""
+    folder = tmp_path_factory.mktemp("base")
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def batch(tiny, samples):
+    """Two rows as `forward` takes them."""
+    return GemmaLisaCollator(tiny[1])(samples[:2])
+
+
+@pytest.fixture(scope="session")
+def train(base, rows, tmp_path_factory):
+    """Trains a few steps with the options of train.py; gives the model and the folder it was saved to."""
+
+    def call(model=None, **options):
+        folder = tmp_path_factory.mktemp("trained")
+        adapted, processor = load_model(ModelArguments(str(model or base), **options), device=torch.device("cpu"))
+        trainer = trainer_of(adapted, processor, rows, folder)
+        trainer.train()
+        trainer.save_model()
+        return adapted, folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def lora(train):
+    """(model, folder) of a LoRA run."""
+    return train(lora_rank=RANK)
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory):
+    """A folder with a small stock Gemma 3."""
+    return write_gemma(tmp_path_factory.mktemp("gemma"))
+
+
+@pytest.fixture(scope="session")
+def sam(tmp_path_factory):
+    """A folder with a small stock SAM."""
+    return write_sam(tmp_path_factory.mktemp("sam"))
+
+
+@pytest.fixture
+def copies(gemma, sam, tmp_path):
+    """Copies of both checkpoints, to be spoiled."""
+    return Path(shutil.copytree(gemma, tmp_path / "gemma")), Path(shutil.copytree(sam, tmp_path / "sam"))

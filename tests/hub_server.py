@@ -8,14 +8,21 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from gemma_lisa.checkpoints.hub_repository import files_of
+
+ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_of_the_tests"
 # Whose repositories the token may write; all others answer 403
 WRITABLE = "org"
@@ -305,3 +312,17 @@ def environment(server: HubServer, home, token: str | None = TOKEN) -> dict[str,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     return told if token is None else {**told, "HF_TOKEN": token}
+
+
+def python(server, home, *arguments, token=TOKEN):
+    """Another Python, to which the server is the Hub."""
+    variables = {**os.environ, **environment(server, home, token)}
+    if token is None:
+        variables.pop("HF_TOKEN", None)
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
+
+
+def contents(folder):
+    """The files of a folder that go to the Hub: content by path."""
+    return {path.as_posix(): (folder / path).read_bytes() for path in files_of(folder)}

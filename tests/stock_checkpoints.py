@@ -20,6 +20,8 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.scripts.init_checkpoint import main
+
 GEMMA_SIDE, SAM_SIDE = 32, 48
 IMAGE_TOKENS = {
     "boi_token": "<start_of_image>",
@@ -174,3 +176,9 @@ def edit_weights(folder, edit):
 
 def edit_json(path, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def init(gemma, sam, output, *more):
+    """Make the first Gemma-LISA checkpoint of the two, as scripts/init_checkpoint.py does, and return its folder."""
+    main(["--gemma", str(gemma), "--sam", str(sam), "--output", str(output), *more])
+    return output

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from gemma_lisa import predict
 from gemma_lisa.checkpoints import loading
-from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
+from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.safety.errors import UsageError
@@ -273,38 +272,3 @@ def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
     predict.main([*asked, "--dtype", "bfloat16"])
     assert [str(kind) for kind in types] == ["torch.bfloat16"]
     assert (tmp_path / "a.png").is_file()
-
-
-@pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
-def test_a_model_for_which_there_is_not_room_enough_answers_the_same_in_parts(scene, monkeypatch, share):
-    model, processor = load_checkpoint(EXAMPLE)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    monkeypatch.setattr(loading, "get_max_memory", lambda given: {"cpu": int(share * size), "disk": 10**12})
-    spread, _ = load_checkpoint(EXAMPLE, device="auto")
-    places = spread.hf_device_map
-    assert {places["sam"], places["seg_projector"]} == {"cpu"} and "disk" in places.values()
-    assert not [name for name in places if name.startswith(("sam.", "seg_projector."))]
-    first, second = (one.start(scene / "a.png", processor).ask("all the blue triangles") for one in (model, spread))
-    assert first["raw_text"] == second["raw_text"] and len(first["masks"]) == 2
-    assert (first["masks"] == second["masks"]).all()
-    picture = {"type": "image", "image": Image.open(scene / "a.png")}
-    messages = [{"role": "user", "content": [picture, {"type": "text", "text": "all the blue triangles"}]}]
-    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    (third,) = processor.post_process_segmentation(spread.segment(**inputs), inputs)
-    assert (first["masks"] == third["masks"]).all()
-
-
-def test_a_model_is_planned_in_the_type_it_is_held_in():
-    model, _ = load_checkpoint(EXAMPLE)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    room = {"cpu": int(0.6 * size), "disk": 10**12}
-    plans = [loading._spread(model.config, EXAMPLE, dtype, room) for dtype in ("auto", torch.bfloat16)]
-    assert ["disk" in plan.values() for plan in plans] == [True, False]
-
-
-def test_where_sam_finds_no_room_and_quantised_weights_are_not_spread(monkeypatch):
-    monkeypatch.setattr(loading, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
-    with pytest.raises(ValueError, match="SAM finds no room on the first device"):
-        load_checkpoint(EXAMPLE, device="auto")
-    with pytest.raises(ValueError, match="leave --device auto out"):
-        load_checkpoint(EXAMPLE, device="auto", load_in_4bit=True)

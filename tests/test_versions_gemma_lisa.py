@@ -11,7 +11,7 @@ import transformers
 from picture_files import ROOT
 
 from gemma_lisa import versions_gemma_lisa as versions
-from gemma_lisa.checkpoints.hub_repository import Facts, card
+from gemma_lisa.checkpoints.model_card import Facts, card
 from gemma_lisa.scripts.check_versions import CONSTRAINTS, read_block, read_packages, read_pins
 from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST, check_transformers
 

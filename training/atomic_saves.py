@@ -50,7 +50,7 @@ def place_checkpoint(aside: Path, place: Path) -> None:
 
 
 def place_model(aside: Path, folder: Path) -> None:
-    """Move the files of a model that was written aside into a folder, and take away the weights that lay there.
+    """Move the files of a model that was written aside into a folder, and delete the weights and the code there.
 
     In between the folder has no configuration: nobody can take half of one model and half of another for a checkpoint.
     """
@@ -58,9 +58,9 @@ def place_model(aside: Path, folder: Path) -> None:
     for name in reversed(SEALS):
         (folder / name).unlink(missing_ok=True)
     flush_entry(folder)
-    for pattern in (CHECKSUMS, "*.safetensors", "*.safetensors.index.json"):
-        for weights in folder.glob(pattern):
-            weights.unlink()
+    for pattern in (CHECKSUMS, "*.safetensors", "*.safetensors.index.json", "*_gemma_lisa.py"):
+        for path in folder.glob(pattern):
+            path.unlink()
     names = sorted(path.name for path in aside.iterdir())
     for name in [*(name for name in names if name not in SEALS), *(name for name in SEALS if name in names)]:
         if (folder / name).is_dir():

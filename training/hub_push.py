@@ -10,10 +10,13 @@ from huggingface_hub import CommitInfo
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
-from gemma_lisa.checkpoints.hub_repository import Facts, commit_folder, link, shorten_files, stage
+from gemma_lisa.checkpoints.hub_repository import link, shorten_files, stage
+from gemma_lisa.checkpoints.hub_upload import commit_folder
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa
+from gemma_lisa.checkpoints.model_card import Facts
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.redaction import environment_secrets, mask_text
+from gemma_lisa.safety.redaction import mask_text
+from gemma_lisa.safety.secret_names import environment_secrets
 
 from .atomic_saves import PUSHING
 

@@ -16,7 +16,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from gemma_lisa.checkpoints.checksums import check_checksums
 from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, read_stages
 from gemma_lisa.datasets_builder.mixture import BUILDERS
-from gemma_lisa.safety.redaction import redact, redact_command, short_path, shorten_paths
+from gemma_lisa.safety.local_paths import short_path, shorten_paths
+from gemma_lisa.safety.redaction import redact, redact_command
 
 from .atomic_saves import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
 
@@ -62,7 +63,7 @@ def settings_of(
     """What may not change while a run goes on, as JSON would give it back; and LENGTHS.
 
     Args:
-        secrets: values to mask wherever they occur (`redaction.secrets_of`).
+        secrets: values to mask wherever they occur (`secret_names.secrets_of`).
         parts: dataclasses of the program's own arguments.
         args: of the training, with fields of the program's own.
         facts: what else it is, as the model's weights and the rows of a step.

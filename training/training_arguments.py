@@ -9,7 +9,8 @@ from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
 
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.redaction import environment_secrets, is_secret_name, redact
+from gemma_lisa.safety.redaction import redact
+from gemma_lisa.safety.secret_names import environment_secrets, is_secret_name
 
 from .optimizers import PARTS
 

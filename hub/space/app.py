@@ -6,7 +6,8 @@ only); IN_4BIT=1 to quantise the language model, on a GPU.
 
 import os
 
-from gemma_lisa.checkpoints.loading import EXAMPLE, choose_device, load_checkpoint
+from gemma_lisa.checkpoints.devices import choose_device
+from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.interfaces.web.server import serve
 
 EVERY_NETWORK, SPACES_PORT = "0.0.0.0", 7860

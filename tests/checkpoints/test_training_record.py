@@ -1,14 +1,16 @@
 """The record of a training holds what ran, and neither a secret nor an absolute local path."""
 
 import json
+import re
 
 import pytest
+import torch
 from transformers import TrainerState
 
 from gemma_lisa import train
-from gemma_lisa.checkpoints.hub_repository import Facts, complete
-from gemma_lisa.checkpoints.training_record import Record, command_of
-from gemma_lisa.safety.redaction import secrets_of
+from gemma_lisa.checkpoints import training_record
+from gemma_lisa.checkpoints.training_record import Record, circumstances, command_of, commit, leakage_of, read_stages
+from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.training.arguments import DataArguments, ModelArguments
 from gemma_lisa.training.resume import choose_start, differences, settings_of
 from gemma_lisa.training.run_lock import locked
@@ -57,17 +59,77 @@ def test_a_run_is_recognised_again_by_its_redacted_record(tmp_path):
     assert choose_start(tmp_path, settings, command_of(arguments), wanted).says == [f"going on from step 2: {wanted}"]
 
 
-def test_what_older_records_and_results_hold_is_not_published(tmp_path):
-    stage = {"command": f"train.py --hub_token {TOKEN} --output_dir {HOME}/runs/a", "steps": 1}
-    result = {"dataset": "shapes", "split": "test", "protocol": "generate", "model": f"{HOME}/runs/a"}
-    result |= {"scores": {"count": 1}, "dataset_options": {"data_dir": f"{HOME}/data/x", "token": "abc"}}
-    (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": f"{HOME}/models/start"}))
-    complete(tmp_path, Facts("org/name", stages=[stage], results={"results.json": result}))
-    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
-        text = path.read_text()
-        assert TOKEN not in text and HOME not in text and '"abc"' not in text, path
-    assert json.loads((tmp_path / "config.json").read_text()) == {"_name_or_path": "start"}
-    assert json.loads((tmp_path / "results.json").read_text())["model"] == "a"
+def write_record(folder, *stages):
+    folder.mkdir(exist_ok=True)
+    (folder / "training.json").write_text(json.dumps({"stages": stages}))
+    return str(folder)
+
+
+def test_a_figure_has_its_commit_date_and_versions_beside_it(monkeypatch):
+    found = circumstances()
+    assert set(found["versions"]) == {"torch", "transformers", "datasets"}
+    assert found["versions"]["torch"] == torch.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["date"])
+    assert found["commit"] == commit()
+    monkeypatch.setattr(training_record.shutil, "which", lambda name: None)
+    assert commit() == "none"
+
+
+def test_outside_a_checkout_the_commit_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(training_record, "__file__", str(tmp_path / "a" / "b.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "none"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"no": "stages"}'])
+def test_a_folder_without_a_record_has_no_stages_and_a_damaged_record_is_refused(tmp_path, content):
+    assert read_stages(tmp_path) == []
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(ValueError, match="training.json is no record of a training"):
+        read_stages(tmp_path)
+
+
+def test_a_resumed_run_continues_its_own_stage_and_keeps_those_before(tmp_path):
+    start = write_record(tmp_path / "start", {"command": "train.py --config words", "steps": 9})
+    begun = {
+        "command": "train.py --seed 1",
+        "commit": "abc",
+        "date": "2026-01-01",
+        "seconds": 60.0,
+        "cpu_seconds": 50.0,
+    }
+    checkpoint = write_record(tmp_path / "checkpoint-2", {"command": "first"}, {**begun, "allow_leakage": True})
+    record = Record(start, ["--seed", "1", "--resume"], checkpoint, seed=1, allow_leakage=False)
+    first, stage = record.content(TrainerState(global_step=3))["stages"]
+    assert first == {"command": "first"} and stage["steps"] == 3 and stage["seed"] == 1
+    assert stage["resumed"] == [begun] and stage["command"] == "train.py --seed 1 --resume"
+    assert stage["seconds"] >= 60 and stage["cpu_seconds"] >= 50 and stage["allow_leakage"] is True
+
+
+def test_a_run_from_a_model_of_unknown_training_does_not_say_that_it_leaks_nothing(monkeypatch):
+    monkeypatch.setattr(training_record, "stages_of", lambda model: None)
+    assert Record("org/model", [], None, allow_leakage=False).stage["allow_leakage"] is None
+    assert Record("org/model", [], None, allow_leakage=True).stage["allow_leakage"] is True
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([], None),
+        ([{"command": "a"}], None),
+        ([{"allow_leakage": False, "held_out": ["a", "b"]}, {"allow_leakage": None}], None),
+        (
+            [{"allow_leakage": False, "held_out": ["b", "a"]}, {"allow_leakage": False, "held_out": ["b", "c"]}],
+            {"allow_leakage": False, "held_out": ["b"]},
+        ),
+        (
+            [{"allow_leakage": True, "held_out": None}, {"allow_leakage": False, "held_out": ["b"]}],
+            {"allow_leakage": True, "held_out": []},
+        ),
+    ],
+)
+def test_what_was_held_out_is_what_every_stage_held_out(tmp_path, stages, expected):
+    assert leakage_of(write_record(tmp_path, *stages)) == expected
 
 
 def test_a_second_training_in_one_folder_is_refused_before_the_model_is_opened(tmp_path, monkeypatch):

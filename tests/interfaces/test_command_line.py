@@ -1,7 +1,7 @@
-"""The programs' edge: empty values and unwritable outputs are refused before work begins; errors hold no secret."""
+"""The programs' edge: wrong arguments are refused in one line with an exit code; errors hold no secret."""
 
-import errno
-import os
+import argparse
+import signal
 import sys
 
 import pytest
@@ -9,8 +9,8 @@ import pytest
 from gemma_lisa import eval, predict
 from gemma_lisa.datasets_builder import __main__ as datasets_builder
 from gemma_lisa.interfaces import command_line
-from gemma_lisa.safety.errors import UsageError, WriteError, check_not_empty, one_line_errors
-from gemma_lisa.safety.whole_files import check_writable, write_whole
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.interrupts import Terminated
 from gemma_lisa.scripts import export, init_checkpoint, init_tiny
 from gemma_lisa.train import parse
 
@@ -51,66 +51,85 @@ def test_an_empty_value_of_a_recipe_is_refused(tmp_path, field):
         parse(["--config", str(recipe)])
 
 
-def test_values_that_are_there_pass():
-    check_not_empty(["--model", "a", "--flag", "--x=1", "--query", ""])  # predict.py says itself what a query must be
+# ---------------------------------------------------------------------------------------------------------------------
+# Types of arguments
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "²", "9" * 19, "x" * 200])
+def test_what_is_no_number_from_1_on_is_refused_shortly(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number from 1 on$") as refusal:
+        command_line.positive(text)
+    assert len(str(refusal.value)) < 150
+    assert command_line.positive("12") == command_line.not_negative("12") == 12 and command_line.not_negative("0") == 0
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[1]", "names and values are needed")])
+def test_names_and_values_are_given_as_json(text, said):
+    with pytest.raises(argparse.ArgumentTypeError, match=said):
+        command_line.json_object(text)
+    assert command_line.json_object('{"image_size": 128}') == {"image_size": 128}
+
+
+def test_an_unknown_option_is_a_usage_error_of_one_line():
+    parser = command_line.ArgumentParser()
+    command_line.add_model_options(parser)
+    found = parser.parse_args(["--device", "cpu", "--load_in_4bit"])
+    assert found.device == "cpu" and found.load_in_4bit and not found.load_in_8bit and found.adapter is None
+    with pytest.raises(UsageError, match="unrecognized arguments: --nope; --help lists what there is"):
+        parser.parse_args(["--nope"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Writing
+# Exit codes
 # ---------------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "is_folder"), [("new/deep/a.png", False), ("a.png", False), ("new/folder", True)])
-def test_what_can_be_written_passes_and_nothing_is_left(tmp_path, name, is_folder):
-    check_writable(tmp_path / name, "--output", is_folder)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("no such\nthing"), 1, "error: no such thing\n"),
+        (KeyError(), 1, "error: KeyError\n"),
+        (UsageError("--x is wrong"), 2, "error: --x is wrong\n"),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, "interrupted\n"),
+        (Terminated(), 128 + signal.SIGTERM, "terminated\n"),
+    ],
+)
+def test_each_kind_of_end_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, said):
+    monkeypatch.setattr(sys, "argv", ["predict.py"])
+    monkeypatch.delenv("RANK", raising=False)
+
+    def main(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(main)
+    assert ended.value.code == code and capsys.readouterr().err == said
 
 
-def test_an_existing_file_or_folder_of_the_right_kind_passes(tmp_path):
-    (tmp_path / "a.png").write_text("kept")
-    check_writable(tmp_path / "a.png", "--output")
-    check_writable(tmp_path, "--output", is_folder=True)
-    assert (tmp_path / "a.png").read_text() == "kept" and len(list(tmp_path.iterdir())) == 1
+def test_an_error_of_one_of_several_processes_names_its_rank(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit):
+        command_line.run(lambda arguments: int("x"))
+    assert capsys.readouterr().err.endswith(" (rank 3)\n")
 
 
-def test_what_cannot_be_written_is_told_with_option_and_path(tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to("/nowhere/x")
-    for path, is_folder, said in (
-        (tmp_path, False, "this is a folder; expected the name of a file"),
-        (tmp_path / "file", True, "this is a file; expected the name of a folder"),
-        (tmp_path / "file" / "a.png", False, f"{tmp_path / 'file'} is a file; expected a folder"),
-        (tmp_path / "link" / "a.png", False, "is a link to nothing"),
-    ):
-        with pytest.raises(UsageError, match=f"^--output {path}: .*{said}"):
-            check_writable(path, "--output", is_folder)
+@pytest.mark.parametrize(
+    ("words", "seen", "shows_traceback"),
+    [
+        (["--debug"], [], True),
+        (["--debug", "--x", "1"], ["--x", "1"], True),
+        (["--debug", "no"], ["--debug", "no"], False),
+    ],
+)
+def test_debug_alone_shows_the_traceback_and_with_a_value_it_is_the_programs_own(
+    monkeypatch, words, seen, shows_traceback
+):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
 
+    def main(arguments):
+        assert arguments == seen
+        raise ValueError("wrong")
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_read_only_folder_or_full_disk_is_told(tmp_path, monkeypatch, number):
-    def refuse(**options):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(command_line.tempfile, "NamedTemporaryFile", refuse)
-    with pytest.raises(ValueError, match=rf"^--json {tmp_path}/a.json: cannot be written \({os.strerror(number)}\)"):
-        check_writable(tmp_path / "a.json", "--json")
-
-
-def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, monkeypatch):
-    (tmp_path / "a.json").write_text("old")
-
-    def fill_up(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(command_line.os, "replace", fill_up)
-    with pytest.raises(WriteError, match=f"^{tmp_path}/a.json: cannot be written .No space left on device") as refusal:
-        write_whole(tmp_path / "a.json", {"new": 1})
-    assert "\n" not in str(refusal.value)
-    monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
-
-
-def test_errors_of_the_computation_are_no_errors_of_writing():
-    with pytest.raises(RuntimeError, match="^shapes do not match$"), one_line_errors("a", "cannot be written"):
-        raise RuntimeError("shapes do not match")
+    with pytest.raises(ValueError if shows_traceback else SystemExit):
+        command_line.run(main)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,21 @@
+"""What a benchmark measured is printed, and appended to Markdown only."""
+
+import pytest
+
+from gemma_lisa.benchmarks.report import publish
+
+
+def test_lines_are_printed_and_appended(tmp_path, capsys):
+    output = tmp_path / "results.md"
+    output.write_text("before\n")
+    publish(["| a |", "| b |"], output)
+    publish(["| c |"], None)
+    assert output.read_text() == "before\n| a |\n| b |\n"
+    assert capsys.readouterr().out.split() == ["|", "a", "|", "|", "b", "|", "|", "c", "|"]
+
+
+def test_a_file_of_another_kind_is_not_appended_to(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="appended to a Markdown file"):
+        publish(["| a |"], tmp_path / "results.json")
+    assert (tmp_path / "results.json").read_text() == "{}"
