@@ -136,6 +136,12 @@ class ChatTemplateMixin:
             chats.append((ids, spoken))
         return chats
 
+    def images_of_rows(self, input_ids: torch.LongTensor) -> list[int | None]:
+        """Return for each conversation, (B, L), the index of its image among those of the batch; None without one."""
+        image_of_row, has_image = image_of_rows(input_ids, self.tokenizer.image_token_id)
+        pairs = zip(image_of_row.tolist(), has_image.tolist(), strict=True)
+        return [image if is_shown else None for image, is_shown in pairs]
+
     def _complete(self, messages: list[dict]) -> list[dict]:
         """Messages with the system prompt, where they bring none; one image at most, and turns that alternate."""
         if not messages:

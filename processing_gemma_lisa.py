@@ -18,7 +18,7 @@ from transformers import BatchFeature, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from .chat_template_gemma_lisa import CHAT_TEMPLATE, ChatTemplateMixin, image_of_rows, images_of, tokenizer_lock
+from .chat_template_gemma_lisa import CHAT_TEMPLATE, ChatTemplateMixin, images_of, tokenizer_lock
 from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
 
@@ -254,17 +254,17 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             K = 0, with H = W = 0 where there is no image, when nothing is pointed at.
         """
         prompts = inputs["input_ids"]
-        images, has_image = (part.tolist() for part in image_of_rows(prompts, self.tokenizer.image_token_id))
+        images = self.images_of_rows(prompts)
         each = len(output.sequences) // len(prompts)  # answers to a conversation
         answers, mask = [], 0
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
-            image, shows_image = images[row // each], has_image[row // each]
+            image = images[row // each]
             answer = self.read_answer(new_tokens)
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
-            if not shows_image:
+            if image is None:
                 answer["phrases"] = []
-            if shows_image and output.pred_masks is not None:
+            elif output.pred_masks is not None:
                 mine = slice(mask, mask + new_tokens.count(self.seg_token_id))
                 mask = mine.stop
                 answer["masks"] = self.threshold_masks(

@@ -15,6 +15,7 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import ENGLISH, LANGUAGES
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
+from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .metrics import QueryResult, intersection_and_union, unite
@@ -58,16 +59,8 @@ def by_generation(
     max_new_tokens: int,
 ) -> list[Answer]:
     """Ask, and let the model answer freely. A mask counts only if the model came to write its `[SEG]`."""
-    conversations = []
-    for sample in samples:
-        content = [{"type": "text", "text": sample["chats"][0].rounds[0][0]}]
-        if sample["image"] is not None:
-            content.insert(0, {"type": "image", "image": sample["image"]})
-        conversations.append([{"role": "user", "content": content}])
-    inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
-    inputs = to_device(inputs, model.device)
-    output = model.segment(**inputs, max_new_tokens=max_new_tokens)
-    spoken = processor.post_process_segmentation(output, inputs)
+    questions = [{"text": sample["chats"][0].rounds[0][0], "image": sample["image"]} for sample in samples]
+    spoken = answer(model, processor, questions, max_new_tokens)
     return [
         _answer(sample, said["raw_text"], said["masks"].numpy(), said["scores"].numpy(), said["complete"])
         for sample, said in zip(samples, spoken, strict=True)
@@ -86,8 +79,8 @@ def teacher_forced(
     predicted = teacher_forced_masks(processor, batch, output)
     answers = []
     for sample, (masks, scores, refused) in zip(samples, predicted, strict=True):
-        answer = _answer(sample, "", masks, scores, complete=True)
-        answers.append(answer if answer.result is None else _judge(answer, refused))
+        given = _answer(sample, "", masks, scores, complete=True)
+        answers.append(given if given.result is None else _judge(given, refused))
     return answers
 
 
@@ -95,11 +88,10 @@ def teacher_forced_counts(
     processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
 ) -> torch.LongTensor:
     """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row."""
-    counts, image = [], -1
-    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
-    for row, (masks, _, refused) in enumerate(teacher_forced_masks(processor, batch, output)):
-        image += has_image[row]
-        target = batch["mask_labels"][image].cpu().numpy() if has_image[row] else np.zeros((0, 1, 1), np.uint8)
+    counts = []
+    images = processor.images_of_rows(batch["input_ids"])
+    for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
+        target = np.zeros((0, 1, 1), np.uint8) if image is None else batch["mask_labels"][image].cpu().numpy()
         intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
         counts.append([intersection, union, len(target), 0 if refused else max(1, len(target)), 1])
     return torch.tensor(counts)
@@ -120,12 +112,10 @@ def teacher_forced_masks(
     first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
     refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
-    has_image = (batch["input_ids"] == processor.tokenizer.image_token_id).any(dim=1).tolist()
-    predicted, image = [], -1
-    for row, shown in enumerate(has_image):
-        image += shown
+    predicted = []
+    for row, image in enumerate(processor.images_of_rows(batch["input_ids"])):
         masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
-        if shown:
+        if image is not None:
             mine = output.seg_image_index == image
             masks = processor.threshold_masks(
                 output.pred_masks[mine],

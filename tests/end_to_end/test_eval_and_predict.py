@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -157,26 +158,24 @@ def test_several_images_and_queries_are_answered_each_with_each(checkpoint, pict
     Image.fromarray(np.full((30, 30), 90, np.uint8)).save(other)
     drawn = {}
 
-    def answered(model, processor, pairs, args):
-        masks = np.zeros((2, pairs[0][0].height, pairs[0][0].width), dtype=bool)
+    def answered(model, processor, questions, **options):
+        masks = np.zeros((2, questions[0]["image"].height, questions[0]["image"].width), dtype=bool)
         masks[0, 3:5, 10:14] = True
-        import torch
-
-        for at, (image, query) in enumerate(pairs):
-            drawn[at] = (image.size, query)
+        for at, asked in enumerate(questions):
+            drawn[at] = (asked["image"].size, asked["text"])
         return [
             {
                 "text": "There.",
                 "raw_text": "There [SEG] and [SEG].",
                 "phrases": ["There", "and"],
-                "masks": torch.from_numpy(masks[:, : image.height, : image.width].copy()),
+                "masks": torch.from_numpy(masks[:, : asked["image"].height, : asked["image"].width].copy()),
                 "scores": torch.tensor([0.5, 0.25]),
                 "complete": True,
             }
-            for image, _ in pairs
+            for asked in questions
         ]
 
-    monkeypatch.setattr(predict, "ask", answered)
+    monkeypatch.setattr(predict, "answer", answered)
     folder, records = tmp_path / "answers", tmp_path / "answers.json"
     arguments = ["--model", str(checkpoint), "--image", str(picture), str(other), "--query", "a", "b"]
     predict.main([*arguments, "--output", str(folder), "--json", str(records)])
