@@ -147,6 +147,15 @@ def processor(tiny):
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """The folder of `tiny`."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def segment_anything():
     """The segment_anything package: `.build_sam` makes its models of real size, `.modeling` has their parts."""
     package = ModuleType("segment_anything")
