@@ -12,6 +12,7 @@ import torch
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .images_gemma_lisa import ThreadLock
+from .packing_gemma_lisa import images_of_rows
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\
@@ -73,12 +74,6 @@ def images_of(messages: list[dict]) -> list[Any]:
     return [part.get("image", part.get("path", part.get("url"))) for part in parts if part.get("type") == "image"]
 
 
-def image_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
-    """Return for each conversation, (B,): the index of its image, and whether it shows one at all."""
-    has_image = (input_ids == image_token_id).any(dim=1)
-    return has_image.long().cumsum(0) - 1, has_image
-
-
 @dataclass
 class _Rendered:
     """A conversation as the template wrote it, with the image's tokens in place of `<start_of_image>`.
@@ -136,9 +131,9 @@ class ChatTemplateMixin:
             chats.append((ids, spoken))
         return chats
 
-    def images_of_rows(self, input_ids: torch.LongTensor) -> list[int | None]:
-        """Return for each conversation, (B, L), the index of its image among those of the batch; None without one."""
-        image_of_row, has_image = image_of_rows(input_ids, self.tokenizer.image_token_id)
+    def image_of_each_row(self, input_ids: torch.LongTensor) -> list[int | None]:
+        """Return for each conversation (B, L) the index of its image, or None if it shows none."""
+        image_of_row, has_image = images_of_rows(input_ids, self.tokenizer.image_token_id)
         pairs = zip(image_of_row.tolist(), has_image.tolist(), strict=True)
         return [image if is_shown else None for image, is_shown in pairs]
 

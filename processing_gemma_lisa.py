@@ -254,7 +254,7 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             K = 0, with H = W = 0 where there is no image, when nothing is pointed at.
         """
         prompts = inputs["input_ids"]
-        images = self.images_of_rows(prompts)
+        images = self.image_of_each_row(prompts)
         each = len(output.sequences) // len(prompts)  # answers to a conversation
         answers, mask = [], 0
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):

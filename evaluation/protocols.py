@@ -89,7 +89,7 @@ def teacher_forced_counts(
 ) -> torch.LongTensor:
     """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row."""
     counts = []
-    images = processor.images_of_rows(batch["input_ids"])
+    images = processor.image_of_each_row(batch["input_ids"])
     for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
         target = np.zeros((0, 1, 1), np.uint8) if image is None else batch["mask_labels"][image].cpu().numpy()
         intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
@@ -113,7 +113,7 @@ def teacher_forced_masks(
     refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
     predicted = []
-    for row, image in enumerate(processor.images_of_rows(batch["input_ids"])):
+    for row, image in enumerate(processor.image_of_each_row(batch["input_ids"])):
         masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
         if image is not None:
             mine = output.seg_image_index == image

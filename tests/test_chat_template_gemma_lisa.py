@@ -5,7 +5,8 @@ import torch
 from conversations import END, IMAGE, MODEL, USER, decode, encode
 from transformers import Gemma3Processor
 
-from gemma_lisa.chat_template_gemma_lisa import image_of_rows, images_of, user_turn
+from gemma_lisa.chat_template_gemma_lisa import images_of, user_turn
+from gemma_lisa.packing_gemma_lisa import images_of_rows
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the template writes
@@ -231,7 +232,7 @@ def test_a_users_turn_shows_its_image_before_its_text(processor, make_picture):
 def test_each_conversation_of_a_batch_has_the_index_of_its_own_image(processor, chat):
     with_image, without = chat(("user", IMAGE, "Q")), chat(("user", "Q"))
     batch = encode(processor, [without, with_image, without, with_image])
-    image_of_row, has_image = image_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
+    image_of_row, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
     assert has_image.tolist() == [False, True, False, True]
     assert image_of_row[has_image].tolist() == [0, 1]
-    assert processor.images_of_rows(batch["input_ids"]) == [None, 0, None, 1]
+    assert processor.image_of_each_row(batch["input_ids"]) == [None, 0, None, 1]
