@@ -1,4 +1,4 @@
-"""`answer`, and the pipeline around it: `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
+"""Ask questions about images: `answer`, and `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
 
 import inspect
 import os
@@ -20,7 +20,6 @@ from .mask_decoding_gemma_lisa import loaded_device
 TASK = "reasoning-segmentation"
 # Something that would have to be fetched, data: among it
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
-_ON, _OFF = 255, 0
 _OPTIONS = {"max_new_tokens", "threshold", "multimask_output", "encode_mask"}
 _STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
 
