@@ -19,7 +19,7 @@ from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .losses_gemma_lisa import IGNORE_INDEX, token_loss
 from .mask_decoding_gemma_lisa import decode_masks, loaded_device
-from .packing_gemma_lisa import images_of_rows, isolate_questions
+from .packing_gemma_lisa import isolate_questions
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import HANDS, MaskTargets, prompts_of_hand
@@ -308,7 +308,8 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
     def _image_of_row(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
         """For each conversation, (B,): the index of its image, and whether it shows one at all."""
-        return images_of_rows(input_ids, self.config.image_token_id)
+        has_image = (input_ids == self.config.image_token_id).any(dim=1)
+        return has_image.long().cumsum(0) - 1, has_image
 
     def _find_seg_tokens(
         self, input_ids: torch.LongTensor, num_images: int, has_sam_input: bool
