@@ -21,11 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gemma_lisa.checkpoints.loading import EXAMPLE, load_asked
+from gemma_lisa.checkpoints.loading import DTYPES, EXAMPLE, load_asked
 from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import FORMATS, load_rgb
 from gemma_lisa.interfaces.answer_json import labels, record
@@ -37,7 +36,6 @@ from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
-DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 COLUMNS = ("image", "query")  # of a table
 NUMBERED = 3  # digits in the names of several answers, at least
 LONGEST_STEM = 180  # bytes of an image's name in that of its answer: file systems take 255, with what is added
