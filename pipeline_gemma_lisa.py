@@ -1,4 +1,4 @@
-"""ReasoningSegmentationPipeline: `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
+"""Ask questions about images: `answer`, and `pipeline("reasoning-segmentation", model=…, trust_remote_code=True)`."""
 
 import inspect
 import os
@@ -11,15 +11,62 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
+from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import warn_of_unknown
+from .generation_gemma_lisa import MAX_NEW_TOKENS
 from .images_gemma_lisa import load_rgb
+from .mask_decoding_gemma_lisa import loaded_device
 
 TASK = "reasoning-segmentation"
 # Something that would have to be fetched, data: among it
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
-_ON, _OFF = 255, 0
 _OPTIONS = {"max_new_tokens", "threshold", "multimask_output", "encode_mask"}
 _STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
+
+
+def answer(
+    model,
+    processor,
+    questions: list[dict[str, Any]],
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    threshold: float = 0.0,
+    multimask_output: bool = False,
+    encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the answer to each question. Each is a conversation of its own; all are one batch.
+
+    The pipeline, `predict.py` and the evaluation by generation ask with this function. The web page and the
+    conversation in a terminal ask with `ImageSession`, which keeps the image's keys and values between questions.
+    Both build a turn with `user_turn` and read an answer with the processor's `read_answer` and `threshold_masks`.
+
+    Args:
+        model: a Gemma-LISA, or one with an adapter.
+        processor: its processor.
+        questions: dicts of "text" and, optionally, "image" (PIL image, path or bytes), "points" and "boxes", each as
+            `segment` takes it for one image. If one question has points or boxes, all must have an image.
+        max_new_tokens: maximum number of tokens of an answer.
+        threshold, encode_mask: as in the processor's `post_process_segmentation`.
+        multimask_output: as in `segment`.
+
+    Returns:
+        for each question a dict of text, raw_text, phrases, masks, scores and complete, as
+        `post_process_segmentation` returns it.
+
+    Raises:
+        ValueError: as `segment`, `apply_chat_template` and `load_rgb`.
+    """
+    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
+    inputs = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
+    ).to(loaded_device(model, model.device))
+    prompts = {name: [asked.get(name) for asked in questions] for name in ("points", "boxes")}
+    output = model.segment(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        multimask_output=multimask_output,
+        **{name: values for name, values in prompts.items() if any(value is not None for value in values)},
+    )
+    return processor.post_process_segmentation(output, inputs, threshold, encode_mask)
 
 
 class ReasoningSegmentationPipeline(Pipeline):
@@ -121,42 +168,21 @@ class ReasoningSegmentationPipeline(Pipeline):
     def _forward(
         self,
         inputs: dict[str, Any],
-        max_new_tokens: int = 64,
-        threshold: float = 0.0,
-        multimask_output: bool = False,
         encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         is_batch = isinstance(inputs["questions"], list)  # as the loader leaves it for batch_size > 1
         questions = inputs["questions"] if is_batch else [inputs["questions"]]
-        conversations = [
-            [
-                {
-                    "role": "user",
-                    "content": [{"type": "image", "image": asked["image"]}, {"type": "text", "text": asked["text"]}],
-                }
-            ]
-            for asked in questions
-        ]
-        batch = self.processor.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=True, return_dict=True
-        ).to(self.device)
-        by_hand = {name: [asked[name] for asked in questions] for name in ("points", "boxes")}
-        output = self.model.segment(
-            **batch,
-            max_new_tokens=max_new_tokens,
-            multimask_output=multimask_output,
-            **{name: values for name, values in by_hand.items() if any(value is not None for value in values)},
-        )
-        answers = self.processor.post_process_segmentation(output, batch, threshold, encode_mask or _picture_of)
+        answers = answer(self.model, self.processor, questions, encode_mask=encode_mask or _picture_of, **options)
         return {"answers": answers if is_batch else answers[0]}
 
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        answer = outputs["answers"]
+        found = outputs["answers"]
         segments = [
             {"score": float(score), "label": phrase, "mask": mask}
-            for mask, score, phrase in zip(answer["masks"], answer["scores"], answer["phrases"], strict=True)
+            for mask, score, phrase in zip(found["masks"], found["scores"], found["phrases"], strict=True)
         ]
-        return {**{name: answer[name] for name in ("text", "raw_text", "complete")}, "segments": segments}
+        return {**{name: found[name] for name in ("text", "raw_text", "complete")}, "segments": segments}
 
 
 def custom_pipelines() -> dict[str, dict[str, Any]]:

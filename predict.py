@@ -21,22 +21,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gemma_lisa.checkpoints.loading import EXAMPLE, load_asked
+from gemma_lisa.checkpoints.loading import DTYPES, EXAMPLE, load_asked
 from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import FORMATS, load_rgb
 from gemma_lisa.interfaces.answer_json import labels, record
 from gemma_lisa.interfaces.command_line import ArgumentParser, add_model_options, positive, run
 from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix
 from gemma_lisa.interfaces.terminal_chat import Talk, converse
+from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
-DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 COLUMNS = ("image", "query")  # of a table
 NUMBERED = 3  # digits in the names of several answers, at least
 LONGEST_STEM = 180  # bytes of an image's name in that of its answer: file systems take 255, with what is added
@@ -210,25 +209,20 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers
 # ---------------------------------------------------------------------------------------------------------------------
-def ask(model, processor, pairs: list[tuple[Image.Image, str]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The processor's answers (see `post_process_segmentation`) to (image, query) pairs, all at once."""
-    conversations = [
-        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": query}]}]
-        for image, query in pairs
-    ]
-    inputs = processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
-    ).to(model.device)
-    with torch.inference_mode():
-        output = model.segment(**inputs, max_new_tokens=args.max_new_tokens, multimask_output=args.multimask)
-    return processor.post_process_segmentation(output, inputs, args.threshold)
+def answer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that `answer` and `ImageSession.ask` share."""
+    return {
+        "max_new_tokens": args.max_new_tokens,
+        "threshold": args.threshold,
+        "multimask_output": args.multimask,
+    }
 
 
-def write_answer(output: Path, image: Image.Image, query: str, answer: dict[str, Any], masks: Path | None) -> None:
+def write_answer(output: Path, image: Image.Image, query: str, found: dict[str, Any], masks: Path | None) -> None:
     """The picture of an answer and, in the folder `masks`, each of its masks."""
-    picture = draw_answer(image, answer["masks"].numpy(), query, answer["text"], labels(query, answer))
+    picture = draw_answer(image, found["masks"].numpy(), query, found["text"], labels(query, found))
     write_whole(output, picture)
-    for number, mask in enumerate(answer["masks"].numpy(), start=1) if masks is not None else ():
+    for number, mask in enumerate(found["masks"].numpy(), start=1) if masks is not None else ():
         write_whole(masks / f"{output.stem}.mask{number}.png", Image.fromarray(mask.astype("uint8") * 255))
 
 
@@ -239,17 +233,19 @@ def answer_all(
 
     pictures: the file of each answer's picture.
     """
+    options = answer_options(args)
     for start in tqdm(range(0, len(pairs), args.batch_size), unit="batch", disable=len(pairs) <= args.batch_size):
         batch = pairs[start : start + args.batch_size]
         images = {path: load_rgb(path) for path in dict.fromkeys(path for path, _ in batch)}
-        answers = ask(model, processor, [(images[path], query) for path, query in batch], args)
+        questions = [{"image": images[path], "text": query} for path, query in batch]
+        answers = answer(model, processor, questions, **options)
         outputs = pictures[start : start + args.batch_size]
-        for (path, query), answer, output in zip(batch, answers, outputs, strict=True):
-            write_answer(output, images[path], query, answer, args.masks)
-            cut = "" if answer["complete"] else " (cut off; raise --max_new_tokens)"
-            tqdm.write(f"{path} | {query} | {answer['raw_text']}{cut} | masks: {len(answer['masks'])} | {output}")
+        for (path, query), found, output in zip(batch, answers, outputs, strict=True):
+            write_answer(output, images[path], query, found, args.masks)
+            cut = "" if found["complete"] else " (cut off; raise --max_new_tokens)"
+            tqdm.write(f"{path} | {query} | {found['raw_text']}{cut} | masks: {len(found['masks'])} | {output}")
             if args.json:
-                yield record(path, query, answer)
+                yield record(path, query, found)
 
 
 def main(arguments: list[str]) -> None:
@@ -264,9 +260,7 @@ def main(arguments: list[str]) -> None:
         load_rgb(path)  # all are looked at before any is asked about; only those of a batch are held
     model, processor = load_asked(args, DTYPES[args.dtype])
     if args.chat:
-        options = {"max_new_tokens": args.max_new_tokens, "threshold": args.threshold}
-        options["multimask_output"] = args.multimask
-        converse(Talk(model.start(args.image[0], processor), args.output, options))
+        converse(Talk(model.start(args.image[0], processor), args.output, answer_options(args)))
         return
     records = []
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
 from .mask_decoding_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
@@ -201,13 +202,11 @@ class ImageSession:
 
     def _user_turn(self, question: str) -> dict[str, Any]:
         """The first turn shows the image."""
-        text = {"type": "text", "text": question}
-        return {"role": "user", "content": [text] if self.messages else [{"type": "image", "image": self.image}, text]}
+        return user_turn(question, None if self.messages else self.image)
 
     def _ids_of_image(self) -> list[int]:
         """What every conversation about the image begins with: up to its last token."""
-        nothing = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-        ((ids, _),) = self.processor.encode_chats([nothing])
+        ((ids, _),) = self.processor.encode_chats([[user_turn("", self.image)]])
         return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
 
     def _guess(self, ids: list[int]) -> list[int]:

@@ -15,7 +15,7 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import ENGLISH, LANGUAGES
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
-from gemma_lisa.packing_gemma_lisa import images_of_rows
+from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .metrics import QueryResult, intersection_and_union, unite
@@ -59,16 +59,8 @@ def by_generation(
     max_new_tokens: int,
 ) -> list[Answer]:
     """Ask, and let the model answer freely. A mask counts only if the model came to write its `[SEG]`."""
-    conversations = []
-    for sample in samples:
-        content = [{"type": "text", "text": sample["chats"][0].rounds[0][0]}]
-        if sample["image"] is not None:
-            content.insert(0, {"type": "image", "image": sample["image"]})
-        conversations.append([{"role": "user", "content": content}])
-    inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
-    inputs = to_device(inputs, model.device)
-    output = model.segment(**inputs, max_new_tokens=max_new_tokens)
-    spoken = processor.post_process_segmentation(output, inputs)
+    questions = [{"text": sample["chats"][0].rounds[0][0], "image": sample["image"]} for sample in samples]
+    spoken = answer(model, processor, questions, max_new_tokens)
     return [
         _answer(sample, said["raw_text"], said["masks"].numpy(), said["scores"].numpy(), said["complete"])
         for sample, said in zip(samples, spoken, strict=True)
@@ -88,8 +80,8 @@ def teacher_forced(
     predicted = teacher_forced_masks(processor, batch, output)
     answers = []
     for sample, (masks, scores, refused) in zip(samples, predicted, strict=True):
-        answer = _answer(sample, "", masks, scores, complete=True)
-        answers.append(answer if answer.result is None else _judge(answer, refused))
+        given = _answer(sample, "", masks, scores, complete=True)
+        answers.append(given if given.result is None else _judge(given, refused))
     return answers
 
 
@@ -104,7 +96,7 @@ def teacher_forced_counts(
     Args:
         mask_labels: the target masks of each image at its own size, (K, H, W) uint8.
     """
-    counts, images = [], _image_of_each_row(processor, batch)
+    counts, images = [], processor.image_of_each_row(batch["input_ids"])
     for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
         target = np.zeros((0, 1, 1), np.uint8) if image is None else mask_labels[image].cpu().numpy()
         intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
@@ -128,7 +120,7 @@ def teacher_forced_masks(
     refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
     predicted = []
-    for row, image in enumerate(_image_of_each_row(processor, batch)):
+    for row, image in enumerate(processor.image_of_each_row(batch["input_ids"])):
         masks, scores = np.zeros((0, 1, 1), dtype=bool), np.zeros(0)
         if image is not None:
             mine = output.seg_image_index == image
@@ -140,12 +132,6 @@ def teacher_forced_masks(
             scores = output.iou_scores[mine].float().cpu().numpy()
         predicted.append((masks, scores, refused[row]))
     return predicted
-
-
-def _image_of_each_row(processor: GemmaLisaProcessor, batch: dict[str, Any]) -> list[int | None]:
-    """The index of each row's image, or None for a row without one."""
-    indices, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
-    return [image if shown else None for image, shown in zip(indices.tolist(), has_image.tolist(), strict=True)]
 
 
 def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:

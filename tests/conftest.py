@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from adapter_runs import RANK, trainer_of
+from conversations import IMAGE
 from PIL import Image
 from stock_checkpoints import write_gemma, write_sam
 from transformers import set_seed
@@ -143,6 +144,35 @@ def make_sample(make_picture):
     return make
 
 
+@pytest.fixture
+def chat(make_picture):
+    """Messages of (role, part, part, …); a part is a text or IMAGE."""
+
+    def make(*turns, picture=None):
+        def part(said):
+            if said is IMAGE:
+                return {"type": "image", "image": picture or make_picture()}
+            return {"type": "text", "text": said}
+
+        return [{"role": role, "content": [part(said) for said in parts]} for role, *parts in turns]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def processor(tiny):
+    return tiny[1]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """The folder of `tiny`."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def segment_anything():
     """The segment_anything package: `.build_sam` makes its models of real size, `.modeling` has their parts."""
@@ -228,6 +258,20 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def no_hang():
+    """Ends a test that would run for hours."""
+
+    def end(*args):
+        raise TimeoutError("the patterns take more than linear time")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

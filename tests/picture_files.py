@@ -2,32 +2,47 @@
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = ROOT / "docs" / "scene.png"
 
 
-def huge_png(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A PNG that declares so many pixels and holds next to none of them."""
+def png(width: int, height: int, raw: bytes, depth: int = 8, colour_type: int = 2) -> bytes:
+    """A PNG that declares the size, whatever its raw rows hold."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
-def saved(picture: Image.Image, format: str, **options) -> bytes:
+def huge_png(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A PNG that declares so many pixels and holds next to none of them."""
+    return png(width, height, b"\0" * 100)
+
+
+def saved(picture: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format=format, **options)
     return buffer.getvalue()
+
+
+def refusal_of(call):
+    """The one line with which a call refuses; it warns of nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError) as refusal:
+            call()
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
 
 
 REFUSED_FILES = {

@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.pipeline_gemma_lisa import TASK, ReasoningSegmentationPipeline
+from gemma_lisa.pipeline_gemma_lisa import answer as answer_questions
 from gemma_lisa.scripts.init_tiny import build_tiny
 
 SCENE = EXAMPLE.parents[1] / "docs" / "scene.png"
@@ -56,6 +57,40 @@ def check_same(found, expected):
     for segment, mask in zip(found["segments"], expected["masks"].numpy(), strict=True):
         assert segment["mask"].mode == "L" and segment["mask"].size == (mask.shape[1], mask.shape[0])
         np.testing.assert_array_equal(np.asarray(segment["mask"]), mask * np.uint8(255))
+
+
+def test_questions_of_one_batch_get_the_answers_of_each_alone(example, scene, told):
+    mirrored = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((100, 60))
+    pictures = [scene, None, mirrored]
+    answers = answer_questions(
+        *example, [{"text": text, "image": picture} for text, picture in zip(TEXTS[:3], pictures, strict=True)]
+    )
+    assert [tuple(found["masks"].shape[1:]) for found in answers] == [(scene.height, scene.width), (0, 0), (60, 100)]
+    for found, text, picture in zip(answers, TEXTS, pictures, strict=False):
+        (expected,) = [told(picture, text)] if picture else answer_questions(*example, [{"text": text}])
+        assert found.keys() == expected.keys() and len(found["scores"]) == len(found["phrases"])
+        assert [found[name] for name in ("text", "raw_text", "phrases", "complete")] == [
+            expected[name] for name in ("text", "raw_text", "phrases", "complete")
+        ]
+        assert torch.equal(found["masks"], expected["masks"])
+
+
+def test_options_of_a_question_and_of_the_batch_reach_the_model(example, scene, told):
+    points, box = [[20, 30, 1], [100, 100, 0]], [10, 10, 60, 70]
+    plain, prompted = answer_questions(
+        *example,
+        [{"text": TEXTS[0], "image": scene}, {"text": TEXTS[0], "image": scene, "points": points, "boxes": box}],
+        threshold=2.0,
+        multimask_output=True,
+    )
+    for found, options in ((plain, {}), (prompted, {"points": [points], "boxes": [box]})):
+        expected = told(scene, TEXTS[0], threshold=2.0, multimask_output=True, **options)
+        assert torch.equal(found["masks"], expected["masks"])
+    assert not torch.equal(plain["scores"], prompted["scores"])
+    (cut,) = answer_questions(*example, [{"text": TEXTS[0], "image": scene}], max_new_tokens=2, encode_mask=torch.sum)
+    assert not cut["complete"]
+    (counted,) = answer_questions(*example, [{"text": TEXTS[0], "image": scene}], encode_mask=torch.sum)
+    assert counted["masks"] == [told(scene, TEXTS[0])["masks"].sum()]
 
 
 def test_a_saved_checkpoint_opens_as_a_pipeline_and_answers_the_same(scene, told, tmp_path):

@@ -123,15 +123,15 @@ def test_of_a_folder_the_files_named_as_pictures_are_asked_about_and_the_others_
 
 
 def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(scene, tmp_path, monkeypatch):
-    asked, answers = [], predict.ask
+    asked, answers = [], predict.answer
 
-    def stopped(*args):
+    def stopped(*args, **options):
         asked.append(1)
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return answers(*args)
+        return answers(*args, **options)
 
-    monkeypatch.setattr(predict, "ask", stopped)
+    monkeypatch.setattr(predict, "answer", stopped)
     output, records = tmp_path / "out", tmp_path / "answers.json"
     arguments = ["--image", str(scene), "--query", "the red circle", "the square", "--batch_size", "1"]
     with pytest.raises(KeyboardInterrupt):
@@ -141,15 +141,15 @@ def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(s
 
 
 def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp_path, monkeypatch, capsys):
-    asked, answers = [], predict.ask
+    asked, answers = [], predict.answer
 
-    def stopped(*args):
+    def stopped(*args, **options):
         asked.append(1)
         if len(asked) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return answers(*args)
+        return answers(*args, **options)
 
-    monkeypatch.setattr(predict, "ask", stopped)
+    monkeypatch.setattr(predict, "answer", stopped)
     records = tmp_path / "answers.json"
     arguments = ["--image", str(scene), "--query", "the red circle", "--batch_size", "1", "--json", str(records)]
     monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--output", str(tmp_path / "out")])

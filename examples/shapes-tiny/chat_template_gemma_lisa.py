@@ -1,0 +1,1 @@
+../../chat_template_gemma_lisa.py

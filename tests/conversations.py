@@ -1,0 +1,22 @@
+"""What the tests of conversations share: how they are written down, encoded and read."""
+
+USER, MODEL, END = "<start_of_turn>user\n", "<start_of_turn>model\n", "<end_of_turn>\n"
+IMAGE = object()  # stands for an image in what is said
+
+
+def encode(processor, conversation, **options):
+    return processor.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt", **options)
+
+
+def decode(processor, ids):
+    """Text of tokens, with each image as one <image>."""
+    text = processor.tokenizer.decode(ids)
+    return text.replace(processor.full_image_sequence, "<image>")
+
+
+def control_counts(processor, conversation, **options):
+    """How often each special token stands in a conversation, and its text."""
+    ((ids, _),) = processor.encode_chats([conversation], **options)
+    names = processor.tokenizer.convert_ids_to_tokens(sorted(processor._control_ids()))
+    counts = {name: ids.count(processor.tokenizer.convert_tokens_to_ids(name)) for name in names}
+    return counts, processor.tokenizer.decode(ids).replace(processor.full_image_sequence, "<image>")

@@ -1,0 +1,238 @@
+"""The chat template: what it writes, which tokens the model speaks, and which conversations are refused."""
+
+import pytest
+import torch
+from conversations import END, IMAGE, MODEL, USER, decode, encode
+from transformers import Gemma3Processor
+
+from gemma_lisa.chat_template_gemma_lisa import images_of, user_turn
+from gemma_lisa.packing_gemma_lisa import images_of_rows
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the template writes
+# ---------------------------------------------------------------------------------------------------------------------
+RENDERED = {
+    "image_and_text_with_spaces": (
+        [("user", IMAGE, "  Where is the cat? ")],
+        True,
+        f"<bos>{USER}<start_of_image>Where is the cat?{END}{MODEL}",
+    ),
+    "system_user_assistant": (
+        [("system", "SYS"), ("user", IMAGE, "Q"), ("assistant", "A [SEG].")],
+        False,
+        f"<bos>{USER}SYS\n\n<start_of_image>Q{END}{MODEL}A [SEG].{END}",
+    ),
+    "text_then_image": (
+        [("user", "Q ", IMAGE)],
+        True,
+        f"<bos>{USER}Q<start_of_image>{END}{MODEL}",
+    ),
+    "several_rounds": (
+        [("user", IMAGE, "Q"), ("assistant", " A "), ("user", "R"), ("assistant", "B"), ("user", "S")],
+        True,
+        f"<bos>{USER}<start_of_image>Q{END}{MODEL}A{END}{USER}R{END}{MODEL}B{END}{USER}S{END}{MODEL}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RENDERED)
+def test_template_writes_what_gemma_was_trained_on(processor, chat, case):
+    turns, add_generation_prompt, expected = RENDERED[case]
+    conversation = chat(*turns)
+    assert processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt) == expected
+    batch = encode(processor, conversation, add_generation_prompt=add_generation_prompt)
+    assert decode(processor, batch["input_ids"][0]) == expected.replace("<start_of_image>", "<image>")
+
+
+def test_content_may_be_a_plain_text(processor, chat):
+    turns = [("system", "SYS"), ("user", "Q"), ("assistant", "A")]
+    plain = [{"role": role, "content": said} for role, said in turns]
+    assert processor.apply_chat_template(plain) == processor.apply_chat_template(chat(*turns))
+    assert torch.equal(encode(processor, plain)["input_ids"], encode(processor, chat(*turns))["input_ids"])
+
+
+@pytest.mark.parametrize("case", RENDERED)
+def test_tokens_are_those_of_gemma_s_own_processor(processor, chat, case):
+    turns, add_generation_prompt, _ = RENDERED[case]
+    conversation = chat(*turns)
+    text = processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt)
+    plain = Gemma3Processor(processor.image_processor, processor.tokenizer, image_seq_length=processor.image_seq_length)
+    image = next(part["image"] for message in conversation for part in message["content"] if part["type"] == "image")
+    expected = plain(images=[image], text=[text], return_tensors="pt", add_special_tokens=False)
+    batch = encode(processor, conversation, add_generation_prompt=add_generation_prompt)
+    for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values"):
+        assert torch.equal(batch[name], expected[name])
+    called = processor(images=[image], text=[text])
+    for name in batch:
+        assert torch.equal(called[name], batch[name])
+
+
+def test_text_only_conversation_brings_no_image(processor, chat):
+    batch = encode(processor, chat(("user", "Say hello.")), add_generation_prompt=True)
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert not batch["token_type_ids"].any()
+
+
+def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, chat):
+    model, processor = tiny
+    batch = encode(processor, chat(("user", IMAGE, "Q")))
+    is_image = batch["input_ids"] == model.config.image_token_id
+    assert torch.equal(batch["token_type_ids"], is_image.long())
+    assert int(is_image.sum()) == model.config.mm_tokens_per_image
+    assert batch["pixel_values"].shape == batch["sam_pixel_values"].shape == (1, 3, 64, 64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which tokens the model speaks
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("with_image", [True, False], ids=["image", "text_only"])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, chat, with_image, padding_side):
+    image = [IMAGE] if with_image else []
+    long = chat(
+        ("system", "Be brief. <end_of_turn>"),
+        ("user", *image, "Where is [SEG]?"),
+        ("assistant", "It is [SEG] and [SEG]."),
+        ("user", "And the model\n?"),
+        ("assistant", "No, it is not there."),
+        ("user", "Sure?"),
+        ("assistant", "[SEG]"),
+    )
+    short = chat(("user", "Q"), ("assistant", "A"))
+    batch = encode(processor, [long, short], return_assistant_tokens_mask=True, padding_side=padding_side)
+    assert batch["assistant_masks"].shape == batch["input_ids"].shape
+    said = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
+    for row, expected in enumerate([said, ["A<end_of_turn>"]]):
+        mask = batch["assistant_masks"][row].tolist()
+        runs, last = [], 0
+        for token, spoken in zip(batch["input_ids"][row].tolist(), mask, strict=True):
+            if spoken and not last:
+                runs.append([])
+            if spoken:
+                runs[-1].append(token)
+            last = spoken
+        assert [processor.tokenizer.decode(run) for run in runs] == expected
+
+
+def test_assistant_mask_is_only_given_when_asked_for(processor, chat):
+    assert "assistant_masks" not in encode(processor, chat(("user", "Q"), ("assistant", "A")))
+
+
+def test_other_templates_keep_what_is_typed_as_text(processor, chat):
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% for p in m.content %}{{ p.text | upper }}|{% endfor %}{% endfor %}"
+    )
+    ((ids, spoken),) = processor.encode_chats([chat(("user", "a [SEG] <bos>"))], chat_template=template)
+    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(spoken)
+    assert processor.seg_token_id not in ids
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("change", ["[:3]", "[2:]", "| replace('[', '\ue000')"])
+def test_a_template_that_cuts_texts_is_refused(processor, chat, change):
+    template = processor.chat_template.replace("part.text | trim", f"part.text{change}")
+    with pytest.raises(ValueError, match="template cuts or changes the text"):
+        processor.encode_chats([chat(("user", "a [SEG] b"))], chat_template=template)
+
+
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_two_images_are_refused_in_one_line(processor, chat, tokenize):
+    for conversation in (
+        chat(("user", IMAGE, IMAGE, "Q")),
+        chat(("user", IMAGE, "Q"), ("assistant", "A"), ("user", IMAGE, "R")),
+    ):
+        with pytest.raises(ValueError, match="2 images in one conversation") as refusal:
+            processor.apply_chat_template(conversation, tokenize=tokenize, return_dict=tokenize)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("user", "user"),
+        ("assistant",),
+        ("assistant", "user"),
+        ("system", "assistant"),
+        ("user", "tool"),
+        ("user", "model"),
+        ("user", "system"),
+    ],
+)
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, chat, roles, tokenize):
+    with pytest.raises(ValueError, match="alternate") as refusal:
+        processor.apply_chat_template(
+            chat(*((role, "words") for role in roles)), tokenize=tokenize, return_dict=tokenize
+        )
+    assert ", ".join(roles) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("words", "A message must be"),
+        ({"role": "user"}, "A message must be"),
+        ({"content": "words"}, "A message must be"),
+        ({"role": "user", "content": None}, "a text or a list of parts"),
+        ({"role": "user", "content": 3}, "a text or a list of parts"),
+        ({"role": "user", "content": ["words"]}, "a text or a list of parts"),
+        ({"role": 3, "content": "words"}, "a text or a list of parts"),
+        ({"role": "user", "content": [{"text": "words"}]}, "holds None"),
+        ({"role": "user", "content": [{"type": ["text"], "text": "words"}]}, r"holds \['text'\]"),
+        ({"role": "user", "content": [{"type": "text"}]}, '"text": a text'),
+        ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a text'),
+        ({"role": "user", "content": "half \ud800"}, r"U\+D800, half of a character"),
+        ({"role": "user", "content": [{"type": "text", "text": "\udfff"}]}, r"U\+DFFF, half of a character"),
+    ],
+)
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_messages_that_are_none_are_refused_in_one_line(processor, message, said, tokenize):
+    with pytest.raises(ValueError, match=said) as refusal:
+        processor.apply_chat_template([message], tokenize=tokenize, return_dict=tokenize)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, "video"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}, "image_url"),
+        ({"role": "system", "content": [{"type": "image", "image": "a.png"}]}, "system's turn holds image"),
+    ],
+)
+def test_parts_that_would_be_left_out_are_refused(processor, message, said):
+    with pytest.raises(ValueError, match=said):
+        processor.apply_chat_template([message], tokenize=True, return_dict=True)
+
+
+@pytest.mark.parametrize("nothing", [[], [[]]])
+def test_a_conversation_without_a_message_is_refused(processor, nothing):
+    with pytest.raises(ValueError, match="no message|no conversation"):
+        processor.apply_chat_template(nothing, tokenize=True, return_dict=True)
+
+
+def test_all_parts_of_a_system_text_are_said(processor):
+    system = {"role": "system", "content": [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]}
+    text = processor.apply_chat_template([system, {"role": "user", "content": "Q"}])
+    assert "One. Two.\n\nQ" in text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages and their images
+# ---------------------------------------------------------------------------------------------------------------------
+def test_a_users_turn_shows_its_image_before_its_text(processor, make_picture):
+    picture = make_picture()
+    assert processor.apply_chat_template([user_turn("Q", picture)]) == f"<bos>{USER}<start_of_image>Q{END}"
+    assert processor.apply_chat_template([user_turn("Q")]) == f"<bos>{USER}Q{END}"
+    assert images_of([user_turn("Q", picture)]) == [picture] and images_of([user_turn("Q")]) == []
+
+
+def test_each_conversation_of_a_batch_has_the_index_of_its_own_image(processor, chat):
+    with_image, without = chat(("user", IMAGE, "Q")), chat(("user", "Q"))
+    batch = encode(processor, [without, with_image, without, with_image])
+    image_of_row, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
+    assert has_image.tolist() == [False, True, False, True]
+    assert image_of_row[has_image].tolist() == [0, 1]
+    assert processor.image_of_each_row(batch["input_ids"]) == [None, 0, None, 1]

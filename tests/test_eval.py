@@ -1,0 +1,118 @@
+"""eval.py: what it writes, what it does when it is stopped, and what it does not overwrite."""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemma_lisa import eval as evaluation
+from gemma_lisa.evaluation.metrics import QueryResult, summarize
+from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.safety.errors import UsageError
+
+SCENES = '{"image_size": 64, "train_rows": 1, "validation_rows": 1, "test_rows": 6}'
+
+
+def evaluate(checkpoint, output, *more):
+    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "--dataset_options", SCENES]
+    evaluation.main([*arguments, "--max_new_tokens", "6", "--output", str(output), *more])
+    return json.loads(output.read_text())
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle_the_samples_tell_of_what_was_answered(checkpoint, tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    asked, answers = [], evaluation.by_generation
+
+    def stopped(*args):
+        asked.append(1)
+        if len(asked) == 3:
+            os.kill(os.getpid(), number)
+        return answers(*args)
+
+    monkeypatch.setattr(evaluation, "by_generation", stopped)
+    output = tmp_path / "results.json"
+    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "--dataset_options", SCENES]
+    arguments += ["--max_new_tokens", "2", "--batch_size", "4", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(evaluation.main)
+    assert ended.value.code == 128 + number
+    samples = tmp_path / "results.samples.jsonl"
+    assert len([json.loads(line) for line in samples.read_text().splitlines()]) == 8
+    said = f"stopped early: {samples} holds 8 of 30 answers; {output} was not written"
+    assert said in capsys.readouterr().err.splitlines() and not output.exists()
+
+
+def test_results_do_not_overwrite_a_file_of_the_model_or_of_the_data(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_rows", lambda *_: pytest.fail("the rows were made"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "instances.json").write_text('{"images": []}')
+    (tmp_path / "mine.worst.png").write_bytes(b"mine")
+    for output, said in (
+        (checkpoint / "config.json", "in the input folder"),
+        (data / "instances.json", "in the input folder"),
+        (tmp_path / "mine.json", "add --overwrite"),
+    ):
+        arguments = [
+            "--model",
+            str(checkpoint),
+            "--dataset",
+            "folder",
+            "--data_dir",
+            str(data),
+            "--output",
+            str(output),
+        ]
+        with pytest.raises(UsageError, match=said):
+            evaluation.main(arguments)
+    assert (tmp_path / "mine.worst.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("protocol, questions", [("generate", 6 * 5), ("teacher_forced", 6 * 4)])
+def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monkeypatch, protocol, questions):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    results = evaluate(checkpoint, tmp_path / "out" / "results.json", "--protocol", protocol)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.samples.jsonl").read_text().splitlines()]
+    assert len(lines) == questions
+    names = ("intersection", "union", "num_targets", "num_predictions", "complete")
+    expected = summarize(
+        QueryResult(line["source"], line["question"], *(line[name] for name in names))
+        for line in lines
+        if "union" in line
+    )
+    if protocol == "teacher_forced":
+        expected["gIoU_all"] = None
+    assert {name: results["scores"][name] for name in expected} == expected
+    assert results["protocol"] == protocol and results["scores"]["count"] == 6 * 4
+    if protocol == "generate":
+        right = [line["is_right"] for line in lines if "is_right" in line]
+        assert results["scores"]["answers_count"] == len(right) == 6
+        assert results["scores"]["answers_right"] == sum(right) / 6
+    for kind, scores in results["by_kind"].items():
+        of_kind = [line for line in lines if line.get("kind") == kind]
+        ious = [line["iou"] for line in of_kind if line["num_targets"]]
+        assert scores["count"] == len(of_kind) > 0
+        assert scores["gIoU"] == (pytest.approx(np.mean(ious), abs=1e-4) if ious else None)
+        assert protocol == "generate" or scores["gIoU_all"] is None
+    assert sum(scores["count"] for scores in results["by_kind"].values()) == 6 * 4
+    for name in ("preview", "worst"):
+        assert Image.open(tmp_path / "out" / f"results.{name}.png").width > 500
+
+
+def test_a_limit_on_rows_and_no_pictures(checkpoint, tmp_path):
+    results = evaluate(checkpoint, tmp_path / "r.json", "--rows", "2", "--pictures", "0")
+    assert results["scores"]["count"] == 8 and results["rows"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.samples.jsonl"]
+
+
+def test_batch_size_changes_no_answer(checkpoint, tmp_path):
+    for size in ("1", "5"):
+        evaluate(checkpoint, tmp_path / f"{size}.json", "--rows", "2", "--pictures", "0", "--batch_size", size)
+    assert (tmp_path / "1.samples.jsonl").read_text() == (tmp_path / "5.samples.jsonl").read_text()

@@ -1,0 +1,179 @@
+"""Answers: masks at the sizes of their images, and the words, read from the model's tokens."""
+
+import numpy as np
+import pytest
+import torch
+from conversations import IMAGE, encode
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from gemma_lisa.generation_gemma_lisa import SegmentOutput
+
+SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (height, width) in pixels
+
+
+def output_of(processor, inputs, answers, image_of=(), side=32, seed=0):
+    """A SegmentOutput in which the model said the answers; image_of: the image of each mask."""
+    spoken = [processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+    length = max(map(len, spoken))
+    spoken = [ids + [processor.tokenizer.pad_token_id] * (length - len(ids)) for ids in spoken]
+    generator = torch.Generator().manual_seed(seed)
+    count = len(image_of)
+    return SegmentOutput(
+        sequences=torch.cat([inputs["input_ids"], torch.tensor(spoken)], dim=1),
+        pred_masks=torch.randn(count, side, side, generator=generator),
+        iou_scores=torch.rand(count, generator=generator),
+        seg_image_index=torch.tensor(image_of, dtype=torch.long),
+    )
+
+
+def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, chat, make_picture):
+    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+    conversations.insert(1, chat(("user", "Q")))
+    inputs = encode(processor, conversations, add_generation_prompt=True)
+    said = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
+    output = output_of(processor, inputs, said, image_of=[0, 0, 1, 2])
+    answers = processor.post_process_segmentation(output, inputs)
+    assert len(answers) == 4 and answers[1]["masks"].shape == (0, 0, 0) and answers[1]["scores"].shape == (0,)
+
+    masks = [output.pred_masks[:2, None], output.pred_masks[2:3, None], output.pred_masks[3:, None]]
+    expected = SamImageProcessorPil.post_process_masks(
+        processor.sam_image_processor,
+        masks,
+        inputs["original_sizes"],
+        inputs["reshaped_input_sizes"],
+        binarize=False,
+    )
+    scores = [output.iou_scores[:2], output.iou_scores[2:3], output.iou_scores[3:]]
+    with_image = [answers[0], answers[2], answers[3]]
+    for image, (answer, logits, score) in enumerate(zip(with_image, expected, scores, strict=True)):
+        height, width = list(SIZES.values())[image]
+        assert answer["masks"].shape == (len(score), height, width) and answer["masks"].dtype == torch.bool
+        assert torch.equal(answer["masks"], logits[:, 0] > 0)
+        assert 0 < answer["masks"].float().mean() < 1
+        assert torch.equal(answer["scores"], score)
+        reshaped = inputs["reshaped_input_sizes"][image].tolist()
+        own = processor.masks_to_image(masks[image][:, 0], (height, width), reshaped)
+        assert torch.equal(own, logits[:, 0])
+
+
+def test_threshold_is_one_of_logits(processor, chat):
+    inputs = encode(processor, chat(("user", IMAGE, "Q")))
+    output = output_of(processor, inputs, ["[SEG]"], image_of=[0])
+    logits = processor.masks_to_image(output.pred_masks, (64, 64), (64, 64))
+    for threshold in (-0.5, 0.0, 0.7):
+        (answer,) = processor.post_process_segmentation(output, inputs, threshold=threshold)
+        assert torch.equal(answer["masks"], logits > threshold)
+
+
+def test_masks_can_be_encoded_one_at_a_time(processor, chat, make_picture):
+    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+    inputs = encode(processor, conversations, add_generation_prompt=True)
+    output = output_of(processor, inputs, ["[SEG] [SEG]", "No.", "[SEG]"], image_of=[0, 0, 2])
+    plain = processor.post_process_segmentation(output, inputs, 0.3)
+    encoded = processor.post_process_segmentation(output, inputs, 0.3, encode_mask=lambda mask: mask.numpy().tobytes())
+    assert [len(answer["masks"]) for answer in encoded] == [2, 0, 1]
+    for one, other in zip(plain, encoded, strict=True):
+        assert [mask.numpy().tobytes() for mask in one["masks"]] == other["masks"]
+
+
+WORDS = {
+    # said: (text, raw_text, phrases, complete)
+    "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", [""], True),
+    "It is [SEG], a red circle.<end_of_turn>": (
+        "It is, a red circle.",
+        "It is [SEG], a red circle.",
+        ["a red circle"],
+        True,
+    ),
+    "They are [SEG], a cup, [SEG], a jug.<end_of_turn>": (
+        "They are, a cup, a jug.",
+        "They are [SEG], a cup, [SEG], a jug.",
+        ["a cup", "a jug"],
+        True,
+    ),
+    "They are [SEG], [SEG] and [SEG].<end_of_turn>": (
+        "They are.",
+        "They are [SEG], [SEG] and [SEG].",
+        ["", "", ""],
+        True,
+    ),
+    "[SEG]<end_of_turn>": ("", "[SEG]", [""], True),
+    "the cat [SEG] on the mat [SEG]<end_of_turn>": (
+        "the cat on the mat",
+        "the cat [SEG] on the mat [SEG]",
+        ["the cat", "on the mat"],
+        True,
+    ),
+    "They are [SEG] cup in blue and [SEG] jug.<end_of_turn>": (
+        "They are cup in blue and jug.",
+        "They are [SEG] cup in blue and [SEG] jug.",
+        ["cup in blue", "jug"],
+        True,
+    ),
+    "Sure, the island [SEG] and there is a mat, [SEG]<end_of_turn>": (
+        "Sure, the island and there is a mat,",
+        "Sure, the island [SEG] and there is a mat, [SEG]",
+        ["the island", "a mat"],
+        True,
+    ),
+    "No, it is not there.<end_of_turn>": ("No, it is not there.", "No, it is not there.", [], True),
+    "It is [SEG] and": ("It is and", "It is [SEG] and", [""], False),
+    "Sure.<eos>": ("Sure.", "Sure.", [], True),
+    "<end_of_turn>": ("", "", [], True),
+}
+
+
+@pytest.mark.parametrize("said", WORDS)
+def test_words_of_an_answer_are_told_from_its_tokens(processor, chat, said):
+    inputs = encode(processor, chat(("user", IMAGE, "Q")), add_generation_prompt=True)
+    text, raw_text, phrases, complete = WORDS[said]
+    output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
+    (answer,) = processor.post_process_segmentation(output, inputs)
+    assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete"}
+    assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[said]
+    assert answer["masks"].shape == (len(phrases), 64, 64) and answer["scores"].shape == (len(phrases),)
+
+
+def test_earlier_turns_are_no_part_of_the_answer(processor, chat):
+    conversation = chat(("user", IMAGE, "Q"), ("assistant", "It is [SEG]."), ("user", "R"))
+    inputs = encode(processor, [conversation, chat(("user", "Hi"))], add_generation_prompt=True)
+    output = output_of(processor, inputs, ["No.<end_of_turn>", "Hello there.<end_of_turn>"])
+    first, second = processor.post_process_segmentation(output, inputs)
+    assert (first["raw_text"], second["raw_text"]) == ("No.", "Hello there.")
+    assert first["masks"].shape == (0, 64, 64)
+
+
+def test_answers_of_the_model_are_read_whole(tiny, chat, make_picture):
+    model, processor = tiny
+    conversations = [
+        chat(("user", IMAGE, "the red circle"), picture=make_picture(30, 50)),
+        chat(("user", "Hi.")),
+        chat(("user", IMAGE, "the star"), picture=make_picture(64, 20, seed=1)),
+    ]
+    inputs = encode(processor, conversations, add_generation_prompt=True)
+    output = model.segment(**inputs, max_new_tokens=6)
+    answers = processor.post_process_segmentation(output, inputs)
+    assert [tuple(answer["masks"].shape[1:]) for answer in answers] == [(30, 50), (0, 0), (64, 20)]
+    assert sum(len(answer["masks"]) for answer in answers) == len(output.pred_masks)
+    assert all(len(a["masks"]) == len(a["scores"]) == len(a["phrases"]) for a in answers if np.prod(a["masks"].shape))
+
+
+LONG = 100_000
+UNITS = [*(" ", "\n", "\t", "\u3000", ",", " ,", ", ", ",\n", "and", " and", "and ", "is", "there ", "here are "), "と"]
+UNITS += [
+    *("それらは", "。", "a", ".", "the red circle ", "yes, ", "[SEG]", "<end_of_turn>", "data:", "A+", "://"),
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
+    """The cubic pattern took 114 s for 4,000 blanks."""
+    long = unit * (LONG // len(unit))
+    said = {}
+    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: said[ids[0]])
+    sure, one, other = range(300, 303)  # tokens of words
+    for texts in (("Sure, ", long, long), ("Sure, ", f"{long}x", f"x{long}x"), (long, f",{long}x", f"and{long}x")):
+        said |= zip((sure, one, other), texts, strict=True)
+        seg = processor.seg_token_id
+        answer = processor.read_answer([sure, seg, one, seg, other, seg, sure])
+        assert len(answer["phrases"]) == 3 and not answer["complete"]
