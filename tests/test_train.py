@@ -20,9 +20,11 @@ from gemma_lisa.checkpoints.training_record import Record, leakage_of, read_stag
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import describe, load_model
+from gemma_lisa.training import describe_run, late_checks
 from gemma_lisa.training.arguments import DataArguments, ModelArguments, parse
-from gemma_lisa.training.trainer import EpochCallback
+from gemma_lisa.training.callbacks import EpochCallback
+from gemma_lisa.training.describe_run import describe
+from gemma_lisa.training.load_model import load_model
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
@@ -312,7 +314,7 @@ def test_the_description_counts_every_parameter_once(checkpoint):
 
 
 def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
-    monkeypatch.setattr(train, "LARGE_MODEL", 1000)
+    monkeypatch.setattr(describe_run, "LARGE_MODEL", 1000)
     model, _ = load_model(ModelArguments(str(checkpoint)))
     for rows, warned in ((56, True), (64, False)):
         args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
@@ -343,7 +345,7 @@ def test_what_only_model_and_data_can_tell_is_refused_before_the_training(
         raise ValueError("it would begin")
 
     monkeypatch.setattr(train, "begin", begin)
-    monkeypatch.setattr(train, "measured_scores", lambda _: {"loss", "gIoU"})
+    monkeypatch.setattr(late_checks, "measured_scores", lambda _: {"loss", "gIoU"})
     path = recipe(**{"model": str(checkpoint), "dataset_options": OPTIONS, **options})
     code, line = refused("--config", path, *arguments)
     if words is None:

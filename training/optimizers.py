@@ -6,7 +6,7 @@ schedules and saves: Muon for weight matrices, AdamW for everything else.
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -122,6 +122,20 @@ def _tells_apart(args: TrainingArguments, alternatives: list[str]) -> bool:
         except (ValueError, AttributeError):
             return True
     return any(options != found[0] for options in found)
+
+
+def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
 
 
 class StackedMuon(torch.optim.Muon):

@@ -29,9 +29,12 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.evaluation.protocols import by_generation
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.train import GemmaLisaTrainingArguments, ModelArguments, describe, load_model, parse
+from gemma_lisa.training.arguments import ModelArguments, parse
+from gemma_lisa.training.describe_run import describe
+from gemma_lisa.training.load_model import load_model
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 STEPS = 3
 RANK = 4

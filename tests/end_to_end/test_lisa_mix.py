@@ -20,8 +20,8 @@ from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
 from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import find_held_out
 from gemma_lisa.training.arguments import DataArguments
+from gemma_lisa.training.load_questions import find_held_out
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent

@@ -23,11 +23,11 @@ from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.evaluation.metrics import summarize
 from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import GemmaLisaTrainingArguments
 from gemma_lisa.training.atomic_saves import remove_scraps
 from gemma_lisa.training.optimizers import build_muon
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # pixels a side
 PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
@@ -79,9 +79,10 @@ def words_of(sample):
 class GradientTrainer(GemmaLisaTrainer):
     """Keeps the gradient of the last step."""
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def training_step(self, model, *args, **kwargs):
+        loss = super().training_step(model, *args, **kwargs)
         self.gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        return super()._get_grad_norm(model, grad_norm)
+        return loss
 
 
 @pytest.fixture(scope="module")
@@ -602,7 +603,7 @@ class Spoiled(GemmaLisaTrainer):
     """Whose loss is nan in the second micro-batch of the second step."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        is_it = (self.state.global_step, len(self._step_losses)) == (1, 1)
+        is_it = (self.state.global_step, len(self.step_losses)) == (1, 1)
         hook = model.register_forward_hook(lambda *_: _spoil(_[2])) if is_it else None
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if hook is not None:
