@@ -283,9 +283,19 @@ def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------
+def run_program(path, home, steps, *arguments):
+    """Run train.py as a program until so many steps; what it said."""
+    command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
+    environment = {**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_DATASETS_CACHE", None)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopped(tmp_path, checkpoint, recipe):
-    out = tmp_path / "out"
+    out, home = tmp_path / "out", tmp_path / "home"
     path = recipe(
         model=str(checkpoint),
         dataset_options=OPTIONS,
@@ -297,20 +307,10 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
         save_strategy="steps",
         save_steps=2,
         preview_samples=2,
-        max_new_tokens=4,
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-
-    def train_until(steps, *arguments):
-        command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment.pop("HF_DATASETS_CACHE", None)
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout + done.stderr
-
-    said = train_until(2)
+    said = run_program(path, home, 2)
     for words in (
         "shapes train: 6 rows",
         "shapes validation: 8 questions",
@@ -330,7 +330,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert not any(name.startswith(("model.vision_tower.", "sam.vision_encoder.")) for name in moved)
     load_checkpoint(out / "checkpoint-2")
 
-    said = train_until(4, "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    said = run_program(path, home, 4, "--resume_from_checkpoint", str(out / "checkpoint-2"))
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "mask_dice_loss" in entry] == [1, 2, 3, 4]
     scores = [entry for entry in history if "eval_gIoU" in entry]
