@@ -10,7 +10,14 @@ import yaml
 from transformers import TrainingArguments
 
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.training.arguments import DataArguments, ModelArguments, given_options, parse
+from gemma_lisa.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    check_output_dir,
+    given_lora_options,
+    given_options,
+    parse,
+)
 from gemma_lisa.training.option_checks import COMMAND_LINE, RECIPE
 from gemma_lisa.training.resume import settings_of
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
@@ -220,3 +227,36 @@ def test_defaults_that_differ_from_transformers_are_these():
 
 def names_of(arguments):
     return {field.name for field in fields(arguments)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora_rank": 0}, "lora_rank counts from 1 on"),
+        ({"lora_alpha": 8.0, "use_dora": True}, "lora_alpha, use_dora without LoRA; set lora_rank"),
+        ({"lora_rank": 2, "load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit: choose one"),
+        ({"load_in_4bit": True}, "load_in_4bit without LoRA"),
+        ({"lora_rank": 2, "load_in_8bit": True, "use_dora": True}, "use_dora with load_in_8bit"),
+        ({"lora_rank": 2, "push_to_hub": True}, "push_to_hub: an adapter alone does not open by its name"),
+        ({"fresh": True, "resume_from_checkpoint": "some"}, "choose one of them"),
+        ({"train_split": " "}, "train_split is empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_options_that_do_not_go_together_are_refused(recipe, options, words):
+    with pytest.raises(UsageError, match=words):
+        parse(recipe(**options))
+
+
+def test_the_options_of_lora_that_were_given_are_named():
+    assert given_lora_options(ModelArguments("some", lora_rank=2)) == []
+    assert given_lora_options(ModelArguments("some", lora_mlp=True, lora_dropout=0.5)) == ["lora_dropout", "lora_mlp"]
+
+
+def test_a_training_is_not_written_over_what_it_starts_from(tmp_path):
+    model, other = tmp_path / "model", tmp_path / "other"
+    model.mkdir()
+    check_output_dir(ModelArguments(str(model)), other)
+    for arguments in (ModelArguments(str(model)), ModelArguments("org/base", adapter=str(model))):
+        with pytest.raises(UsageError, match="the training starts from what is there"):
+            check_output_dir(arguments, tmp_path / "other" / ".." / "model")

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_runs import MUON, PARTS, dataset_of, logged, scene_row, trainer_of
+from transformers import TrainerControl, TrainerState
 
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
 from gemma_lisa.datasets_builder.shards import write_shards
 from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
+from gemma_lisa.training.callbacks import BestOnlyCallback, LastStepCallback
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -92,3 +96,48 @@ def test_a_checkpoint_of_the_last_step_is_not_trained_on(small, tmp_path, uninte
     assert resumed.state.global_step == 6
     expected = whole.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
+
+
+def control_after(callback, step, max_steps):
+    """The flags of a run at that step when an epoch begins and ends, where all is to be done at an epoch's end."""
+    state, control = TrainerState(global_step=step, max_steps=max_steps), TrainerControl()
+    callback.on_epoch_begin(None, state, control)
+    control.should_log = control.should_evaluate = control.should_save = True
+    callback.on_epoch_end(None, state, control)
+    return control.should_training_stop, control.should_log, control.should_evaluate, control.should_save
+
+
+def test_only_a_run_without_a_step_left_ends_with_its_next_epoch_and_does_nothing_at_its_end():
+    assert control_after(LastStepCallback(), 6, 6) == (True, False, False, False)
+    assert control_after(LastStepCallback(), 5, 6) == (False, True, True, True)
+
+
+def test_a_run_that_is_finished_within_an_epoch_takes_no_step_and_saves_nothing_again(small, tmp_path, uninterrupted):
+    whole, checkpoint = uninterrupted(4, "adamw")  # checkpoint-3 is in the middle of the second epoch
+    saving = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+    resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=3, **saving)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.global_step == 3 and not list(tmp_path.iterdir())
+    saved = load_file(checkpoint / "model.safetensors")
+    weights = dict(resumed.model.named_parameters())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved.items() if name in weights)
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (1, "checkpoint-2", {"checkpoint-2"}),
+        (2, "checkpoint-2", None),
+        (1, None, None),
+        (1, "elsewhere/checkpoint-2", None),
+    ],
+)
+def test_the_best_checkpoint_alone_stays_at_the_end_where_one_may_stay(tmp_path, limit, best, kept):
+    names = {"checkpoint-2", "checkpoint-4"}
+    for name in names:
+        (tmp_path / "run" / name).mkdir(parents=True)
+    args = GemmaLisaTrainingArguments(str(tmp_path / "run"), use_cpu=True, save_total_limit=limit)
+    folder = tmp_path if best is not None and "/" in best else tmp_path / "run"
+    state = TrainerState(best_model_checkpoint=None if best is None else str(folder / best))
+    BestOnlyCallback().on_train_end(args, state, TrainerControl())
+    assert {path.name for path in (tmp_path / "run").iterdir()} == (kept or names)
