@@ -43,36 +43,27 @@ from .optimizers import parameter_groups
 from .trainer_patches import PatchedTrainer
 from .training_arguments import GemmaLisaTrainingArguments
 
-SEQUENTIAL = "sequential"  # of train_sampling_strategy
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
 class GemmaLisaTrainer(HubPushes, PatchedTrainer):
-    """Trainer for Gemma-LISA, by its public methods, callbacks and `PatchedTrainer`.
+    """Trainer for Gemma-LISA. Private methods are overridden in `PatchedTrainer` only.
 
-    The loss of a step is Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration, where
-    the divisors count all micro-batches on all ranks: how a step is cut into micro-batches changes nothing.
+    Loss: Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration. The divisors count all
+    micro-batches on all ranks, so the result does not depend on how a step is cut into micro-batches. The run ends
+    before a loss or gradient that is not finite changes a weight (`finite_check`).
 
-    Evaluation is teacher-forced (`protocols`) and exchanges counts between ranks, never masks.
+    Optimizer: each part of the model can have its own learning rate (`optimizers.parameter_groups`).
 
-    A mixture of data sets is gone through in its own order.
+    Data: a mixture keeps its own order, and a stream is split between processes by itself (`callbacks`).
 
-    A streamed mixture deals itself out to processes, and accelerate does not do it again.
+    Evaluation: teacher-forced (`protocols`). Ranks exchange counts, never masks.
 
-    The training data are told every epoch (`set_epoch`), on all ranks and after a resume.
-
-    The parts of the model have learning rates of their own (`optimizers.parameter_groups`).
-
-    What is saved is written aside and appears when it is whole (`run_folder`), with the run's record in it.
-
-    What is pushed to the Hub is a complete repository (`pushing`).
-
-    FSDP2 is kept from what it would do to an adapter, to precision and to what is saved (`parallel`).
-
-    A loss or gradient that is not finite ends the run before it is learned from.
+    Saving: every folder appears when it is complete (`atomic_saves`), with checksums and the training record. A push to
+    the Hub is a complete repository (`hub_push`).
 
     Args:
-        record: of the run, for every folder that is saved; and what Trainer takes.
+        record: training record, which every saved folder gets; other arguments are Trainer's.
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
@@ -87,8 +78,8 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         self._seen_parts: set[str] = set()
         self._part_steps = 0
         if isinstance(self.train_dataset, MixtureQuestions):
-            # It shuffles itself: no row of a set comes again before all others did
-            self.args.train_sampling_strategy = SEQUENTIAL
+            # A mixture shuffles itself: a row is not repeated before all other rows of its data set were used
+            self.args.train_sampling_strategy = "sequential"
         is_stream = isinstance(self.train_dataset, StreamedQuestions)
         self._resumed_options = ResumedOptionsCallback()
         for callback in (
@@ -120,7 +111,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ):
         """The weighted sum of the parts; `num_items_in_batch` is what `get_batch_samples` counted, or None."""
-        inputs = self.processing_class.normalize_images(inputs)  # on the device, where bytes came
+        inputs = self.processing_class.normalize_images(inputs)  # uint8 to float32, on the device
         if num_items_in_batch is None:
             outputs = model(**inputs)
             loss = outputs["loss"]
@@ -139,9 +130,9 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As Trainer; after the last micro-batch of a step, end the run if the losses or the gradient are not finite.
+        """As Trainer; after the last micro-batch of a step, end the run if a loss or the gradient is not finite.
 
-        Trainer has clipped the gradient when its callbacks run before a step, and then an overflow may not be seen.
+        `on_pre_optimizer_step` is too late: clipping turns a gradient whose norm overflows into zeros.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -182,7 +173,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         return optimizer_class, options
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer; into the output folder with the state and the record, moved there when all of it is written."""
+        """As Trainer; into the output folder with state and training record, moved there when all of it is written."""
         if output_dir is not None:
             self._write_model(Path(output_dir))
             if self.args.push_to_hub and not _internal_call:
@@ -222,7 +213,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             rotate(place.parent, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
-        """Add state and record to what was written aside, and when all ranks are there, let it appear."""
+        """Add state and training record to what was written aside, and when all ranks are there, let it appear."""
         if self.args.should_save:
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
             if self.record is not None:
