@@ -65,3 +65,20 @@ def test_an_overflow_ends_the_run(small, tmp_path):
         trainer.train()
     assert trainer.state.global_step < 6
     assert (tmp_path / "nonfinite.json").exists()
+
+
+class Huge(GemmaLisaTrainer):
+    """Whose gradient is finite, number by number, and has a norm that is not."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return 1e30 * super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+def test_a_gradient_whose_norm_overflows_ends_the_run_though_clipping_would_make_it_zero(small, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(2)]), 0, 4)
+    trainer = trainer_of(small, questions, tmp_path, Huge, max_steps=1)
+    with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite"):
+        trainer.train()
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["grad_norm"] == "inf"
+    before = dict(small[0].named_parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.model.named_parameters())

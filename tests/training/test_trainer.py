@@ -9,7 +9,7 @@ from training_runs import PARTS, dataset_of, logged, scene_row, trainer_of, with
 from transformers import EvalPrediction
 
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, Part, TrainingQuestions
 from gemma_lisa.evaluation.metrics import summarize
 from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.training.previews import PreviewCallback
@@ -201,3 +201,12 @@ def test_samples_that_fill_up_the_last_batch_are_counted_once():
     scores = scores_of_counts(EvalPrediction(predictions=counts, label_ids=np.array([4, 7, 4])))
     assert (scores["count"], scores["gIoU"]) == (2, 0.25)
     assert "N-acc" not in scores  # over no question there is no score, and a log takes no None
+
+
+def test_a_mixture_is_trained_on_in_its_own_order(small, tmp_path):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+    questions = MixtureQuestions([Part("scenes", rows, 1.0)], 0, 4, 4)
+    trainer = trainer_of(small, questions, tmp_path)
+    trainer.data_collator.with_sources = True
+    sources = [source for batch in trainer.get_train_dataloader() for source in batch["sources"]]
+    assert sources == [questions[at]["source"] for at in range(4)]
