@@ -214,7 +214,12 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
         resume without it and only warn.
+
+        Of a given `state_dict`, weights that are tied to another are not saved: engines hand over copies.
         """
+        if kwargs.get("state_dict") is not None:
+            tied = self.all_tied_weights_keys
+            kwargs["state_dict"] = {name: kept for name, kept in kwargs["state_dict"].items() if name not in tied}
         Path(save_directory, CHECKSUMS).unlink(missing_ok=True)  # they are of the weights that lay there
         # Both: transformers adds only the one of the class that opened the model
         _name_as_written(type(self))

@@ -26,12 +26,6 @@ def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[to
     return has_image.long().cumsum(0) - 1, has_image
 
 
-def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
-    """Return for each conversation (B, L) the index of its image, (B,), and whether it shows one at all, (B,)."""
-    has_image = (input_ids == image_token_id).any(dim=1)
-    return has_image.long().cumsum(0) - 1, has_image
-
-
 def isolate_questions(
     question_ids: torch.LongTensor, is_image: torch.BoolTensor, text_config: PreTrainedConfig, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], torch.LongTensor]:

@@ -31,6 +31,8 @@ PROMPTS_BY_HAND = (
     "sam.prompt_encoder.not_a_point_embed.",
 )
 WRAPPED = "base_model.model."
+_WRAPPERS = re.compile(rf"^(?:module\.|_orig_mod\.|{re.escape(WRAPPED)})+")  # of DDP, torch.compile, PEFT
+LORA, SEG_ROW = "LoRA", "the row of [SEG]"  # parts of the model beside its modules
 # What PEFT compiles to regular expressions, one of which can take forever
 PATTERN_LISTS, PATTERN_MAPS = ("target_modules", "exclude_modules", "layers_pattern"), ("rank_pattern", "alpha_pattern")
 MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -275,14 +277,17 @@ def hold_in(model: PreTrainedModel, dtype: torch.dtype, only_frozen: bool = Fals
 
 
 def part_of_weight(name: str) -> str | None:
-    """The part of the model that a parameter is counted to; None for a weight that a trained copy stands in for."""
-    name = name.removeprefix(WRAPPED)
+    """The part of the model that a parameter is counted to, whatever wrapped the model.
+
+    None for a weight that a trained copy stands in for.
+    """
+    name = _WRAPPERS.sub("", name)
     if ".original_module." in name:
         return None
     if "lora_" in name:
-        return "LoRA"
+        return LORA
     if "trainable_tokens_delta" in name:
-        return "the row of [SEG]"
+        return SEG_ROW
     return ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
 
 

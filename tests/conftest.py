@@ -34,8 +34,8 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.secret_names import is_secret_name
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
-from gemma_lisa.train import load_model
 from gemma_lisa.training.arguments import ModelArguments
+from gemma_lisa.training.load_model import load_model
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 # Tokens: less than a question with its answer, and less than the prefix that holds the image.

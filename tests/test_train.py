@@ -4,26 +4,21 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from huggingface_hub.errors import EntryNotFoundError
-from transformers import BertConfig, TrainerState, TrainingArguments
+from transformers import BertConfig
 
 from gemma_lisa import train
-from gemma_lisa.checkpoints import training_record
 from gemma_lisa.checkpoints.loading import load_checkpoint
-from gemma_lisa.checkpoints.training_record import Record, leakage_of, read_stages
+from gemma_lisa.checkpoints.training_record import read_stages
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import describe, load_model
-from gemma_lisa.training.arguments import DataArguments, ModelArguments, parse
-from gemma_lisa.training.trainer import EpochCallback
-from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
+from gemma_lisa.training import late_checks
+from gemma_lisa.training.callbacks import EpochCallback
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
@@ -68,85 +63,6 @@ def refused(monkeypatch, capsys):
 
 
 # --- recipes and command line ----------------------------------------------------------------------------------------
-def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
-    path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
-    model_args, data_args, training_args = parse(
-        ["--config", path, "--max_steps", "9", "--eval_rows", "3", "--eval_strategy", "epoch"]
-    )
-    assert model_args == ModelArguments(model="some/model", trainable=["a.*", "b"])
-    assert data_args == DataArguments(dataset="shapes", dataset_options=OPTIONS, eval_rows=3)
-    assert (training_args.learning_rate, training_args.max_steps) == (0.5, 9)
-    options = json.dumps({"image_size": 128})
-    assert parse(["--config", path, "--dataset_options", options])[1].dataset_options == {"image_size": 128}
-    assert parse(["--config", path, "--trainable", "c", "d.*"])[0].trainable == ["c", "d.*"]
-
-
-def test_the_programs_own_options_are_these():
-    own = [name for part in (ModelArguments, DataArguments, GemmaLisaTrainingArguments) for name in names_of(part)]
-    assert len(own) == len(set(own))
-    assert set(own) - names_of(TrainingArguments) == {
-        "model",
-        "trainable",
-        "adapter",
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_mlp",
-        "use_rslora",
-        "use_dora",
-        "load_in_4bit",
-        "load_in_8bit",
-        "ce_loss_weight",
-        "bce_loss_weight",
-        "dice_loss_weight",
-        "score_loss_weight",
-        "prompted_loss_weight",
-        "dialogue_share",
-        "hub_license",
-        "dataset",
-        "mixture",
-        "epoch_length",
-        "streaming",
-        "data_dir",
-        "dataset_options",
-        "max_bad",
-        "train_split",
-        "eval_dataset",
-        "eval_split",
-        "eval_rows",
-        "allow_leakage",
-        "languages",
-        "translations",
-        "max_questions",
-        "learn_masks",
-        "preview_samples",
-        "max_new_tokens",
-        "muon_learning_rate",
-        "fresh",
-        "self_check",
-        "expected_processes",
-        "lora_learning_rate",
-        "bridge_learning_rate",
-        "decoder_learning_rate",
-        "global_batch_size",
-    }
-
-
-def test_defaults_that_differ_from_transformers_are_these():
-    theirs = {field.name: field.default for field in fields(TrainingArguments)}
-    ours = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True)
-    assert (ours.remove_unused_columns, ours.label_names) == (False, ["labels"])
-    assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
-    assert ours.report_to == []
-    changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
-    changed |= {"report_to", "muon_learning_rate", "global_batch_size", "gradient_accumulation_steps"}
-    changed |= {"lora_learning_rate", "bridge_learning_rate", "decoder_learning_rate"}
-    changed |= {"fresh", "self_check"}
-    assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
-
-
-def names_of(arguments):
-    return {field.name for field in fields(arguments)}
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -284,39 +200,6 @@ def test_a_second_process_says_which_it_is(refused, monkeypatch):
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
-def test_what_matches_a_pattern_is_trained_and_all_else_is_frozen(checkpoint):
-    arguments = ModelArguments(str(checkpoint), ["seg_projector.*", "sam.mask_decoder.iou_token.weight"], 3.0)
-    model, _ = load_model(arguments)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {
-        *(f"seg_projector.{at}.{kind}" for at in (0, 2) for kind in ("weight", "bias")),
-        "sam.mask_decoder.iou_token.weight",
-    }
-    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert (model.config.ce_loss_weight, model.config.bce_loss_weight, model.config.dice_loss_weight) == (3.0, 2.0, 0.5)
-
-
-def test_the_description_counts_every_parameter_once(checkpoint):
-    model, _ = load_model(ModelArguments(str(checkpoint)))
-    args = GemmaLisaTrainingArguments("out", use_cpu=True, per_device_train_batch_size=3, gradient_accumulation_steps=2)
-    text = describe(model, ["shapes train: 1,234 rows (images)"], args)
-    counts = [line.replace(",", "").split() for line in text.splitlines() if line.startswith("    ")]
-    assert sum(int(line[3]) for line in counts) == model.num_parameters()
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert sum(int(line[1]) for line in counts) == trained
-    assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
-    assert "shapes train: 1,234 rows (images)" in text
-    assert "6 rows a step = 3 a device × 2 micro-batches × 1 process(es)" in text
-    assert "bridge     learning rate 5.0e-05" in text
-    assert "WARNING" not in text
-
-
-def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
-    monkeypatch.setattr(train, "LARGE_MODEL", 1000)
-    model, _ = load_model(ModelArguments(str(checkpoint)))
-    for rows, warned in ((56, True), (64, False)):
-        args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
-        assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
 
 
 RATES = ("--lora_learning_rate", "1e-3", "--bridge_learning_rate", "1e-3", "--decoder_learning_rate", "1e-3")
@@ -343,22 +226,13 @@ def test_what_only_model_and_data_can_tell_is_refused_before_the_training(
         raise ValueError("it would begin")
 
     monkeypatch.setattr(train, "begin", begin)
-    monkeypatch.setattr(train, "measured_scores", lambda _: {"loss", "gIoU"})
+    monkeypatch.setattr(late_checks, "measured_scores", lambda _: {"loss", "gIoU"})
     path = recipe(**{"model": str(checkpoint), "dataset_options": OPTIONS, **options})
     code, line = refused("--config", path, *arguments)
     if words is None:
         assert (code, line) == (1, "error: it would begin")
     else:
         assert (code, words in line) == (2, True), line
-
-
-def test_the_order_and_words_of_the_data_follow_their_own_seed(own_cache, recipe):
-    path = recipe(model="some", dataset_options=OPTIONS)
-    seeds = []
-    for arguments in (["--seed", "5"], ["--seed", "5", "--data_seed", "3"]):
-        _, data_args, args = parse(["--config", path, *arguments])
-        seeds.append(train.load_questions(data_args, args, None)[0].seed)
-    assert seeds == [5, 3]
 
 
 def test_the_launchers_precision_is_computed_in_printed_and_recorded(
@@ -409,9 +283,19 @@ def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------
+def run_program(path, home, steps, *arguments):
+    """Run train.py as a program until so many steps; what it said."""
+    command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
+    environment = {**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_DATASETS_CACHE", None)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopped(tmp_path, checkpoint, recipe):
-    out = tmp_path / "out"
+    out, home = tmp_path / "out", tmp_path / "home"
     path = recipe(
         model=str(checkpoint),
         dataset_options=OPTIONS,
@@ -423,20 +307,10 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
         save_strategy="steps",
         save_steps=2,
         preview_samples=2,
-        max_new_tokens=4,
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-
-    def train_until(steps, *arguments):
-        command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment.pop("HF_DATASETS_CACHE", None)
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout + done.stderr
-
-    said = train_until(2)
+    said = run_program(path, home, 2)
     for words in (
         "shapes train: 6 rows",
         "shapes validation: 8 questions",
@@ -456,7 +330,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert not any(name.startswith(("model.vision_tower.", "sam.vision_encoder.")) for name in moved)
     load_checkpoint(out / "checkpoint-2")
 
-    said = train_until(4, "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    said = run_program(path, home, 4, "--resume_from_checkpoint", str(out / "checkpoint-2"))
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "mask_dice_loss" in entry] == [1, 2, 3, 4]
     scores = [entry for entry in history if "eval_gIoU" in entry]
@@ -473,57 +347,3 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert len(stage["resumed"]) == 1 and "--max_steps 2" in stage["resumed"][0]["command"]
     assert json.loads((out / "checkpoint-2" / "training.json").read_text())["stages"][0]["steps"] == 2
     assert set(stage["versions"]) == {"torch", "transformers", "datasets"}
-
-
-def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that_is_resumed(tmp_path):
-    state = TrainerState(global_step=3, log_history=[{"step": 3, "loss": 2.0}])
-
-    def write(folder, record):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "training.json").write_text(json.dumps(record.content(state)))
-        return str(tmp_path / folder)
-
-    first = write("first", Record("some/model", ["--seed", "1"], None, allow_leakage=True, held_out=[]))
-    begun = write("begun", Record(first, ["--output_dir", "a folder"], None, allow_leakage=False, held_out=["a", "b"]))
-    done = write("done", Record(first, ["--resume"], begun, allow_leakage=False, held_out=["b"]))
-    assert [stage["command"] for stage in read_stages(done)] == ["train.py --seed 1", "train.py --resume"]
-    [earlier] = read_stages(done)[1]["resumed"]
-    assert earlier["command"] == "train.py --output_dir 'a folder'"
-    assert read_stages(done)[1]["steps"] == 3 and read_stages(done)[1]["history"] == state.log_history
-    assert leakage_of(done) == {"allow_leakage": True, "held_out": []}
-    later = write("later", Record("some/model", [], begun, allow_leakage=False, held_out=["b", "c"]))
-    assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: what it began with stays
-
-
-def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch, caplog):
-    stored = tmp_path / "models--org--base"
-    (stored / "refs").mkdir(parents=True)
-    (stored / "refs" / "main").write_text("c0ffee")
-    (stored / "snapshots" / "c0ffee").mkdir(parents=True)
-    stage = {"command": "train.py", "allow_leakage": True, "held_out": ["refcoco"]}
-    (stored / "snapshots" / "c0ffee" / "training.json").write_text(json.dumps({"stages": [stage]}))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert leakage_of("org/base") == {"allow_leakage": True, "held_out": ["refcoco"]}
-    assert [stage["command"] for stage in Record("org/base", [], None).stages] == ["train.py"]
-    assert leakage_of("org/another") is None and "org/another: the Hub was not reached" in caplog.text
-    assert Record("org/another", [], None, allow_leakage=False).stage["allow_leakage"] is None
-
-    (stored / ".no_exist" / "c0ffee").mkdir(parents=True)
-    (stored / ".no_exist" / "c0ffee" / "training.json").touch()
-    (stored / "snapshots" / "c0ffee" / "training.json").unlink()
-    assert training_record.stages_of("org/base") == []  # it was looked for, and is not there
-
-    def no_record(name, file):
-        raise EntryNotFoundError(f"{name} has no {file}")
-
-    monkeypatch.setattr(training_record, "hf_hub_download", no_record)
-    assert Record("org/base", [], None, allow_leakage=False).stage["allow_leakage"] is False
-
-
-def test_who_says_nothing_of_leakage_is_not_said_to_have_none(tmp_path):
-    assert leakage_of(tmp_path) is None
-    (tmp_path / "training.json").write_text('{"stages": [{"command": "old"}]}')
-    assert leakage_of(tmp_path) is None
-    (tmp_path / "training.json").write_text("[]")
-    with pytest.raises(ValueError, match="training.json is no record"):
-        read_stages(tmp_path)

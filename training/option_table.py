@@ -57,9 +57,11 @@ _TRACKIO = "transformers.integrations.integration_utils:TrackioCallback.setup"
 _OURS = "gemma_lisa.training.trainer:GemmaLisaTrainer."
 _PUSHES = "gemma_lisa.training.hub_push:HubPushes."
 _PARTS = "gemma_lisa.training.training_arguments:GemmaLisaTrainingArguments"
-_MODEL = "gemma_lisa.train:load_model"
+_MODEL = "gemma_lisa.training.load_model:load_model"
 _LOSS = "gemma_lisa.modeling_gemma_lisa:GemmaLisaForConditionalGeneration.forward"
-_DATA = "gemma_lisa.train:load_questions"
+_DATA = "gemma_lisa.training.load_questions:training_questions"
+_EVAL_DATA = "gemma_lisa.training.load_questions:evaluation_questions"
+_PREVIEWS = "gemma_lisa.training.previews:PreviewCallback.of"
 _MAIN = "gemma_lisa.train:train"
 _NO_FLAG = "train.py always trains, and evaluates by eval_strategy; eval.py and predict.py do the rest"
 SHARED_OUT = "the counts and the record of a step rely on how batches are shared out"
@@ -149,7 +151,7 @@ OPTIONS: dict[str, Option] = {
     "save_strategy": read_by(f"{_FLOW}on_step_end"),
     "save_steps": read_by(f"{_FLOW}on_step_end", "`save_strategy` steps"),
     "save_on_each_node": read_by(f"{_ARGUMENTS}should_save"),
-    "save_total_limit": read_by(f"{_OURS}_save_checkpoint", "a `save_strategy` other than no"),
+    "save_total_limit": read_by(f"{_OURS}place_checkpoint", "a `save_strategy` other than no"),
     "enable_jit_checkpoint": refused(
         "a run that SIGTERM stopped would count as finished; set save_steps, and repeat the command to resume"
     ),
@@ -220,7 +222,7 @@ OPTIONS: dict[str, Option] = {
     "resume_from_checkpoint": read_by("gemma_lisa.training.resume:begin"),
     "local_rank": read_by("gemma_lisa.training.option_checks:check_training"),
     # What train.py adds
-    "muon_learning_rate": read_by("gemma_lisa.train:muon_of"),
+    "muon_learning_rate": read_by("gemma_lisa.training.optimizers:muon_of"),
     "lora_learning_rate": read_by(_PARTS),
     "bridge_learning_rate": read_by(_PARTS),
     "decoder_learning_rate": read_by(_PARTS),
@@ -255,17 +257,16 @@ OPTIONS: dict[str, Option] = {
     "dataset_options": read_by(_DATA),
     "max_bad": read_by(_DATA, "a data set that reads files"),
     "train_split": read_by(_DATA),
-    "eval_dataset": read_by(_DATA),  # its rows are read and counted without an evaluation too
-    "eval_split": read_by(_DATA),
-    "eval_rows": read_by(_DATA, EVALUATED),
+    "eval_dataset": read_by(_EVAL_DATA),  # its rows are read and counted without an evaluation too
+    "eval_split": read_by(_EVAL_DATA),
+    "eval_rows": read_by(_EVAL_DATA, EVALUATED),
     "max_questions": read_by(_DATA),
-    "allow_leakage": read_by("gemma_lisa.train:find_held_out"),
+    "allow_leakage": read_by("gemma_lisa.training.load_questions:find_held_out"),
     "languages": read_by(_DATA),
     "dialogue_share": read_by(_DATA),
     "translations": read_by(_DATA, "`languages` other than English"),
-    "learn_masks": read_by(_MAIN),
-    "preview_samples": read_by(_MAIN, EVALUATED, neutral=(0,)),
-    "max_new_tokens": read_by(_MAIN, "evaluation and `preview_samples` above 0"),
+    "learn_masks": read_by("gemma_lisa.train:build_trainer"),
+    "preview_samples": read_by(_PREVIEWS, EVALUATED, neutral=(0,)),
 }
 
 # Names of older releases of transformers, of LISA and of other trainers -> what to write here
@@ -336,6 +337,7 @@ REMOVED = {
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
     "include_tokens_per_second": "use include_num_input_tokens_seen",
     "jit_mode_eval": "the model is not compiled",
+    "max_new_tokens": "answers in previews have at most 64 tokens; eval.py and predict.py have max_new_tokens",
     "mp_parameters": OPTIONS["parallelism_config"].reason,
     "past_index": OPTIONS["use_cache"].reason,
     "ray_scope": "there is no search for hyperparameters",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import DistributedType
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer
@@ -55,7 +56,8 @@ def self_check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
 
 def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
     model, args = trainer.model, trainer.args
-    batches = [trainer._prepare_inputs(batch) for batch in batches_of(trainer)]
+    batches = [send_to_device(batch, args.device) for batch in batches_of(trainer)]
+    batches = [trainer.processing_class.normalize_images(batch) for batch in batches]
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = {name: _sum_of(parameter) for name, parameter in model.named_parameters() if name not in trained}
     before = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}

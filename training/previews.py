@@ -2,16 +2,20 @@
 
 import io
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import TrainerCallback
 
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.drawing.curve import draw_curve
 from gemma_lisa.evaluation.answer_sheet import draw_answers
 from gemma_lisa.evaluation.protocols import by_generation
 from gemma_lisa.images_gemma_lisa import open_image
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.whole_files import write_whole
+
+from .arguments import DataArguments
 
 
 class PreviewCallback(TrainerCallback):
@@ -23,8 +27,15 @@ class PreviewCallback(TrainerCallback):
         max_new_tokens: of each answer.
     """
 
-    def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int):
+    def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int = 64):
         self.processor, self.samples, self.max_new_tokens = processor, samples, max_new_tokens
+
+    @classmethod
+    def of(cls, processor: GemmaLisaProcessor, questions: EvaluationQuestions, data_args: DataArguments) -> Self:
+        """Return the callback for `preview_samples` of the questions, spread over all of them."""
+        count = min(data_args.preview_samples, len(questions))
+        samples = [questions[at] for at in range(0, len(questions), len(questions) // count)][:count]
+        return cls(processor, samples)
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         # Every rank answers, because a sharded model cannot run on one; the first one draws.

@@ -12,7 +12,8 @@ from gemma_lisa.checkpoints.adapter_base import Base, fingerprint, identify, is_
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import ModelArguments, load_model
+from gemma_lisa.training.arguments import ModelArguments
+from gemma_lisa.training.load_model import load_model
 
 
 @pytest.fixture

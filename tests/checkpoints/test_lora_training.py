@@ -11,8 +11,9 @@ from gemma_lisa.checkpoints.adapter_base import identify
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, type_of
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.train import describe, load_model
 from gemma_lisa.training.arguments import ModelArguments, parse
+from gemma_lisa.training.describe_run import describe
+from gemma_lisa.training.load_model import load_model
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 

@@ -9,8 +9,8 @@ from gemma_lisa.checkpoints.loading import load_checkpoint, open_checkpoint
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, count_weights, type_of
 from gemma_lisa.checkpoints.quantization import check_quantization, quantization_config, quantization_of
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
-from gemma_lisa.train import load_model
 from gemma_lisa.training.arguments import ModelArguments
+from gemma_lisa.training.load_model import load_model
 
 
 @pytest.mark.parametrize(

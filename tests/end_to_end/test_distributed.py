@@ -20,8 +20,9 @@ from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import GemmaLisaTrainingArguments, describe
+from gemma_lisa.training.describe_run import describe
 from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # pixels a side
 ROWS_A_STEP = 4
@@ -104,12 +105,17 @@ def train_and_evaluate(folder: Path) -> None:
     found["resumed_equal"] = all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
     # From the untrained weights, so that rounding cannot grow; last, because what was evaluated is not wrapped again
-    rows = Dataset.from_list([scene_row(20), scene_row(21, num_targets=1)], features=ROW_FEATURES)
-    questions = EvaluationQuestions(rows, with_conversations=False)
+    questions = evaluation_questions()
     found["scores"] = trainer_of("scores", shuffled, questions).evaluate()
     found["num_questions"] = len(questions)
     if trainer.is_world_process_zero():
         (folder / "found.json").write_text(json.dumps(found))
+
+
+def evaluation_questions() -> EvaluationQuestions:
+    """An odd number of questions."""
+    rows = Dataset.from_list([scene_row(20), scene_row(21, num_targets=1)], features=ROW_FEATURES)
+    return EvaluationQuestions(rows, with_conversations=False)
 
 
 def in_two_processes(folder: Path) -> None:

@@ -26,8 +26,8 @@ from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import GemmaLisaTrainingArguments
 from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # pixels a side
 ROWS_A_STEP = 4

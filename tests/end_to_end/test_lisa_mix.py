@@ -20,8 +20,8 @@ from gemma_lisa.datasets_builder.mixture import load_mixture, load_training_rows
 from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import find_held_out
 from gemma_lisa.training.arguments import DataArguments
+from gemma_lisa.training.load_questions import find_held_out
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
@@ -284,7 +284,7 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
         "2",
     ]
     small += ["--dataloader_num_workers", "0", "--use_cpu", "true", "--bf16", "false", "--preview_samples", "1"]
-    small += ["--save_strategy", "no", "--max_new_tokens", "4", "--languages", '{"en": 1, "ja": 1}']
+    small += ["--save_strategy", "no", "--languages", '{"en": 1, "ja": 1}']
     model = write_tiny(tmp_path / "tiny")
     place = ["--data_dir", root, "--model", model, "--output_dir", tmp_path / "out"]
     said = call("train.py", "--config", "configs/lisa_mix.yaml", *place, *small, "--allow_leakage", str(leaks).lower())

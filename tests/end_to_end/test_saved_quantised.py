@@ -5,7 +5,8 @@ import pytest
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import ModelArguments, load_model
+from gemma_lisa.training.arguments import ModelArguments
+from gemma_lisa.training.load_model import load_model
 
 
 @pytest.fixture(scope="module", params=["4", "8"])

@@ -32,7 +32,7 @@ from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.training.trainer import LOSS_PARTS
 
 ROOT = Path(train.__file__).parent
-LAUNCHED = Path(__file__).with_name("launched.py")
+LAUNCHED = ROOT / "tests" / "launched.py"
 SIZE = 32  # pixels a side
 ROWS_A_STEP, STEPS_AN_EPOCH = 4, 8
 LORA = ("--lora_rank", "4")

@@ -12,7 +12,7 @@ from gemma_lisa.interfaces import command_line
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.interrupts import Terminated
 from gemma_lisa.scripts import export, init_checkpoint, init_tiny
-from gemma_lisa.train import parse
+from gemma_lisa.training.arguments import parse
 
 TRAIN = ["--model", "outputs/start", "--output_dir", "outputs/run", "--use_cpu", "true"]
 

@@ -3,14 +3,26 @@
 import json
 import logging
 import os
+from dataclasses import fields
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.training.arguments import given_options, parse
+from gemma_lisa.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    check_output_dir,
+    given_lora_options,
+    given_options,
+    parse,
+)
 from gemma_lisa.training.option_checks import COMMAND_LINE, RECIPE
 from gemma_lisa.training.resume import settings_of
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
+
+OPTIONS = {"image_size": 32, "train_rows": 6, "validation_rows": 2, "test_rows": 1}
 
 
 @pytest.fixture
@@ -135,3 +147,116 @@ def test_options_as_json_are_read_from_both_places(recipe):
     given = {"image_size": 128}
     assert parse(recipe(dataset_options=given))[1].dataset_options == given
     assert parse([*recipe(), "--dataset_options", json.dumps(given)])[1].dataset_options == given
+
+
+def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
+    path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
+    model_args, data_args, training_args = parse(
+        [*path, "--max_steps", "9", "--eval_rows", "3", "--eval_strategy", "epoch"]
+    )
+    assert model_args == ModelArguments(model="some/model", trainable=["a.*", "b"])
+    assert data_args == DataArguments(dataset="shapes", dataset_options=OPTIONS, eval_rows=3)
+    assert (training_args.learning_rate, training_args.max_steps) == (0.5, 9)
+    options = json.dumps({"image_size": 128})
+    assert parse([*path, "--dataset_options", options])[1].dataset_options == {"image_size": 128}
+    assert parse([*path, "--trainable", "c", "d.*"])[0].trainable == ["c", "d.*"]
+
+
+def test_the_programs_own_options_are_these():
+    own = [name for part in (ModelArguments, DataArguments, GemmaLisaTrainingArguments) for name in names_of(part)]
+    assert len(own) == len(set(own))
+    assert set(own) - names_of(TrainingArguments) == {
+        "model",
+        "trainable",
+        "adapter",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_mlp",
+        "use_rslora",
+        "use_dora",
+        "load_in_4bit",
+        "load_in_8bit",
+        "ce_loss_weight",
+        "bce_loss_weight",
+        "dice_loss_weight",
+        "score_loss_weight",
+        "prompted_loss_weight",
+        "dialogue_share",
+        "hub_license",
+        "dataset",
+        "mixture",
+        "epoch_length",
+        "streaming",
+        "data_dir",
+        "dataset_options",
+        "max_bad",
+        "train_split",
+        "eval_dataset",
+        "eval_split",
+        "eval_rows",
+        "allow_leakage",
+        "languages",
+        "translations",
+        "max_questions",
+        "learn_masks",
+        "preview_samples",
+        "muon_learning_rate",
+        "fresh",
+        "self_check",
+        "expected_processes",
+        "lora_learning_rate",
+        "bridge_learning_rate",
+        "decoder_learning_rate",
+        "global_batch_size",
+    }
+
+
+def test_defaults_that_differ_from_transformers_are_these():
+    theirs = {field.name: field.default for field in fields(TrainingArguments)}
+    ours = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True)
+    assert (ours.remove_unused_columns, ours.label_names) == (False, ["labels"])
+    assert (ours.ddp_find_unused_parameters, ours.logging_nan_inf_filter) == (False, False)
+    assert ours.report_to == []
+    changed = {"remove_unused_columns", "label_names", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
+    changed |= {"report_to", "muon_learning_rate", "global_batch_size", "gradient_accumulation_steps"}
+    changed |= {"lora_learning_rate", "bridge_learning_rate", "decoder_learning_rate"}
+    changed |= {"fresh", "self_check"}
+    assert {f.name for f in fields(GemmaLisaTrainingArguments) if f.default != theirs.get(f.name)} <= changed
+
+
+def names_of(arguments):
+    return {field.name for field in fields(arguments)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora_rank": 0}, "lora_rank counts from 1 on"),
+        ({"lora_alpha": 8.0, "use_dora": True}, "lora_alpha, use_dora without LoRA; set lora_rank"),
+        ({"lora_rank": 2, "load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit: choose one"),
+        ({"load_in_4bit": True}, "load_in_4bit without LoRA"),
+        ({"lora_rank": 2, "load_in_8bit": True, "use_dora": True}, "use_dora with load_in_8bit"),
+        ({"lora_rank": 2, "push_to_hub": True}, "push_to_hub: an adapter alone does not open by its name"),
+        ({"fresh": True, "resume_from_checkpoint": "some"}, "choose one of them"),
+        ({"train_split": " "}, "train_split is empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_options_that_do_not_go_together_are_refused(recipe, options, words):
+    with pytest.raises(UsageError, match=words):
+        parse(recipe(**options))
+
+
+def test_the_options_of_lora_that_were_given_are_named():
+    assert given_lora_options(ModelArguments("some", lora_rank=2)) == []
+    assert given_lora_options(ModelArguments("some", lora_mlp=True, lora_dropout=0.5)) == ["lora_dropout", "lora_mlp"]
+
+
+def test_a_training_is_not_written_over_what_it_starts_from(tmp_path):
+    model, other = tmp_path / "model", tmp_path / "other"
+    model.mkdir()
+    check_output_dir(ModelArguments(str(model)), other)
+    for arguments in (ModelArguments(str(model)), ModelArguments("org/base", adapter=str(model))):
+        with pytest.raises(UsageError, match="the training starts from what is there"):
+            check_output_dir(arguments, tmp_path / "other" / ".." / "model")

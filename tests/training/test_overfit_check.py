@@ -18,10 +18,10 @@ from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.train import GemmaLisaTrainingArguments
 from gemma_lisa.training import overfit_check as checking
 from gemma_lisa.training.overfit_check import self_check
 from gemma_lisa.training.trainer import GemmaLisaTrainer
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # pixels a side
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")

@@ -19,3 +19,9 @@ def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == drawn
     assert all(is_own(path) for path in drawn)
     check_run_folder(tmp_path, [], draws=True)
+
+
+def test_the_questions_that_are_drawn_are_spread_over_all():
+    for wanted, expected in ((3, [0, 3, 6]), (1, [0]), (20, list(range(10)))):
+        callback = previews.PreviewCallback.of(None, list(range(10)), SimpleNamespace(preview_samples=wanted))
+        assert callback.samples == expected

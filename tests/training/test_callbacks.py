@@ -1,0 +1,143 @@
+"""The callbacks of the trainer: what a resumed run takes from its arguments, a stream, and where a run ends."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import MUON, PARTS, dataset_of, logged, scene_row, trainer_of
+from transformers import TrainerControl, TrainerState
+
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
+from gemma_lisa.datasets_builder.shards import write_shards
+from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
+from gemma_lisa.training.callbacks import BestOnlyCallback, LastStepCallback
+from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_goes_on_at_another_rate_takes_it(small, tmp_path, uninterrupted, optimizer):
+    whole, checkpoint = uninterrupted(4, optimizer)
+    muon = (MUON[0], {**MUON[1], "muon_lr": MUON[1]["muon_lr"] / 4, "adamw_lr": MUON[1]["adamw_lr"] / 4})
+    resumed = trainer_of(
+        small,
+        TrainingQuestions(whole.train_dataset.rows, 0, 4),
+        tmp_path,
+        optimizer=muon if optimizer == "muon" else None,
+        learning_rate=whole.args.learning_rate / 4,
+        max_steps=6,
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    before, after = ([rate for [rate] in logged(trainer, "learning_rate")] for trainer in (whole, resumed))
+    assert np.allclose(after[3:], np.array(before[3:]) / 4, rtol=1e-6) and after[3] > 0
+
+
+def test_a_resumed_run_takes_other_betas_and_another_epsilon(small, tmp_path, uninterrupted):
+    whole, checkpoint = uninterrupted(4, "adamw")
+    options = {"adam_beta1": 0.5, "adam_beta2": 0.75, "adam_epsilon": 1e-3, "weight_decay": 0.25, "max_steps": 4}
+    resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    groups = resumed.optimizer.param_groups
+    assert {(*group["betas"], group["eps"]) for group in groups} == {(0.5, 0.75, 1e-3)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.25}
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_the_scores_is_resumed(small, tmp_path, schedule):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+
+    def run(steps, resume=None):
+        trainer = trainer_of(
+            small,
+            TrainingQuestions(rows, 0, 4),
+            tmp_path,
+            evaluation=EvaluationQuestions(rows.select(range(1)), with_conversations=False),
+            lr_scheduler_type=schedule,
+            lr_scheduler_kwargs={"patience": 0},
+            metric_for_best_model="count",  # it stays as it is, so that the rate falls
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=2,
+            max_steps=steps,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return [rate for [rate] in logged(trainer, "learning_rate")]
+
+    whole = run(4)
+    assert len(set(whole)) > 1
+    assert run(4, str(tmp_path / "checkpoint-2")) == whole
+
+
+def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(small, tmp_path):
+    write_shards({"train": dataset_of([scene_row(number) for number in range(6)])}, tmp_path / "rows", "six", shards=2)
+
+    def run(steps, resume=None, **options):
+        questions = StreamedQuestions([Part("six", open_stream(str(tmp_path / "rows"), "train", None), 1.0)], 0, 4)
+        options = {"max_steps": steps, "save_strategy": "steps", "save_steps": 2, **options}
+        trainer = trainer_of(small, questions, tmp_path / "out", **{"gradient_accumulation_steps": 2, **options})
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole, checkpoint = run(3), str(tmp_path / "out" / "checkpoint-2")
+    names = (*PARTS, "grad_norm", "learning_rate", "epoch")
+    assert logged(run(3, checkpoint), *names) == logged(whole, *names)
+    for changed in ("gradient_accumulation_steps", "per_device_train_batch_size", "seed"):
+        with pytest.raises(ValueError, match=f"dealt out in another way: {changed} 3, not "):
+            run(3, checkpoint, **{changed: 3})
+    finished = run(2, checkpoint)  # all its steps were trained: none is taken
+    assert finished.state.global_step == 2 and logged(finished, *names) == logged(whole, *names)[:2]
+
+
+def test_a_checkpoint_of_the_last_step_is_not_trained_on(small, tmp_path, uninterrupted):
+    whole, _ = uninterrupted(4, "adamw")
+    last = whole.args.output_dir + "/checkpoint-6"
+    resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=6)
+    resumed.train(resume_from_checkpoint=last)
+    assert resumed.state.global_step == 6
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
+
+
+def control_after(callback, step, max_steps):
+    """The flags of a run at that step when an epoch begins and ends, where all is to be done at an epoch's end."""
+    state, control = TrainerState(global_step=step, max_steps=max_steps), TrainerControl()
+    callback.on_epoch_begin(None, state, control)
+    control.should_log = control.should_evaluate = control.should_save = True
+    callback.on_epoch_end(None, state, control)
+    return control.should_training_stop, control.should_log, control.should_evaluate, control.should_save
+
+
+def test_only_a_run_without_a_step_left_ends_with_its_next_epoch_and_does_nothing_at_its_end():
+    assert control_after(LastStepCallback(), 6, 6) == (True, False, False, False)
+    assert control_after(LastStepCallback(), 5, 6) == (False, True, True, True)
+
+
+def test_a_run_that_is_finished_within_an_epoch_takes_no_step_and_saves_nothing_again(small, tmp_path, uninterrupted):
+    whole, checkpoint = uninterrupted(4, "adamw")  # checkpoint-3 is in the middle of the second epoch
+    saving = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+    resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=3, **saving)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.global_step == 3 and not list(tmp_path.iterdir())
+    saved = load_file(checkpoint / "model.safetensors")
+    weights = dict(resumed.model.named_parameters())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved.items() if name in weights)
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (1, "checkpoint-2", {"checkpoint-2"}),
+        (2, "checkpoint-2", None),
+        (1, None, None),
+        (1, "elsewhere/checkpoint-2", None),
+    ],
+)
+def test_the_best_checkpoint_alone_stays_at_the_end_where_one_may_stay(tmp_path, limit, best, kept):
+    names = {"checkpoint-2", "checkpoint-4"}
+    for name in names:
+        (tmp_path / "run" / name).mkdir(parents=True)
+    args = GemmaLisaTrainingArguments(str(tmp_path / "run"), use_cpu=True, save_total_limit=limit)
+    folder = tmp_path if best is not None and "/" in best else tmp_path / "run"
+    state = TrainerState(best_model_checkpoint=None if best is None else str(folder / best))
+    BestOnlyCallback().on_train_end(args, state, TrainerControl())
+    assert {path.name for path in (tmp_path / "run").iterdir()} == (kept or names)

@@ -1,0 +1,116 @@
+"""Callbacks of GemmaLisaTrainer: epochs and streams of the data, what a resumed run takes, and where a run ends."""
+
+from pathlib import Path
+
+from torch.optim import Optimizer
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from .atomic_saves import checkpoints_of, remove_folder
+from .training_arguments import GemmaLisaTrainingArguments
+
+# Options of an optimizer's groups that a resumed run takes from its arguments
+ASKED_AT_RESUME = ("initial_lr", "weight_decay", "betas", "eps")
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch begins; accelerate does not in several processes, nor in a resumed epoch."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+class StreamCallback(TrainerCallback, ExportableState):
+    """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
+
+    How it is dealt out is written into every checkpoint: dealt out in another way, it would begin elsewhere.
+    """
+
+    def __init__(self, dealt: dict[str, int]):
+        self.dealt = dealt
+
+    def state(self) -> dict[str, dict]:
+        return {"args": {"dealt": self.dealt}, "attributes": {}}
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        if args.ignore_data_skip:
+            return
+        before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
+        if changed := [
+            f"{name} {value}, not {before.get(name)}"
+            for name, value in dealt_out(args).items()
+            if before.get(name) != value
+        ]:
+            raise ValueError(
+                f"The stream was dealt out in another way: {'; '.join(changed)}. Go on as it began, or begin the data "
+                "anew with ignore_data_skip."
+            )
+        train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
+
+
+def dealt_out(args: GemmaLisaTrainingArguments) -> dict[str, int]:
+    """What decides which rows of a stream come to which step."""
+    return {
+        "seed": args.order_seed,
+        "processes": args.world_size,
+        "dataloader_num_workers": args.dataloader_num_workers,
+        "per_device_train_batch_size": args.train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+
+
+class ResumedOptionsCallback(TrainerCallback):
+    """Gives a resumed optimizer the options of the arguments in place of the checkpoint's.
+
+    A schedule that follows the scores has no initial rates, so that its rates stay the checkpoint's.
+    """
+
+    def __init__(self):
+        self.asked: list[dict] = []
+
+    def remember(self, optimizer: Optimizer) -> None:
+        """Keep the options of every group before a checkpoint is loaded."""
+        self.asked = [
+            {name: group[name] for name in ASKED_AT_RESUME if name in group} for group in optimizer.param_groups
+        ]
+
+    def on_train_begin(self, args, state, control, optimizer, lr_scheduler, **kwargs):
+        for at, options in enumerate(self.asked):
+            group = optimizer.param_groups[at]
+            rate = options.pop("initial_lr", None)
+            group |= options
+            if rate is not None and rate != group["initial_lr"]:  # the schedule's place is kept, and every bit if equal
+                group["lr"] *= rate / group["initial_lr"]
+                group["initial_lr"] = lr_scheduler.base_lrs[at] = rate
+                lr_scheduler._last_lr[at] = group["lr"]  # what is logged
+
+
+class LastStepCallback(TrainerCallback):
+    """Ends a run that is resumed from the checkpoint of its last step; Trainer would take one more step.
+
+    `GemmaLisaTrainer.get_batch_samples` gives no batches then. Nothing is logged, evaluated or saved a second time.
+    """
+
+    def __init__(self):
+        self.is_over = False
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.is_over = state.global_step >= state.max_steps
+        control.should_training_stop |= self.is_over
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.is_over:
+            control.should_log = control.should_evaluate = control.should_save = False
+
+
+class BestOnlyCallback(TrainerCallback):
+    """Keeps the best checkpoint alone at the end where save_total_limit is 1, as Trainer does; each deleted at once."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        folder, best = Path(args.output_dir), state.best_model_checkpoint
+        if not args.should_save or args.save_total_limit != 1 or best is None:
+            return
+        if Path(best).resolve().parent == folder.resolve():
+            for checkpoint in checkpoints_of(folder):
+                if checkpoint.name != Path(best).name:
+                    remove_folder(checkpoint)

@@ -1,0 +1,41 @@
+"""PatchedTrainer: every private method of transformers' Trainer that is overridden.
+
+Each override says why there is no public way. Checked against transformers 5.23.0 and 5.24.0: what is relied on is
+listed in tests/training/test_trainer_patches.py, which fails when a release changes it.
+"""
+
+import os
+from pathlib import Path
+
+from transformers import Trainer
+
+from .atomic_saves import ASIDE, checkpoint_name, written_aside
+from .distributed import accelerate_prepares
+
+
+class PatchedTrainer(Trainer):
+    """Trainer that writes checkpoints aside, and lets Accelerate prepare the model in the way FSDP2 needs."""
+
+    def place_checkpoint(self, aside: Path, place: Path) -> None:
+        """Complete the checkpoint that was written to `aside`, and move it to `place`."""
+        raise NotImplementedError
+
+    def _get_output_dir(self, trial: None) -> str:
+        """Return the folder to write checkpoints to. Reason: a half-written checkpoint must not have a final name."""
+        return os.path.join(super()._get_output_dir(trial), ASIDE)
+
+    def _save_checkpoint(self, model, trial: None) -> None:
+        """Save a checkpoint. Reason: it gets its final name only when every process has written all of its files."""
+        name = checkpoint_name(self.state.global_step)
+        aside, place = Path(self._get_output_dir(trial)) / name, Path(self.args.output_dir) / name
+        with written_aside(aside, place):
+            super()._save_checkpoint(model, trial)
+        self.place_checkpoint(aside, place)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Do nothing. Reason: Trainer calls it before the checkpoint has its final name; see `push_checkpoint`."""
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Prepare model and optimizer. Reason: FSDP2 needs changes right before and after `accelerator.prepare`."""
+        with accelerate_prepares(self.model, getattr(self.accelerator.state, "fsdp_plugin", None)):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
