@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,86 @@ def test_no_requirements_file_asks_for_torchvision():
     for path in paths:
         for line in (ROOT / path).read_text().splitlines():
             assert "torchvision" not in line.split("#")[0], f"{path}: {line}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Size and place of files
+# ---------------------------------------------------------------------------------------------------------------------
+MOST_FILES_AT_THE_TOP, MOST_LINES, MOST_LINES_A_FUNCTION = 20, 400, 60
+# Tables of command-line arguments, and of the page's widgets
+TABLES = {"build_page"}
+# Folders of tests that mirror nothing
+END_TO_END = "tests/end_to_end/"
+
+
+def place_of_tests(source: str) -> str:
+    """Return where the tests of a source file lie: training/trainer.py has tests/training/test_trainer.py."""
+    folder, _, name = source.rpartition("/")
+    return "/".join(part for part in ("tests", folder, f"test_{name.replace('__main__', 'main')}") if part)
+
+
+def long_functions(path: str, source: str) -> list[str]:
+    """The functions of a file that have too many lines: one sentence each."""
+    return [
+        f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {MOST_LINES_A_FUNCTION} are allowed"
+        for node in ast.walk(ast.parse(source, path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in TABLES
+        if (lines := node.end_lineno - node.lineno + 1) > MOST_LINES_A_FUNCTION
+    ]
+
+
+def test_the_top_level_holds_few_python_files():
+    assert len([path for path in project_files(".py") if "/" not in path]) <= MOST_FILES_AT_THE_TOP
+
+
+def test_no_file_and_no_function_is_long():
+    complaints = []
+    for path in project_files(".py"):
+        source = (ROOT / path).read_text()
+        if (lines := source.count("\n")) > MOST_LINES:
+            complaints.append(f"{path}: has {lines} lines, at most {MOST_LINES} are allowed")
+        complaints += long_functions(path, source)
+    assert not complaints, "\n".join(complaints)
+
+
+def test_a_long_function_is_found():
+    source = "def f():\n" + "    x = 1\n" * MOST_LINES_A_FUNCTION
+    assert long_functions("made_up.py", source) == ["made_up.py:1: f has 61 lines, at most 60 are allowed"]
+
+
+def test_every_source_file_has_its_test_file():
+    paths = set(project_files(".py"))
+    sources = {path for path in paths if not path.startswith("tests/") and not path.endswith("__init__.py")}
+    # One file tests that every benchmark runs
+    sources = {path for path in sources if not path.startswith("benchmarks/")}
+    missing = sorted(f"{path}: expected {place_of_tests(path)}" for path in sources if place_of_tests(path) not in paths)
+    assert not missing, "\n".join(missing)
+
+
+def test_every_test_file_has_its_source_file_or_is_an_end_to_end_test():
+    paths = project_files(".py")
+    places = {place_of_tests(path).removesuffix(".py") for path in paths if not path.startswith("tests/")}
+    tests = [path for path in paths if re.match(r"tests/(.*/)?test_", path) and not path.startswith(END_TO_END)]
+    strays = [
+        path
+        for path in tests
+        if not any(path.removesuffix(".py") == place or path.startswith(f"{place}_") for place in places)
+    ]
+    assert strays == ["tests/benchmarks/test_benchmarks.py"]
+
+
+def test_every_folder_of_the_package_is_installed():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.rpartition("/")[0] for path in project_files("__init__.py") if not path.startswith("tests/")}
+    assert sorted(told) == sorted(".".join(["gemma_lisa", *folder.split("/")]).rstrip(".") for folder in folders)
+
+
+def test_docs_design_md_says_what_each_file_is_for():
+    page = (ROOT / "docs" / "design.md").read_text()
+    section = page.split("## Layout")[1].split("\n## ")[0]
+    outside = ("tests/", "examples/", "benchmarks/", "hub/")
+    paths = [path for path in project_files(".py") if not path.startswith(outside) and not path.endswith("__init__.py")]
+    missing = [path for path in paths if f"`{path.split('/')[-1]}`" not in section]
+    assert not missing, missing
+    gone = [name for name in re.findall(r"`(\w+\.py)`", section) if not any(p.split("/")[-1] == name for p in paths)]
+    assert not gone, gone
