@@ -213,7 +213,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """As in transformers, with the module's own names as keys.
 
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
-        resume without it and only warn. Of a given `state_dict`, weights that are tied to another are not saved: engines hand over copies.
+        resume without it and only warn. Tied weights of a given `state_dict` are not saved: engines hand over copies.
         """
         if kwargs.get("state_dict") is not None:
             tied = self.all_tied_weights_keys

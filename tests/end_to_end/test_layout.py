@@ -218,7 +218,9 @@ def test_every_source_file_has_its_test_file():
     sources = {path for path in paths if not path.startswith("tests/") and not path.endswith("__init__.py")}
     # One file tests that every benchmark runs
     sources = {path for path in sources if not path.startswith("benchmarks/")}
-    missing = sorted(f"{path}: expected {place_of_tests(path)}" for path in sources if place_of_tests(path) not in paths)
+    missing = sorted(
+        f"{path}: expected {place_of_tests(path)}" for path in sources if place_of_tests(path) not in paths
+    )
     assert not missing, "\n".join(missing)
 
 
