@@ -1,6 +1,6 @@
 """What of train.py's options is refused at the start: unknown names, options without an effect, numbers out of range.
 
-`training_options` has the table; here is when its conditions hold, and how it is refused.
+`option_table` has the table; here is when its conditions hold, and how it is refused.
 """
 
 import difflib
