@@ -1,5 +1,7 @@
 """The parts of Gemma-LISA's loss: cross-entropy on labelled tokens, BCE and Dice per mask at the size of its image.
 
+Their weights are in the configuration: `ce_loss_weight`, `bce_loss_weight`, `dice_loss_weight` and others.
+
 Letters: N masks or labelled tokens, S masks of a batch, H and W pixels, V vocabulary.
 """
 

@@ -11,7 +11,7 @@ from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact
 from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST
 
-CARD, TEMPLATE = "README.md", Path(__file__).parents[1] / "hub" / "card.md"
+CARD, TEMPLATE = "README.md", Path(__file__).parents[1] / "hub" / "model_card.md"
 GEMMA_LICENSE, OWN_LICENSE = "gemma", "apache-2.0"
 TAGS = ["reasoning-segmentation", "referring-segmentation", "gemma-lisa", "gemma3", "sam", "custom_code"]
 METRICS = ("gIoU", "cIoU", "N-acc", "T-acc")
