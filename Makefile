@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test test-lowest test-latest test-versions fuzz lint clean
+.PHONY: help env demo example app test test-lowest test-highest test-latest test-versions fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -72,19 +72,22 @@ FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
 
-# What calls transformers. The other tests give the same with every release of it.
-RELEASE_TESTS = tests/test_*.py tests/checkpoints tests/evaluation tests/training
-LOWEST = $(shell sed -n 's/^transformers>=\([0-9.]*\).*/\1/p' requirements.txt)
+# Without the tests of folders that do not call transformers; the page calls it through the session, which is tested
+RELEASE_TESTS = tests --ignore=tests/datasets_builder --ignore=tests/drawing --ignore=tests/safety \
+	--ignore=tests/interfaces/web --ignore=tests/benchmarks
+RANGE = $(shell sed -n 's/^transformers>=\([0-9.]*\),<=\([0-9.]*\).*/\$(1)/p' requirements.txt)
 LATEST = $(shell .venv/bin/python -m pip index versions transformers 2>/dev/null | sed -n 's/^transformers (\(.*\))$$/\1/p')
 
-# Run the fast tests of what calls transformers with release $(1), which lies in front of the installed one.
+# Run the fast tests with transformers $(1), which lies in front of the installed release.
 define test_with
 	@installed=$$(.venv/bin/python -c 'import transformers; print(transformers.__version__)'); \
-	if [ -z "$(1)" ]; then echo "error: pip lists no release of transformers; is there a network?" >&2; exit 1; \
+	if [ -z "$(1)" ]; then echo "error: found no release of transformers; is there a network?" >&2; exit 1; \
 	elif [ "$(1)" = "$$installed" ]; then \
-		echo "transformers $(1) is the installed release, so \`make test\` has run every test with it."; \
+		echo "transformers $(1) is the installed release: \`make test\` runs every test with it."; \
+	elif [ "$(2)" = "$(1)" ]; then \
+		echo "transformers $(1) is the upper end of requirements.txt: \`make test-highest\` runs the tests with it."; \
 	else \
-		echo "The fast tests of what calls transformers, with transformers $(1) (installed: $$installed)"; \
+		echo "The fast tests with transformers $(1) (installed: $$installed)"; \
 		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 			--target .venv-versions/transformers-$(1) transformers==$(1) && \
 		PYTHONPATH=$(CURDIR)/.venv-versions/transformers-$(1) \
@@ -93,10 +96,13 @@ define test_with
 endef
 
 test-lowest: $(STAMP) ## run the fast tests with the lowest transformers of requirements.txt
-	$(call test_with,$(LOWEST))
+	$(call test_with,$(call RANGE,1))
 
-test-latest: $(STAMP) ## run the fast tests with the newest transformers of the registry
-	$(call test_with,$(LATEST))
+test-highest: $(STAMP) ## run the fast tests with the highest transformers of requirements.txt
+	$(call test_with,$(call RANGE,2))
+
+test-latest: $(STAMP) ## run the fast tests with the newest transformers of the registry, if that is newer
+	$(call test_with,$(LATEST),$(call RANGE,2))
 
 NEWEST ?=
 
