@@ -276,7 +276,7 @@ def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
 
 
 def pixel_limit() -> int:
-    """The most pixels a picture may have: the house's, or what the environment says."""
+    """The most pixels a picture may have: the default, or what the environment says."""
     text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_IMAGE_PIXELS))
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{MAX_IMAGE_PIXELS_VARIABLE} is {text!r}; set it to a number of pixels, or not at all.")

@@ -1,0 +1,1 @@
+"""What is in a checkpoint's folder: open it, adapt it, record its training, upload it."""

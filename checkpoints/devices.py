@@ -30,6 +30,11 @@ def choose_device(wanted: str | None) -> torch.device | str:
     return device
 
 
+def resolve_dtype(dtype: torch.dtype | str, config: GemmaLisaConfig) -> torch.dtype:
+    """Return the type of the weights; "auto" is the type that they are saved in."""
+    return (config.dtype or torch.float32) if dtype == "auto" else dtype
+
+
 def spread(
     config: GemmaLisaConfig,
     path: str | Path,
@@ -48,7 +53,7 @@ def spread(
     """
     with init_empty_weights():
         model = GemmaLisaForConditionalGeneration(config)
-    dtype = (config.dtype or torch.float32) if dtype == "auto" else dtype
+    dtype = resolve_dtype(dtype, config)
     room = get_max_memory(max_memory)
     first = next(iter(room))
     at_first = ["sam", "seg_projector", "lm_head", "model.language_model.embed_tokens"]

@@ -39,7 +39,7 @@ MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class AdaptedGemmaLisa(PeftModel):
-    """A Gemma-LISA with an adapter, whose every saved folder says which base it belongs to (`bases`)."""
+    """A Gemma-LISA with an adapter, whose every saved folder says which base it belongs to (`adapter_base`)."""
 
     base: Base | None = None
 

@@ -1,0 +1,1 @@
+"""From files to samples: rows, questions, mixtures."""

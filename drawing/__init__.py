@@ -1,0 +1,1 @@
+"""Pictures for people: masks on images, sheets of answers, curves."""

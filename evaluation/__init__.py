@@ -1,0 +1,1 @@
+"""Scores of reasoning segmentation, and the two ways to evaluate."""

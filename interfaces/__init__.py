@@ -1,0 +1,1 @@
+"""How people ask: the command line, JSON, a conversation in a terminal, the page in `web`."""

@@ -103,6 +103,19 @@ def check_outputs(
         print(f"overwriting {replaced[0]}{more}", file=sys.stderr)
 
 
+def check_new_folder(output: Path) -> None:
+    """Check that `--output` does not exist yet, or is an empty folder.
+
+    Raises:
+        ValueError: something would be overwritten.
+    """
+    if output.is_dir():
+        if any(output.iterdir()):
+            raise ValueError(f"--output {output}: the folder is not empty; name a new one.")
+    elif output.exists():
+        raise ValueError(f"--output {output}: there is a file of that name; name a new folder.")
+
+
 def check_suffix(option: str, output: Path, endings: tuple[str, ...]) -> None:
     """Refuse an output whose name ends in none of these.
 

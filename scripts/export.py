@@ -28,6 +28,7 @@ from transformers import AutoConfig, GenerationConfig, logging
 
 from gemma_lisa.checkpoints.adapter_base import is_adapter, read_base
 from gemma_lisa.checkpoints.checksums import write_checksums
+from gemma_lisa.checkpoints.devices import resolve_dtype
 from gemma_lisa.checkpoints.hub_repository import ANSWERS, EXAMPLES, complete
 from gemma_lisa.checkpoints.hub_upload import check_access, check_name, check_no_secrets, list_files, push
 from gemma_lisa.checkpoints.loading import DTYPES, load_checkpoint, open_checkpoint
@@ -38,13 +39,13 @@ from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.drawing.overlay import draw_answer
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.interfaces.command_line import ArgumentParser, run
+from gemma_lisa.interfaces.output_checks import check_new_folder
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 from gemma_lisa.scripts.fresh_loading import check_loading
-from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.training.atomic_saves import whole_folder
 
 # How far the merged model may be from the adapted one, as a share of its largest logit: a merged weight is rounded
@@ -135,7 +136,7 @@ def put_together(
     if wrong:
         raise ValueError(f"{folder}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
     model.tie_weights()
-    hold_in(model, config.dtype or torch.float32 if dtype == "auto" else dtype)
+    hold_in(model, resolve_dtype(dtype, config))
     model.generation_config = GenerationConfig.from_pretrained(place)
     return model.eval(), GemmaLisaProcessor.from_pretrained(place, trust_remote_code=False)
 
@@ -276,7 +277,7 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
 
 def main(arguments: list[str]) -> None:
     args = parse(arguments)
-    check_output(args.output)
+    check_new_folder(args.output)
     check_writable(args.output, "--output", is_folder=True)
     if args.push and not args.dry_run:
         check_access(args.push)

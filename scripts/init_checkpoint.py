@@ -37,6 +37,7 @@ from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.loading import DTYPES
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.interfaces.output_checks import check_new_folder
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import check_not_empty
@@ -283,19 +284,6 @@ def count(module: nn.Module, without: tuple[str, ...] = ()) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # The folder
 # ---------------------------------------------------------------------------------------------------------------------
-def check_output(output: Path) -> None:
-    """Nothing is there yet, or an empty folder.
-
-    Raises:
-        ValueError: something would be overwritten.
-    """
-    if output.is_dir():
-        if any(output.iterdir()):
-            raise ValueError(f"--output {output}: the folder is not empty; name a new one.")
-    elif output.exists():
-        raise ValueError(f"--output {output}: there is a file of that name; name a new folder.")
-
-
 def save_whole(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, output: Path) -> int:
     """Write a folder beside `output` and rename it when it is complete: bytes written.
 
@@ -328,7 +316,7 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     output = Path(os.path.abspath(args.output))
 
-    check_output(output)
+    check_new_folder(output)
     check_writable(output, "--output", is_folder=True)
     gemma_config = read_config(
         args.gemma, "--gemma", Gemma3Config, "'gemma3', a Gemma 3 that sees images (4B, 12B or 27B)"

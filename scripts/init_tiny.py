@@ -32,10 +32,10 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import LEVELS, row_of_scene
 from gemma_lisa.datasets_builder.templates import ask
 from gemma_lisa.interfaces.command_line import ArgumentParser, run
+from gemma_lisa.interfaces.output_checks import check_new_folder
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.whole_files import check_writable
-from gemma_lisa.scripts.init_checkpoint import check_output
 from gemma_lisa.training.atomic_saves import folder_in_place
 
 SPECIAL_TOKENS = {
@@ -216,7 +216,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     args = parser.parse_args(arguments)
     if not args.overwrite:
-        check_output(args.output)
+        check_new_folder(args.output)
     check_writable(args.output, "--output", is_folder=True)
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
     with folder_in_place(args.output) as aside:

@@ -3,10 +3,10 @@
     python scripts/plan_memory.py --config configs/gemma3-4b-qlora-24gb.yaml --devices 1 --gpu_gb 24
 
 Weights, gradients and the optimizer's state are counted; activations and logits are those of a step on torch's meta
-device (`meta_step`); what an engine and CUDA take beside them is estimated, and marked so. The model's size is the one
-in the recipe's name, else 4b, or `--size`, or that of `--model`, a folder with a config.json. The engine is the
-accelerate file named at the head of the recipe, or `--engine`. Fields of the recipe are overridden as in train.py:
-`--per_device_train_batch_size 1`. Exit code 1: it does not fit, and what would.
+device (`training/step_memory.py`); what an engine and CUDA take beside them is estimated, and marked so. The model's
+size is the one in the recipe's name, else 4b, or `--size`, or that of `--model`, a folder with a config.json. The
+engine is the accelerate file named at the head of the recipe, or `--engine`. Fields of the recipe are overridden as in
+train.py: `--per_device_train_batch_size 1`. Exit code 1: it does not fit, and what would.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Masks as the page keeps them: packed, with what the browser needs to show them."""
+"""Masks as the page keeps them: packed, with what the browser needs to show them. Files are made on download only."""
 
 import zlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""sam_checkpoint: the same masks as the segment_anything package, or one line about what the file is."""
+"""sam_pth: the same masks as the segment_anything package, or one line about what the file is."""
 
 import os
 import pickle

@@ -1,7 +1,9 @@
-"""The house rules that a machine can check: imports point down only, and a few words that no file may hold."""
+"""The rules of the project that a machine can check: imports, sizes and places of files, and forbidden texts."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -251,3 +253,29 @@ def test_docs_design_md_says_what_each_file_is_for():
     assert not missing, missing
     gone = [name for name in re.findall(r"`(\w+\.py)`", section) if not any(p.split("/")[-1] == name for p in paths)]
     assert not gone, gone
+
+
+def test_an_import_that_breaks_a_contract_is_found(tmp_path):
+    package = tmp_path / "gemma_lisa"
+    for path in project_files(".py"):
+        if not path.startswith(("tests/", "benchmarks/", "hub/", "examples/")):
+            (package / path).parent.mkdir(parents=True, exist_ok=True)
+            (package / path).write_text((ROOT / path).read_text())
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for path, imported in (
+        ("evaluation/metrics.py", "gemma_lisa.training.trainer"),
+        ("datasets_builder/templates.py", "gemma_lisa.processing_gemma_lisa"),
+        ("eval.py", "gemma_lisa.predict"),
+    ):
+        with (package / path).open("a") as file:
+            file.write(f"\nimport {imported}\n")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "0 kept, 2 broken" in done.stdout
+    for broken in ("evaluation.metrics -> gemma_lisa.training.trainer", "datasets_builder.templates ->", "eval ->"):
+        assert f"gemma_lisa.{broken}" in done.stdout, broken
