@@ -245,8 +245,8 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Other libraries draw other masks, and OpenCV is 61 MB for this one data set. Of 40 random polygons this draws every
     pixel as OpenCV 5.0; the IoU with it is 0.993 (lowest 0.975) for Pillow and 0.971 (lowest 0.902) for pycocotools.
-    `python benchmarks/bench_data.py --case polygons --output FOLDER` after `pip install opencv-python-headless`, at 242a778,
-    2026-11-28, 2-core CPU.
+    Measured by `python benchmarks/bench_data.py --case polygons --output FOLDER` with opencv-python-headless installed,
+    at 242a778, 2026-11-28, 2-core CPU.
 
     points: (N, 2) int64, x and y. size: (height, width).
     """
