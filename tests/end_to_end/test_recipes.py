@@ -12,6 +12,7 @@ from gemma_lisa.checkpoints.lora import part_of_weight
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.scripts.init_tiny import build_tiny
+from gemma_lisa.training.describe_run import SMALL_BATCH
 from gemma_lisa.training.optimizers import OTHER
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 
@@ -81,7 +82,7 @@ def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypat
     written = {**vars(model_args), **vars(data_args), **vars(args)}
     assert {name: written[name] for name in content} == content
     if "global_batch_size" in content:
-        assert args.rows_a_step == content["global_batch_size"] >= train.SMALL_BATCH
+        assert args.rows_a_step == content["global_batch_size"] >= SMALL_BATCH
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
