@@ -333,3 +333,37 @@ def test_saved_keys_are_the_names_of_the_modules(tiny, saved):
 def test_head_is_tied_after_loading(saved):
     loaded, _ = load_checkpoint(saved)
     assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+
+
+def saved_names(model, folder, *args, **options):
+    model.save_pretrained(folder, *args, **options)
+    return set(load_file(folder / "model.safetensors"))
+
+
+def copied_state(model):
+    """As engines hand it over: no two tensors share memory."""
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def test_copies_of_tied_weights_are_not_saved_however_they_are_handed_over(tiny, saved, tmp_path):
+    model, state = tiny[0], copied_state(tiny[0])
+    expected = set(load_file(saved / "model.safetensors"))
+    assert saved_names(model, tmp_path, state_dict=state) == expected
+    assert saved_names(model, tmp_path, True, state) == expected
+
+
+def test_a_tied_weight_without_the_one_it_is_tied_to_is_saved(tiny, tmp_path):
+    state = copied_state(tiny[0])
+    del state[EMBEDDING]
+    assert HEAD in saved_names(tiny[0], tmp_path, state_dict=state)
+
+
+def test_a_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
+    model = deepcopy(tiny[0])
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    assert {HEAD, EMBEDDING} <= saved_names(model, tmp_path, state_dict=copied_state(model))
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[HEAD], model.lm_head.weight)
