@@ -182,7 +182,7 @@ def test_tied_weights_are_read_of_the_configuration(tiny, set_config):
 
 def test_accelerate_marks_and_loads_what_is_offloaded():
     """mask_decoding_gemma_lisa.py loads such weights of SAM, and sends images to the CPU for them."""
-    module = cpu_offload(torch.nn.Linear(2, 2), execution_device=torch.device("cpu"))
+    (module,) = cpu_offload(torch.nn.Sequential(torch.nn.Linear(2, 2)), execution_device=torch.device("cpu"))
     assert module.weight.is_meta
     assert "_hf_hook" in vars(module), f"{HINT}Accelerate names its hook otherwise than _hf_hook."
     with align_module_device(module):
