@@ -11,7 +11,7 @@ Its row of the batch (B = 1): the prefix they share, then each question with its
     input_ids     <bos> user <image> × 16 | the red circle … It is [SEG] . | the star … No , …
     question_ids  0     0    0            | 1   1   1        1  1  1     1 | 2   2      2
     labels        -100  …                 | -100 …           It is [SEG] . | -100 …     No , …
-    seg_positions, mask_targets           |                        ^ one, (1, 64, 64)
+    prepared: its seg_positions, mask_targets                      ^ one, (1, 64, 64)
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import Chat
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
-from gemma_lisa.packing_gemma_lisa import find_learned, find_positions
+from gemma_lisa.packing_gemma_lisa import Prepared, find_learned, find_positions
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
 from gemma_lisa.targets_gemma_lisa import pad_masks
 
@@ -30,8 +30,7 @@ class GemmaLisaCollator:
     """Samples to the batch of `GemmaLisaForConditionalGeneration.forward`, padded right.
 
     Masks are checked, resized and padded here, and everything that the model would have to search for is found here:
-    so its training step never waits for the device. The positions hold for the batch as it is. Whoever changes
-    `input_ids` or `labels` afterwards must remove them.
+    so its training step never waits for the device.
 
     Args:
         processor: tokens and pixels.
@@ -41,18 +40,17 @@ class GemmaLisaCollator:
         mask_loss_size: maximum side of the target masks in pixels: `config.mask_loss_size` of the model.
 
     Returns (when called):
-        a dict, of tensors alone but for evaluation and `with_sources`; shapes as in `forward`:
+        a dict; shapes as in `forward`:
         input_ids, attention_mask, token_type_ids, labels, question_ids: (B, L) int64;
-        learned_positions (N,), seg_positions (S,), image_positions (I · 256,): int64 indices into the B · L tokens;
+        prepared: `Prepared`, which holds for the batch as it is;
         pixel_values, where there are images, and unless `learn_masks` is False also sam_pixel_values, original_sizes,
-        reshaped_input_sizes, mask_targets (S, H, W) uint8 and mask_sizes (S, 2) int64;
-        sample_ids: (B,) int64, where the samples bring their index (evaluation), and then with the targets mask_labels:
-        the masks of each image at its own size, (K, H, W) uint8, for metrics; `forward` does not take both.
+        reshaped_input_sizes, and masks in `prepared`;
+        sample_ids: (B,) int64, where the samples bring their index (evaluation), and then `prepared` has full_masks;
         sources: B str, if asked for.
 
     Raises:
         ValueError: an answer whose `[SEG]` tokens are not as many as its masks, with the row's source; masks of values
-            other than 0, 1 and 255.
+            other than 0, 1 and 255, with the row's source.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class GemmaLisaCollator:
         self.as_bytes = as_bytes
         self.mask_loss_size = mask_loss_size
 
-    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | Prepared | list[str]]:
         if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
             return {}
         chats = [self._messages(chat, sample["image"]) for sample in samples for chat in sample["chats"]]
@@ -79,9 +77,12 @@ class GemmaLisaCollator:
         batch = pad_rows({name: ([row[name] for row in rows], fill) for name, fill in fills.items()})
         batch["attention_mask"] = (batch["question_ids"] >= 0).long()
         batch["token_type_ids"] = (batch["input_ids"] == self.processor.tokenizer.image_token_id).long()
-        batch["learned_positions"] = find_learned(batch["labels"])
-        batch["seg_positions"] = find_positions(batch["input_ids"] == self.processor.seg_token_id)
-        batch["image_positions"] = find_positions(batch["token_type_ids"] == 1)
+        batch["prepared"] = prepared = Prepared(
+            shape=tuple(batch["input_ids"].shape),
+            learned_positions=find_learned(batch["labels"]),
+            seg_positions=find_positions(batch["input_ids"] == self.processor.seg_token_id),
+            image_positions=find_positions(batch["token_type_ids"] == 1),
+        )
 
         shown = [sample for sample in samples if sample["image"] is not None]
         if shown:
@@ -89,13 +90,15 @@ class GemmaLisaCollator:
             batch |= self.processor.encode_images(images, with_sam=self.learn_masks, as_bytes=self.as_bytes)
         is_evaluation = "index" in samples[0]
         if shown and self.learn_masks:
-            mask_labels = [
+            full_masks = [
                 torch.from_numpy(np.concatenate([masks for masks in sample["masks"] if masks is not None] or [_NONE]))
                 for sample in shown
             ]
-            batch["mask_targets"], batch["mask_sizes"] = pad_masks(mask_labels, self.mask_loss_size)
+            sources = [sample["source"] for sample in shown]
+            prepared.mask_targets, prepared.mask_sizes = pad_masks(full_masks, self.mask_loss_size, sources)
+            prepared.mask_loss_size = self.mask_loss_size
             if is_evaluation:
-                batch["mask_labels"] = mask_labels
+                prepared.full_masks = full_masks
         if is_evaluation:
             batch["sample_ids"] = torch.tensor([sample["index"] for sample in samples])
         if self.with_sources:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
+import torch
 from transformers import Gemma3Model
 from transformers.utils import ModelOutput, logging
 
@@ -58,6 +59,19 @@ def accept_new_fields(output_class: type[ModelOutput]) -> type[ModelOutput]:
 def repeated_outputs(outputs: ModelOutput) -> dict[str, Any]:
     """Return what Gemma returned besides its states: the cache, by its name in this release, and what is new in it."""
     return {name: value for name, value in outputs.items() if name not in _NOT_REPEATED}
+
+
+def without_tied_copies(state_dict: dict[str, torch.Tensor], tied: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Return a state dict without the weights that are tied to another one of it and equal to it.
+
+    Args:
+        tied: names of tied weights, to the names of what they are tied to.
+    """
+
+    def is_copy(name: str) -> bool:
+        return tied.get(name) in state_dict and torch.equal(state_dict[name], state_dict[tied[name]])
+
+    return {name: weight for name, weight in state_dict.items() if not is_copy(name)}
 
 
 def warn_of_unknown(caller: str, keywords: Iterable[str]) -> None:

@@ -13,12 +13,19 @@ from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, one_of, repeated_outputs
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .losses_gemma_lisa import token_loss
 from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
-from .packing_gemma_lisa import find_learned, find_positions, images_of_rows, isolate_questions
+from .packing_gemma_lisa import (
+    Prepared,
+    check_prepared,
+    find_learned,
+    find_positions,
+    images_of_rows,
+    isolate_questions,
+)
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import MaskTargets, mask_losses, prompted_loss, targets_of_batch
@@ -69,10 +76,9 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
     """Gemma 3 with a SAM beside it and `seg_projector` between them. See `forward` and `segment`.
 
-    `GemmaLisaCollator` makes a batch in which everything is found and checked before it is on the device. With the
-    arguments marked (*), `forward` calls nothing that waits for the device, but for transformers' SAM encoder, which
-    copies its relative positions there. Without them `forward` finds and checks the same itself, and waits.
-    Positions are indices into the B · L tokens of `input_ids`, row by row.
+    `GemmaLisaCollator` makes a batch in which everything is found and checked before it is on the device. With its
+    `prepared`, `forward` calls nothing that waits for the device, but for transformers' SAM encoder, which copies its
+    relative positions there. Without it `forward` finds and checks the same itself, and waits.
 
     Args of `forward`:
         input_ids: (B, L).
@@ -90,12 +96,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
             tokens. Gives the two mask losses.
         num_items_in_batch, num_masks_in_batch: what the sums of losses are divided by, if not by their own counts.
-        image_positions: (*) (I · 256,) the image tokens.
-        learned_positions: (*) (N,) the tokens whose state predicts a label that is learned.
-        seg_positions: (*) (S,) the `[SEG]` tokens.
-        mask_targets: (*) (S, H, W) uint8, in place of `mask_labels`: the masks of all images on one canvas, resized to
-            at most `config.mask_loss_size` and padded with IGNORE_VALUE, as `pad_masks` makes them.
-        mask_sizes: (*) (S, 2), (height, width) of each mask on that canvas.
+        prepared: `Prepared` of this batch, with its masks in place of `mask_labels`.
         cache: `past_key_values`, as transformers calls it since 5.24. Further keywords are passed to Gemma.
 
     Raises (`forward`):
@@ -141,38 +142,35 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         mask_labels: list[torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
-        image_positions: torch.LongTensor | None = None,
-        learned_positions: torch.LongTensor | None = None,
-        seg_positions: torch.LongTensor | None = None,
-        mask_targets: torch.Tensor | None = None,
-        mask_sizes: torch.LongTensor | None = None,
+        prepared: Prepared | None = None,
         cache: Cache | None = None,
         **kwargs,
     ) -> GemmaLisaOutput:
         """Read the batch with Gemma and decode its masks with SAM. The docstring of the class has all arguments."""
         self.refuse_fp16()
         has_sam_input = sam_pixel_values is not None or image_embeddings is not None
-        has_targets = one_of(mask_labels=mask_labels, mask_targets=mask_targets) is not None
+        prepared = check_prepared(prepared, input_ids, inputs_embeds, labels, mask_labels)
+        has_targets = mask_labels is not None or prepared.mask_targets is not None
         learns = labels is not None or has_targets
         _check_tokens(input_ids, pixel_values, token_type_ids, question_ids, is_searched=learns or has_sam_input)
         # Look: first of all, so that every rank calls the modules in one order whatever its batch holds
         features, zero = self._look(pixel_values, blank=learns)
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
-        outputs = self._read(input_ids, inputs_embeds, question_ids, features, image_positions, kwargs)
+        outputs = self._read(input_ids, inputs_embeds, question_ids, features, prepared.image_positions, kwargs)
         # Talk
         states = outputs.last_hidden_state  # (B, L, D)
-        parts = self._talk(states, labels, learned_positions, logits_to_keep, num_items_in_batch)
+        parts = self._talk(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
         # Point
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
-            seg = self._find_seg(states, image_embeddings, input_ids, seg_positions, image_positions, has_sam_input)
+            seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
             masks, scores, touched = self._decode_masks(seg)
             parts |= {"pred_masks": masks, "iou_scores": scores, "seg_image_index": seg.image_index}
         # Learn
         if learns:
-            given = (mask_labels, mask_targets, mask_sizes, reshaped_input_sizes)
+            given = (mask_labels, prepared, reshaped_input_sizes)
             targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
             parts |= mask_losses(masks, scores, targets, num_masks_in_batch) if has_targets else {}
             parts = self._learn(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
@@ -209,15 +207,15 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """Gemma's states at `[SEG]`, (S, D), as prompts of SAM's decoder, (S, C)."""
         return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, *args, **kwargs):
         """As in transformers, with the module's own names as keys.
 
         Gemma 3's Hub layout renames the language model, and Trainer, which loads a state dict by its keys, would then
-        resume without it and only warn. Tied weights of a given `state_dict` are not saved: engines hand over copies.
+        resume without it and only warn. A tied weight of a given `state_dict` is not saved where it is a copy of the
+        weight it is tied to: engines hand over copies.
         """
-        if kwargs.get("state_dict") is not None:
-            tied = self.all_tied_weights_keys
-            kwargs["state_dict"] = {name: kept for name, kept in kwargs["state_dict"].items() if name not in tied}
+        if state_dict is not None:
+            state_dict = without_tied_copies(state_dict, self.get_expanded_tied_weights_keys(all_submodels=True))
         Path(save_directory, CHECKSUMS).unlink(missing_ok=True)  # they are of the weights that lay there
         # Both: transformers adds only the one of the class that opened the model
         _name_as_written(type(self))
@@ -225,7 +223,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         self.config.auto_map = {"AutoModel": place, "AutoModelForImageTextToText": place}
         self.config.custom_pipelines = custom_pipelines()
         kwargs.setdefault("save_original_format", False)
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        return super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     def _look(
         self, pixel_values: torch.FloatTensor | None, blank: bool
@@ -309,11 +307,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         states: torch.FloatTensor,
         image_embeddings: torch.FloatTensor,
         input_ids: torch.LongTensor,
-        seg_positions: torch.LongTensor | None,
-        image_positions: torch.LongTensor | None,
+        prepared: Prepared,
         has_sam_input: bool,
     ) -> SegStates:
         """The states, of (B, L, D), that prompt SAM's decoder; none where SAM is shown nothing."""
+        image_positions, seg_positions = prepared.image_positions, prepared.seg_positions
         image_of_row, has_image = images_of_rows(input_ids, self.config.image_token_id)
         length, tokens = input_ids.shape[1], self.config.mm_tokens_per_image
         if has_sam_input and not (image_positions is None and torch.compiler.is_compiling()):

@@ -1,13 +1,98 @@
 """The layout of a batch: which tokens are learned, which conversation shows which image, which questions share it.
 
+`Prepared` is what the collator finds of it.
+
 Letters: B conversations, L tokens.
 """
+
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
 from .losses_gemma_lisa import IGNORE_INDEX
+
+
+@dataclass
+class Prepared:
+    """What `GemmaLisaCollator` finds and prepares in a batch, so that `forward` never waits for the device.
+
+    It holds for the batch as it is. Remove it from a batch whose `input_ids`, `labels` or rows are changed.
+
+    It is one object and no tensor, because its tensors have no row for each conversation. So a function that slices the
+    tensors of a batch by rows leaves it whole, and `forward` then refuses it because of `shape`.
+
+    Args:
+        shape: (B, L) of `input_ids`. Positions are indices into these B · L tokens, row by row.
+        learned_positions: (N,) the tokens whose state predicts a label that is learned.
+        seg_positions: (S,) the `[SEG]` tokens.
+        image_positions: (I · 256,) the image tokens.
+        mask_targets: (S, H, W) uint8, the masks of all images on one canvas, as `pad_masks` makes them.
+        mask_sizes: (S, 2), (height, width) of each mask on that canvas.
+        mask_loss_size: maximum side of the masks in pixels, which must be the model's.
+        full_masks: I tensors (K, H, W) uint8, the masks at their own sizes, for metrics. Only evaluation has them, and
+            they stay on the CPU.
+    """
+
+    shape: tuple[int, int] | None = None
+    learned_positions: torch.LongTensor | None = None
+    seg_positions: torch.LongTensor | None = None
+    image_positions: torch.LongTensor | None = None
+    mask_targets: torch.Tensor | None = None
+    mask_sizes: torch.LongTensor | None = None
+    mask_loss_size: int | None = None
+    full_masks: list[torch.Tensor] | None = None
+
+    @property
+    def num_masks(self) -> int:
+        return 0 if self.mask_targets is None else len(self.mask_targets)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Prepared":
+        """Return a copy with its tensors on the device."""
+        return replace(self, **{name: one.to(device, non_blocking=non_blocking) for name, one in self._tensors()})
+
+    def pin_memory(self) -> "Prepared":
+        """Return a copy with its tensors in pinned memory. A `DataLoader` calls it."""
+        return replace(self, **{name: one.pin_memory() for name, one in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        named = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in named if isinstance(value, torch.Tensor)]
+
+
+_NOTHING = Prepared()
+
+
+def check_prepared(
+    prepared: Prepared | None,
+    input_ids: torch.LongTensor | None,
+    inputs_embeds: torch.FloatTensor | None,
+    labels: torch.LongTensor | None,
+    mask_labels: list[torch.Tensor] | None,
+) -> Prepared:
+    """Return what is prepared of a batch, nothing for None.
+
+    Raises:
+        ValueError: it does not belong to the other arguments of `forward`, as far as shapes tell.
+    """
+    if prepared is None:
+        return _NOTHING
+    if inputs_embeds is not None and prepared.image_positions is not None:
+        raise ValueError("inputs_embeds cannot be combined with prepared.image_positions; remove `prepared`.")
+    given = None if input_ids is None else tuple(input_ids.shape)
+    if prepared.shape is not None and prepared.shape != given:
+        raise ValueError(
+            f"`prepared` is of a batch of shape {prepared.shape}, but input_ids have {given}; pass the batch as the "
+            "collator returned it, or remove `prepared`."
+        )
+    if labels is None and prepared.learned_positions is not None:
+        raise ValueError("prepared.learned_positions came without labels; pass the labels, or remove `prepared`.")
+    if mask_labels is not None and prepared.mask_targets is not None:
+        raise ValueError("mask_labels and prepared.mask_targets are both target masks; pass one of them.")
+    if prepared.mask_targets is None and prepared.mask_sizes is not None:
+        raise ValueError("prepared.mask_sizes came without prepared.mask_targets; pass both or neither.")
+    return prepared
 
 
 def find_positions(is_one: torch.BoolTensor) -> torch.LongTensor:

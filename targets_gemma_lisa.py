@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from .losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, normalize, sample_mask_logits
 from .mask_decoding_gemma_lisa import SegStates
+from .packing_gemma_lisa import Prepared
 
 # How far a simulated box is off, as a share of its sides: SAM's own training (arXiv 2304.02643, appendix A).
 BOX_NOISE = 0.1
@@ -23,12 +24,15 @@ SEG_STATES = ("own", "other", "none")
 MASK_LOSSES = ("mask_bce_loss", "mask_dice_loss", "score_loss")
 
 
-def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Tensor, torch.LongTensor]:
+def pad_masks(
+    mask_labels: list[torch.Tensor], max_size: int, sources: list[str] | None = None
+) -> tuple[torch.Tensor, torch.LongTensor]:
     """Return masks of any sizes on one canvas (S, H, W) uint8, padded with IGNORE_VALUE, and the size of each, (S, 2).
 
     Args:
         mask_labels: one tensor (K, H, W) of 0, 1 and IGNORE_VALUE for each image, or bool; K can be 0.
         max_size: masks with a longer side in pixels are resized to it, by nearest pixels.
+        sources: name of each image in errors; None gives their numbers.
 
     Raises:
         ValueError: values other than 0, 1 and IGNORE_VALUE; masks of 0 and 255 where 0 and 1 are meant.
@@ -39,7 +43,7 @@ def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Ten
             continue
         masks = masks.to(torch.uint8)
         if not torch.compiler.is_compiling():  # a graph cannot branch on what tensors hold
-            _check_values(masks, image)
+            _check_values(masks, f"image {image}" if sources is None else sources[image])
         height, width = masks.shape[-2:]
         if (longest := max(height, width)) > max_size:
             size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
@@ -56,11 +60,11 @@ def pad_masks(mask_labels: list[torch.Tensor], max_size: int) -> tuple[torch.Ten
     return torch.cat(padded), torch.tensor(sizes)
 
 
-def _check_values(masks: torch.Tensor, image: int) -> None:
+def _check_values(masks: torch.Tensor, source: str) -> None:
     present = set(masks.unique().tolist())
     if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
         raise ValueError(
-            f"The masks of image {image} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
+            f"The masks of {source} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
             f"{IGNORE_VALUE} is not counted."
         )
 
@@ -146,8 +150,7 @@ class MaskTargets:
 def targets_of_batch(
     seg_image_index: torch.LongTensor,
     mask_labels: list[torch.Tensor] | None,
-    mask_targets: torch.Tensor | None,
-    mask_sizes: torch.LongTensor | None,
+    prepared: Prepared,
     reshaped_input_sizes: torch.LongTensor | None,
     config: PreTrainedConfig,
 ) -> MaskTargets | None:
@@ -155,8 +158,8 @@ def targets_of_batch(
 
     Args:
         seg_image_index: (S,) the image of each `[SEG]`.
-        mask_labels: or mask_targets and mask_sizes, reshaped_input_sizes: as `forward` takes them. Checking and padding
-            `mask_labels` waits for the device.
+        mask_labels, prepared, reshaped_input_sizes: as `forward` takes them. `prepared` has the masks where
+            `mask_labels` is None. Checking and padding `mask_labels` waits for the device.
         config: of the model.
 
     Raises:
@@ -166,7 +169,8 @@ def targets_of_batch(
         _check_counts(seg_image_index, mask_labels, reshaped_input_sizes)
         mask_targets, mask_sizes = pad_masks(mask_labels, config.mask_loss_size)
     else:
-        _check_targets(seg_image_index, mask_targets, mask_sizes, config.mask_loss_size)
+        _check_targets(seg_image_index, prepared, config.mask_loss_size)
+        mask_targets, mask_sizes = prepared.mask_targets, prepared.mask_sizes
     if len(mask_targets) == 0:
         return None
     if reshaped_input_sizes is None:
@@ -189,20 +193,19 @@ def _check_counts(
         raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
 
 
-def _check_targets(
-    seg_image_index: torch.LongTensor, mask_targets: torch.Tensor, mask_sizes: torch.LongTensor | None, limit: int
-) -> None:
+def _check_targets(seg_image_index: torch.LongTensor, prepared: Prepared, mask_loss_size: int) -> None:
     """Raise unless prepared masks (S, H, W) belong to this batch and this model, as far as their shapes tell."""
-    sizes = None if mask_sizes is None else len(mask_sizes)
-    if not len(seg_image_index) == len(mask_targets) == sizes:
+    sizes = None if prepared.mask_sizes is None else len(prepared.mask_sizes)
+    if not len(seg_image_index) == prepared.num_masks == sizes:
         raise ValueError(
-            f"{len(seg_image_index)} [SEG] tokens but {len(mask_targets)} mask_targets and {sizes} mask_sizes; pass "
+            f"{len(seg_image_index)} [SEG] tokens but {prepared.num_masks} mask_targets and {sizes} mask_sizes; pass "
             "all that the collator returned."
         )
-    if (longest := max(mask_targets.shape[1:])) > limit:
+    if prepared.mask_loss_size != mask_loss_size:
         raise ValueError(
-            f"mask_targets have a side of {longest} pixels, but the model's mask_loss_size is {limit}; make the batch "
-            f"with GemmaLisaCollator(processor, mask_loss_size={limit})."
+            f"The masks of the batch are made for mask_loss_size={prepared.mask_loss_size}, but the model has "
+            f"mask_loss_size={mask_loss_size}; make the batch with GemmaLisaCollator(processor, "
+            f"mask_loss_size={mask_loss_size})."
         )
 
 

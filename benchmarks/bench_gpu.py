@@ -106,7 +106,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
-    collator, generator = GemmaLisaCollator(processor), np.random.default_rng(0)
+    collator = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)
+    generator = np.random.default_rng(0)
 
     figures = []
     for images, questions in ((1, 1), (2, 3)):

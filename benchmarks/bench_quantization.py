@@ -33,7 +33,8 @@ BATCH_SIZE = 8
 
 def mean_loss(model, processor, rows) -> float:
     """The whole training loss, the mean over batches."""
-    collator, questions = GemmaLisaCollator(processor), TrainingQuestions(rows, seed=0, max_questions=4)
+    collator = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)
+    questions = TrainingQuestions(rows, seed=0, max_questions=4)
     losses = []
     with torch.inference_mode():
         for start in range(0, len(questions), BATCH_SIZE):

@@ -58,7 +58,8 @@ def main() -> None:
         torch.set_flush_denormal(flush)
         model, processor = load_checkpoint(args.model, dtype=torch.float32)
         questions = TrainingQuestions(rows, 0, 4)
-        found = measure(model.train(), GemmaLisaCollator(processor), questions, BATCH_SIZE, NUM_STEPS)
+        collator = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)
+        found = measure(model.train(), collator, questions, BATCH_SIZE, NUM_STEPS)
         name = "taken for 0" if flush else "computed on"
         print(f"| {name} | {' | '.join(f'{ms:.0f}' for ms in found)} | {sum(found):.0f} |", flush=True)
 

@@ -73,8 +73,7 @@ def teacher_forced(
 ) -> list[Answer]:
     """Give the plain right answer, and take the masks at its `[SEG]` tokens; see `teacher_forced_masks`."""
     batch = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)(samples)
-    for name in ("sample_ids", "mask_labels"):  # the masks are those of the samples
-        batch.pop(name, None)
+    batch.pop("sample_ids", None)
     batch = to_device(batch, model.device)
     output = model(**batch)
     predicted = teacher_forced_masks(processor, batch, output)
@@ -86,19 +85,12 @@ def teacher_forced(
 
 
 def teacher_forced_counts(
-    processor: GemmaLisaProcessor,
-    batch: dict[str, Any],
-    output: GemmaLisaOutput,
-    mask_labels: list[torch.Tensor],
+    processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
 ) -> torch.LongTensor:
-    """(B, 5) int64: `QueryResult.numbers` of each row of a batch with one question a row.
-
-    Args:
-        mask_labels: the target masks of each image at its own size, (K, H, W) uint8.
-    """
+    """(B, 5) int64: `QueryResult.numbers` of each row of an evaluation's batch, which has one question a row."""
     counts, images = [], processor.image_of_each_row(batch["input_ids"])
     for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
-        target = np.zeros((0, 1, 1), np.uint8) if image is None else mask_labels[image].cpu().numpy()
+        target = np.zeros((0, 1, 1), np.uint8) if image is None else batch["prepared"].full_masks[image].numpy()
         intersection, union = intersection_and_union(unite(masks, target.shape[1:]), unite(target, target.shape[1:]))
         counts.append([intersection, union, len(target), 0 if refused else max(1, len(target)), 1])
     return torch.tensor(counts)

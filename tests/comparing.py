@@ -1,5 +1,7 @@
 """How the tests of the model compare what it gives, leave inputs out, and make batches as users do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,13 +38,22 @@ def assert_gradients_close(found, expected):
         assert off <= TOLERANCE, f"{name}: {off}"
 
 
-# What the collator finds and prepares, and an own training loop does not
-PREPARED = ("learned_positions", "seg_positions", "image_positions", "mask_targets", "mask_sizes")
+def with_prepared(batch, **changes):
+    """A batch of the collator with other fields in its `prepared`."""
+    return batch | {"prepared": replace(batch["prepared"], **changes)}
+
+
+def without_labels(batch):
+    return with_prepared(without(batch, "labels"), learned_positions=None)
+
+
+def without_masks(batch):
+    return with_prepared(batch, mask_targets=None, mask_sizes=None)
 
 
 def own_batch(processor, samples):
     """The batch of somebody's own training loop: a list of masks for each image, and nothing prepared."""
-    batch = without(GemmaLisaCollator(processor)(samples), *PREPARED)
+    batch = without(GemmaLisaCollator(processor)(samples), "prepared")
     shown = [sample for sample in samples if sample["image"] is not None]
     if shown:
         nothing = [np.zeros((0, 1, 1), dtype=np.uint8)]

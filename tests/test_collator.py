@@ -14,7 +14,7 @@ from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids", "labels", "question_ids")
 GEMMA_IMAGES = ("pixel_values",)
-SAM_IMAGES = ("sam_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_targets", "mask_sizes")
+SAM_IMAGES = ("sam_pixel_values", "original_sizes", "reshaped_input_sizes")
 POSITIONS = ("learned_positions", "seg_positions", "image_positions")
 
 
@@ -48,12 +48,15 @@ def test_images_may_be_left_as_bytes_which_the_model_refuses(tiny, collate, samp
 
 def test_batch_holds_what_the_model_takes(collate, samples):
     batch = collate(samples[:3])
-    assert set(batch) == {*TOKENS, *POSITIONS, *GEMMA_IMAGES, *SAM_IMAGES}
-    assert all(isinstance(value, torch.Tensor) for value in batch.values())
+    assert set(batch) == {*TOKENS, "prepared", *GEMMA_IMAGES, *SAM_IMAGES}
+    assert all(isinstance(value, torch.Tensor) for name, value in batch.items() if name != "prepared")
+    assert all(getattr(batch["prepared"], name).dtype == torch.int64 for name in POSITIONS)
+    assert batch["prepared"].full_masks is None
     for name in TOKENS:
         assert batch[name].dtype == torch.int64 and batch[name].shape == batch["input_ids"].shape
     assert len(batch["input_ids"]) == len(batch["pixel_values"]) == len(batch["original_sizes"]) == 3
-    assert len(batch["mask_targets"]) == len(batch["mask_sizes"]) == len(batch["seg_positions"])
+    prepared = batch["prepared"]
+    assert prepared.num_masks == len(prepared.mask_targets) == len(prepared.mask_sizes) == len(prepared.seg_positions)
 
 
 def test_rows_are_named_where_it_is_asked_for(processor, samples):
@@ -127,8 +130,8 @@ def test_masks_follow_the_order_of_the_seg_tokens(processor, collate, make_sampl
                 mask[value] = 1  # one row of pixels: which one tells the masks apart
                 value += 1
     batch = collate(samples)
-    assert batch["mask_targets"].shape == (5, 64, 64)
-    rows = [mask.any(1).nonzero().item() for mask in batch["mask_targets"]]
+    assert batch["prepared"].mask_targets.shape == (5, 64, 64)
+    rows = [mask.any(1).nonzero().item() for mask in batch["prepared"].mask_targets]
     assert rows == [0, 1, 2, 3, 4]
     is_seg = batch["input_ids"] == processor.seg_token_id
     assert batch["question_ids"][0][is_seg[0]].tolist() == [1, 1, 3]
@@ -139,11 +142,11 @@ def test_masks_keep_their_values_and_sizes(collate, make_sample):
     sample = make_sample(["{seg}."], size=(30, 50))
     sample["masks"][0][0, :5] = IGNORE_VALUE
     batch = collate([sample, make_sample(["{seg}."], size=(20, 70)), make_sample(["No."], size=(80, 90))])
-    assert batch["mask_targets"].dtype == torch.uint8 and batch["mask_targets"].shape == (2, 30, 70)
-    assert batch["mask_sizes"].tolist() == [[30, 50], [20, 70]]
-    np.testing.assert_array_equal(batch["mask_targets"][0, :, :50], sample["masks"][0][0])
-    assert (batch["mask_targets"][0, :, 50:] == IGNORE_VALUE).all()
-    assert (batch["mask_targets"][1, 20:] == IGNORE_VALUE).all()
+    assert batch["prepared"].mask_targets.dtype == torch.uint8 and batch["prepared"].mask_targets.shape == (2, 30, 70)
+    assert batch["prepared"].mask_sizes.tolist() == [[30, 50], [20, 70]]
+    np.testing.assert_array_equal(batch["prepared"].mask_targets[0, :, :50], sample["masks"][0][0])
+    assert (batch["prepared"].mask_targets[0, :, 50:] == IGNORE_VALUE).all()
+    assert (batch["prepared"].mask_targets[1, 20:] == IGNORE_VALUE).all()
     assert batch["original_sizes"].tolist() == [[30, 50], [20, 70], [80, 90]]
 
 
@@ -151,7 +154,7 @@ def test_number_of_seg_tokens_and_masks_agree_for_every_row(processor, collate, 
     for sample in samples:
         batch = collate([sample])
         num_seg = int((batch["input_ids"] == processor.seg_token_id).sum())
-        assert num_seg == len(batch["mask_targets"]) == sum(len(t["masks"]) for t in targets_of(sample))
+        assert num_seg == len(batch["prepared"].mask_targets) == sum(len(t["masks"]) for t in targets_of(sample))
 
 
 def targets_of(sample):
@@ -198,15 +201,18 @@ def test_words_only_stage_leaves_out_sam(processor, collate, make_sample):
     samples = [make_sample(["It is {seg}.", "No."])]
     words = GemmaLisaCollator(processor, learn_masks=False)(samples)
     whole = collate(samples)
-    assert set(words) == {*TOKENS, *POSITIONS, *GEMMA_IMAGES}
-    for name in words:
+    assert set(words) == {*TOKENS, "prepared", *GEMMA_IMAGES}
+    for name in (*TOKENS, *GEMMA_IMAGES):
         assert torch.equal(words[name], whole[name])
+    for name in POSITIONS:
+        assert torch.equal(getattr(words["prepared"], name), getattr(whole["prepared"], name))
+    assert words["prepared"].mask_targets is None and words["prepared"].num_masks == 0
 
 
 def test_text_only_row_brings_no_image(processor, collate, make_sample):
     text_only = make_sample(["Two."], with_image=False)
     batch = collate([text_only])
-    assert set(batch) == {*TOKENS, *POSITIONS} and len(batch["image_positions"]) == 0
+    assert set(batch) == {*TOKENS, "prepared"} and len(batch["prepared"].image_positions) == 0
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
     assert said(processor, ids[numbers == 0]) == "<bos>"
     assert said(processor, ids[batch["labels"][0] != IGNORE_INDEX]) == "Two.<end_of_turn>"
@@ -219,7 +225,8 @@ def test_images_are_those_of_the_rows_that_show_one(collate, make_sample):
     assert mixed["token_type_ids"].any(1).tolist() == [True, False, True]
     for name in ("pixel_values", "sam_pixel_values", "original_sizes", "reshaped_input_sizes"):
         assert torch.equal(mixed[name], alone[name])
-    assert torch.equal(mixed["mask_targets"], alone["mask_targets"]) and len(mixed["mask_targets"]) == 1
+    assert torch.equal(mixed["prepared"].mask_targets, alone["prepared"].mask_targets)
+    assert mixed["prepared"].num_masks == 1
 
 
 def test_several_questions_cost_one_image(processor, collate, samples):
@@ -266,31 +273,35 @@ def test_tokens_of_a_question_are_those_of_its_own_conversation(processor, colla
 def test_positions_are_those_of_what_is_learned_shown_and_pointed_at(processor, collate, samples, make_sample):
     batch = collate([make_sample(["Two."], with_image=False), *samples[:2]])
     ids, labels = batch["input_ids"].flatten(), batch["labels"].flatten()
-    learned = labels[batch["learned_positions"] + 1]
+    prepared = batch["prepared"]
+    learned = labels[prepared.learned_positions + 1]
     assert torch.equal(learned, batch["labels"][:, 1:][batch["labels"][:, 1:] != IGNORE_INDEX])
-    assert (ids[batch["seg_positions"]] == processor.seg_token_id).all()
-    assert len(batch["seg_positions"]) == int((ids == processor.seg_token_id).sum()) > 1
-    assert torch.equal(batch["image_positions"], batch["token_type_ids"].flatten().nonzero()[:, 0])
+    assert (ids[prepared.seg_positions] == processor.seg_token_id).all()
+    assert len(prepared.seg_positions) == int((ids == processor.seg_token_id).sum()) > 1
+    assert torch.equal(prepared.image_positions, batch["token_type_ids"].flatten().nonzero()[:, 0])
 
 
 def test_large_masks_are_resized_to_the_given_side(processor, make_sample):
     sample = make_sample(["{seg} and {seg}."], size=(160, 240))
-    batch = GemmaLisaCollator(processor, mask_loss_size=60)([sample])
-    assert batch["mask_targets"].shape == (2, 40, 60) and batch["mask_sizes"].tolist() == [[40, 60]] * 2
+    prepared = GemmaLisaCollator(processor, mask_loss_size=60)([sample])["prepared"]
+    assert prepared.mask_targets.shape == (2, 40, 60) and prepared.mask_sizes.tolist() == [[40, 60]] * 2
+    assert prepared.mask_loss_size == 60
 
 
 def test_masks_of_other_values_are_refused_before_the_model(collate, make_sample):
-    sample = make_sample(["{seg}."])
+    sample = make_sample(["{seg}."], source="some_set/val/000041")
     sample["masks"][0] *= 7
-    with pytest.raises(ValueError, match=r"masks of image 1 hold the values \[0, 7\]"):
-        collate([make_sample(["{seg}."]), sample])
+    words = make_sample(["Two."], with_image=False)
+    with pytest.raises(ValueError, match=r"masks of some_set/val/000041 hold the values \[0, 7\]"):
+        collate([words, make_sample(["{seg}."], source="some_set/val/000040"), sample])
 
 
 def test_evaluation_keeps_the_masks_at_their_own_sizes_too(processor, rows):
     questions = EvaluationQuestions(rows, with_conversations=False)
     samples = [questions[5], questions[2]]
     batch = GemmaLisaCollator(processor, mask_loss_size=32)(samples)
-    assert [len(masks) for masks in batch["mask_labels"]] == [len(sample["masks"][0]) for sample in samples]
-    for masks, sample in zip(batch["mask_labels"], samples, strict=True):
+    full_masks = batch["prepared"].full_masks
+    assert [len(masks) for masks in full_masks] == [len(sample["masks"][0]) for sample in samples]
+    for masks, sample in zip(full_masks, samples, strict=True):
         np.testing.assert_array_equal(masks, sample["masks"][0])
-    assert max(batch["mask_targets"].shape[1:]) == 32
+    assert max(batch["prepared"].mask_targets.shape[1:]) == 32

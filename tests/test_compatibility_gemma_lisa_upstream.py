@@ -8,8 +8,11 @@ import inspect
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.utils import align_module_device
 from generating import ask, saying
 from transformers import (
+    BitsAndBytesConfig,
     Cache,
     DynamicCache,
     Gemma3ForConditionalGeneration,
@@ -17,14 +20,19 @@ from transformers import (
     GenerationMixin,
     Pipeline,
     SamModel,
-    modeling_utils,
-    trainer,
+    Trainer,
+    TrainingArguments,
+    integrations,
+    pipelines,
 )
 from transformers.modeling_utils import PreTrainedModel
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.compatibility_gemma_lisa import CACHE_NAME
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 
 HINT = "transformers changed what the Hub files rely on: "
 
@@ -135,12 +143,51 @@ def test_sam_has_the_parts_that_are_called_by_name(tiny):
         assert name in weights, f"{HINT}SAM has no {name}; {used_for} reads it."
 
 
-@pytest.mark.parametrize(
-    "name", ["_keep_in_fp32_modules", "_keep_in_fp32_modules_strict", "accepts_loss_kwargs", "all_tied_weights_keys"]
-)
-def test_attributes_that_transformers_reads_have_their_names(name):
-    sources = inspect.getsource(modeling_utils) + inspect.getsource(trainer)
-    assert name in sources, f"{HINT}nothing reads {name} of a model any more; find what took its place."
+@pytest.mark.parametrize("accepts", [False, True])
+def test_the_trainer_reads_accepts_loss_kwargs(tiny, tmp_path, monkeypatch, accepts):
+    model = tiny[0]
+    assert type(model).accepts_loss_kwargs is False
+    monkeypatch.setattr(type(model), "accepts_loss_kwargs", accepts)
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    assert trainer.model_accepts_loss_kwargs is accepts, f"{HINT}Trainer does not read accepts_loss_kwargs."
+
+
+def test_quantizers_read_keep_in_fp32_modules(tiny, monkeypatch):
+    model, taken = tiny[0], {}
+    monkeypatch.setattr(integrations, "replace_with_bnb_linear", lambda model, **options: taken.update(options))
+    quantizer = Bnb4BitHfQuantizer(BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["other"]))
+    quantizer._process_model_before_weight_loading(model, device_map=None)
+    skipped = set(taken["modules_to_not_convert"])
+    missing = {"sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"} - skipped
+    assert not missing, f"{HINT}a quantizer would convert {sorted(missing)} although _keep_in_fp32_modules names them."
+
+
+def test_keep_in_fp32_modules_strict_keeps_the_code_of_positions_in_fp32(base):
+    model = GemmaLisaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
+    code = model.sam.shared_image_embedding.positional_embedding
+    assert model.dtype == torch.bfloat16
+    assert code.dtype == torch.float32, f"{HINT}_keep_in_fp32_modules_strict does not keep a module in fp32."
+
+
+def test_tied_weights_are_read_of_the_configuration(tiny, set_config):
+    model = tiny[0]
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    state = model.state_dict()
+    assert tied.pop("lm_head.weight") == "model.language_model.embed_tokens.weight" and len(tied) == 1
+    ((name, source),) = tied.items()
+    assert name.startswith("sam.") and torch.equal(state[name], state[source])
+    set_config(model, tie_word_embeddings=False)
+    assert "lm_head.weight" not in model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def test_accelerate_marks_and_loads_what_is_offloaded():
+    """mask_decoding_gemma_lisa.py loads such weights of SAM, and sends images to the CPU for them."""
+    (module,) = cpu_offload(torch.nn.Sequential(torch.nn.Linear(2, 2)), execution_device=torch.device("cpu"))
+    assert module.weight.is_meta
+    assert "_hf_hook" in vars(module), f"{HINT}Accelerate names its hook otherwise than _hf_hook."
+    with align_module_device(module):
+        assert not module.weight.is_meta, f"{HINT}align_module_device does not load offloaded weights."
+    assert module.weight.is_meta
 
 
 def test_saving_takes_the_names_of_the_modules():
@@ -164,6 +211,13 @@ def test_templates_are_rendered_with_the_spans_that_the_model_speaks():
     """processing_gemma_lisa.py takes labels from them."""
     names = ("conversations", "chat_template", "return_assistant_tokens_mask", "add_generation_prompt")
     assert_takes(render_jinja_template, *names, "continue_final_message", used_for="encode_chats")
+
+
+@pytest.mark.parametrize("name", ["processor", "tokenizer", "image_processor", "feature_extractor", "video_processor"])
+def test_a_pipeline_says_by_flags_what_is_loaded(name):
+    flag = f"_load_{name}"
+    assert flag in vars(Pipeline) and flag in vars(ReasoningSegmentationPipeline)
+    assert f'"{flag}"' in inspect.getsource(pipelines), f"{HINT}pipeline() does not read {flag}."
 
 
 @pytest.mark.parametrize("name", ["_sanitize_parameters", "preprocess", "_forward", "postprocess"])

@@ -88,7 +88,8 @@ def test_masks_come_back_at_the_size_of_any_image(tiny, make_picture):
 def test_images_of_any_size_are_learned_from(tiny, make_sample, size):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."], size=size)])
-    assert len(batch["mask_targets"]) == 3 and max(batch["mask_targets"].shape[1:]) == min(1024, max(size))
+    masks = batch["prepared"].mask_targets
+    assert len(masks) == 3 and max(masks.shape[1:]) == min(1024, max(size))
     output = model(**batch)
     assert output.loss.isfinite() and output.mask_bce_loss > 0 and output.mask_dice_loss > 0
     model.zero_grad()

@@ -13,6 +13,8 @@ from comparing import (
     run_with_gradients,
     two_things,
     without,
+    without_labels,
+    without_masks,
 )
 from safetensors.torch import load_file
 
@@ -76,7 +78,7 @@ def test_head_runs_on_labelled_positions_only(tiny, samples):
     batch = GemmaLisaCollator(processor)(samples[:2])
     learned = batch["labels"][:, 1:] != IGNORE_INDEX
     few = model(**batch)
-    every = model(**without(batch, "labels"))
+    every = model(**without_labels(batch))
     assert few.logits.shape == (int(learned.sum()), model.config.text_config.vocab_size)
     assert every.logits.shape == (*batch["input_ids"].shape, model.config.text_config.vocab_size)
     assert_close(few.logits, every.logits[:, :-1][learned])
@@ -91,7 +93,7 @@ def test_no_hidden_states_are_kept(tiny, samples):
 
 def test_logits_to_keep_are_the_last(tiny, samples):
     model, processor = tiny
-    batch = without(GemmaLisaCollator(processor)(samples[:1]), "labels", "mask_targets")
+    batch = without_masks(without_labels(GemmaLisaCollator(processor)(samples[:1])))
     assert_close(model(**batch, logits_to_keep=1).logits, model(**batch).logits[:, -1:])
 
 
@@ -162,7 +164,7 @@ def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
 
 def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
     model, processor = tiny
-    batch = without(batches_of_all_kinds(processor, make_sample)["text_only"], "labels")
+    batch = without_labels(batches_of_all_kinds(processor, make_sample)["text_only"])
     assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
     output = model(**batch)
     assert output.pred_masks is None and output.loss is None
@@ -258,8 +260,8 @@ def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config
     set_config(model, ce_loss_weight=3.0, bce_loss_weight=0.25, dice_loss_weight=7.0)
     other = model(**batch)
     assert_close(other.loss, 3.0 * output.language_loss + 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
-    assert_close(model(**without(batch, "mask_targets")).loss, 3.0 * output.language_loss)
-    assert_close(model(**without(batch, "labels")).loss, 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
+    assert_close(model(**without_masks(batch)).loss, 3.0 * output.language_loss)
+    assert_close(model(**without_labels(batch)).loss, 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
 
 
 def test_given_counts_are_the_divisors(tiny, samples):
@@ -331,3 +333,37 @@ def test_saved_keys_are_the_names_of_the_modules(tiny, saved):
 def test_head_is_tied_after_loading(saved):
     loaded, _ = load_checkpoint(saved)
     assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+
+
+def saved_names(model, folder, *args, **options):
+    model.save_pretrained(folder, *args, **options)
+    return set(load_file(folder / "model.safetensors"))
+
+
+def copied_state(model):
+    """As engines hand it over: no two tensors share memory."""
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def test_copies_of_tied_weights_are_not_saved_however_they_are_handed_over(tiny, saved, tmp_path):
+    model, state = tiny[0], copied_state(tiny[0])
+    expected = set(load_file(saved / "model.safetensors"))
+    assert saved_names(model, tmp_path, state_dict=state) == expected
+    assert saved_names(model, tmp_path, True, state) == expected
+
+
+def test_a_tied_weight_without_the_one_it_is_tied_to_is_saved(tiny, tmp_path):
+    state = copied_state(tiny[0])
+    del state[EMBEDDING]
+    assert HEAD in saved_names(tiny[0], tmp_path, state_dict=state)
+
+
+def test_a_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
+    model = deepcopy(tiny[0])
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    assert {HEAD, EMBEDDING} <= saved_names(model, tmp_path, state_dict=copied_state(model))
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[HEAD], model.lm_head.weight)

@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from comparing import batches_of_all_kinds, own_batch
+from comparing import batches_of_all_kinds, own_batch, with_prepared, without
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -130,7 +130,7 @@ def test_both_forms_of_the_targets_are_refused_together(tiny, make_sample):
     model, processor = tiny
     samples = [make_sample(["{seg}."])]
     batch = GemmaLisaCollator(processor)(samples) | {"mask_labels": own_batch(processor, samples)["mask_labels"]}
-    with pytest.raises(ValueError, match="mask_labels and mask_targets are two names of one argument"):
+    with pytest.raises(ValueError, match="mask_labels and prepared.mask_targets are both target masks"):
         model(**batch)
 
 
@@ -139,26 +139,48 @@ def test_prepared_targets_that_do_not_belong_together_are_refused(tiny, make_sam
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
     with pytest.raises(ValueError, match=r"\d \[SEG\] tokens but \d mask_targets and \d mask_sizes"):
-        model(**batch | {lost: batch[lost][:1]})
+        model(**with_prepared(batch, **{lost: getattr(batch["prepared"], lost)[:1]}))
 
 
 def test_prepared_targets_without_their_sizes_are_refused(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
     with pytest.raises(ValueError, match="1 mask_targets and None mask_sizes"):
-        model(**batch | {"mask_sizes": None})
+        model(**with_prepared(batch, mask_sizes=None))
 
 
-def test_targets_larger_than_the_models_mask_loss_size_are_refused(tiny, make_sample, set_config):
+@pytest.mark.parametrize("of_model", [32, 1024])
+def test_targets_made_for_another_mask_loss_size_are_refused(tiny, make_sample, set_config, of_model):
     model, processor = tiny
-    set_config(model, mask_loss_size=32)
-    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
-    with pytest.raises(ValueError, match=r"side of 64 pixels.*GemmaLisaCollator\(processor, mask_loss_size=32\)"):
+    set_config(model, mask_loss_size=of_model)
+    batch = GemmaLisaCollator(processor, mask_loss_size=48)([make_sample(["{seg}."])])
+    said = rf"mask_loss_size=48, but the model has mask_loss_size={of_model}; .*processor, mask_loss_size={of_model}\)"
+    with pytest.raises(ValueError, match=said):
         model(**batch)
 
 
 def test_image_positions_of_another_batch_are_refused(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["No."])])
-    with pytest.raises(ValueError, match="15 image tokens but 16 image features"):
-        model(**batch | {"image_positions": batch["image_positions"][1:]})
+    with pytest.raises(ValueError, match="image tokens but"):
+        model(**with_prepared(batch, image_positions=batch["prepared"].image_positions[1:]))
+
+
+def test_rows_that_are_sliced_without_what_is_prepared_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["Two."], with_image=False)] * 2)
+    halved = {name: value if name == "prepared" else value[:1] for name, value in batch.items()}
+    with pytest.raises(ValueError, match=r"a batch of shape \(2, \d+\), but input_ids have \(1, \d+\)"):
+        model(**halved)
+
+
+def test_arguments_that_would_have_no_effect_are_refused(tiny, make_sample):
+    model, processor = tiny
+    batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
+    with pytest.raises(ValueError, match="prepared.learned_positions came without labels"):
+        model(**without(batch, "labels"))
+    with pytest.raises(ValueError, match="prepared.mask_sizes came without prepared.mask_targets"):
+        model(**with_prepared(batch, mask_targets=None))
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    with pytest.raises(ValueError, match="inputs_embeds cannot be combined with prepared.image_positions"):
+        model(**batch, inputs_embeds=embeds)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import assert_close, own_batch, two_things, without
+from comparing import assert_close, own_batch, two_things, without, without_masks
 
 from gemma_lisa import targets_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
@@ -130,7 +130,7 @@ def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_
     for told, _ in (point, box, correction):
         expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[said]
         torch.testing.assert_close(told, expected)
-    masks = batch["mask_targets"]
+    masks = batch["prepared"].mask_targets
     for number, (x, y, label) in enumerate(
         point[1]["points"][:, 0].long().tolist()
     ):  # in SAM's square, of 64 as the image
@@ -143,7 +143,7 @@ def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning
     monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
     collate = GemmaLisaCollator(processor)
     with_masks = collate([make_sample(["It is {seg}."])])
-    batches = [with_masks, collate([make_sample(["No."])]), without(with_masks, "mask_targets")]
+    batches = [with_masks, collate([make_sample(["No."])]), without_masks(with_masks)]
     visits = []
     hook = model.seg_projector.register_full_backward_hook(lambda *_: visits.append(1))
     frozen = [*model.seg_projector.parameters()]
@@ -227,8 +227,8 @@ def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_
         make_sample(["{seg}."], size=(64, 64), seed=3),
     ]
     batch = collate(several)
-    assert batch["mask_sizes"].tolist() == [[40, 100], [40, 100], [90, 50], [64, 64]]
-    assert batch["mask_targets"].shape == (4, 90, 100)
+    assert batch["prepared"].mask_sizes.tolist() == [[40, 100], [40, 100], [90, 50], [64, 64]]
+    assert batch["prepared"].mask_targets.shape == (4, 90, 100)
     together = model(**batch, num_masks_in_batch=1)
     alone = [model(**collate([sample]), num_masks_in_batch=1) for sample in several]
     for name in ("mask_bce_loss", "mask_dice_loss"):
@@ -239,10 +239,10 @@ def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
     """The image fills SAM's square and is as large: the way to it is one plain interpolation."""
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
-    batch["mask_targets"][:, 20:30, :40] = IGNORE_VALUE
+    batch["prepared"].mask_targets[:, 20:30, :40] = IGNORE_VALUE
     output = model(**batch)
     logits = F.interpolate(output.pred_masks[None], size=(64, 64), mode="bilinear", align_corners=False)[0]
-    masks = batch["mask_targets"]
+    masks = batch["prepared"].mask_targets
     valid = masks != IGNORE_VALUE
     assert_close(output.mask_bce_loss, bce_loss(logits, masks == 1, valid).mean())
     assert_close(output.mask_dice_loss, dice_loss(logits, masks == 1, valid).mean())
@@ -254,7 +254,7 @@ def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
     gradients = []
     for ignored in (False, True):
         if ignored:
-            batch["mask_targets"][:, :, :32] = IGNORE_VALUE
+            batch["prepared"].mask_targets[:, :, :32] = IGNORE_VALUE
         output = model(**batch)
         output.pred_masks.retain_grad()
         output.loss.backward()

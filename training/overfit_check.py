@@ -61,7 +61,7 @@ def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = {name: _sum_of(parameter) for name, parameter in model.named_parameters() if name not in trained}
     before = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
-    wanted = {"mask loss"} if any(len(batch.get("mask_targets", ())) for batch in batches) else set()
+    wanted = {"mask loss"} if any(batch["prepared"].num_masks for batch in batches) else set()
     if any("language_model." in name for name in trained):
         wanted |= {"language loss", "loss of [SEG]"}
     if args.activation_checkpointing:
@@ -109,7 +109,7 @@ def batches_of(trainer: Trainer) -> list[dict[str, Any]]:
     if not (labels != IGNORE_INDEX).any():
         raise ValueError(f"self-check: labels empty: no token of {', '.join(sources)} is to be learned.")
     if trainer.data_collator.learn_masks:
-        if not any(len(batch.get("mask_targets", ())) for batch in batches):
+        if not any(batch["prepared"].num_masks for batch in batches):
             raise ValueError(
                 f"self-check: labels empty: none of {looked_at} rows has a mask, as {sources[0]}; for words only, say "
                 "learn_masks: false."
@@ -164,7 +164,7 @@ def losses_of(trainer: Trainer, model: nn.Module, batches: list[dict[str, Any]])
         losses = nn.functional.cross_entropy(outputs["logits"].float(), labels, reduction="none")
         tokens.append(losses)
         of_seg.append(losses[labels == trainer.processing_class.seg_token_id])
-        if len(batch.get("mask_targets", ())):
+        if batch["prepared"].num_masks:
             parts = (outputs["mask_bce_loss"], outputs["mask_dice_loss"])
             of_masks.append(sum(weight * part.float() for weight, part in zip(weights, parts, strict=True)))
     means = {"language loss": torch.cat(tokens), "loss of [SEG]": torch.cat(of_seg)}

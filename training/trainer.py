@@ -96,8 +96,8 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.step_sources = [batch.pop("sources", []) for batch in batches]
         self.step_losses = []
-        tokens = sum(len(batch["learned_positions"]) for batch in batches)
-        masks = sum(len(batch.get("mask_targets", ())) for batch in batches)
+        tokens = sum(len(batch["prepared"].learned_positions) for batch in batches)
+        masks = sum(batch["prepared"].num_masks for batch in batches)
         counts = torch.tensor([tokens, masks], device=device, dtype=torch.float64)
         self._part_steps += 1
         return batches, self.accelerator.reduce(counts, reduction="sum")
@@ -110,6 +110,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ):
         """The weighted sum of the parts; `num_items_in_batch` is what `get_batch_samples` counted, or None."""
+        inputs = send_to_device(inputs, self.args.device)  # Trainer leaves `prepared` of a stream on the CPU
         inputs = self.processing_class.normalize_images(inputs)  # uint8 to float32, on the device
         if num_items_in_batch is None:
             outputs = model(**inputs)
@@ -247,11 +248,10 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
         sample_ids = inputs.pop("sample_ids")
         inputs.pop("sources", None)
-        mask_labels = inputs.pop("mask_labels", [])  # at the images' own sizes, for the counts
         inputs = send_to_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        counts = teacher_forced_counts(self.processing_class, inputs, outputs, mask_labels).to(loss.device)
+        counts = teacher_forced_counts(self.processing_class, inputs, outputs).to(loss.device)
         return loss.detach(), counts, sample_ids.to(loss.device)
 
 

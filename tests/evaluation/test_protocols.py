@@ -163,12 +163,11 @@ def test_counts_of_a_batch_are_the_numbers_of_its_answers(tiny, drawn):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(drawn)
     batch.pop("sample_ids")
-    mask_labels = batch.pop("mask_labels")
     no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
     for token in (no, it):
         hook = force_token(model, token)
         try:
-            counts = teacher_forced_counts(processor, batch, model(**batch), mask_labels).tolist()
+            counts = teacher_forced_counts(processor, batch, model(**batch)).tolist()
             answers = teacher_forced(model, processor, drawn)
         finally:
             hook.remove()
