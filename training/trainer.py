@@ -132,7 +132,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         """As Trainer; after the last micro-batch of a step, end the run if a loss or the gradient is not finite.
 
         `on_pre_optimizer_step` is too late: clipping turns a gradient whose norm overflows into zeros. The
-        norm costs one more pass over the gradients: 0.6% of a step of examples/shapes-tiny on a CPU.
+        norm reads all gradients once more: 0.6% of a step of examples/shapes-tiny on a CPU.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -142,7 +142,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
     def _gradient_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
         """Return the norm of the whole gradient on all ranks, before clipping.
 
-        FSDP2 shards all parameters over one mesh, so gradients on several meshes need no case of their own as in Trainer.
+        FSDP2 shards all parameters over one mesh, so that Trainer's case of gradients on several meshes cannot occur.
         """
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             return self.accelerator.clip_grad_norm_(model.parameters(), float("inf"))  # reads the engine's norm
