@@ -318,7 +318,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
         "    seg_projector ",
         "    sam.vision_encoder ",
         "cores, weights in fp32, computed in fp32",
-        "2 rows a step",
+        "2 samples per optimizer step",
     ):
         assert words in said, words
     assert "Traceback" not in said

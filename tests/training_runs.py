@@ -54,7 +54,10 @@ def words_of(sample):
     return sample["source"], tuple(chat.rounds for chat in sample["chats"])
 
 
-def trainer_of(small, train, folder, kind=GemmaLisaTrainer, evaluation=None, optimizer=None, callbacks=(), **options):
+def trainer_of(
+    small, train, folder, kind=GemmaLisaTrainer, evaluation=None, optimizer=None, callbacks=(), args=None, **options
+):
+    """A trainer of a copy of the tiny model. args: as they are, in place of those made of `options`."""
     model, processor = small
     arguments = {
         "per_device_train_batch_size": 2,
@@ -68,7 +71,7 @@ def trainer_of(small, train, folder, kind=GemmaLisaTrainer, evaluation=None, opt
     }
     return kind(
         model=copy.deepcopy(model),
-        args=GemmaLisaTrainingArguments(output_dir=str(folder), **arguments),
+        args=args or GemmaLisaTrainingArguments(output_dir=str(folder), **arguments),
         data_collator=GemmaLisaCollator(processor),
         train_dataset=train,
         eval_dataset=evaluation,

@@ -1,5 +1,6 @@
 """Callbacks of GemmaLisaTrainer: epochs and streams of the data, what a resumed run takes, and where a run ends."""
 
+import logging
 from pathlib import Path
 
 from torch.optim import Optimizer
@@ -11,6 +12,8 @@ from .training_arguments import GemmaLisaTrainingArguments
 
 # Options of an optimizer's groups that a resumed run takes from its arguments
 ASKED_AT_RESUME = ("initial_lr", "weight_decay", "betas", "eps")
+# Begin of Trainer's warning about an epoch without a batch
+EMPTY_EPOCH = "There seems not to be a single sample in your epoch_iterator"
 
 
 class EpochCallback(TrainerCallback):
@@ -23,7 +26,7 @@ class EpochCallback(TrainerCallback):
 class StreamCallback(TrainerCallback, ExportableState):
     """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
 
-    How it is dealt out is written into every checkpoint: dealt out in another way, it would begin elsewhere.
+    Every checkpoint states how the stream is distributed. If that changes, the stream would resume at other rows.
     """
 
     def __init__(self, dealt: dict[str, int]):
@@ -38,18 +41,18 @@ class StreamCallback(TrainerCallback, ExportableState):
         before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
         if changed := [
             f"{name} {value}, not {before.get(name)}"
-            for name, value in dealt_out(args).items()
+            for name, value in distribution_of(args).items()
             if before.get(name) != value
         ]:
             raise ValueError(
-                f"The stream was dealt out in another way: {'; '.join(changed)}. Go on as it began, or begin the data "
-                "anew with ignore_data_skip."
+                f"The stream was distributed in another way: {'; '.join(changed)}. Resume with the values before, or "
+                "start the data from the beginning with ignore_data_skip."
             )
         train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
 
 
-def dealt_out(args: GemmaLisaTrainingArguments) -> dict[str, int]:
-    """What decides which rows of a stream come to which step."""
+def distribution_of(args: GemmaLisaTrainingArguments) -> dict[str, int]:
+    """Return what decides which rows of a stream come to which step."""
     return {
         "seed": args.order_seed,
         "processes": args.world_size,
@@ -89,6 +92,7 @@ class LastStepCallback(TrainerCallback):
     """Ends a run that is resumed from the checkpoint of its last step; Trainer would take one more step.
 
     `GemmaLisaTrainer.get_batch_samples` gives no batches then. Nothing is logged, evaluated or saved a second time.
+    Trainer's warning about an epoch without batches is suppressed, as it would blame the data.
     """
 
     def __init__(self):
@@ -97,10 +101,18 @@ class LastStepCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.is_over = state.global_step >= state.max_steps
         control.should_training_stop |= self.is_over
+        if self.is_over:
+            logging.getLogger("transformers.trainer").addFilter(_is_no_empty_epoch)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.is_over:
+            logging.getLogger("transformers.trainer").removeFilter(_is_no_empty_epoch)
             control.should_log = control.should_evaluate = control.should_save = False
+
+
+def _is_no_empty_epoch(record: logging.LogRecord) -> bool:
+    """Return whether a message is not Trainer's warning about an epoch without a batch."""
+    return EMPTY_EPOCH not in record.getMessage()
 
 
 class BestOnlyCallback(TrainerCallback):

@@ -14,7 +14,7 @@ from .optimizers import describe_groups
 from .trainer import groups_of
 from .training_arguments import GemmaLisaTrainingArguments
 
-# Parameters of a model, and rows of a step, that do not go together
+# Parameters of a model, and samples per optimizer step, that do not go together
 LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 
 
@@ -83,8 +83,8 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
     if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
         rates.append(
-            f"WARNING: {args.rows_a_step} rows a step are few for a model of this size. LISA's paper has 160, and "
-            "small steps are what its users failed with; raise global_batch_size, which costs no memory."
+            f"WARNING: {args.rows_a_step} samples per optimizer step are few for a model of this size. LISA's paper "
+            "has 160, and small steps are what its users failed with; raise global_batch_size, which costs no memory."
         )
     return "\n".join(
         [
@@ -94,7 +94,7 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             f"  {args.world_size} process(es), {engine_of(args)}, on {device_name(args)}, weights in "
             f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {args.rows_a_step} rows a step = {args.train_batch_size} a device × "
+            f"  {args.rows_a_step} samples per optimizer step = {args.train_batch_size} a device × "
             f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
             *(f"  {line}" for line in rates),
         ]

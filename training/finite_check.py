@@ -1,4 +1,4 @@
-"""End a run whose loss or gradient is not finite before anything is learned from it."""
+"""End a run whose loss or gradient is not finite, before anything of that step is saved."""
 
 import math
 from pathlib import Path
@@ -20,6 +20,9 @@ def stop_unless_finite(
     grad_norm: torch.Tensor | float | None,
 ) -> None:
     """End the run on all ranks if a loss of this step, or the gradient, is not finite on one of them.
+
+    The weights are still those of the step before, except for a gradient under DeepSpeed: its norm is known only after
+    the update. The last checkpoint on disk is good in both cases.
 
     Args:
         sources: of the rows of every micro-batch of the step.
@@ -48,11 +51,11 @@ def stop_unless_finite(
     if trainer.is_world_process_zero():
         write_whole(path, {"step": step, "grad_norm": _shown(norm), "micro_batches": batches})
     checkpoints = checkpoints_of(path.parent)
-    resume = f"--resume_from_checkpoint {checkpoints[-1]}" if checkpoints else "--fresh true"
+    start = f"resume with --resume_from_checkpoint {checkpoints[-1]}" if checkpoints else "restart with --fresh true"
     part = "gradient" if all(map(_is_finite, batches)) else "loss"
     raise FloatingPointError(
-        f"step {step}: the {part} is not finite, so nothing of it is kept. {path} names its rows: look at them, or "
-        f"lower learning_rate or max_grad_norm and go on with {resume}."
+        f"step {step}: the {part} is not finite, so the run stops and this step is not saved. {path} names its rows: "
+        f"look at them, or lower learning_rate or max_grad_norm, and {start}."
     )
 
 

@@ -68,7 +68,7 @@ def load_model(
 
 
 def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
-    """The adapter that is gone on with is what the arguments ask for, as far as they do.
+    """Check that the resumed adapter matches the given LoRA arguments.
 
     Raises:
         ValueError: it was made with other options.

@@ -5,9 +5,12 @@ listed in tests/training/test_trainer_patches.py, which fails when a release cha
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from .atomic_saves import ASIDE, checkpoint_name, written_aside
 from .distributed import accelerate_prepares
@@ -16,21 +19,39 @@ from .distributed import accelerate_prepares
 class PatchedTrainer(Trainer):
     """Trainer that writes checkpoints aside, and lets Accelerate prepare the model in the way FSDP2 needs."""
 
+    _is_aside = False
+
     def place_checkpoint(self, aside: Path, place: Path) -> None:
         """Complete the checkpoint that was written to `aside`, and move it to `place`."""
         raise NotImplementedError
 
     def _get_output_dir(self, trial: None) -> str:
         """Return the folder to write checkpoints to. Reason: a half-written checkpoint must not have a final name."""
-        return os.path.join(super()._get_output_dir(trial), ASIDE)
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, ASIDE) if self._is_aside else folder
 
     def _save_checkpoint(self, model, trial: None) -> None:
         """Save a checkpoint. Reason: it gets its final name only when every process has written all of its files."""
         name = checkpoint_name(self.state.global_step)
-        aside, place = Path(self._get_output_dir(trial)) / name, Path(self.args.output_dir) / name
-        with written_aside(aside, place):
+        folder = Path(self.args.output_dir)
+        aside, place = folder / ASIDE / name, folder / name
+        with self._aside(), written_aside(aside, place):
             super()._save_checkpoint(model, trial)
         self.place_checkpoint(aside, place)
+
+    def _finalize_training(self, trial: None, num_train_samples: int, start_time: float) -> TrainOutput:
+        """End a training. Reason: Trainer would delete checkpoints file by file; see `BestOnlyCallback`."""
+        with self._aside():
+            return super()._finalize_training(trial, num_train_samples, start_time)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Let Trainer read and write checkpoints aside only."""
+        self._is_aside = True
+        try:
+            yield
+        finally:
+            self._is_aside = False
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Do nothing. Reason: Trainer calls it before the checkpoint has its final name; see `push_checkpoint`."""

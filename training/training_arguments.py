@@ -33,10 +33,11 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     bridge_learning_rate: float | None = field(default=None, metadata={"help": "of seg_projector and the row of [SEG]"})
     decoder_learning_rate: float | None = field(default=None, metadata={"help": "of SAM's mask decoder"})
     global_batch_size: int | None = field(
-        default=None, metadata={"help": "rows an optimizer step on all devices; gradient_accumulation_steps follows"}
+        default=None,
+        metadata={"help": "samples per optimizer step on all devices; gradient_accumulation_steps follows"},
     )
     gradient_accumulation_steps: int | None = field(
-        default=None, metadata={"help": "micro-batches a step, 1 by default; or give global_batch_size"}
+        default=None, metadata={"help": "micro-batches per optimizer step, 1 by default; or give global_batch_size"}
     )
     expected_processes: int | None = field(
         default=None, metadata={"help": "refuse to train in fewer or more processes than so many, on all machines"}

@@ -167,7 +167,7 @@ def test_two_processes_train_resume_and_evaluate_as_one_does(tmp_path):
     # The run says how many processes it found
     assert "1 process(es)" in one["description"]
     assert "2 process(es)" in two["description"]
-    assert "4 rows a step = 2 a device × 1 micro-batches × 2 process(es)" in two["description"]
+    assert "4 samples per optimizer step = 2 a device × 1 micro-batches × 2 process(es)" in two["description"]
 
     # Logged losses and final weights
     for name, num_steps in (("uneven", 3), ("whole", 5), ("resumed", 5)):

@@ -1,16 +1,19 @@
 """The callbacks of the trainer: what a resumed run takes from its arguments, a stream, and where a run ends."""
 
+import logging
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from training_runs import MUON, PARTS, dataset_of, logged, scene_row, trainer_of
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part, TrainingQuestions
 from gemma_lisa.datasets_builder.shards import write_shards
 from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
-from gemma_lisa.training.callbacks import BestOnlyCallback, LastStepCallback
+from gemma_lisa.training.callbacks import EMPTY_EPOCH, BestOnlyCallback, LastStepCallback
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 
@@ -68,6 +71,19 @@ def test_a_schedule_that_follows_the_scores_is_resumed(small, tmp_path, schedule
     assert run(4, str(tmp_path / "checkpoint-2")) == whole
 
 
+@contextmanager
+def transformers_warnings():
+    """Messages that Trainer logs."""
+    logger, messages = logging.getLogger("transformers.trainer"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(small, tmp_path):
     write_shards({"train": dataset_of([scene_row(number) for number in range(6)])}, tmp_path / "rows", "six", shards=2)
 
@@ -82,10 +98,16 @@ def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(small, t
     names = (*PARTS, "grad_norm", "learning_rate", "epoch")
     assert logged(run(3, checkpoint), *names) == logged(whole, *names)
     for changed in ("gradient_accumulation_steps", "per_device_train_batch_size", "seed"):
-        with pytest.raises(ValueError, match=f"dealt out in another way: {changed} 3, not "):
+        with pytest.raises(ValueError, match=f"distributed in another way: {changed} 3, not "):
             run(3, checkpoint, **{changed: 3})
-    finished = run(2, checkpoint)  # all its steps were trained: none is taken
+    with transformers_warnings() as said:
+        finished = run(2, checkpoint)  # all its steps were trained: none is taken
     assert finished.state.global_step == 2 and logged(finished, *names) == logged(whole, *names)[:2]
+    assert not any("single sample" in message for message in said)
+    with transformers_warnings() as said:  # and one that does lack rows still gets it
+        run(3, str(tmp_path / "out" / "checkpoint-2"), ignore_data_skip=True)
+        logging.getLogger("transformers.trainer").warning(EMPTY_EPOCH)
+    assert any("single sample" in message for message in said)
 
 
 def test_a_checkpoint_of_the_last_step_is_not_trained_on(small, tmp_path, uninterrupted):
@@ -96,6 +118,28 @@ def test_a_checkpoint_of_the_last_step_is_not_trained_on(small, tmp_path, uninte
     assert resumed.state.global_step == 6
     expected = whole.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
+
+
+class StopAtEvaluation(TrainerCallback):
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
+def test_a_run_that_an_evaluation_at_its_start_stops_takes_one_step_as_in_trainer(small, tmp_path):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+    trainer = trainer_of(
+        small,
+        TrainingQuestions(rows, 0, 4),
+        tmp_path,
+        evaluation=EvaluationQuestions(rows.select(range(1)), with_conversations=False),
+        callbacks=[StopAtEvaluation()],
+        eval_on_start=True,
+        save_strategy="epoch",
+        max_steps=4,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
 def control_after(callback, step, max_steps):

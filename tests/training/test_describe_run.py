@@ -32,7 +32,7 @@ def test_the_description_counts_every_parameter_once(checkpoint):
     assert sum(int(line[1]) for line in counts) == trained
     assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
     assert "shapes train: 1,234 rows (images)" in text
-    assert "6 rows a step = 3 a device × 2 micro-batches × 1 process(es)" in text
+    assert "6 samples per optimizer step = 3 a device × 2 micro-batches × 1 process(es)" in text
     assert "bridge     learning rate 5.0e-05" in text
     assert "WARNING" not in text
 
@@ -42,4 +42,4 @@ def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
     model, _ = load_model(ModelArguments(str(checkpoint)))
     for rows, warned in ((56, True), (64, False)):
         args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
-        assert (f"WARNING: {rows} rows a step are few" in describe(model, [], args)) == warned
+        assert (f"WARNING: {rows} samples per optimizer step are few" in describe(model, [], args)) == warned

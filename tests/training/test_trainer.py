@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import RandomSampler, SequentialSampler
 from training_runs import PARTS, dataset_of, logged, scene_row, trainer_of, without_image, without_masks
 from transformers import EvalPrediction
 
@@ -210,3 +211,26 @@ def test_a_mixture_is_trained_on_in_its_own_order(small, tmp_path):
     trainer.data_collator.with_sources = True
     sources = [source for batch in trainer.get_train_dataloader() for source in batch["sources"]]
     assert sources == [questions[at]["source"] for at in range(4)]
+
+
+def test_a_mixture_does_not_change_the_arguments_that_it_shares_with_another_training(small, tmp_path):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+    mixture = trainer_of(small, MixtureQuestions([Part("scenes", rows, 1.0)], 0, 4, 4), tmp_path)
+    assert isinstance(mixture.get_train_dataloader().batch_sampler.sampler, SequentialSampler)
+    plain = trainer_of(small, TrainingQuestions(rows, 0, 4), tmp_path, args=mixture.args)
+    assert plain.args is mixture.args and plain.args.train_sampling_strategy == "random"
+    assert isinstance(plain.get_train_dataloader().batch_sampler.sampler, RandomSampler)
+    mixture.save_model()
+    assert torch.load(tmp_path / "training_args.bin", weights_only=False).train_sampling_strategy == "random"
+
+
+def test_the_norm_of_the_gradient_is_that_of_clipping_and_leaves_the_gradient(small, tmp_path):
+    trainer = trainer_of(small, TrainingQuestions(dataset_of([scene_row(0)]), 0, 3), tmp_path, GradientTrainer)
+    trainer.args.max_grad_norm = 0.0
+    trainer.args.max_steps = 1
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        parameter.grad = trainer.gradient.get(name)
+    norm = trainer._gradient_norm(trainer.model)
+    assert norm > 0 and norm == trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), float("inf"))
+    assert [norm.item()] == logged(trainer, "grad_norm")[0]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from packaging.specifiers import SpecifierSet
 from transformers import Trainer, TrainerCallback
 
@@ -45,8 +47,19 @@ PATCHED = {
             "self._save_optimizer_and_scheduler(output_dir)",
             "self._save_rng_state(output_dir)",
             "self._push_from_checkpoint(output_dir)",
+            "rotate_checkpoints( output_dir=run_dir,",
         ),
         "a checkpoint gets its name when all of it is written (PatchedTrainer._save_checkpoint)",
+    ),
+    "_finalize_training": Relied(
+        ("trial", "num_train_samples", "start_time"),
+        (
+            "output_dir=self._get_output_dir(trial)",
+            "self.callback_handler.on_train_end(",
+            "self._finish_current_push()",
+        ),
+        "old checkpoints are deleted by BestOnlyCallback and not by Trainer (training/callbacks.py), and the last push "
+        "is waited for (HubPushes)",
     ),
     "_push_from_checkpoint": Relied(
         ("checkpoint_folder",),
@@ -93,6 +106,7 @@ ORDER = {
             "self.optimizer.step()",
             "self._maybe_log_save_evaluate(",
             "if self.control.should_epoch_stop or self.control.should_training_stop:",
+            'logger.warning( "There seems not to be a single sample in your epoch_iterator,',
             "self.callback_handler.on_epoch_end(",
             "self._maybe_log_save_evaluate(",
         ),
@@ -106,15 +120,27 @@ ORDER = {
         ("if self.control.should_log", "if self.control.should_evaluate:", "if self.control.should_save:"),
         "LastStepCallback (training/callbacks.py) and PatchedTrainer._save_checkpoint",
     ),
-    "_finalize_training": Relied(
-        ("trial", "num_train_samples", "start_time"),
-        ("output_dir=self._get_output_dir(trial)", "self.callback_handler.on_train_end("),
-        "old checkpoints are deleted by BestOnlyCallback and not by Trainer (training/callbacks.py)",
-    ),
     "_get_train_sampler": Relied(
         ("train_dataset",),
         ('self.args.train_sampling_strategy == "sequential"', "return SequentialSampler(train_dataset)"),
-        "a mixture keeps its own order (GemmaLisaTrainer.__init__)",
+        "a mixture keeps its own order (GemmaLisaTrainer.get_train_dataloader)",
+    ),
+    "get_train_dataloader": Relied(
+        (), ("sampler_fn=self._get_train_sampler",), "a mixture keeps its own order (GemmaLisaTrainer)"
+    ),
+    "_get_dataloader": Relied(
+        ("dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"),
+        ("sampler = sampler_fn(dataset)",),
+        "a mixture keeps its own order: the sampler is made at once (GemmaLisaTrainer.get_train_dataloader)",
+    ),
+    "save_model": Relied(
+        ("output_dir", "_internal_call"),
+        (
+            "self._save(output_dir, state_dict=state_dict)",
+            "else: self._save(output_dir)",
+            "if self.args.push_to_hub and not _internal_call:",
+        ),
+        "a model is saved without secrets and pushed once (GemmaLisaTrainer._write_model)",
     ),
     "_save": Relied(
         ("output_dir", "state_dict"),
@@ -129,11 +155,13 @@ ORDER = {
     "training_step": Relied(
         ("model", "inputs", "num_items_in_batch"),
         (
+            "inputs = self._prepare_inputs(inputs)",
             "self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)",
             "self.loss_is_scaled_for_ga",
             "self.accelerator.backward(loss",
         ),
-        "the weighted loss (GemmaLisaTrainer.compute_loss, loss_is_scaled_for_ga)",
+        "images are normalized on the device, and the weighted loss (GemmaLisaTrainer.compute_loss, "
+        "loss_is_scaled_for_ga)",
     ),
     "create_optimizer": Relied(
         ("model",),
@@ -175,6 +203,26 @@ def own_private_methods(part: type) -> set[str]:
 def test_transformers_method_is_as_it_is_relied_on(name):
     [*found] = changes(Trainer, {name: {**PATCHED, **ORDER}[name]})
     assert not found, found[0]
+
+
+def test_nobody_else_asks_for_the_folder_of_checkpoints():
+    package = Path(transformers.__file__).parent
+    files = {path for path in package.rglob("*.py") if "models" not in path.relative_to(package).parts}
+    counts = {path.name: path.read_text().count("._get_output_dir(") for path in files}
+    found = {name: count for name, count in counts.items() if count}
+    assert found == {"trainer.py": 2, "trainer_jit_checkpoint.py": 1}, (
+        f"Trainer._get_output_dir is called by {found}: decide for each caller whether it needs the folder aside "
+        "(PatchedTrainer._aside), and adapt this test."
+    )
+
+
+def test_a_scheduler_gives_the_last_rates_that_are_set():
+    scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda step: 1.0)
+    scheduler._last_lr[0] = 0.5
+    assert scheduler.get_last_lr() == [0.5], (
+        "LRScheduler._last_lr is not what get_last_lr gives: needed so that a resumed run logs its rate "
+        "(ResumedOptionsCallback); adapt it, and this test."
+    )
 
 
 def test_every_private_override_is_in_the_one_file_and_in_the_table():

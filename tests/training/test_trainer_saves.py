@@ -1,14 +1,16 @@
 """What the trainer saves: whole folders with checksums, and nothing that is secret."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from training_runs import dataset_of, scene_row, trainer_of
+from transformers.trainer_jit_checkpoint import CheckpointManager
 
 from gemma_lisa.checkpoints.checksums import CHECKSUMS, check_checksums
 from gemma_lisa.checkpoints.training_record import Record, read_stages
-from gemma_lisa.datasets_builder.questions import TrainingQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.training.atomic_saves import remove_scraps
 
 
@@ -62,6 +64,38 @@ def test_a_full_disk_is_told_with_the_place_and_leaves_no_half_of_a_checkpoint(s
     assert "\n" not in str(refusal.value)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not list((tmp_path / ".saving").glob("*"))
+
+
+def test_a_checkpoint_at_a_signal_is_whole_and_has_no_mark_of_an_unfinished_one(small, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(2)]), 0, 4)
+    trainer = trainer_of(small, questions, tmp_path, max_steps=1)
+    trainer.train()
+    CheckpointManager(trainer).execute_jit_checkpoint()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert not (tmp_path / "checkpoint-1" / "checkpoint-is-incomplete.txt").exists()
+    check_checksums(tmp_path / "checkpoint-1")
+
+
+def test_the_best_checkpoint_alone_stays_and_the_other_one_is_never_half_deleted(small, tmp_path, monkeypatch):
+    rows = dataset_of([scene_row(number) for number in range(2)])
+    trainer = trainer_of(
+        small,
+        TrainingQuestions(rows, 0, 4),
+        tmp_path,
+        evaluation=EvaluationQuestions(rows.select(range(1)), with_conversations=False),
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_total_limit=1,
+        metric_for_best_model="count",  # it stays as it is, so that the first one is the best
+    )
+    deleted, delete = [], shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (deleted.append(Path(path)), delete(path, **options)))
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1"}
+    assert tmp_path / ".removing-checkpoint-2" in deleted and tmp_path / "checkpoint-2" not in deleted
 
 
 def test_what_is_saved_has_checksums_and_arguments_without_the_token(small, tmp_path):
