@@ -74,7 +74,6 @@ class Stream:
             shuffled = mine.shuffle(generator=order, buffer_size=MIXED_ROWS, max_buffer_input_shards=1)
             for batch in shuffled.iter(batch_size=1):  # iterated plainly, it would be dealt out to the workers again
                 row = {name: values[0] for name, values in batch.items()}
-                check_picture(row["image"], row["source"])
                 if not self.held_out or photo_of((row["image"] or {}).get("path"), row["source"]) not in self.held_out:
                     yield row
 
@@ -173,6 +172,7 @@ class StreamedQuestions(IterableDataset):
         seen = len(range(worker, batches, workers)) * batch_size  # batches come from the workers in turn
         yield from itertools.repeat(None, seen)
         for position, row in enumerate(self._rows.skip(seen), seen):
+            check_picture(row["image"], row["source"])  # here, because Datasets reads ahead
             generator = np.random.default_rng((self.seed, self.rank, worker, position))
             yield training_sample(row, generator, self.max_questions, self.phrasing)
 
