@@ -1,14 +1,12 @@
 """Mixtures of sets that are read as they come: Parquet shards, in a folder or on the Hub.
 
-Every worker of every process is a reader. The shards of a set are dealt out to the readers once and for all, so that no
-row is read by two of them.
+Every worker of every process is a reader with its own shards. 🤗 Datasets reads, shuffles, mixes and skips rows, and
+divides the readers among processes and workers. `Stream.read` makes the passes over a set, because Datasets 5.2
 
-Reading, sharding and shuffling are those of 🤗 Datasets' `IterableDataset`. Mixing sets and resuming are not, because
-Datasets 5.2 cannot keep three promises of docs/mixture.md (tests/datasets_builder/test_streams.py checks each):
+- repeats a set in the same order in every pass (`interleave_datasets`, `repeat`);
+- gives a row to another reader in the next pass if rows are shuffled before `split_dataset_by_node`.
 
-- `interleave_datasets` repeats a set in the same order, and ends in the middle of a pass over the other sets;
-- `split_dataset_by_node` divides what is already shuffled, so that the next pass gives a row to another reader;
-- `state_dict` does not hold the shuffle buffer, so that a resumed run reads other rows.
+A resume skips rows, because `state_dict` does not hold the shuffle buffer. test_streams.py checks these reasons.
 """
 
 import itertools
@@ -26,6 +24,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 import torch
+from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset
 
 from gemma_lisa.safety.short_text import show
@@ -60,18 +59,21 @@ class Stream:
     def __len__(self) -> int:
         return sum(self.kept)
 
-    def read(self, seed: tuple[int, ...], reader: int, readers: int) -> Iterator[dict[str, Any]]:
-        """The rows of one reader, again and again, every time in another order that the seed fixes.
+    def read(self, seed: tuple[int, ...], reader: list[int], readers: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of one reader without end, every pass in another order that the seed fixes.
 
         The order: of the groups of rows in its shards at random, and of rows within MIXED_ROWS.
+
+        Args:
+            reader: its number, one of range(readers), in a list, whose items Datasets divides like shards.
         """
-        mine = self.rows.shard(readers, reader, contiguous=False).reshard()
+        [number] = reader
+        mine = self.rows.shard(readers, number, contiguous=False).reshard()
         for times in itertools.count():
-            order = np.random.default_rng((*seed, reader, times))
+            order = np.random.default_rng((*seed, number, times))
             shuffled = mine.shuffle(generator=order, buffer_size=MIXED_ROWS, max_buffer_input_shards=1)
             for batch in shuffled.iter(batch_size=1):  # iterated plainly, it would be dealt out to the workers again
                 row = {name: values[0] for name, values in batch.items()}
-                check_picture(row["image"], row["source"])
                 if not self.held_out or photo_of((row["image"] or {}).get("path"), row["source"]) not in self.held_out:
                     yield row
 
@@ -104,13 +106,12 @@ def _count(shard: str, held_out: dict[int, str] | None) -> Counter:
                 return Counter(rows=file.metadata.num_rows)
             return kept_rows(file.read(columns=["image.path", "source"]), held_out)[1]
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(
-            f"{shard} cannot be read as Parquet ({' '.join(str(error).split())}); get it again."
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{shard} cannot be read as Parquet ({reason}); get it again.") from error
 
 
 class StreamedQuestions(IterableDataset):
-    """Streams, each at its share; sample i of a reader is a function of (seed, number of readers, reader, i).
+    """Streams, each at its share; sample i of a reader is a function of (seed, processes, workers, reader, i).
 
     Endless: a set that a reader has gone through begins again in another order, so all readers give as many samples as
     they are asked for. Which set a sample is of is drawn by the shares. Samples are those of `TrainingQuestions`; in
@@ -136,21 +137,28 @@ class StreamedQuestions(IterableDataset):
         workers: int = 0,
     ):
         self.parts, self.seed, self.max_questions, self.phrasing = parts, seed, max_questions, phrasing
-        self.rank, self.workers = rank, max(1, workers)
-        self.readers = ranks * self.workers
-        shares = np.array([part.share for part in parts])
-        self.shares = shares / shares.sum()
+        self.rank, self.readers = rank, ranks * max(1, workers)
+        total = sum(part.share for part in parts)
+        self.shares = [part.share / total for part in parts]
         self._seen = (0, 0)
         for part in parts:
             _check_dealt(part, ranks, workers)
+        readers = {"reader": list(range(self.readers)), "readers": self.readers}
+        passes = [
+            datasets.IterableDataset.from_generator(part.rows.read, ROW_FEATURES, {"seed": (seed, at), **readers})
+            for at, part in enumerate(parts)
+        ]
+        # Datasets changes the seed for every worker, but not for every process
+        draws = int(np.random.default_rng((seed, rank)).integers(2**32))
+        mixed = datasets.interleave_datasets(passes, self.shares, draws)
+        self._rows = split_dataset_by_node(mixed, rank, ranks, strategy="shards")
 
     def describe(self) -> list[str]:
         """Every set's share of the samples, a line each."""
         lines = [f"a mixture, streamed to {self.readers:,} reader(s):"]
-        for part, share in zip(self.parts, self.shares.tolist(), strict=True):
-            lines.append(
-                f"  {part.name:24s} {share:6.1%}, of {len(part.rows):,} rows in {len(part.rows.kept):,} shards"
-            )
+        for part, share in zip(self.parts, self.shares, strict=True):
+            size = f"{len(part.rows):,} rows in {len(part.rows.kept):,} shards"
+            lines.append(f"  {part.name:24s} {share:6.1%}, of {size}")
         return lines
 
     def skip(self, batches: int, batch_size: int) -> None:
@@ -159,16 +167,14 @@ class StreamedQuestions(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         info = torch.utils.data.get_worker_info()
-        worker = info.id if info else 0
-        assert (info.num_workers if info else 1) == self.workers
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
         batches, batch_size = self._seen
-        seen = len(range(worker, batches, self.workers)) * batch_size  # batches come from the workers in turn
-        reader = self.rank * self.workers + worker
-        sets = [part.rows.read((self.seed, at), reader, self.readers) for at, part in enumerate(self.parts)]
-        for position in itertools.count():
-            generator = np.random.default_rng((self.seed, reader, position))
-            row = next(sets[generator.choice(len(sets), p=self.shares)])
-            yield training_sample(row, generator, self.max_questions, self.phrasing) if position >= seen else None
+        seen = len(range(worker, batches, workers)) * batch_size  # batches come from the workers in turn
+        yield from itertools.repeat(None, seen)
+        for position, row in enumerate(self._rows.skip(seen), seen):
+            check_picture(row["image"], row["source"])  # here, because Datasets reads ahead
+            generator = np.random.default_rng((self.seed, self.rank, worker, position))
+            yield training_sample(row, generator, self.max_questions, self.phrasing)
 
 
 def _check_dealt(part: Part, ranks: int, workers: int) -> None:
@@ -185,11 +191,5 @@ def _check_dealt(part: Part, ranks: int, workers: int) -> None:
     if not min(dealt):
         raise ValueError(f"{part.name}: a reader of {who} would get shards without a row; {more}, or read by fewer.")
     if max(dealt) > UNEVEN * min(dealt):
-        logger.warning(
-            "%s: its %d shards give the %d readers %s to %s rows each; those of the fewest come again soonest",
-            part.name,
-            len(kept),
-            readers,
-            f"{min(dealt):,}",
-            f"{max(dealt):,}",
-        )
+        rows = f"{min(dealt):,} to {max(dealt):,} rows each; those of the fewest come again soonest"
+        logger.warning("%s: its %d shards give the %d readers %s", part.name, len(kept), readers, rows)

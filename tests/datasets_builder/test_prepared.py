@@ -14,10 +14,10 @@ from PIL import Image
 
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.prepared import load_prepared
-from gemma_lisa.datasets_builder.questions import EvaluationQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, Part
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
 from gemma_lisa.datasets_builder.shards import write_shards
-from gemma_lisa.datasets_builder.streams import open_stream
+from gemma_lisa.datasets_builder.streams import StreamedQuestions, open_stream
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -125,9 +125,9 @@ def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, pa
         ValueError, match=f"foreign: set/train/2: names the picture {re.escape(path)} and does not hold"
     ):
         load_rows(str(tmp_path / "foreign"), "train")
-    stream = open_stream(str(tmp_path / "foreign"), "train", None)
+    part = Part("foreign", open_stream(str(tmp_path / "foreign"), "train", None), 1.0)
     with pytest.raises(ValueError, match="set/train/2: names the picture"):
-        list(itertools.islice(stream.read((0,), 0, 1), 3))
+        list(itertools.islice(StreamedQuestions([part], 0, 3), 3))
 
 
 def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards, tmp_path):
@@ -136,7 +136,7 @@ def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards
     for name in ("rows [v2]", "rows?x", "rows*x"):
         assert len(load_rows(str(tmp_path / name), "train")) == 3
         stream = open_stream(str(tmp_path / name), "train", None)
-        assert {row["source"] for row in itertools.islice(stream.read((0,), 0, 1), 3)} == {
+        assert {row["source"] for row in itertools.islice(stream.read((0,), [0], 1), 3)} == {
             f"set/train/{at}" for at in range(3)
         }
 

@@ -67,13 +67,13 @@ def read(questions, batches, workers=0, batch_size=2):
 
 # --- order and shares ------------------------------------------------------------------------------------------------
 def test_all_rows_come_before_one_comes_again_and_then_in_another_order(parts):
-    rows = [row["source"] for row in islice(parts[0].rows.read((5,), 0, 1), 3 * 40)]
+    rows = [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
     rounds = [rows[start : start + 40] for start in (0, 40, 80)]
     assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in rounds)
     assert len({tuple(found) for found in rounds}) == 3
     assert rounds[0] != [f"wide/{at}" for at in range(40)]
-    assert rows == [row["source"] for row in islice(parts[0].rows.read((5,), 0, 1), 3 * 40)]
-    assert rows != [row["source"] for row in islice(parts[0].rows.read((6,), 0, 1), 3 * 40)]
+    assert rows == [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
+    assert rows != [row["source"] for row in islice(parts[0].rows.read((6,), [0], 1), 3 * 40)]
 
 
 def test_the_shares_hold(parts):
@@ -86,14 +86,17 @@ def test_the_shares_hold(parts):
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 1)])
 def test_no_row_is_read_by_two_workers_or_ranks_and_all_are_read(parts, ranks, workers):
-    read_by = {}
+    read_by, drawn = {}, {}
     for rank in range(ranks):
         questions = StreamedQuestions(parts, 1, 3, None, rank, ranks, workers)
         for at, batch in enumerate(read(questions, 60, workers)):
             for source, _ in batch:
-                read_by.setdefault(source, set()).add((rank, at % max(1, workers)))
+                reader = (rank, at % max(1, workers))
+                read_by.setdefault(source, set()).add(reader)
+                drawn.setdefault(reader, []).append(source.split("/")[0])
     assert len(read_by) == sum(SIZES.values())
     assert all(len(readers) == 1 for readers in read_by.values())
+    assert len({tuple(sets) for sets in drawn.values()}) == len(drawn)  # no two draw the same sets
 
 
 @pytest.mark.parametrize("workers", [0, 2, 4])
@@ -127,7 +130,7 @@ def test_a_reader_holds_a_few_groups_of_rows_and_not_their_shards(tmp_path):
     del pictures
     tracemalloc.start()
     before, arrow = pyarrow.total_allocated_bytes(), 0
-    for _ in islice(stream.read((0,), 0, 1), 400):
+    for _ in islice(stream.read((0,), [0], 1), 400):
         arrow = max(arrow, pyarrow.total_allocated_bytes() - before)
     held = arrow + tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -145,6 +148,13 @@ def test_interleave_datasets_repeats_a_set_in_the_same_order_and_stops_within_a_
     few = [source for source in sources(mixed) if source.startswith("few/")]
     assert len(few) > SIZES["few"] and len(few) % SIZES["few"]
     assert few[SIZES["few"] :] == few[: len(few) - SIZES["few"]]
+
+
+def test_repeat_goes_through_a_set_in_the_same_order_in_every_pass(parts):
+    endless = parts[1].rows.rows.reshard().shuffle(seed=0, buffer_size=3).repeat(None)
+    twice = sources(islice(endless, 2 * SIZES["few"]))
+    assert sorted(twice[: SIZES["few"]]) == [f"few/{at}" for at in range(SIZES["few"])]
+    assert twice[SIZES["few"] :] == twice[: SIZES["few"]]
 
 
 def test_split_dataset_by_node_gives_a_row_to_another_reader_in_the_next_pass(parts):
@@ -179,7 +189,7 @@ def test_held_out_photos_are_left_out_on_the_way_and_counted(tmp_path, caplog):
     stream = open_stream(folder, "train", held_out)
     assert f"{folder}: left out 6 of its 20 rows" in caplog.text
     assert (len(stream), stream.kept) == (14, [0, 5, 4, 5])
-    rows = [row["source"] for row in islice(stream.read((0,), 0, 1), 14)]
+    rows = [row["source"] for row in islice(stream.read((0,), [0], 1), 14)]
     assert sorted(rows) == sorted(f"photos/{at}" for at in range(20) if at not in held_out)
     assert len(open_stream(folder, "train", None)) == 20
 
@@ -251,7 +261,7 @@ def test_a_set_of_the_hub_is_streamed_from_its_addresses(folders, monkeypatch, t
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: {"someone/few": builder}[name])
     groups = {"all": {"weight": 1, "sets": ["someone/few"], "by_size": True}}
     [part] = load_mixture(groups, "train", None, {}, streaming=True)
-    assert {row["source"] for row in islice(part.rows.read((0,), 0, 1), 9)} == {f"few/{at}" for at in range(9)}
+    assert {row["source"] for row in islice(part.rows.read((0,), [0], 1), 9)} == {f"few/{at}" for at in range(9)}
     with pytest.raises(ValueError, match="someone/few has no split 'dev'; it has: train, notes"):
         open_stream("someone/few", "dev", None)
     with pytest.raises(ValueError, match="notes.csv is no Parquet"):
