@@ -112,6 +112,7 @@ class DataArguments:
         default=True, metadata={"help": "false: learn words only; SAM sees one blank image a step"}
     )
     preview_samples: int = field(default=8, metadata={"help": "held-out questions drawn at each evaluation; 0 = none"})
+    max_new_tokens: int = field(default=64, metadata={"help": "maximum number of tokens of an answer in a preview"})
 
 
 CLASSES = (ModelArguments, DataArguments, GemmaLisaTrainingArguments)

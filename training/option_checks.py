@@ -45,6 +45,7 @@ MINIMUM = {
     "dataloader_num_workers": 0,
     "dataloader_prefetch_factor": 1,
     "eval_accumulation_steps": 1,
+    "max_new_tokens": 1,
     "seed": 0,
     "data_seed": 0,
     "adam_beta1": 0,
@@ -88,6 +89,10 @@ CONDITIONS = {
     EVALUATED: Condition(("eval_strategy", "eval_on_start"), lambda args, *_: is_evaluated(args)),
     "`eval_strategy` steps or epoch": Condition(("eval_strategy",), lambda args, *_: args.eval_strategy != "no"),
     "`eval_strategy` steps": Condition(("eval_strategy",), lambda args, *_: args.eval_strategy == "steps"),
+    "evaluation and `preview_samples` above 0": Condition(
+        ("eval_strategy", "eval_on_start", "preview_samples"),
+        lambda args, _, data: is_evaluated(args) and data.preview_samples > 0,
+    ),
     "`logging_strategy` steps": Condition(
         ("logging_strategy", "eval_strategy"),
         # transformers takes it for eval_steps if that is not given

@@ -267,6 +267,7 @@ OPTIONS: dict[str, Option] = {
     "translations": read_by(_DATA, "`languages` other than English"),
     "learn_masks": read_by("gemma_lisa.train:build_trainer"),
     "preview_samples": read_by(_PREVIEWS, EVALUATED, neutral=(0,)),
+    "max_new_tokens": read_by(_PREVIEWS, "evaluation and `preview_samples` above 0"),
 }
 
 # Names of older releases of transformers, of LISA and of other trainers -> what to write here
@@ -337,7 +338,6 @@ REMOVED = {
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
     "include_tokens_per_second": "use include_num_input_tokens_seen",
     "jit_mode_eval": "the model is not compiled",
-    "max_new_tokens": "answers in previews have at most 64 tokens; eval.py and predict.py have max_new_tokens",
     "mp_parameters": OPTIONS["parallelism_config"].reason,
     "past_index": OPTIONS["use_cache"].reason,
     "ray_scope": "there is no search for hyperparameters",

@@ -27,7 +27,7 @@ class PreviewCallback(TrainerCallback):
         max_new_tokens: of each answer.
     """
 
-    def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int = 64):
+    def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int):
         self.processor, self.samples, self.max_new_tokens = processor, samples, max_new_tokens
 
     @classmethod
@@ -35,7 +35,7 @@ class PreviewCallback(TrainerCallback):
         """Return the callback for `preview_samples` of the questions, spread over all of them."""
         count = min(data_args.preview_samples, len(questions))
         samples = [questions[at] for at in range(0, len(questions), len(questions) // count)][:count]
-        return cls(processor, samples)
+        return cls(processor, samples, data_args.max_new_tokens)
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         # Every rank answers, because a sharded model cannot run on one; the first one draws.

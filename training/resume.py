@@ -33,7 +33,7 @@ DECIDING = (
 # Of the program's own, what does not: where things lie, what is looked at on the way, how a batch is cut. The model
 # counts by its weights, not its name.
 FREE = (
-    *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples"),
+    *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples", "max_new_tokens"),
     *("fresh", "self_check", "global_batch_size", "expected_processes"),
 )
 # A local path in settings: its short name, and a hash of the absolute path, which does not depend on the working folder

@@ -201,6 +201,7 @@ def test_the_programs_own_options_are_these():
         "max_questions",
         "learn_masks",
         "preview_samples",
+        "max_new_tokens",
         "muon_learning_rate",
         "fresh",
         "self_check",

@@ -114,6 +114,7 @@ OWN_SAMPLES = {
     "eval_rows": "3",
     "translations": "some.json",
     "preview_samples": "3",
+    "max_new_tokens": "3",
     "fsdp_config": '{"version": 2}',
     "ddp_backend": "gloo",
 }

@@ -23,5 +23,7 @@ def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):
 
 def test_the_questions_that_are_drawn_are_spread_over_all():
     for wanted, expected in ((3, [0, 3, 6]), (1, [0]), (20, list(range(10)))):
-        callback = previews.PreviewCallback.of(None, list(range(10)), SimpleNamespace(preview_samples=wanted))
+        callback = previews.PreviewCallback.of(
+            None, list(range(10)), SimpleNamespace(preview_samples=wanted, max_new_tokens=4)
+        )
         assert callback.samples == expected
