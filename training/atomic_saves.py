@@ -156,7 +156,7 @@ def remove_scraps(folder: Path) -> None:
     """Take away what killed processes left."""
     for path in (folder / ASIDE, *folder.glob(f"{GOING}*"), *folder.glob(f"{PUSHING}*")):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (TRAINING_RECORD, NONFINITE_FILE):  # as `command_line.write_whole` begins them
+    for name in (TRAINING_RECORD, NONFINITE_FILE):  # as `write_whole` begins them
         for path in folder.glob(f".{name}.*"):
             path.unlink()
 

@@ -143,9 +143,8 @@ def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
 class StackedMuon(torch.optim.Muon):
     """torch's Muon, which makes the updates of all matrices of one shape orthogonal at once, and in float32.
 
-    torch's own takes them one by one in bfloat16. Measured reason to keep this one: on a CPU without bfloat16 units a
-    step of the demo's 103 matrices takes 37 ms of CPU time, and 532 ms with torch.optim.Muon, 14 times as much (medians
-    of three runs of benchmarks/bench_muon.py, torch 2.13.0, one thread of an AMD EPYC, commit 5f6ae9b, 2026-11-28).
+    torch's own takes them one by one in bfloat16. Measured reason to keep this one: a step of the demo's 103 matrices
+    takes 5 to 14 times less CPU time (benchmarks/RESULTS.md). It was not measured on a GPU.
     """
 
     def __init__(self, params: Iterable, lr: float, weight_decay: float, momentum: float = MOMENTUM):

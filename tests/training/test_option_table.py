@@ -102,7 +102,7 @@ SAMPLES = {
     "resume_from_checkpoint": ("some", "some"),
     "local_rank": ("0", 0),
 }
-# Engines and backends start processes: test_parallel.py, test_training_engines.py and test_distributed.py have them
+# Engines and backends start processes: test_distributed.py and test_training_engines.py have them
 STARTED_ELSEWHERE = {"fsdp", "fsdp_config", "deepspeed", "ddp_backend"}
 OWN_SAMPLES = {
     "hub_license": "mit",
