@@ -279,3 +279,9 @@ def test_an_import_that_breaks_a_contract_is_found(tmp_path):
     assert done.returncode != 0 and "0 kept, 2 broken" in done.stdout
     for broken in ("evaluation.metrics -> gemma_lisa.training.trainer", "datasets_builder.templates ->", "eval ->"):
         assert f"gemma_lisa.{broken}" in done.stdout, broken
+
+
+def test_the_tests_that_docs_design_md_names_are_there():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "design.md").read_text())
+    tests = "".join((ROOT / path).read_text() for path in project_files(".py") if path.startswith("tests/"))
+    assert len(named) > 10 and [name for name in named if f"def {name}(" not in tests] == []
