@@ -153,7 +153,7 @@ def test_generation_may_pass_unknown_keywords(tiny, question, monkeypatch):
 def test_saving_passes_unknown_arguments_to_transformers_and_returns_its_value(tiny, tmp_path):
     with patch.object(Gemma3ForConditionalGeneration, "save_pretrained", return_value="saved") as stock:
         assert tiny[0].save_pretrained(tmp_path, True, new_keyword=1) == "saved"
-    stock.assert_called_once_with(tmp_path, True, new_keyword=1, save_original_format=False)
+    stock.assert_called_once_with(tmp_path, True, None, new_keyword=1, save_original_format=False)
 
 
 def test_loading_may_pass_unknown_keywords_to_the_model(tiny, tmp_path, monkeypatch):
