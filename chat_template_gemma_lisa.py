@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .images_gemma_lisa import ThreadLock
-from .packing_gemma_lisa import images_of_rows
+from .images_gemma_lisa import ThreadLock, images_of_rows
 
 # Gemma 3's chat template with {% generation %} around what the model says, so that labels come from the template.
 CHAT_TEMPLATE = """\

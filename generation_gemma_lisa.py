@@ -13,8 +13,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.utils import ModelOutput
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
+from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, prompts_by_hand
-from .packing_gemma_lisa import images_of_rows
 
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}

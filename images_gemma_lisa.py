@@ -307,3 +307,9 @@ def _what_else(image: Image.Image | str | os.PathLike | bytes) -> str:
 @functools.lru_cache(maxsize=10_000)  # what is said of files from outside has no end
 def _say_once(warning: str) -> None:
     _logger.warning(warning)
+
+
+def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
+    """Return for each conversation (B, L) the index of its image, (B,), and whether it shows one at all, (B,)."""
+    has_image = (input_ids == image_token_id).any(dim=1)
+    return has_image.long().cumsum(0) - 1, has_image

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
+from .images_gemma_lisa import images_of_rows
 from .losses_gemma_lisa import token_loss
 from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
 from .packing_gemma_lisa import (
@@ -23,7 +24,6 @@ from .packing_gemma_lisa import (
     check_prepared,
     find_learned,
     find_positions,
-    images_of_rows,
     isolate_questions,
 )
 from .pipeline_gemma_lisa import custom_pipelines  # which also has transformers copy its file to every checkpoint

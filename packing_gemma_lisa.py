@@ -1,4 +1,4 @@
-"""The layout of a batch: which tokens are learned, which conversation shows which image, which questions share it.
+"""The layout of a batch: which tokens are learned, and which questions share an image.
 
 `Prepared` is what the collator finds of it.
 
@@ -103,12 +103,6 @@ def find_positions(is_one: torch.BoolTensor) -> torch.LongTensor:
 def find_learned(labels: torch.LongTensor) -> torch.LongTensor:
     """Return the tokens whose state predicts a label (B, L) that is learned, (N,), as `find_positions` does."""
     return find_positions(F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1)))
-
-
-def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
-    """Return for each conversation (B, L) the index of its image, (B,), and whether it shows one at all, (B,)."""
-    has_image = (input_ids == image_token_id).any(dim=1)
-    return has_image.long().cumsum(0) - 1, has_image
 
 
 def isolate_questions(

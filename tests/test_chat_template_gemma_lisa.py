@@ -6,7 +6,7 @@ from conversations import END, IMAGE, MODEL, USER, decode, encode
 from transformers import Gemma3Processor
 
 from gemma_lisa.chat_template_gemma_lisa import images_of, user_turn
-from gemma_lisa.packing_gemma_lisa import images_of_rows
+from gemma_lisa.images_gemma_lisa import images_of_rows
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the template writes

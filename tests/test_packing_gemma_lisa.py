@@ -14,8 +14,9 @@ from comparing import (
 from transformers import Gemma3TextConfig
 
 from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.images_gemma_lisa import images_of_rows
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
-from gemma_lisa.packing_gemma_lisa import find_learned, find_positions, images_of_rows, isolate_questions
+from gemma_lisa.packing_gemma_lisa import find_learned, find_positions, isolate_questions
 
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 

@@ -285,3 +285,15 @@ def test_the_tests_that_docs_design_md_names_are_there():
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "design.md").read_text())
     tests = "".join((ROOT / path).read_text() for path in project_files(".py") if path.startswith("tests/"))
     assert len(named) > 10 and [name for name in named if f"def {name}(" not in tests] == []
+
+
+def test_the_files_that_open_a_processor_import_each_other_directly():
+    # Releases before 5.0 copy only what the first file imports, and must get as far as the sentence about versions
+    imports = {
+        path: set(re.findall(r"^from \.(\w+)", (ROOT / path).read_text(), re.MULTILINE))
+        for path in project_files(f"{HUB_SUFFIX}.py")
+    }
+    for name in ("configuration_gemma_lisa.py", "processing_gemma_lisa.py"):
+        direct = imports[name]
+        assert all(imports[f"{other}.py"] <= direct for other in direct), name
+    assert "versions_gemma_lisa" in imports["processing_gemma_lisa.py"]
