@@ -1,7 +1,6 @@
 """No secret and no local path stands in what is recorded."""
 
 import json
-import signal
 
 import pytest
 
@@ -136,20 +135,6 @@ def test_credentials_in_texts_are_masked(text):
 # ---------------------------------------------------------------------------------------------------------------------
 # Long texts
 # ---------------------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def no_hang():
-    """A quadratic pattern would take hours; a linear one takes about a second."""
-
-    def end(*args):
-        raise TimeoutError("the patterns take more than linear time")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
 UNITS = [
     "token_",
     "1",
