@@ -140,14 +140,31 @@ def add_noise(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return canvas.clip(0, 255).astype(np.uint8)
 
 
-def shape_mask(shape: str, center: tuple[float, float], radius: float, image_size: int) -> np.ndarray:
-    """Pixels (H, W) bool whose center lies in the shape, which is inscribed in the circle of that radius."""
-    pixel_centers = np.arange(image_size) + 0.5
-    dy, dx = (pixel_centers[:, None] - center[0]) / radius, (pixel_centers[None, :] - center[1]) / radius
+def shape_mask(
+    shape: str,
+    center: tuple[float, float],
+    radius: float,
+    size: tuple[int, int],
+    turn: float = 0.0,
+    stretch: float = 1.0,
+) -> np.ndarray:
+    """Return the pixels whose center lies in the shape, (H, W) bool.
+
+    The shape is inscribed in the circle of that center (y, x) and radius in pixels. size: (height, width) of the canvas
+    in pixels. stretch: ratio of height to width of the shape, applied first. turn: degrees clockwise.
+    """
+    height, width = size
+    dy = (np.arange(height)[:, None] + 0.5 - center[0]) / radius
+    dx = (np.arange(width)[None, :] + 0.5 - center[1]) / radius
+    if turn:
+        sine, cosine = np.sin(np.deg2rad(turn)), np.cos(np.deg2rad(turn))
+        dy, dx = cosine * dy - sine * dx, sine * dy + cosine * dx
+    if stretch != 1:
+        dy, dx = dy / stretch**0.5, dx * stretch**0.5
     if shape in ("circle", "ring"):
         distance = np.hypot(dy, dx)
         return (distance <= 1) & (distance >= (RING_HOLE if shape == "ring" else 0))
-    inside = np.zeros((image_size, image_size), dtype=bool)
+    inside = np.zeros(size, dtype=bool)
     corners = CORNERS[shape]
     for (y0, x0), (y1, x1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if y0 == y1:
@@ -179,6 +196,6 @@ CORNERS = {  # (y, x) in the unit circle
 }
 
 
-def cell(center: tuple[float, float], image_size: int, n_cells: int) -> tuple[int, int]:
-    """(row, column) of the cell that holds center when the canvas is cut into n_cells x n_cells."""
-    return int(center[0] * n_cells / image_size), int(center[1] * n_cells / image_size)
+def cell(center: tuple[float, float], size: tuple[int, int], n_cells: int) -> tuple[int, int]:
+    """Return the (row, column) that holds center (y, x) when a canvas of size (H, W) is cut into n_cells x n_cells."""
+    return int(center[0] * n_cells / size[0]), int(center[1] * n_cells / size[1])

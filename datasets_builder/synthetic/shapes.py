@@ -3,6 +3,7 @@
 Drawn by this project, Apache-2.0; nothing is downloaded. Splits: train, validation, test, of scenes that differ.
 A row is one scene with several targets (one thing, several, or one that is not there) and a round of counting, or in
 training of the grid. Level "easy": `shapes_easy.py`. Level "hard": `shapes_hard.py`. "both": every other row is hard.
+Level "drawings": `shapes_drawings.py`.
 
     builder = Shapes(config_name="easy", cache_dir="outputs/data", image_size=128)
     builder.download_and_prepare()
@@ -21,7 +22,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
-from . import shapes_easy, shapes_hard
+from . import shapes_drawings, shapes_easy, shapes_hard
 from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # of the training rows; the others count
@@ -52,7 +53,7 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
     answer = None
     if objects:
         way = rng.integers(N_NAMES)
-        named = ", ".join(f"{SEG_SLOT} {_name(thing, way, len(scene.image))}" for thing in objects)
+        named = ", ".join(f"{SEG_SLOT} {_name(thing, way, scene.image.shape[:2])}" for thing in objects)
         answer = f"It is {named}." if len(objects) == 1 else f"They are {named}."
     return new_target(
         [question.text],
@@ -64,13 +65,13 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
     )
 
 
-def _name(thing: Object, way: int, image_size: int) -> str:
+def _name(thing: Object, way: int, size: tuple[int, int]) -> str:
     """As in "small striped red star", "star in red", "upper left" or "left upper"."""
     if way == 0:
         return noun({name: getattr(thing, name) for name in ATTRIBUTES})
     if way == 1:
         return f"{thing.shape} in {thing.color}"
-    row_at, column_at = cell(thing.center, image_size, len(ROWS))
+    row_at, column_at = cell(thing.center, size, len(ROWS))
     row, column = ROWS[row_at], COLUMNS[column_at]
     return f"{row} {column}" if way == 2 else f"{column} {row}"
 
@@ -93,7 +94,7 @@ def _grid_round(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
     attribute = "shape" if rng.random() < GRID_SHAPE_SHARE else "color"
     words = ["none"] * n_cells**2
     for thing in scene.objects:
-        row, column = cell(thing.center, len(scene.image), n_cells)
+        row, column = cell(thing.center, scene.image.shape[:2], n_cells)
         words[row * n_cells + column] = getattr(thing, attribute)
     question = f"Which {attribute} is in each of {n_cells} x {n_cells} cells?"
     return {"question": question, "answer": " ".join(words)}
@@ -117,6 +118,7 @@ class Shapes(RowsBuilder):
         ShapesConfig(name="easy", version=VERSION),
         ShapesConfig(name="hard", version=VERSION, image_size=128),
         ShapesConfig(name="both", version=VERSION, image_size=128),
+        ShapesConfig(name="drawings", version=VERSION, image_size=128),
     ]
     DEFAULT_CONFIG_NAME = "easy"
 
@@ -147,4 +149,9 @@ class Shapes(RowsBuilder):
             yield index, row_of_scene(scene, rng, split == "train", source, level)
 
 
-LEVELS = {"easy": (shapes_easy,), "hard": (shapes_hard,), "both": (shapes_easy, shapes_hard)}
+LEVELS = {
+    "easy": (shapes_easy,),
+    "hard": (shapes_hard,),
+    "both": (shapes_easy, shapes_hard),
+    "drawings": (shapes_drawings,),
+}

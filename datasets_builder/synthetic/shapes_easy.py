@@ -42,7 +42,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     objects = []
     for center, radius in _draw_places(rng, rng.integers(2, 6), image_size):
         color, shape = COLORS[rng.integers(len(COLORS))], SHAPES[rng.integers(len(SHAPES))]
-        mask = shape_mask(shape, center, radius, image_size)
+        mask = shape_mask(shape, center, radius, (image_size, image_size))
         paint(canvas, mask, color, "", center, rng)
         objects.append(Object(color, shape, mask, center, radius))
     return Scene(add_noise(canvas, rng), objects)
@@ -63,7 +63,7 @@ def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> l
                 # The grid question has one answer only if a cell holds one center at most.
                 if all(
                     np.hypot(y - other_y, x - other_x) >= radius + other_radius + margin
-                    and cell((y, x), image_size, GRID) != cell((other_y, other_x), image_size, GRID)
+                    and cell((y, x), (image_size,) * 2, GRID) != cell((other_y, other_x), (image_size,) * 2, GRID)
                     for (other_y, other_x), other_radius in places
                 ):
                     places.append(((y, x), radius))

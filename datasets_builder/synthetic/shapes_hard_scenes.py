@@ -108,7 +108,7 @@ def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Pl
         center = _draw_center(rng, radius, None if touched is None else plans[touched], image_size)
         if center is None or not _keeps_apart(center, radius, plans, touched, image_size):
             continue
-        area = shape_mask(look["shape"], center, radius, image_size)
+        area = shape_mask(look["shape"], center, radius, (image_size, image_size))
         if touched is None or _hides_a_part(area, plans[touched].area, image_size):
             return _Plan(**look, center=center, radius=radius, area=area, touches=touched, inside=None)
     return None
@@ -139,7 +139,7 @@ def _place_inside(
     radius = min(room, rng.uniform(*SIZES["small"]) * scale)
     slack = (room - radius) / np.sqrt(2)
     center = tuple(float(c + rng.uniform(-slack, slack)) for c in ring.center)
-    area = shape_mask(look["shape"], center, radius, image_size)
+    area = shape_mask(look["shape"], center, radius, (image_size, image_size))
     return _Plan(**look, center=center, radius=radius, area=area, touches=None, inside=index)
 
 
