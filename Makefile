@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example app test test-lowest test-highest test-latest test-versions fuzz lint clean
+.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -31,7 +31,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 
 demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
 	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE) --overwrite
-	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
+	$(LAUNCH) train.py --config configs/shapes_text.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
 		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES))) --fresh true
 	$(LAUNCH) train.py --config configs/shapes.yaml --model $(DEMO)/words --output_dir $(DEMO) \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES))) --fresh true
@@ -47,20 +47,23 @@ HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_r
 
 example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about two hours on two fast cores (EXAMPLE=outputs/example)
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED) --overwrite
-	$(LAUNCH) train.py --config configs/shapes_words.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
+	$(LAUNCH) train.py --config configs/shapes_text.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_long.yaml --model $(EXAMPLE)/words --output_dir $(EXAMPLE)/long \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_easy_first.yaml --model $(EXAMPLE)/long --output_dir $(EXAMPLE)/easy_first \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_talk.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/talk \
+	$(LAUNCH) train.py --config configs/shapes_conversations.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/talk \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE)/clicks \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/clicks --output_dir $(EXAMPLE) \
-		--max_steps 1300 --dialogue_share 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
+		--max_steps 1300 --conversation_share 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
 	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
+
+example-code: ## copy the model's code into the checkpoint of examples/shapes-tiny (after a change of *_gemma_lisa.py)
+	cp *_gemma_lisa.py examples/shapes-tiny/
 
 app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:7860 (ARGS="--model DIR --port 8080")
 	.venv/bin/python app.py $(ARGS)

@@ -92,9 +92,9 @@ class _Rendered:
 
 
 class ChatTemplateMixin:
-    """`encode_chats` of `GemmaLisaProcessor`, and what it needs of the tokenizer."""
+    """`encode_conversations` of `GemmaLisaProcessor`, and what it needs of the tokenizer."""
 
-    def encode_chats(
+    def encode_conversations(
         self,
         conversations: list[list[dict]],
         add_generation_prompt: bool = False,
@@ -120,15 +120,15 @@ class ChatTemplateMixin:
                 **self.tokenizer.special_tokens_map,
             )
         rendered = [self._read_marks(text, spans) for text, spans in zip(texts, spoken_spans, strict=True)]
-        soft, chats = self.tokenizer.image_token_id, []
+        soft, conversations = self.tokenizer.image_token_id, []
         for conversation, tokens in zip(rendered, self._tokenize(rendered), strict=True):
             ids, spoken = [], []
             for token, (start, end) in tokens:
                 times = self.image_seq_length if token == soft else 1
                 ids += [token] * times
                 spoken += [int(1 in conversation.is_spoken[start:end])] * times
-            chats.append((ids, spoken))
-        return chats
+            conversations.append((ids, spoken))
+        return conversations
 
     def image_of_each_row(self, input_ids: torch.LongTensor) -> list[int | None]:
         """Return for each conversation (B, L) the index of its image, or None if it shows none."""

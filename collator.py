@@ -3,7 +3,8 @@
 A sample (see `datasets_builder.questions`), one image with two questions:
 
     {"source": "shapes-easy/train/000000", "image": <PIL 64 × 64>,
-     "chats": [Chat((("the red circle", "It is {seg}."),), (target,)), Chat((("the star", "No, ..."),), (target,))],
+     "conversations": [Conversation((("the red circle", "It is {seg}."),), (target,)),
+                       Conversation((("the star", "No, ..."),), (target,))],
      "masks": [(1, 64, 64) uint8, (0, 64, 64) uint8]}
 
 Its row of the batch (B = 1): the prefix they share, then each question with its answer, isolated from the other.
@@ -19,7 +20,7 @@ import torch
 
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.datasets_builder.templates import Conversation
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.packing_gemma_lisa import Prepared, find_learned, find_positions
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
@@ -70,9 +71,13 @@ class GemmaLisaCollator:
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | Prepared | list[str]]:
         if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
             return {}
-        chats = [self._messages(chat, sample["image"]) for sample in samples for chat in sample["chats"]]
-        encoded = iter(self.processor.encode_chats(chats))
-        rows = [self._join(sample, [next(encoded) for _ in sample["chats"]]) for sample in samples]
+        conversations = [
+            self._messages(conversation, sample["image"])
+            for sample in samples
+            for conversation in sample["conversations"]
+        ]
+        encoded = iter(self.processor.encode_conversations(conversations))
+        rows = [self._join(sample, [next(encoded) for _ in sample["conversations"]]) for sample in samples]
         fills = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX, "question_ids": -1}
         batch = pad_rows({name: ([row[name] for row in rows], fill) for name, fill in fills.items()})
         batch["attention_mask"] = (batch["question_ids"] >= 0).long()
@@ -105,10 +110,10 @@ class GemmaLisaCollator:
             batch["sources"] = [sample["source"] for sample in samples]
         return batch
 
-    def _messages(self, chat: Chat, image) -> list[dict]:
-        """A chat as messages; the image stands before its first question."""
+    def _messages(self, conversation: Conversation, image) -> list[dict]:
+        """A conversation as messages; the image stands before its first question."""
         messages = []
-        for question, answer in chat.rounds:
+        for question, answer in conversation.turns:
             messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
             messages.append({"role": "assistant", "content": answer.replace(SEG_SLOT, self.processor.seg_token)})
         if image is not None:

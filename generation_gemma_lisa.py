@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
 from .images_gemma_lisa import images_of_rows
-from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, prompts_by_hand
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
 
 # What `segment` generates with unless it is given a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -94,7 +94,7 @@ class SegmentationMixin:
         prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids, "pixel_values": pixel_values}
         prompt["attention_mask"] = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         num_images = self._check_prompt(prompt, sam_pixel_values, image_embeddings)
-        prompts = prompts_by_hand(points, boxes, original_sizes, reshaped_input_sizes, num_images)
+        prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, num_images)
         sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)

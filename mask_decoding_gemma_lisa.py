@@ -176,7 +176,7 @@ def decode_with_prompts(
     return torch.cat(masks), torch.cat(scores)
 
 
-def prompts_by_hand(
+def user_prompts(
     points: list[Any] | None,
     boxes: list[Any] | None,
     original_sizes: torch.LongTensor | None,

@@ -105,7 +105,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
-    # SAM's positional code of the image: sines of large arguments, which bf16 rounds too coarsely; SAM has them in fp32
+    # SAM's positional code of the image: sines of large arguments, which bf16 turns too coarsely; SAM has them in fp32
     _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
     # transformers never quantises these, whatever skips the quantisation config names. (Its other meaning, fp32 in a
     # model of fp16, does not arise: fp16 is refused.) Quantised, they give wrong masks without an error.

@@ -128,8 +128,8 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             return texts if conversations is conversation else texts[0]
         options = {"padding_side": padding_side, **kwargs, **(processor_kwargs or {})}
         multiple, longest, padding_side = _read_tokenizing_options(options)
-        chats = self.encode_chats(conversations, add_generation_prompt, chat_template, continue_final_message)
-        batch = self._pad_chats(chats, multiple, longest, padding_side)
+        encoded = self.encode_conversations(conversations, add_generation_prompt, chat_template, continue_final_message)
+        batch = self._pad_conversations(encoded, multiple, longest, padding_side)
         if not return_assistant_tokens_mask:
             batch.pop("assistant_masks")
         if not return_dict:
@@ -137,20 +137,20 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         images = [image for messages in conversations for image in images_of(messages)]
         return BatchFeature({**batch, **(self.encode_images(images) if images else {})})
 
-    def _pad_chats(
-        self, chats: list[tuple[list[int], list[int]]], multiple: int, longest: int | None, padding_side: str
+    def _pad_conversations(
+        self, encoded: list[tuple[list[int], list[int]]], multiple: int, longest: int | None, padding_side: str
     ) -> dict[str, torch.LongTensor]:
-        """Return input_ids, attention_mask, assistant_masks, token_type_ids (B, L) of what `encode_chats` returned."""
-        if longest is not None and (length := max(len(ids) for ids, _ in chats)) > longest:
+        """Return input_ids, attention_mask, assistant_masks and token_type_ids, each (B, L)."""
+        if longest is not None and (length := max(len(ids) for ids, _ in encoded)) > longest:
             raise ValueError(
                 f"A conversation has {length} tokens, max_length is {longest}. Truncating is not supported: it would "
                 "cut an image or a [SEG]. Raise max_length, or shorten the conversation."
             )
         padded = pad_rows(
             {
-                "input_ids": ([ids for ids, _ in chats], self.tokenizer.pad_token_id),
-                "attention_mask": ([[1] * len(ids) for ids, _ in chats], 0),
-                "assistant_masks": ([spoken for _, spoken in chats], 0),
+                "input_ids": ([ids for ids, _ in encoded], self.tokenizer.pad_token_id),
+                "attention_mask": ([[1] * len(ids) for ids, _ in encoded], 0),
+                "assistant_masks": ([spoken for _, spoken in encoded], 0),
             },
             padding_side,
             multiple,
@@ -372,7 +372,7 @@ def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, 
     if padding not in (True, "longest"):
         raise ValueError(
             f"padding={padding!r} is not supported: the conversations of a batch are padded to the longest. "
-            "encode_chats does not pad."
+            "encode_conversations does not pad."
         )
     longest, truncation = options.pop("max_length", None), options.pop("truncation", None)
     multiple, side = options.pop("pad_to_multiple_of", None), options.pop("padding_side")

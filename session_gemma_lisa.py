@@ -107,7 +107,7 @@ class ImageSession:
         points = _listed(points)
         prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size)
         messages = [*self.messages, self._user_turn(question)]
-        ((ids, _),) = self.processor.encode_chats([messages], add_generation_prompt=True)
+        ((ids, _),) = self.processor.encode_conversations([messages], add_generation_prompt=True)
         known = _common_length(ids[:-1], self._ids)
         self._forget_from(known)
         guessed = self._guess(ids)  # read, and not yet said
@@ -206,7 +206,7 @@ class ImageSession:
 
     def _ids_of_image(self) -> list[int]:
         """What every conversation about the image begins with: up to its last token."""
-        ((ids, _),) = self.processor.encode_chats([[user_turn("", self.image)]])
+        ((ids, _),) = self.processor.encode_conversations([[user_turn("", self.image)]])
         return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
 
     def _guess(self, ids: list[int]) -> list[int]:

@@ -35,7 +35,7 @@ from gemma_lisa.training.load_questions import find_held_out, load_questions
 from gemma_lisa.training.optimizers import muon_of
 from gemma_lisa.training.overfit_check import self_check
 from gemma_lisa.training.previews import PreviewCallback
-from gemma_lisa.training.resume import ForgetCallback, Start, begin, settings_of
+from gemma_lisa.training.resume import DeletePickleCallback, Start, begin, settings_of
 from gemma_lisa.training.run_lock import run_locked
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
@@ -104,7 +104,7 @@ def build_trainer(
 ) -> GemmaLisaTrainer:
     """Return the trainer of a run. questions: what is trained on, and what is evaluated on."""
     train_questions, eval_questions = questions
-    callbacks = [ForgetCallback(start)]
+    callbacks = [DeletePickleCallback(start)]
     if data_args.preview_samples:
         callbacks.append(PreviewCallback.of(processor, eval_questions, data_args))
     return GemmaLisaTrainer(

@@ -93,9 +93,9 @@ def time_parts(clock: Clock, rows: list[dict], resize: Callable, seed: int) -> N
     images = clock("JPEG", lambda: [load_image(row["image"], row["source"]) for row in rows])
     targets = [
         (target, image.size[::-1])
-        for chats, image in zip(asked, images, strict=True)
-        for chat in chats
-        for target in chat.targets
+        for conversations, image in zip(asked, images, strict=True)
+        for conversation in conversations
+        for target in conversation.targets
     ]
     clock("masks", lambda: [target_masks(target, shape, "") for target, shape in targets])
     clock("two resizes", lambda: [resize(image) for image in images])
@@ -120,7 +120,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     bilinear = Image.Resampling.BILINEAR
     order = np.random.default_rng(0).permutation(len(rows))
     clock = Clock()
-    encode_images, encode_chats = processor.encode_images, processor.encode_chats
+    encode_images, encode_conversations = processor.encode_images, processor.encode_conversations
 
     def resize(rgb: Image.Image) -> None:
         scale = side / max(rgb.size)
@@ -129,7 +129,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     # The collator's own calls: made once more for the clock, with memory in another state, they take other times
     processor.encode_images = lambda *given, **options: clock("both towers", encode_images, *given, **options)
-    processor.encode_chats = lambda *given: clock("tokens", encode_chats, *given)
+    processor.encode_conversations = lambda *given: clock("tokens", encode_conversations, *given)
     for at in range(args.batches):
         batch = [int(order[(at * BATCH_SIZE + place) % len(rows)]) for place in range(BATCH_SIZE)]
         found = clock("samples", lambda batch: [questions[index] for index in batch], batch)
@@ -141,7 +141,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     ms["pixels"] = ms["both towers"] - ms["two resizes"]
     ms["all"] = ms.pop("samples") + ms["batch"]
     ms["collation"] = ms.pop("batch") - ms.pop("both towers") - ms["tokens"]
-    return {"ms": ms, "questions": statistics.mean(len(sample["chats"]) for sample in found)}
+    return {"ms": ms, "questions": statistics.mean(len(sample["conversations"]) for sample in found)}
 
 
 def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """CPU microseconds to find the size of a photo by `stored_size` and by Pillow; medians of 9 rounds."""
+    """CPU microseconds to find the size of a photo by `stored_size` and by Pillow; medians of 9 turns."""
     from gemma_lisa.datasets_builder.formats.jpeg_header import size_by_pillow, stored_size
 
     with os.scandir(folder / "coco" / "train2017") as entries:

@@ -30,7 +30,7 @@ from gemma_lisa.checkpoints.lora import TEXT_LINEARS, WRAPPED
 from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
-from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.datasets_builder.templates import Conversation
 from gemma_lisa.evaluation.protocols import to_device
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
@@ -71,8 +71,10 @@ def sample(generator: np.random.Generator, questions: int) -> dict:
     """A 480 × 640 picture of noise with as many questions as asked for, a mask each."""
     picture = Image.fromarray(generator.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     masks = generator.random((questions, 1, 480, 640)) > 0.5
-    chats = [Chat(((f"What could open bottle number {at}?", "It is {seg}, the opener."),)) for at in range(questions)]
-    return {"source": "noise", "image": picture, "chats": chats, "masks": list(masks.astype(np.uint8))}
+    conversations = [
+        Conversation(((f"What could open bottle number {at}?", "It is {seg}, the opener."),)) for at in range(questions)
+    ]
+    return {"source": "noise", "image": picture, "conversations": conversations, "masks": list(masks.astype(np.uint8))}
 
 
 def timed(run, repeats: int, device: torch.device) -> tuple[float, float]:

@@ -96,11 +96,11 @@ def first_words(session, question: str) -> float:
     return seconds
 
 
-def one_visitor(address: str, session, rounds: int) -> list[str]:
+def one_visitor(address: str, session, turns: int) -> list[str]:
     visitor = Visitor(address, "alone")
     visitor.put_in(SCENE)
     alone, page = [], []
-    for number in range(rounds + 1):
+    for number in range(turns + 1):
         question = QUESTIONS[number % len(QUESTIONS)]
         alone.append(first_words(session, question))
         visitor.call("forget", "en")
@@ -145,7 +145,7 @@ def many_visitors(address: str, model, processor) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="questions of one visitor")
+    parser.add_argument("--turns", type=int, default=20, help="questions of one visitor")
     parser.add_argument("--output", type=Path, help="append the results there too")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -153,7 +153,7 @@ def main() -> None:
     model, processor = load_checkpoint(EXAMPLE)
     address, process = start_page()
     try:
-        table = one_visitor(address, model.start(SCENE, processor), args.rounds)
+        table = one_visitor(address, model.start(SCENE, processor), args.turns)
         many = many_visitors(address, model, processor)
     finally:
         process.terminate()

@@ -132,15 +132,15 @@ def inspect(args: argparse.Namespace) -> None:
 
 def print_counts(rows: datasets.Dataset, split: str) -> None:
     """What is asked for, and how often."""
-    texts, masks, absent, rounds = Counter(), 0, 0, 0
+    texts, masks, absent, turns = Counter(), 0, 0, 0
     for row in tqdm(rows.select_columns(["targets", "conversation"]), unit="row", desc="counting"):
-        rounds += len(row["conversation"])
+        turns += len(row["conversation"])
         for target in row["targets"]:
             texts[target["texts"][0]] += 1
             masks += len(target["masks"])
             absent += not target["masks"]
     total = sum(texts.values())
-    print(f"{split}: {total:,} targets, {masks:,} masks, {absent:,} targets of what is not there, {rounds:,} rounds")
+    print(f"{split}: {total:,} targets, {masks:,} masks, {absent:,} targets of what is not there, {turns:,} turns")
     for text, count in texts.most_common(COMMONEST):
         print(f"  {count:>8,} {'█' * max(1, round(40 * count / texts.most_common(1)[0][1]))} {text}")
     if len(texts) > COMMONEST:
@@ -160,8 +160,8 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
     for sample in samples:
         if sample["image"] is None:
             continue
-        [chat], [masks] = sample["chats"], sample["masks"]
-        question, answer = chat.rounds[0]
+        [conversation], [masks] = sample["conversations"], sample["masks"]
+        question, answer = conversation.turns[0]
         cards.append(
             {
                 "image": sample["image"],

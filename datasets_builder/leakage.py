@@ -71,7 +71,7 @@ def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int]
 
     Returns:
         kept: numbers of rows.
-        counts: rows, left_out, of_coco (named as COCO's photos are) and nameless (pictures without a name).
+        counts: rows, skipped, of_coco (named as COCO's photos are) and nameless (pictures without a name).
     """
     # Chunk by chunk: joined, the bytes of the pictures may be more than a column of Arrow's holds
     images, sources = table["image"].chunks, table["source"].to_pylist()
@@ -81,7 +81,7 @@ def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int]
     shown = [there for chunk in images for there in pyarrow.compute.is_valid(chunk).to_pylist()]
     counts = Counter(
         rows=len(photos),
-        left_out=len(photos) - len(kept),
+        skipped=len(photos) - len(kept),
         of_coco=sum(photo is not None for photo in photos),
         nameless=sum(there and path is None for there, path in zip(shown, paths, strict=True)),
     )
@@ -100,14 +100,14 @@ def report(name: str, counts: Counter, held_out: dict[int, str]) -> None:
         logger.warning(
             "%s: %d of its pictures have no name; they may be for evaluation elsewhere", name, counts["nameless"]
         )
-    if counts["left_out"]:
+    if counts["skipped"]:
         logger.warning(
             "%s: left out %s of its %s rows, whose photos are in a validation or test split of the referring sets",
             name,
-            f"{counts['left_out']:,}",
+            f"{counts['skipped']:,}",
             f"{counts['rows']:,}",
         )
-    if counts["left_out"] == counts["rows"]:
+    if counts["skipped"] == counts["rows"]:
         raise ValueError(f"{name}: every row of it is about a photo that is held out.")
 
 

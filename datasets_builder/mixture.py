@@ -215,4 +215,4 @@ def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
     """The rows of a set but for those about a held-out photo of COCO's; how many those are is said."""
     kept, counts = kept_rows(rows.select_columns(["image", "source"]).with_format("arrow")[:], held_out)
     report(name, counts, held_out)
-    return rows.select(kept) if counts["left_out"] else rows
+    return rows.select(kept) if counts["skipped"] else rows

@@ -16,14 +16,15 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from .rows import check_row, load_image, target_masks
-from .templates import Chat, Phrasing, ask, ask_plainly
+from .templates import Conversation, Phrasing, ask, ask_plainly
 
 
 class TrainingQuestions(TorchDataset):
     """Rows asked in new words every epoch; sample i of epoch e is a function of (seed, e, i).
 
-    A sample: source (str), image (PIL RGB, or None), chats (list of `templates.Chat`) and masks (for each chat a uint8
-    (K, H, W) of 0, 1 and 255 = not counted, in the order of its answer's `{seg}`; None where it asks for no target).
+    A sample: source (str), image (PIL RGB, or None), conversations (list of `templates.Conversation`) and masks (for each
+    conversation (K, H, W) uint8 of 0, 1 and 255 = ignored, in the order of the `{seg}` of its answers; None if it
+    asks for no target).
     """
 
     def __init__(self, rows: Dataset, seed: int, max_questions: int, phrasing: Phrasing | None = None):
@@ -151,7 +152,7 @@ class EvaluationQuestions(TorchDataset):
             counts = counts + (_list_lengths(table["conversation"]) > 0)
         starts = np.cumsum(counts) - counts
         at = np.repeat(np.arange(len(counts)), counts)
-        # (row, which of its chats) of each question, (Q, 2). No list of tuples: to read one a worker writes its count
+        # (row, conversation of that row) of each question, (Q, 2). Not a list of tuples: reading one writes its count
         # of references, and its share of the list becomes a copy
         self.questions = np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
 
@@ -159,9 +160,9 @@ class EvaluationQuestions(TorchDataset):
         return len(self.questions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        at, chat = self.questions[index].tolist()
+        at, conversation = self.questions[index].tolist()
         row = self.rows[at]
-        return {**_sample(row, [ask_plainly(row)[chat]]), "index": index}
+        return {**_sample(row, [ask_plainly(row)[conversation]]), "index": index}
 
 
 def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
@@ -176,18 +177,18 @@ def training_sample(
     return _sample(row, ask(row, generator, max_questions, phrasing))
 
 
-def _sample(row: dict[str, Any], chats: list) -> dict[str, Any]:
+def _sample(row: dict[str, Any], conversations: list) -> dict[str, Any]:
     check_row(row)
     image = load_image(row["image"], row["source"])
-    if image is None and any(chat.targets for chat in chats):
+    if image is None and any(conversation.targets for conversation in conversations):
         raise ValueError(f"{row['source']}: a row without an image has targets; give it its image or only a dialogue.")
-    masks = [_masks_of(chat, image, row["source"]) for chat in chats]
-    return {"source": row["source"], "image": image, "chats": chats, "masks": masks}
+    masks = [_masks_of(conversation, image, row["source"]) for conversation in conversations]
+    return {"source": row["source"], "image": image, "conversations": conversations, "masks": masks}
 
 
-def _masks_of(chat: Chat, image: Image.Image | None, source: str) -> np.ndarray | None:
-    """The masks of all targets of a chat, (K, H, W); None where it asks for none."""
-    if not chat.targets:
+def _masks_of(conversation: Conversation, image: Image.Image | None, source: str) -> np.ndarray | None:
+    """The masks of all targets of a conversation, (K, H, W); None where it asks for none."""
+    if not conversation.targets:
         return None
     size = (image.height, image.width)
-    return np.concatenate([target_masks(target, size, source) for target in chat.targets])
+    return np.concatenate([target_masks(target, size, source) for target in conversation.targets])

@@ -94,7 +94,7 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
         report(name, total, held_out)
     files = {split: [as_data_file(shard) for shard in shards]}
     rows = datasets.load_dataset("parquet", data_files=files, split=split, features=ROW_FEATURES, streaming=True)
-    return Stream(rows, [counts["rows"] - counts["left_out"] for counts in counted], held_out)
+    return Stream(rows, [counts["rows"] - counts["skipped"] for counts in counted], held_out)
 
 
 def _count(shard: str, held_out: dict[int, str] | None) -> Counter:

@@ -85,15 +85,15 @@ class Phrasing:
 
     Args:
         shares: of the questions in each language, relative to each other.
-        dialogue_share: how often the targets of a row are asked one after the other as rounds of one dialogue, in any
-            order, so that follow-up questions are learned; else each is asked apart.
+        conversation_share: share of the rows whose targets are asked as the turns of one conversation, in random order,
+            so that follow-up questions are learned. In the other rows, each target is a conversation of its own.
         translations: for a language, what its phrases say for those of the data, without an article: {"ja": {"wall":
             "壁"}}. What is not in it stays as it is.
     """
 
     shares: dict[str, float] = field(default_factory=lambda: {ENGLISH: 1.0})
     translations: dict[str, dict[str, str]] = field(default_factory=dict)
-    dialogue_share: float = 0.0
+    conversation_share: float = 0.0
 
     def __post_init__(self):
         for name in [*self.shares, *self.translations]:
@@ -105,8 +105,8 @@ class Phrasing:
         for name, phrases in self.translations.items():
             if not isinstance(phrases, dict) or not all(isinstance(phrase, str) for phrase in phrases.values()):
                 raise ValueError(f'translations: {name} needs a phrase for a phrase, as {{"wall": "壁"}}.')
-        if not 0 <= self.dialogue_share <= 1:
-            raise ValueError(f"dialogue_share is {self.dialogue_share}; it must lie between 0 and 1.")
+        if not 0 <= self.conversation_share <= 1:
+            raise ValueError(f"conversation_share is {self.conversation_share}; it must lie between 0 and 1.")
 
     def draw(self, generator: np.random.Generator) -> str:
         if len(self.shares) == 1:
@@ -122,19 +122,19 @@ class Phrasing:
 
 
 @dataclass(frozen=True)
-class Chat:
-    """One conversation about a row's image: rounds of (question, answer), and the targets they ask for, if any.
+class Conversation:
+    """One conversation about a row's image: turns of (question, answer), and the targets they ask for, if any.
 
     The masks of the targets stand in the order of the `{seg}` of all answers.
     """
 
-    rounds: tuple[tuple[str, str], ...]
+    turns: tuple[tuple[str, str], ...]
     targets: tuple[dict[str, Any], ...] = ()
 
 
 def ask(
     row: dict[str, Any], generator: np.random.Generator, max_questions: int, phrasing: Phrasing | None = None
-) -> list[Chat]:
+) -> list[Conversation]:
     """A row's training conversations in varied words: at most `max_questions` of its targets, then its own dialogue.
 
     phrasing: English, if none is given. The row's own dialogue stays in the words of its data set.
@@ -143,20 +143,25 @@ def ask(
     targets = row["targets"]
     if len(targets) > max_questions:
         targets = [targets[at] for at in sorted(generator.permutation(len(targets))[:max_questions])]
-    chats = [Chat((_ask_target(target, generator, phrasing),), (target,)) for target in targets]
-    if phrasing.dialogue_share and len(chats) > 1 and generator.random() < phrasing.dialogue_share:
-        chats = [chats[at] for at in generator.permutation(len(chats))]
-        chats = [Chat(sum((chat.rounds for chat in chats), ()), sum((chat.targets for chat in chats), ()))]
-    return chats + _dialogue(row)
+    conversations = [Conversation((_ask_target(target, generator, phrasing),), (target,)) for target in targets]
+    if phrasing.conversation_share and len(conversations) > 1 and generator.random() < phrasing.conversation_share:
+        conversations = [conversations[at] for at in generator.permutation(len(conversations))]
+        conversations = [
+            Conversation(
+                sum((conversation.turns for conversation in conversations), ()),
+                sum((conversation.targets for conversation in conversations), ()),
+            )
+        ]
+    return conversations + _own_conversation(row)
 
 
-def ask_plainly(row: dict[str, Any]) -> list[Chat]:
+def ask_plainly(row: dict[str, Any]) -> list[Conversation]:
     """A row's conversations in the plain words of evaluation: every target by its first text, every VQA question."""
-    english, chats = LANGUAGES[ENGLISH], []
+    english, conversations = LANGUAGES[ENGLISH], []
     for target in row["targets"]:
         question = english.phrase_questions[0].format(text=target["texts"][0])
-        chats.append(Chat(((question, _plain_answer(target, english)),), (target,)))
-    return chats + _dialogue(row)
+        conversations.append(Conversation(((question, _plain_answer(target, english)),), (target,)))
+    return conversations + _own_conversation(row)
 
 
 def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing: Phrasing) -> tuple[str, str]:
@@ -188,6 +193,6 @@ def _plain_answer(target: dict[str, Any], language: Language) -> str:
     return language.several_answer.replace(SEG_SLOT, joined)
 
 
-def _dialogue(row: dict[str, Any]) -> list[Chat]:
-    rounds = tuple((turn["question"], turn["answer"]) for turn in row["conversation"])
-    return [Chat(rounds)] if rounds else []
+def _own_conversation(row: dict[str, Any]) -> list[Conversation]:
+    turns = tuple((turn["question"], turn["answer"]) for turn in row["conversation"])
+    return [Conversation(turns)] if turns else []

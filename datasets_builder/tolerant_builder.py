@@ -84,9 +84,9 @@ class TolerantBuilder(RowsBuilder):
         logger.warning("%s", text)
         self.remarks.append(text)
 
-    def remark_cases(self, where: Any, left_out: dict[str, list]) -> None:
+    def remark_cases(self, where: Any, skipped: dict[str, list]) -> None:
         """Say how many cases of each reason were left out, and the first of them."""
-        for reason, cases in left_out.items():
+        for reason, cases in skipped.items():
             if cases:
                 self.remark(f"{where}: left out {len(cases)} {reason}; the first: {cases[0]}")
 

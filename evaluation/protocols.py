@@ -59,7 +59,7 @@ def by_generation(
     max_new_tokens: int,
 ) -> list[Answer]:
     """Ask, and let the model answer freely. A mask counts only if the model came to write its `[SEG]`."""
-    questions = [{"text": sample["chats"][0].rounds[0][0], "image": sample["image"]} for sample in samples]
+    questions = [{"text": sample["conversations"][0].turns[0][0], "image": sample["image"]} for sample in samples]
     spoken = answer(model, processor, questions, max_new_tokens)
     return [
         _answer(sample, said["raw_text"], said["masks"].numpy(), said["scores"].numpy(), said["complete"])
@@ -127,9 +127,9 @@ def teacher_forced_masks(
 
 
 def _answer(sample: dict[str, Any], raw_text: str, masks: np.ndarray, scores: np.ndarray, complete: bool) -> Answer:
-    question, expected = sample["chats"][0].rounds[0]
+    question, expected = sample["conversations"][0].turns[0]
     target, result = sample["masks"][0], None
-    kind = sample["chats"][0].targets[0]["kind"] if sample["chats"][0].targets else None
+    kind = sample["conversations"][0].targets[0]["kind"] if sample["conversations"][0].targets else None
     if target is not None:
         size = (sample["image"].height, sample["image"].width)
         intersection, union = intersection_and_union(unite(masks, size), unite(target, size))

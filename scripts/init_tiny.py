@@ -83,8 +83,8 @@ def _sentences(num_scenes: int = 200) -> Iterator[str]:
         for level in LEVELS["both"]:
             scene = level.draw_scene(generator, 128)
             row = row_of_scene(scene, generator, training=True, source="", level=level)
-            for chat in ask(row, generator, max_questions=len(row["targets"])):
-                for question, answer in chat.rounds:
+            for conversation in ask(row, generator, max_questions=len(row["targets"])):
+                for question, answer in conversation.turns:
                     yield f"user\n{question}"
                     yield f"model\n{answer.replace(SEG_SLOT, '')}"
 

@@ -29,7 +29,7 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
-from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.datasets_builder.templates import Conversation
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.secret_names import is_secret_name
 from gemma_lisa.scripts import export
@@ -106,11 +106,11 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def samples(rows):
-    """The rows, each asked about its four targets and in a dialogue of two rounds."""
+    """The rows, each asked about its four targets and in a dialogue of two turns."""
     questions = TrainingQuestions(rows, seed=0, max_questions=4)
     asked = [questions[index] for index in range(len(questions))]
     for sample in asked:
-        sample["chats"][-1] = Chat((*sample["chats"][-1].rounds, ("And how many in all?", "4.")))
+        sample["conversations"][-1] = Conversation((*sample["conversations"][-1].turns, ("And how many in all?", "4.")))
     return asked
 
 
@@ -130,22 +130,22 @@ def make_sample(make_picture):
     """A sample as the mixture gives them: each answer one conversation, one box for each of its slots."""
 
     def make(answers, size=(64, 64), seed=0, with_image=True, source="some_set/train/000007"):
-        chats, masks = [], []
+        conversations, masks = [], []
         for number, answer in enumerate(answers):
-            rounds = (("Where is the thing?", answer),)
+            turns = (("Where is the thing?", answer),)
             boxes = np.zeros((answer.count(SEG_SLOT), *size), dtype=np.uint8)
             for at, box in enumerate(boxes):
                 box[: size[0] // 2 + number, size[1] // 4 + at :] = 1
-            chats.append(Chat(rounds, ({},) if with_image else ()))
+            conversations.append(Conversation(turns, ({},) if with_image else ()))
             masks.append(boxes if with_image else None)
         image = make_picture(*size, seed) if with_image else None
-        return {"source": source, "image": image, "chats": chats, "masks": masks}
+        return {"source": source, "image": image, "conversations": conversations, "masks": masks}
 
     return make
 
 
 @pytest.fixture
-def chat(make_picture):
+def make_conversation(make_picture):
     """Messages of (role, part, part, …); a part is a text or IMAGE."""
 
     def make(*turns, picture=None):

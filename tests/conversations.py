@@ -16,7 +16,7 @@ def decode(processor, ids):
 
 def control_counts(processor, conversation, **options):
     """How often each special token stands in a conversation, and its text."""
-    ((ids, _),) = processor.encode_chats([conversation], **options)
+    ((ids, _),) = processor.encode_conversations([conversation], **options)
     names = processor.tokenizer.convert_ids_to_tokens(sorted(processor._control_ids()))
     counts = {name: ids.count(processor.tokenizer.convert_tokens_to_ids(name)) for name in names}
     return counts, processor.tokenizer.decode(ids).replace(processor.full_image_sequence, "<image>")

@@ -36,25 +36,25 @@ RENDERED = {
 
 
 @pytest.mark.parametrize("case", RENDERED)
-def test_template_writes_what_gemma_was_trained_on(processor, chat, case):
+def test_template_writes_what_gemma_was_trained_on(processor, make_conversation, case):
     turns, add_generation_prompt, expected = RENDERED[case]
-    conversation = chat(*turns)
+    conversation = make_conversation(*turns)
     assert processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt) == expected
     batch = encode(processor, conversation, add_generation_prompt=add_generation_prompt)
     assert decode(processor, batch["input_ids"][0]) == expected.replace("<start_of_image>", "<image>")
 
 
-def test_content_may_be_a_plain_text(processor, chat):
+def test_content_may_be_a_plain_text(processor, make_conversation):
     turns = [("system", "SYS"), ("user", "Q"), ("assistant", "A")]
     plain = [{"role": role, "content": said} for role, said in turns]
-    assert processor.apply_chat_template(plain) == processor.apply_chat_template(chat(*turns))
-    assert torch.equal(encode(processor, plain)["input_ids"], encode(processor, chat(*turns))["input_ids"])
+    assert processor.apply_chat_template(plain) == processor.apply_chat_template(make_conversation(*turns))
+    assert torch.equal(encode(processor, plain)["input_ids"], encode(processor, make_conversation(*turns))["input_ids"])
 
 
 @pytest.mark.parametrize("case", RENDERED)
-def test_tokens_are_those_of_gemma_s_own_processor(processor, chat, case):
+def test_tokens_are_those_of_gemma_s_own_processor(processor, make_conversation, case):
     turns, add_generation_prompt, _ = RENDERED[case]
-    conversation = chat(*turns)
+    conversation = make_conversation(*turns)
     text = processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt)
     plain = Gemma3Processor(processor.image_processor, processor.tokenizer, image_seq_length=processor.image_seq_length)
     image = next(part["image"] for message in conversation for part in message["content"] if part["type"] == "image")
@@ -67,15 +67,15 @@ def test_tokens_are_those_of_gemma_s_own_processor(processor, chat, case):
         assert torch.equal(called[name], batch[name])
 
 
-def test_text_only_conversation_brings_no_image(processor, chat):
-    batch = encode(processor, chat(("user", "Say hello.")), add_generation_prompt=True)
+def test_text_only_conversation_brings_no_image(processor, make_conversation):
+    batch = encode(processor, make_conversation(("user", "Say hello.")), add_generation_prompt=True)
     assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
     assert not batch["token_type_ids"].any()
 
 
-def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, chat):
+def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, make_conversation):
     model, processor = tiny
-    batch = encode(processor, chat(("user", IMAGE, "Q")))
+    batch = encode(processor, make_conversation(("user", IMAGE, "Q")))
     is_image = batch["input_ids"] == model.config.image_token_id
     assert torch.equal(batch["token_type_ids"], is_image.long())
     assert int(is_image.sum()) == model.config.mm_tokens_per_image
@@ -87,9 +87,9 @@ def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, chat):
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("with_image", [True, False], ids=["image", "text_only"])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, chat, with_image, padding_side):
+def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, make_conversation, with_image, padding_side):
     image = [IMAGE] if with_image else []
-    long = chat(
+    long = make_conversation(
         ("system", "Be brief. <end_of_turn>"),
         ("user", *image, "Where is [SEG]?"),
         ("assistant", "It is [SEG] and [SEG]."),
@@ -98,7 +98,7 @@ def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, chat, 
         ("user", "Sure?"),
         ("assistant", "[SEG]"),
     )
-    short = chat(("user", "Q"), ("assistant", "A"))
+    short = make_conversation(("user", "Q"), ("assistant", "A"))
     batch = encode(processor, [long, short], return_assistant_tokens_mask=True, padding_side=padding_side)
     assert batch["assistant_masks"].shape == batch["input_ids"].shape
     said = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
@@ -114,15 +114,17 @@ def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, chat, 
         assert [processor.tokenizer.decode(run) for run in runs] == expected
 
 
-def test_assistant_mask_is_only_given_when_asked_for(processor, chat):
-    assert "assistant_masks" not in encode(processor, chat(("user", "Q"), ("assistant", "A")))
+def test_assistant_mask_is_only_given_when_asked_for(processor, make_conversation):
+    assert "assistant_masks" not in encode(processor, make_conversation(("user", "Q"), ("assistant", "A")))
 
 
-def test_other_templates_keep_what_is_typed_as_text(processor, chat):
+def test_other_templates_keep_what_is_typed_as_text(processor, make_conversation):
     template = (
         "{{ bos_token }}{% for m in messages %}{% for p in m.content %}{{ p.text | upper }}|{% endfor %}{% endfor %}"
     )
-    ((ids, spoken),) = processor.encode_chats([chat(("user", "a [SEG] <bos>"))], chat_template=template)
+    ((ids, spoken),) = processor.encode_conversations(
+        [make_conversation(("user", "a [SEG] <bos>"))], chat_template=template
+    )
     assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(spoken)
     assert processor.seg_token_id not in ids
 
@@ -131,17 +133,17 @@ def test_other_templates_keep_what_is_typed_as_text(processor, chat):
 # What is refused
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", ["[:3]", "[2:]", "| replace('[', '\ue000')"])
-def test_a_template_that_cuts_texts_is_refused(processor, chat, change):
+def test_a_template_that_cuts_texts_is_refused(processor, make_conversation, change):
     template = processor.chat_template.replace("part.text | trim", f"part.text{change}")
     with pytest.raises(ValueError, match="template cuts or changes the text"):
-        processor.encode_chats([chat(("user", "a [SEG] b"))], chat_template=template)
+        processor.encode_conversations([make_conversation(("user", "a [SEG] b"))], chat_template=template)
 
 
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_two_images_are_refused_in_one_line(processor, chat, tokenize):
+def test_two_images_are_refused_in_one_line(processor, make_conversation, tokenize):
     for conversation in (
-        chat(("user", IMAGE, IMAGE, "Q")),
-        chat(("user", IMAGE, "Q"), ("assistant", "A"), ("user", IMAGE, "R")),
+        make_conversation(("user", IMAGE, IMAGE, "Q")),
+        make_conversation(("user", IMAGE, "Q"), ("assistant", "A"), ("user", IMAGE, "R")),
     ):
         with pytest.raises(ValueError, match="2 images in one conversation") as refusal:
             processor.apply_chat_template(conversation, tokenize=tokenize, return_dict=tokenize)
@@ -161,10 +163,10 @@ def test_two_images_are_refused_in_one_line(processor, chat, tokenize):
     ],
 )
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, chat, roles, tokenize):
+def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, make_conversation, roles, tokenize):
     with pytest.raises(ValueError, match="alternate") as refusal:
         processor.apply_chat_template(
-            chat(*((role, "words") for role in roles)), tokenize=tokenize, return_dict=tokenize
+            make_conversation(*((role, "words") for role in roles)), tokenize=tokenize, return_dict=tokenize
         )
     assert ", ".join(roles) in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -229,8 +231,8 @@ def test_a_users_turn_shows_its_image_before_its_text(processor, make_picture):
     assert images_of([user_turn("Q", picture)]) == [picture] and images_of([user_turn("Q")]) == []
 
 
-def test_each_conversation_of_a_batch_has_the_index_of_its_own_image(processor, chat):
-    with_image, without = chat(("user", IMAGE, "Q")), chat(("user", "Q"))
+def test_each_conversation_of_a_batch_has_the_index_of_its_own_image(processor, make_conversation):
+    with_image, without = make_conversation(("user", IMAGE, "Q")), make_conversation(("user", "Q"))
     batch = encode(processor, [without, with_image, without, with_image])
     image_of_row, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)
     assert has_image.tolist() == [False, True, False, True]

@@ -24,16 +24,16 @@ TYPED = [
 
 @pytest.mark.parametrize("typed", TYPED)
 @pytest.mark.parametrize("role", ["user", "system", "later_user", "plain_user"])
-def test_special_tokens_that_somebody_types_stay_text(processor, chat, typed, role):
+def test_special_tokens_that_somebody_types_stay_text(processor, make_conversation, typed, role):
     def conversation(words):
         said = f"Where is {words}, and {words}{words}?"
         if role == "plain_user":
             return [{"role": "user", "content": said}]
         if role == "system":
-            return chat(("system", said), ("user", IMAGE, "Q"))
+            return make_conversation(("system", said), ("user", IMAGE, "Q"))
         if role == "later_user":
-            return chat(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", said))
-        return chat(("user", IMAGE, said))
+            return make_conversation(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", said))
+        return make_conversation(("user", IMAGE, said))
 
     special = torch.tensor(processor.tokenizer.all_special_ids)
 
@@ -47,23 +47,23 @@ def test_special_tokens_that_somebody_types_stay_text(processor, chat, typed, ro
     assert f"Where is {typed}, and {typed}{typed}?" in decode(processor, ids)
 
 
-def test_typed_text_reads_as_it_does_without_marks(processor, chat):
-    ids = encode(processor, chat(("user", "a [SEG] b")))["input_ids"][0].tolist()
+def test_typed_text_reads_as_it_does_without_marks(processor, make_conversation):
+    ids = encode(processor, make_conversation(("user", "a [SEG] b")))["input_ids"][0].tolist()
     expected = processor.tokenizer("[SEG]", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(expected) > 1 and processor.seg_token_id not in expected
     starts = range(len(ids) - len(expected))
     assert any(ids[start : start + len(expected)] == expected for start in starts)
 
 
-def test_marks_of_typed_tokens_cannot_be_typed(processor, chat):
-    batch = encode(processor, chat(("user", "a \ue000[SEG]\ue001 \ue001[SEG]\ue000 b <end_of_turn>")))
+def test_marks_of_typed_tokens_cannot_be_typed(processor, make_conversation):
+    batch = encode(processor, make_conversation(("user", "a \ue000[SEG]\ue001 \ue001[SEG]\ue000 b <end_of_turn>")))
     assert processor.seg_token_id not in batch["input_ids"]
     assert "a [SEG] [SEG] b <end_of_turn>" in decode(processor, batch["input_ids"][0])
 
 
-def test_seg_in_a_model_turn_is_the_token(tiny, chat):
+def test_seg_in_a_model_turn_is_the_token(tiny, make_conversation):
     model, processor = tiny
-    batch = encode(processor, chat(("user", IMAGE, "[SEG]?"), ("assistant", "It is [SEG], [SEG].")))
+    batch = encode(processor, make_conversation(("user", IMAGE, "[SEG]?"), ("assistant", "It is [SEG], [SEG].")))
     assert int((batch["input_ids"] == model.config.seg_token_id).sum()) == 2
     assert processor.seg_token_id == model.config.seg_token_id
 
@@ -77,24 +77,24 @@ def fresh(processor):
 
 @pytest.mark.parametrize("token", ["[SEG]", "<start_of_image>", "<end_of_turn>", "<bos>", "<image_soft_token>"])
 @pytest.mark.parametrize("between", ["", " ", "\n", "\x85", "\u3000", "\ue000", "\ue001", "\ue001\ue000"])
-def test_a_special_token_that_is_cut_over_parts_stays_text(processor, chat, token, between):
-    plain, _ = control_counts(processor, chat(("user", IMAGE, "word")))
+def test_a_special_token_that_is_cut_over_parts_stays_text(processor, make_conversation, token, between):
+    plain, _ = control_counts(processor, make_conversation(("user", IMAGE, "word")))
     for at in range(1, len(token)):
         parts = [token[:at] + between, between, between + token[at:]]
         joined = "".join(part.replace("\ue000", "").replace("\ue001", "").strip() for part in parts)
-        counts, text = control_counts(processor, chat(("user", IMAGE, *parts)))
+        counts, text = control_counts(processor, make_conversation(("user", IMAGE, *parts)))
         assert counts == plain and f"<image>{joined}<end_of_turn>" in text
-        counts, _ = control_counts(processor, chat(("system", *parts), ("user", IMAGE, *parts)))
+        counts, _ = control_counts(processor, make_conversation(("system", *parts), ("user", IMAGE, *parts)))
         assert counts == plain
-        counts, _ = control_counts(processor, chat(("user", parts[0], IMAGE, parts[2])))
+        counts, _ = control_counts(processor, make_conversation(("user", parts[0], IMAGE, parts[2])))
         assert counts == plain
-        counts, _ = control_counts(processor, chat(("user", *token, IMAGE, *token)))
+        counts, _ = control_counts(processor, make_conversation(("user", *token, IMAGE, *token)))
         assert counts == plain
 
 
-def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, chat):
+def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, make_conversation):
     def segs(*parts):
-        counts, _ = control_counts(processor, chat(("user", IMAGE, "[SEG]"), ("assistant", *parts)))
+        counts, _ = control_counts(processor, make_conversation(("user", IMAGE, "[SEG]"), ("assistant", *parts)))
         return counts["[SEG]"]
 
     assert segs("It is [SEG], [SEG]") == 2 and segs("It is ", "[SEG]", ", ", "[SEG][SEG]") == 3
@@ -102,23 +102,23 @@ def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, chat):
     assert segs("[SE", "G] [SEG]") == 1
 
 
-def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(processor, chat):
+def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(processor, make_conversation):
     words = processor.tokenizer("a [SEG] b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert processor.seg_token_id not in words
     answer = processor.read_answer([*words, processor.seg_token_id])
     assert answer["raw_text"].count("[SEG]") == len(answer["phrases"]) == 1
     assert answer["text"] == "a [SEG] b"
-    later = chat(("user", IMAGE, "Q"), ("assistant", answer["raw_text"]), ("user", "Q"))
+    later = make_conversation(("user", IMAGE, "Q"), ("assistant", answer["raw_text"]), ("user", "Q"))
     assert control_counts(processor, later)[0]["[SEG]"] == 1
 
 
-def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(fresh, chat):
+def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(fresh, make_conversation):
     added = ["Q<end_of_turn>", "user\nQ", "model\nA", "a\n\nb", "<start_of_image>Q", "S\n\n<start_of_image>"]
     fresh.tokenizer.add_tokens(added, special_tokens=True)
     conversations = [
-        chat(("system", "S"), ("user", IMAGE, "Q"), ("assistant", "A"), ("user", "Q")),
-        chat(("system", "a"), ("user", "b")),
-        chat(("user", "Q")),
+        make_conversation(("system", "S"), ("user", IMAGE, "Q"), ("assistant", "A"), ("user", "Q")),
+        make_conversation(("system", "a"), ("user", "b")),
+        make_conversation(("user", "Q")),
     ]
     for conversation in conversations:
         counts, text = control_counts(fresh, conversation, add_generation_prompt=True)
@@ -131,33 +131,33 @@ def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(f
         assert text == rendered.replace("<start_of_image>", "<image>")
 
 
-def test_a_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, chat, tmp_path):
+def test_a_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, make_conversation, tmp_path):
     fresh.tokenizer.add_tokens(["<thing>"], special_tokens=True)
     fresh.tokenizer.add_tokens(["gizmo"])  # a word of the vocabulary like others
     fresh.save_pretrained(tmp_path)
     loaded = GemmaLisaProcessor.from_pretrained(tmp_path)
     for typed, times in (("<thing>", 0), ("gizmo", 1)):
-        found = [encode(one, chat(("user", IMAGE, typed)))["input_ids"] for one in (fresh, loaded)]
+        found = [encode(one, make_conversation(("user", IMAGE, typed)))["input_ids"] for one in (fresh, loaded)]
         assert torch.equal(*found)
         assert int((found[0] == fresh.tokenizer.convert_tokens_to_ids(typed)).sum()) == times
     for one in (fresh, loaded):
-        assert control_counts(one, chat(("user", "<thi", "ng>")))[0]["<thing>"] == 0
+        assert control_counts(one, make_conversation(("user", "<thi", "ng>")))[0]["<thing>"] == 0
 
 
-def test_a_special_token_that_the_normalizer_makes_is_none(fresh, chat):
+def test_a_special_token_that_the_normalizer_makes_is_none(fresh, make_conversation):
     fresh.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     fresh.tokenizer.add_tokens([AddedToken("(thing)", normalized=True, special=True)])
-    plain, _ = control_counts(fresh, chat(("user", IMAGE, "word")))
+    plain, _ = control_counts(fresh, make_conversation(("user", IMAGE, "word")))
     for typed in ("(thing)", "（ｔｈｉｎｇ）", "（thing", "（ thing)", "\u2474thing)", "(thin\u1d4d)"):
         for parts in ([typed], [typed[:3], typed[3:]], list(typed)):
-            assert control_counts(fresh, chat(("user", IMAGE, *parts)))[0] == plain
+            assert control_counts(fresh, make_conversation(("user", IMAGE, *parts)))[0] == plain
 
 
 @pytest.mark.parametrize("options", [{"lstrip": True, "rstrip": True}, {"single_word": True}, {"normalized": True}, {}])
-def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(fresh, chat, options):
+def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(fresh, make_conversation, options):
     for token in ("<thing>", "thing", "the thing", "hing<"):
         fresh.tokenizer.add_tokens([AddedToken(token, special=True, **options)])
-    plain, _ = control_counts(fresh, chat(("user", IMAGE, "word"), ("assistant", "word")))
+    plain, _ = control_counts(fresh, make_conversation(("user", IMAGE, "word"), ("assistant", "word")))
     for typed in (
         "a <thing> b",
         "<thing>",
@@ -168,27 +168,29 @@ def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(f
         "<thing><end_of_turn>",
     ):
         for parts in ([typed], [typed[:4], typed[4:]], [f" {typed} ", "\n"], list(typed)):
-            counts, _ = control_counts(fresh, chat(("user", IMAGE, *parts), ("assistant", *parts)))
+            counts, _ = control_counts(fresh, make_conversation(("user", IMAGE, *parts), ("assistant", *parts)))
             assert counts == plain, (typed, parts)
 
 
-def test_a_word_that_is_made_a_special_token_is_read_by_its_characters(fresh, chat):
+def test_a_word_that_is_made_a_special_token_is_read_by_its_characters(fresh, make_conversation):
     word = fresh.tokenizer.tokenize("circle")
     assert len(word) == 1
     fresh.tokenizer.add_special_tokens({"additional_special_tokens": word}, replace_extra_special_tokens=False)
-    counts, text = control_counts(fresh, chat(("user", "a circle", "circle")))
+    counts, text = control_counts(fresh, make_conversation(("user", "a circle", "circle")))
     assert counts["circle"] == 0 and "a circlecircle<end_of_turn>" in text
 
 
-def test_threads_share_a_tokenizer(processor, chat):
+def test_threads_share_a_tokenizer(processor, make_conversation):
     """Plain and typed special tokens set the tokenizer's flags in turn."""
-    conversations = [chat(("user", f"a [SEG] <end_of_turn> {number}"), ("assistant", "[SEG]")) for number in range(8)]
-    expected = [processor.encode_chats([conversation]) for conversation in conversations]
+    conversations = [
+        make_conversation(("user", f"a [SEG] <end_of_turn> {number}"), ("assistant", "[SEG]")) for number in range(8)
+    ]
+    expected = [processor.encode_conversations([conversation]) for conversation in conversations]
     typed = processor.tokenizer("[SEG]", split_special_tokens=True)
 
     def work(number):
         for _ in range(20):
-            assert processor.encode_chats([conversations[number]]) == expected[number]
+            assert processor.encode_conversations([conversations[number]]) == expected[number]
             processor(text=["<bos>a [SEG]", "b"])
 
     with ThreadPoolExecutor(8) as pool:
@@ -197,8 +199,8 @@ def test_threads_share_a_tokenizer(processor, chat):
 
 
 @pytest.mark.parametrize("unit", ["[SEG]", "<", "[SE", " ", "\n", "<bos", "ab ", "\ue000"])
-def test_a_long_question_is_read_in_linear_time(processor, chat, unit, no_hang):
+def test_a_long_question_is_read_in_linear_time(processor, make_conversation, unit, no_hang):
     long = unit * (LONG // len(unit))
-    plain, _ = control_counts(processor, chat(("user", "word")))
+    plain, _ = control_counts(processor, make_conversation(("user", "word")))
     for parts in ([long], [long[: LONG // 2], long[LONG // 2 :]]):
-        assert control_counts(processor, chat(("user", *parts)))[0] == plain
+        assert control_counts(processor, make_conversation(("user", *parts)))[0] == plain

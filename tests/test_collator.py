@@ -9,7 +9,7 @@ import torch
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
-from gemma_lisa.datasets_builder.templates import Chat
+from gemma_lisa.datasets_builder.templates import Conversation
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids", "labels", "question_ids")
@@ -78,9 +78,9 @@ def test_row_is_one_prefix_and_its_questions(processor, collate, make_sample):
 
 
 def test_only_answers_are_learned(processor, collate, make_sample):
-    dialogue = Chat((("How many?", "Two."), ("Which?", "A star and a circle.")))
+    dialogue = Conversation((("How many?", "Two."), ("Which?", "A star and a circle.")))
     sample = make_sample(["It is {seg} and {seg}.", "No."])
-    sample["chats"].append(dialogue)
+    sample["conversations"].append(dialogue)
     sample["masks"].append(None)
     batch = collate([sample])
     labels, ids, numbers = batch["labels"][0], batch["input_ids"][0], batch["question_ids"][0]
@@ -97,14 +97,14 @@ def test_only_answers_are_learned(processor, collate, make_sample):
 
 
 def test_real_dialogue_stays_one_question(processor, collate, samples):
-    dialogue = Chat((("How many shapes are there?", "3."), ("And circles?", "1.")))
-    sample = {**samples[0], "chats": [*samples[0]["chats"][:-1], dialogue]}
-    assert [len(chat.rounds) for chat in sample["chats"]] == [1, 1, 1, 1, 2]
+    dialogue = Conversation((("How many shapes are there?", "3."), ("And circles?", "1.")))
+    sample = {**samples[0], "conversations": [*samples[0]["conversations"][:-1], dialogue]}
+    assert [len(conversation.turns) for conversation in sample["conversations"]] == [1, 1, 1, 1, 2]
     batch = collate([sample])
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
     assert runs_of(numbers.tolist()) == [0, 1, 2, 3, 4, 5]
     last = said(processor, ids[numbers == 5])
-    for question, answer in sample["chats"][-1].rounds:
+    for question, answer in sample["conversations"][-1].turns:
         assert question in last and answer in last
 
 
@@ -158,7 +158,7 @@ def test_number_of_seg_tokens_and_masks_agree_for_every_row(processor, collate, 
 
 
 def targets_of(sample):
-    return [target for chat in sample["chats"] for target in chat.targets]
+    return [target for conversation in sample["conversations"] for target in conversation.targets]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -178,15 +178,15 @@ def test_masks_of_one_question_do_not_make_up_for_another(collate, make_sample):
 
 def test_seg_in_a_dialogue_without_masks_is_refused(collate, make_sample):
     sample = make_sample([])
-    sample["chats"], sample["masks"] = [Chat((("Where?", f"It is {SEG_SLOT}."),))], [None]
+    sample["conversations"], sample["masks"] = [Conversation((("Where?", f"It is {SEG_SLOT}."),))], [None]
     with pytest.raises(ValueError, match=r"some_set/train/000007: 1 \[SEG\] tokens but 0 masks"):
         collate([sample])
 
 
 def test_slot_that_a_question_spells_stays_text(processor, collate, make_sample):
     sample = make_sample(["No."])
-    (chat,) = sample["chats"]
-    sample["chats"] = [replace(chat, rounds=(("Where is [SEG] {seg}?", "No."),))]
+    (conversation,) = sample["conversations"]
+    sample["conversations"] = [replace(conversation, turns=(("Where is [SEG] {seg}?", "No."),))]
     batch = collate([sample])
     assert not (batch["input_ids"] == processor.seg_token_id).any()
     assert "Where is [SEG] {seg}?" in said(processor, batch["input_ids"][0])
@@ -231,7 +231,7 @@ def test_images_are_those_of_the_rows_that_show_one(collate, make_sample):
 
 def test_several_questions_cost_one_image(processor, collate, samples):
     batch = collate(samples[:1])
-    assert len(samples[0]["chats"]) == 5
+    assert len(samples[0]["conversations"]) == 5
     assert len(batch["pixel_values"]) == 1
     assert int((batch["input_ids"] == processor.tokenizer.boi_token_id).sum()) == 1
 
@@ -257,9 +257,9 @@ def test_tokens_of_a_question_are_those_of_its_own_conversation(processor, colla
     sample = samples[1]
     batch = collate([sample])
     ids, numbers = batch["input_ids"][0], batch["question_ids"][0]
-    for number, chat in enumerate(sample["chats"], start=1):
+    for number, conversation in enumerate(sample["conversations"], start=1):
         messages = []
-        for question, answer in chat.rounds:
+        for question, answer in conversation.turns:
             messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
             messages.append({"role": "assistant", "content": answer.replace(SEG_SLOT, "[SEG]")})
         messages[0]["content"].insert(0, {"type": "image", "image": sample["image"]})

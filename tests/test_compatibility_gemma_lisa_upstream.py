@@ -210,7 +210,7 @@ def test_activation_checkpointing_is_seen_on_the_modules(tiny):
 def test_templates_are_rendered_with_the_spans_that_the_model_speaks():
     """processing_gemma_lisa.py takes labels from them."""
     names = ("conversations", "chat_template", "return_assistant_tokens_mask", "add_generation_prompt")
-    assert_takes(render_jinja_template, *names, "continue_final_message", used_for="encode_chats")
+    assert_takes(render_jinja_template, *names, "continue_final_message", used_for="encode_conversations")
 
 
 @pytest.mark.parametrize("name", ["processor", "tokenizer", "image_processor", "feature_extractor", "video_processor"])

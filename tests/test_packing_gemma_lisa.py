@@ -23,8 +23,8 @@ LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 
 def apart(sample):
     """A sample's questions as samples of their own."""
-    pairs = zip(sample["chats"], sample["masks"], strict=True)
-    return [{**sample, "chats": [chat], "masks": [masks]} for chat, masks in pairs]
+    pairs = zip(sample["conversations"], sample["masks"], strict=True)
+    return [{**sample, "conversations": [conversation], "masks": [masks]} for conversation, masks in pairs]
 
 
 def packed_and_plain(samples, processor):
@@ -41,7 +41,7 @@ def test_packed_questions_equal_separate_rows(windowed, samples, set_config, seg
     set_config(model, seg_state=seg_state)
     packed, plain = packed_and_plain(samples[:2], processor)
     assert len(packed["input_ids"]) == 2 and len(plain["input_ids"]) == 10
-    assert int(packed["question_ids"].max()) == 5 and len(samples[0]["chats"][-1].rounds) == 2
+    assert int(packed["question_ids"].max()) == 5 and len(samples[0]["conversations"][-1].turns) == 2
 
     together, gradients = run_with_gradients(model, packed)
     alone, expected = run_with_gradients(model, plain)

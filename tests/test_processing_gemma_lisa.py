@@ -23,12 +23,12 @@ SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (h
 # Several conversations
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("padding_side", [None, "left", "right"])
-def test_conversations_are_padded_left_unless_asked_otherwise(processor, chat, make_picture, padding_side):
+def test_conversations_are_padded_left_unless_asked_otherwise(processor, make_conversation, make_picture, padding_side):
     pictures = [make_picture(30, 50, seed=1), make_picture(64, 20, seed=2)]
     conversations = [
-        chat(("user", IMAGE, "the red circle"), picture=pictures[0]),
-        chat(("user", "Hi.")),
-        chat(("user", IMAGE, "Where is the green square in the corner?"), picture=pictures[1]),
+        make_conversation(("user", IMAGE, "the red circle"), picture=pictures[0]),
+        make_conversation(("user", "Hi.")),
+        make_conversation(("user", IMAGE, "Where is the green square in the corner?"), picture=pictures[1]),
     ]
     options = {"add_generation_prompt": True} | ({"padding_side": padding_side} if padding_side else {})
     batch = encode(processor, conversations, **options)
@@ -47,16 +47,16 @@ def test_conversations_are_padded_left_unless_asked_otherwise(processor, chat, m
         assert torch.equal(batch[name], torch.cat([one[name] for one in alone if name in one]))
 
 
-def test_conversations_come_back_as_texts_as_many_as_they_were(processor, chat):
-    one = chat(("user", "Q"))
+def test_conversations_come_back_as_texts_as_many_as_they_were(processor, make_conversation):
+    one = make_conversation(("user", "Q"))
     text = processor.apply_chat_template(one)
     assert processor.apply_chat_template([one]) == [text]
     assert processor.apply_chat_template([one, one]) == [text, text]
 
 
-def test_tokens_alone_are_given_when_no_dictionary_is_asked_for(processor, chat):
-    ids = processor.apply_chat_template(chat(("user", "Q")), tokenize=True)
-    assert torch.equal(ids, encode(processor, chat(("user", "Q")))["input_ids"])
+def test_tokens_alone_are_given_when_no_dictionary_is_asked_for(processor, make_conversation):
+    ids = processor.apply_chat_template(make_conversation(("user", "Q")), tokenize=True)
+    assert torch.equal(ids, encode(processor, make_conversation(("user", "Q")))["input_ids"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,26 +153,26 @@ def loaded(made, tmp_path_factory):
     return GemmaLisaProcessor.from_pretrained(folder)
 
 
-def test_system_prompt_is_kept_and_applied(loaded, chat):
+def test_system_prompt_is_kept_and_applied(loaded, make_conversation):
     assert loaded.system_prompt == "Point at things."
     turns = [("user", IMAGE, "Q"), ("assistant", "A")]
     expected = f"<bos>{USER}Point at things.\n\n<start_of_image>Q{END}{MODEL}A{END}"
-    assert loaded.apply_chat_template(chat(*turns)) == expected
-    ids = encode(loaded, chat(*turns))["input_ids"][0]
+    assert loaded.apply_chat_template(make_conversation(*turns)) == expected
+    ids = encode(loaded, make_conversation(*turns))["input_ids"][0]
     assert decode(loaded, ids) == expected.replace("<start_of_image>", "<image>")
-    ((encoded, _),) = loaded.encode_chats([chat(*turns)])
+    ((encoded, _),) = loaded.encode_conversations([make_conversation(*turns)])
     assert encoded == ids.tolist()
 
 
-def test_system_turn_of_a_conversation_is_taken_instead_of_the_prompt(loaded, chat):
+def test_system_turn_of_a_conversation_is_taken_instead_of_the_prompt(loaded, make_conversation):
     turns = [("system", "SYS"), ("user", "Q")]
     expected = f"<bos>{USER}SYS\n\nQ{END}"
-    assert loaded.apply_chat_template(chat(*turns)) == expected
-    assert decode(loaded, encode(loaded, chat(*turns))["input_ids"][0]) == expected
+    assert loaded.apply_chat_template(make_conversation(*turns)) == expected
+    assert decode(loaded, encode(loaded, make_conversation(*turns))["input_ids"][0]) == expected
 
 
-def test_conversation_is_not_changed_by_reading_it(loaded, chat):
-    conversation = chat(("user", IMAGE, "[SEG]"))
+def test_conversation_is_not_changed_by_reading_it(loaded, make_conversation):
+    conversation = make_conversation(("user", IMAGE, "[SEG]"))
     before = [{**message, "content": [dict(part) for part in message["content"]]} for message in conversation]
     encode(loaded, conversation)
     assert conversation == before
@@ -201,8 +201,8 @@ def test_image_processors_are_the_pil_ones_whatever_comes(processor):
     assert made.sam_image_processor.pad_size == processor.sam_image_processor.pad_size
 
 
-def test_loaded_processor_gives_the_same(made, loaded, chat):
-    conversation = chat(("user", IMAGE, "the [SEG]"), ("assistant", "It is [SEG]."))
+def test_loaded_processor_gives_the_same(made, loaded, make_conversation):
+    conversation = make_conversation(("user", IMAGE, "the [SEG]"), ("assistant", "It is [SEG]."))
     one, two = (encode(p, conversation, return_assistant_tokens_mask=True) for p in (made, loaded))
     assert one.keys() == two.keys()
     for name in one:
@@ -227,10 +227,10 @@ def test_orientation_is_applied_before_sizes_are_taken(processor, make_picture, 
             assert torch.equal(encoded[name], expected[name])
 
 
-def test_image_may_be_a_path_in_a_conversation(processor, chat, make_picture, tmp_path):
+def test_image_may_be_a_path_in_a_conversation(processor, make_conversation, make_picture, tmp_path):
     make_picture(20, 30).save(tmp_path / "photo.png")
-    by_path = chat(("user", IMAGE, "Q"), picture=str(tmp_path / "photo.png"))
-    by_picture = chat(("user", IMAGE, "Q"), picture=make_picture(20, 30))
+    by_path = make_conversation(("user", IMAGE, "Q"), picture=str(tmp_path / "photo.png"))
+    by_picture = make_conversation(("user", IMAGE, "Q"), picture=make_picture(20, 30))
     one, two = encode(processor, by_path), encode(processor, by_picture)
     for name in two:
         assert torch.equal(one[name], two[name])

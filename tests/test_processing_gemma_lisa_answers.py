@@ -26,9 +26,9 @@ def output_of(processor, inputs, answers, image_of=(), side=32, seed=0):
     )
 
 
-def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, chat, make_picture):
-    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
-    conversations.insert(1, chat(("user", "Q")))
+def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, make_conversation, make_picture):
+    conversations = [make_conversation(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+    conversations.insert(1, make_conversation(("user", "Q")))
     inputs = encode(processor, conversations, add_generation_prompt=True)
     said = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
     output = output_of(processor, inputs, said, image_of=[0, 0, 1, 2])
@@ -56,8 +56,8 @@ def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, ch
         assert torch.equal(own, logits[:, 0])
 
 
-def test_threshold_is_one_of_logits(processor, chat):
-    inputs = encode(processor, chat(("user", IMAGE, "Q")))
+def test_threshold_is_one_of_logits(processor, make_conversation):
+    inputs = encode(processor, make_conversation(("user", IMAGE, "Q")))
     output = output_of(processor, inputs, ["[SEG]"], image_of=[0])
     logits = processor.masks_to_image(output.pred_masks, (64, 64), (64, 64))
     for threshold in (-0.5, 0.0, 0.7):
@@ -65,8 +65,8 @@ def test_threshold_is_one_of_logits(processor, chat):
         assert torch.equal(answer["masks"], logits > threshold)
 
 
-def test_masks_can_be_encoded_one_at_a_time(processor, chat, make_picture):
-    conversations = [chat(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
+def test_masks_can_be_encoded_one_at_a_time(processor, make_conversation, make_picture):
+    conversations = [make_conversation(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
     inputs = encode(processor, conversations, add_generation_prompt=True)
     output = output_of(processor, inputs, ["[SEG] [SEG]", "No.", "[SEG]"], image_of=[0, 0, 2])
     plain = processor.post_process_segmentation(output, inputs, 0.3)
@@ -124,8 +124,8 @@ WORDS = {
 
 
 @pytest.mark.parametrize("said", WORDS)
-def test_words_of_an_answer_are_told_from_its_tokens(processor, chat, said):
-    inputs = encode(processor, chat(("user", IMAGE, "Q")), add_generation_prompt=True)
+def test_words_of_an_answer_are_told_from_its_tokens(processor, make_conversation, said):
+    inputs = encode(processor, make_conversation(("user", IMAGE, "Q")), add_generation_prompt=True)
     text, raw_text, phrases, complete = WORDS[said]
     output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
     (answer,) = processor.post_process_segmentation(output, inputs)
@@ -134,21 +134,21 @@ def test_words_of_an_answer_are_told_from_its_tokens(processor, chat, said):
     assert answer["masks"].shape == (len(phrases), 64, 64) and answer["scores"].shape == (len(phrases),)
 
 
-def test_earlier_turns_are_no_part_of_the_answer(processor, chat):
-    conversation = chat(("user", IMAGE, "Q"), ("assistant", "It is [SEG]."), ("user", "R"))
-    inputs = encode(processor, [conversation, chat(("user", "Hi"))], add_generation_prompt=True)
+def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):
+    conversation = make_conversation(("user", IMAGE, "Q"), ("assistant", "It is [SEG]."), ("user", "R"))
+    inputs = encode(processor, [conversation, make_conversation(("user", "Hi"))], add_generation_prompt=True)
     output = output_of(processor, inputs, ["No.<end_of_turn>", "Hello there.<end_of_turn>"])
     first, second = processor.post_process_segmentation(output, inputs)
     assert (first["raw_text"], second["raw_text"]) == ("No.", "Hello there.")
     assert first["masks"].shape == (0, 64, 64)
 
 
-def test_answers_of_the_model_are_read_whole(tiny, chat, make_picture):
+def test_answers_of_the_model_are_read_whole(tiny, make_conversation, make_picture):
     model, processor = tiny
     conversations = [
-        chat(("user", IMAGE, "the red circle"), picture=make_picture(30, 50)),
-        chat(("user", "Hi.")),
-        chat(("user", IMAGE, "the star"), picture=make_picture(64, 20, seed=1)),
+        make_conversation(("user", IMAGE, "the red circle"), picture=make_picture(30, 50)),
+        make_conversation(("user", "Hi.")),
+        make_conversation(("user", IMAGE, "the star"), picture=make_picture(64, 20, seed=1)),
     ]
     inputs = encode(processor, conversations, add_generation_prompt=True)
     output = model.segment(**inputs, max_new_tokens=6)

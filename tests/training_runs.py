@@ -51,7 +51,7 @@ class Recorded(TrainingQuestions):
 
 
 def words_of(sample):
-    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+    return sample["source"], tuple(conversation.turns for conversation in sample["conversations"])
 
 
 def trainer_of(

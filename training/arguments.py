@@ -102,8 +102,8 @@ class DataArguments:
     languages: dict | str | None = field(
         default=None, metadata={"help": 'shares of the languages asked in, as {"en": 4, "ja": 1}; English by default'}
     )
-    dialogue_share: float = field(
-        default=0.0, metadata={"help": "how often the targets of an image are asked as rounds of one dialogue"}
+    conversation_share: float = field(
+        default=0.0, metadata={"help": "how often the targets of an image are asked as turns of one dialogue"}
     )
     translations: str | None = field(
         default=None, metadata={"help": 'JSON file: what a language says for a phrase, {"ja": {"wall": "壁"}}'}

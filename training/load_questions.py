@@ -42,7 +42,7 @@ def training_questions(
 ) -> TrainingQuestions | MixtureQuestions | StreamedQuestions:
     """Return what is trained on."""
     translations = _read_translations(data_args.translations)
-    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.dialogue_share)
+    phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.conversation_share)
     place = (data_args.train_split, data_args.data_dir)
     if data_args.mixture is None:
         options = tolerating(data_args.dataset, data_args.dataset_options, data_args.max_bad)

@@ -263,7 +263,7 @@ OPTIONS: dict[str, Option] = {
     "max_questions": read_by(_DATA),
     "allow_leakage": read_by("gemma_lisa.training.load_questions:find_held_out"),
     "languages": read_by(_DATA),
-    "dialogue_share": read_by(_DATA),
+    "conversation_share": read_by(_DATA),
     "translations": read_by(_DATA, "`languages` other than English"),
     "learn_masks": read_by("gemma_lisa.train:build_trainer"),
     "preview_samples": read_by(_PREVIEWS, EVALUATED, neutral=(0,)),

@@ -69,7 +69,7 @@ def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
     was_training, folder = model.training, Path(args.output_dir) / ASIDE / "self_check"
     try:
         first = losses_of(trainer, model, batches)
-        pulled, last = learn_by_heart(trainer, trained, batches, first, wanted)
+        pulled, last = memorize(trainer, trained, batches, first, wanted)
         _check_moves(trained, before, pulled)
         _check_frozen(model, frozen)
         _check_losses(first, last, wanted)
@@ -122,7 +122,7 @@ def batches_of(trainer: Trainer) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
-def learn_by_heart(
+def memorize(
     trainer: Trainer,
     trained: dict[str, nn.Parameter],
     batches: list[dict[str, Any]],

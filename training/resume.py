@@ -48,7 +48,7 @@ class Start:
         checkpoint: to go on from, or None.
         is_finished: nothing is left to do.
         says: what is to be told, in lines.
-        undone: what of the folder is given up by that, in the order in which `ForgetCallback` takes it away.
+        undone: what of the folder is given up by that, in the order in which `DeletePickleCallback` takes it away.
     """
 
     checkpoint: str | None = None
@@ -243,7 +243,7 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths)
 
 
-class ForgetCallback(TrainerCallback):
+class DeletePickleCallback(TrainerCallback):
     """Takes away what a start gives up, before the first step: all that could refuse the run has not then."""
 
     def __init__(self, start: Start):

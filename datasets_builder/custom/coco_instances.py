@@ -98,14 +98,14 @@ class CocoInstances(TolerantBuilder):
             folder = find_folder(file, root, (image["file_name"] for image in images))
         # A category that occurs nowhere was perhaps never looked for: Roboflow writes the set's own name as one
         used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
-        left_out, n_rows = defaultdict(list), 0
+        skipped, n_rows = defaultdict(list), 0
 
         def row_of(named: tuple[str, dict]) -> dict | None:
             where, image = named
             path = path_inside(folder, image["file_name"], (root, folder), where)
             marked = annotations.get(image["id"], [])
-            masks = _masks(marked, (image["height"], image["width"]), path, where, left_out)
-            targets = _present(self.config, image, marked, masks, names, where, left_out)
+            masks = _masks(marked, (image["height"], image["width"]), path, where, skipped)
+            targets = _present(self.config, image, marked, masks, names, where, skipped)
             if self.config.absent:
                 targets += _absent(self.config, image, marked, names, used)
             if not targets:
@@ -116,7 +116,7 @@ class CocoInstances(TolerantBuilder):
         for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
             n_rows += 1
             yield where, row
-        self.remark_cases(file, left_out)
+        self.remark_cases(file, skipped)
         if not n_rows and len(self.bad) == num_bad:
             raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
 
@@ -129,7 +129,7 @@ def _name(image: dict) -> str:
     return image["file_name"]
 
 
-def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, left_out: dict) -> list[dict | None]:
+def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, skipped: dict) -> list[dict | None]:
     """The mask of each annotation on the upright image, as rows hold it; none where it covers no pixel."""
     method = turn_of(path, size, where)
     masks = []
@@ -137,7 +137,7 @@ def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: st
         name = f"{where}: annotation {name_of(annotation['id'])}"
         mask = segmentation_runs(annotation.get("segmentation"), size, name)
         if not coco_mask.area(mask):
-            left_out["annotations that cover no pixel"].append(name)
+            skipped["annotations that cover no pixel"].append(name)
             masks.append(None)
         else:
             masks.append(turn(mask, method))
@@ -151,7 +151,7 @@ def _present(
     masks: list[dict | None],
     names: dict[Any, str],
     where: str,
-    left_out: dict,
+    skipped: dict,
 ) -> list[dict]:
     """What is in the image: one target for each text, in the order of the file."""
     fields = _fields(config.text)
@@ -165,7 +165,7 @@ def _present(
         if annotation.get("iscrowd"):
             crowds[name].append(mask)
         elif name in partly and fields <= {CATEGORY}:
-            left_out["annotations of categories that are not marked throughout"].append(
+            skipped["annotations of categories that are not marked throughout"].append(
                 f"{where}: annotation {name_of(annotation['id'])}"
             )
         else:

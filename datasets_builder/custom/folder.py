@@ -100,9 +100,9 @@ class Folder(TolerantBuilder):
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
         reader = MaskReader(names, self.config.ignore_value)
-        left_out = defaultdict(list)
+        skipped = defaultdict(list)
         if with_questions:
-            left_out["pictures of which nothing is asked"] = [photo.path for photo in photos if not photo.questions]
+            skipped["pictures of which nothing is asked"] = [photo.path for photo in photos if not photo.questions]
             photos = [photo for photo in photos if photo.questions]
 
         def row_of(record: Photo | ValueError) -> dict | None:
@@ -110,18 +110,18 @@ class Folder(TolerantBuilder):
                 raise record
             if with_questions:
                 photo_size(record.path, "folder")  # or each of its questions would complain of a damaged one
-                targets, rounds = _asked(record, reader, self.config.root, self.tolerate)
+                targets, turns = _asked(record, reader, self.config.root, self.tolerate)
             else:
-                targets, rounds = _class_targets(record, reader, self.config.text, left_out), []
-            if not targets and not rounds:
+                targets, turns = _class_targets(record, reader, self.config.text, skipped), []
+            if not targets and not turns:
                 return None
-            return new_row(record.path, f"folder/{split}/{record.stem}", targets, rounds)
+            return new_row(record.path, f"folder/{split}/{record.stem}", targets, turns)
 
         records = [(str(complaint), complaint) for complaint in complaints]
         records += [(str(photo.path), photo) for photo in photos]
         yield from self.rows(records, row_of)
         reader.check_agreement()
-        self.remark_cases(self.config.root, left_out)
+        self.remark_cases(self.config.root, skipped)
 
 
 def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
@@ -166,12 +166,12 @@ def _find_photos(
     return splits, complaints, [path for found in pairs.values() for path in found.others]
 
 
-def _class_targets(photo: Photo, reader: MaskReader, text: str | None, left_out: dict) -> list[dict]:
+def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: dict) -> list[dict]:
     """Every class that is marked."""
     targets = []
     for name, area in reader.areas(photo).items():
         if area.mask is None:
-            left_out["masks of nothing"].append(f"{name or text} in {photo.path}")
+            skipped["masks of nothing"].append(f"{name or text} in {photo.path}")
             continue
         if name is None and text is None:
             raise ValueError(
@@ -185,11 +185,11 @@ def _class_targets(photo: Photo, reader: MaskReader, text: str | None, left_out:
 def _asked(
     photo: Photo, reader: MaskReader, root: Path, tolerate: Callable[[ValueError], None]
 ) -> tuple[list[dict], list[dict]]:
-    """The targets, and the rounds of questions that are answered in words alone.
+    """The targets, and the turns of questions that are answered in words alone.
 
     tolerate: takes what is wrong with a question, which is left out.
     """
-    targets, rounds, asked = [], [], {}
+    targets, turns, asked = [], [], {}
     # Before the questions, for it is the picture that is wrong then
     needed = any(not question.mask and (question.label or not question.points) for question in photo.questions)
     areas = reader.areas(photo) if needed else {}
@@ -206,10 +206,10 @@ def _asked(
             tolerate(error)
             continue
         if area.mask is None and question.answer:
-            rounds.append({"question": question.question, "answer": question.answer})
+            turns.append({"question": question.question, "answer": question.answer})
         else:
             targets.append(_target(question.question, area, question.answer, question.explanation))
-    return targets, rounds
+    return targets, turns
 
 
 def _check_answer(question: Question, num_masks: int) -> None:

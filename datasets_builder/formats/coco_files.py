@@ -169,22 +169,22 @@ def read_coco(
         raise ValueError(f"{file} lists no image; an empty data set teaches nothing.")
     bad = set()  # ids of the images that are left out
 
-    def leave_out(error: ValueError, *images: Any) -> None:
+    def skip(error: ValueError, *images: Any) -> None:
         tolerate(error)
         bad.update(number for number in images if isinstance(number, int | str))
 
     def of_images(error: ValueError, *records: dict) -> None:
-        leave_out(error, *(record.get("id") for record in records))
+        skip(error, *(record.get("id") for record in records))
 
     def of_annotations(error: ValueError, *records: dict) -> None:
-        leave_out(error, *(record.get("image_id") for record in records))
+        skip(error, *(record.get("image_id") for record in records))
 
     images = _by_id(file, "image", content["images"], ("file_name", "height", "width"), of_images)
     categories = _by_id(file, "category", content["categories"], ("name",), lambda error, *_: refuse(error))
     annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"), of_annotations)
     for number, image in images.items():
         if error := _wrong_with_image(image):
-            leave_out(ValueError(f"{file}: image {name_of(number)}: {error}."), number)
+            skip(ValueError(f"{file}: image {name_of(number)}: {error}."), number)
     names = _category_names(file, categories)
     of_image = defaultdict(list)
     for number, annotation in annotations.items():
@@ -192,7 +192,7 @@ def read_coco(
         if isinstance(image, int | str) and image in bad:
             continue
         if error := _wrong_with_annotation(annotation, images, categories):
-            leave_out(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
+            skip(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
         else:
             of_image[image].append(annotation)
     gc.freeze()  # else collections go through millions of objects again and again while rows are made
@@ -240,20 +240,18 @@ def _packed(record: dict) -> dict:
     return record
 
 
-def _by_id(
-    file: Path, kind: str, records: list, keys: tuple[str, ...], leave_out: Callable[..., None]
-) -> dict[Any, dict]:
-    """The records by their ids. leave_out: is given what is wrong, and the records that this is about."""
+def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...], skip: Callable[..., None]) -> dict[Any, dict]:
+    """The records by their ids. skip: is given what is wrong, and the records that this is about."""
     found = {}
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
             error = f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."
-            leave_out(ValueError(error), *([record] if isinstance(record, dict) else []))
+            skip(ValueError(error), *([record] if isinstance(record, dict) else []))
         elif missing := [key for key in keys if record.get(key) is None]:
-            leave_out(ValueError(f"{file}: {kind} {name_of(record['id'])} has no {', '.join(missing)}."), record)
+            skip(ValueError(f"{file}: {kind} {name_of(record['id'])} has no {', '.join(missing)}."), record)
         elif record["id"] in found:
             error = f"{file}: {kind} {name_of(record['id'])} is there twice; every id must be used once."
-            leave_out(ValueError(error), record, found[record["id"]])
+            skip(ValueError(error), record, found[record["id"]])
         else:
             found[record["id"]] = record
     return found

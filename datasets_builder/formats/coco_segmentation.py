@@ -66,23 +66,23 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
     return unite(united)
 
 
-def visible_runs(segmentation: Any, size: tuple[int, int], where: str, left_out: dict[str, list[str]]) -> dict | None:
+def visible_runs(segmentation: Any, size: tuple[int, int], where: str, skipped: dict[str, list[str]]) -> dict | None:
     """As `segmentation_runs`, for published sets, which hold scraps: none where nothing is covered.
 
-    Polygons that enclose nothing, of less than three points, are passed over. left_out: lists of places by what was
+    Polygons that enclose nothing, of less than three points, are passed over. skipped: lists of places by what was
     left out there; this adds to it.
     """
     if isinstance(segmentation, list):
         whole = [part for part in segmentation if not _is_scrap(part)]
         if len(whole) < len(segmentation):
-            left_out["polygons of less than three points"].append(where)
+            skipped["polygons of less than three points"].append(where)
         if not whole:
-            left_out["annotations that cover no pixel"].append(where)
+            skipped["annotations that cover no pixel"].append(where)
             return None
         segmentation = whole
     mask = segmentation_runs(segmentation, size, where)
     if not coco_mask.area(mask):
-        left_out["annotations that cover no pixel"].append(where)
+        skipped["annotations that cover no pixel"].append(where)
         return None
     return mask
 

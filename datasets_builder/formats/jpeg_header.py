@@ -1,6 +1,6 @@
 """The size of a photo, read off its header where it is a plain JPEG, else by Pillow.
 
-Pillow takes 4.5 times as long for a plain JPEG, 166 against 37 µs CPU (medians of 9 rounds over 200 photos). That is
+Pillow takes 4.5 times as long for a plain JPEG, 166 against 37 µs CPU (medians of 9 turns over 200 photos). That is
 15 s more for COCO's 118,287 photos, whose first start takes 59 s.
 Measured by `python benchmarks/bench_data.py --case headers --output FOLDER` at 242a778, 2026-11-28, 2-core CPU.
 

@@ -62,7 +62,7 @@ class PartsBuilder(ArchiveBuilder):
         images, annotations, names = read_coco(file, self.tolerate)
         categories = read_categories(file, names, self.CORRECTED)
         folder = self.config.root / self.PHOTOS
-        left_out = defaultdict(list)
+        skipped = defaultdict(list)
 
         def row_of(named: tuple[str, dict]) -> dict | None:
             where, image = named
@@ -70,7 +70,7 @@ class PartsBuilder(ArchiveBuilder):
             if not path.is_file():
                 raise ValueError(f"{where}: {path}: no such file. {self.ARCHIVE.get}")
             marked = annotations.get(image["id"], [])
-            targets = present_targets(image, marked, categories, path, where, left_out)
+            targets = present_targets(image, marked, categories, path, where, skipped)
             targets += self.absent_targets(image, marked, categories, where)
             if not targets:
                 return None
@@ -78,7 +78,7 @@ class PartsBuilder(ArchiveBuilder):
 
         named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
         yield from self.rows(((where, (where, image)) for where, image in named), row_of)
-        self.remark_cases(file, left_out)
+        self.remark_cases(file, skipped)
 
     def absent_targets(
         self, image: dict, marked: list[dict], categories: dict[Any, Category], where: str
@@ -110,9 +110,9 @@ def present_targets(
     categories: dict[Any, Category],
     path: Path,
     where: str,
-    left_out: dict[str, list[str]],
+    skipped: dict[str, list[str]],
 ) -> list[dict]:
-    """What is in a photo, in the order of its annotations (`marked`); those that are not asked for go to left_out."""
+    """What is in a photo, in the order of its annotations (`marked`); those that are not asked for go to skipped."""
     size = (image["height"], image["width"])
     method = turn_of(path, size, where)
     partly = listed(image, "not_exhaustive_category_ids", categories, where)
@@ -124,9 +124,9 @@ def present_targets(
         name = f"{where}: annotation {name_of(annotation['id'])}"
         category = categories[annotation["category_id"]]
         if category in partly or Category(category.thing) in partly:
-            left_out["annotations of categories that are not marked throughout"].append(name)
+            skipped["annotations of categories that are not marked throughout"].append(name)
             continue
-        mask = visible_runs(annotation.get("segmentation"), size, name, left_out)
+        mask = visible_runs(annotation.get("segmentation"), size, name, skipped)
         if mask is None:
             continue
         (crowds if annotation.get("iscrowd") else masks)[category].append(mask)

@@ -85,10 +85,10 @@ class LlavaInstruct(ArchiveBuilder):
             if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
                 raise ValueError(f"{where}: has no id; get the file again.")
             where += f", id {name_of(record['id'])}"
-            rounds, dropped = _rounds(record, where)
+            turns, dropped = _rounds(record, where)
             if dropped:
                 begun_by_gpt.append(where)
-            if not rounds:
+            if not turns:
                 return None
             image = None
             if record.get("image") is not None:
@@ -97,7 +97,7 @@ class LlavaInstruct(ArchiveBuilder):
                 raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
             # An id comes several times, for several dialogues about one photo
             source = f"{self.name}/{split}/{record['id']}-{place}"
-            return new_row(image, source, [], rounds)
+            return new_row(image, source, [], turns)
 
         records = enumerate(read_records(file))
         named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)
@@ -153,7 +153,7 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
     speakers = [turn["from"] for turn in asked]
     if len(speakers) % 2 or speakers != [HUMAN, GPT] * (len(speakers) // 2):
         raise ValueError(f"{where}: its turns are by {listed(speakers)}; {HUMAN} and {GPT} must alternate.")
-    rounds = []
+    turns = []
     for human, gpt in zip(asked[::2], asked[1::2], strict=True):
         question = human["value"] if record.get("image") is None else _without_slot(human["value"])
         question, answer = question.strip(), gpt["value"].strip()
@@ -161,8 +161,8 @@ def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
             raise ValueError(f"{where}: a turn of it says nothing.")
         if reserved := next((mark for mark in RESERVED if mark in answer), None):
             raise ValueError(f"{where}: an answer of it says {reserved}, which stands for a mask.")
-        rounds.append({"question": question, "answer": answer})
-    return rounds, first > 0
+        turns.append({"question": question, "answer": answer})
+    return turns, first > 0
 
 
 def _has_slot_line(text: str) -> bool:

@@ -98,14 +98,14 @@ class ReferBuilder(ArchiveBuilder):
         instances: Instances,
         places: dict[Path, str | None],
     ) -> Iterator[tuple[str, dict]]:
-        left_out = defaultdict(list)
+        skipped = defaultdict(list)
 
         def row_of(of_image: list[Ref]) -> dict | None:
             image = instances.image(of_image[0])
             where = f"{of_image[0].where}: {instances.file}: image {name_of(of_image[0].image)}"
             path, stem = self._photo(image, places, where)
-            masks = _masks(of_image, instances, image, path, where, left_out)
-            targets = _targets(of_image, masks, left_out)
+            masks = _masks(of_image, instances, image, path, where, skipped)
+            targets = _targets(of_image, masks, skipped)
             if split != TRAIN:
                 # Published numbers count every sentence
                 targets = [{**target, "texts": [text]} for target in targets for text in target["texts"]]
@@ -114,7 +114,7 @@ class ReferBuilder(ArchiveBuilder):
             return new_row(path, f"{self.SET}/{split}/{stem}", targets)
 
         yield from self.rows(((of_image[0].where, of_image) for of_image in refs.values()), row_of)
-        self.remark_cases(f"{self.title} {split}", left_out)
+        self.remark_cases(f"{self.title} {split}", skipped)
 
     def _photo(self, image: dict, places: dict[Path, str | None], where: str) -> tuple[Path, str]:
         """The path of a photo, and its stem as instances.json has it, wherever the photo lies."""
@@ -142,7 +142,7 @@ class ReferBuilder(ArchiveBuilder):
 
 
 def _masks(
-    refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, left_out: dict[str, list[str]]
+    refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, skipped: dict[str, list[str]]
 ) -> dict[int | str, dict | None]:
     """The mask on the upright photo of each annotation that the refs name, as rows hold it; none without a pixel."""
     size = (image["height"], image["width"])
@@ -154,12 +154,12 @@ def _masks(
                 continue
             segmentation = instances.annotation(number, ref)["segmentation"]
             named = f"{ref.where}: {instances.file}: annotation {number}"
-            mask = visible_runs(segmentation, size, named, left_out)
+            mask = visible_runs(segmentation, size, named, skipped)
             masks[number] = None if mask is None else turn(mask, method)
     return masks
 
 
-def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dict[str, list[str]]) -> list[dict]:
+def _targets(refs: list[Ref], masks: dict[int | str, dict | None], skipped: dict[str, list[str]]) -> list[dict]:
     """A target for each ref, in the order of the file."""
     seen = {number: mask for number, mask in masks.items() if mask is not None}
     # Decoded once for all refs of the photo, and only what is meant together with others
@@ -175,9 +175,9 @@ def _targets(refs: list[Ref], masks: dict[int | str, dict | None], left_out: dic
             meant.sort(key=places.__getitem__)
         wanted = [seen[number] for number in meant]
         if not texts:
-            left_out["refs without a word"].append(ref.where)
+            skipped["refs without a word"].append(ref.where)
         elif ref.annotations and not wanted:
-            left_out["refs to what covers no pixel"].append(ref.where)
+            skipped["refs to what covers no pixel"].append(ref.where)
         else:
             targets.append(new_target(texts, wanted))
     return targets

@@ -41,7 +41,7 @@ def row_of_scene(
     """The scene as a row of ROW_FEATURES; training chooses the shares of questions, and the grid beside counting."""
     targets = [_target(question, scene, rng) for question in level.ask(scene, rng, training)]
     asks_grid = training and rng.random() < GRID_SHARE
-    conversation = [_grid_round(scene, rng, level.GRID) if asks_grid else _counting_round(scene, rng, level)]
+    conversation = [_grid_turn(scene, rng, level.GRID) if asks_grid else _counting_turn(scene, rng, level)]
     png = BytesIO()
     Image.fromarray(scene.image).save(png, format="PNG", compress_level=1)
     return new_row(png.getvalue(), source, targets, conversation)
@@ -76,7 +76,7 @@ def _name(thing: Object, way: int, size: tuple[int, int]) -> str:
     return f"{row} {column}" if way == 2 else f"{column} {row}"
 
 
-def _counting_round(scene: Scene, rng: np.random.Generator, level: ModuleType) -> dict:
+def _counting_turn(scene: Scene, rng: np.random.Generator, level: ModuleType) -> dict:
     """How many of a color and shape, a color, a shape, or at all (equal shares); may be none."""
     attributes = {"color": str(rng.choice(list(level.COLORS))), "shape": str(rng.choice(level.SHAPES))}
     for name in ((), ("shape",), ("color",), ("color", "shape"))[rng.integers(4)]:
@@ -85,7 +85,7 @@ def _counting_round(scene: Scene, rng: np.random.Generator, level: ModuleType) -
     return {"question": f"How many {noun(attributes, plural=True)} are there?", "answer": f"{count}."}
 
 
-def _grid_round(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
+def _grid_turn(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
     """The shape, or the color, whose center lies in each cell, in raster order; of several the one drawn last.
 
     Colors reach the language tower early, shapes do not; naming them all makes it see them before it is asked whether

@@ -26,6 +26,7 @@ UPRIGHT_SHARE = 0.5  # of the objects; the others are turned by any angle
 OUTLINE_SHARE = 0.3  # of the scenes whose objects have an outline
 OUTLINE_WIDTH = (0.06, 0.14)  # as a share of the radius
 OUTLINE_GREYS = (0, 40)
+SHRINK = 0.9  # of the largest radius, after a layout that did not fit
 SQUARE_SHARE = 0.5  # of the canvases; the others are wide or high
 PROPORTION = (0.55, 1.0)  # short side / long side
 SUPERSAMPLING = 3  # samples a side in a pixel: edges are smooth as those of a paint program
@@ -45,9 +46,10 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
         coverage = _coverage(**form, radius=radius, size=(height, width))
         if outline:
             _blend(canvas, coverage, np.full(3, rng.uniform(*OUTLINE_GREYS)))
-            _blend(canvas, _coverage(**form, radius=radius * (1 - outline), size=(height, width)), _draw_color(rng, color))
+            inner = _coverage(**form, radius=radius * (1 - outline), size=(height, width))
         else:
-            _blend(canvas, coverage, _draw_color(rng, color))
+            inner = coverage
+        _blend(canvas, inner, _draw_color(rng, color))
         objects.append(Object(color, shape, coverage >= 0.5, center, radius))
     return Scene(canvas.round().clip(0, 255).astype(np.uint8), objects)
 
@@ -81,11 +83,11 @@ def _draw_places(
     scale = image_size / BASE_SIZE
     margin = MARGIN * scale
     n_objects = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1))
-    places = []
+    places, largest = [], RADIUS[1]
     while len(places) < n_objects:
         places.clear()
         for _ in range(n_objects):
-            radius = rng.uniform(*RADIUS) * scale
+            radius = rng.uniform(RADIUS[0], largest) * scale
             # What a stretch adds to the circle's radius at most
             reach = radius * max(STRETCH) ** 0.5 + margin / 2
             for _ in range(N_TRIES):
@@ -98,6 +100,8 @@ def _draw_places(
                 ):
                     places.append(((y, x), radius))
                     break
+        # Without this, five large objects on a narrow canvas would be tried for ever
+        largest = max(RADIUS[0], SHRINK * largest)
     return places
 
 
@@ -117,7 +121,9 @@ def _coverage(
         stretch,
     )
     coverage = np.zeros(size, dtype=np.float32)
-    coverage[top:bottom, left:right] = fine.reshape(bottom - top, SUPERSAMPLING, right - left, SUPERSAMPLING).mean((1, 3))
+    coverage[top:bottom, left:right] = fine.reshape(bottom - top, SUPERSAMPLING, right - left, SUPERSAMPLING).mean(
+        (1, 3)
+    )
     return coverage
 
 

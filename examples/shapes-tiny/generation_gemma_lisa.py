@@ -1,1 +1,287 @@
-../../generation_gemma_lisa.py
+"""Generation with masks: `segment`, a mixin of `GemmaLisaForConditionalGeneration`.
+
+Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [SEG] tokens, D Gemma's hidden size.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, GenerationConfig
+from transformers.utils import ModelOutput
+
+from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
+from .images_gemma_lisa import images_of_rows
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
+
+# What `segment` generates with unless it is given a generation configuration.
+GREEDY = {"do_sample": False, "num_beams": 1}
+MAX_NEW_TOKENS = 64
+# Options of `generate` that do nothing without sampling, or without several beams.
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+BEAMS = {"length_penalty", "early_stopping"}
+
+
+@accept_new_fields
+@dataclass
+class SegmentOutput(ModelOutput):
+    """What `segment` returns. R is `num_return_sequences`, 1 unless given.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, and the new tokens after them.
+        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
+        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
+        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
+    """
+
+    sequences: torch.LongTensor | None = None
+    pred_masks: torch.FloatTensor | None = None
+    iou_scores: torch.FloatTensor | None = None
+    seg_image_index: torch.LongTensor | None = None
+    image_embeddings: torch.FloatTensor | None = None
+
+
+class SegmentationMixin:
+    """`segment`, and what it needs of the generation loop."""
+
+    @torch.no_grad()
+    def segment(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        sam_pixel_values: torch.FloatTensor | None = None,
+        image_embeddings: torch.FloatTensor | None = None,
+        original_sizes: torch.LongTensor | None = None,
+        reshaped_input_sizes: torch.LongTensor | None = None,
+        max_new_tokens: int | None = None,
+        points: list[Any] | None = None,
+        boxes: list[Any] | None = None,
+        multimask_output: bool = False,
+        generation_config: GenerationConfig | None = None,
+        **generate_options: Any,
+    ) -> SegmentOutput:
+        """Answer, and predict a mask for every `[SEG]` of the answers. Greedy unless told otherwise.
+
+        Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
+        in `forward`. Safe to call from several threads: nothing is kept on the model.
+
+        Args:
+            original_sizes, reshaped_input_sizes: (I, 2), (height, width); for points, boxes, and the processor's
+                `post_process_segmentation`.
+            max_new_tokens: maximum number of new tokens (default: 64, or what `generation_config` says).
+            points: for each of the I images None or (N, 3): x, y in its pixels, and 1 for a foreground point, 0 for a
+                background point. They go to SAM with every `[SEG]` of the image.
+            boxes: for each of the I images None or left, top, right, bottom in its pixels; likewise.
+            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. Its single mask is the
+                one that was trained with `[SEG]`.
+            generation_config: replaces the greedy defaults, for example to sample or to search with beams.
+            generate_options: further arguments of `generate`, such as `do_sample`, `streamer`, `stopping_criteria`.
+
+        Returns:
+            `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
+
+        Raises:
+            ValueError: inputs that do not belong together, with their counts; points or boxes outside their image; an
+                option of sampling or of beams without them; a model in training mode with activation checkpointing.
+        """
+        self.check_can_generate()
+        options = self._generation_options(max_new_tokens, generation_config, generate_options)
+        prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids, "pixel_values": pixel_values}
+        prompt["attention_mask"] = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        num_images = self._check_prompt(prompt, sam_pixel_values, image_embeddings)
+        prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, num_images)
+        sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
+        if sam_pixel_values is None and image_embeddings is None:
+            return SegmentOutput(sequences=sequences)
+        if image_embeddings is None:
+            image_embeddings = self.encode_for_sam(sam_pixel_values)
+        seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
+        masks, scores = self._decode_new_seg(seg, prompts, multimask_output)
+        return SegmentOutput(sequences, masks, scores, seg.image_index, image_embeddings)
+
+    def check_can_generate(self) -> None:
+        """Raise if generation would be wrong without an error.
+
+        Raises:
+            ValueError: fp16; training mode with activation checkpointing, which switches the KV cache off.
+        """
+        self.refuse_fp16()
+        # Not by transformers' property, whose name differs between releases
+        is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+        if self.training and is_checkpointing:
+            raise ValueError(
+                "The model is in training mode with activation checkpointing, which drops the KV cache. "
+                "Call model.eval() first."
+            )
+
+    def prepare_inputs_for_generation(self, *args, seg_steps: list[torch.Tensor] | None = None, **kwargs):
+        """Gemma's inputs only: SAM has no part in generation, and must not run at every step.
+
+        `seg_steps` is where `segment` collects states. `forward` never sees it: compiled, it would be traced again
+        each time the list grows.
+        """
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
+            inputs.pop(name, None)
+        return inputs
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
+        """Keep the states that predict the tokens just accepted. Assisted generation accepts several at once."""
+        if (steps := model_kwargs.get("seg_steps")) is not None:
+            # A copy: a compiled step may write its next output into the same memory
+            steps.append(outputs.last_hidden_state[:, :num_new_tokens].clone())
+        return super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs
+        )
+
+    def _generation_options(
+        self, max_new_tokens: int | None, generation_config: GenerationConfig | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments of `generate`, greedy unless a configuration is given; see `segment` for the errors."""
+        if generation_config is None:
+            options = GREEDY | options
+        _refuse_idle(options, generation_config or self.generation_config, self.generation_config)
+        if max_new_tokens is None and generation_config is None and "max_length" not in options:
+            max_new_tokens = MAX_NEW_TOKENS
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
+        options["return_dict_in_generate"] = True
+        if generation_config is not None:  # `generate` is to take either a configuration or options in the future
+            generation_config = copy.deepcopy(generation_config)
+            options = generation_config.update(**options)
+        return options | {"generation_config": generation_config}
+
+    def _check_prompt(
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        sam_pixel_values: torch.FloatTensor | None,
+        image_embeddings: torch.FloatTensor | None,
+    ) -> int:
+        """Return the number of images that the prompts (B, L) show. Raise if they are padded right or lack one."""
+        if not bool(prompt["attention_mask"][:, -1].all()):
+            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
+        _, has_image = images_of_rows(prompt["input_ids"], self.config.image_token_id)
+        num_images = int(has_image.sum())
+        for name, images in (
+            ("pixel_values", prompt["pixel_values"]),
+            ("sam_pixel_values", sam_pixel_values),
+            ("image_embeddings", image_embeddings),
+        ):
+            if images is not None and len(images) != num_images:
+                raise ValueError(f"{len(images)} {name} but {num_images} conversations that show an image.")
+        if num_images and prompt["pixel_values"] is None:
+            raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
+        return num_images
+
+    def _generate(
+        self, prompt: dict[str, torch.Tensor | None], options: dict[str, Any]
+    ) -> tuple[torch.LongTensor, list[torch.Tensor]]:
+        """Return the sequences (B * R, L + T), and the states of the steps as (B * R, tokens, D) each, if they tell."""
+        steps: list[torch.Tensor] = []
+        if "assistant_model" not in options:  # it would be given the list too
+            options = options | {"seg_steps": steps}
+        generated = self.generate(**prompt, **options)
+        has_beams = generated.get("beam_indices") is not None  # then the steps are those of other sequences too
+        return generated.sequences, [] if has_beams else steps
+
+    def _find_new_seg(
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        sequences: torch.LongTensor,
+        steps: list[torch.Tensor],
+        image_embeddings: torch.FloatTensor,
+    ) -> SegStates:
+        """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that show an image."""
+        input_ids = prompt["input_ids"]  # (B, L)
+        each = len(sequences) // len(input_ids)  # R
+        images = images_of_rows(input_ids, self.config.image_token_id)
+        image_of_row, has_image = (of_row.repeat_interleave(each) for of_row in images)  # (B * R,)
+        is_seg = sequences[:, input_ids.shape[1] :] == self.config.seg_token_id  # (B * R, T)
+        is_seg = is_seg & has_image[:, None].to(is_seg.device)
+        states = self._states_of_new_tokens(steps, is_seg, prompt, sequences)  # (B * R, T, D)
+        image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
+        return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
+
+    def _decode_new_seg(
+        self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+        """Return mask logits (S, 256, 256) and scores (S,), with the prompts of each image where there are any."""
+        if prompts is not None:
+            embeddings = self.project_seg(seg.states)  # (S, C)
+            return decode_with_prompts(
+                self.sam, embeddings, seg.image_embeddings, seg.image_index, prompts, multimask_output
+            )
+        chunks = zip(seg.states.split(MASKS_AT_ONCE), seg.image_index.split(MASKS_AT_ONCE), strict=True)
+        decoded = [
+            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)[:2]
+            for states, images in chunks
+        ]
+        masks, scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
+        return masks, scores
+
+    def _states_of_new_tokens(
+        self,
+        steps: list[torch.Tensor],
+        is_seg: torch.BoolTensor,
+        prompt: dict[str, torch.Tensor | None],
+        sequences: torch.LongTensor,
+    ) -> torch.FloatTensor:
+        """The state that prompts SAM if a new token is `[SEG]`, for each of them: (B * R, T, D).
+
+        Taken from the steps of the generation. The sequences are read again where the steps do not tell: after a beam
+        search, and if the state at the last token is needed, which no step has read.
+        """
+        count = is_seg.shape[1]  # T
+        predicting = torch.cat(steps, dim=1).to(is_seg.device) if steps else None  # (B * R, T, D)
+        is_at_token = self.config.seg_state == "token"
+        if predicting is not None and is_at_token and not is_seg[:, -1].any():
+            predicting = F.pad(predicting, (0, 0, 0, 1))  # the last token needs no state
+        needed = count + is_at_token
+        if predicting is None or predicting.shape[1] < needed:
+            predicting = self._read_again(prompt, sequences).to(is_seg.device)
+        return predicting[:, needed - count : needed]
+
+    def _read_again(self, prompt: dict[str, torch.Tensor | None], sequences: torch.LongTensor) -> torch.FloatTensor:
+        """Gemma's states that predict each new token, and the one at the last of them: (B * R, T + 1, D)."""
+        each = len(sequences) // len(prompt["input_ids"])  # R
+        prompt = {name: value.repeat_interleave(each, dim=0) for name, value in prompt.items() if value is not None}
+        mask, new_tokens = prompt["attention_mask"], sequences[:, prompt["input_ids"].shape[1] :]
+        mask = F.pad(mask, (0, new_tokens.shape[1]), value=1)  # (B * R, L + T)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        length = prompt["input_ids"].shape[1]
+        # In two parts: an image token that the model wrote itself stands for no image
+        cache = DynamicCache()
+        first = self.model(**prompt, position_ids=positions[:, :length], use_cache=True, **{CACHE_NAME: cache})
+        then = self.model(
+            input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], **{CACHE_NAME: cache}
+        )
+        return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)
+
+
+def _refuse_idle(options: dict[str, Any], *defaults: GenerationConfig) -> None:
+    """Refuse options of `generate` that would change nothing.
+
+    Args:
+        options: those given; None and False ask for nothing.
+        defaults: what says what they do not, the first that says something.
+
+    Raises:
+        ValueError: an option of sampling or of beams without them, or one that asks for what is not returned.
+    """
+    said = [options, *(default.to_dict() for default in defaults)]
+
+    def is_on(name: str, least: int) -> bool:
+        return next((int(one[name]) >= least for one in said if one.get(name) is not None), False)
+
+    options = {name: value for name, value in options.items() if value not in (None, False)}
+    if not is_on("do_sample", 1) and (idle := options.keys() & SAMPLING):
+        raise ValueError(f"{min(idle)} has no effect without sampling; pass do_sample=True with it.")
+    if not is_on("num_beams", 2) and (idle := options.keys() & BEAMS):
+        raise ValueError(f"{min(idle)} has no effect without beams; pass num_beams with it.")
+    if unused := [name for name in options if name.startswith(("output_", "return_dict"))]:
+        raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")

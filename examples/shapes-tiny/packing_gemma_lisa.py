@@ -1,1 +1,162 @@
-../../packing_gemma_lisa.py
+"""The layout of a batch: which tokens are learned, and which questions share an image.
+
+`Prepared` is what the collator finds of it.
+
+Letters: B conversations, L tokens.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedConfig
+
+from .losses_gemma_lisa import IGNORE_INDEX
+
+
+@dataclass
+class Prepared:
+    """What `GemmaLisaCollator` finds and prepares in a batch, so that `forward` never waits for the device.
+
+    It holds for the batch as it is. Remove it from a batch whose `input_ids`, `labels` or rows are changed.
+
+    It is one object and no tensor, because its tensors have no row for each conversation. So a function that slices the
+    tensors of a batch by rows leaves it whole, and `forward` then refuses it because of `shape`.
+
+    Args:
+        shape: (B, L) of `input_ids`. Positions are indices into these B · L tokens, row by row.
+        learned_positions: (N,) the tokens whose state predicts a label that is learned.
+        seg_positions: (S,) the `[SEG]` tokens.
+        image_positions: (I · 256,) the image tokens.
+        mask_targets: (S, H, W) uint8, the masks of all images on one canvas, as `pad_masks` makes them.
+        mask_sizes: (S, 2), (height, width) of each mask on that canvas.
+        mask_loss_size: maximum side of the masks in pixels, which must be the model's.
+        full_masks: I tensors (K, H, W) uint8, the masks at their own sizes, for metrics. Only evaluation has them, and
+            they stay on the CPU.
+    """
+
+    shape: tuple[int, int] | None = None
+    learned_positions: torch.LongTensor | None = None
+    seg_positions: torch.LongTensor | None = None
+    image_positions: torch.LongTensor | None = None
+    mask_targets: torch.Tensor | None = None
+    mask_sizes: torch.LongTensor | None = None
+    mask_loss_size: int | None = None
+    full_masks: list[torch.Tensor] | None = None
+
+    @property
+    def num_masks(self) -> int:
+        return 0 if self.mask_targets is None else len(self.mask_targets)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Prepared":
+        """Return a copy with its tensors on the device."""
+        return replace(self, **{name: one.to(device, non_blocking=non_blocking) for name, one in self._tensors()})
+
+    def pin_memory(self) -> "Prepared":
+        """Return a copy with its tensors in pinned memory. A `DataLoader` calls it."""
+        return replace(self, **{name: one.pin_memory() for name, one in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        named = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in named if isinstance(value, torch.Tensor)]
+
+
+_NOTHING = Prepared()
+
+
+def check_prepared(
+    prepared: Prepared | None,
+    input_ids: torch.LongTensor | None,
+    inputs_embeds: torch.FloatTensor | None,
+    labels: torch.LongTensor | None,
+    mask_labels: list[torch.Tensor] | None,
+) -> Prepared:
+    """Return what is prepared of a batch, nothing for None.
+
+    Raises:
+        ValueError: it does not belong to the other arguments of `forward`, as far as shapes tell.
+    """
+    if prepared is None:
+        return _NOTHING
+    if inputs_embeds is not None and prepared.image_positions is not None:
+        raise ValueError("inputs_embeds cannot be combined with prepared.image_positions; remove `prepared`.")
+    given = None if input_ids is None else tuple(input_ids.shape)
+    if prepared.shape is not None and prepared.shape != given:
+        raise ValueError(
+            f"`prepared` is of a batch of shape {prepared.shape}, but input_ids have {given}; pass the batch as the "
+            "collator returned it, or remove `prepared`."
+        )
+    if labels is None and prepared.learned_positions is not None:
+        raise ValueError("prepared.learned_positions came without labels; pass the labels, or remove `prepared`.")
+    if mask_labels is not None and prepared.mask_targets is not None:
+        raise ValueError("mask_labels and prepared.mask_targets are both target masks; pass one of them.")
+    if prepared.mask_targets is None and prepared.mask_sizes is not None:
+        raise ValueError("prepared.mask_sizes came without prepared.mask_targets; pass both or neither.")
+    return prepared
+
+
+def find_positions(is_one: torch.BoolTensor) -> torch.LongTensor:
+    """Return where a (B, L) mask is True, (N,): indices into the B · L tokens, row by row. Waits for the device."""
+    return is_one.flatten().nonzero()[:, 0]
+
+
+def find_learned(labels: torch.LongTensor) -> torch.LongTensor:
+    """Return the tokens whose state predicts a label (B, L) that is learned, (N,), as `find_positions` does."""
+    return find_positions(F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1)))
+
+
+def isolate_questions(
+    question_ids: torch.LongTensor, is_image: torch.BoolTensor, text_config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], torch.LongTensor]:
+    """Masks and positions under which each question sees only the prefix and itself.
+
+    Two questions a, b behind a prefix p, each of two tokens; a row may look at the columns marked 1:
+
+            p p a a b b      positions
+        p   1 . . . . .      0
+        p   1 1 . . . .      1
+        a   1 1 1 . . .      2
+        a   1 1 1 1 . .      3
+        b   1 1 . . 1 .      2
+        b   1 1 . . 1 1      3
+
+    The tokens of the image also see each other, as Gemma 3 has it.
+
+    Args:
+        question_ids: (B, L), 0 = the prefix, k = the k-th question with its answer, −1 = padding.
+        is_image: (B, L) bool, a token of the image.
+        text_config: of Gemma: its attention and its sliding window.
+        dtype: of what is added to the scores.
+
+    Returns:
+        {"full_attention", "sliding_attention"}: (B, 1, L, L), bool or, for eager attention, what is added to the
+        scores; and position_ids (B, L).
+
+    Raises:
+        ValueError: an attention that takes no such masks.
+    """
+    attention = text_config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(f'question_ids need attn_implementation "sdpa" or "eager", not {attention!r}.')
+    is_prefix = question_ids == 0
+    prefix_length = is_prefix.sum(1, keepdim=True)  # (B, 1)
+    column = torch.arange(question_ids.shape[1], device=question_ids.device).expand_as(question_ids)
+    starts = torch.ones_like(is_prefix)
+    starts[:, 1:] = question_ids[:, 1:] != question_ids[:, :-1]
+    start_of_run = torch.where(starts, column, 0).cummax(dim=1).values
+    position_ids = torch.where(
+        is_prefix, is_prefix.long().cumsum(1) - 1, prefix_length + column - start_of_run
+    )  # (B, L)
+
+    is_image = is_image & is_prefix
+    both_image = is_image[:, :, None] & is_image[:, None, :]
+    causal = column[:, :, None] >= column[:, None, :]
+    related = (question_ids[:, :, None] == question_ids[:, None, :]) | is_prefix[:, None, :]
+    full = (causal | both_image) & related  # (B, L, L)
+    distance = position_ids[:, :, None] - position_ids[:, None, :]
+    sliding = full & (distance < text_config.sliding_window)
+    masks = {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}
+    if attention == "eager":
+        hidden = torch.finfo(dtype).min
+        masks = {name: torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden) for name, mask in masks.items()}
+    return masks, position_ids

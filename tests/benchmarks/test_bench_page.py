@@ -38,6 +38,6 @@ def test_the_page_is_measured_beside_the_model_alone(address, tiny):
     model, processor = tiny
     session = model.start(SCENE, processor)
     assert first_words(session, "the red circle") > 0
-    lines = one_visitor(address, session, rounds=1)
+    lines = one_visitor(address, session, turns=1)
     assert [line.split("|")[1].strip() for line in lines] == ["the model alone", "the page", "later by"]
     assert all(re.search(r"\| -?\d+\.\d{3} s \| -?\d+\.\d{3} s \|$", line) for line in lines)

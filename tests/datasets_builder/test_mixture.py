@@ -35,11 +35,11 @@ def plain(sample):
     """A sample as values that can be compared."""
     image = None if sample["image"] is None else (sample["image"].mode, sample["image"].size, sample["image"].tobytes())
     masks = [None if masks is None else (masks.dtype.name, masks.shape, masks.tobytes()) for masks in sample["masks"]]
-    return sample["source"], image, tuple(sample["chats"]), masks
+    return sample["source"], image, tuple(sample["conversations"]), masks
 
 
 def words(questions):
-    return [[chat.rounds for chat in questions[at]["chats"]] for at in range(len(questions))]
+    return [[conversation.turns for conversation in questions[at]["conversations"]] for at in range(len(questions))]
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -82,13 +82,13 @@ def test_a_sample_has_masks_for_the_slots_of_each_answer(rows):
         questions.set_epoch(epoch)
         for at in range(len(questions)):
             sample = questions[at]
-            assert len(sample["chats"]) == len(sample["masks"]) <= 3 + 1
-            for chat, masks in zip(sample["chats"], sample["masks"], strict=True):
-                if not chat.targets:
+            assert len(sample["conversations"]) == len(sample["masks"]) <= 3 + 1
+            for conversation, masks in zip(sample["conversations"], sample["masks"], strict=True):
+                if not conversation.targets:
                     assert masks is None
                 else:
                     assert masks.dtype == np.uint8
-                    assert masks.shape == (chat.rounds[0][1].count(SEG_SLOT), SIZE, SIZE)
+                    assert masks.shape == (conversation.turns[0][1].count(SEG_SLOT), SIZE, SIZE)
                     assert masks.any(axis=(1, 2)).all()
 
 
@@ -106,8 +106,8 @@ def test_evaluation_asks_every_question_exactly_once(rows, with_conversations):
     found, indices = [], []
     for at in range(len(questions)):
         sample = questions[at]
-        [chat], [_] = sample["chats"], sample["masks"]
-        found.append((sample["source"], chat.rounds[0][0]))
+        [conversation], [_] = sample["conversations"], sample["masks"]
+        found.append((sample["source"], conversation.turns[0][0]))
         indices.append(sample["index"])
     expected = [(row["source"], target["texts"][0]) for row in rows for target in row["targets"]]
     if with_conversations:

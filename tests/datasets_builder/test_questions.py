@@ -37,7 +37,7 @@ def mixture(parts, seed=3, length=LENGTH):
 
 
 def said(sample):
-    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+    return sample["source"], tuple(conversation.turns for conversation in sample["conversations"])
 
 
 def epoch_of(questions, epoch):
@@ -107,10 +107,10 @@ def test_an_epoch_too_short_for_a_set_is_refused(parts):
 
 @pytest.mark.parametrize("with_conversations", [False, True])
 def test_every_question_of_every_row_is_evaluated_once_whatever_rows_were_chosen(with_conversations):
-    def row(number, targets, rounds):
+    def row(number, targets, turns):
         thing = {"texts": ["it"], "kind": None, "is_sentence": False, "masks": [], "answer": None}
         thing |= {"ignore": None, "explanation": None}
-        conversation = [{"question": "What?", "answer": "That."}] * rounds
+        conversation = [{"question": "What?", "answer": "That."}] * turns
         return {"image": None, "source": str(number), "targets": [thing] * targets, "conversation": conversation}
 
     rows = [row(0, 2, 0), row(1, 0, 2), row(2, 0, 0), row(3, 1, 1), row(4, 3, 0)]

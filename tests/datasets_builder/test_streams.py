@@ -56,7 +56,7 @@ def parts(folders):
 
 
 def said(sample):
-    return sample["source"], tuple(chat.rounds for chat in sample["chats"])
+    return sample["source"], tuple(conversation.turns for conversation in sample["conversations"])
 
 
 def read(questions, batches, workers=0, batch_size=2):
@@ -68,10 +68,10 @@ def read(questions, batches, workers=0, batch_size=2):
 # --- order and shares ------------------------------------------------------------------------------------------------
 def test_all_rows_come_before_one_comes_again_and_then_in_another_order(parts):
     rows = [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
-    rounds = [rows[start : start + 40] for start in (0, 40, 80)]
-    assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in rounds)
-    assert len({tuple(found) for found in rounds}) == 3
-    assert rounds[0] != [f"wide/{at}" for at in range(40)]
+    turns = [rows[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in turns)
+    assert len({tuple(found) for found in turns}) == 3
+    assert turns[0] != [f"wide/{at}" for at in range(40)]
     assert rows == [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
     assert rows != [row["source"] for row in islice(parts[0].rows.read((6,), [0], 1), 3 * 40)]
 

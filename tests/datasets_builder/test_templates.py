@@ -6,7 +6,7 @@ import pytest
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
-from gemma_lisa.datasets_builder.templates import LANGUAGES, OWN_ANSWER_SHARE, Chat, Phrasing, ask, ask_plainly
+from gemma_lisa.datasets_builder.templates import LANGUAGES, OWN_ANSWER_SHARE, Conversation, Phrasing, ask, ask_plainly
 
 A_MASK = {"size": [2, 2], "counts": "13"}
 
@@ -29,9 +29,12 @@ def row_of(*targets, conversation=()):
 
 def said_of(target, count=100):
     """The (question, answer) pairs that `count` seeds give."""
-    chats = [ask(row_of(target), np.random.default_rng(seed), 4) for seed in range(count)]
-    assert all(len(chat) == 1 and len(chat[0].rounds) == 1 and chat[0].targets == (target,) for chat in chats)
-    return [chat[0].rounds[0] for chat in chats]
+    conversations = [ask(row_of(target), np.random.default_rng(seed), 4) for seed in range(count)]
+    assert all(
+        len(conversation) == 1 and len(conversation[0].turns) == 1 and conversation[0].targets == (target,)
+        for conversation in conversations
+    )
+    return [conversation[0].turns[0] for conversation in conversations]
 
 
 @pytest.mark.parametrize("is_sentence", [False, True])
@@ -39,7 +42,7 @@ def said_of(target, count=100):
 def test_an_answer_has_a_slot_for_each_mask_in_every_template(num_masks, is_sentence):
     own = f"Look, {', '.join([SEG_SLOT] * num_masks)}." if num_masks else None
     target = target_of(num_masks, ("the cup", "a cup"), is_sentence, own, "It holds tea.")
-    pairs = [*said_of(target), ask_plainly(row_of(target))[0].rounds[0]]
+    pairs = [*said_of(target), ask_plainly(row_of(target))[0].turns[0]]
     assert all(answer.count(SEG_SLOT) == num_masks and SEG_SLOT not in question for question, answer in pairs)
     assert not any("{text}" in part or "{question}" in part for pair in pairs for part in pair)
 
@@ -59,15 +62,15 @@ def test_refusals_and_nothing_else_begin_with_no():
     for number in range(50):  # the built-in data set keeps to it, in its own answers too
         generator = np.random.default_rng(number)
         row = row_of_scene(draw_scene(generator, 32), generator, True, "row")
-        for chat in [*ask(row, generator, 4), *ask_plainly(row)]:
-            if chat.targets:
-                [(_, answer)] = chat.rounds
-                assert answer.startswith("No") == (not chat.targets[0]["masks"]), answer
+        for conversation in [*ask(row, generator, 4), *ask_plainly(row)]:
+            if conversation.targets:
+                [(_, answer)] = conversation.turns
+                assert answer.startswith("No") == (not conversation.targets[0]["masks"]), answer
 
 
 def test_slots_of_several_masks_are_listed_as_people_list_things():
     pairs = ask_plainly(row_of(target_of(1), target_of(2), target_of(3)))
-    assert [chat.rounds[0][1] for chat in pairs] == [
+    assert [conversation.turns[0][1] for conversation in pairs] == [
         "It is {seg}.",
         "They are {seg} and {seg}.",
         "They are {seg}, {seg} and {seg}.",
@@ -84,8 +87,8 @@ def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up(
     row = row_of(*(target_of(1, [f"thing {at}"]) for at in range(6)))
     asked = set()
     for seed in range(40):
-        chats = ask(row, np.random.default_rng(seed), 4)
-        chosen = [row["targets"].index(chat.targets[0]) for chat in chats]
+        conversations = ask(row, np.random.default_rng(seed), 4)
+        chosen = [row["targets"].index(conversation.targets[0]) for conversation in conversations]
         assert chosen == sorted(set(chosen))
         assert len(chosen) == 4
         asked |= set(chosen)
@@ -96,10 +99,10 @@ def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up(
 def test_a_dialogue_follows_the_targets_as_one_chat_and_is_not_counted_as_one_of_them():
     turns = [{"question": "How many?", "answer": "Two."}, {"question": "Sure?", "answer": "No doubt."}]
     row = row_of(target_of(1), target_of(0), conversation=turns)
-    dialogue = Chat((("How many?", "Two."), ("Sure?", "No doubt.")))
-    chats = ask(row, np.random.default_rng(0), 1)
-    assert len(chats) == 2
-    assert chats[-1] == ask_plainly(row)[-1] == dialogue
+    dialogue = Conversation((("How many?", "Two."), ("Sure?", "No doubt.")))
+    conversations = ask(row, np.random.default_rng(0), 1)
+    assert len(conversations) == 2
+    assert conversations[-1] == ask_plainly(row)[-1] == dialogue
     assert len(ask_plainly(row)) == 3
 
 
@@ -107,14 +110,14 @@ def test_all_texts_of_a_target_are_asked_and_evaluation_asks_the_first():
     target = target_of(1, ("the cup", "a cup"))
     questions = {question for question, _ in said_of(target)}
     assert {"the cup", "a cup"} <= questions
-    assert ask_plainly(row_of(target))[0].rounds[0][0] == "the cup"
+    assert ask_plainly(row_of(target))[0].turns[0][0] == "the cup"
 
 
 def test_a_data_sets_own_answer_is_said_about_as_often_as_its_share():
     own = "Surely {seg}, the blue one."
     count = sum(answer == own for _, answer in said_of(target_of(1, answer=own), 200))
     assert count / 200 == pytest.approx(OWN_ANSWER_SHARE, abs=0.12)
-    assert ask_plainly(row_of(target_of(1, answer=own)))[0].rounds[0][1] == "It is {seg}."
+    assert ask_plainly(row_of(target_of(1, answer=own)))[0].turns[0][1] == "It is {seg}."
 
 
 def test_who_is_asked_to_explain_explains_and_nobody_else():
@@ -131,7 +134,7 @@ def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it(
         assert question.startswith(sentence)
         assert answer == LANGUAGES["en"].refusal
     plain = ask_plainly(row_of(target_of(0, [sentence], is_sentence=True)))[0]
-    assert plain.rounds == ((sentence, LANGUAGES["en"].refusal),)
+    assert plain.turns == ((sentence, LANGUAGES["en"].refusal),)
 
 
 # --- languages -------------------------------------------------------------------------------------------------------
@@ -142,7 +145,7 @@ def test_every_language_has_a_slot_for_each_mask_and_a_first_word_of_its_own_for
     for is_sentence in (False, True):
         row = row_of(target_of(num_masks, ["the cup"], is_sentence, explanation="It holds tea."))
         for seed in range(30):
-            [(question, answer)] = ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds
+            [(question, answer)] = ask(row, np.random.default_rng(seed), 4, phrasing)[0].turns
             assert answer.count(SEG_SLOT) == num_masks and "cup" in question and SEG_SLOT not in question
             assert not any(braces in question + answer for braces in ("{text}", "{question}"))
     answers = (language.one_answer, language.several_answer)
@@ -151,24 +154,24 @@ def test_every_language_has_a_slot_for_each_mask_and_a_first_word_of_its_own_for
 
 def test_languages_come_in_their_shares_and_the_same_generator_gives_the_same_one():
     row, phrasing = row_of(target_of(1)), Phrasing({"en": 3.0, "ja": 1.0})
-    said = [ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds[0][1] for seed in range(400)]
+    said = [ask(row, np.random.default_rng(seed), 4, phrasing)[0].turns[0][1] for seed in range(400)]
     assert said.count("それは {seg} です。") == pytest.approx(100, abs=30)
     assert said.count("It is {seg}.") + said.count("それは {seg} です。") == 400
-    assert said == [ask(row, np.random.default_rng(seed), 4, phrasing)[0].rounds[0][1] for seed in range(400)]
+    assert said == [ask(row, np.random.default_rng(seed), 4, phrasing)[0].turns[0][1] for seed in range(400)]
 
 
 def test_names_are_translated_where_a_table_has_them_and_lose_the_article_elsewhere():
     phrasing = Phrasing({"ja": 1.0}, {"ja": {"cup": "カップ"}})
     for text, word in (("the cup", "カップ"), ("the jug", "jug"), ("theatre", "theatre")):
         for seed in range(20):
-            question = ask(row_of(target_of(1, [text])), np.random.default_rng(seed), 4, phrasing)[0].rounds[0][0]
+            question = ask(row_of(target_of(1, [text])), np.random.default_rng(seed), 4, phrasing)[0].turns[0][0]
             assert question.startswith(word) and not question.startswith("the "), question
 
 
 def test_what_a_data_set_says_in_english_is_not_said_in_another_language():
     target = target_of(1, answer="Surely {seg}.", explanation="It holds tea.")
     for seed in range(40):
-        [(_, answer)] = ask(row_of(target), np.random.default_rng(seed), 4, Phrasing({"ja": 1.0}))[0].rounds
+        [(_, answer)] = ask(row_of(target), np.random.default_rng(seed), 4, Phrasing({"ja": 1.0}))[0].turns
         assert answer == "それは {seg} です。"
 
 

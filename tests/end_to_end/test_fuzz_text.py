@@ -70,7 +70,7 @@ def test_typed_text_never_becomes_a_special_token(processor, question, second, w
     image = [{"type": "image"}] if with_image else []
     messages.append({"role": "user", "content": [*image, *content(question)]})
     messages += [{"role": "assistant", "content": "It is here."}, {"role": "user", "content": content(second)}]
-    found = result_or_refusal(lambda: processor.encode_chats([messages], True))
+    found = result_or_refusal(lambda: processor.encode_conversations([messages], True))
     if isinstance(found, ValueError):  # an empty text, for example
         return
     ((ids, spoken),) = found
@@ -89,10 +89,10 @@ def test_a_question_is_the_same_alone_in_a_batch_and_as_a_plain_text(processor, 
     typed = "".join(question)
     parts = [{"role": "user", "content": [{"type": "text", "text": typed}]}]
     other = [{"role": "user", "content": "hello"}]
-    alone = result_or_refusal(lambda: processor.encode_chats([parts], True))
+    alone = result_or_refusal(lambda: processor.encode_conversations([parts], True))
     if not isinstance(alone, ValueError):
-        assert processor.encode_chats([other, parts], True)[1] == alone[0]
-        assert processor.encode_chats([[{"role": "user", "content": typed}]], True) == alone
+        assert processor.encode_conversations([other, parts], True)[1] == alone[0]
+        assert processor.encode_conversations([[{"role": "user", "content": typed}]], True) == alone
 
 
 @budget(2)

@@ -36,12 +36,13 @@ TRAINED = {
     "lisa_mix": WITH_LORA,
     "lisa_reason_seg": WITH_LORA,
     "shapes": EVERYTHING,
+    "shapes_drawings": EVERYTHING,
     "shapes_clicks": {"sam.mask_decoder", "sam.prompt_encoder"},
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
     "shapes_lora": {*WITH_LORA, "sam.vision_encoder", "model.vision_tower", "model.multi_modal_projector"},
-    "shapes_talk": EVERYTHING,
-    "shapes_words": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
+    "shapes_conversations": EVERYTHING,
+    "shapes_text": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
 # What is trained of a part that is not trained whole: without clicks and boxes, which are simulated where the recipe
 # weighs them, SAM's prompt encoder gets no other gradient.

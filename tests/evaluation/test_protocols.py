@@ -219,7 +219,7 @@ def test_generated_answers_hold_together_and_do_not_depend_on_the_batch(tiny, dr
         alone = by_generation(*tiny, [sample], max_new_tokens=4)[0]
         assert answer.raw_text == alone.raw_text
         assert nearly_equal(answer.masks, alone.masks)
-        assert answer.expected == sample["chats"][0].rounds[0][1]
+        assert answer.expected == sample["conversations"][0].turns[0][1]
         if answer.result is not None:
             assert answer.result.num_predictions == len(answer.masks) == answer.raw_text.count("[SEG]")
             assert answer.masks.shape[1:] == answer.target.shape[1:]

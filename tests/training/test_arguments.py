@@ -182,7 +182,7 @@ def test_the_programs_own_options_are_these():
         "dice_loss_weight",
         "score_loss_weight",
         "prompted_loss_weight",
-        "dialogue_share",
+        "conversation_share",
         "hub_license",
         "dataset",
         "mixture",

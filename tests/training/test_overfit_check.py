@@ -173,12 +173,12 @@ def test_what_is_frozen_and_moves_is_found(trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     trainer = trainer_of()
     frozen = trainer.model.sam.vision_encoder.pos_embed
-    learn_by_heart = checking.learn_by_heart
+    memorize = checking.memorize
 
     def careless(*args):
         with torch.no_grad():
             frozen[0, 0, 0, 0] += 1e-6
-        return learn_by_heart(*args)
+        return memorize(*args)
 
-    monkeypatch.setattr(checking, "learn_by_heart", careless)
+    monkeypatch.setattr(checking, "memorize", careless)
     assert "sam.vision_encoder.pos_embed, one of 1, is frozen but moved" in refusal_of(trainer)

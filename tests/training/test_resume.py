@@ -10,7 +10,7 @@ from transformers import TrainerState
 from gemma_lisa import train
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.training.arguments import DataArguments
-from gemma_lisa.training.resume import ForgetCallback, choose_start, differences, settings_of
+from gemma_lisa.training.resume import DeletePickleCallback, choose_start, differences, settings_of
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SETTINGS = {"learning_rate": 0.1, "weights": "abc", "max_steps": 4, "num_train_epochs": 3.0}
@@ -44,7 +44,7 @@ def start_of(folder, settings=SETTINGS, command="train.py --a b", **options):
 
 def took_away(start):
     first = TrainerState(is_world_process_zero=True)
-    ForgetCallback(start).on_step_begin(None, first, None)
+    DeletePickleCallback(start).on_step_begin(None, first, None)
 
 
 def names_in(folder):

@@ -168,9 +168,9 @@ def test_rows_become_samples(photos):
     rows = photos.load(instances="separate", absent=1)
     [training, *_] = TrainingQuestions(rows, 0, 8)
     assert [masks.shape[0] for masks in training["masks"]] == [2, 1]
-    assert training["chats"][0].rounds[0][1].count("{seg}") == 2
+    assert training["conversations"][0].turns[0][1].count("{seg}") == 2
     questions = EvaluationQuestions(rows, with_conversations=True)
-    assert [questions[at]["chats"][0].rounds[0][0] for at in range(2)] == ["the trash can", "the cat"]
+    assert [questions[at]["conversations"][0].turns[0][0] for at in range(2)] == ["the trash can", "the cat"]
 
 
 def test_one_file_a_split(tmp_path):

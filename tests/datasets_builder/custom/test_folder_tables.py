@@ -59,7 +59,7 @@ def test_every_question_is_a_target_of_its_picture(asked, kind):
     assert (second["is_sentence"], second["answer"], second["explanation"]) == (False, None, None)
     assert areas(rows[1]) == {"What, here, could one sit on?": 32, "the dog": None}
     assert rows[1]["conversation"] == [{"question": "What color is the wall?", "answer": "Red."}]
-    assert len(TrainingQuestions(rows, 0, 9)[1]["chats"]) == 3
+    assert len(TrainingQuestions(rows, 0, 9)[1]["conversations"]) == 3
 
 
 def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(root):

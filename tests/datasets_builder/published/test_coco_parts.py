@@ -36,9 +36,9 @@ def photo(tmp_path):
 
 
 def targets_of(photo, marked, **record):
-    left_out = defaultdict(list)
+    skipped = defaultdict(list)
     image = {"id": 1, "file_name": "a.jpg", "height": 6, "width": 8, **record}
-    return present_targets(image, marked, CATEGORIES, photo, "file: image 1", left_out), left_out
+    return present_targets(image, marked, CATEGORIES, photo, "file: image 1", skipped), skipped
 
 
 def pixels(target):
@@ -77,10 +77,10 @@ def test_a_part_is_asked_for_in_two_wordings_where_people_have_two(category, tex
 def test_instances_of_a_category_are_one_mask_in_the_order_of_the_file(photo):
     marked = [annotation(3, SPOON, box(0, 0, 1, 1)), annotation(1, CUP, box(0, 2, 2, 4))]
     marked += [annotation(2, CUP, box(1, 3, 3, 5))]  # overlaps the first
-    targets, left_out = targets_of(photo, marked)
+    targets, skipped = targets_of(photo, marked)
     assert [target["texts"] for target in targets] == [["the spoon"], ["the cup"]]
     assert np.array_equal(pixels(targets[1]), box(0, 2, 2, 4) | box(1, 3, 3, 5))
-    assert not left_out and targets[1]["ignore"] is None
+    assert not skipped and targets[1]["ignore"] is None
 
 
 def test_a_crowd_and_a_thing_without_marked_parts_are_not_counted(photo):
@@ -109,14 +109,14 @@ def test_a_crowd_and_a_thing_without_marked_parts_are_not_counted(photo):
 def test_what_is_not_marked_throughout_is_not_asked_for(photo, partly, asked):
     marked = [annotation(1, CUP, box(0, 0, 4, 4)), annotation(2, HANDLE, box(3, 0, 4, 2), obj_ann_id=1)]
     marked += [annotation(3, SPOON, box(5, 5, 6, 6))]
-    targets, left_out = targets_of(photo, marked, not_exhaustive_category_ids=partly)
+    targets, skipped = targets_of(photo, marked, not_exhaustive_category_ids=partly)
     assert [target["texts"][0] for target in targets] == asked
-    assert sum(map(len, left_out.values())) == 3 - len(asked)
+    assert sum(map(len, skipped.values())) == 3 - len(asked)
 
 
 def test_an_annotation_without_a_pixel_is_left_out_and_noted(photo):
-    targets, left_out = targets_of(photo, [annotation(1, CUP, box(0, 0, 0, 0))])
-    assert not targets and left_out == {"annotations that cover no pixel": ["file: image 1: annotation 1"]}
+    targets, skipped = targets_of(photo, [annotation(1, CUP, box(0, 0, 0, 0))])
+    assert not targets and skipped == {"annotations that cover no pixel": ["file: image 1: annotation 1"]}
 
 
 def test_masks_drawn_on_a_photo_that_lies_on_its_side_are_set_upright(tmp_path):

@@ -80,7 +80,7 @@ def test_several_objects_are_as_many_masks_from_top_to_bottom_and_left_to_right(
     for target, ids in zip(row["targets"], ([3, 2, 4, 1], [2, 1], [1]), strict=True):
         masks = [decode_mask(mask, "") for mask in target["masks"]]
         assert np.array_equal(masks, [BOXES[number] for number in ids])
-    answers = [chat.rounds[0][1] for chat in ask_plainly(row)]
+    answers = [conversation.turns[0][1] for conversation in ask_plainly(row)]
     assert [answer.count("{seg}") for answer in answers] == [4, 2, 1]
 
 

@@ -102,12 +102,12 @@ def test_braces_of_the_set_do_no_harm_on_the_way_to_a_sample(root):
     seen = set()
     for epoch in range(9):
         questions.set_epoch(epoch)
-        for chat, masks in zip(questions[0]["chats"], questions[0]["masks"], strict=True):
-            assert chat.rounds[0][1].count("{seg}") == len(masks)
-            seen.add(chat.rounds[0])
+        for conversation, masks in zip(questions[0]["conversations"], questions[0]["masks"], strict=True):
+            assert conversation.turns[0][1].count("{seg}") == len(masks)
+            seen.add(conversation.turns[0])
     assert any("{0}" in question and answer == "The cup{seg}: {x!r}, {}" for question, answer in seen)
     plain = EvaluationQuestions(rows, with_conversations=False)
-    assert plain[1]["chats"][0].rounds[0][0] == "Which {thing} holds {0} tea?"
+    assert plain[1]["conversations"][0].turns[0][0] == "Which {thing} holds {0} tea?"
 
 
 def test_masks_lie_on_the_photo_as_it_is_shown(root):

@@ -111,7 +111,7 @@ def test_absent_asks_only_for_what_lvis_says_is_not_there(root):
     texts = [[target["texts"][0] for target in row["targets"] if not target["masks"]] for row in drawn]
     assert all(len(one) == 1 for one in texts) and len({one[0] for one in texts}) > 1
     questions = EvaluationQuestions(everything, with_conversations=False)
-    assert questions[2]["masks"][0].shape == (0, 6, 8) and questions[2]["chats"][0].rounds[0][1].startswith("No")
+    assert questions[2]["masks"][0].shape == (0, 6, 8) and questions[2]["conversations"][0].turns[0][1].startswith("No")
 
 
 @pytest.mark.parametrize("absent", [-1, 0.5, "all"])

@@ -67,7 +67,7 @@ def test_all_wordings_ask_for_one_mask_and_the_first_is_evaluated(root, caplog):
     assert second["texts"] == ["the door"] and not second["is_sentence"]
     assert rows[0]["image"] == {"bytes": None, "path": str(root / FOLDER / "train/1_a_o.jpg")}
     questions = EvaluationQuestions(rows, with_conversations=False)
-    assert questions[0]["chats"][0].rounds[0][0] == "What’s the café’s front?"
+    assert questions[0]["conversations"][0].turns[0][0] == "What’s the café’s front?"
     assert questions[0]["image"].mode == "RGB"
     assert "left out 1 shapes labelled flag" in caplog.text and "1_a_o.json: shape 2" in caplog.text
 

@@ -48,7 +48,7 @@ def test_objects_match_by_all_of_the_attributes():
 
 @pytest.mark.parametrize("shape", ["circle", "ring", *CORNERS])
 def test_a_shape_touches_its_circle_and_does_not_leave_it(shape):
-    mask = shape_mask(shape, CENTER, RADIUS, SIDE)
+    mask = shape_mask(shape, CENTER, RADIUS, (SIDE, SIDE))
     ys, xs = np.nonzero(mask)
     distance = np.hypot(ys + 0.5 - CENTER[0], xs + 0.5 - CENTER[1])
     assert RADIUS - 2 < distance.max() <= RADIUS
@@ -58,7 +58,7 @@ def test_a_shape_touches_its_circle_and_does_not_leave_it(shape):
 
 def test_areas_are_those_of_the_figures():
     def share(shape):
-        return shape_mask(shape, CENTER, RADIUS, SIDE).sum() / RADIUS**2
+        return shape_mask(shape, CENTER, RADIUS, (SIDE, SIDE)).sum() / RADIUS**2
 
     assert share("circle") == pytest.approx(np.pi, rel=0.01)
     assert share("ring") == pytest.approx(np.pi * (1 - RING_HOLE**2), rel=0.01)
@@ -82,7 +82,7 @@ def test_a_background_is_dull_and_the_generator_fixes_it():
 @pytest.mark.parametrize(("texture", "dark"), [("", 0), ("plain", 0), ("striped", 0.5), ("dotted", np.pi * 0.32**2)])
 def test_a_texture_darkens_its_share_of_the_mask_and_nothing_else(texture, dark):
     canvas = np.full((SIDE, SIDE, 3), 7, dtype=np.float32)
-    mask = shape_mask("square", CENTER, RADIUS, SIDE)
+    mask = shape_mask("square", CENTER, RADIUS, (SIDE, SIDE))
     paint(canvas, mask, "red", texture, CENTER, np.random.default_rng(0))
     assert (canvas[~mask] == 7).all()
     tones, counts = np.unique(canvas[mask], axis=0, return_counts=True)
@@ -103,6 +103,6 @@ def test_noise_has_its_strength_in_every_channel_and_stays_in_a_byte():
 
 
 def test_a_center_lies_in_one_cell():
-    assert cell((0.0, 63.9), 64, 4) == (0, 3)
-    assert cell((16.0, 15.9), 64, 4) == (1, 0)
-    assert {cell((y + 0.5, 0.5), 64, 4)[0] for y in range(64)} == {0, 1, 2, 3}
+    assert cell((0.0, 63.9), (64, 64), 4) == (0, 3)
+    assert cell((16.0, 15.9), (64, 32), 4) == (1, 1)
+    assert {cell((y + 0.5, 0.5), (64, 64), 4)[0] for y in range(64)} == {0, 1, 2, 3}

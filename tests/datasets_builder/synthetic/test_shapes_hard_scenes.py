@@ -23,7 +23,7 @@ def test_masks_are_what_is_seen(scenes):
         if scene.hidden is not None:
             assert not (seen.astype(bool) & scene.hidden).any()
         for index, thing in enumerate(scene.objects):
-            whole = shape_mask(thing.shape, thing.center, thing.radius, SIZE)
+            whole = shape_mask(thing.shape, thing.center, thing.radius, (SIZE, SIZE))
             assert (thing.full_area, thing.visible_area) == (whole.sum(), thing.mask.sum())
             assert thing.visible_area >= 0.5 * thing.full_area
             in_front = np.any([o.mask for o in scene.objects[index + 1 :]] + [np.zeros_like(whole)], axis=0)
@@ -35,7 +35,7 @@ def test_masks_are_what_is_seen(scenes):
 
 def test_touching_things_overlap_and_others_keep_apart(scenes):
     for scene in scenes[:60]:
-        wholes = [shape_mask(thing.shape, thing.center, thing.radius, SIZE) for thing in scene.objects]
+        wholes = [shape_mask(thing.shape, thing.center, thing.radius, (SIZE, SIZE)) for thing in scene.objects]
         for one, thing in enumerate(scene.objects):
             for other in range(one):
                 overlap = (wholes[one] & wholes[other]).any()

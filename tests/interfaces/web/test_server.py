@@ -10,15 +10,15 @@ from gemma_lisa.interfaces.web.server import LAUNCH
 
 def test_the_expiry_survives_a_fault(page, monkeypatch):
     monkeypatch.setattr(server, "EXPIRY_EVERY", 0.05)
-    conversations, rounds = page.blocks.conversations, []
+    conversations, turns = page.blocks.conversations, []
 
     def fail(*_: Any) -> None:
-        rounds.append(1)
+        turns.append(1)
         raise OSError("fault")
 
     with monkeypatch.context() as broken:
         broken.setattr(conversations.uploads, "expire", fail)
-        wait_for(lambda: len(rounds) > 2)
+        wait_for(lambda: len(turns) > 2)
     open_picture(page, "later")
     conversations.of("later").used -= 3600
     wait_for(lambda: "later" not in conversations._conversations)

@@ -1,7 +1,7 @@
 """How well a conversation goes: gIoU by its turn, what the model's scores are worth, what a click and a box change.
 
-    python benchmarks/bench_dialogue.py
-    python benchmarks/bench_dialogue.py --model outputs/demo --level hard --scenes 100
+    python benchmarks/bench_conversation.py
+    python benchmarks/bench_conversation.py --model outputs/demo --level hard --scenes 100
 
 Held-out drawn scenes; all questions of a scene are asked in one session, in the order of its row, and each alone too.
 Where one thing is asked for and one mask comes, it is corrected by a click on a pixel that it has wrong (on the thing,
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     by_turn, singles, source = defaultdict(list), [], None
     for at in tqdm(range(len(questions)), unit="question"):
         sample = questions[at]
-        question, target = sample["chats"][0].rounds[0][0], sample["masks"][0]
+        question, target = sample["conversations"][0].turns[0][0], sample["masks"][0]
         if sample["source"] != source:
             source, turn = sample["source"], 0
             session, alone = (model.start(sample["image"], processor) for _ in range(2))
