@@ -20,17 +20,21 @@ SUFFIXES = (".py", ".md", ".yaml", ".toml", ".js", ".css", ".sbatch", ".ipynb", 
 # Records of measurements keep the words of their time; code in examples/ is a copy; legal texts are quoted
 NOT_OURS = ("examples/shapes-tiny/", "LICENSE", "NOTICE", "THIRD_PARTY", "tests/plain_english.py", "CITATION")
 
+COUNTED = (
+    "rows|samples|questions|images|pictures|bytes|tokens|files|masks|steps|batches|units|pixels|cells|scenes|lines"
+)
+PER = "(optimizer )?step|row|image|picture|second|question|process|file|batch|epoch|device|side|scene|line|day|class"
 # (pattern, what to write). One word per concept.
 FORBIDDEN = [
     (r"(?<![-_])\bchat(s|ted|ting)?\b(?!([- _]template|\.completion| completion))", "conversation"),
     (r"\b(talk(s|ed|ing)?|dialogues?)\b", "conversation"),
-    (r"\brounds\b(?! (to|up|down|off|half|it|its|them|values|inputs))|\b(a|the|one|each|every|this) round\b(?!( |-)trip)", "turn"),
+    (r"\brounds\b(?! (to|up|down|off|half|it|its|them|values|inputs))", "turn"),
+    (r"\b(a|the|one|each|every|this) round\b(?!( |-)trip)", "turn"),
     (r"\bvisit(s|ed|ing|or|ors)?\b", "session, user, client"),
     (r"what is meant", "target"),
     (r"\bnot counted\b", "ignored, ignore region"),
     (r"\bhand(s|ed|ing)?\b(?! side)", "simulated prompt, user; pass, give"),
-    (r"\b(rows|samples|questions|images|pictures|bytes|tokens|files|masks|times|steps|batches|units|pixels|cells|scenes|lines) "
-     r"an? (step|optimizer step|row|image|picture|second|question|process|file|batch|epoch|device|side|scene|line|day|class)\b", "per"),
+    (rf"\b({COUNTED}) an? ({PER})\b", "per"),
     (r"\b(go|goes|going|went|gone) on\b", "resume, continue"),
     (r"\b(take|takes|taken|taking|took) (\w+ )?away\b|\bforg(e|o)t(s|ten|ting|ful)?\b", "delete, overwrite"),
     (r"\b(left|leave|leaves|leaving) (\w+ )?out\b|\bpass(ed|es)? over\b", "skip, omit"),
@@ -42,7 +46,7 @@ FORBIDDEN = [
     (r"(?<!\.)(?<!_)\bfloor\b(?!\()", "no metaphors"),
     (r"\b(such|other) draws\b", "95% CI"),
     (r"\b[Ww]hoever\b|\bNot so\b|\bbut for\b|\bgone back through\b|\baloud\b|\bmends?\b|\bmended\b", "plain words"),
-]  # fmt: skip
+]
 FORBIDDEN = [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in FORBIDDEN]
 
 
