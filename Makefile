@@ -53,13 +53,17 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about tw
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
 	$(LAUNCH) train.py --config configs/shapes_easy_first.yaml --model $(EXAMPLE)/long --output_dir $(EXAMPLE)/easy_first \
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_conversations.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/talk \
+	$(LAUNCH) train.py --config configs/shapes_conversations.yaml --model $(EXAMPLE)/easy_first --output_dir $(EXAMPLE)/conversations \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/talk --output_dir $(EXAMPLE)/clicks \
+	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/conversations --output_dir $(EXAMPLE)/clicks \
 		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
-	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/clicks --output_dir $(EXAMPLE) \
+	$(LAUNCH) train.py --config configs/shapes_clicks.yaml --model $(EXAMPLE)/clicks --output_dir $(EXAMPLE)/clicks_in_conversations \
 		--max_steps 1300 --conversation_share 0.5 --seed $$(($(SEED) + 1)) --per_device_train_batch_size $$((8 / $(PROCESSES)))
-	for level in easy hard; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
+	$(LAUNCH) train.py --config configs/shapes_drawings.yaml --model $(EXAMPLE)/clicks_in_conversations --output_dir $(EXAMPLE)/drawings \
+		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES)))
+	$(LAUNCH) train.py --config configs/shapes_clicks_drawings.yaml --model $(EXAMPLE)/drawings --output_dir $(EXAMPLE) \
+		--seed $(SEED) --per_device_train_batch_size $$((8 / $(PROCESSES)))
+	for level in easy hard drawings; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 
 example-code: ## copy the model's code into the checkpoint of examples/shapes-tiny (after a change of *_gemma_lisa.py)

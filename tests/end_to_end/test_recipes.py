@@ -37,6 +37,7 @@ TRAINED = {
     "lisa_reason_seg": WITH_LORA,
     "shapes": EVERYTHING,
     "shapes_drawings": EVERYTHING,
+    "shapes_clicks_drawings": {"sam.mask_decoder", "sam.prompt_encoder"},
     "shapes_clicks": {"sam.mask_decoder", "sam.prompt_encoder"},
     "shapes_easy_first": EVERYTHING,
     "shapes_long": EVERYTHING,
