@@ -91,5 +91,5 @@ def test_status_of_an_answer_follows_from_its_text_and_masks(text, complete, mas
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_refusals_that_are_trained_mean_not_there(language):
+def test_refusals_of_the_templates_mean_not_there(language):
     assert answer_status(LANGUAGES[language].refusal, True, []) == "not there"

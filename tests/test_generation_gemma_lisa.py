@@ -14,7 +14,7 @@ ANSWERS = ["It is [SEG].", "[SEG]", "[SEG], [SEG] and [SEG].", "Sure, here: [SEG
 @both_states
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut_off"])
-def test_generated_masks_equal_those_of_one_pass_over_the_answer(
+def test_generated_masks_are_equal_to_those_of_one_forward_pass(
     windowed, question, set_config, answer, ended, seg_state
 ):
     model, processor = windowed
@@ -40,7 +40,7 @@ def test_masks_of_one_answer_differ_from_each_other(windowed, question):
 
 
 @both_states
-def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, set_config, seg_state):
+def test_batch_returns_the_same_as_single_conversations(windowed, question, set_config, seg_state):
     model, processor = windowed
     set_config(model, seg_state=seg_state)
     conversations = [
@@ -75,7 +75,7 @@ def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, 
     assert_close(together.iou_scores, torch.cat(scores))
 
 
-def test_free_generation_of_a_batch_gives_what_each_gives_alone(windowed, question):
+def test_free_generation_of_a_batch_returns_the_same_as_single_conversations(windowed, question):
     model, processor = windowed
     conversations = [question("the red circle"), question("Where is the green square?", seed=1)]
     together = model.segment(**ask(processor, *conversations), max_new_tokens=8)
@@ -92,7 +92,7 @@ def test_answer_without_seg_has_no_masks(tiny, question):
     assert output.iou_scores.shape == output.seg_image_index.shape == (0,)
 
 
-def test_seg_of_an_earlier_turn_gives_no_mask(windowed, question):
+def test_seg_of_an_earlier_turn_has_no_mask(windowed, question):
     model, processor = windowed
     conversation = [*question(), {"role": "assistant", "content": "[SEG] and [SEG]."}, *question(with_image=False)]
     inputs = ask(processor, conversation)
@@ -104,7 +104,7 @@ def test_seg_of_an_earlier_turn_gives_no_mask(windowed, question):
     assert_close(output.pred_masks, expected.pred_masks[2:])
 
 
-def test_images_can_be_asked_again_by_their_embeddings(tiny, question):
+def test_image_embeddings_can_be_reused(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question())
     with saying(model, processor, "It is [SEG]."):
@@ -115,14 +115,14 @@ def test_images_can_be_asked_again_by_their_embeddings(tiny, question):
     assert torch.equal(first.pred_masks, second.pred_masks)
 
 
-def test_text_alone_is_answered_without_masks(tiny, question):
+def test_text_only_conversation_has_no_masks(tiny, question):
     model, processor = tiny
     with saying(model, processor, "Hello [SEG]."):
         output = model.segment(**ask(processor, question("Say hello.", with_image=False)), max_new_tokens=20)
     assert output.pred_masks is None and output.seg_image_index is None
 
 
-def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, question):
+def test_generate_accepts_all_outputs_of_the_processor_and_never_calls_sam(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question(), question("the star", seed=1))
     called = []
@@ -142,13 +142,13 @@ def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, q
     assert said.startswith("It is [SEG].<end_of_turn>")
 
 
-def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
+def test_inputs_of_segment_that_do_not_match_are_an_error(tiny, make_picture):
     model, processor = tiny
     ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
     inputs = dict(processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True))
-    with pytest.raises(ValueError, match="2 sam_pixel_values but 1 conversations"):
+    with pytest.raises(ValueError, match="sam_pixel_values has 2 images, but 1 conversations"):
         model.segment(**{**inputs, "sam_pixel_values": inputs["sam_pixel_values"].repeat(2, 1, 1, 1)})
-    with pytest.raises(ValueError, match="pixel_values did not come"):
+    with pytest.raises(ValueError, match="pixel_values is missing"):
         model.segment(**{**inputs, "pixel_values": None})
     padded = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
     padded["attention_mask"][:, -1] = 0
@@ -156,7 +156,7 @@ def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
         model.segment(**padded)
 
 
-def test_bf16_weights_learn_and_segment(samples, make_picture):
+def test_bf16_weights_can_be_trained_and_segment(samples, make_picture):
     model, processor = build_tiny(64, seed=0)
     model = model.to(torch.bfloat16)
     batch = GemmaLisaCollator(processor)(samples[:2])

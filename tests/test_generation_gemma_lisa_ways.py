@@ -49,7 +49,7 @@ WAYS = {
 
 @both_states
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
-def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_config, options, seg_state):
+def test_masks_belong_to_the_generated_sequences(pointing, question, set_config, options, seg_state):
     model, processor = pointing
     set_config(model, seg_state=seg_state)
     inputs = ask(processor, question(), question("the star", seed=1, size=(40, 90)))
@@ -69,7 +69,7 @@ def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_co
 
 
 @pytest.mark.parametrize("prompts", [{}, {"boxes": [(5, 5, 40, 40), None]}], ids=["words", "a box"])
-def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, question, monkeypatch, prompts):
+def test_masks_are_decoded_in_chunks_with_the_same_result(pointing, question, monkeypatch, prompts):
     model, processor = pointing
     inputs = ask(processor, question(), question("the star", seed=1))
     expected = model.segment(**inputs, max_new_tokens=9, **prompts)
@@ -81,7 +81,7 @@ def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, q
     assert torch.equal(found.seg_image_index, expected.seg_image_index)
 
 
-def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, question):
+def test_assisted_generation_returns_the_masks_of_greedy_search(pointing, question):
     model, processor = pointing
     inputs = ask(processor, question())
     greedy = model.segment(**inputs, max_new_tokens=9)
@@ -90,7 +90,7 @@ def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, ques
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
-def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(pointing, question):
+def test_assistant_of_another_class_returns_the_masks_of_greedy_search(pointing, question):
     model, processor = pointing
     assistant = Gemma3ForConditionalGeneration(Gemma3Config(**without(model.config.to_dict(), "model_type"))).eval()
     assistant.generation_config = model.generation_config
@@ -101,7 +101,7 @@ def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(poin
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
-def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, question, set_config, monkeypatch):
+def test_states_are_copied_if_every_step_writes_to_the_same_memory(pointing, question, set_config, monkeypatch):
     model, processor = pointing
     set_config(model, seg_state="previous")  # all states are those of the steps
     inputs = ask(processor, question())
@@ -118,7 +118,7 @@ def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, 
     assert_close(model.segment(**inputs, max_new_tokens=6).pred_masks, expected.pred_masks)
 
 
-def test_a_generation_configuration_is_passed_alone_and_left_as_it_was(tiny, question, caplog):
+def test_generation_configuration_is_passed_alone_and_not_changed(tiny, question, caplog):
     model, processor = tiny
     config = GenerationConfig(do_sample=False)
     before = config.to_dict()
@@ -126,13 +126,13 @@ def test_a_generation_configuration_is_passed_alone_and_left_as_it_was(tiny, que
     assert config.to_dict() == before and "deprecated" not in caplog.text
 
 
-def test_options_that_ask_for_nothing_are_taken(tiny, question):
+def test_disabled_options_are_accepted(tiny, question):
     model, processor = tiny
     off = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "output_scores": False}
     model.segment(**ask(processor, question()), max_new_tokens=2, **off)
 
 
-def test_a_streamer_is_given_the_prompt_and_every_token(tiny, question):
+def test_streamer_receives_the_prompt_and_every_token(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question())
     told = []
@@ -147,7 +147,7 @@ def test_a_streamer_is_given_the_prompt_and_every_token(tiny, question):
     assert len(output.pred_masks) == 1
 
 
-def test_a_stopping_criterion_at_the_mask_token_still_gives_the_mask(windowed, question):
+def test_stopping_criterion_at_the_seg_token_still_returns_the_mask(windowed, question):
     model, processor = windowed
     inputs = ask(processor, question())
     stop = StoppingCriteriaList([lambda ids, scores: ids[:, -1] == processor.seg_token_id])
@@ -161,21 +161,21 @@ def test_a_stopping_criterion_at_the_mask_token_still_gives_the_mask(windowed, q
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"temperature": 0.7}, "temperature has no effect without sampling; pass do_sample=True"),
+        ({"temperature": 0.7}, "temperature has no effect without sampling. Also pass do_sample=True"),
         ({"temperature": 0.7, "generation_config": GenerationConfig(do_sample=False)}, "temperature has no effect"),
-        ({"length_penalty": 2.0}, "length_penalty has no effect without beams; pass num_beams"),
+        ({"length_penalty": 2.0}, "length_penalty has no effect without beam search. Also pass num_beams"),
         ({"top_p": 0.9, "do_sample": False}, "top_p has no effect"),
-        ({"output_scores": True}, "segment does not return what output_scores asks for"),
+        ({"output_scores": True}, "segment does not support output_scores"),
         ({"temprature": 0.7}, "temprature"),
     ],
 )
-def test_an_option_without_effect_is_refused(tiny, question, options, complaint):
+def test_option_without_effect_is_an_error(tiny, question, options, complaint):
     model, processor = tiny
     with pytest.raises(ValueError, match=complaint):
         model.segment(**ask(processor, question()), **options)
 
 
-def test_training_with_activation_checkpointing_is_refused(question, make_picture):
+def test_training_mode_with_activation_checkpointing_is_an_error(question, make_picture):
     model, processor = build_tiny(64, seed=0)
     inputs = ask(processor, question())
     model.gradient_checkpointing_enable()
@@ -188,7 +188,7 @@ def test_training_with_activation_checkpointing_is_refused(question, make_pictur
         lambda: model.start(make_picture(), processor),
         lambda: session.ask("the circle"),
     ):
-        with pytest.raises(ValueError, match=r"drops the KV cache. Call model.eval\(\) first"):
+        with pytest.raises(ValueError, match=r"disables the KV cache. Call model.eval\(\) first"):
             refused()
 
 

@@ -46,7 +46,7 @@ POINTS = [[(10, 10, 1), (50, 30, 0)], None, [(3, 80, 1)]]
 BOXES = [None, (5, 6, 40, 50), (1, 2, 20, 60)]
 
 
-def test_a_batch_with_different_prompts_equals_one_at_a_time(asked, saying):
+def test_batch_with_different_prompts_is_equal_to_single_images(asked, saying):
     together = saying(asked([0, 1, 2]), points=POINTS, boxes=BOXES)
     plain = saying(asked([0, 1, 2]))
     assert together.seg_image_index.tolist() == plain.seg_image_index.tolist() == [0, 0, 1, 1, 2, 2]
@@ -58,13 +58,13 @@ def test_a_batch_with_different_prompts_equals_one_at_a_time(asked, saying):
         assert not torch.allclose(together.pred_masks[mine], plain.pred_masks[mine], atol=1e-3)
 
 
-def test_images_without_prompts_are_as_without_the_argument(asked, saying):
+def test_prompts_of_none_are_equal_to_no_prompts(asked, saying):
     expected = saying(asked([0, 1]))
     found = saying(asked([0, 1]), points=[None, None])
     torch.testing.assert_close(found.pred_masks, expected.pred_masks)
 
 
-def test_the_best_of_three_masks_is_the_one_sam_scores_best(tiny, asked, saying):
+def test_multimask_output_returns_the_mask_with_the_best_score(tiny, asked, saying):
     model, _ = tiny
     taken = []
     hook = model.sam.mask_decoder.register_forward_hook(lambda module, inputs, output: taken.append(output))
@@ -79,7 +79,7 @@ def test_the_best_of_three_masks_is_the_one_sam_scores_best(tiny, asked, saying)
         assert output.iou_scores[row] == scores[row].max()
 
 
-def test_a_points_place_and_label_both_matter(tiny):
+def test_place_and_label_of_a_point_change_the_mask(tiny):
     model, _ = tiny
     torch.manual_seed(0)
     size = model.config.sam_config.prompt_encoder_config.hidden_size
@@ -94,7 +94,7 @@ def test_a_points_place_and_label_both_matter(tiny):
     assert not torch.allclose(at_one, elsewhere) and not torch.allclose(at_one, not_there)
 
 
-def test_prompts_are_scaled_as_the_image_is(tiny):
+def test_prompts_are_scaled_like_the_image(tiny):
     model, _ = tiny
     points, box = prompts_in_sam_frame([(100, 50, 1)], (0, 0, 200, 100), (100, 200), (32, 64))
     assert points.tolist() == [[[32.0, 16.0, 1.0]]] and box.tolist() == [[0.0, 0.0, 64.0, 32.0]]
@@ -103,13 +103,13 @@ def test_prompts_are_scaled_as_the_image_is(tiny):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"points": [None]}, "1 points and 2 boxes for 2 images"),
-        ({"points": [[(70, 3, 1)], None]}, "not all inside the image of 60 × 40"),
-        ({"boxes": [None, (5, 5, 5, 9)]}, "left, top, right and bottom"),
-        ({"points": [[], None]}, "x, y and label of each are needed"),
+        ({"points": [None]}, r"one item per image \(2\), got 1 and 2"),
+        ({"points": [[(70, 3, 1)], None]}, "must be inside the image of 60 × 40"),
+        ({"boxes": [None, (5, 5, 5, 9)]}, "left, top, right, bottom"),
+        ({"points": [[], None]}, r"shape \(N, 3\), with x, y and label"),
     ],
 )
-def test_prompts_that_do_not_fit_are_refused(asked, saying, options, complaint):
+def test_invalid_prompts_are_an_error(asked, saying, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         saying(asked([0, 1]), **options)
 

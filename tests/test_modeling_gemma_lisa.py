@@ -46,7 +46,7 @@ def is_trained(name):
 # Batches and padding
 # ---------------------------------------------------------------------------------------------------------------------
 @both_states
-def test_batch_of_two_equals_two_of_one(tiny, samples, set_config, seg_state):
+def test_batch_of_two_is_equal_to_two_batches_of_one(tiny, samples, set_config, seg_state):
     model, processor = tiny
     set_config(model, seg_state=seg_state)
     collate = GemmaLisaCollator(processor)
@@ -60,7 +60,7 @@ def test_batch_of_two_equals_two_of_one(tiny, samples, set_config, seg_state):
     assert set(together.seg_image_index.tolist()) == {0, 1}
 
 
-def test_left_and_right_padding_give_the_same(windowed, question):
+def test_left_and_right_padding_give_the_same_results(windowed, question):
     model, processor = windowed
     answer = {"role": "assistant", "content": "It is [SEG]."}
     conversations = [[*question("the red circle"), answer], [*question("Where is the green square?", seed=1), answer]]
@@ -85,7 +85,7 @@ def test_head_runs_on_labelled_positions_only(tiny, samples):
     assert_close(few.language_loss, F.cross_entropy(few.logits, batch["labels"][:, 1:][learned]))
 
 
-def test_no_hidden_states_are_kept(tiny, samples):
+def test_hidden_states_are_not_stored(tiny, samples):
     model, processor = tiny
     output = model(**GemmaLisaCollator(processor)(samples[:1]))
     assert output.hidden_states is None and output.attentions is None
@@ -104,7 +104,7 @@ KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_batch_gives_every_trained_parameter_a_gradient(tiny, make_sample, kind):
+def test_every_trained_parameter_gets_a_gradient_from_every_batch(tiny, make_sample, kind):
     model, processor = tiny
     batch = batches_of_all_kinds(processor, make_sample)[kind]
     output, gradients = run_with_gradients(model, batch)
@@ -131,12 +131,12 @@ def visited_stations(model, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_batch_meets_the_modules_in_one_order(tiny, make_sample, kind):
+def test_every_batch_calls_the_modules_in_the_same_order(tiny, make_sample, kind):
     model, processor = tiny
     assert visited_stations(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(STATIONS)
 
 
-def test_a_cached_run_meets_no_encoder_whatever_a_batch_holds(tiny, make_sample):
+def test_run_with_cached_embeddings_never_calls_the_encoder(tiny, make_sample):
     model, processor = tiny
     batches = batches_of_all_kinds(processor, make_sample)
     size = model(**batches["with_masks"]).image_embeddings.shape[1:]
@@ -147,7 +147,7 @@ def test_a_cached_run_meets_no_encoder_whatever_a_batch_holds(tiny, make_sample)
         assert torch.isfinite(model(**cached).loss)
 
 
-def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
+def test_backward_pass_of_every_batch_goes_through_a_frozen_decoder(tiny, make_sample):
     model, processor = tiny
     visited = []
     hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: visited.append(True))
@@ -162,7 +162,7 @@ def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
         model.requires_grad_(True).zero_grad()
 
 
-def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
+def test_text_only_inference_calls_no_image_encoder(tiny, make_sample):
     model, processor = tiny
     batch = without_labels(batches_of_all_kinds(processor, make_sample)["text_only"])
     assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
@@ -178,7 +178,7 @@ def test_batch_without_seg_has_mask_losses_of_zero(tiny, make_sample):
     assert_close(output.loss, output.language_loss)
 
 
-def test_image_of_a_text_only_neighbour_is_not_taken(tiny, make_sample):
+def test_image_of_another_row_is_not_used(tiny, make_sample):
     model, processor = tiny
     collate = GemmaLisaCollator(processor)
     word, thing = make_sample(["Two."], with_image=False), make_sample(["It is {seg}."], seed=3)
@@ -192,22 +192,22 @@ def test_image_of_a_text_only_neighbour_is_not_taken(tiny, make_sample):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_pixels_without_token_types_are_refused(tiny, make_sample):
+def test_pixel_values_without_token_type_ids_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = without(two_things(processor, make_sample), "question_ids", "token_type_ids")
-    with pytest.raises(ValueError, match="pixel_values came without token_type_ids"):
+    with pytest.raises(ValueError, match="pixel_values needs token_type_ids"):
         model(**batch)
 
 
-def test_sam_images_that_are_not_as_many_as_conversations_are_refused(tiny, make_sample):
+def test_wrong_number_of_sam_images_is_an_error(tiny, make_sample):
     model, processor = tiny
     batch = two_things(processor, make_sample)
     batch["sam_pixel_values"] = batch["sam_pixel_values"][:1]
-    with pytest.raises(ValueError, match="1 images for SAM but 2 conversations"):
+    with pytest.raises(ValueError, match="SAM has 1 images, but 2 conversations"):
         model(**batch)
 
 
-def test_seg_in_a_conversation_without_an_image_is_refused(tiny, make_sample):
+def test_seg_in_a_conversation_without_an_image_is_an_error(tiny, make_sample):
     model, processor = tiny
     batch = own_batch(processor, [make_sample(["{seg}."]), make_sample(["Two."], with_image=False)])
     batch["input_ids"][1, batch["labels"][1] != IGNORE_INDEX] = processor.seg_token_id
@@ -230,7 +230,7 @@ def test_cached_image_embeddings_give_the_same_masks(tiny, samples):
         assert torch.equal(first[name], second[name])
 
 
-def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
+def test_seg_state_previous_is_the_state_before_seg(tiny, make_sample, set_config):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
     at = (batch["input_ids"][0] == processor.seg_token_id).nonzero().item()
@@ -252,7 +252,7 @@ def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
 # ---------------------------------------------------------------------------------------------------------------------
 # Learning
 # ---------------------------------------------------------------------------------------------------------------------
-def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config):
+def test_loss_is_the_weighted_sum(tiny, samples, set_config):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(samples[:1])
     output = model(**batch)
@@ -264,7 +264,7 @@ def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config
     assert_close(model(**without_labels(batch)).loss, 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
 
 
-def test_given_counts_are_the_divisors(tiny, samples):
+def test_losses_are_divided_by_the_given_counts(tiny, samples):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(samples[:1])
     own = model(**batch)
@@ -276,7 +276,7 @@ def test_given_counts_are_the_divisors(tiny, samples):
         assert_close(output.mask_dice_loss * 4, own.mask_dice_loss)
 
 
-def test_one_step_moves_every_trained_parameter_and_no_frozen_one(tiny, samples):
+def test_one_step_changes_every_trained_parameter_and_no_frozen_one(tiny, samples):
     model, processor = deepcopy(tiny)
     model.train()
     frozen = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
@@ -305,7 +305,7 @@ def saved(tiny, tmp_path_factory):
     return folder
 
 
-def test_loaded_model_gives_exactly_the_same(tiny, saved, samples):
+def test_loaded_model_gives_identical_results(tiny, saved, samples):
     model, processor = tiny
     loaded, loaded_processor = load_checkpoint(saved)
     assert type(loaded) is GemmaLisaForConditionalGeneration and not loaded.training
@@ -348,20 +348,20 @@ def copied_state(model):
     return {name: weight.clone() for name, weight in model.state_dict().items()}
 
 
-def test_copies_of_tied_weights_are_not_saved_however_they_are_handed_over(tiny, saved, tmp_path):
+def test_copies_of_tied_weights_are_not_saved(tiny, saved, tmp_path):
     model, state = tiny[0], copied_state(tiny[0])
     expected = set(load_file(saved / "model.safetensors"))
     assert saved_names(model, tmp_path, state_dict=state) == expected
     assert saved_names(model, tmp_path, True, state) == expected
 
 
-def test_a_tied_weight_without_the_one_it_is_tied_to_is_saved(tiny, tmp_path):
+def test_tied_weight_is_saved_if_its_partner_is_missing(tiny, tmp_path):
     state = copied_state(tiny[0])
     del state[EMBEDDING]
     assert HEAD in saved_names(tiny[0], tmp_path, state_dict=state)
 
 
-def test_a_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
+def test_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
     model = deepcopy(tiny[0])
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)

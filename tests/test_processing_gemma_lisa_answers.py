@@ -26,7 +26,7 @@ def output_of(processor, inputs, answers, image_of=(), side=32, seed=0):
     )
 
 
-def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, make_conversation, make_picture):
+def test_masks_have_the_sizes_of_their_images_and_are_equal_to_sams(processor, make_conversation, make_picture):
     conversations = [make_conversation(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
     conversations.insert(1, make_conversation(("user", "Q")))
     inputs = encode(processor, conversations, add_generation_prompt=True)
@@ -56,7 +56,7 @@ def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, ma
         assert torch.equal(own, logits[:, 0])
 
 
-def test_threshold_is_one_of_logits(processor, make_conversation):
+def test_threshold_applies_to_logits(processor, make_conversation):
     inputs = encode(processor, make_conversation(("user", IMAGE, "Q")))
     output = output_of(processor, inputs, ["[SEG]"], image_of=[0])
     logits = processor.masks_to_image(output.pred_masks, (64, 64), (64, 64))
@@ -124,7 +124,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("said", WORDS)
-def test_words_of_an_answer_are_told_from_its_tokens(processor, make_conversation, said):
+def test_text_and_phrases_of_an_answer_are_read_from_its_tokens(processor, make_conversation, said):
     inputs = encode(processor, make_conversation(("user", IMAGE, "Q")), add_generation_prompt=True)
     text, raw_text, phrases, complete = WORDS[said]
     output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
@@ -163,7 +163,7 @@ def test_status_of_an_answer_follows_from_its_masks_and_scores(processor, make_c
     assert all(answer["complete"] == (answer["status"] != "incomplete") for answer in answers)
 
 
-def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):
+def test_earlier_turns_are_not_part_of_the_answer(processor, make_conversation):
     conversation = make_conversation(("user", IMAGE, "Q"), ("assistant", "It is [SEG]."), ("user", "R"))
     inputs = encode(processor, [conversation, make_conversation(("user", "Hi"))], add_generation_prompt=True)
     output = output_of(processor, inputs, ["No.<end_of_turn>", "Hello there.<end_of_turn>"])
@@ -172,7 +172,7 @@ def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):
     assert first["masks"].shape == (0, 64, 64)
 
 
-def test_answers_of_the_model_are_read_whole(tiny, make_conversation, make_picture):
+def test_answers_of_a_batch_have_masks_of_their_image_sizes(tiny, make_conversation, make_picture):
     model, processor = tiny
     conversations = [
         make_conversation(("user", IMAGE, "the red circle"), picture=make_picture(30, 50)),
@@ -195,7 +195,7 @@ UNITS += [
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
+def test_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
     """The cubic pattern took 114 s for 4,000 blanks."""
     long = unit * (LONG // len(unit))
     said = {}

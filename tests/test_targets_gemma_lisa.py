@@ -28,7 +28,7 @@ def logits_of(targets):
     return torch.where(targets.labels == 1, 5.0, -5.0)
 
 
-def test_a_click_lies_on_a_wrong_pixel_and_says_what_is_right_there(targets):
+def test_click_is_on_a_wrong_pixel_and_has_the_right_label(targets):
     logits = logits_of(targets)
     logits[0, 7, 12] = -5.0  # of the thing, and missed
     logits[1, 18, 20] = 5.0  # beside it, and taken for it
@@ -39,13 +39,13 @@ def test_a_click_lies_on_a_wrong_pixel_and_says_what_is_right_there(targets):
         assert second == pytest.approx([20 * 1.6, 18 * 1.6, 0.0])
 
 
-def test_where_nothing_is_wrong_the_click_lies_on_the_thing(targets):
+def test_click_is_on_the_object_if_no_pixel_is_wrong(targets):
     places = {tuple(targets.clicks(logits_of(targets))[1, 0].tolist()) for _ in range(40)}
     assert len(places) > 3
     assert all(x < 4 * 1.6 and y < 3 * 1.6 and label == 1.0 for x, y, label in places)
 
 
-def test_boxes_surround_the_things_roughly_and_stay_in_the_image(targets):
+def test_boxes_surround_the_objects_with_noise_and_stay_in_the_image(targets):
     drawn = torch.stack([targets.boxes() for _ in range(200)])  # (200, 2, 4)
     assert (drawn >= 0).all() and (drawn <= torch.tensor([64.0, 32.0, 64.0, 32.0])).all()
     exact = torch.tensor([10.0, 5.0, 30.0, 10.0]) * 1.6
@@ -53,7 +53,7 @@ def test_boxes_surround_the_things_roughly_and_stay_in_the_image(targets):
     assert drawn[:, 0].std(dim=0).min() > 0.5
 
 
-def test_a_thing_without_a_counted_pixel_has_the_whole_image_for_its_box():
+def test_box_of_an_empty_target_is_the_whole_image():
     masks = torch.zeros(1, 20, 40, dtype=torch.uint8)
     targets = MaskTargets(*pad_masks([masks], 1024), torch.tensor([[32, 64]]), side=64)
     boxes = torch.stack([targets.boxes()[0] for _ in range(50)])
@@ -81,7 +81,7 @@ def prompt_gradients(model):
     }
 
 
-def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(learning, make_sample):
+def test_prompted_loss_is_part_of_the_loss_and_trains_the_prompt_encoder(learning, make_sample):
     model, processor = learning
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
     output = model(**batch)
@@ -99,7 +99,7 @@ def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(le
 
 
 @pytest.mark.parametrize("answers", [["No, I see none."], None])
-def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, answers):
+def test_batch_without_masks_gives_zero_gradients_to_the_prompt_encoder(learning, make_sample, answers):
     model, processor = learning
     sample = make_sample(answers or ["Yes."], with_image=answers is not None)
     output = model(**GemmaLisaCollator(processor)([sample]))
@@ -109,7 +109,7 @@ def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, an
 
 
 @pytest.mark.parametrize("said", SEG_STATES)
-def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_sample, monkeypatch, said):
+def test_simulated_prompts_use_the_drawn_seg_state(learning, make_sample, monkeypatch, said):
     model, processor = learning
     monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
     decode, calls = model._decode_masks, []
@@ -138,7 +138,7 @@ def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_
 
 
 @pytest.mark.parametrize("said", SEG_STATES)
-def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning, make_sample, monkeypatch, said):
+def test_backward_pass_of_every_batch_goes_through_a_frozen_projector(learning, make_sample, monkeypatch, said):
     model, processor = learning
     monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
     collate = GemmaLisaCollator(processor)
@@ -162,7 +162,7 @@ def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning
             parameter.requires_grad_(True)
 
 
-def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, make_sample, monkeypatch):
+def test_prompts_are_not_simulated_in_evaluation_or_with_zero_weight(learning, make_sample, monkeypatch):
     model, processor = learning
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
     model.eval()
@@ -172,7 +172,7 @@ def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, m
     assert model(**batch).prompted_loss is None
 
 
-def test_the_scores_learn_what_the_masks_are_worth(targets):
+def test_score_loss_is_the_squared_error_of_the_iou(targets):
     logits = logits_of(targets)
     logits[0, 5:10, 20:30] = -5.0  # half of the first
     logits[1, 15, 35] = 5.0  # not counted
@@ -181,7 +181,7 @@ def test_the_scores_learn_what_the_masks_are_worth(targets):
     assert targets.score_loss(logits, scores - 0.1, 4).item() == pytest.approx(2 * 0.01 / 4)
 
 
-def test_clicks_and_boxes_can_be_learned(make_sample):
+def test_prompted_loss_decreases_in_training(make_sample):
     model, processor = build_tiny(image_size=64, seed=0)
     model.config.prompted_loss_weight = 1.0
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
@@ -202,22 +202,22 @@ def test_clicks_and_boxes_can_be_learned(make_sample):
 # The targets of a batch, and the losses of its masks
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("counts", [(1, 2), (2, 0), (2,), (2, 1, 0)])
-def test_masks_that_are_not_as_many_as_seg_tokens_are_refused(tiny, make_sample, counts):
+def test_wrong_number_of_masks_is_an_error(tiny, make_sample, counts):
     model, processor = tiny
     batch = two_things(processor, make_sample)
     batch["mask_labels"] = [torch.zeros(count, 64, 64, dtype=torch.uint8) for count in counts]
-    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image \[2, 1.*masks per image") as refusal:
+    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image: \[2, 1.*masks per image") as refusal:
         model(**batch)
     assert str(list(counts)) in str(refusal.value)
 
 
-def test_masks_without_the_sizes_are_refused(tiny, make_sample):
+def test_masks_without_image_sizes_are_an_error(tiny, make_sample):
     model, processor = tiny
     with pytest.raises(ValueError, match="reshaped_input_sizes"):
         model(**without(two_things(processor, make_sample), "reshaped_input_sizes"))
 
 
-def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_sample):
+def test_mask_losses_of_several_images_are_the_sum_of_single_images(tiny, make_sample):
     model, processor = tiny
     collate = GemmaLisaCollator(processor)
     several = [
@@ -248,7 +248,7 @@ def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
     assert_close(output.mask_dice_loss, dice_loss(logits, masks == 1, valid).mean())
 
 
-def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
+def test_ignored_pixels_give_no_gradient(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
     gradients = []
@@ -265,7 +265,7 @@ def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
     assert torch.all(gradients[1][:, :15] == 0) and torch.all(gradients[1][:, 16:] != 0)
 
 
-def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
+def test_large_masks_are_resized_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
     model, processor = tiny
     batch = own_batch(processor, [make_sample(["{seg} and {seg}."], size=(160, 240))])
     canvases = []
@@ -286,7 +286,7 @@ def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_config):
+def test_resized_masks_use_the_center_pixel(tiny, make_sample, set_config):
     model, processor = tiny
     sample = make_sample(["{seg}."], size=(192, 192))
     set_config(model, mask_loss_size=64)
@@ -305,7 +305,7 @@ def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_
         (lambda mask: mask * 7, r"\[0, 7\]"),
     ],
 )
-def test_masks_of_other_values_are_refused(tiny, samples, spoil, said):
+def test_masks_with_invalid_values_are_an_error(tiny, samples, spoil, said):
     model, processor = tiny
     batch = own_batch(processor, samples[:1])
     batch["mask_labels"] = [spoil(masks) for masks in batch["mask_labels"]]
@@ -313,7 +313,7 @@ def test_masks_of_other_values_are_refused(tiny, samples, spoil, said):
         model(**batch)
 
 
-def test_bool_masks_are_masks(tiny, samples):
+def test_bool_masks_are_accepted(tiny, samples):
     model, processor = tiny
     batch = own_batch(processor, samples[:2])
     as_bool = {**batch, "mask_labels": [masks.bool() for masks in batch["mask_labels"]]}

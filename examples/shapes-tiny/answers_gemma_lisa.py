@@ -23,7 +23,7 @@ _SEPARATORS = (",", ";", ":", "、")  # items of a list can be equal
 
 # Every pattern here takes linear time: adjacent repetitions cannot match the same characters.
 _REFUSAL = re.compile(r"(no\b|いいえ)", re.IGNORECASE)
-# Words around a `[SEG]` that do not name an object: "Sure, it is", ", and", in English and in Japanese
+# Words around a `[SEG]` that name no object: "Sure, it is", ", and", and the same in Japanese
 _NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
 _LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
 _PUNCTUATION = re.compile(r"[,.:;、。\n]")

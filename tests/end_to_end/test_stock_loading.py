@@ -204,7 +204,7 @@ def test_sft_trainer_trains_the_words(tiny, make_picture, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncating is not supported"),
+        ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncation is not supported"),
         ({"processor_kwargs": {"padding": False}}, "padding=False is not supported"),
         ({"padding": "max_length"}, "padding='max_length' is not supported"),
     ],

@@ -274,7 +274,7 @@ def test_what_is_asked_cannot_break_the_card(base, tmp_path):
     Image.new("CMYK", (40, 30)).save(tmp_path / "a.jpg")
     run("--model", base, "--output", tmp_path / "out", "--examples", tmp_path / "a.jpg", question)
     body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)[2]
-    assert "<script>" not in body.split("## How to use it")[0] and "{{ c }}" in body
+    assert "<script>" not in body.split("## Usage")[0] and "{{ c }}" in body
     assert (
         yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])["widget"][0]["text"] == question
     )
