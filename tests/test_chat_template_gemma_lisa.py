@@ -1,4 +1,4 @@
-"""The chat template: what it writes, which tokens the model speaks, and which conversations are refused."""
+"""The chat template: rendered text, assistant masks, and errors of invalid conversations."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from gemma_lisa.chat_template_gemma_lisa import images_of, user_turn
 from gemma_lisa.images_gemma_lisa import images_of_rows
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the template writes
+# Rendered text
 # ---------------------------------------------------------------------------------------------------------------------
 RENDERED = {
     "image_and_text_with_spaces": (
@@ -27,7 +27,7 @@ RENDERED = {
         True,
         f"<bos>{USER}Q<start_of_image>{END}{MODEL}",
     ),
-    "several_rounds": (
+    "several_turns": (
         [("user", IMAGE, "Q"), ("assistant", " A "), ("user", "R"), ("assistant", "B"), ("user", "S")],
         True,
         f"<bos>{USER}<start_of_image>Q{END}{MODEL}A{END}{USER}R{END}{MODEL}B{END}{USER}S{END}{MODEL}",
@@ -46,7 +46,7 @@ def test_template_renders_the_format_of_gemma(processor, make_conversation, case
 
 def test_content_can_be_a_string(processor, make_conversation):
     turns = [("system", "SYS"), ("user", "Q"), ("assistant", "A")]
-    plain = [{"role": role, "content": said} for role, said in turns]
+    plain = [{"role": role, "content": content} for role, content in turns]
     assert processor.apply_chat_template(plain) == processor.apply_chat_template(make_conversation(*turns))
     assert torch.equal(encode(processor, plain)["input_ids"], encode(processor, make_conversation(*turns))["input_ids"])
 
@@ -83,11 +83,13 @@ def test_image_tokens_are_marked_and_have_the_number_of_the_model(tiny, make_con
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which tokens the model speaks
+# Assistant masks
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("with_image", [True, False], ids=["image", "text_only"])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_assistant_mask_covers_the_model_turns_including_their_end(processor, make_conversation, with_image, padding_side):
+def test_assistant_mask_covers_the_model_turns_including_their_end(
+    processor, make_conversation, with_image, padding_side
+):
     image = [IMAGE] if with_image else []
     long = make_conversation(
         ("system", "Be brief. <end_of_turn>"),
@@ -101,16 +103,16 @@ def test_assistant_mask_covers_the_model_turns_including_their_end(processor, ma
     short = make_conversation(("user", "Q"), ("assistant", "A"))
     batch = encode(processor, [long, short], return_assistant_tokens_mask=True, padding_side=padding_side)
     assert batch["assistant_masks"].shape == batch["input_ids"].shape
-    said = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
-    for row, expected in enumerate([said, ["A<end_of_turn>"]]):
+    answers = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
+    for row, expected in enumerate([answers, ["A<end_of_turn>"]]):
         mask = batch["assistant_masks"][row].tolist()
         runs, last = [], 0
-        for token, spoken in zip(batch["input_ids"][row].tolist(), mask, strict=True):
-            if spoken and not last:
+        for token, is_assistant in zip(batch["input_ids"][row].tolist(), mask, strict=True):
+            if is_assistant and not last:
                 runs.append([])
-            if spoken:
+            if is_assistant:
                 runs[-1].append(token)
-            last = spoken
+            last = is_assistant
         assert [processor.tokenizer.decode(run) for run in runs] == expected
 
 
@@ -122,15 +124,15 @@ def test_typed_special_tokens_stay_text_with_other_templates(processor, make_con
     template = (
         "{{ bos_token }}{% for m in messages %}{% for p in m.content %}{{ p.text | upper }}|{% endfor %}{% endfor %}"
     )
-    ((ids, spoken),) = processor.encode_conversations(
+    ((ids, is_assistant),) = processor.encode_conversations(
         [make_conversation(("user", "a [SEG] <bos>"))], chat_template=template
     )
-    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(spoken)
+    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(is_assistant)
     assert processor.seg_token_id not in ids
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", ["[:3]", "[2:]", "| replace('[', '\ue000')"])
 def test_template_that_cuts_texts_is_an_error(processor, make_conversation, change):
@@ -172,7 +174,7 @@ def test_turns_that_do_not_alternate_are_an_error_of_one_line(processor, make_co
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "error_text"),
     [
         ("words", "A message must be"),
         ({"role": "user"}, "A message must be"),
@@ -190,22 +192,22 @@ def test_turns_that_do_not_alternate_are_an_error_of_one_line(processor, make_co
     ],
 )
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_invalid_messages_are_an_error_of_one_line(processor, message, said, tokenize):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_invalid_messages_are_an_error_of_one_line(processor, message, error_text, tokenize):
+    with pytest.raises(ValueError, match=error_text) as refusal:
         processor.apply_chat_template([message], tokenize=tokenize, return_dict=tokenize)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "error_text"),
     [
         ({"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, "video"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}, "image_url"),
         ({"role": "system", "content": [{"type": "image", "image": "a.png"}]}, "role system has parts of type image"),
     ],
 )
-def test_parts_of_unsupported_types_are_an_error(processor, message, said):
-    with pytest.raises(ValueError, match=said):
+def test_parts_of_unsupported_types_are_an_error(processor, message, error_text):
+    with pytest.raises(ValueError, match=error_text):
         processor.apply_chat_template([message], tokenize=True, return_dict=True)
 
 

@@ -1,4 +1,4 @@
-"""What is typed stays text, however it is cut into parts: it is never a special token."""
+"""Typed text never becomes a special token, even if it is split over several parts."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +26,14 @@ TYPED = [
 @pytest.mark.parametrize("role", ["user", "system", "later_user", "plain_user"])
 def test_typed_special_tokens_stay_text(processor, make_conversation, typed, role):
     def conversation(words):
-        said = f"Where is {words}, and {words}{words}?"
+        text = f"Where is {words}, and {words}{words}?"
         if role == "plain_user":
-            return [{"role": "user", "content": said}]
+            return [{"role": "user", "content": text}]
         if role == "system":
-            return make_conversation(("system", said), ("user", IMAGE, "Q"))
+            return make_conversation(("system", text), ("user", IMAGE, "Q"))
         if role == "later_user":
-            return make_conversation(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", said))
-        return make_conversation(("user", IMAGE, said))
+            return make_conversation(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", text))
+        return make_conversation(("user", IMAGE, text))
 
     special = torch.tensor(processor.tokenizer.all_special_ids)
 
@@ -70,7 +70,7 @@ def test_seg_in_a_model_turn_is_the_token(tiny, make_conversation):
 
 @pytest.fixture
 def fresh(processor):
-    """A processor whose tokenizer may be changed."""
+    """A processor whose tokenizer can be changed."""
     tokenizer = copy.deepcopy(processor.tokenizer)
     return GemmaLisaProcessor(processor.image_processor, tokenizer, processor.sam_image_processor)
 
@@ -133,7 +133,7 @@ def test_special_token_formed_by_typed_text_and_template_stays_text(fresh, make_
 
 def test_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, make_conversation, tmp_path):
     fresh.tokenizer.add_tokens(["<thing>"], special_tokens=True)
-    fresh.tokenizer.add_tokens(["gizmo"])  # a word of the vocabulary like others
+    fresh.tokenizer.add_tokens(["gizmo"])  # an ordinary word of the vocabulary
     fresh.save_pretrained(tmp_path)
     loaded = GemmaLisaProcessor.from_pretrained(tmp_path)
     for typed, times in (("<thing>", 0), ("gizmo", 1)):
@@ -181,7 +181,7 @@ def test_word_that_became_a_special_token_is_tokenized_by_characters(fresh, make
 
 
 def test_threads_can_share_a_tokenizer(processor, make_conversation):
-    """Plain and typed special tokens set the tokenizer's flags in turn."""
+    """The calls alternate between plain and typed special tokens, which set different flags of the tokenizer."""
     conversations = [
         make_conversation(("user", f"a [SEG] <end_of_turn> {number}"), ("assistant", "[SEG]")) for number in range(8)
     ]

@@ -1,4 +1,4 @@
-"""The collator: what is learned, which question a token belongs to, which mask a [SEG]."""
+"""The collator: labels, the question of each token, and the mask of each [SEG]."""
 
 from dataclasses import replace
 
@@ -28,12 +28,12 @@ def collate(processor):
     return GemmaLisaCollator(processor)
 
 
-def said(processor, ids):
+def decoded(processor, ids):
     return processor.tokenizer.decode(ids).replace(processor.full_image_sequence.strip("\n"), "<image>")
 
 
 def runs_of(values):
-    """A row without its repetitions: 0 0 1 1 1 2 -> 0 1 2."""
+    """Return a row without repeated neighbors: 0 0 1 1 1 2 -> 0 1 2."""
     return [value for at, value in enumerate(values) if at == 0 or value != values[at - 1]]
 
 
@@ -69,10 +69,10 @@ def test_row_is_the_prefix_and_its_questions(processor, collate, make_sample):
     batch = collate([sample])
     ids, numbers = batch["input_ids"][0], batch["question_ids"][0]
     assert runs_of(numbers.tolist()) == [0, 1, 2]
-    assert said(processor, ids[numbers == 0]) == "<bos><start_of_turn>user\n\n\n<image>"
-    asked = "\n\nWhere is the thing?<end_of_turn>\n<start_of_turn>model\n"
-    assert said(processor, ids[numbers == 1]) == f"{asked}It is [SEG].<end_of_turn>"
-    assert said(processor, ids[numbers == 2]) == f"{asked}No, it is not there.<end_of_turn>"
+    assert decoded(processor, ids[numbers == 0]) == "<bos><start_of_turn>user\n\n\n<image>"
+    asked = "\n\nWhere is the object?<end_of_turn>\n<start_of_turn>model\n"
+    assert decoded(processor, ids[numbers == 1]) == f"{asked}It is [SEG].<end_of_turn>"
+    assert decoded(processor, ids[numbers == 2]) == f"{asked}No, it is not there.<end_of_turn>"
     assert torch.equal(batch["token_type_ids"][0].bool(), ids == processor.tokenizer.image_token_id)
     assert int(batch["token_type_ids"].sum()) == processor.image_seq_length
 
@@ -92,7 +92,7 @@ def test_only_answers_have_labels(processor, collate, make_sample):
         3: "Two.<end_of_turn>A star and a circle.<end_of_turn>",
     }
     for number, answers in expected.items():
-        assert said(processor, ids[learned & (numbers == number)]) == answers
+        assert decoded(processor, ids[learned & (numbers == number)]) == answers
     assert not learned[numbers <= 0].any()
 
 
@@ -103,7 +103,7 @@ def test_conversation_with_several_turns_is_one_question(processor, collate, sam
     batch = collate([sample])
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
     assert runs_of(numbers.tolist()) == [0, 1, 2, 3, 4, 5]
-    last = said(processor, ids[numbers == 5])
+    last = decoded(processor, ids[numbers == 5])
     for question, answer in sample["conversations"][-1].turns:
         assert question in last and answer in last
 
@@ -127,7 +127,7 @@ def test_masks_are_in_the_order_of_the_seg_tokens(processor, collate, make_sampl
         for masks in sample["masks"]:
             for mask in masks:
                 mask[:] = 0
-                mask[value] = 1  # one row of pixels: which one tells the masks apart
+                mask[value] = 1  # one row of pixels, different for each mask
                 value += 1
     batch = collate(samples)
     assert batch["prepared"].mask_targets.shape == (5, 64, 64)
@@ -189,7 +189,7 @@ def test_seg_slot_in_a_question_stays_text(processor, collate, make_sample):
     sample["conversations"] = [replace(conversation, turns=(("Where is [SEG] {seg}?", "No."),))]
     batch = collate([sample])
     assert not (batch["input_ids"] == processor.seg_token_id).any()
-    assert "Where is [SEG] {seg}?" in said(processor, batch["input_ids"][0])
+    assert "Where is [SEG] {seg}?" in decoded(processor, batch["input_ids"][0])
 
 
 def test_row_without_a_question_is_an_error(collate, make_sample):
@@ -214,14 +214,14 @@ def test_text_only_row_has_no_image(processor, collate, make_sample):
     batch = collate([text_only])
     assert set(batch) == {*TOKENS, "prepared"} and len(batch["prepared"].image_positions) == 0
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]
-    assert said(processor, ids[numbers == 0]) == "<bos>"
-    assert said(processor, ids[batch["labels"][0] != IGNORE_INDEX]) == "Two.<end_of_turn>"
+    assert decoded(processor, ids[numbers == 0]) == "<bos>"
+    assert decoded(processor, ids[batch["labels"][0] != IGNORE_INDEX]) == "Two.<end_of_turn>"
 
 
 def test_images_are_those_of_the_rows_with_an_image(collate, make_sample):
-    things = [make_sample(["{seg}."], seed=1), make_sample(["No."], seed=2)]
+    samples_with_image = [make_sample(["{seg}."], seed=1), make_sample(["No."], seed=2)]
     words = make_sample(["Two."], with_image=False)
-    mixed, alone = collate([things[0], words, things[1]]), collate(things)
+    mixed, alone = collate([samples_with_image[0], words, samples_with_image[1]]), collate(samples_with_image)
     assert mixed["token_type_ids"].any(1).tolist() == [True, False, True]
     for name in ("pixel_values", "sam_pixel_values", "original_sizes", "reshaped_input_sizes"):
         assert torch.equal(mixed[name], alone[name])
@@ -237,11 +237,11 @@ def test_several_questions_share_one_image(processor, collate, samples):
 
 
 def test_system_prompt_of_the_processor_is_in_the_prefix(processor, collate, make_sample, monkeypatch):
-    monkeypatch.setattr(processor, "system_prompt", "Point at things.")
+    monkeypatch.setattr(processor, "system_prompt", "Point at samples_with_image.")
     sample = make_sample(["{seg}.", "No."])
     batch = collate([sample])
     prefix = batch["input_ids"][0][batch["question_ids"][0] == 0]
-    assert said(processor, prefix).startswith("<bos><start_of_turn>user\nPoint at things.\n\n")
+    assert decoded(processor, prefix).startswith("<bos><start_of_turn>user\nPoint at samples_with_image.\n\n")
 
 
 def test_evaluation_samples_have_their_index(collate, rows):
@@ -253,7 +253,7 @@ def test_evaluation_samples_have_their_index(collate, rows):
 
 
 def test_tokens_of_a_question_are_those_of_a_separate_conversation(processor, collate, samples, make_sample):
-    """Prefix and question k, read in a row, are what the processor writes for that conversation alone."""
+    """The prefix and question k have the tokens that the processor returns for this conversation alone."""
     sample = samples[1]
     batch = collate([sample])
     ids, numbers = batch["input_ids"][0], batch["question_ids"][0]
@@ -265,7 +265,7 @@ def test_tokens_of_a_question_are_those_of_a_separate_conversation(processor, co
         messages[0]["content"].insert(0, {"type": "image", "image": sample["image"]})
         expected = processor.apply_chat_template(messages, tokenize=True)[0].tolist()
         own = ids[(numbers == 0) | (numbers == number)].tolist()
-        # What the template writes after the last answer teaches nothing and is left out
+        # The template's text after the last answer is removed
         assert own == expected[: len(own)]
         assert processor.tokenizer.decode(expected[len(own) :]) == "\n"
 

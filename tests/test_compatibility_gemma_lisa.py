@@ -1,4 +1,4 @@
-"""compatibility_gemma_lisa.py: the checkpoint's code under a transformers that passes more than it does today."""
+"""compatibility_gemma_lisa.py: the code of a checkpoint with a newer transformers that passes more arguments."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, Ge
 
 @pytest.fixture
 def warnings():
-    """What the code's logger warns of, with nothing warned of before."""
+    """Warnings of the code's logger, with the memory of earlier warnings cleared."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -35,7 +35,7 @@ def warnings():
 
 @pytest.fixture
 def question(tiny, make_picture):
-    """Inputs of one conversation that ends with a generation prompt."""
+    """The inputs of one conversation with a generation prompt."""
     content = [{"type": "image", "image": make_picture()}, {"type": "text", "text": "the red circle"}]
     messages = [{"role": "user", "content": content}]
     return tiny[1].apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)

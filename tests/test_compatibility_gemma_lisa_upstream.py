@@ -1,7 +1,7 @@
-"""What the Hub files rely on in transformers beyond its public names: each test fails when upstream changes it.
+"""Internals of transformers that the Hub files depend on. A test fails when upstream changes one of them.
 
-docs/design.md lists the same. What is relied on by behaviour (states of every way to generate, a compiled step) is in
-tests/test_generation_gemma_lisa_ways.py.
+docs/design.md lists the same internals. tests/test_generation_gemma_lisa_ways.py tests behavior: the states of every
+generation method, and compiled steps.
 """
 
 import inspect
@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.utils import align_module_device
-from generating import ask, saying
+from generating import ask, forced_answers
 from transformers import (
     BitsAndBytesConfig,
     Cache,
@@ -34,7 +34,7 @@ from gemma_lisa.compatibility_gemma_lisa import CACHE_NAME
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 
-HINT = "transformers changed what the Hub files rely on: "
+HINT = "transformers changed an internal that the Hub files depend on: "
 
 
 def parameters_of(function):
@@ -43,18 +43,18 @@ def parameters_of(function):
 
 def assert_takes(function, *names, used_for):
     missing = set(names) - parameters_of(function)
-    assert not missing, f"{HINT}{function.__qualname__} no longer takes {sorted(missing)}; {used_for} needs them."
+    assert not missing, f"{HINT}{function.__qualname__} no longer accepts {sorted(missing)}, but {used_for} needs them."
 
 
 def test_generation_passes_every_output_to_the_hook_that_stores_states(tiny, question):
-    """`segment` collects the states at [SEG] there (generation_gemma_lisa.py)."""
+    """In this hook, `segment` collects the states at [SEG] (generation_gemma_lisa.py)."""
     hook = GenerationMixin._update_model_kwargs_for_generation
     assert_takes(hook, "outputs", "model_kwargs", "num_new_tokens", used_for="segment")
     model, processor = tiny
     steps = []
-    with saying(model, processor, "It is [SEG].") as (script,):
+    with forced_answers(model, processor, "It is [SEG].") as (script,):
         model.generate(**ask(processor, question()), max_new_tokens=len(script), do_sample=False, seg_steps=steps)
-    assert len(steps) == len(script), f"{HINT}_update_model_kwargs_for_generation is not called once for each step."
+    assert len(steps) == len(script), f"{HINT}_update_model_kwargs_for_generation is not called once per step."
     assert {tuple(step.shape) for step in steps} == {(1, 1, model.config.text_config.hidden_size)}
 
 
@@ -99,7 +99,7 @@ def test_gemma_accepts_image_features_and_returns_its_states(tiny, question):
 
 
 def test_gemma_accepts_a_mask_for_each_kind_of_attention(tiny, make_sample, monkeypatch):
-    """Packed questions pass masks and positions of their own (packing_gemma_lisa.py)."""
+    """Packed questions pass their own masks and positions (packing_gemma_lisa.py)."""
     model, processor = tiny
     taken, forward = [], type(model.model.language_model).forward
 
@@ -116,7 +116,7 @@ def test_gemma_accepts_a_mask_for_each_kind_of_attention(tiny, make_sample, monk
 
 
 def test_cache_without_a_configuration_can_be_cropped():
-    """A session forgets what it guessed wrong (session_gemma_lisa.py)."""
+    """A session crops wrong guesses (session_gemma_lisa.py)."""
     assert issubclass(DynamicCache, Cache)
     cache, states = DynamicCache(), torch.randn(1, 1, 5, 4)
     cache.update(states, states, 0)
@@ -181,10 +181,10 @@ def test_tied_weights_are_read_from_the_configuration(tiny, set_config):
 
 
 def test_accelerate_marks_and_loads_offloaded_weights():
-    """mask_decoding_gemma_lisa.py loads such weights of SAM, and sends images to the CPU for them."""
+    """mask_decoding_gemma_lisa.py loads offloaded weights of SAM, and keeps images on the CPU for them."""
     (module,) = cpu_offload(torch.nn.Sequential(torch.nn.Linear(2, 2)), execution_device=torch.device("cpu"))
     assert module.weight.is_meta
-    assert "_hf_hook" in vars(module), f"{HINT}Accelerate names its hook otherwise than _hf_hook."
+    assert "_hf_hook" in vars(module), f"{HINT}Accelerate does not call its hook _hf_hook."
     with align_module_device(module):
         assert not module.weight.is_meta, f"{HINT}align_module_device does not load offloaded weights."
     assert module.weight.is_meta
@@ -197,7 +197,7 @@ def test_saving_can_use_the_names_of_the_modules():
 
 
 def test_activation_checkpointing_is_visible_on_the_modules(tiny):
-    """Generation is refused under it, as it drops the cache (generation_gemma_lisa.py)."""
+    """Generation with it is an error, because it disables the KV cache (generation_gemma_lisa.py)."""
     model = tiny[0]
     model.gradient_checkpointing_enable()
     try:
@@ -208,7 +208,7 @@ def test_activation_checkpointing_is_visible_on_the_modules(tiny):
 
 
 def test_templates_are_rendered_with_the_spans_of_the_model_turns():
-    """processing_gemma_lisa.py takes labels from them."""
+    """The spans are the source of the labels (chat_template_gemma_lisa.py)."""
     names = ("conversations", "chat_template", "return_assistant_tokens_mask", "add_generation_prompt")
     assert_takes(render_jinja_template, *names, "continue_final_message", used_for="encode_conversations")
 

@@ -1,4 +1,4 @@
-"""The configuration: its defaults, what it refuses, and that it is saved with the model."""
+"""The configuration: defaults, errors, and saving with the model."""
 
 import pytest
 from transformers import Gemma3Config, SamConfig

@@ -1,4 +1,4 @@
-"""Opening images: every mode, every orientation, several frames; the same for all who open one."""
+"""Opening images: every mode, every orientation, several frames, and the same result for all callers."""
 
 import logging
 import struct
@@ -33,7 +33,7 @@ def nothing_said_yet():
 # Modes
 # ---------------------------------------------------------------------------------------------------------------------
 def in_every_mode():
-    """A picture of noise in every mode that Pillow converts to, and the ways in which files declare transparency."""
+    """Return images of noise in every mode of Pillow, and with every way to declare transparency."""
     rng = np.random.default_rng(0)
     rgba = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8), "RGBA")
     rgb = rgba.convert("RGB")
@@ -73,7 +73,7 @@ def test_processor_and_data_sets_read_every_mode_as_the_same_rgb(tiny, name, tmp
     for image in of_rows + of_hub:
         assert (image.mode, image.size) == ("RGB", (30, 20))
         np.testing.assert_array_equal(np.asarray(image), np.asarray(of_rows[0]))
-    assert np.asarray(of_rows[0]).std() > 20  # something is left of the noise
+    assert np.asarray(of_rows[0]).std() > 20  # the noise is still visible
 
     expected = tiny[1].encode_images([of_rows[0]])
     for way in ways:
@@ -118,7 +118,7 @@ def test_transparent_palette_value_is_white_and_others_are_unchanged(declared):
 
 
 def grey_tiff(values, bits=16, white_is_zero=False):
-    """A little-endian greyscale TIFF of one strip; 12 bits are packed, two values in three bytes."""
+    """Return a little-endian greyscale TIFF of one strip. 12-bit values are packed, two in three bytes."""
     height, width = values.shape
     data = values.astype("<u2").tobytes()
     if bits == 12:
@@ -148,7 +148,7 @@ def test_sixteen_bit_grey_has_one_fixed_range_in_every_format():
         np.asarray(load_rgb(grey_tiff(values, white_is_zero=True)))[..., 0], 255 - (values >> 8)
     )
     few = load_rgb(saved(Image.fromarray(values[:, :2])))
-    assert np.asarray(few).max() == 128  # not stretched to what the file happens to hold
+    assert np.asarray(few).max() == 128  # not stretched to the values of the file
 
 
 def test_twelve_bit_grey_has_its_own_range():
@@ -183,7 +183,7 @@ def test_modes_without_a_defined_range_are_an_error(mode, values, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # Orientation
 # ---------------------------------------------------------------------------------------------------------------------
-STORED_AS = {  # EXIF 2.32, orientation: how the upright picture lies in the file
+STORED_AS = {  # EXIF 2.32, orientation: how the upright image is stored in the file
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -214,7 +214,7 @@ def test_every_orientation_is_applied_once_to_files_and_pil_images(make_picture,
     for way in (file, Image.open(BytesIO(file)), decoded):
         image = load_rgb(way)
         np.testing.assert_array_equal(np.asarray(image), np.asarray(upright))
-        np.testing.assert_array_equal(np.asarray(load_rgb(image)), np.asarray(upright))  # not turned twice
+        np.testing.assert_array_equal(np.asarray(load_rgb(image)), np.asarray(upright))  # not rotated twice
         np.testing.assert_array_equal(np.asarray(load_image(way, SOURCE) if way is not file else image), upright)
 
 
@@ -260,7 +260,7 @@ def test_first_frame_is_used_with_one_warning_per_file(file_format, tmp_path, ca
     for path in [*paths, *paths]:
         image = load_rgb(path)
         np.testing.assert_allclose(image.getpixel((3, 3)), (250, 10, 10), atol=3)
-        load_rgb(image)  # what was opened is one picture from then on
+        load_rgb(image)  # the opened image has only one frame
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     for path, record in zip(paths, caplog.records, strict=True):
         assert record.getMessage() == f"{path} is animated or has several pages. Only the first is used."
@@ -292,7 +292,7 @@ def test_single_image_gives_no_warning(file_format, caplog):
 @pytest.fixture
 def samples_folder():
     if not SAMPLES.is_dir():
-        pytest.skip(f"the sample pictures are not here: no folder {SAMPLES}")
+        pytest.skip(f"the sample images are missing: no folder {SAMPLES}")
     return SAMPLES
 
 

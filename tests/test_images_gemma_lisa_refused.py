@@ -1,4 +1,4 @@
-"""Which image files are refused, with one line that says why, and which formats are opened."""
+"""Image files that are an error, with a message of one line, and supported formats."""
 
 import ast
 import struct
@@ -26,14 +26,14 @@ EXIF_DESCRIPTION = 0x010E
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="8" height="6"></svg>'
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, error_text",
     [
         (b"", "cannot be read (the file is empty; download it again or remove it)"),
         (b"this is no picture\n", "its image format is not supported; save it as PNG or JPEG"),
@@ -41,12 +41,12 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\ns
         (POSTSCRIPT, "it is a vector graphic, SVG or PostScript; save it as PNG"),
     ],
 )
-def test_file_that_is_not_an_image_is_an_error_with_advice(tiny, tmp_path, content, said):
+def test_file_that_is_not_an_image_is_an_error_with_advice(tiny, tmp_path, content, error_text):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     for call in (lambda: load_rgb(path), lambda: tiny[1].encode_images([str(path)])):
         line = refusal_of(call)
-        assert line.startswith(str(path)) and said in line
+        assert line.startswith(str(path)) and error_text in line
     assert refusal_of(lambda: load_rgb(content)).startswith("the image cannot be read")
     assert refusal_of(lambda: load_image({"bytes": content, "path": "x.png"}, SOURCE)).startswith(
         f"{SOURCE}: the image x.png"
@@ -61,7 +61,7 @@ def test_truncated_file_is_an_error(tmp_path, make_picture, file_format):
         path.write_bytes(whole[: int(len(whole) * part)])
         line = refusal_of(lambda: load_rgb(path))
         assert line.startswith(str(path)) and "cannot be read" in line
-        try:  # a picture that was opened before, and is decoded only here
+        try:  # a PIL image that is opened, but not decoded yet
             lazy = Image.open(BytesIO(path.read_bytes()))
         except Exception:
             continue
@@ -75,7 +75,7 @@ def test_missing_palette_is_an_error_that_names_the_file(tmp_path):
     assert line.startswith(f"{path} cannot be read (its palette is missing)")
     assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
     assert SOURCE in refusal_of(lambda: load_image(str(path), SOURCE))
-    assert np.asarray(open_upright(path)).shape == (6, 8)  # as a label map it has its indices
+    assert np.asarray(open_upright(path)).shape == (6, 8)  # as a label map, the indices are valid
 
 
 @pytest.mark.parametrize("step", ["load", "getexif", "convert"])
@@ -92,7 +92,7 @@ def test_every_exception_of_pillow_becomes_one_line_with_the_file_name(tmp_path,
     monkeypatch.setattr(Image.Image if step == "convert" else GifImagePlugin.GifImageFile, step, fail)
     line = refusal_of(lambda: load_rgb(path))
     assert line.startswith(f"{path} cannot be read (") and len(line) < len(str(path)) + 300
-    if step != "convert":  # a size needs no conversion
+    if step != "convert":  # reading the size does not convert
         assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
 
 
@@ -105,8 +105,10 @@ def test_line_break_in_a_file_name_does_not_break_the_message(tmp_path):
 def test_missing_file_or_wrong_type_is_an_error(tmp_path):
     for path in (tmp_path / "missing.png", tmp_path, "https://example.com/cat.png"):
         assert refusal_of(lambda path=path: load_rgb(path)).startswith(f"{path} does not exist")
-    for thing in (None, 7, np.zeros((6, 8, 3), np.uint8), {"bytes": None}):
-        assert "must be a PIL image, the path of an image file or its bytes" in refusal_of(lambda thing=thing: load_rgb(thing))
+    for value in (None, 7, np.zeros((6, 8, 3), np.uint8), {"bytes": None}):
+        assert "must be a PIL image, the path of an image file or its bytes" in refusal_of(
+            lambda value=value: load_rgb(value)
+        )
 
 
 def test_image_with_too_many_pixels_is_an_error_before_decoding(tmp_path):
@@ -120,7 +122,7 @@ def test_image_with_too_many_pixels_is_an_error_before_decoding(tmp_path):
 
 
 def test_image_within_the_pixel_limit_gives_no_warning(monkeypatch, caplog):
-    """95 million, where Pillow by itself would warn."""
+    """95 million pixels, for which Pillow itself would warn."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows := 89_478_485)
     width, height = 10_000, 9_500
     with warnings.catch_warnings():
@@ -129,7 +131,7 @@ def test_image_within_the_pixel_limit_gives_no_warning(monkeypatch, caplog):
     assert opened.size == (width, height) and not caplog.records
     assert pillows < width * height <= MAX_IMAGE_PIXELS
     refusal_of(lambda: open_upright(b""))
-    assert pillows == Image.MAX_IMAGE_PIXELS  # other code is left its own
+    assert pillows == Image.MAX_IMAGE_PIXELS  # the limit for other code is unchanged
 
 
 def test_pixel_limit_can_be_set_and_applies_to_embedded_images(monkeypatch, make_picture):
@@ -167,7 +169,7 @@ OPENS_FILES = {"PIL.Image.open", "PIL.ImageFile.Parser", "PIL.ImageGrab", "trans
 
 
 def opened_by(path):
-    """The lines at which a Python file opens images by itself."""
+    """Return the lines at which a Python file opens images itself."""
     tree, names = ast.parse(path.read_text(encoding="utf-8")), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -204,12 +206,12 @@ def test_only_one_function_of_the_project_opens_image_files(tmp_path):
 
 
 def field(record, number, data):
-    """A field of an IPTC file."""
+    """Return a field of an IPTC file."""
     return bytes([0x1C, record, number]) + struct.pack(">H", len(data)) + data
 
 
 def iptc_with(content):
-    """An IPTC file of 64 × 64 pixels that holds a file of another format."""
+    """Return an IPTC file of 64 × 64 pixels that contains a file of another format."""
     side = struct.pack(">H", 64)
     return (
         field(3, 60, b"\1\0") + field(3, 20, side) + field(3, 30, side) + field(3, 120, b"\5") + field(8, 10, content)
@@ -235,7 +237,7 @@ OTHER_FORMATS = {
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """The programs that were started, by name; a program stands where Ghostscript would."""
+    """The names of the programs that were started. Ghostscript seems to be installed."""
     started = []
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
 

@@ -1,4 +1,4 @@
-"""Images of every size: what both towers get of them, masks at their size, learning from them."""
+"""Images of every size: pixels for Gemma and SAM, masks of the image size, training."""
 
 import weakref
 
@@ -38,7 +38,7 @@ def test_pixels_are_equal_to_those_of_the_stock_processors(tiny, make_picture, s
         ({"do_normalize": False}, True),
         ({"do_rescale": False}, True),
         ({"do_rescale": False, "do_normalize": False}, True),
-        ({"rescale_factor": 0.0039}, False),  # no division by a number of 32 bits gives the same
+        ({"rescale_factor": 0.0039}, False),  # no division by a float32 number gives the same result
     ],
 )
 def test_normalization_is_equal_to_the_stock_processor_with_any_options(make_picture, options, computed):
@@ -52,7 +52,7 @@ def test_normalization_is_equal_to_the_stock_processor_with_any_options(make_pic
 
 
 def say(model, processor, answer):
-    """Makes the model say the answer, whatever it sees."""
+    """Make the model generate the answer for every input."""
     script = iter(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def forced(module, inputs, output):

@@ -1,4 +1,4 @@
-"""The parts of the loss: LISA's values and gradients, and pixels that are not counted."""
+"""The losses: values and gradients of LISA, and ignored pixels."""
 
 import json
 
@@ -20,7 +20,7 @@ CASES = (
     "zero_masks",
 )
 LOSSES = {"bce": bce_loss, "dice": dice_loss}
-REFERENCE_EPSILON = 1e-8  # LISA divides the sum over the masks by their number and this
+REFERENCE_EPSILON = 1e-8  # LISA divides the sum over the masks by their number plus this
 TOLERANCE = 1e-5
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
@@ -153,7 +153,7 @@ SIZES = [(64, 64), (48, 64), (64, 48), (100, 150), (150, 100), (33, 200), (200, 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_mask_logits_are_equal_to_those_of_the_processor(tiny, make_picture, size):
-    """Two bilinear steps there and one here: probabilities agree, logits nearly."""
+    """The processor interpolates twice and this function once: probabilities are equal, logits nearly."""
     model, processor = tiny
     (reshaped,) = processor.encode_images([make_picture(*size)])["reshaped_input_sizes"]
     coarse = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))

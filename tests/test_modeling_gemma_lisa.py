@@ -24,7 +24,7 @@ from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
-# Parts that a batch always runs through, and parameters that it always gives a gradient.
+# Modules that every batch must call, and prefixes of parameters that must always get a gradient
 STATIONS = (
     "model.vision_tower",
     "model.multi_modal_projector",
@@ -188,7 +188,7 @@ def test_image_of_another_row_is_not_used(tiny, make_sample):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Inputs that do not belong together
+# Inputs that do not match
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +287,7 @@ def test_one_step_changes_every_trained_parameter_and_no_frozen_one(tiny, sample
     model(**GemmaLisaCollator(processor)(samples[:2])).loss.backward()
     optimizer.step()
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    # SAM's decoder makes four masks of which one is learned, and softmax does not see the biases of keys
+    # Only one of the four masks of SAM's decoder is trained, and softmax does not depend on the biases of keys
     still = {name for name in before if is_trained(name) and name not in frozen | moved}
     unused = ("output_hypernetworks_mlps.1.", "output_hypernetworks_mlps.2.", "output_hypernetworks_mlps.3.")
     assert all(any(part in name for part in (*unused, "k_proj.bias", "iou_prediction_head.")) for name in still), still
@@ -323,7 +323,7 @@ def test_saved_keys_are_the_names_of_the_modules(tiny, saved):
     fresh = GemmaLisaForConditionalGeneration(model.config)
     result = fresh.load_state_dict(state, strict=False)
     assert result.unexpected_keys == []
-    # What is tied is stored once: the head with the embedding, SAM's position code with its prompt encoder's
+    # Tied weights are stored once: the head with the embedding, SAM's positional embedding with its prompt encoder's
     assert "lm_head.weight" in result.missing_keys
     assert set(result.missing_keys) <= set(fresh.all_tied_weights_keys)
     assert torch.equal(fresh.seg_projector[0].weight, model.seg_projector[0].weight)
@@ -344,7 +344,7 @@ def saved_names(model, folder, *args, **options):
 
 
 def copied_state(model):
-    """As engines hand it over: no two tensors share memory."""
+    """Return a state dict whose tensors share no memory, as DeepSpeed and FSDP pass it."""
     return {name: weight.clone() for name, weight in model.state_dict().items()}
 
 

@@ -1,7 +1,7 @@
-"""A training step on the collator's batch never waits for the device.
+"""A training step on a batch of the collator needs no GPU synchronization.
 
-Shown on torch's meta device, whose tensors have no values: whoever needs one to go on fails there, or is recorded.
-`tests/end_to_end/test_gpu.py` shows the same on a GPU.
+The tests use the meta device, whose tensors have no values. An operation that needs a value fails or is recorded.
+`tests/end_to_end/test_gpu.py` tests the same on a GPU.
 """
 
 from copy import deepcopy
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gemma_lisa.collator import GemmaLisaCollator
 
 META = torch.device("meta")
-# On a GPU these read a value, or make a tensor whose size depends on values. multinomial checks what it is given.
+# On a GPU, these operations read a value, or make a tensor whose size depends on values. multinomial checks its input.
 WAITING = (
     "_is_all_true",
     "_local_scalar_dense",
@@ -32,11 +32,11 @@ WAITING = (
 
 
 class Waits(TorchDispatchMode):
-    """Records what would make the CPU wait for the device.
+    """Record operations that would make the CPU wait for the device.
 
     Attributes:
         found: names of operations on device tensors whose result depends on values.
-        copied: names of operations that take a tensor of the CPU to the device.
+        copied: names of operations that copy a CPU tensor to the device.
     """
 
     def __init__(self):
@@ -64,7 +64,7 @@ def on_meta(batch):
 
 @pytest.fixture
 def learning(tiny):
-    """A model in training mode with every part of the loss, on the meta device, and its processor."""
+    """A model with all losses in training mode on the meta device, and its processor."""
     model, processor = deepcopy(tiny)
     model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
     return model.to(META).train(), processor
@@ -87,7 +87,7 @@ def test_training_step_has_no_gpu_synchronization(learning, make_sample, kind):
 
 
 def test_training_step_with_cached_embeddings_copies_nothing_to_the_device(learning, make_sample):
-    """SAM's encoder, which they spare, makes its relative positions on the CPU."""
+    """Without cached embeddings, SAM's encoder creates its relative positions on the CPU."""
     model, processor = learning
     batch = on_meta(batches_of_all_kinds(processor, make_sample)["with_masks"])
     batch["image_embeddings"] = model.encode_for_sam(batch.pop("sam_pixel_values")).detach()
@@ -97,7 +97,7 @@ def test_training_step_with_cached_embeddings_copies_nothing_to_the_device(learn
 
 
 def test_batch_without_prepared_synchronizes(learning, make_sample):
-    """The test above can fail."""
+    """This shows that the tests above can fail."""
     model, processor = learning
     with pytest.raises((NotImplementedError, RuntimeError)):
         model(**on_meta(own_batch(processor, [make_sample(["It is {seg}."])])))
@@ -154,8 +154,8 @@ def test_targets_of_another_mask_loss_size_are_an_error(tiny, make_sample, set_c
     model, processor = tiny
     set_config(model, mask_loss_size=of_model)
     batch = GemmaLisaCollator(processor, mask_loss_size=48)([make_sample(["{seg}."])])
-    said = rf"mask_loss_size=48, but the model has mask_loss_size={of_model}; .*processor, mask_loss_size={of_model}\)"
-    with pytest.raises(ValueError, match=said):
+    error_text = rf"mask_loss_size=48, but the model has mask_loss_size={of_model}. .*, mask_loss_size={of_model}\)"
+    with pytest.raises(ValueError, match=error_text):
         model(**batch)
 
 

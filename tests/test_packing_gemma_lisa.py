@@ -1,4 +1,4 @@
-"""Questions behind one image, each as if it were alone; and where a batch has what."""
+"""Packed questions about one image are equal to separate rows; positions of tokens in a batch."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 def apart(sample):
-    """A sample's questions as samples of their own."""
+    """Return the questions of a sample as separate samples."""
     pairs = zip(sample["conversations"], sample["masks"], strict=True)
     return [{**sample, "conversations": [conversation], "masks": [masks]} for conversation, masks in pairs]
 
 
 def packed_and_plain(samples, processor):
-    """Samples with all their questions in one row, and with each in a row of its own, without question_ids."""
+    """Batches of the same samples: all questions in one row, and each in a separate row without question_ids."""
     collate = GemmaLisaCollator(processor)
     packed = collate(samples)
     plain = collate([question for sample in samples for question in apart(sample)])
@@ -117,7 +117,7 @@ def text_config(attention="sdpa", window=512):
 
 
 def seen(mask):
-    """A mask (1, 1, L, L) as a line of digits for each token."""
+    """Return a mask (1, 1, L, L) as one line of digits per token."""
     return ["".join(str(int(column)) for column in row) for row in mask[0, 0]]
 
 
@@ -157,7 +157,7 @@ def test_eager_attention_gets_additive_masks():
 
 def test_learned_positions_are_those_that_predict_a_label():
     labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 7, 8], [5, IGNORE_INDEX, 6, IGNORE_INDEX]])
-    assert find_learned(labels).tolist() == [1, 2, 5]  # nothing predicts the first label of a row
+    assert find_learned(labels).tolist() == [1, 2, 5]  # no token predicts the first label of a row
     assert find_positions(labels != IGNORE_INDEX).tolist() == [2, 3, 4, 6]
 
 

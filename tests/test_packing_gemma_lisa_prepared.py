@@ -1,4 +1,4 @@
-"""What is prepared of a batch goes whole through what moves, slices, pins and pickles batches."""
+"""`Prepared` stays complete when a batch is moved, sliced, pinned or pickled."""
 
 import pickle
 
@@ -67,7 +67,7 @@ def test_slicing_by_rows_does_not_change_prepared(prepared):
 
 
 def test_concatenating_batches_is_an_error(prepared):
-    """As by a dispatcher of several processes."""
+    """Accelerate concatenates batches if it dispatches them to several processes."""
     with pytest.raises(TypeError, match="Can only concatenate tensors"):
         concatenate([{"prepared": prepared}] * 2)
 
@@ -106,7 +106,7 @@ def test_prepared_is_unchanged_by_pickling_and_workers(tiny, samples_of, prepare
 
 
 def test_ddp_and_fsdp2_pass_prepared_on(prepared):
-    """The first moves arguments with `_recursive_to`, the second casts the leaves of a tree that are tensors."""
+    """DDP moves arguments with `_recursive_to`, and FSDP2 casts the tensors among the leaves of a tree."""
     (moved,) = _recursive_to({"prepared": prepared}, torch.device("cpu"), False)
     assert moved["prepared"] is prepared
     assert tree_leaves({"prepared": prepared}) == [prepared]

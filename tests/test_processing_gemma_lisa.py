@@ -1,4 +1,4 @@
-"""The processor: batches of conversations, both images, saving and loading; nothing is fetched."""
+"""The processor: batches of conversations, images for Gemma and SAM, saving and loading, no network access."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.scripts.init_tiny import build_processor
 
 EXIF_ORIENTATION = 0x0112
-ROTATED = 6  # stored lying on its side; shown turned 90 degrees clockwise
+ROTATED = 6  # EXIF orientation: rotate the stored image 90 degrees clockwise
 SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (height, width) in pixels
 
 
@@ -60,11 +60,11 @@ def test_return_dict_false_returns_token_ids(processor, make_conversation):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def no_network(monkeypatch):
-    """The attempts to reach the network, each of which fails."""
+    """Attempts to access the network, all of which fail."""
     attempts = []
 
     def attempt(*args, **options):
@@ -102,7 +102,7 @@ def test_urls_in_a_conversation_are_not_fetched(tiny, no_network, address, key):
         if key == "image_url":
             with pytest.raises(ValueError, match="image_url"):
                 processor.apply_chat_template(conversation, tokenize=False)
-        else:  # pixels are not looked at
+        else:  # pixels are not read
             assert processor.apply_chat_template(conversation, tokenize=False).count("<start_of_image>") == 1
     assert not no_network
 
@@ -147,7 +147,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def loaded(made, tmp_path_factory):
-    """`made`, saved and loaded."""
+    """`made` after saving and loading."""
     folder = tmp_path_factory.mktemp("processor")
     made.save_pretrained(folder)
     return GemmaLisaProcessor.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Answers: masks at the sizes of their images, and the words, read from the model's tokens."""
+"""Answers: masks of the image sizes, and texts, phrases and status from the generated tokens."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (h
 
 
 def output_of(processor, inputs, answers, image_of=(), side=32, seed=0):
-    """A SegmentOutput in which the model said the answers; image_of: the image of each mask."""
-    spoken = [processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
-    length = max(map(len, spoken))
-    spoken = [ids + [processor.tokenizer.pad_token_id] * (length - len(ids)) for ids in spoken]
+    """Return a SegmentOutput with these answers; image_of: index of the image of each mask."""
+    tokens = [processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+    length = max(map(len, tokens))
+    tokens = [ids + [processor.tokenizer.pad_token_id] * (length - len(ids)) for ids in tokens]
     generator = torch.Generator().manual_seed(seed)
     count = len(image_of)
     return SegmentOutput(
-        sequences=torch.cat([inputs["input_ids"], torch.tensor(spoken)], dim=1),
+        sequences=torch.cat([inputs["input_ids"], torch.tensor(tokens)], dim=1),
         pred_masks=torch.randn(count, side, side, generator=generator),
         iou_scores=torch.rand(count, generator=generator),
         seg_image_index=torch.tensor(image_of, dtype=torch.long),
@@ -30,8 +30,8 @@ def test_masks_have_the_sizes_of_their_images_and_are_equal_to_sams(processor, m
     conversations = [make_conversation(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
     conversations.insert(1, make_conversation(("user", "Q")))
     inputs = encode(processor, conversations, add_generation_prompt=True)
-    said = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
-    output = output_of(processor, inputs, said, image_of=[0, 0, 1, 2])
+    generated = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
+    output = output_of(processor, inputs, generated, image_of=[0, 0, 1, 2])
     answers = processor.post_process_segmentation(output, inputs)
     assert len(answers) == 4 and answers[1]["masks"].shape == (0, 0, 0) and answers[1]["scores"].shape == (0,)
 
@@ -77,7 +77,7 @@ def test_masks_can_be_encoded_one_at_a_time(processor, make_conversation, make_p
 
 
 WORDS = {
-    # said: (text, raw_text, phrases, complete)
+    # generated: (text, raw_text, phrases, complete)
     "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", [""], True),
     "It is [SEG], a red circle.<end_of_turn>": (
         "It is, a red circle.",
@@ -123,14 +123,14 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("said", WORDS)
-def test_text_and_phrases_of_an_answer_are_read_from_its_tokens(processor, make_conversation, said):
+@pytest.mark.parametrize("generated", WORDS)
+def test_text_and_phrases_of_an_answer_are_read_from_its_tokens(processor, make_conversation, generated):
     inputs = encode(processor, make_conversation(("user", IMAGE, "Q")), add_generation_prompt=True)
-    text, raw_text, phrases, complete = WORDS[said]
-    output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
+    text, raw_text, phrases, complete = WORDS[generated]
+    output = output_of(processor, inputs, [generated], image_of=[0] * len(phrases))
     (answer,) = processor.post_process_segmentation(output, inputs)
     assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete", "status"}
-    assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[said]
+    assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[generated]
     assert answer["masks"].shape == (len(phrases), 64, 64) and answer["scores"].shape == (len(phrases),)
 
 
@@ -196,13 +196,13 @@ UNITS += [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
-    """The cubic pattern took 114 s for 4,000 blanks."""
+    """A cubic pattern took 114 s for 4,000 spaces."""
     long = unit * (LONG // len(unit))
-    said = {}
-    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: said[ids[0]])
+    generated = {}
+    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: generated[ids[0]])
     sure, one, other = range(300, 303)  # tokens of words
     for texts in (("Sure, ", long, long), ("Sure, ", f"{long}x", f"x{long}x"), (long, f",{long}x", f"and{long}x")):
-        said |= zip((sure, one, other), texts, strict=True)
+        generated |= zip((sure, one, other), texts, strict=True)
         seg = processor.seg_token_id
         answer = processor.read_answer([sure, seg, one, seg, other, seg, sure])
         assert len(answer["phrases"]) == 3 and not answer["complete"]

@@ -1,4 +1,4 @@
-"""A conversation about one image, whose keys and values are kept, says what the same conversation says read anew."""
+"""A session with its KV cache gives the same answers as stateless calls with the same conversation."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_session_never_processes_tokens_or_the_image_twice(example, session, mon
     for question in ("the red circle", "all the blue triangles"):
         read.clear()
         session.ask(question)
-        assert 0 < sum(read) < 60, "the image has 64 tokens, and was read when the session began"
+        assert 0 < sum(read) < 60, "the image has 64 tokens, which were processed at the start of the session"
     assert encoded == []
 
 
@@ -101,21 +101,21 @@ def test_repeated_answers_are_guessed_and_need_fewer_passes(windowed, make_pictu
     model, processor = windowed
     monkeypatch.setattr(model.config, "seg_state", seg_state)
     picture = make_picture(40, 60)
-    talk = model.start(picture, processor)
+    session = model.start(picture, processor)
     read, messages, reads = [], [], []
-    monkeypatch.setattr(talk, "_read", counted(talk._read, None, read))
+    monkeypatch.setattr(session, "_read", counted(session._read, None, read))
     for name in ("cup", "cup", "jug"):
         answer = f"It is [SEG], a {name}."
         script = [*processor.tokenizer.encode(answer, add_special_tokens=False), model.stop_token_ids[-1]]
         messages.append(turn(f"the {name}", None if messages else picture))
         read.clear()
-        found = both_say(script, talk, messages)
+        found = ask_both(script, session, messages)
         reads.append(len(read))
         assert found["raw_text"] == answer and found["complete"] and len(found["masks"]) == 1
         messages.append({"role": "assistant", "content": answer})
     assert 8 < len(script) <= 2 * MAX_GUESSED
-    assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, so many tokens at once"
-    assert 2 <= reads[2] < reads[0], "another is guessed as far as it is the same"
+    assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, several tokens at once"
+    assert 2 <= reads[2] < reads[0], "another answer is guessed up to the first difference"
 
 
 def test_image_tokens_are_never_guessed(windowed, make_picture):
@@ -123,7 +123,7 @@ def test_image_tokens_are_never_guessed(windowed, make_picture):
     picture = make_picture(40, 60)
     it = processor.tokenizer.encode(" it", add_special_tokens=False)
     script = [*it, model.config.boi_token_index, *it, model.stop_token_ids[-1]]
-    both_say(script, model.start(picture, processor), [turn("the cup", picture)])
+    ask_both(script, model.start(picture, processor), [turn("the cup", picture)])
 
 
 def counted(forward, name, counts):
@@ -135,43 +135,45 @@ def counted(forward, name, counts):
 
 
 @pytest.mark.parametrize("seg_state", ["token", "previous"])
-def test_sessions_longer_than_the_sliding_window_are_equal_to_stateless_calls(windowed, make_picture, seg_state, monkeypatch):
+def test_sessions_longer_than_the_sliding_window_are_equal_to_stateless_calls(
+    windowed, make_picture, seg_state, monkeypatch
+):
     model, processor = windowed
     monkeypatch.setattr(model.config, "seg_state", seg_state)
     picture = make_picture(40, 60)
-    talk = model.start(picture, processor)
+    session = model.start(picture, processor)
     messages = []
     for question, answer in (("the red circle", "It is [SEG]."), ("and the square", "[SEG] and [SEG]"), ("why", "So.")):
         messages.append(turn(question, None if messages else picture))
         script = processor.tokenizer.encode(answer, add_special_tokens=False)
-        # Cut off at its last token: in the second answer that is [SEG]
-        found = both_say(script, talk, messages, max_new_tokens=len(script))
+        # Cut off at the last token, which is [SEG] in the second answer
+        found = ask_both(script, session, messages, max_new_tokens=len(script))
         assert found["raw_text"] == answer and not found["complete"]
         assert len(found["masks"]) == answer.count("[SEG]")
         messages.append({"role": "assistant", "content": answer})
 
 
-def both_say(script, talk, messages, **options):
-    """What a session makes of a script, and a stateless call with the same conversation: it must be one."""
-    with scripted(talk.model, script):
-        found = talk.ask(messages[-1]["content"][-1]["text"], **options)
-    with scripted(talk.model, script):
-        expected, _ = stateless(talk.model, talk.processor, messages, **options)
+def ask_both(script, session, messages, **options):
+    """Return a session's answer for a script, after checking that it is equal to that of a stateless call."""
+    with scripted(session.model, script):
+        found = session.ask(messages[-1]["content"][-1]["text"], **options)
+    with scripted(session.model, script):
+        expected, _ = stateless(session.model, session.processor, messages, **options)
     assert_same(found, expected)
     return found
 
 
 @contextmanager
 def scripted(model, script):
-    """Makes the model say these tokens, whatever it sees."""
+    """Make the model generate these tokens for every input."""
     steps = iter(script)
 
-    def say(module, inputs, output):
+    def force(module, inputs, output):
         logits = torch.zeros_like(output)
         logits[:, -1, next(steps)] = 1
         return logits
 
-    hook = model.lm_head.register_forward_hook(say)
+    hook = model.lm_head.register_forward_hook(force)
     try:
         yield
     finally:
@@ -233,7 +235,7 @@ def test_points_and_boxes_are_equal_to_those_of_segment(example, session):
 
 
 @pytest.mark.parametrize(
-    ("call", "complaint"),
+    ("call", "error_text"),
     [
         (lambda session: session.ask("  \n"), "question is empty"),
         (lambda session: session.ask("it", points=[(3, 500, 1)]), "must be inside the image of 128 × 128"),
@@ -244,8 +246,8 @@ def test_points_and_boxes_are_equal_to_those_of_segment(example, session):
         (lambda session: session.correct(0, points=[(1, 1, 1)]), "has 0 masks, .* so mask 0 does not exist"),
     ],
 )
-def test_invalid_question_is_an_error_and_changes_nothing(session, call, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_question_is_an_error_and_changes_nothing(session, call, error_text):
+    with pytest.raises(ValueError, match=error_text):
         call(session)
     assert session.messages == []
 
@@ -269,11 +271,11 @@ def test_points_refine_the_mask_and_a_box_starts_again(session, monkeypatch):
     session.ask("the red circle")
     given, decode = [], session_gemma_lisa.decode_masks
 
-    def watched(*args, mask_inputs=None, **options):
+    def recorded(*args, mask_inputs=None, **options):
         given.append(mask_inputs is not None)
         return decode(*args, mask_inputs=mask_inputs, **options)
 
-    monkeypatch.setattr(session_gemma_lisa, "decode_masks", watched)
+    monkeypatch.setattr(session_gemma_lisa, "decode_masks", recorded)
     session.correct(0, points=[(3, 4, 0)])
     session.correct(0, box=(20, 80, 70, 126))
     session.correct(0, points=[(40, 108, 1)])
@@ -289,5 +291,5 @@ def test_file_that_is_not_an_image_is_an_error(example, tmp_path):
 
 def test_masks_have_the_size_of_any_image(example):
     model, processor = example
-    talk = model.start(Image.fromarray(np.full((50, 200, 3), 90, dtype=np.uint8)), processor)
-    assert talk.ask("the red circle")["masks"].shape[1:] == (50, 200)
+    session = model.start(Image.fromarray(np.full((50, 200, 3), 90, dtype=np.uint8)), processor)
+    assert session.ask("the red circle")["masks"].shape[1:] == (50, 200)

@@ -1,4 +1,4 @@
-"""The right masks of a batch, and what is simulated from them: clicks where a mask is wrong, boxes, their loss."""
+"""The target masks of a batch, simulated clicks and boxes, and their losses."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ PROMPTS = ("point_embed", "not_a_point_embed", "mask_embed", "no_mask_embed")
 
 @pytest.fixture
 def targets():
-    """Two things of a 20 × 40 image that SAM sees as 32 × 64 in a square of 64; the second has a pixel not counted."""
+    """Two objects of a 20 × 40 image, resized to 32 × 64 in SAM's square. The second has an ignored pixel."""
     masks = torch.zeros(2, 20, 40, dtype=torch.uint8)
     masks[0, 5:10, 10:30] = 1
     masks[1, 0:3, 0:4] = 1
@@ -30,9 +30,9 @@ def logits_of(targets):
 
 def test_click_is_on_a_wrong_pixel_and_has_the_right_label(targets):
     logits = logits_of(targets)
-    logits[0, 7, 12] = -5.0  # of the thing, and missed
-    logits[1, 18, 20] = 5.0  # beside it, and taken for it
-    logits[1, 15, 35] = 5.0  # not counted: never clicked on
+    logits[0, 7, 12] = -5.0  # false negative
+    logits[1, 18, 20] = 5.0  # false positive
+    logits[1, 15, 35] = 5.0  # ignored, so there is never a click
     for _ in range(20):
         (first, second) = targets.clicks(logits)[:, 0].tolist()
         assert first == pytest.approx([12 * 1.6, 7 * 1.6, 1.0])
@@ -92,7 +92,7 @@ def test_prompted_loss_is_part_of_the_loss_and_trains_the_prompt_encoder(learnin
     output.loss.backward()
     gradients = prompt_gradients(model)
     assert len(gradients) >= 12 and all(gradient is not None for gradient in gradients.values())
-    for _ in range(8):  # clicks beside the thing and on it, with any words
+    for _ in range(8):  # foreground and background clicks with all kinds of [SEG] states
         model(**batch).loss.backward()
     moved = {name.split(".")[0] for name, gradient in gradients.items() if gradient.abs().sum() > 0}
     assert moved == set(PROMPTS)
@@ -108,10 +108,10 @@ def test_batch_without_masks_gives_zero_gradients_to_the_prompt_encoder(learning
     assert all(gradient is not None and not gradient.any() for gradient in prompt_gradients(model).values())
 
 
-@pytest.mark.parametrize("said", SEG_STATES)
-def test_simulated_prompts_use_the_drawn_seg_state(learning, make_sample, monkeypatch, said):
+@pytest.mark.parametrize("seg_state", SEG_STATES)
+def test_simulated_prompts_use_the_drawn_seg_state(learning, make_sample, monkeypatch, seg_state):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(seg_state)))
     decode, calls = model._decode_masks, []
 
     def spy(seg, **prompts):
@@ -127,34 +127,34 @@ def test_simulated_prompts_use_the_drawn_seg_state(learning, make_sample, monkey
         {"boxes"},
         {"points", "mask_inputs"},
     ]
-    for told, _ in (point, box, correction):
-        expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[said]
-        torch.testing.assert_close(told, expected)
+    for used, _ in (point, box, correction):
+        expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[seg_state]
+        torch.testing.assert_close(used, expected)
     masks = batch["prepared"].mask_targets
     for number, (x, y, label) in enumerate(
         point[1]["points"][:, 0].long().tolist()
-    ):  # in SAM's square, of 64 as the image
+    ):  # SAM's square has 64 pixels, like the image
         assert label == 1 and masks[number, y, x] == 1
 
 
-@pytest.mark.parametrize("said", SEG_STATES)
-def test_backward_pass_of_every_batch_goes_through_a_frozen_projector(learning, make_sample, monkeypatch, said):
+@pytest.mark.parametrize("seg_state", SEG_STATES)
+def test_backward_pass_of_every_batch_goes_through_a_frozen_projector(learning, make_sample, monkeypatch, seg_state):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(seg_state)))
     collate = GemmaLisaCollator(processor)
     with_masks = collate([make_sample(["It is {seg}."])])
     batches = [with_masks, collate([make_sample(["No."])]), without_masks(with_masks)]
-    visits = []
-    hook = model.seg_projector.register_full_backward_hook(lambda *_: visits.append(1))
+    calls = []
+    hook = model.seg_projector.register_full_backward_hook(lambda *_: calls.append(1))
     frozen = [*model.seg_projector.parameters()]
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
         for batch in batches:
-            visits.clear()
+            calls.clear()
             output = model(**batch)
             output.loss.backward()
-            assert len(visits) == 4, "the masks themselves, and three simulated prompts"
+            assert len(calls) == 4, "the masks themselves, and three simulated prompts"
         assert output.prompted_loss.item() == 0.0
     finally:
         hook.remove()
@@ -174,8 +174,8 @@ def test_prompts_are_not_simulated_in_evaluation_or_with_zero_weight(learning, m
 
 def test_score_loss_is_the_squared_error_of_the_iou(targets):
     logits = logits_of(targets)
-    logits[0, 5:10, 20:30] = -5.0  # half of the first
-    logits[1, 15, 35] = 5.0  # not counted
+    logits[0, 5:10, 20:30] = -5.0  # half of the first object
+    logits[1, 15, 35] = 5.0  # ignored
     scores = torch.tensor([0.5, 1.0])
     assert targets.score_loss(logits, scores, None).item() == 0.0
     assert targets.score_loss(logits, scores - 0.1, 4).item() == pytest.approx(2 * 0.01 / 4)
@@ -236,7 +236,7 @@ def test_mask_losses_of_several_images_are_the_sum_of_single_images(tiny, make_s
 
 
 def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
-    """The image fills SAM's square and is as large: the way to it is one plain interpolation."""
+    """The image has the size of SAM's square, so resizing is one interpolation."""
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
     batch["prepared"].mask_targets[:, 20:30, :40] = IGNORE_VALUE
@@ -260,7 +260,7 @@ def test_ignored_pixels_give_no_gradient(tiny, make_sample):
         output.loss.backward()
         gradients.append(output.pred_masks.grad[0])
     model.zero_grad(set_to_none=True)
-    # Half the image: 16 columns of the decoder's 32, the last of which a counted pixel also reads
+    # Half of the image is 16 of the decoder's 32 columns. Interpolation of a valid pixel also uses the last of them
     assert torch.all(gradients[0][:, :15] != 0)
     assert torch.all(gradients[1][:, :15] == 0) and torch.all(gradients[1][:, 16:] != 0)
 
@@ -299,17 +299,17 @@ def test_resized_masks_use_the_center_pixel(tiny, make_sample, set_config):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("change", "error_text"),
     [
         (lambda mask: mask * 255, r"\[0, 255\]"),
         (lambda mask: mask * 7, r"\[0, 7\]"),
     ],
 )
-def test_masks_with_invalid_values_are_an_error(tiny, samples, spoil, said):
+def test_masks_with_invalid_values_are_an_error(tiny, samples, change, error_text):
     model, processor = tiny
     batch = own_batch(processor, samples[:1])
-    batch["mask_labels"] = [spoil(masks) for masks in batch["mask_labels"]]
-    with pytest.raises(ValueError, match=said):
+    batch["mask_labels"] = [change(masks) for masks in batch["mask_labels"]]
+    with pytest.raises(ValueError, match=error_text):
         model(**batch)
 
 

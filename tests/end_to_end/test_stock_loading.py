@@ -218,7 +218,7 @@ def test_a_tokenizing_option_that_is_not_known_is_warned_of(tiny, question, capl
     tiny[1].apply_chat_template(
         question(), tokenize=True, return_dict=True, option_of_the_future=3, processor_kwargs={"do_pan_and_scan": True}
     )
-    assert "apply_chat_template ignores do_pan_and_scan, option_of_the_future" in caplog.text
+    assert "apply_chat_template ignores unknown arguments: do_pan_and_scan, option_of_the_future" in caplog.text
 
 
 def test_tokenizing_options_are_followed(tiny, question):

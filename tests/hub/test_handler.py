@@ -159,7 +159,7 @@ def asked(image, text=QUESTION, **parameters):
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "words"),
+    ("request_", "status", "error_text"),
     [
         (asked(encoded(b"only words")), 400, "format is not supported"),
         (asked(""), 400, "the file is empty"),
@@ -201,10 +201,10 @@ def asked(image, text=QUESTION, **parameters):
         ({"inputs": WHOLE, "parameters": [1]}, 400, "must be a JSON object"),
     ],
 )
-def test_invalid_request_is_an_error_and_the_next_request_works(endpoint, expected, request_, status, words):
+def test_invalid_request_is_an_error_and_the_next_request_works(endpoint, expected, request_, status, error_text):
     refused = endpoint(request_)
     assert set(refused) == {"error", "status"}
-    assert refused["status"] == status and words in refused["error"] and "\n" not in refused["error"]
+    assert refused["status"] == status and error_text in refused["error"] and "\n" not in refused["error"]
     assert "Traceback" not in refused["error"] and len(refused["error"]) < 500
     np.testing.assert_array_equal(masks_of(endpoint(asked(WHOLE))), expected)
 
@@ -302,7 +302,7 @@ def test_hostile_request_is_an_error_of_one_short_line_that_names_the_field(refu
     assert len(json.dumps(refused)) <= 400 and refused["error"].encode("utf-8")
 
 
-def saying(endpoint, monkeypatch, count):
+def forcing_masks(endpoint, monkeypatch, count):
     """Make the model answer every question with `count` masks."""
     model = endpoint.pipe.model
     forward = model.lm_head.forward
@@ -317,26 +317,26 @@ def saying(endpoint, monkeypatch, count):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "error_text"),
     [
         ("MAX_MASKS", 3, "more than 3 masks"),
         ("MAX_MASK_PIXELS", 3 * 40 * 30, "more than 3,600 pixels in total"),
         ("MAX_ANSWER_BYTES", 10, "more than 10 bytes in total"),
     ],
 )
-@pytest.mark.parametrize("form", ["rle", "png"])
-def test_answer_that_exceeds_a_limit_is_an_error(endpoint, monkeypatch, name, value, words, form):
-    ask = saying(endpoint, monkeypatch, 4)
-    assert len(ask(picture("PNG"), masks=form)["masks"]) == 4
+@pytest.mark.parametrize("mask_format", ["rle", "png"])
+def test_answer_that_exceeds_a_limit_is_an_error(endpoint, monkeypatch, name, value, error_text, mask_format):
+    ask = forcing_masks(endpoint, monkeypatch, 4)
+    assert len(ask(picture("PNG"), masks=mask_format)["masks"]) == 4
     monkeypatch.setattr(handler, name, value)
-    refused = ask(picture("PNG"), masks=form)
-    assert set(refused) == {"error", "status"} and refused["status"] == 413 and words in refused["error"]
+    refused = ask(picture("PNG"), masks=mask_format)
+    assert set(refused) == {"error", "status"} and refused["status"] == 413 and error_text in refused["error"]
     if name != "MAX_ANSWER_BYTES":
-        assert len(saying(endpoint, monkeypatch, 3)(picture("PNG"), masks=form)["masks"]) == 3
+        assert len(forcing_masks(endpoint, monkeypatch, 3)(picture("PNG"), masks=mask_format)["masks"]) == 3
 
 
-@pytest.mark.parametrize("form", ["rle", "png"])
-def test_only_one_mask_at_a_time_is_in_memory(endpoint, monkeypatch, form):
+@pytest.mark.parametrize("mask_format", ["rle", "png"])
+def test_only_one_mask_at_a_time_is_in_memory(endpoint, monkeypatch, mask_format):
     given, held = [], []
 
     class Counting(handler.MaskEncoder):
@@ -346,7 +346,7 @@ def test_only_one_mask_at_a_time_is_in_memory(endpoint, monkeypatch, form):
             return super().__call__(mask)
 
     monkeypatch.setattr(handler, "MaskEncoder", Counting)
-    assert len(saying(endpoint, monkeypatch, 6)(picture("PNG"), masks=form)["masks"]) == 6
+    assert len(forcing_masks(endpoint, monkeypatch, 6)(picture("PNG"), masks=mask_format)["masks"]) == 6
     assert len(held) == 6 and max(held) <= 2  # the previous mask is freed when the next one is made
 
 
@@ -356,8 +356,8 @@ def test_out_of_memory_error_suggests_a_smaller_image(endpoint, monkeypatch, err
         raise error
 
     monkeypatch.setattr(endpoint, "pipe", fail)
-    said = "There was not enough memory for this request. Send a smaller image."
-    assert endpoint(asked(WHOLE)) == {"error": said, "status": 500}
+    message = "There was not enough memory for this request. Send a smaller image."
+    assert endpoint(asked(WHOLE)) == {"error": message, "status": 500}
 
 
 @pytest.mark.parametrize("error", [ValueError("/srv/secret"), RecursionError(), KeyError("x" * 10_000)])
@@ -366,8 +366,8 @@ def test_unknown_error_is_logged_but_not_shown(endpoint, monkeypatch, error, cap
         raise error
 
     monkeypatch.setattr(endpoint, "pipe", fail)
-    said = "The request failed for an unknown reason, which the server logged."
-    assert endpoint(asked(WHOLE)) == {"error": said, "status": 500}
+    message = "The request failed for an unknown reason. The server has logged it."
+    assert endpoint(asked(WHOLE)) == {"error": message, "status": 500}
     assert type(error).__name__ in caplog.text
 
 
@@ -382,8 +382,8 @@ def test_internal_error_shows_no_details_and_the_next_request_works(endpoint, ex
         raise RuntimeError("CUDA out of memory in /srv/secret")
 
     monkeypatch.setattr(endpoint, "pipe", fail)
-    said = "The request failed for an unknown reason, which the server logged."
-    assert endpoint(asked(WHOLE)) == {"error": said, "status": 500}
+    message = "The request failed for an unknown reason. The server has logged it."
+    assert endpoint(asked(WHOLE)) == {"error": message, "status": 500}
     assert "/srv/secret" in caplog.text
     monkeypatch.undo()
     np.testing.assert_array_equal(masks_of(endpoint(asked(WHOLE))), expected)

@@ -1,4 +1,4 @@
-"""The module for 🤗 Evaluate: it gives the scores of `evaluation.metrics`, and what its page shows."""
+"""The module for 🤗 Evaluate: it returns the scores of `evaluation.metrics` and the output of its README."""
 
 import numpy as np
 import pytest

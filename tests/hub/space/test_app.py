@@ -1,4 +1,4 @@
-"""The page as a Space: what it asks for, and which model it opens."""
+"""The web page as a Space: its requirements, and the model it loads."""
 
 import runpy
 
@@ -18,7 +18,7 @@ def test_space_requires_the_tested_versions():
     front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert f"gradio=={front['sdk_version']}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert (space / front["app_file"]).is_file() and front["sdk"] == "gradio"
-    assert len(front["short_description"]) <= 60  # the Hub refuses a longer one
+    assert len(front["short_description"]) <= 60  # limit of the Hub
 
 
 def test_blank_model_variable_is_an_error(monkeypatch):
