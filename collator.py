@@ -133,7 +133,7 @@ class GemmaLisaCollator:
             "labels": [IGNORE_INDEX] * prefix_length,
             "question_ids": [0] * prefix_length,
         }
-        for number, ((ids, spoken), masks) in enumerate(zip(encoded, sample["masks"], strict=True), start=1):
+        for number, ((ids, is_assistant), masks) in enumerate(zip(encoded, sample["masks"], strict=True), start=1):
             if ids[:prefix_length] != first[:prefix_length]:
                 raise ValueError(
                     f"{sample['source']}: the conversations of a row must have the same prefix. Use separate rows."
@@ -144,11 +144,11 @@ class GemmaLisaCollator:
                     f"{sample['source']}: {num_seg} [SEG] tokens but {num_masks} masks. Every [SEG] of an answer needs "
                     "one mask."
                 )
-            end = len(spoken) - spoken[::-1].index(1)  # without the template's text after the last answer
+            end = len(is_assistant) - is_assistant[::-1].index(1)  # without the template's text after the last answer
             row["input_ids"] = row["input_ids"] + ids[prefix_length:end]
             row["labels"] = row["labels"] + [
-                token if said else IGNORE_INDEX
-                for token, said in zip(ids[prefix_length:end], spoken[prefix_length:end], strict=True)
+                token if has_label else IGNORE_INDEX
+                for token, has_label in zip(ids[prefix_length:end], is_assistant[prefix_length:end], strict=True)
             ]
             row["question_ids"] = row["question_ids"] + [number] * (end - prefix_length)
         return row

@@ -174,7 +174,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             given = (mask_labels, prepared, reshaped_input_sizes)
             targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
             parts |= mask_losses(masks, scores, targets, num_masks_in_batch) if has_targets else {}
-            parts = self._add_losses(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
+            parts = self._learn(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
         image_embeddings = image_embeddings if has_sam_input else None
         return GemmaLisaOutput(**parts, image_embeddings=image_embeddings, **repeated_outputs(outputs))
 
@@ -341,7 +341,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """Return mask logits (S, 256, 256), scores (S,), and a zero for the loss, as `decode_seg_states` does."""
         return decode_seg_states(self.sam, self.project_seg, seg, multimask_output, **prompts)
 
-    def _add_losses(
+    def _learn(
         self,
         parts: dict[str, torch.Tensor | None],
         seg: SegStates,

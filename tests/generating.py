@@ -35,7 +35,7 @@ def ask(processor, *conversations):
 
 
 def teacher_forced(model, inputs, sequences):
-    """Return the output of one forward pass over prompts with answers, which `segment` must reproduce."""
+    """Return the output of one forward pass with prompts and answers, which `segment` must reproduce."""
     added = sequences.shape[1] - inputs["input_ids"].shape[1]
     return model(
         **without(inputs, "input_ids", "attention_mask", "token_type_ids"),

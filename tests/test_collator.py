@@ -78,9 +78,9 @@ def test_row_is_the_prefix_and_its_questions(processor, collate, make_sample):
 
 
 def test_only_answers_have_labels(processor, collate, make_sample):
-    dialogue = Conversation((("How many?", "Two."), ("Which?", "A star and a circle.")))
+    conversation = Conversation((("How many?", "Two."), ("Which?", "A star and a circle.")))
     sample = make_sample(["It is {seg} and {seg}.", "No."])
-    sample["conversations"].append(dialogue)
+    sample["conversations"].append(conversation)
     sample["masks"].append(None)
     batch = collate([sample])
     labels, ids, numbers = batch["labels"][0], batch["input_ids"][0], batch["question_ids"][0]
@@ -97,8 +97,8 @@ def test_only_answers_have_labels(processor, collate, make_sample):
 
 
 def test_conversation_with_several_turns_is_one_question(processor, collate, samples):
-    dialogue = Conversation((("How many shapes are there?", "3."), ("And circles?", "1.")))
-    sample = {**samples[0], "conversations": [*samples[0]["conversations"][:-1], dialogue]}
+    conversation = Conversation((("How many shapes are there?", "3."), ("And circles?", "1.")))
+    sample = {**samples[0], "conversations": [*samples[0]["conversations"][:-1], conversation]}
     assert [len(conversation.turns) for conversation in sample["conversations"]] == [1, 1, 1, 1, 2]
     batch = collate([sample])
     numbers, ids = batch["question_ids"][0], batch["input_ids"][0]

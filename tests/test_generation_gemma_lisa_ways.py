@@ -159,7 +159,7 @@ def test_stopping_criterion_at_the_seg_token_still_returns_the_mask(windowed, qu
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "error_text"),
     [
         ({"temperature": 0.7}, "temperature has no effect without sampling. Also pass do_sample=True"),
         ({"temperature": 0.7, "generation_config": GenerationConfig(do_sample=False)}, "temperature has no effect"),
@@ -169,9 +169,9 @@ def test_stopping_criterion_at_the_seg_token_still_returns_the_mask(windowed, qu
         ({"temprature": 0.7}, "temprature"),
     ],
 )
-def test_option_without_effect_is_an_error(tiny, question, options, complaint):
+def test_option_without_effect_is_an_error(tiny, question, options, error_text):
     model, processor = tiny
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=error_text):
         model.segment(**ask(processor, question()), **options)
 
 

@@ -139,8 +139,8 @@ def test_sixteen_bit_grey_has_one_fixed_range_in_every_format():
         "big-endian TIFF": saved(Image.fromarray(values.astype(">u2")), "TIFF"),
         "PGM": saved(picture, "PPM"),
         "JPEG 2000": saved(picture, "JPEG2000"),
-        "by hand": grey_tiff(values),
-        "picture": picture,
+        "written by this test": grey_tiff(values),
+        "PIL image": picture,
     }
     for name, file in files.items():
         np.testing.assert_array_equal(np.asarray(load_rgb(file))[..., 0], values >> 8, err_msg=name)

@@ -25,7 +25,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 # Modules that every batch must call, and prefixes of parameters that must always get a gradient
-STATIONS = (
+MODULES = (
     "model.vision_tower",
     "model.multi_modal_projector",
     "model.language_model",
@@ -98,7 +98,7 @@ def test_logits_to_keep_are_the_last(tiny, samples):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Batches that lack something
+# Batches without masks, [SEG] or images
 # ---------------------------------------------------------------------------------------------------------------------
 KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
 
@@ -113,27 +113,27 @@ def test_every_trained_parameter_gets_a_gradient_from_every_batch(tiny, make_sam
     assert len(expected) > 100
     assert expected - gradients.keys() == set()
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    pointed = bool(gradients["seg_projector.0.weight"].any())
-    assert pointed == (kind in ("with_masks", "mixed"))
+    has_gradient = bool(gradients["seg_projector.0.weight"].any())
+    assert has_gradient == (kind in ("with_masks", "mixed"))
 
 
-def visited_stations(model, batch):
-    visited = []
+def called_modules(model, batch):
+    called = []
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *_, name=name: visited.append(name)) for name in STATIONS
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name)) for name in MODULES
     ]
     try:
         model(**batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return visited
+    return called
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_batch_calls_the_modules_in_the_same_order(tiny, make_sample, kind):
     model, processor = tiny
-    assert visited_stations(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(STATIONS)
+    assert called_modules(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(MODULES)
 
 
 def test_run_with_cached_embeddings_never_calls_the_encoder(tiny, make_sample):
@@ -143,20 +143,20 @@ def test_run_with_cached_embeddings_never_calls_the_encoder(tiny, make_sample):
     for kind in ("with_masks", "without_seg", "text_only", "mixed"):
         num_images = len(batches[kind].get("sam_pixel_values", []))
         cached = without(batches[kind], "sam_pixel_values") | {"image_embeddings": torch.zeros(num_images, *size)}
-        assert visited_stations(model, cached) == [name for name in STATIONS if name != "sam.vision_encoder"], kind
+        assert called_modules(model, cached) == [name for name in MODULES if name != "sam.vision_encoder"], kind
         assert torch.isfinite(model(**cached).loss)
 
 
 def test_backward_pass_of_every_batch_goes_through_a_frozen_decoder(tiny, make_sample):
     model, processor = tiny
-    visited = []
-    hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: visited.append(True))
+    called = []
+    hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: called.append(True))
     try:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("model.language_model."))
         for number, batch in enumerate(batches_of_all_kinds(processor, make_sample).values(), start=1):
             model(**batch).loss.backward()
-            assert len(visited) == number
+            assert len(called) == number
     finally:
         hook.remove()
         model.requires_grad_(True).zero_grad()
@@ -165,7 +165,7 @@ def test_backward_pass_of_every_batch_goes_through_a_frozen_decoder(tiny, make_s
 def test_text_only_inference_calls_no_image_encoder(tiny, make_sample):
     model, processor = tiny
     batch = without_labels(batches_of_all_kinds(processor, make_sample)["text_only"])
-    assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
+    assert called_modules(model, batch) == ["model.language_model", "lm_head"]
     output = model(**batch)
     assert output.pred_masks is None and output.loss is None
 
@@ -224,7 +224,7 @@ def test_cached_image_embeddings_give_the_same_masks(tiny, samples):
     batch = GemmaLisaCollator(processor)(samples[:2])
     first = model(**batch)
     cached = without(batch, "sam_pixel_values") | {"image_embeddings": first.image_embeddings.detach()}
-    assert "sam.vision_encoder" not in visited_stations(model, cached)
+    assert "sam.vision_encoder" not in called_modules(model, cached)
     second = model(**cached)
     for name in (*LOSS_PARTS, "pred_masks", "iou_scores"):
         assert torch.equal(first[name], second[name])

@@ -20,8 +20,8 @@ if is_accelerate_available():  # transformers recognizes this line and does not 
 
 # Masks per decoder call in inference. Each takes tens of MB, and an answer can have one mask per token.
 MASKS_AT_ONCE = 32
-# Labels of points: foreground and background
-ON, OFF = 1, 0
+# Labels of points
+FOREGROUND, BACKGROUND = 1, 0
 
 
 class SegProjector(nn.Sequential):
@@ -67,7 +67,7 @@ def decode_masks(
     Args:
         seg_embeddings: (S, C) output of `seg_projector` for the states at `[SEG]`.
         image_embeddings: (S, C, 64, 64) encoding of the image of each `[SEG]`.
-        points: (S, N, 3) x, y in pixels of SAM's square, and the label ON or OFF.
+        points: (S, N, 3) x, y in pixels of SAM's square, and the label FOREGROUND or BACKGROUND.
         boxes: (S, 4) left, top, right, bottom in pixels of SAM's square.
         mask_inputs: (S, 256, 256) mask logits of an earlier call that are to be refined.
         multimask_output: return the best-scored of SAM's three masks for ambiguous prompts.
@@ -217,7 +217,7 @@ def prompts_in_sam_frame(
     """Return the points (1, N, 3) and the box (1, 4) of one image in pixels of SAM's square, for `decode_masks`.
 
     Args:
-        points: N points of x, y in pixels of the image and label (ON or OFF); or None.
+        points: N points of x, y in pixels of the image and label (FOREGROUND or BACKGROUND); or None.
         box: left, top, right, bottom in pixels of the image; or None.
         original_size, reshaped_size: (height, width) of the image in pixels, before and after SAM's resizing.
 
@@ -237,9 +237,10 @@ def prompts_in_sam_frame(
             raise ValueError(
                 f"points must have the shape (N, 3), with x, y and label of each point, got {tuple(points.shape)}."
             )
-        if not torch.isin(points[:, 2], torch.tensor([OFF, ON])).all():
+        if not torch.isin(points[:, 2], torch.tensor([BACKGROUND, FOREGROUND])).all():
             raise ValueError(
-                f"The label of a point must be {ON} (foreground) or {OFF} (background), got {points[:, 2].tolist()}."
+                f"The label of a point must be {FOREGROUND} (foreground) or {BACKGROUND} (background), got "
+                f"{points[:, 2].tolist()}."
             )
         _check_inside(points[:, :2], limit)
         points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]  # (1, N, 3)

@@ -19,7 +19,7 @@ from .mask_decoding_gemma_lisa import loaded_device
 
 TASK = "reasoning-segmentation"
 # URLs, including data: URLs
-_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 _OPTIONS = {"max_new_tokens", "threshold", "multimask_output", "encode_mask"}
 _STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
 
@@ -222,7 +222,7 @@ def _question(image: Any, text: str | None = None, points: Any = None, boxes: An
         question |= {"image": None} | image
     if not isinstance(question["text"], str) or not question["text"].strip():
         raise ValueError("The question is empty. Pass text=… with what to look for.")
-    if isinstance(question["image"], str) and (found := _ADDRESS.match(question["image"])):
+    if isinstance(question["image"], str) and (found := _URL.match(question["image"])):
         raise ValueError(
             f"URLs ({found[1]}…) are not supported. Download the image and pass it, its path or its bytes."
         )

@@ -84,7 +84,7 @@ def requests():
 def test_every_kind_of_request_returns_the_masks_of_the_pipeline(endpoint, expected, kind):
     answer = endpoint(requests()[kind])
     assert set(answer) == {"text", "raw_text", "complete", "status", "masks"}
-    assert "[SEG]" in answer["raw_text"] and answer["complete"]
+    assert "[SEG]" in answer["raw_text"] and answer["complete"] and answer["status"] in ("found", "low confidence")
     np.testing.assert_array_equal(masks_of(answer), expected)
     for mask, pixels in zip(answer["masks"], expected, strict=True):
         assert set(mask) == {"score", "label", "box", "area", "rle"}
@@ -103,7 +103,9 @@ def test_masks_can_be_encoded_as_png(endpoint, expected):
 
 def test_parameters_reach_the_model(endpoint, expected):
     inputs = {"image": SCENE.read_bytes(), "text": QUESTION}
-    assert not endpoint({"inputs": inputs, "parameters": {"max_new_tokens": 2}})["complete"]
+    cut = endpoint({"inputs": inputs, "parameters": {"max_new_tokens": 2}})
+    assert not cut["complete"] and cut["status"] == "incomplete"
+    assert endpoint({"inputs": inputs, "parameters": {"threshold": 1e6}})["status"] == "nothing found"
     less = masks_of(endpoint({"inputs": inputs, "parameters": {"threshold": 2.0}}))
     assert 0 < less.sum() < expected.sum()
     plain = endpoint({"inputs": inputs})["masks"][0]["score"]

@@ -71,7 +71,7 @@ def test_a_correction_redraws_the_picture(talk):
         ("/point one 2 3", "takes whole numbers"),
         ("/point 2 3 4", "There is no mask 2"),
         ("/point 0 3 4", "There is no mask 0"),
-        ("/point 1 500 4", "not all inside the image"),
+        ("/point 1 500 4", "must be inside the image"),
         ("/point 1 5 4 7", "label of a point must be"),
     ],
 )
