@@ -1,13 +1,13 @@
 """GemmaLisaCollator: samples to a batch.
 
-A sample (see `datasets_builder.questions`), one image with two questions:
+A sample (see `datasets_builder.questions`), here one image with two questions:
 
     {"source": "shapes-easy/train/000000", "image": <PIL 64 × 64>,
      "conversations": [Conversation((("the red circle", "It is {seg}."),), (target,)),
                        Conversation((("the star", "No, ..."),), (target,))],
      "masks": [(1, 64, 64) uint8, (0, 64, 64) uint8]}
 
-Its row of the batch (B = 1): the prefix they share, then each question with its answer, isolated from the other.
+Its row of the batch (B = 1): the shared prefix, then each question with its answer, isolated from the other.
 
     input_ids     <bos> user <image> × 16 | the red circle … It is [SEG] . | the star … No , …
     question_ids  0     0    0            | 1   1   1        1  1  1     1 | 2   2      2
@@ -28,30 +28,30 @@ from gemma_lisa.targets_gemma_lisa import pad_masks
 
 
 class GemmaLisaCollator:
-    """Samples to the batch of `GemmaLisaForConditionalGeneration.forward`, padded right.
+    """Convert samples to a batch for `GemmaLisaForConditionalGeneration.forward`, padded on the right.
 
-    Masks are checked, resized and padded here, and everything that the model would have to search for is found here:
-    so its training step never waits for the device.
+    It also checks, resizes and pads the masks, and locates image and `[SEG]` tokens, so that the training step needs no
+    GPU synchronization.
 
     Args:
-        processor: tokens and pixels.
-        learn_masks: False leaves out SAM's images and the masks: a stage that learns words only.
-        with_sources: name the rows, for a trainer that takes the names out again.
-        as_bytes: leave images uint8, which the trainer normalizes on the device: less to hand over for its workers.
-        mask_loss_size: maximum side of the target masks in pixels: `config.mask_loss_size` of the model.
+        processor: processor for text and images.
+        learn_masks: False omits SAM's images and the masks, for training the language model only.
+        with_sources: add the source of each row, for a trainer that removes it before `forward`.
+        as_bytes: keep images as uint8. Workers then transfer less data, and the trainer normalizes on the device.
+        mask_loss_size: maximum side of the target masks in pixels; must be `config.mask_loss_size` of the model.
 
     Returns (when called):
         a dict; shapes as in `forward`:
         input_ids, attention_mask, token_type_ids, labels, question_ids: (B, L) int64;
-        prepared: `Prepared`, which holds for the batch as it is;
-        pixel_values, where there are images, and unless `learn_masks` is False also sam_pixel_values, original_sizes,
+        prepared: `Prepared`, valid only for this batch;
+        pixel_values if there are images; unless `learn_masks` is False, also sam_pixel_values, original_sizes,
         reshaped_input_sizes, and masks in `prepared`;
-        sample_ids: (B,) int64, where the samples bring their index (evaluation), and then `prepared` has full_masks;
-        sources: B str, if asked for.
+        sample_ids: (B,) int64, if the samples have an index (evaluation); `prepared` then has full_masks;
+        sources: B str, if `with_sources`.
 
     Raises:
-        ValueError: an answer whose `[SEG]` tokens are not as many as its masks, with the row's source; masks of values
-            other than 0, 1 and 255, with the row's source.
+        ValueError: the number of `[SEG]` tokens of an answer is not the number of its masks; masks with values other
+            than 0, 1 and 255. The message names the source of the row.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GemmaLisaCollator:
         self.mask_loss_size = mask_loss_size
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | Prepared | list[str]]:
-        if samples[0] is None:  # a stream that is resumed: Trainer counts the batches that were seen and drops them
+        if samples[0] is None:  # a resumed stream: Trainer skips the batches that it has already seen
             return {}
         conversations = [
             self._messages(conversation, sample["image"])
@@ -111,7 +111,7 @@ class GemmaLisaCollator:
         return batch
 
     def _messages(self, conversation: Conversation, image) -> list[dict]:
-        """A conversation as messages; the image stands before its first question."""
+        """Return a conversation as messages, with the image before the first question."""
         messages = []
         for question, answer in conversation.turns:
             messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
@@ -121,9 +121,9 @@ class GemmaLisaCollator:
         return messages
 
     def _join(self, sample: dict, encoded: list[tuple[list[int], list[int]]]) -> dict[str, list[int]]:
-        """A sample's conversations behind the prefix they share, as one row."""
+        """Return the conversations of a sample as one row, after their shared prefix."""
         if not encoded:
-            raise ValueError(f"{sample['source']}: the row asks nothing; it needs a target or a conversation.")
+            raise ValueError(f"{sample['source']}: the row has no question. It needs a target or a conversation.")
         first = encoded[0][0]
         prefix_length = 1  # <bos>
         if sample["image"] is not None:
@@ -133,20 +133,22 @@ class GemmaLisaCollator:
             "labels": [IGNORE_INDEX] * prefix_length,
             "question_ids": [0] * prefix_length,
         }
-        for number, ((ids, spoken), masks) in enumerate(zip(encoded, sample["masks"], strict=True), start=1):
+        for number, ((ids, is_assistant), masks) in enumerate(zip(encoded, sample["masks"], strict=True), start=1):
             if ids[:prefix_length] != first[:prefix_length]:
-                raise ValueError(f"{sample['source']}: its conversations begin differently; make them separate rows.")
+                raise ValueError(
+                    f"{sample['source']}: the conversations of a row must have the same prefix. Use separate rows."
+                )
             num_seg, num_masks = ids.count(self.processor.seg_token_id), 0 if masks is None else len(masks)
             if num_seg != num_masks:
                 raise ValueError(
-                    f"{sample['source']}: {num_seg} [SEG] tokens but {num_masks} masks; every [SEG] of an answer needs "
+                    f"{sample['source']}: {num_seg} [SEG] tokens but {num_masks} masks. Every [SEG] of an answer needs "
                     "one mask."
                 )
-            end = len(spoken) - spoken[::-1].index(1)  # what the template writes after the last answer teaches nothing
+            end = len(is_assistant) - is_assistant[::-1].index(1)  # without the template's text after the last answer
             row["input_ids"] = row["input_ids"] + ids[prefix_length:end]
             row["labels"] = row["labels"] + [
-                token if said else IGNORE_INDEX
-                for token, said in zip(ids[prefix_length:end], spoken[prefix_length:end], strict=True)
+                token if has_label else IGNORE_INDEX
+                for token, has_label in zip(ids[prefix_length:end], is_assistant[prefix_length:end], strict=True)
             ]
             row["question_ids"] = row["question_ids"] + [number] * (end - prefix_length)
         return row

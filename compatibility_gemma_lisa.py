@@ -1,4 +1,4 @@
-"""What differs between releases of transformers: names of arguments, and outputs that gain fields."""
+"""Differences between releases of transformers: names of arguments, and new fields of outputs."""
 
 import functools
 import inspect
@@ -16,10 +16,12 @@ _logger = logging.get_logger("transformers.gemma_lisa")
 
 
 def known_name(names: tuple[str, ...], arguments: Collection[str]) -> str:
-    """Return the first of the names that is among Gemma's arguments; one that it does not know has no effect.
+    """Return the first of the names that Gemma accepts as an argument.
+
+    Gemma silently ignores arguments that it does not know, so a wrong name would have no effect.
 
     Raises:
-        ImportError: none of them is.
+        ImportError: Gemma accepts none of the names.
     """
     for name in names:
         if name in arguments:
@@ -28,16 +30,16 @@ def known_name(names: tuple[str, ...], arguments: Collection[str]) -> str:
 
 
 _ARGUMENTS = inspect.signature(Gemma3Model.forward).parameters
-# What Gemma calls the keys and values it has read: `cache` since transformers 5.24, and its output has the same name.
+# Gemma's name for the KV cache, in arguments and outputs: `cache` since transformers 5.24.
 CACHE_NAME = known_name(("cache", "past_key_values"), _ARGUMENTS)
-known_name(("mm_encoder_outputs",), _ARGUMENTS)  # without it Gemma would answer as if there were no image
+known_name(("mm_encoder_outputs",), _ARGUMENTS)  # without it, Gemma would silently ignore the image
 
-# Outputs of Gemma's that ours does not repeat: the states of all tokens, and the image features, which are large.
+# Outputs of Gemma that are not returned: the states of all tokens, and the image features, which are large.
 _NOT_REPEATED = ("last_hidden_state", "image_hidden_states", "image_outputs")
 
 
 def accept_new_fields(output_class: type[ModelOutput]) -> type[ModelOutput]:
-    """Make a dataclass of outputs hold keywords that it does not declare, as a newer transformers may pass them."""
+    """Let an output dataclass accept fields that it does not declare, which a newer transformers can pass."""
     declared = {field.name for field in fields(output_class)}
     initialize = output_class.__init__
 
@@ -57,15 +59,15 @@ def accept_new_fields(output_class: type[ModelOutput]) -> type[ModelOutput]:
 
 
 def repeated_outputs(outputs: ModelOutput) -> dict[str, Any]:
-    """Return what Gemma returned besides its states: the cache, by its name in this release, and what is new in it."""
+    """Return the outputs of Gemma that are passed through: the KV cache, and fields of newer releases."""
     return {name: value for name, value in outputs.items() if name not in _NOT_REPEATED}
 
 
 def without_tied_copies(state_dict: dict[str, torch.Tensor], tied: dict[str, str]) -> dict[str, torch.Tensor]:
-    """Return a state dict without the weights that are tied to another one of it and equal to it.
+    """Return the state dict without tied weights that are equal to the weight they are tied to.
 
     Args:
-        tied: names of tied weights, to the names of what they are tied to.
+        tied: for the name of each tied weight, the name of the weight that it is tied to.
     """
 
     def is_copy(name: str) -> bool:
@@ -75,18 +77,18 @@ def without_tied_copies(state_dict: dict[str, torch.Tensor], tied: dict[str, str
 
 
 def warn_of_unknown(caller: str, keywords: Iterable[str]) -> None:
-    """Warn once of keywords that have no effect. They are no error: a newer transformers may pass some of its own."""
+    """Warn once about unknown keywords. They are not an error, because a newer transformers can pass its own."""
     if keywords := sorted(keywords):
-        _logger.warning_once(f"{caller} ignores {', '.join(keywords)}, which it does not know.")
+        _logger.warning_once(f"{caller} ignores unknown arguments: {', '.join(keywords)}.")
 
 
 def one_of(**given: Any) -> Any:
-    """Return the one of two arguments that is given, or None.
+    """Return the value of two alternative arguments: the one that is not None, or None.
 
     Raises:
         ValueError: both are given.
     """
     (first, one), (second, other) = given.items()
     if one is not None and other is not None:
-        raise ValueError(f"{first} and {second} are two names of one argument; pass one of them.")
+        raise ValueError(f"{first} and {second} are two names of the same argument. Pass only one of them.")
     return other if one is None else one

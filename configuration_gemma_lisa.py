@@ -1,46 +1,46 @@
-"""GemmaLisaConfig: Gemma 3's own configuration, SAM's beside it, and the few numbers that join them."""
+"""GemmaLisaConfig: the configuration of Gemma 3, with SAM's configuration and the settings of Gemma-LISA."""
 
-from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
+from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains an import that fails
 
 # isort: split
 from typing import Any
 
 from transformers import Gemma3Config, PreTrainedConfig, SamConfig
 
-# The file of SHA-256 checksums that this project's programs write beside weights, and check.
+# File of SHA-256 checksums next to the weights, which the programs of this project write and check.
 CHECKSUMS = "SHA256SUMS"
 
 
 class GemmaLisaConfig(Gemma3Config):
     """Configuration of `GemmaLisaForConditionalGeneration`.
 
-    Gemma 3's fields (`text_config`, `vision_config`, `image_token_index`, ...) stay where Gemma 3 has them, so that a
-    plain Gemma 3 checkpoint loads and engines that look for `text_config` find it.
+    The fields of Gemma 3 (`text_config`, `vision_config`, `image_token_index`, ...) keep their places. A plain Gemma 3
+    checkpoint can be loaded, and inference engines find `text_config`.
     """
 
     model_type = "gemma_lisa"
     sub_configs = {**Gemma3Config.sub_configs, "sam_config": SamConfig}
 
-    # SAM's configuration; None builds ViT-B.
+    # Configuration of SAM. None selects ViT-B.
     sam_config: PreTrainedConfig | dict[str, Any] | None = None
-    # Row of the embedding that `[SEG]` uses: the first of Gemma 3's 63 spare rows after <image_soft_token>.
+    # Token id of `[SEG]`: the first of the 63 unused embedding rows of Gemma 3 after <image_soft_token>.
     seg_token_id: int = 262_145
-    # Which state prompts SAM: "token" = the state at [SEG], "previous" = the state that predicts it (LISA's code). The
-    # measurements behind the default are in docs/design.md.
+    # Hidden state that prompts SAM: "token" is the state at [SEG], "previous" is the state that predicts it, as in the
+    # code of LISA. docs/design.md has the measurements behind the default.
     seg_state: str = "token"
-    # Weights of the three parts of the loss; LISA's (arXiv 2308.00692, section 4.1).
+    # Weights of the language, BCE and Dice losses, as in LISA (arXiv 2308.00692, section 4.1).
     ce_loss_weight: float = 1.0
     bce_loss_weight: float = 2.0
     dice_loss_weight: float = 0.5
-    # Weight of the squared error of SAM's scores as estimates of each mask's IoU, as in SAM's own training; without it
-    # they are what they were before the decoder was trained with [SEG].
+    # Weight of the squared error between SAM's scores and the IoU of the masks, as in SAM's own training. With 0, the
+    # scores are not trained and become inaccurate when the decoder is trained with [SEG].
     score_loss_weight: float = 0.0
-    # Weight of the losses of masks that simulated prompts (a point, a box, a corrected mask) give beside the right
-    # [SEG], another one and none: teaches SAM's decoder to follow a user's prompt. 0 simulates none.
+    # Weight of the losses with simulated prompts (a point, a box, a corrected mask), which teach SAM's decoder to
+    # follow a user's prompt. They are combined with the right [SEG], another one or none. 0 disables them.
     prompted_loss_weight: float = 0.0
-    # Mask losses are taken at the image's own size, at most this many pixels on the long side.
+    # Mask losses are computed at the size of the image, but the long side is at most this many pixels.
     mask_loss_size: int = 1024
-    # Hub names of the models whose weights the first checkpoint was made of, for the card; none: it began at random.
+    # Hub names of the models that the weights were initialized from, for the model card. None: random weights.
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -48,7 +48,7 @@ class GemmaLisaConfig(Gemma3Config):
             self.sam_config = SamConfig(**(self.sam_config or {}))
         super().__post_init__(**kwargs)
         if self.seg_state not in ("token", "previous"):
-            raise ValueError(f'seg_state is {self.seg_state!r}; it must be "token" or "previous".')
+            raise ValueError(f'seg_state must be "token" or "previous", got {self.seg_state!r}.')
 
 
 GemmaLisaConfig.register_for_auto_class()

@@ -1,6 +1,6 @@
-"""The parts of Gemma-LISA's loss: cross-entropy on labelled tokens, BCE and Dice per mask at the size of its image.
+"""Losses of Gemma-LISA: cross-entropy on labelled tokens, and BCE and Dice per mask at the size of its image.
 
-Their weights are in the configuration: `ce_loss_weight`, `bce_loss_weight`, `dice_loss_weight` and others.
+The weights are in the configuration: `ce_loss_weight`, `bce_loss_weight`, `dice_loss_weight` and others.
 
 Letters: N masks or labelled tokens, S masks of a batch, H and W pixels, V vocabulary.
 """
@@ -8,9 +8,9 @@ Letters: N masks or labelled tokens, S masks of a batch, H and W pixels, V vocab
 import torch
 import torch.nn.functional as F
 
-# Label of a token that is not learned, as everywhere in transformers.
+# Label of a token without loss, as everywhere in transformers.
 IGNORE_INDEX = -100
-# Value of a mask's pixel that is not counted: neither the thing nor background.
+# Mask value of the ignore region: pixels that are neither object nor background.
 IGNORE_VALUE = 255
 # LISA's Dice smoothing (model/LISA.py `dice_loss`): sums are divided by SCALE before EPSILON is added.
 DICE_SCALE = 1000.0
@@ -18,15 +18,15 @@ DICE_EPSILON = 1e-6
 
 
 def bce_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-    """Binary cross-entropy, averaged over the counted pixels of each mask.
+    """Return the binary cross-entropy of each mask, averaged over its valid pixels.
 
     Args:
         logits: (N, H, W) float.
         targets: (N, H, W), 0 or 1.
-        valid: (N, H, W) bool, False = the pixel is not counted; None counts all.
+        valid: (N, H, W) bool, False for ignored pixels. None means that all pixels are valid.
 
     Returns:
-        (N,) float; a mask without a counted pixel has loss 0.
+        (N,) float. A mask without valid pixels has loss 0.
     """
     per_pixel = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     if valid is None:
@@ -36,12 +36,12 @@ def bce_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | 
 
 
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-    """Dice loss of each mask on probabilities, with LISA's smoothing.
+    """Return the Dice loss of each mask, computed on probabilities with LISA's smoothing.
 
     Args:
         logits: (N, H, W) float.
         targets: (N, H, W), 0 or 1.
-        valid: (N, H, W) bool, False = the pixel is not counted; None counts all.
+        valid: (N, H, W) bool, False for ignored pixels. None means that all pixels are valid.
 
     Returns:
         (N,) float in [0, 1].
@@ -57,13 +57,13 @@ def dice_loss(logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor |
 
 
 def token_loss(logits: torch.Tensor, targets: torch.Tensor, divisor: torch.Tensor | int | None) -> torch.Tensor:
-    """Cross-entropy of (N, V) logits against (N,) token ids: the sum over `divisor`, or the mean where it is None."""
+    """Return the cross-entropy of (N, V) logits against (N,) token ids: the sum / `divisor`, or the mean if None."""
     total = F.cross_entropy(logits.float(), targets, reduction="sum")
     return normalize(total, len(targets), divisor)
 
 
 def normalize(total: torch.Tensor, count: int, divisor: torch.Tensor | int | None) -> torch.Tensor:
-    """A sum over the batch made a mean: over `divisor`, the count of the whole optimizer step, or over `count`."""
+    """Return total / divisor. The divisor is the count of the global batch; None uses the count of this batch."""
     if divisor is None:
         divisor = count
     return total / (divisor.clamp(min=1) if isinstance(divisor, torch.Tensor) else torch.sym_max(divisor, 1))
@@ -76,21 +76,21 @@ def sample_mask_logits(
     sizes: torch.LongTensor,
     canvas: tuple[int, int],
 ) -> torch.FloatTensor:
-    """Mask logits on SAM's padded square, read off bilinearly at the pixel centres of images of any sizes, all at once.
+    """Return mask logits resized bilinearly from SAM's padded square to images of different sizes, in one call.
 
     Args:
         pred_masks: (S, h, w) logits that cover SAM's square of `side` × `side` pixels.
         side: length of that square (1024).
         reshaped_sizes: (S, 2), (height, width) of the image inside the square, in its pixels.
-        sizes: (S, 2), (height, width) of each wanted mask.
+        sizes: (S, 2), (height, width) of each output mask.
         canvas: (H, W), the largest of `sizes`.
 
     Returns:
-        (S, H, W); what lies outside a mask's own size means nothing.
+        (S, H, W). Values outside a mask's own size have no meaning.
     """
     rows = torch.arange(canvas[0], device=pred_masks.device, dtype=torch.float32) + 0.5
     columns = torch.arange(canvas[1], device=pred_masks.device, dtype=torch.float32) + 0.5
-    # grid_sample counts from −1 to 1 over the square; an image fills reshaped/side of it
+    # The coordinates of grid_sample are −1 to 1 over the square. The image covers reshaped/side of it.
     scale = 2.0 * reshaped_sizes.float() / (sizes.float() * side)  # (S, 2)
     y = rows[None, :] * scale[:, :1] - 1  # (S, H)
     x = columns[None, :] * scale[:, 1:] - 1  # (S, W)

@@ -1,4 +1,4 @@
-"""Which releases of transformers run this code. Checked when it is imported, before any name that may be missing."""
+"""Check the release of transformers. This happens on import, before other imports that could fail."""
 
 import re
 from importlib import import_module
@@ -6,10 +6,10 @@ from importlib import import_module
 import transformers
 from transformers.utils import logging
 
-# The lowest and the highest release that the tests ran with. `make test-versions` runs them with both.
+# The lowest and the highest release that was tested. `make test-versions` runs the tests with both.
 LOWEST, HIGHEST = "5.18.0", "5.24.0"
 
-# What the `_gemma_lisa` files import from transformers: names by module.
+# Names that the `_gemma_lisa` files import from transformers, by module.
 NEEDED = {
     "transformers": (
         "BatchFeature",
@@ -36,15 +36,15 @@ NEEDED = {
     "transformers.utils.chat_template_utils": ("render_jinja_template",),
 }
 
-# One name for all copies of this file, so that the warning comes once per process.
+# One logger for all copies of this file, so that the warning appears once per process.
 _logger = logging.get_logger("transformers.gemma_lisa")
 
 
 def check_transformers(version: str) -> None:
-    """Warn once if a release is newer than the tested ones.
+    """Warn once if a release of transformers is newer than the tested ones.
 
     Raises:
-        ImportError: it is older than the lowest tested one, or it lacks a name that is needed.
+        ImportError: the release is older than the lowest tested one, or it lacks a required name.
     """
     if _numbers(version) < _numbers(LOWEST):
         raise cannot_run(version)
@@ -58,7 +58,7 @@ def check_transformers(version: str) -> None:
 
 
 def cannot_run(version: str = transformers.__version__, lacks: str | None = None) -> ImportError:
-    """Return the error of a release that this code does not work with, in one sentence."""
+    """Return the error for a release that is not supported, as one sentence."""
     reason = "" if lacks is None else f" because it lacks {lacks}"
     return ImportError(
         f"transformers {version} cannot run Gemma-LISA{reason}, which was tested with transformers {LOWEST} to "
@@ -67,7 +67,7 @@ def cannot_run(version: str = transformers.__version__, lacks: str | None = None
 
 
 def missing_names() -> list[str]:
-    """Return what of `NEEDED` the installed release does not have."""
+    """Return the names of `NEEDED` that the installed release does not have."""
     return [f"{module}.{name}" for module, names in NEEDED.items() for name in names if not _can_import(module, name)]
 
 
@@ -80,7 +80,7 @@ def _can_import(module: str, name: str) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """`"5.24.0.dev0"` as (5, 24, 0)."""
+    """Return `"5.24.0.dev0"` as (5, 24, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 

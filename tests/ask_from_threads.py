@@ -1,4 +1,4 @@
-"""Ask one model from several threads, by the code of its own folder; prints what differs from one thread's answers.
+"""Ask one model from several threads with the code of its folder, and print answers that differ from a single thread.
 
 python -I tests/ask_from_threads.py FOLDER HANDLER PICTURE
 """
@@ -10,7 +10,7 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
+sys.modules["gemma_lisa"] = None  # importing it fails, even if it is installed
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -84,7 +84,7 @@ def work(thread):
     return wrong
 
 
-sys.setswitchinterval(1e-4)  # threads interrupt each other far more often than they would
+sys.setswitchinterval(1e-4)  # much more frequent thread switches than usual
 with ThreadPoolExecutor(THREADS) as pool:
     wrong = [line for lines in pool.map(work, range(THREADS)) for line in lines]
 report = {"calls": THREADS * CALLS, "answers": len({str(answer) for answer in EXPECTED.values()}), "wrong": wrong}

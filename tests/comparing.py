@@ -1,4 +1,4 @@
-"""How the tests of the model compare what it gives, leave inputs out, and make batches as users do."""
+"""Helpers for tests of the model: compare outputs, remove inputs, and make batches as users do."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def run_with_gradients(model, batch, **options):
 
 
 def assert_gradients_close(found, expected):
-    """Each within TOLERANCE of its own largest value, or of 1 where that is smaller."""
+    """Check that each gradient differs by at most TOLERANCE times its largest value (or times 1, if larger)."""
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         off = (found[name] - gradient).abs().max() / gradient.abs().max().clamp(min=1)
@@ -39,7 +39,7 @@ def assert_gradients_close(found, expected):
 
 
 def with_prepared(batch, **changes):
-    """A batch of the collator with other fields in its `prepared`."""
+    """Return a batch of the collator with changed fields of its `prepared`."""
     return batch | {"prepared": replace(batch["prepared"], **changes)}
 
 
@@ -52,7 +52,7 @@ def without_masks(batch):
 
 
 def own_batch(processor, samples):
-    """The batch of somebody's own training loop: a list of masks for each image, and nothing prepared."""
+    """Return a batch as in a user's own training loop: a list of masks per image, and no `prepared`."""
     batch = without(GemmaLisaCollator(processor)(samples), "prepared")
     shown = [sample for sample in samples if sample["image"] is not None]
     if shown:
@@ -65,12 +65,12 @@ def own_batch(processor, samples):
 
 
 def two_things(processor, make_sample):
-    """An own batch of two images, with two masks and one."""
+    """Return a batch without `prepared` of two images, with two masks and one mask."""
     return own_batch(processor, [make_sample(["{seg} and {seg}."]), make_sample(["{seg}."], seed=1)])
 
 
 def batches_of_all_kinds(processor, make_sample, collate=None):
-    """Batches by the names of what they hold or lack; `collate(samples, learn_masks=...)` makes them."""
+    """Return batches of different content by name; `collate(samples, learn_masks=...)` makes them."""
 
     def make(samples, learn_masks=True):
         return GemmaLisaCollator(processor, learn_masks=learn_masks)(samples)

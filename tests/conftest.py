@@ -1,4 +1,4 @@
-"""What the tests share: a small Gemma-LISA with random weights, a few rows of shapes, LISA's own values."""
+"""Shared fixtures: a small Gemma-LISA with random weights, a few rows of shapes, reference values of LISA."""
 
 import importlib
 import logging
@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: before all that follows
-# On a CPU it warns, while it is imported, of a kernel that nobody here uses; pytest's count is to be the last line.
+os.environ["HF_HUB_OFFLINE"] = "1"  # must be set before huggingface_hub is imported
+# On a CPU, its import warns about a kernel that is not used here. The summary of pytest should be the last line.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 import hub_server
@@ -38,31 +38,31 @@ from gemma_lisa.training.arguments import ModelArguments
 from gemma_lisa.training.load_model import load_model
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-# Tokens: less than a question with its answer, and less than the prefix that holds the image.
+# In tokens: shorter than a question with its answer, and shorter than the prefix with the image
 SHORT_WINDOW = 12
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """What the tests say must not depend on the number of cores."""
+    """Test results must not depend on the number of cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def one_seed():
-    """What a test draws at random does not depend on which tests ran before it in the same process."""
+    """Random numbers of a test must not depend on earlier tests of the same process."""
     set_seed(0)
 
 
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path):
-    """Rows are made anew, in the test's own folder."""
+    """A new cache of data sets in the folder of the test."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
 def no_login(monkeypatch):
-    """No secrets of this machine: neither of its environment nor of a login to the Hub."""
+    """Hide the secrets of this machine: those of its environment and of a login to the Hub."""
     for name in [name for name in os.environ if is_secret_name(name) or name.endswith("_KEY")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("gemma_lisa.safety.secret_names.get_token", lambda: None)
@@ -70,14 +70,14 @@ def no_login(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """(model, processor) of 64 × 64 images, random weights of seed 0, in evaluation mode."""
+    """(model, processor) for images of 64 × 64 pixels, with random weights of seed 0, in evaluation mode."""
     model, processor = build_tiny(image_size=64, seed=0)
     return model.eval(), processor
 
 
 @pytest.fixture(scope="session")
 def windowed(tiny):
-    """As `tiny`, with two layers: the first sees SHORT_WINDOW tokens back, the second all."""
+    """Like `tiny`, with two layers: a sliding window of SHORT_WINDOW tokens, then full attention."""
     _, processor = tiny
     config = build_config(processor, image_size=64)
     config.text_config.num_hidden_layers = 2
@@ -106,7 +106,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def samples(rows):
-    """The rows, each asked about its four targets and in a dialogue of two turns."""
+    """The rows with a question about each of four targets. The last conversation of each row has two turns."""
     questions = TrainingQuestions(rows, seed=0, max_questions=4)
     asked = [questions[index] for index in range(len(questions))]
     for sample in asked:
@@ -116,7 +116,7 @@ def samples(rows):
 
 @pytest.fixture(scope="session")
 def make_picture():
-    """A picture of the given size (height, width) in pixels, of noise that the seed fixes."""
+    """Make an image of noise of the given size (height, width) in pixels; the seed determines the noise."""
 
     def make(height=64, width=64, seed=0):
         pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -127,12 +127,12 @@ def make_picture():
 
 @pytest.fixture(scope="session")
 def make_sample(make_picture):
-    """A sample as the mixture gives them: each answer one conversation, one box for each of its slots."""
+    """Make a sample like those of the mixture: one conversation per answer, one box per `{seg}`."""
 
     def make(answers, size=(64, 64), seed=0, with_image=True, source="some_set/train/000007"):
         conversations, masks = [], []
         for number, answer in enumerate(answers):
-            turns = (("Where is the thing?", answer),)
+            turns = (("Where is the object?", answer),)
             boxes = np.zeros((answer.count(SEG_SLOT), *size), dtype=np.uint8)
             for at, box in enumerate(boxes):
                 box[: size[0] // 2 + number, size[1] // 4 + at :] = 1
@@ -146,15 +146,15 @@ def make_sample(make_picture):
 
 @pytest.fixture
 def make_conversation(make_picture):
-    """Messages of (role, part, part, …); a part is a text or IMAGE."""
+    """Make messages from (role, part, part, …), where a part is a text or IMAGE."""
 
     def make(*turns, picture=None):
-        def part(said):
-            if said is IMAGE:
+        def part(content):
+            if content is IMAGE:
                 return {"type": "image", "image": picture or make_picture()}
-            return {"type": "text", "text": said}
+            return {"type": "text", "text": content}
 
-        return [{"role": role, "content": [part(said) for said in parts]} for role, *parts in turns]
+        return [{"role": role, "content": [part(content) for content in parts]} for role, *parts in turns]
 
     return make
 
@@ -166,7 +166,7 @@ def processor(tiny):
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny, tmp_path_factory):
-    """The folder of `tiny`."""
+    """A folder with the saved `tiny`."""
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
     for part in tiny:
         part.save_pretrained(folder)
@@ -175,7 +175,7 @@ def checkpoint(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def segment_anything():
-    """The segment_anything package: `.build_sam` makes its models of real size, `.modeling` has their parts."""
+    """The segment_anything package: `.build_sam` builds models of real size, `.modeling` has their modules."""
     package = ModuleType("segment_anything")
     # Its own __init__ imports torchvision, which the models do not need.
     package.__path__ = find_spec("segment_anything").submodule_search_locations
@@ -187,7 +187,7 @@ def segment_anything():
 
 @pytest.fixture(scope="session")
 def randomize_sam():
-    """Make every weight of a segment_anything model matter; fresh, its positions are zeros and its norms are ones."""
+    """Randomize every weight of a segment_anything model. Initially, positions are zeros and norms are ones."""
 
     @torch.no_grad()
     def randomize(sam, seed=0):
@@ -209,9 +209,9 @@ def randomize_sam():
 
 @pytest.fixture(scope="session")
 def small_sam(segment_anything, randomize_sam):
-    """A segment_anything model with a small encoder: images of 64 pixels, layers with windows and without.
+    """A segment_anything model with a small encoder: images of 64 pixels, layers with and without windows.
 
-    Prompt encoder and decoder are those of every SAM.
+    Prompt encoder and decoder have their real sizes.
     """
     parts, side, patch, width = segment_anything.modeling, 64, 8, 256
     grid = side // patch
@@ -246,15 +246,15 @@ def small_sam_file(small_sam, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference():
-    """The folder of values that the original LISA gave."""
+    """The folder with reference values of the original LISA."""
     if not REFERENCE.is_dir():
-        pytest.skip(f"LISA's own values are not here: no folder {REFERENCE}")
+        pytest.skip(f"the reference values of LISA are missing: no folder {REFERENCE}")
     return REFERENCE
 
 
 @pytest.fixture
 def interruptible():
-    """SIGINT raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    """Make SIGINT raise KeyboardInterrupt, even if the tests run in the background of a shell, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -262,7 +262,7 @@ def interruptible():
 
 @pytest.fixture
 def no_hang():
-    """Ends a test that would run for hours."""
+    """Stop a test that would run for hours."""
 
     def end(*args):
         raise TimeoutError("the patterns take more than linear time")
@@ -276,7 +276,7 @@ def no_hang():
 
 @pytest.fixture
 def set_config(monkeypatch):
-    """Sets fields of a model's configuration for one test."""
+    """Set fields of a model's configuration for one test."""
 
     def set_fields(model, **fields):
         for name, value in fields.items():
@@ -296,14 +296,14 @@ def question(make_picture):
 
 @pytest.fixture
 def server():
-    """A Hub on this machine."""
+    """A local Hub server."""
     with hub_server.serve() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """`model`, small and random, and two exports of it: `cut`, its weights in several files, and `whole`, in one."""
+    """`model`, small and random, and two exports: `cut` has its weights in several files, `whole` in one."""
     at = tmp_path_factory.mktemp("folders")
     for part in build_tiny(image_size=32):
         part.save_pretrained(at / "model")
@@ -315,7 +315,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
-    """The small checkpoint as a repository, with its results."""
+    """The small checkpoint exported as a repository, with its results."""
     folder = tmp_path_factory.mktemp("published") / "shapes-tiny"
     results = [str(EXAMPLE / f"{level}.json") for level in ("easy", "hard")]
     export.main(["--model", str(EXAMPLE), "--output", str(folder), "--results", *results])
@@ -333,13 +333,13 @@ def base(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def batch(tiny, samples):
-    """Two rows as `forward` takes them."""
+    """A batch of two rows for `forward`."""
     return GemmaLisaCollator(tiny[1])(samples[:2])
 
 
 @pytest.fixture(scope="session")
 def train(base, rows, tmp_path_factory):
-    """Trains a few steps with the options of train.py; gives the model and the folder it was saved to."""
+    """Train a few steps with the options of train.py, and return the model and the folder it was saved to."""
 
     def call(model=None, **options):
         folder = tmp_path_factory.mktemp("trained")
@@ -372,5 +372,5 @@ def sam(tmp_path_factory):
 
 @pytest.fixture
 def copies(gemma, sam, tmp_path):
-    """Copies of both checkpoints, to be spoiled."""
+    """Copies of both checkpoints that a test can damage."""
     return Path(shutil.copytree(gemma, tmp_path / "gemma")), Path(shutil.copytree(sam, tmp_path / "sam"))

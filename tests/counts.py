@@ -1,10 +1,10 @@
-"""Counts of questions, for the tests of the metrics."""
+"""Random counts of questions for tests of the metrics."""
 
 import numpy as np
 
 
 def random_counts(count: int, seed: int) -> np.ndarray:
-    """(count, 5) int64, columns as in `QueryResult.numbers`."""
+    """Return random counts, (count, 5) int64, with the columns of `QueryResult.numbers`."""
     generator = np.random.default_rng(seed)
     unions = generator.integers(0, 1000, count)
     columns = [

@@ -1,4 +1,4 @@
-"""How the tests make a model say what they want, ask it, and read the same answer in one pass."""
+"""Helpers for tests of generation: force answers, ask questions, and compute answers in one forward pass."""
 
 from contextlib import contextmanager
 
@@ -8,20 +8,20 @@ from comparing import without
 
 
 @contextmanager
-def saying(model, processor, *answers):
-    """Makes the model say the given texts, one for each conversation, then end its turn."""
+def forced_answers(model, processor, *answers):
+    """Make the model generate the given texts, one for each conversation, and then end its turn."""
     encode = processor.tokenizer.encode
     scripts = [encode(answer, add_special_tokens=False) + encode("<end_of_turn>") for answer in answers]
     steps = iter(range(1000))
 
-    def say(module, inputs, output):
+    def force(module, inputs, output):
         at = next(steps)
         logits = torch.zeros_like(output)
         for row, script in enumerate(scripts):
             logits[row, -1, script[min(at, len(script) - 1)]] = 1
         return logits
 
-    hook = model.lm_head.register_forward_hook(say)
+    hook = model.lm_head.register_forward_hook(force)
     try:
         yield scripts
     finally:
@@ -35,7 +35,7 @@ def ask(processor, *conversations):
 
 
 def teacher_forced(model, inputs, sequences):
-    """The model's pass over prompts with their answers: what `segment` must agree with."""
+    """Return the output of one forward pass with prompts and answers, which `segment` must reproduce."""
     added = sequences.shape[1] - inputs["input_ids"].shape[1]
     return model(
         **without(inputs, "input_ids", "attention_mask", "token_type_ids"),

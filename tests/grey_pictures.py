@@ -1,4 +1,4 @@
-"""Grey images, masks of one box, and the colours that a picture has."""
+"""Helpers for tests of drawing: grey images, masks of one box, and the colours of an image."""
 
 import numpy as np
 from PIL import Image

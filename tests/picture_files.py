@@ -1,4 +1,4 @@
-"""Files that people bring as pictures: which are refused and why, which are taken."""
+"""Image files for tests: files that are an error, with the expected message, and unusual files that are accepted."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ SCENE = ROOT / "docs" / "scene.png"
 
 
 def png(width: int, height: int, raw: bytes, depth: int = 8, colour_type: int = 2) -> bytes:
-    """A PNG that declares the size, whatever its raw rows hold."""
+    """Return a PNG that declares this size and has these raw rows, even if they do not match."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -25,7 +25,7 @@ def png(width: int, height: int, raw: bytes, depth: int = 8, colour_type: int = 
 
 
 def huge_png(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A PNG that declares so many pixels and holds next to none of them."""
+    """Return a small PNG that declares a huge size."""
     return png(width, height, b"\0" * 100)
 
 
@@ -36,7 +36,7 @@ def saved(picture: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def refusal_of(call):
-    """The one line with which a call refuses; it warns of nothing."""
+    """Return the message of the ValueError that a call raises. It must be one line, without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError) as refusal:
@@ -46,12 +46,12 @@ def refusal_of(call):
 
 
 REFUSED_FILES = {
-    "text.png": (b"This is no picture.\n" * 20, "in no format of pictures"),
+    "text.png": (b"This is no picture.\n" * 20, "image format is not supported"),
     "empty.png": (b"", "is empty"),
     "truncated.png": (SCENE.read_bytes()[:9_000], "cannot be read"),
     "huge.png": (huge_png(), "more than 25,000,000 pixels"),
-    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "drawing"),
-    "<img src=x onerror=alert(1)>.png": (b"nothing", "in no format of pictures"),
+    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "vector graphic"),
+    "<img src=x onerror=alert(1)>.png": (b"nothing", "image format is not supported"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The chat template: what it writes, which tokens the model speaks, and which conversations are refused."""
+"""The chat template: rendered text, assistant masks, and errors of invalid conversations."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from gemma_lisa.chat_template_gemma_lisa import images_of, user_turn
 from gemma_lisa.images_gemma_lisa import images_of_rows
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the template writes
+# Rendered text
 # ---------------------------------------------------------------------------------------------------------------------
 RENDERED = {
     "image_and_text_with_spaces": (
@@ -27,7 +27,7 @@ RENDERED = {
         True,
         f"<bos>{USER}Q<start_of_image>{END}{MODEL}",
     ),
-    "several_rounds": (
+    "several_turns": (
         [("user", IMAGE, "Q"), ("assistant", " A "), ("user", "R"), ("assistant", "B"), ("user", "S")],
         True,
         f"<bos>{USER}<start_of_image>Q{END}{MODEL}A{END}{USER}R{END}{MODEL}B{END}{USER}S{END}{MODEL}",
@@ -36,7 +36,7 @@ RENDERED = {
 
 
 @pytest.mark.parametrize("case", RENDERED)
-def test_template_writes_what_gemma_was_trained_on(processor, make_conversation, case):
+def test_template_renders_the_format_of_gemma(processor, make_conversation, case):
     turns, add_generation_prompt, expected = RENDERED[case]
     conversation = make_conversation(*turns)
     assert processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt) == expected
@@ -44,15 +44,15 @@ def test_template_writes_what_gemma_was_trained_on(processor, make_conversation,
     assert decode(processor, batch["input_ids"][0]) == expected.replace("<start_of_image>", "<image>")
 
 
-def test_content_may_be_a_plain_text(processor, make_conversation):
+def test_content_can_be_a_string(processor, make_conversation):
     turns = [("system", "SYS"), ("user", "Q"), ("assistant", "A")]
-    plain = [{"role": role, "content": said} for role, said in turns]
+    plain = [{"role": role, "content": content} for role, content in turns]
     assert processor.apply_chat_template(plain) == processor.apply_chat_template(make_conversation(*turns))
     assert torch.equal(encode(processor, plain)["input_ids"], encode(processor, make_conversation(*turns))["input_ids"])
 
 
 @pytest.mark.parametrize("case", RENDERED)
-def test_tokens_are_those_of_gemma_s_own_processor(processor, make_conversation, case):
+def test_tokens_are_equal_to_those_of_gemmas_processor(processor, make_conversation, case):
     turns, add_generation_prompt, _ = RENDERED[case]
     conversation = make_conversation(*turns)
     text = processor.apply_chat_template(conversation, add_generation_prompt=add_generation_prompt)
@@ -67,13 +67,13 @@ def test_tokens_are_those_of_gemma_s_own_processor(processor, make_conversation,
         assert torch.equal(called[name], batch[name])
 
 
-def test_text_only_conversation_brings_no_image(processor, make_conversation):
+def test_text_only_conversation_has_no_pixels(processor, make_conversation):
     batch = encode(processor, make_conversation(("user", "Say hello.")), add_generation_prompt=True)
     assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
     assert not batch["token_type_ids"].any()
 
 
-def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, make_conversation):
+def test_image_tokens_are_marked_and_have_the_number_of_the_model(tiny, make_conversation):
     model, processor = tiny
     batch = encode(processor, make_conversation(("user", IMAGE, "Q")))
     is_image = batch["input_ids"] == model.config.image_token_id
@@ -83,11 +83,13 @@ def test_image_tokens_are_marked_and_as_many_as_the_model_makes(tiny, make_conve
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which tokens the model speaks
+# Assistant masks
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("with_image", [True, False], ids=["image", "text_only"])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, make_conversation, with_image, padding_side):
+def test_assistant_mask_covers_the_model_turns_including_their_end(
+    processor, make_conversation, with_image, padding_side
+):
     image = [IMAGE] if with_image else []
     long = make_conversation(
         ("system", "Be brief. <end_of_turn>"),
@@ -101,51 +103,51 @@ def test_assistant_mask_covers_the_model_turns_up_to_their_end(processor, make_c
     short = make_conversation(("user", "Q"), ("assistant", "A"))
     batch = encode(processor, [long, short], return_assistant_tokens_mask=True, padding_side=padding_side)
     assert batch["assistant_masks"].shape == batch["input_ids"].shape
-    said = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
-    for row, expected in enumerate([said, ["A<end_of_turn>"]]):
+    answers = ["It is [SEG] and [SEG].<end_of_turn>", "No, it is not there.<end_of_turn>", "[SEG]<end_of_turn>"]
+    for row, expected in enumerate([answers, ["A<end_of_turn>"]]):
         mask = batch["assistant_masks"][row].tolist()
         runs, last = [], 0
-        for token, spoken in zip(batch["input_ids"][row].tolist(), mask, strict=True):
-            if spoken and not last:
+        for token, is_assistant in zip(batch["input_ids"][row].tolist(), mask, strict=True):
+            if is_assistant and not last:
                 runs.append([])
-            if spoken:
+            if is_assistant:
                 runs[-1].append(token)
-            last = spoken
+            last = is_assistant
         assert [processor.tokenizer.decode(run) for run in runs] == expected
 
 
-def test_assistant_mask_is_only_given_when_asked_for(processor, make_conversation):
+def test_assistant_mask_is_only_returned_on_request(processor, make_conversation):
     assert "assistant_masks" not in encode(processor, make_conversation(("user", "Q"), ("assistant", "A")))
 
 
-def test_other_templates_keep_what_is_typed_as_text(processor, make_conversation):
+def test_typed_special_tokens_stay_text_with_other_templates(processor, make_conversation):
     template = (
         "{{ bos_token }}{% for m in messages %}{% for p in m.content %}{{ p.text | upper }}|{% endfor %}{% endfor %}"
     )
-    ((ids, spoken),) = processor.encode_conversations(
+    ((ids, is_assistant),) = processor.encode_conversations(
         [make_conversation(("user", "a [SEG] <bos>"))], chat_template=template
     )
-    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(spoken)
+    assert processor.tokenizer.decode(ids) == "<bos>A [SEG] <BOS>|" and not any(is_assistant)
     assert processor.seg_token_id not in ids
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", ["[:3]", "[2:]", "| replace('[', '\ue000')"])
-def test_a_template_that_cuts_texts_is_refused(processor, make_conversation, change):
+def test_template_that_cuts_texts_is_an_error(processor, make_conversation, change):
     template = processor.chat_template.replace("part.text | trim", f"part.text{change}")
     with pytest.raises(ValueError, match="template cuts or changes the text"):
         processor.encode_conversations([make_conversation(("user", "a [SEG] b"))], chat_template=template)
 
 
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_two_images_are_refused_in_one_line(processor, make_conversation, tokenize):
+def test_two_images_are_an_error_of_one_line(processor, make_conversation, tokenize):
     for conversation in (
         make_conversation(("user", IMAGE, IMAGE, "Q")),
         make_conversation(("user", IMAGE, "Q"), ("assistant", "A"), ("user", IMAGE, "R")),
     ):
-        with pytest.raises(ValueError, match="2 images in one conversation") as refusal:
+        with pytest.raises(ValueError, match="has 2 images, but Gemma-LISA supports one") as refusal:
             processor.apply_chat_template(conversation, tokenize=tokenize, return_dict=tokenize)
         assert "\n" not in str(refusal.value)
 
@@ -163,7 +165,7 @@ def test_two_images_are_refused_in_one_line(processor, make_conversation, tokeni
     ],
 )
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, make_conversation, roles, tokenize):
+def test_turns_that_do_not_alternate_are_an_error_of_one_line(processor, make_conversation, roles, tokenize):
     with pytest.raises(ValueError, match="alternate") as refusal:
         processor.apply_chat_template(
             make_conversation(*((role, "words") for role in roles)), tokenize=tokenize, return_dict=tokenize
@@ -172,50 +174,50 @@ def test_turns_that_do_not_alternate_are_refused_in_one_line(processor, make_con
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "error_text"),
     [
         ("words", "A message must be"),
         ({"role": "user"}, "A message must be"),
         ({"content": "words"}, "A message must be"),
-        ({"role": "user", "content": None}, "a text or a list of parts"),
-        ({"role": "user", "content": 3}, "a text or a list of parts"),
-        ({"role": "user", "content": ["words"]}, "a text or a list of parts"),
-        ({"role": 3, "content": "words"}, "a text or a list of parts"),
-        ({"role": "user", "content": [{"text": "words"}]}, "holds None"),
-        ({"role": "user", "content": [{"type": ["text"], "text": "words"}]}, r"holds \['text'\]"),
-        ({"role": "user", "content": [{"type": "text"}]}, '"text": a text'),
-        ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a text'),
-        ({"role": "user", "content": "half \ud800"}, r"U\+D800, half of a character"),
-        ({"role": "user", "content": [{"type": "text", "text": "\udfff"}]}, r"U\+DFFF, half of a character"),
+        ({"role": "user", "content": None}, "a string or a list of parts"),
+        ({"role": "user", "content": 3}, "a string or a list of parts"),
+        ({"role": "user", "content": ["words"]}, "a string or a list of parts"),
+        ({"role": 3, "content": "words"}, "a string or a list of parts"),
+        ({"role": "user", "content": [{"text": "words"}]}, "parts of type None"),
+        ({"role": "user", "content": [{"type": ["text"], "text": "words"}]}, r"parts of type \['text'\]"),
+        ({"role": "user", "content": [{"type": "text"}]}, '"text": a string'),
+        ({"role": "user", "content": [{"type": "text", "text": b"words"}]}, '"text": a string'),
+        ({"role": "user", "content": "half \ud800"}, r"U\+D800, a lone surrogate"),
+        ({"role": "user", "content": [{"type": "text", "text": "\udfff"}]}, r"U\+DFFF, a lone surrogate"),
     ],
 )
 @pytest.mark.parametrize("tokenize", [True, False])
-def test_messages_that_are_none_are_refused_in_one_line(processor, message, said, tokenize):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_invalid_messages_are_an_error_of_one_line(processor, message, error_text, tokenize):
+    with pytest.raises(ValueError, match=error_text) as refusal:
         processor.apply_chat_template([message], tokenize=tokenize, return_dict=tokenize)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "error_text"),
     [
         ({"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, "video"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}, "image_url"),
-        ({"role": "system", "content": [{"type": "image", "image": "a.png"}]}, "system's turn holds image"),
+        ({"role": "system", "content": [{"type": "image", "image": "a.png"}]}, "role system has parts of type image"),
     ],
 )
-def test_parts_that_would_be_left_out_are_refused(processor, message, said):
-    with pytest.raises(ValueError, match=said):
+def test_parts_of_unsupported_types_are_an_error(processor, message, error_text):
+    with pytest.raises(ValueError, match=error_text):
         processor.apply_chat_template([message], tokenize=True, return_dict=True)
 
 
 @pytest.mark.parametrize("nothing", [[], [[]]])
-def test_a_conversation_without_a_message_is_refused(processor, nothing):
-    with pytest.raises(ValueError, match="no message|no conversation"):
+def test_conversation_without_messages_is_an_error(processor, nothing):
+    with pytest.raises(ValueError, match="no messages|no conversation"):
         processor.apply_chat_template(nothing, tokenize=True, return_dict=True)
 
 
-def test_all_parts_of_a_system_text_are_said(processor):
+def test_all_parts_of_a_system_message_are_rendered(processor):
     system = {"role": "system", "content": [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]}
     text = processor.apply_chat_template([system, {"role": "user", "content": "Q"}])
     assert "One. Two.\n\nQ" in text
@@ -224,14 +226,14 @@ def test_all_parts_of_a_system_text_are_said(processor):
 # ---------------------------------------------------------------------------------------------------------------------
 # Messages and their images
 # ---------------------------------------------------------------------------------------------------------------------
-def test_a_users_turn_shows_its_image_before_its_text(processor, make_picture):
+def test_image_of_a_user_turn_comes_before_its_text(processor, make_picture):
     picture = make_picture()
     assert processor.apply_chat_template([user_turn("Q", picture)]) == f"<bos>{USER}<start_of_image>Q{END}"
     assert processor.apply_chat_template([user_turn("Q")]) == f"<bos>{USER}Q{END}"
     assert images_of([user_turn("Q", picture)]) == [picture] and images_of([user_turn("Q")]) == []
 
 
-def test_each_conversation_of_a_batch_has_the_index_of_its_own_image(processor, make_conversation):
+def test_each_conversation_of_a_batch_has_the_index_of_its_image(processor, make_conversation):
     with_image, without = make_conversation(("user", IMAGE, "Q")), make_conversation(("user", "Q"))
     batch = encode(processor, [without, with_image, without, with_image])
     image_of_row, has_image = images_of_rows(batch["input_ids"], processor.tokenizer.image_token_id)

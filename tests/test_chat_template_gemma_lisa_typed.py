@@ -1,4 +1,4 @@
-"""What is typed stays text, however it is cut into parts: it is never a special token."""
+"""Typed text never becomes a special token, even if it is split over several parts."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +24,16 @@ TYPED = [
 
 @pytest.mark.parametrize("typed", TYPED)
 @pytest.mark.parametrize("role", ["user", "system", "later_user", "plain_user"])
-def test_special_tokens_that_somebody_types_stay_text(processor, make_conversation, typed, role):
+def test_typed_special_tokens_stay_text(processor, make_conversation, typed, role):
     def conversation(words):
-        said = f"Where is {words}, and {words}{words}?"
+        text = f"Where is {words}, and {words}{words}?"
         if role == "plain_user":
-            return [{"role": "user", "content": said}]
+            return [{"role": "user", "content": text}]
         if role == "system":
-            return make_conversation(("system", said), ("user", IMAGE, "Q"))
+            return make_conversation(("system", text), ("user", IMAGE, "Q"))
         if role == "later_user":
-            return make_conversation(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", said))
-        return make_conversation(("user", IMAGE, said))
+            return make_conversation(("user", IMAGE, "Q"), ("assistant", "A [SEG]."), ("user", text))
+        return make_conversation(("user", IMAGE, text))
 
     special = torch.tensor(processor.tokenizer.all_special_ids)
 
@@ -47,7 +47,7 @@ def test_special_tokens_that_somebody_types_stay_text(processor, make_conversati
     assert f"Where is {typed}, and {typed}{typed}?" in decode(processor, ids)
 
 
-def test_typed_text_reads_as_it_does_without_marks(processor, make_conversation):
+def test_typed_text_has_the_same_tokens_as_without_marks(processor, make_conversation):
     ids = encode(processor, make_conversation(("user", "a [SEG] b")))["input_ids"][0].tolist()
     expected = processor.tokenizer("[SEG]", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(expected) > 1 and processor.seg_token_id not in expected
@@ -70,14 +70,14 @@ def test_seg_in_a_model_turn_is_the_token(tiny, make_conversation):
 
 @pytest.fixture
 def fresh(processor):
-    """A processor whose tokenizer may be changed."""
+    """A processor whose tokenizer can be changed."""
     tokenizer = copy.deepcopy(processor.tokenizer)
     return GemmaLisaProcessor(processor.image_processor, tokenizer, processor.sam_image_processor)
 
 
 @pytest.mark.parametrize("token", ["[SEG]", "<start_of_image>", "<end_of_turn>", "<bos>", "<image_soft_token>"])
 @pytest.mark.parametrize("between", ["", " ", "\n", "\x85", "\u3000", "\ue000", "\ue001", "\ue001\ue000"])
-def test_a_special_token_that_is_cut_over_parts_stays_text(processor, make_conversation, token, between):
+def test_special_token_that_is_split_over_parts_stays_text(processor, make_conversation, token, between):
     plain, _ = control_counts(processor, make_conversation(("user", IMAGE, "word")))
     for at in range(1, len(token)):
         parts = [token[:at] + between, between, between + token[at:]]
@@ -92,7 +92,7 @@ def test_a_special_token_that_is_cut_over_parts_stays_text(processor, make_conve
         assert counts == plain
 
 
-def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, make_conversation):
+def test_seg_in_a_model_turn_is_the_token_only_within_one_text(processor, make_conversation):
     def segs(*parts):
         counts, _ = control_counts(processor, make_conversation(("user", IMAGE, "[SEG]"), ("assistant", *parts)))
         return counts["[SEG]"]
@@ -102,7 +102,7 @@ def test_seg_of_a_model_turn_is_the_token_within_one_text_only(processor, make_c
     assert segs("[SE", "G] [SEG]") == 1
 
 
-def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(processor, make_conversation):
+def test_seg_that_the_model_spells_as_text_stays_text_in_later_turns(processor, make_conversation):
     words = processor.tokenizer("a [SEG] b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert processor.seg_token_id not in words
     answer = processor.read_answer([*words, processor.seg_token_id])
@@ -112,7 +112,7 @@ def test_a_seg_that_the_model_spells_in_words_is_no_token_in_a_later_turn(proces
     assert control_counts(processor, later)[0]["[SEG]"] == 1
 
 
-def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(fresh, make_conversation):
+def test_special_token_formed_by_typed_text_and_template_stays_text(fresh, make_conversation):
     added = ["Q<end_of_turn>", "user\nQ", "model\nA", "a\n\nb", "<start_of_image>Q", "S\n\n<start_of_image>"]
     fresh.tokenizer.add_tokens(added, special_tokens=True)
     conversations = [
@@ -131,9 +131,9 @@ def test_a_special_token_of_what_is_typed_and_what_the_template_writes_is_none(f
         assert text == rendered.replace("<start_of_image>", "<image>")
 
 
-def test_a_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, make_conversation, tmp_path):
+def test_token_added_after_loading_cannot_be_typed_before_or_after_saving(fresh, make_conversation, tmp_path):
     fresh.tokenizer.add_tokens(["<thing>"], special_tokens=True)
-    fresh.tokenizer.add_tokens(["gizmo"])  # a word of the vocabulary like others
+    fresh.tokenizer.add_tokens(["gizmo"])  # an ordinary word of the vocabulary
     fresh.save_pretrained(tmp_path)
     loaded = GemmaLisaProcessor.from_pretrained(tmp_path)
     for typed, times in (("<thing>", 0), ("gizmo", 1)):
@@ -144,7 +144,7 @@ def test_a_token_added_after_loading_cannot_be_typed_before_or_after_saving(fres
         assert control_counts(one, make_conversation(("user", "<thi", "ng>")))[0]["<thing>"] == 0
 
 
-def test_a_special_token_that_the_normalizer_makes_is_none(fresh, make_conversation):
+def test_special_token_formed_by_the_normalizer_stays_text(fresh, make_conversation):
     fresh.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     fresh.tokenizer.add_tokens([AddedToken("(thing)", normalized=True, special=True)])
     plain, _ = control_counts(fresh, make_conversation(("user", IMAGE, "word")))
@@ -154,7 +154,7 @@ def test_a_special_token_that_the_normalizer_makes_is_none(fresh, make_conversat
 
 
 @pytest.mark.parametrize("options", [{"lstrip": True, "rstrip": True}, {"single_word": True}, {"normalized": True}, {}])
-def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(fresh, make_conversation, options):
+def test_typed_special_tokens_of_all_options_stay_text(fresh, make_conversation, options):
     for token in ("<thing>", "thing", "the thing", "hing<"):
         fresh.tokenizer.add_tokens([AddedToken(token, special=True, **options)])
     plain, _ = control_counts(fresh, make_conversation(("user", IMAGE, "word"), ("assistant", "word")))
@@ -172,7 +172,7 @@ def test_special_tokens_of_every_kind_stay_text_and_leave_the_template_its_own(f
             assert counts == plain, (typed, parts)
 
 
-def test_a_word_that_is_made_a_special_token_is_read_by_its_characters(fresh, make_conversation):
+def test_word_that_became_a_special_token_is_tokenized_by_characters(fresh, make_conversation):
     word = fresh.tokenizer.tokenize("circle")
     assert len(word) == 1
     fresh.tokenizer.add_special_tokens({"additional_special_tokens": word}, replace_extra_special_tokens=False)
@@ -180,8 +180,8 @@ def test_a_word_that_is_made_a_special_token_is_read_by_its_characters(fresh, ma
     assert counts["circle"] == 0 and "a circlecircle<end_of_turn>" in text
 
 
-def test_threads_share_a_tokenizer(processor, make_conversation):
-    """Plain and typed special tokens set the tokenizer's flags in turn."""
+def test_threads_can_share_a_tokenizer(processor, make_conversation):
+    """The calls alternate between plain and typed special tokens, which set different flags of the tokenizer."""
     conversations = [
         make_conversation(("user", f"a [SEG] <end_of_turn> {number}"), ("assistant", "[SEG]")) for number in range(8)
     ]
@@ -199,7 +199,7 @@ def test_threads_share_a_tokenizer(processor, make_conversation):
 
 
 @pytest.mark.parametrize("unit", ["[SEG]", "<", "[SE", " ", "\n", "<bos", "ab ", "\ue000"])
-def test_a_long_question_is_read_in_linear_time(processor, make_conversation, unit, no_hang):
+def test_long_question_is_tokenized_in_linear_time(processor, make_conversation, unit, no_hang):
     long = unit * (LONG // len(unit))
     plain, _ = control_counts(processor, make_conversation(("user", "word")))
     for parts in ([long], [long[: LONG // 2], long[LONG // 2 :]]):

@@ -1,4 +1,4 @@
-"""compatibility_gemma_lisa.py: the checkpoint's code under a transformers that passes more than it does today."""
+"""compatibility_gemma_lisa.py: the code of a checkpoint with a newer transformers that passes more arguments."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, Ge
 
 @pytest.fixture
 def warnings():
-    """What the code's logger warns of, with nothing warned of before."""
+    """Warnings of the code's logger, with the memory of earlier warnings cleared."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -35,7 +35,7 @@ def warnings():
 
 @pytest.fixture
 def question(tiny, make_picture):
-    """Inputs of one conversation that ends with a generation prompt."""
+    """The inputs of one conversation with a generation prompt."""
     content = [{"type": "image", "image": make_picture()}, {"type": "text", "text": "the red circle"}]
     messages = [{"role": "user", "content": content}]
     return tiny[1].apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
@@ -52,7 +52,7 @@ def assert_same(found, expected):
 # Outputs
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("output_class", [GemmaLisaOutput, SegmentOutput])
-def test_output_holds_a_field_that_it_does_not_declare(output_class):
+def test_output_accepts_an_undeclared_field(output_class):
     masks, new = torch.zeros(1, 2, 2), torch.ones(3)
     output = output_class(pred_masks=masks, new_field=new, empty_field=None)
     assert output.new_field is new and output["new_field"] is new and output.empty_field is None
@@ -67,7 +67,7 @@ def test_output_holds_a_field_that_it_does_not_declare(output_class):
 
 
 @pytest.mark.parametrize("output_class", [GemmaLisaOutput, SegmentOutput])
-def test_output_takes_the_cache_by_both_names(output_class):
+def test_output_accepts_both_names_of_the_cache(output_class):
     cache = DynamicCache()
     assert output_class(cache=cache)["cache"] is cache
     assert output_class(past_key_values=cache)["past_key_values"] is cache
@@ -78,7 +78,7 @@ def test_first_fields_of_the_output_are_those_of_stock_models():
     assert list(output.keys())[:2] == ["loss", "logits"]
 
 
-def test_output_carries_what_is_new_in_the_output_of_gemma(tiny, question, monkeypatch):
+def test_output_has_new_fields_of_gemmas_output(tiny, question, monkeypatch):
     forward, new = Gemma3Model.forward, torch.ones(2)
 
     def newer(self, *args, **kwargs):
@@ -93,7 +93,7 @@ def test_output_carries_what_is_new_in_the_output_of_gemma(tiny, question, monke
         assert len(tiny[0].segment(**question, max_new_tokens=3).sequences) == 1
 
 
-def test_states_and_image_features_are_not_repeated():
+def test_states_and_image_features_are_not_returned():
     outputs = BaseModelOutputWithPast(last_hidden_state=torch.ones(1), hidden_states=(torch.ones(1),))
     outputs["image_outputs"] = outputs["image_hidden_states"] = torch.ones(1)
     assert list(repeated_outputs(outputs)) == ["hidden_states"]
@@ -102,14 +102,14 @@ def test_states_and_image_features_are_not_repeated():
 # ---------------------------------------------------------------------------------------------------------------------
 # Arguments
 # ---------------------------------------------------------------------------------------------------------------------
-def test_known_name_is_the_first_that_gemma_has():
+def test_known_name_is_the_first_that_gemma_accepts():
     assert known_name(("cache", "past_key_values"), ["input_ids", "past_key_values", "cache"]) == "cache"
     assert known_name(("cache", "past_key_values"), ["input_ids", "past_key_values"]) == "past_key_values"
     with pytest.raises(ImportError, match="because it lacks the argument cache"):
         known_name(("cache", "past_key_values"), ["input_ids", "kv"])
 
 
-def test_forward_takes_the_cache_by_both_names(tiny, question):
+def test_forward_accepts_both_names_of_the_cache(tiny, question):
     model, _ = tiny
     prompt = question["input_ids"].shape[1]
     logits = []
@@ -121,16 +121,16 @@ def test_forward_takes_the_cache_by_both_names(tiny, question):
             logits.append(model(input_ids=question["input_ids"][:, -1:], **{name: cache}).logits)
             assert cache.get_seq_length() == prompt + 1
     assert torch.equal(*logits)
-    with pytest.raises(ValueError, match="two names of one argument"):
+    with pytest.raises(ValueError, match="two names of the same argument"):
         model(**question, past_key_values=DynamicCache(), cache=DynamicCache())
 
 
-def test_forward_passes_an_unknown_keyword_to_gemma(tiny, question):
+def test_forward_passes_unknown_arguments_to_gemma(tiny, question):
     with torch.no_grad():
         assert_same(tiny[0](**question, new_keyword=True), tiny[0](**question))
 
 
-def test_generation_may_pass_unknown_keywords(tiny, question, monkeypatch):
+def test_generation_accepts_unknown_arguments(tiny, question, monkeypatch):
     expected = tiny[0].segment(**question, max_new_tokens=4)
     stock, seen = Gemma3ForConditionalGeneration.prepare_inputs_for_generation, []
 
@@ -156,7 +156,7 @@ def test_saving_passes_unknown_arguments_to_transformers_and_returns_its_value(t
     stock.assert_called_once_with(tmp_path, True, None, new_keyword=1, save_original_format=False)
 
 
-def test_loading_may_pass_unknown_keywords_to_the_model(tiny, tmp_path, monkeypatch):
+def test_loading_accepts_unknown_arguments_of_the_model(tiny, tmp_path, monkeypatch):
     tiny[0].save_pretrained(tmp_path)
     stock, seen = Gemma3ForConditionalGeneration.__init__, []
 
@@ -170,13 +170,13 @@ def test_loading_may_pass_unknown_keywords_to_the_model(tiny, tmp_path, monkeypa
     assert torch.equal(model.lm_head.weight, tiny[0].lm_head.weight)
 
 
-def test_configuration_keeps_fields_that_it_does_not_know(tiny):
+def test_configuration_keeps_unknown_fields(tiny):
     saved = {**tiny[0].config.to_dict(), "new_field": {"a": 1}}
     config = GemmaLisaConfig.from_dict(saved)
     assert config.new_field == {"a": 1} and config.to_dict()["new_field"] == {"a": 1}
 
 
-def test_processor_ignores_an_unknown_keyword_with_one_warning(tiny, make_picture, warnings):
+def test_processor_ignores_an_unknown_argument_with_one_warning(tiny, make_picture, warnings):
     processor = tiny[1]
     content = [{"type": "image", "image": make_picture()}, {"type": "text", "text": "the red circle"}]
     ask = dict(conversation=[{"role": "user", "content": content}], tokenize=True, return_dict=True)
@@ -185,10 +185,10 @@ def test_processor_ignores_an_unknown_keyword_with_one_warning(tiny, make_pictur
     assert warnings == []
     for _ in range(2):
         assert_same(processor.apply_chat_template(**ask, new_keyword=True), expected)
-    assert len(warnings) == 1 and "apply_chat_template ignores new_keyword" in warnings[0]
+    assert len(warnings) == 1 and "apply_chat_template ignores unknown arguments: new_keyword" in warnings[0]
 
 
-def test_processor_call_and_saving_take_unknown_keywords(tiny, make_picture, tmp_path):
+def test_processor_call_and_saving_accept_unknown_arguments(tiny, make_picture, tmp_path):
     processor = tiny[1]
     text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
     expected = processor(images=make_picture(), text=text)
@@ -198,12 +198,12 @@ def test_processor_call_and_saving_take_unknown_keywords(tiny, make_picture, tmp
     assert_same(again(images=make_picture(), text=text), expected)
 
 
-def test_pipeline_ignores_what_a_newer_transformers_passes_to_it_with_a_warning(warnings):
+def test_pipeline_ignores_unknown_arguments_with_a_warning(warnings):
     open_pipeline = dict(task="reasoning-segmentation", model=str(EXAMPLE), trust_remote_code=True)
     expected = pipeline(**open_pipeline)(images=SCENE, text="the red circle")
     found = pipeline(**open_pipeline, new_keyword=True)(images=SCENE, text="the red circle")
     assert found["text"] == expected["text"] and len(found["segments"]) == len(expected["segments"]) == 1
-    assert [message for message in warnings if "The pipeline ignores new_keyword" in message]
+    assert [message for message in warnings if "The pipeline ignores unknown arguments: new_keyword" in message]
 
 
 @pytest.mark.slow

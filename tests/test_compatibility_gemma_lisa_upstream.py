@@ -1,7 +1,7 @@
-"""What the Hub files rely on in transformers beyond its public names: each test fails when upstream changes it.
+"""Internals of transformers that the Hub files depend on. A test fails when upstream changes one of them.
 
-docs/design.md lists the same. What is relied on by behaviour (states of every way to generate, a compiled step) is in
-tests/test_generation_gemma_lisa_ways.py.
+docs/design.md lists the same internals. tests/test_generation_gemma_lisa_ways.py tests behavior: the states of every
+generation method, and compiled steps.
 """
 
 import inspect
@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.utils import align_module_device
-from generating import ask, saying
+from generating import ask, forced_answers
 from transformers import (
     BitsAndBytesConfig,
     Cache,
@@ -34,7 +34,7 @@ from gemma_lisa.compatibility_gemma_lisa import CACHE_NAME
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 
-HINT = "transformers changed what the Hub files rely on: "
+HINT = "transformers changed an internal that the Hub files depend on: "
 
 
 def parameters_of(function):
@@ -43,18 +43,18 @@ def parameters_of(function):
 
 def assert_takes(function, *names, used_for):
     missing = set(names) - parameters_of(function)
-    assert not missing, f"{HINT}{function.__qualname__} no longer takes {sorted(missing)}; {used_for} needs them."
+    assert not missing, f"{HINT}{function.__qualname__} no longer accepts {sorted(missing)}, but {used_for} needs them."
 
 
-def test_generation_hands_every_output_to_the_hook_that_keeps_states(tiny, question):
-    """`segment` collects the states at [SEG] there (generation_gemma_lisa.py)."""
+def test_generation_passes_every_output_to_the_hook_that_stores_states(tiny, question):
+    """In this hook, `segment` collects the states at [SEG] (generation_gemma_lisa.py)."""
     hook = GenerationMixin._update_model_kwargs_for_generation
     assert_takes(hook, "outputs", "model_kwargs", "num_new_tokens", used_for="segment")
     model, processor = tiny
     steps = []
-    with saying(model, processor, "It is [SEG].") as (script,):
+    with forced_answers(model, processor, "It is [SEG].") as (script,):
         model.generate(**ask(processor, question()), max_new_tokens=len(script), do_sample=False, seg_steps=steps)
-    assert len(steps) == len(script), f"{HINT}_update_model_kwargs_for_generation is not called once for each step."
+    assert len(steps) == len(script), f"{HINT}_update_model_kwargs_for_generation is not called once per step."
     assert {tuple(step.shape) for step in steps} == {(1, 1, model.config.text_config.hidden_size)}
 
 
@@ -84,7 +84,7 @@ def test_generation_returns_what_segment_reads(tiny, question):
     assert beams.get("beam_indices") is not None, f"{HINT}generate does not return beam_indices of a beam search."
 
 
-def test_gemma_takes_image_features_and_gives_its_states(tiny, question):
+def test_gemma_accepts_image_features_and_returns_its_states(tiny, question):
     assert_takes(Gemma3Model.forward, "mm_encoder_outputs", "inputs_embeds", CACHE_NAME, used_for="forward")
     model, processor = tiny
     inputs = ask(processor, question())
@@ -98,8 +98,8 @@ def test_gemma_takes_image_features_and_gives_its_states(tiny, question):
     assert torch.equal(shown, stock), f"{HINT}mm_encoder_outputs is not read as the features of the images."
 
 
-def test_gemma_takes_a_mask_for_each_kind_of_attention(tiny, make_sample, monkeypatch):
-    """Packed questions pass masks and positions of their own (packing_gemma_lisa.py)."""
+def test_gemma_accepts_a_mask_for_each_kind_of_attention(tiny, make_sample, monkeypatch):
+    """Packed questions pass their own masks and positions (packing_gemma_lisa.py)."""
     model, processor = tiny
     taken, forward = [], type(model.model.language_model).forward
 
@@ -115,8 +115,8 @@ def test_gemma_takes_a_mask_for_each_kind_of_attention(tiny, make_sample, monkey
     assert model.config.text_config._attn_implementation == "sdpa", f"{HINT}_attn_implementation has another name."
 
 
-def test_a_cache_of_no_configuration_can_be_cut_back():
-    """A session forgets what it guessed wrong (session_gemma_lisa.py)."""
+def test_cache_without_a_configuration_can_be_cropped():
+    """A session crops wrong guesses (session_gemma_lisa.py)."""
     assert issubclass(DynamicCache, Cache)
     cache, states = DynamicCache(), torch.randn(1, 1, 5, 4)
     cache.update(states, states, 0)
@@ -125,7 +125,7 @@ def test_a_cache_of_no_configuration_can_be_cut_back():
     assert keys.shape[2] == 4, f"{HINT}DynamicCache.crop(-2) does not remove the last two tokens."
 
 
-def test_sam_has_the_parts_that_are_called_by_name(tiny):
+def test_sam_has_the_modules_that_are_used_by_name(tiny):
     sam = tiny[0].sam
     used_for = "mask_decoding_gemma_lisa.py"
     prompts = ("input_points", "input_labels", "input_boxes", "input_masks")
@@ -162,14 +162,14 @@ def test_quantizers_read_keep_in_fp32_modules(tiny, monkeypatch):
     assert not missing, f"{HINT}a quantizer would convert {sorted(missing)} although _keep_in_fp32_modules names them."
 
 
-def test_keep_in_fp32_modules_strict_keeps_the_code_of_positions_in_fp32(base):
+def test_keep_in_fp32_modules_strict_keeps_the_positional_embedding_in_fp32(base):
     model = GemmaLisaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
     code = model.sam.shared_image_embedding.positional_embedding
     assert model.dtype == torch.bfloat16
     assert code.dtype == torch.float32, f"{HINT}_keep_in_fp32_modules_strict does not keep a module in fp32."
 
 
-def test_tied_weights_are_read_of_the_configuration(tiny, set_config):
+def test_tied_weights_are_read_from_the_configuration(tiny, set_config):
     model = tiny[0]
     tied = model.get_expanded_tied_weights_keys(all_submodels=True)
     state = model.state_dict()
@@ -180,24 +180,24 @@ def test_tied_weights_are_read_of_the_configuration(tiny, set_config):
     assert "lm_head.weight" not in model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
-def test_accelerate_marks_and_loads_what_is_offloaded():
-    """mask_decoding_gemma_lisa.py loads such weights of SAM, and sends images to the CPU for them."""
+def test_accelerate_marks_and_loads_offloaded_weights():
+    """mask_decoding_gemma_lisa.py loads offloaded weights of SAM, and keeps images on the CPU for them."""
     (module,) = cpu_offload(torch.nn.Sequential(torch.nn.Linear(2, 2)), execution_device=torch.device("cpu"))
     assert module.weight.is_meta
-    assert "_hf_hook" in vars(module), f"{HINT}Accelerate names its hook otherwise than _hf_hook."
+    assert "_hf_hook" in vars(module), f"{HINT}Accelerate does not call its hook _hf_hook."
     with align_module_device(module):
         assert not module.weight.is_meta, f"{HINT}align_module_device does not load offloaded weights."
     assert module.weight.is_meta
 
 
-def test_saving_takes_the_names_of_the_modules():
+def test_saving_can_use_the_names_of_the_modules():
     assert "save_original_format" in inspect.getsource(PreTrainedModel.save_pretrained), (
         f"{HINT}save_pretrained has no save_original_format, and would rename the language model's weights."
     )
 
 
-def test_activation_checkpointing_is_seen_on_the_modules(tiny):
-    """Generation is refused under it, as it drops the cache (generation_gemma_lisa.py)."""
+def test_activation_checkpointing_is_visible_on_the_modules(tiny):
+    """Generation with it is an error, because it disables the KV cache (generation_gemma_lisa.py)."""
     model = tiny[0]
     model.gradient_checkpointing_enable()
     try:
@@ -207,19 +207,19 @@ def test_activation_checkpointing_is_seen_on_the_modules(tiny):
     assert is_seen, f"{HINT}no module has gradient_checkpointing set when it is enabled."
 
 
-def test_templates_are_rendered_with_the_spans_that_the_model_speaks():
-    """processing_gemma_lisa.py takes labels from them."""
+def test_templates_are_rendered_with_the_spans_of_the_model_turns():
+    """The spans are the source of the labels (chat_template_gemma_lisa.py)."""
     names = ("conversations", "chat_template", "return_assistant_tokens_mask", "add_generation_prompt")
     assert_takes(render_jinja_template, *names, "continue_final_message", used_for="encode_conversations")
 
 
 @pytest.mark.parametrize("name", ["processor", "tokenizer", "image_processor", "feature_extractor", "video_processor"])
-def test_a_pipeline_says_by_flags_what_is_loaded(name):
+def test_pipeline_selects_by_flags_what_is_loaded(name):
     flag = f"_load_{name}"
     assert flag in vars(Pipeline) and flag in vars(ReasoningSegmentationPipeline)
     assert f'"{flag}"' in inspect.getsource(pipelines), f"{HINT}pipeline() does not read {flag}."
 
 
 @pytest.mark.parametrize("name", ["_sanitize_parameters", "preprocess", "_forward", "postprocess"])
-def test_a_pipeline_is_made_of_the_methods_that_are_overridden(name):
+def test_pipeline_has_the_methods_that_are_overridden(name):
     assert name in vars(Pipeline), f"{HINT}Pipeline has no {name}, which pipeline_gemma_lisa.py overrides."

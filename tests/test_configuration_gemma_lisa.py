@@ -1,4 +1,4 @@
-"""The configuration: its defaults, what it refuses, and that it is saved with the model."""
+"""The configuration: defaults, errors, and saving with the model."""
 
 import pytest
 from transformers import Gemma3Config, SamConfig
@@ -9,7 +9,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config
 
 
-def test_configuration_comes_back_as_it_was_saved(tiny, tmp_path):
+def test_configuration_is_the_same_after_saving_and_loading(tiny, tmp_path):
     model, processor = tiny
     fields = {"seg_state": "token", "dice_loss_weight": 0.125, "mask_loss_size": 48}
     other = GemmaLisaForConditionalGeneration(build_config(processor, 64, **fields))
@@ -22,19 +22,19 @@ def test_configuration_comes_back_as_it_was_saved(tiny, tmp_path):
     assert config.text_config.hidden_size == model.config.text_config.hidden_size
 
 
-def test_unknown_seg_state_is_refused():
-    with pytest.raises(ValueError, match="seg_state is 'next'"):
+def test_unknown_seg_state_is_an_error():
+    with pytest.raises(ValueError, match="seg_state must be .*, got 'next'"):
         GemmaLisaConfig(seg_state="next")
 
 
-def test_no_sam_configuration_is_that_of_vit_b():
+def test_default_sam_configuration_is_vit_b():
     config = GemmaLisaConfig()
     assert isinstance(config.sam_config, SamConfig)
     assert config.sam_config.to_diff_dict() == SamConfig().to_diff_dict()
     assert config.sam_config.vision_config.hidden_size == 768
 
 
-def test_a_sam_configuration_may_come_as_a_dictionary():
+def test_sam_configuration_can_be_a_dictionary():
     given = {"vision_config": {"image_size": 64, "num_hidden_layers": 1}}
     config = GemmaLisaConfig(sam_config=given)
     again = GemmaLisaConfig(**config.to_dict())
@@ -43,14 +43,14 @@ def test_a_sam_configuration_may_come_as_a_dictionary():
         assert (sam.vision_config.image_size, sam.vision_config.num_hidden_layers) == (64, 1)
 
 
-def test_losses_have_the_weights_of_lisa_and_further_ones_are_off():
+def test_losses_have_the_weights_of_lisa_and_other_losses_are_off():
     config = GemmaLisaConfig()
     assert (config.ce_loss_weight, config.bce_loss_weight, config.dice_loss_weight) == (1.0, 2.0, 0.5)
     assert config.score_loss_weight == config.prompted_loss_weight == 0.0
     assert config.mask_loss_size == 1024
 
 
-def test_fields_of_gemma_stay_where_gemma_has_them():
+def test_fields_of_gemma_keep_their_places():
     text = {"hidden_size": 64, "num_hidden_layers": 2}
     stock, ours = Gemma3Config(text_config=text), GemmaLisaConfig(text_config=text)
     assert ours.model_type == "gemma_lisa" and isinstance(ours, Gemma3Config)
@@ -60,5 +60,5 @@ def test_fields_of_gemma_stay_where_gemma_has_them():
 
 
 @pytest.mark.parametrize("seg_state", ["token", "previous"])
-def test_both_seg_states_are_taken(seg_state):
+def test_both_seg_states_are_accepted(seg_state):
     assert GemmaLisaConfig(seg_state=seg_state).seg_state == seg_state

@@ -1,9 +1,9 @@
-"""`segment`: answers and masks of conversations by generation, equal to one pass over them."""
+"""`segment`: generated answers and masks are equal to those of one forward pass."""
 
 import pytest
 import torch
 from comparing import TOLERANCE, assert_close, both_states, without
-from generating import ask, saying, teacher_forced
+from generating import ask, forced_answers, teacher_forced
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -14,14 +14,14 @@ ANSWERS = ["It is [SEG].", "[SEG]", "[SEG], [SEG] and [SEG].", "Sure, here: [SEG
 @both_states
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut_off"])
-def test_generated_masks_equal_those_of_one_pass_over_the_answer(
+def test_generated_masks_are_equal_to_those_of_one_forward_pass(
     windowed, question, set_config, answer, ended, seg_state
 ):
     model, processor = windowed
     set_config(model, seg_state=seg_state)
     inputs = ask(processor, question())
-    with saying(model, processor, answer) as (script,):
-        # Cut off: the last token allowed is the answer's last, which is [SEG] itself in half of them
+    with forced_answers(model, processor, answer) as (script,):
+        # Cut off at the last token of the answer, which is [SEG] in half of the cases
         output = model.segment(**inputs, max_new_tokens=len(script) + 3 if ended else len(script) - 1)
     new_tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     assert new_tokens == (script if ended else script[:-1])
@@ -34,13 +34,13 @@ def test_generated_masks_equal_those_of_one_pass_over_the_answer(
 
 def test_masks_of_one_answer_differ_from_each_other(windowed, question):
     model, processor = windowed
-    with saying(model, processor, "It is [SEG], [SEG].") as (script,):
+    with forced_answers(model, processor, "It is [SEG], [SEG].") as (script,):
         output = model.segment(**ask(processor, question()), max_new_tokens=len(script))
     assert (output.pred_masks[0] - output.pred_masks[1]).abs().max() > 100 * TOLERANCE
 
 
 @both_states
-def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, set_config, seg_state):
+def test_batch_returns_the_same_as_single_conversations(windowed, question, set_config, seg_state):
     model, processor = windowed
     set_config(model, seg_state=seg_state)
     conversations = [
@@ -49,10 +49,10 @@ def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, 
         question("Where is the large green square in the corner?", seed=1, size=(40, 90)),
         question("the star", seed=2),
     ]
-    # The first, of a short prompt, and the third, of the longest, are cut off at a [SEG]; the fourth ends long before
+    # The first (short prompt) and the third (longest prompt) are cut off at a [SEG]. The fourth ends much earlier
     answers = ["They are [SEG], [SEG], [SEG]", "One [SEG] two [SEG]", "They are [SEG], [SEG], [SEG]", "It is [SEG]."]
     inputs = ask(processor, *conversations)
-    with saying(model, processor, *answers) as scripts:
+    with forced_answers(model, processor, *answers) as scripts:
         longest = len(scripts[2]) - 1
         together = model.segment(**inputs, max_new_tokens=longest)
     assert together.seg_image_index.tolist() == [0, 0, 0, 1, 1, 1, 2]
@@ -62,12 +62,12 @@ def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, 
     masks, scores = [], []
     for row, (conversation, answer) in enumerate(zip(conversations, answers, strict=True)):
         one = ask(processor, conversation)
-        with saying(model, processor, answer):
+        with forced_answers(model, processor, answer):
             alone = model.segment(**one, max_new_tokens=longest)
-        spoken = alone.sequences[0, one["input_ids"].shape[1] :].tolist()
+        expected_tokens = alone.sequences[0, one["input_ids"].shape[1] :].tolist()
         new_tokens = together.sequences[row, prompt:].tolist()
-        assert new_tokens[: len(spoken)] == spoken
-        assert set(new_tokens[len(spoken) :]) <= {processor.tokenizer.pad_token_id}
+        assert new_tokens[: len(expected_tokens)] == expected_tokens
+        assert set(new_tokens[len(expected_tokens) :]) <= {processor.tokenizer.pad_token_id}
         if alone.pred_masks is not None:
             masks.append(alone.pred_masks)
             scores.append(alone.iou_scores)
@@ -75,7 +75,7 @@ def test_batch_of_conversations_gives_what_each_gives_alone(windowed, question, 
     assert_close(together.iou_scores, torch.cat(scores))
 
 
-def test_free_generation_of_a_batch_gives_what_each_gives_alone(windowed, question):
+def test_free_generation_of_a_batch_returns_the_same_as_single_conversations(windowed, question):
     model, processor = windowed
     conversations = [question("the red circle"), question("Where is the green square?", seed=1)]
     together = model.segment(**ask(processor, *conversations), max_new_tokens=8)
@@ -86,43 +86,43 @@ def test_free_generation_of_a_batch_gives_what_each_gives_alone(windowed, questi
 
 def test_answer_without_seg_has_no_masks(tiny, question):
     model, processor = tiny
-    with saying(model, processor, "No, it is not there."):
+    with forced_answers(model, processor, "No, it is not there."):
         output = model.segment(**ask(processor, question()), max_new_tokens=20)
     assert output.pred_masks.shape == (0, 32, 32)
     assert output.iou_scores.shape == output.seg_image_index.shape == (0,)
 
 
-def test_seg_of_an_earlier_turn_gives_no_mask(windowed, question):
+def test_seg_of_an_earlier_turn_has_no_mask(windowed, question):
     model, processor = windowed
     conversation = [*question(), {"role": "assistant", "content": "[SEG] and [SEG]."}, *question(with_image=False)]
     inputs = ask(processor, conversation)
     assert int((inputs["input_ids"] == processor.seg_token_id).sum()) == 2
-    with saying(model, processor, "It is [SEG]."):
+    with forced_answers(model, processor, "It is [SEG]."):
         output = model.segment(**inputs, max_new_tokens=20)
     expected = teacher_forced(model, inputs, output.sequences)
     assert len(expected.pred_masks) == 3
     assert_close(output.pred_masks, expected.pred_masks[2:])
 
 
-def test_images_can_be_asked_again_by_their_embeddings(tiny, question):
+def test_image_embeddings_can_be_reused(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question())
-    with saying(model, processor, "It is [SEG]."):
+    with forced_answers(model, processor, "It is [SEG]."):
         first = model.segment(**inputs, max_new_tokens=20)
     cached = without(inputs, "sam_pixel_values")
-    with saying(model, processor, "It is [SEG]."):
+    with forced_answers(model, processor, "It is [SEG]."):
         second = model.segment(**cached, image_embeddings=first.image_embeddings, max_new_tokens=20)
     assert torch.equal(first.pred_masks, second.pred_masks)
 
 
-def test_text_alone_is_answered_without_masks(tiny, question):
+def test_text_only_conversation_has_no_masks(tiny, question):
     model, processor = tiny
-    with saying(model, processor, "Hello [SEG]."):
+    with forced_answers(model, processor, "Hello [SEG]."):
         output = model.segment(**ask(processor, question("Say hello.", with_image=False)), max_new_tokens=20)
     assert output.pred_masks is None and output.seg_image_index is None
 
 
-def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, question):
+def test_generate_accepts_all_outputs_of_the_processor_and_never_calls_sam(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question(), question("the star", seed=1))
     called = []
@@ -132,23 +132,23 @@ def test_generate_takes_all_that_the_processor_gives_and_never_calls_sam(tiny, q
         if name.startswith(("sam.", "seg_projector"))
     ]
     try:
-        with saying(model, processor, "It is [SEG].", "No."):
+        with forced_answers(model, processor, "It is [SEG].", "No."):
             sequences = model.generate(**inputs, max_new_tokens=10, do_sample=False)
     finally:
         for hook in hooks:
             hook.remove()
     assert called == []
-    said = processor.tokenizer.decode(sequences[0, inputs["input_ids"].shape[1] :])
-    assert said.startswith("It is [SEG].<end_of_turn>")
+    text = processor.tokenizer.decode(sequences[0, inputs["input_ids"].shape[1] :])
+    assert text.startswith("It is [SEG].<end_of_turn>")
 
 
-def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
+def test_inputs_of_segment_that_do_not_match_are_an_error(tiny, make_picture):
     model, processor = tiny
     ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
     inputs = dict(processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True))
-    with pytest.raises(ValueError, match="2 sam_pixel_values but 1 conversations"):
+    with pytest.raises(ValueError, match="sam_pixel_values has 2 images, but 1 conversations"):
         model.segment(**{**inputs, "sam_pixel_values": inputs["sam_pixel_values"].repeat(2, 1, 1, 1)})
-    with pytest.raises(ValueError, match="pixel_values did not come"):
+    with pytest.raises(ValueError, match="pixel_values is missing"):
         model.segment(**{**inputs, "pixel_values": None})
     padded = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
     padded["attention_mask"][:, -1] = 0
@@ -156,7 +156,7 @@ def test_segment_refuses_what_does_not_belong_together(tiny, make_picture):
         model.segment(**padded)
 
 
-def test_bf16_weights_learn_and_segment(samples, make_picture):
+def test_bf16_weights_can_be_trained_and_segment(samples, make_picture):
     model, processor = build_tiny(64, seed=0)
     model = model.to(torch.bfloat16)
     batch = GemmaLisaCollator(processor)(samples[:2])
@@ -166,6 +166,6 @@ def test_bf16_weights_learn_and_segment(samples, make_picture):
     ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
     inputs = processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True)
     model.eval()
-    with saying(model, processor, "It is [SEG]."):
+    with forced_answers(model, processor, "It is [SEG]."):
         output = model.segment(**inputs, max_new_tokens=8)
     assert len(output.pred_masks) == 1 and torch.isfinite(output.pred_masks).all()

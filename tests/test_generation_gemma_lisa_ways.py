@@ -1,4 +1,4 @@
-"""`segment` in other ways than the greedy search, with the options of `generate`, and compiled."""
+"""`segment` with generation methods other than greedy search, with options of `generate`, and compiled."""
 
 import copy
 import functools
@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from comparing import assert_close, both_states, without
-from generating import ask, saying, teacher_forced
+from generating import ask, forced_answers, teacher_forced
 from torch._dynamo.utils import counters
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig, StoppingCriteriaList
 
@@ -17,10 +17,10 @@ from gemma_lisa.scripts.init_tiny import build_config, build_tiny, initialize
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Other ways to generate than the greedy search
+# Other generation methods
 # ---------------------------------------------------------------------------------------------------------------------
 def prefer_seg(module, inputs, output):
-    """Makes `[SEG]` likely enough that a random model writes several."""
+    """Make `[SEG]` so likely that a random model generates several."""
     output = output.clone()
     output[..., prefer_seg.token] = output.amax(-1) + 6
     return output
@@ -28,7 +28,7 @@ def prefer_seg(module, inputs, output):
 
 @pytest.fixture
 def pointing(windowed):
-    """A model that often writes `[SEG]`, and its processor."""
+    """A model that often generates `[SEG]`, and its processor."""
     model, processor = windowed
     prefer_seg.token = processor.seg_token_id
     hook = model.lm_head.register_forward_hook(prefer_seg)
@@ -49,7 +49,7 @@ WAYS = {
 
 @both_states
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
-def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_config, options, seg_state):
+def test_masks_belong_to_the_generated_sequences(pointing, question, set_config, options, seg_state):
     model, processor = pointing
     set_config(model, seg_state=seg_state)
     inputs = ask(processor, question(), question("the star", seed=1, size=(40, 90)))
@@ -58,7 +58,7 @@ def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_co
     each = len(output.sequences) // 2
     repeated = {name: value.repeat_interleave(each, dim=0) for name, value in inputs.items()}
     expected = teacher_forced(model, repeated, output.sequences)
-    assert len(expected.pred_masks) > each  # or the test would show nothing
+    assert len(expected.pred_masks) > each  # otherwise the test would be trivial
     assert_close(output.pred_masks, expected.pred_masks)
     assert output.seg_image_index.tolist() == (expected.seg_image_index // each).tolist()
     answers = processor.post_process_segmentation(output, inputs)
@@ -68,8 +68,8 @@ def test_masks_follow_the_sequence_that_was_generated(pointing, question, set_co
     assert answers[0]["masks"].shape[1:] == (64, 64) and answers[-1]["masks"].shape[1:] == (40, 90)
 
 
-@pytest.mark.parametrize("prompts", [{}, {"boxes": [(5, 5, 40, 40), None]}], ids=["words", "a box"])
-def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, question, monkeypatch, prompts):
+@pytest.mark.parametrize("prompts", [{}, {"boxes": [(5, 5, 40, 40), None]}], ids=["no prompts", "a box"])
+def test_masks_are_decoded_in_chunks_with_the_same_result(pointing, question, monkeypatch, prompts):
     model, processor = pointing
     inputs = ask(processor, question(), question("the star", seed=1))
     expected = model.segment(**inputs, max_new_tokens=9, **prompts)
@@ -81,7 +81,7 @@ def test_many_masks_are_decoded_a_few_at_a_time_with_the_same_result(pointing, q
     assert torch.equal(found.seg_image_index, expected.seg_image_index)
 
 
-def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, question):
+def test_assisted_generation_returns_the_masks_of_greedy_search(pointing, question):
     model, processor = pointing
     inputs = ask(processor, question())
     greedy = model.segment(**inputs, max_new_tokens=9)
@@ -90,7 +90,7 @@ def test_assisted_generation_gives_the_masks_of_the_greedy_search(pointing, ques
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
-def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(pointing, question):
+def test_assistant_of_another_class_returns_the_masks_of_greedy_search(pointing, question):
     model, processor = pointing
     assistant = Gemma3ForConditionalGeneration(Gemma3Config(**without(model.config.to_dict(), "model_type"))).eval()
     assistant.generation_config = model.generation_config
@@ -101,9 +101,9 @@ def test_an_assistant_of_another_class_gives_the_masks_of_the_greedy_search(poin
     assert_close(assisted.pred_masks, greedy.pred_masks)
 
 
-def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, question, set_config, monkeypatch):
+def test_states_are_copied_if_every_step_writes_to_the_same_memory(pointing, question, set_config, monkeypatch):
     model, processor = pointing
-    set_config(model, seg_state="previous")  # all states are those of the steps
+    set_config(model, seg_state="previous")  # all states are those of generation steps
     inputs = ask(processor, question())
     expected = model.segment(**inputs, max_new_tokens=6)
     forward, memory = model.forward, torch.empty(1, 1, model.config.text_config.hidden_size)
@@ -118,7 +118,7 @@ def test_states_are_kept_where_every_step_writes_into_the_same_memory(pointing, 
     assert_close(model.segment(**inputs, max_new_tokens=6).pred_masks, expected.pred_masks)
 
 
-def test_a_generation_configuration_is_passed_alone_and_left_as_it_was(tiny, question, caplog):
+def test_generation_configuration_is_passed_alone_and_not_changed(tiny, question, caplog):
     model, processor = tiny
     config = GenerationConfig(do_sample=False)
     before = config.to_dict()
@@ -126,32 +126,32 @@ def test_a_generation_configuration_is_passed_alone_and_left_as_it_was(tiny, que
     assert config.to_dict() == before and "deprecated" not in caplog.text
 
 
-def test_options_that_ask_for_nothing_are_taken(tiny, question):
+def test_disabled_options_are_accepted(tiny, question):
     model, processor = tiny
     off = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "output_scores": False}
     model.segment(**ask(processor, question()), max_new_tokens=2, **off)
 
 
-def test_a_streamer_is_given_the_prompt_and_every_token(tiny, question):
+def test_streamer_receives_the_prompt_and_every_token(tiny, question):
     model, processor = tiny
     inputs = ask(processor, question())
-    told = []
+    received = []
 
     class Streamer:
-        put = staticmethod(lambda value: told.append(value.flatten().tolist()))
-        end = staticmethod(lambda: told.append("end"))
+        put = staticmethod(lambda value: received.append(value.flatten().tolist()))
+        end = staticmethod(lambda: received.append("end"))
 
-    with saying(model, processor, "It is [SEG].") as (script,):
+    with forced_answers(model, processor, "It is [SEG].") as (script,):
         output = model.segment(**inputs, max_new_tokens=20, streamer=Streamer())
-    assert told == [inputs["input_ids"][0].tolist(), *([token] for token in script), "end"]
+    assert received == [inputs["input_ids"][0].tolist(), *([token] for token in script), "end"]
     assert len(output.pred_masks) == 1
 
 
-def test_a_stopping_criterion_at_the_mask_token_still_gives_the_mask(windowed, question):
+def test_stopping_criterion_at_the_seg_token_still_returns_the_mask(windowed, question):
     model, processor = windowed
     inputs = ask(processor, question())
     stop = StoppingCriteriaList([lambda ids, scores: ids[:, -1] == processor.seg_token_id])
-    with saying(model, processor, "It is [SEG] and [SEG]."):
+    with forced_answers(model, processor, "It is [SEG] and [SEG]."):
         output = model.segment(**inputs, stopping_criteria=stop)
         expected = teacher_forced(model, inputs, output.sequences)
     assert output.sequences[0, -1] == processor.seg_token_id
@@ -159,23 +159,23 @@ def test_a_stopping_criterion_at_the_mask_token_still_gives_the_mask(windowed, q
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "error_text"),
     [
-        ({"temperature": 0.7}, "temperature has no effect without sampling; pass do_sample=True"),
+        ({"temperature": 0.7}, "temperature has no effect without sampling. Also pass do_sample=True"),
         ({"temperature": 0.7, "generation_config": GenerationConfig(do_sample=False)}, "temperature has no effect"),
-        ({"length_penalty": 2.0}, "length_penalty has no effect without beams; pass num_beams"),
+        ({"length_penalty": 2.0}, "length_penalty has no effect without beam search. Also pass num_beams"),
         ({"top_p": 0.9, "do_sample": False}, "top_p has no effect"),
-        ({"output_scores": True}, "segment does not return what output_scores asks for"),
+        ({"output_scores": True}, "segment does not support output_scores"),
         ({"temprature": 0.7}, "temprature"),
     ],
 )
-def test_an_option_without_effect_is_refused(tiny, question, options, complaint):
+def test_option_without_effect_is_an_error(tiny, question, options, error_text):
     model, processor = tiny
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=error_text):
         model.segment(**ask(processor, question()), **options)
 
 
-def test_training_with_activation_checkpointing_is_refused(question, make_picture):
+def test_training_mode_with_activation_checkpointing_is_an_error(question, make_picture):
     model, processor = build_tiny(64, seed=0)
     inputs = ask(processor, question())
     model.gradient_checkpointing_enable()
@@ -188,7 +188,7 @@ def test_training_with_activation_checkpointing_is_refused(question, make_pictur
         lambda: model.start(make_picture(), processor),
         lambda: session.ask("the circle"),
     ):
-        with pytest.raises(ValueError, match=r"drops the KV cache. Call model.eval\(\) first"):
+        with pytest.raises(ValueError, match=r"disables the KV cache. Call model.eval\(\) first"):
             refused()
 
 
@@ -197,7 +197,7 @@ def test_training_with_activation_checkpointing_is_refused(question, make_pictur
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def shallow(tiny):
-    """A fresh model of one layer in each tower, and its processor: tracing takes seconds a layer."""
+    """A new model with one layer in each part, and its processor. Tracing takes seconds per layer."""
     _, processor = tiny
     config = build_config(processor, image_size=64)
     config.text_config.num_hidden_layers, config.text_config.layer_types = 1, ["full_attention"]
@@ -209,7 +209,7 @@ def shallow(tiny):
 
 
 def graphs_of(call):
-    """How many graphs torch.compile makes in a call."""
+    """Return the number of graphs that torch.compile creates in a call."""
     torch._dynamo.reset()
     counters.clear()
     call()

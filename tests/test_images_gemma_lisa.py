@@ -1,4 +1,4 @@
-"""Opening images: every mode, every orientation, several frames; the same for all who open one."""
+"""Opening images: every mode, every orientation, several frames, and the same result for all callers."""
 
 import logging
 import struct
@@ -26,14 +26,14 @@ HALF_ON_WHITE = 127  # black of opacity 128 on white
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    images_gemma_lisa._say_once.cache_clear()
+    images_gemma_lisa._warn_once.cache_clear()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Modes
 # ---------------------------------------------------------------------------------------------------------------------
 def in_every_mode():
-    """A picture of noise in every mode that Pillow converts to, and the ways in which files declare transparency."""
+    """Return images of noise in every mode of Pillow, and with every way to declare transparency."""
     rng = np.random.default_rng(0)
     rgba = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8), "RGBA")
     rgb = rgba.convert("RGB")
@@ -61,7 +61,7 @@ def in_every_mode():
 
 
 @pytest.mark.parametrize("name", in_every_mode())
-def test_every_mode_is_the_same_rgb_for_the_processor_and_the_data_sets(tiny, name, tmp_path):
+def test_processor_and_data_sets_read_every_mode_as_the_same_rgb(tiny, name, tmp_path):
     given = in_every_mode()[name]
     path = tmp_path / "picture"
     ways = [given]
@@ -73,7 +73,7 @@ def test_every_mode_is_the_same_rgb_for_the_processor_and_the_data_sets(tiny, na
     for image in of_rows + of_hub:
         assert (image.mode, image.size) == ("RGB", (30, 20))
         np.testing.assert_array_equal(np.asarray(image), np.asarray(of_rows[0]))
-    assert np.asarray(of_rows[0]).std() > 20  # something is left of the noise
+    assert np.asarray(of_rows[0]).std() > 20  # the noise is still visible
 
     expected = tiny[1].encode_images([of_rows[0]])
     for way in ways:
@@ -102,12 +102,12 @@ def test_every_mode_is_the_same_rgb_for_the_processor_and_the_data_sets(tiny, na
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_colours_are_those_that_are_seen_on_a_white_page(picture, rgb):
+def test_transparent_colours_are_composited_on_white(picture, rgb):
     np.testing.assert_allclose(load_rgb(picture).getpixel((3, 3)), rgb, atol=1)
 
 
 @pytest.mark.parametrize("declared", [{"mode": "P"}, {"mode": "L"}, {"mode": "RGB"}, {"mode": "1"}])
-def test_a_value_that_a_file_declares_clear_is_white_and_the_others_stay(declared):
+def test_transparent_palette_value_is_white_and_others_are_unchanged(declared):
     two = Image.new("1", (8, 6), 0)
     two.paste(1, (4, 0, 8, 6))
     picture = two.convert(declared["mode"])
@@ -118,7 +118,7 @@ def test_a_value_that_a_file_declares_clear_is_white_and_the_others_stay(declare
 
 
 def grey_tiff(values, bits=16, white_is_zero=False):
-    """A little-endian greyscale TIFF of one strip; 12 bits are packed, two values in three bytes."""
+    """Return a little-endian greyscale TIFF of one strip. 12-bit values are packed, two in three bytes."""
     height, width = values.shape
     data = values.astype("<u2").tobytes()
     if bits == 12:
@@ -139,8 +139,8 @@ def test_sixteen_bit_grey_has_one_fixed_range_in_every_format():
         "big-endian TIFF": saved(Image.fromarray(values.astype(">u2")), "TIFF"),
         "PGM": saved(picture, "PPM"),
         "JPEG 2000": saved(picture, "JPEG2000"),
-        "by hand": grey_tiff(values),
-        "picture": picture,
+        "written by this test": grey_tiff(values),
+        "PIL image": picture,
     }
     for name, file in files.items():
         np.testing.assert_array_equal(np.asarray(load_rgb(file))[..., 0], values >> 8, err_msg=name)
@@ -148,7 +148,7 @@ def test_sixteen_bit_grey_has_one_fixed_range_in_every_format():
         np.asarray(load_rgb(grey_tiff(values, white_is_zero=True)))[..., 0], 255 - (values >> 8)
     )
     few = load_rgb(saved(Image.fromarray(values[:, :2])))
-    assert np.asarray(few).max() == 128  # not stretched to what the file happens to hold
+    assert np.asarray(few).max() == 128  # not stretched to the values of the file
 
 
 def test_twelve_bit_grey_has_its_own_range():
@@ -156,7 +156,7 @@ def test_twelve_bit_grey_has_its_own_range():
     np.testing.assert_array_equal(np.asarray(load_rgb(grey_tiff(values, bits=12)))[..., 0], values >> 4)
 
 
-def test_a_clear_sixteen_bit_grey_is_white():
+def test_transparent_sixteen_bit_grey_is_white():
     values = np.array([[1000, 2000]], dtype=np.uint16)
     rgb = load_rgb(saved(Image.fromarray(values), transparency=1000))
     assert np.asarray(rgb)[0, :, 0].tolist() == [255, 2000 >> 8]
@@ -170,20 +170,20 @@ def test_sixteen_bit_colour_loses_the_same_bits_as_grey():
 
 
 @pytest.mark.parametrize("mode, values", [("I", np.int32), ("F", np.float32)])
-def test_modes_whose_range_is_not_agreed_on_are_refused(mode, values, tmp_path):
+def test_modes_without_a_defined_range_are_an_error(mode, values, tmp_path):
     picture = Image.fromarray(np.full((6, 8), 1000, values))
     path = tmp_path / "depth.tif"
     picture.save(path)
     assert picture.mode == mode
     for call in (lambda: load_rgb(picture), lambda: load_rgb(path)):
-        assert f"mode {mode}, whose range is not agreed on; save it with 8 bits" in refusal_of(call)
+        assert f"mode {mode}, which has no defined value range. Save it with 8 bits" in refusal_of(call)
     assert refusal_of(lambda: load_rgb(path)).startswith(str(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Orientation
 # ---------------------------------------------------------------------------------------------------------------------
-STORED_AS = {  # EXIF 2.32, orientation: how the upright picture lies in the file
+STORED_AS = {  # EXIF 2.32, orientation: how the upright image is stored in the file
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -206,7 +206,7 @@ def lying(upright, orientation, file_format, **options):
 
 @pytest.mark.parametrize("orientation", STORED_AS)
 @pytest.mark.parametrize("file_format", LOSSLESS)
-def test_every_orientation_is_applied_once_to_files_and_pictures(make_picture, orientation, file_format):
+def test_every_orientation_is_applied_once_to_files_and_pil_images(make_picture, orientation, file_format):
     upright = make_picture(12, 20)
     file = lying(upright, orientation, file_format, **LOSSLESS[file_format])
     decoded = Image.open(BytesIO(file))
@@ -214,12 +214,12 @@ def test_every_orientation_is_applied_once_to_files_and_pictures(make_picture, o
     for way in (file, Image.open(BytesIO(file)), decoded):
         image = load_rgb(way)
         np.testing.assert_array_equal(np.asarray(image), np.asarray(upright))
-        np.testing.assert_array_equal(np.asarray(load_rgb(image)), np.asarray(upright))  # not turned twice
+        np.testing.assert_array_equal(np.asarray(load_rgb(image)), np.asarray(upright))  # not rotated twice
         np.testing.assert_array_equal(np.asarray(load_image(way, SOURCE) if way is not file else image), upright)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_any_mode_are_turned_before_their_mode_is_changed(make_picture, mode):
+def test_images_are_rotated_before_their_mode_is_converted(make_picture, mode):
     values = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 256
     upright = Image.fromarray(values) if mode == "I;16" else make_picture(12, 20).convert(mode)
     for orientation in STORED_AS:
@@ -227,21 +227,21 @@ def test_pictures_of_any_mode_are_turned_before_their_mode_is_changed(make_pictu
         np.testing.assert_array_equal(np.asarray(load_rgb(file)), np.asarray(load_rgb(upright)))
 
 
-def test_a_handed_in_picture_is_not_changed(make_picture):
+def test_given_pil_image_is_not_changed(make_picture):
     file = lying(make_picture(12, 20), 6, "PNG")
     picture = Image.open(BytesIO(file))
     load_rgb(picture)
     assert picture.size == (12, 20) and picture.getexif()[EXIF_ORIENTATION] == 6
 
 
-def test_an_orientation_that_does_not_exist_leaves_the_picture(make_picture):
+def test_undefined_orientation_is_ignored(make_picture):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 9
     file = saved(make_picture(12, 20), exif=exif)
     np.testing.assert_array_equal(np.asarray(load_rgb(file)), np.asarray(make_picture(12, 20)))
 
 
-def test_an_upright_rgb_picture_is_not_copied(make_picture):
+def test_upright_rgb_image_is_not_copied(make_picture):
     picture = make_picture(20, 30)
     assert load_rgb(picture) is picture
 
@@ -253,20 +253,20 @@ FRAMES = [Image.new("RGB", (8, 6), colour) for colour in ((250, 10, 10), (10, 10
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_the_first_frame_is_used_and_said_so_once_a_file(file_format, tmp_path, caplog):
+def test_first_frame_is_used_with_one_warning_per_file(file_format, tmp_path, caplog):
     paths = [tmp_path / "one", tmp_path / "other"]
     for path in paths:
         path.write_bytes(saved(FRAMES[0], file_format, save_all=True, append_images=FRAMES[1:], duration=50))
     for path in [*paths, *paths]:
         image = load_rgb(path)
         np.testing.assert_allclose(image.getpixel((3, 3)), (250, 10, 10), atol=3)
-        load_rgb(image)  # what was opened is one picture from then on
+        load_rgb(image)  # the opened image has only one frame
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     for path, record in zip(paths, caplog.records, strict=True):
-        assert record.getMessage() == f"{path} is animated or has several pages; the first is used."
+        assert record.getMessage() == f"{path} is animated or has several pages. Only the first is used."
 
 
-def test_a_handed_in_animation_is_taken_at_the_frame_it_stands_at(tmp_path, caplog):
+def test_current_frame_of_a_given_animation_is_used(tmp_path, caplog):
     path = tmp_path / "two.gif"
     FRAMES[0].save(path, save_all=True, append_images=FRAMES[1:])
     with Image.open(path) as opened:
@@ -274,13 +274,13 @@ def test_a_handed_in_animation_is_taken_at_the_frame_it_stands_at(tmp_path, capl
         assert str(path) in caplog.text
         opened.seek(1)
         caplog.clear()
-        images_gemma_lisa._say_once.cache_clear()
+        images_gemma_lisa._warn_once.cache_clear()
         assert load_rgb(opened).getpixel((3, 3)) == (10, 10, 250)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO", "JPEG"])
-def test_nothing_is_said_of_a_single_picture(file_format, caplog):
+def test_single_image_gives_no_warning(file_format, caplog):
     load_rgb(saved(FRAMES[0], file_format))
     load_rgb(saved(FRAMES[0], "MPO", save_all=True, append_images=FRAMES[1:]))  # a photo with its preview
     assert not caplog.records
@@ -292,11 +292,11 @@ def test_nothing_is_said_of_a_single_picture(file_format, caplog):
 @pytest.fixture
 def samples_folder():
     if not SAMPLES.is_dir():
-        pytest.skip(f"the sample pictures are not here: no folder {SAMPLES}")
+        pytest.skip(f"the sample images are missing: no folder {SAMPLES}")
     return SAMPLES
 
 
-def test_a_grey_photo_is_the_grey_of_the_coloured_one(samples_folder):
+def test_grey_photo_is_close_to_the_coloured_one(samples_folder):
     colour, grey = (load_rgb(samples_folder / name) for name in ("color.jpg", "gray.jpg"))
     assert colour.size == grey.size
     red, green, blue = grey.split()
@@ -305,7 +305,7 @@ def test_a_grey_photo_is_the_grey_of_the_coloured_one(samples_folder):
     assert difference.mean() < 5
 
 
-def test_a_mask_file_keeps_its_indices_and_lies_as_its_photo_does(samples_folder, tmp_path):
+def test_mask_file_keeps_its_indices_and_is_rotated_like_its_photo(samples_folder, tmp_path):
     photo, mask = load_rgb(samples_folder / "color.jpg"), open_upright(samples_folder / "seg.png")
     indices = np.asarray(Image.open(samples_folder / "seg.png"))
     assert mask.mode == "P" and mask.size == photo.size

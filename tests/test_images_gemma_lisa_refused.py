@@ -1,4 +1,4 @@
-"""Which image files are refused, with one line that says why, and which formats are opened."""
+"""Image files that are an error, with a message of one line, and supported formats."""
 
 import ast
 import struct
@@ -26,27 +26,27 @@ EXIF_DESCRIPTION = 0x010E
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="8" height="6"></svg>'
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, error_text",
     [
-        (b"", "cannot be read (the file is empty; download it again or take it out)"),
-        (b"this is no picture\n", "in no format of pictures that is supported; save it as PNG or JPEG"),
-        (SVG, "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"),
-        (POSTSCRIPT, "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"),
+        (b"", "cannot be read (the file is empty; download it again or remove it)"),
+        (b"this is no picture\n", "its image format is not supported; save it as PNG or JPEG"),
+        (SVG, "it is a vector graphic, SVG or PostScript; save it as PNG"),
+        (POSTSCRIPT, "it is a vector graphic, SVG or PostScript; save it as PNG"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_what_to_do(tiny, tmp_path, content, said):
+def test_file_that_is_not_an_image_is_an_error_with_advice(tiny, tmp_path, content, error_text):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     for call in (lambda: load_rgb(path), lambda: tiny[1].encode_images([str(path)])):
         line = refusal_of(call)
-        assert line.startswith(str(path)) and said in line
+        assert line.startswith(str(path)) and error_text in line
     assert refusal_of(lambda: load_rgb(content)).startswith("the image cannot be read")
     assert refusal_of(lambda: load_image({"bytes": content, "path": "x.png"}, SOURCE)).startswith(
         f"{SOURCE}: the image x.png"
@@ -54,35 +54,35 @@ def test_what_is_no_picture_is_refused_with_what_to_do(tiny, tmp_path, content, 
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])
-def test_a_file_that_was_cut_off_is_refused(tmp_path, make_picture, file_format):
+def test_truncated_file_is_an_error(tmp_path, make_picture, file_format):
     whole = saved(make_picture(64, 64), file_format)
     path = tmp_path / "picture"
     for part in (0.05, 0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * part)])
         line = refusal_of(lambda: load_rgb(path))
         assert line.startswith(str(path)) and "cannot be read" in line
-        try:  # a picture that was opened before, and is decoded only here
+        try:  # a PIL image that is opened, but not decoded yet
             lazy = Image.open(BytesIO(path.read_bytes()))
         except Exception:
             continue
         assert "cannot be read" in refusal_of(lambda lazy=lazy: load_rgb(lazy))
 
 
-def test_a_palette_picture_without_a_palette_is_refused_with_its_name(tmp_path):
+def test_missing_palette_is_an_error_that_names_the_file(tmp_path):
     path = tmp_path / "noplte.png"
     path.write_bytes(png(8, 6, bytes(9 * 6), colour_type=3))
     line = refusal_of(lambda: load_rgb(path))
     assert line.startswith(f"{path} cannot be read (its palette is missing)")
     assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
     assert SOURCE in refusal_of(lambda: load_image(str(path), SOURCE))
-    assert np.asarray(open_upright(path)).shape == (6, 8)  # as a label map it has its indices
+    assert np.asarray(open_upright(path)).shape == (6, 8)  # as a label map, the indices are valid
 
 
 @pytest.mark.parametrize("step", ["load", "getexif", "convert"])
 @pytest.mark.parametrize(
     "error", [AssertionError(), KeyError(3), OSError("two\nlines"), MemoryError(), struct.error("x" * 10_000)]
 )
-def test_whatever_pillow_raises_is_one_line_with_the_name(tmp_path, monkeypatch, step, error):
+def test_every_exception_of_pillow_becomes_one_line_with_the_file_name(tmp_path, monkeypatch, step, error):
     path = tmp_path / "picture.gif"
     path.write_bytes(saved(Image.new("P", (8, 6)), "GIF"))
 
@@ -92,24 +92,26 @@ def test_whatever_pillow_raises_is_one_line_with_the_name(tmp_path, monkeypatch,
     monkeypatch.setattr(Image.Image if step == "convert" else GifImagePlugin.GifImageFile, step, fail)
     line = refusal_of(lambda: load_rgb(path))
     assert line.startswith(f"{path} cannot be read (") and len(line) < len(str(path)) + 300
-    if step != "convert":  # a size needs no conversion
+    if step != "convert":  # reading the size does not convert
         assert str(path) in refusal_of(lambda: stored_size(path, SOURCE))
 
 
-def test_a_files_name_does_not_break_the_line(tmp_path):
+def test_line_break_in_a_file_name_does_not_break_the_message(tmp_path):
     path = tmp_path / "two\nlines.png"
     path.write_bytes(b"no picture")
     assert "two lines.png" in refusal_of(lambda: load_rgb(path))
 
 
-def test_what_is_not_there_or_no_image_is_refused(tmp_path):
+def test_missing_file_or_wrong_type_is_an_error(tmp_path):
     for path in (tmp_path / "missing.png", tmp_path, "https://example.com/cat.png"):
         assert refusal_of(lambda path=path: load_rgb(path)).startswith(f"{path} does not exist")
-    for thing in (None, 7, np.zeros((6, 8, 3), np.uint8), {"bytes": None}):
-        assert "give a PIL image, the path of a file or its bytes" in refusal_of(lambda thing=thing: load_rgb(thing))
+    for value in (None, 7, np.zeros((6, 8, 3), np.uint8), {"bytes": None}):
+        assert "must be a PIL image, the path of an image file or its bytes" in refusal_of(
+            lambda value=value: load_rgb(value)
+        )
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+def test_image_with_too_many_pixels_is_an_error_before_decoding(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(png(30_000, 30_000, b"\0"))
     line = refusal_of(lambda: load_rgb(path))
@@ -119,8 +121,8 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     assert "cannot be read" in refusal_of(lambda: load_rgb(png(10_000, 10_000, b"\0", depth=1, colour_type=0)))
 
 
-def test_a_picture_of_no_more_pixels_than_the_limit_is_opened_without_a_word(monkeypatch, caplog):
-    """95 million, where Pillow by itself would warn."""
+def test_image_within_the_pixel_limit_gives_no_warning(monkeypatch, caplog):
+    """95 million pixels, for which Pillow itself would warn."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows := 89_478_485)
     width, height = 10_000, 9_500
     with warnings.catch_warnings():
@@ -129,10 +131,10 @@ def test_a_picture_of_no_more_pixels_than_the_limit_is_opened_without_a_word(mon
     assert opened.size == (width, height) and not caplog.records
     assert pillows < width * height <= MAX_IMAGE_PIXELS
     refusal_of(lambda: open_upright(b""))
-    assert pillows == Image.MAX_IMAGE_PIXELS  # other code is left its own
+    assert pillows == Image.MAX_IMAGE_PIXELS  # the limit for other code is unchanged
 
 
-def test_the_limit_can_be_set_and_also_meets_what_hides_in_a_file(monkeypatch, make_picture):
+def test_pixel_limit_can_be_set_and_applies_to_embedded_images(monkeypatch, make_picture):
     hidden = bytearray(saved(make_picture(60, 60), "ICO", sizes=[(60, 60)]))
     hidden[6:8] = bytes([16, 16])  # the directory declares 16 × 16
     monkeypatch.setenv(MAX_IMAGE_PIXELS_VARIABLE, "400")
@@ -146,7 +148,7 @@ def test_the_limit_can_be_set_and_also_meets_what_hides_in_a_file(monkeypatch, m
         assert MAX_IMAGE_PIXELS_VARIABLE in refusal_of(lambda: load_rgb(make_picture(20, 20)))
 
 
-def test_what_pillow_reads_over_is_said_with_the_files_name(tmp_path, caplog):
+def test_warning_of_pillow_is_logged_with_the_file_name(tmp_path, caplog):
     exif = Image.Exif()
     exif[EXIF_DESCRIPTION] = "a text that breaks off"
     path = tmp_path / "photo.jpg"
@@ -156,7 +158,7 @@ def test_what_pillow_reads_over_is_said_with_the_files_name(tmp_path, caplog):
         load_rgb(path)
         load_rgb(path)
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{path} was read, but Pillow says: Truncated")
+    assert record.getMessage().startswith(f"{path} was read with a warning from Pillow: Truncated")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ OPENS_FILES = {"PIL.Image.open", "PIL.ImageFile.Parser", "PIL.ImageGrab", "trans
 
 
 def opened_by(path):
-    """The lines at which a Python file opens images by itself."""
+    """Return the lines at which a Python file opens images itself."""
     tree, names = ast.parse(path.read_text(encoding="utf-8")), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -184,7 +186,7 @@ def opened_by(path):
     return [node.lineno for node in ast.walk(tree) if full_name(node) in OPENS_FILES]
 
 
-def test_image_files_are_opened_in_one_place_of_the_project(tmp_path):
+def test_only_one_function_of_the_project_opens_image_files(tmp_path):
     for line in (
         "from PIL import Image\nImage.open",
         "from PIL import Image as I\nI.open",
@@ -204,12 +206,12 @@ def test_image_files_are_opened_in_one_place_of_the_project(tmp_path):
 
 
 def field(record, number, data):
-    """A field of an IPTC file."""
+    """Return a field of an IPTC file."""
     return bytes([0x1C, record, number]) + struct.pack(">H", len(data)) + data
 
 
 def iptc_with(content):
-    """An IPTC file of 64 × 64 pixels that holds a file of another format."""
+    """Return an IPTC file of 64 × 64 pixels that contains a file of another format."""
     side = struct.pack(">H", 64)
     return (
         field(3, 60, b"\1\0") + field(3, 20, side) + field(3, 30, side) + field(3, 120, b"\5") + field(8, 10, content)
@@ -235,7 +237,7 @@ OTHER_FORMATS = {
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """The programs that were started, by name; a program stands where Ghostscript would."""
+    """The names of the programs that were started. Ghostscript seems to be installed."""
     started = []
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
 
@@ -250,7 +252,7 @@ def started(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", OTHER_FORMATS)
 @pytest.mark.parametrize("suffix", [".jpg", ".eps", ".iim", ".png"])
-def test_other_formats_are_refused_by_their_content_and_start_no_program(tmp_path, started, kind, suffix):
+def test_unsupported_formats_are_an_error_and_start_no_program(tmp_path, started, kind, suffix):
     content, path = OTHER_FORMATS[kind], tmp_path / f"picture{suffix}"
     path.write_bytes(content)
     for call in (
@@ -262,10 +264,10 @@ def test_other_formats_are_refused_by_their_content_and_start_no_program(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["EPS", "IPTC that holds EPS", "WMF", "TGA"])
-def test_a_picture_of_another_format_is_refused_before_it_is_decoded(tiny, started, kind):
+def test_pil_image_of_an_unsupported_format_is_an_error_before_decoding(tiny, started, kind):
     picture = Image.open(BytesIO(OTHER_FORMATS[kind]))
     picture.load = lambda: pytest.fail("the picture was decoded")
-    assert f"pictures of the format {kind.split()[0]} are not supported" in refusal_of(lambda: load_rgb(picture))
+    assert f"the format {kind.split()[0]} is not supported" in refusal_of(lambda: load_rgb(picture))
     refusal_of(lambda: tiny[1].encode_images([picture]))
     assert not started
 
@@ -274,7 +276,7 @@ SUPPORTED = ["JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "
 
 
 @pytest.mark.parametrize("file_format", SUPPORTED)
-def test_supported_formats_are_opened_whatever_the_file_is_called(tmp_path, make_picture, file_format):
+def test_supported_formats_are_opened_with_any_file_name(tmp_path, make_picture, file_format):
     content = saved(make_picture(32, 32), file_format)
     path = tmp_path / "picture.eps"
     path.write_bytes(content)
@@ -283,7 +285,7 @@ def test_supported_formats_are_opened_whatever_the_file_is_called(tmp_path, make
     assert stored_size(path, SOURCE) == ((32, 32), None)
 
 
-def test_a_format_that_a_plugin_registers_is_opened_if_it_is_listed(make_picture, monkeypatch):
+def test_format_of_a_plugin_is_opened_if_it_is_supported(make_picture, monkeypatch):
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     plain = BytesIO()
     make_picture(8, 6).save(plain, "BMP")
@@ -296,7 +298,7 @@ def test_a_format_that_a_plugin_registers_is_opened_if_it_is_listed(make_picture
             super()._open()
 
     content = b"ftyp" + plain.getvalue()
-    assert "in no format of pictures" in refusal_of(lambda: load_rgb(content))
+    assert "image format is not supported" in refusal_of(lambda: load_rgb(content))
     for name, is_opened in (("OTHER", False), ("HEIF", True)):
         Image.register_open(name, HeifImageFile, lambda prefix: prefix.startswith(b"ftyp"))
         if is_opened:

@@ -1,4 +1,4 @@
-"""Images of every size: what both towers get of them, masks at their size, learning from them."""
+"""Images of every size: pixels for Gemma and SAM, masks of the image size, training."""
 
 import weakref
 
@@ -19,7 +19,7 @@ SIZES = [(1, 1), (3, 50), (50, 3), (1, 8000), (8000, 1), (2, 4000), (4000, 2), (
 
 
 @pytest.mark.parametrize("size", [(40, 60), (64, 64), (131, 77), (3, 50)])
-def test_both_towers_get_what_the_stock_processors_make_of_the_whole_image(tiny, make_picture, size):
+def test_pixels_are_equal_to_those_of_the_stock_processors(tiny, make_picture, size):
     processor, picture = tiny[1], make_picture(*size)
     found = processor.encode_images([picture])
     gemma = Gemma3ImageProcessorPil.from_dict(processor.image_processor.to_dict())([picture], return_tensors="pt")
@@ -38,10 +38,10 @@ def test_both_towers_get_what_the_stock_processors_make_of_the_whole_image(tiny,
         ({"do_normalize": False}, True),
         ({"do_rescale": False}, True),
         ({"do_rescale": False, "do_normalize": False}, True),
-        ({"rescale_factor": 0.0039}, False),  # no division by a number of 32 bits gives the same
+        ({"rescale_factor": 0.0039}, False),  # no division by a float32 number gives the same result
     ],
 )
-def test_pixels_get_the_stock_processor_s_values_whatever_it_is_told(make_picture, options, computed):
+def test_normalization_is_equal_to_the_stock_processor_with_any_options(make_picture, options, computed):
     stock = Gemma3ImageProcessorPil(**{"size": {"height": 64, "width": 64}, **options})
     picture = make_picture(64, 64)
     normalization = PixelNormalization(stock)
@@ -52,7 +52,7 @@ def test_pixels_get_the_stock_processor_s_values_whatever_it_is_told(make_pictur
 
 
 def say(model, processor, answer):
-    """Makes the model say the answer, whatever it sees."""
+    """Make the model generate the answer for every input."""
     script = iter(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def forced(module, inputs, output):
@@ -63,7 +63,7 @@ def say(model, processor, answer):
     return model.lm_head.register_forward_hook(forced)
 
 
-def test_masks_come_back_at_the_size_of_any_image(tiny, make_picture):
+def test_masks_have_the_size_of_the_image(tiny, make_picture):
     model, processor = tiny
     conversations = [
         [{"role": "user", "content": [{"type": "image", "image": make_picture(*size)}, {"type": "text", "text": "it"}]}]
@@ -85,7 +85,7 @@ def test_masks_come_back_at_the_size_of_any_image(tiny, make_picture):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_images_of_any_size_are_learned_from(tiny, make_sample, size):
+def test_images_of_any_size_can_be_trained_on(tiny, make_sample, size):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."], size=size)])
     masks = batch["prepared"].mask_targets
@@ -98,7 +98,7 @@ def test_images_of_any_size_are_learned_from(tiny, make_sample, size):
     model.zero_grad()
 
 
-def test_of_the_images_of_a_batch_one_at_a_time_is_held(tiny, make_picture, tmp_path, monkeypatch):
+def test_only_one_image_of_a_batch_at_a_time_is_in_memory(tiny, make_picture, tmp_path, monkeypatch):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for path in paths:
         make_picture(20, 30).save(path)

@@ -1,4 +1,4 @@
-"""The parts of the loss: LISA's values and gradients, and pixels that are not counted."""
+"""The losses: values and gradients of LISA, and ignored pixels."""
 
 import json
 
@@ -20,7 +20,7 @@ CASES = (
     "zero_masks",
 )
 LOSSES = {"bce": bce_loss, "dice": dice_loss}
-REFERENCE_EPSILON = 1e-8  # LISA divides the sum over the masks by their number and this
+REFERENCE_EPSILON = 1e-8  # LISA divides the sum over the masks by their number plus this
 TOLERANCE = 1e-5
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
@@ -61,7 +61,7 @@ def test_values_and_gradients_are_those_of_lisa(values, case, name):
     np.testing.assert_allclose(logits.grad, values[f"loss.{case}.{name}_grad"], rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_reference_gradients_are_large_enough_to_tell(values):
+def test_reference_gradients_are_large_enough_to_compare(values):
     assert np.abs(values["loss.random.bce_grad"]).max() > 100 * TOLERANCE
     assert np.abs(values["loss.random.dice_grad"]).max() > 100 * TOLERANCE
 
@@ -74,7 +74,7 @@ def test_weighted_sum_is_that_of_lisa(values, reference):
 
 
 @every_loss
-def test_one_value_for_each_mask(loss):
+def test_losses_have_one_value_per_mask(loss):
     logits, targets, valid = random_masks(0)
     together = loss(logits, targets, valid)
     assert together.shape == (3,)
@@ -85,14 +85,14 @@ def test_one_value_for_each_mask(loss):
 
 @every_loss
 @pytest.mark.parametrize("with_valid", [False, True])
-def test_no_masks_have_no_values(loss, with_valid):
+def test_losses_without_masks_are_empty(loss, with_valid):
     nothing = torch.zeros(0, 8, 10)
     valid = torch.zeros(0, 8, 10, dtype=torch.bool) if with_valid else None
     assert loss(nothing, nothing, valid).shape == (0,)
 
 
 @every_loss
-def test_pixels_that_are_not_counted_change_neither_value_nor_gradient(loss):
+def test_ignored_pixels_change_neither_value_nor_gradient(loss):
     logits, targets, valid = random_masks(1)
     value, gradient = value_and_gradient(loss, logits, targets, valid)
     other_logits = torch.where(valid, logits, 7 - logits)
@@ -104,7 +104,7 @@ def test_pixels_that_are_not_counted_change_neither_value_nor_gradient(loss):
 
 
 @every_loss
-def test_pixels_that_are_not_counted_are_as_if_cut_off(loss):
+def test_ignored_pixels_are_equal_to_cropped_pixels(loss):
     logits, targets, _ = random_masks(2)
     valid = torch.ones_like(targets, dtype=torch.bool)
     valid[..., 7:] = False
@@ -112,13 +112,13 @@ def test_pixels_that_are_not_counted_are_as_if_cut_off(loss):
 
 
 @every_loss
-def test_all_pixels_counted_is_the_same_as_no_valid_mask(loss):
+def test_all_pixels_valid_is_the_same_as_no_valid_mask(loss):
     logits, targets, _ = random_masks(3)
     torch.testing.assert_close(loss(logits, targets, torch.ones_like(targets, dtype=torch.bool)), loss(logits, targets))
 
 
 @every_loss
-def test_mask_without_a_counted_pixel_has_loss_zero_and_no_gradient(loss):
+def test_mask_without_valid_pixels_has_zero_loss_and_no_gradient(loss):
     logits, targets, valid = random_masks(4)
     value, gradient = value_and_gradient(loss, logits, targets, torch.zeros_like(valid))
     assert torch.equal(value, torch.zeros(3))
@@ -126,7 +126,7 @@ def test_mask_without_a_counted_pixel_has_loss_zero_and_no_gradient(loss):
 
 
 @every_loss
-def test_integer_targets_are_taken(loss):
+def test_integer_targets_are_accepted(loss):
     logits, targets, _ = random_masks(5)
     assert torch.equal(loss(logits, targets.to(torch.uint8)), loss(logits, targets))
 
@@ -139,7 +139,7 @@ def test_token_loss_is_the_mean_or_the_sum_over_the_divisor():
     torch.testing.assert_close(token_loss(logits, targets, torch.tensor(12)), total / 12)
 
 
-def test_nothing_to_average_is_zero_and_not_nan():
+def test_average_of_nothing_is_zero_and_not_nan():
     assert token_loss(torch.zeros(0, 80), torch.zeros(0, dtype=torch.long), None).item() == 0
     for divisor in (None, 0, torch.tensor(0.0)):
         assert normalize(torch.tensor(0.0), 0, divisor).item() == 0
@@ -152,8 +152,8 @@ SIZES = [(64, 64), (48, 64), (64, 48), (100, 150), (150, 100), (33, 200), (200, 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_masks_are_read_as_the_processor_reads_them(tiny, make_picture, size):
-    """Two bilinear steps there and one here: probabilities agree, logits nearly."""
+def test_mask_logits_are_equal_to_those_of_the_processor(tiny, make_picture, size):
+    """The processor interpolates twice and this function once: probabilities are equal, logits nearly."""
     model, processor = tiny
     (reshaped,) = processor.encode_images([make_picture(*size)])["reshaped_input_sizes"]
     coarse = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -171,7 +171,7 @@ def test_masks_are_read_as_the_processor_reads_them(tiny, make_picture, size):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (128, 128), (50, 50)])
-def test_masks_of_an_image_that_fills_the_square_are_interpolated_plainly(size):
+def test_masks_of_an_image_that_fills_the_square_are_interpolated(size):
     pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(1))
     sampled = sample_mask_logits(
         pred_masks,
@@ -183,7 +183,7 @@ def test_masks_of_an_image_that_fills_the_square_are_interpolated_plainly(size):
     assert_close(sampled, F.interpolate(pred_masks[None], size=size, mode="bilinear", align_corners=False)[0])
 
 
-def test_masks_on_a_larger_canvas_are_the_same_in_their_own_corner():
+def test_masks_on_a_larger_canvas_are_the_same_inside_their_size():
     pred_masks = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(2))
     reshaped, sizes = torch.tensor([[48, 64], [64, 40]]), torch.tensor([[30, 40], [80, 50]])
     together = sample_mask_logits(pred_masks, 64, reshaped, sizes, canvas=(80, 50))

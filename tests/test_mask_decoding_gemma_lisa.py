@@ -1,4 +1,4 @@
-"""SAM's decoder with a [SEG] beside its own prompts, in `segment` and on its own."""
+"""SAM's decoder with a [SEG] and SAM's own prompts, in `segment` and alone."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ QUESTIONS = ["the red circle", "the square", "what is round"]
 
 @pytest.fixture
 def asked(tiny, make_picture):
-    """Three conversations about pictures of different sizes."""
+    """Inputs of three conversations about images of different sizes."""
     _, processor = tiny
     conversations = []
     for seed, (question, size) in enumerate(zip(QUESTIONS, [(40, 60), (64, 64), (90, 30)], strict=True)):
@@ -25,19 +25,19 @@ def asked(tiny, make_picture):
 
 
 @pytest.fixture
-def saying(tiny):
-    """The model writes two [SEG], whatever it is asked."""
+def segment_twice(tiny):
+    """`segment` of a model that generates two [SEG] for every question."""
     model, processor = tiny
     script = processor.tokenizer.encode("[SEG] and [SEG]", add_special_tokens=False)
 
-    def say(module, inputs, output):
+    def force(module, inputs, output):
         logits = torch.zeros_like(output)
-        logits[:, -1, script[say.step % len(script)]] = 1
-        say.step += 1
+        logits[:, -1, script[force.step % len(script)]] = 1
+        force.step += 1
         return logits
 
-    say.step = 0
-    hook = model.lm_head.register_forward_hook(say)
+    force.step = 0
+    hook = model.lm_head.register_forward_hook(force)
     yield lambda inputs, **options: model.segment(**inputs, max_new_tokens=len(script), **options)
     hook.remove()
 
@@ -46,30 +46,30 @@ POINTS = [[(10, 10, 1), (50, 30, 0)], None, [(3, 80, 1)]]
 BOXES = [None, (5, 6, 40, 50), (1, 2, 20, 60)]
 
 
-def test_a_batch_with_different_prompts_equals_one_at_a_time(asked, saying):
-    together = saying(asked([0, 1, 2]), points=POINTS, boxes=BOXES)
-    plain = saying(asked([0, 1, 2]))
+def test_batch_with_different_prompts_is_equal_to_single_images(asked, segment_twice):
+    together = segment_twice(asked([0, 1, 2]), points=POINTS, boxes=BOXES)
+    plain = segment_twice(asked([0, 1, 2]))
     assert together.seg_image_index.tolist() == plain.seg_image_index.tolist() == [0, 0, 1, 1, 2, 2]
     for row in range(3):
-        alone = saying(asked([row]), points=[POINTS[row]], boxes=[BOXES[row]])
+        alone = segment_twice(asked([row]), points=[POINTS[row]], boxes=[BOXES[row]])
         mine = together.seg_image_index == row
         torch.testing.assert_close(together.pred_masks[mine], alone.pred_masks, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.iou_scores[mine], alone.iou_scores, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(together.pred_masks[mine], plain.pred_masks[mine], atol=1e-3)
 
 
-def test_images_without_prompts_are_as_without_the_argument(asked, saying):
-    expected = saying(asked([0, 1]))
-    found = saying(asked([0, 1]), points=[None, None])
+def test_prompts_of_none_are_equal_to_no_prompts(asked, segment_twice):
+    expected = segment_twice(asked([0, 1]))
+    found = segment_twice(asked([0, 1]), points=[None, None])
     torch.testing.assert_close(found.pred_masks, expected.pred_masks)
 
 
-def test_the_best_of_three_masks_is_the_one_sam_scores_best(tiny, asked, saying):
+def test_multimask_output_returns_the_mask_with_the_best_score(tiny, asked, segment_twice):
     model, _ = tiny
     taken = []
     hook = model.sam.mask_decoder.register_forward_hook(lambda module, inputs, output: taken.append(output))
     try:
-        output = saying(asked([0, 1]), multimask_output=True)
+        output = segment_twice(asked([0, 1]), multimask_output=True)
     finally:
         hook.remove()
     masks, scores = taken[-1][0][:, 0], taken[-1][1][:, 0]
@@ -79,7 +79,7 @@ def test_the_best_of_three_masks_is_the_one_sam_scores_best(tiny, asked, saying)
         assert output.iou_scores[row] == scores[row].max()
 
 
-def test_a_points_place_and_label_both_matter(tiny):
+def test_place_and_label_of_a_point_change_the_mask(tiny):
     model, _ = tiny
     torch.manual_seed(0)
     size = model.config.sam_config.prompt_encoder_config.hidden_size
@@ -94,28 +94,28 @@ def test_a_points_place_and_label_both_matter(tiny):
     assert not torch.allclose(at_one, elsewhere) and not torch.allclose(at_one, not_there)
 
 
-def test_prompts_are_scaled_as_the_image_is(tiny):
+def test_prompts_are_scaled_like_the_image(tiny):
     model, _ = tiny
     points, box = prompts_in_sam_frame([(100, 50, 1)], (0, 0, 200, 100), (100, 200), (32, 64))
     assert points.tolist() == [[[32.0, 16.0, 1.0]]] and box.tolist() == [[0.0, 0.0, 64.0, 32.0]]
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "error_text"),
     [
-        ({"points": [None]}, "1 points and 2 boxes for 2 images"),
-        ({"points": [[(70, 3, 1)], None]}, "not all inside the image of 60 × 40"),
-        ({"boxes": [None, (5, 5, 5, 9)]}, "left, top, right and bottom"),
-        ({"points": [[], None]}, "x, y and label of each are needed"),
+        ({"points": [None]}, r"one item per image \(2\), got 1 and 2"),
+        ({"points": [[(70, 3, 1)], None]}, "must be inside the image of 60 × 40"),
+        ({"boxes": [None, (5, 5, 5, 9)]}, "left, top, right, bottom"),
+        ({"points": [[], None]}, r"shape \(N, 3\), with x, y and label"),
     ],
 )
-def test_prompts_that_do_not_fit_are_refused(asked, saying, options, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        saying(asked([0, 1]), **options)
+def test_invalid_prompts_are_an_error(asked, segment_twice, options, error_text):
+    with pytest.raises(ValueError, match=error_text):
+        segment_twice(asked([0, 1]), **options)
 
 
-def test_prompts_need_the_sizes_of_the_images(asked, saying):
+def test_prompts_need_the_sizes_of_the_images(asked, segment_twice):
     inputs = asked([0])
     del inputs["original_sizes"]
     with pytest.raises(ValueError, match="need original_sizes"):
-        saying(inputs, points=[[(1, 1, 1)]])
+        segment_twice(inputs, points=[[(1, 1, 1)]])

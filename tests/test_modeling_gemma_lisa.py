@@ -24,8 +24,8 @@ from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 
 LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
-# Parts that a batch always runs through, and parameters that it always gives a gradient.
-STATIONS = (
+# Modules that every batch must call, and prefixes of parameters that must always get a gradient
+MODULES = (
     "model.vision_tower",
     "model.multi_modal_projector",
     "model.language_model",
@@ -46,7 +46,7 @@ def is_trained(name):
 # Batches and padding
 # ---------------------------------------------------------------------------------------------------------------------
 @both_states
-def test_batch_of_two_equals_two_of_one(tiny, samples, set_config, seg_state):
+def test_batch_of_two_is_equal_to_two_batches_of_one(tiny, samples, set_config, seg_state):
     model, processor = tiny
     set_config(model, seg_state=seg_state)
     collate = GemmaLisaCollator(processor)
@@ -60,7 +60,7 @@ def test_batch_of_two_equals_two_of_one(tiny, samples, set_config, seg_state):
     assert set(together.seg_image_index.tolist()) == {0, 1}
 
 
-def test_left_and_right_padding_give_the_same(windowed, question):
+def test_left_and_right_padding_give_the_same_results(windowed, question):
     model, processor = windowed
     answer = {"role": "assistant", "content": "It is [SEG]."}
     conversations = [[*question("the red circle"), answer], [*question("Where is the green square?", seed=1), answer]]
@@ -85,7 +85,7 @@ def test_head_runs_on_labelled_positions_only(tiny, samples):
     assert_close(few.language_loss, F.cross_entropy(few.logits, batch["labels"][:, 1:][learned]))
 
 
-def test_no_hidden_states_are_kept(tiny, samples):
+def test_hidden_states_are_not_stored(tiny, samples):
     model, processor = tiny
     output = model(**GemmaLisaCollator(processor)(samples[:1]))
     assert output.hidden_states is None and output.attentions is None
@@ -98,13 +98,13 @@ def test_logits_to_keep_are_the_last(tiny, samples):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Batches that lack something
+# Batches without masks, [SEG] or images
 # ---------------------------------------------------------------------------------------------------------------------
 KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_batch_gives_every_trained_parameter_a_gradient(tiny, make_sample, kind):
+def test_every_trained_parameter_gets_a_gradient_from_every_batch(tiny, make_sample, kind):
     model, processor = tiny
     batch = batches_of_all_kinds(processor, make_sample)[kind]
     output, gradients = run_with_gradients(model, batch)
@@ -113,59 +113,59 @@ def test_every_batch_gives_every_trained_parameter_a_gradient(tiny, make_sample,
     assert len(expected) > 100
     assert expected - gradients.keys() == set()
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    pointed = bool(gradients["seg_projector.0.weight"].any())
-    assert pointed == (kind in ("with_masks", "mixed"))
+    has_gradient = bool(gradients["seg_projector.0.weight"].any())
+    assert has_gradient == (kind in ("with_masks", "mixed"))
 
 
-def visited_stations(model, batch):
-    visited = []
+def called_modules(model, batch):
+    called = []
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *_, name=name: visited.append(name)) for name in STATIONS
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name)) for name in MODULES
     ]
     try:
         model(**batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return visited
+    return called
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_batch_meets_the_modules_in_one_order(tiny, make_sample, kind):
+def test_every_batch_calls_the_modules_in_the_same_order(tiny, make_sample, kind):
     model, processor = tiny
-    assert visited_stations(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(STATIONS)
+    assert called_modules(model, batches_of_all_kinds(processor, make_sample)[kind]) == list(MODULES)
 
 
-def test_a_cached_run_meets_no_encoder_whatever_a_batch_holds(tiny, make_sample):
+def test_run_with_cached_embeddings_never_calls_the_encoder(tiny, make_sample):
     model, processor = tiny
     batches = batches_of_all_kinds(processor, make_sample)
     size = model(**batches["with_masks"]).image_embeddings.shape[1:]
     for kind in ("with_masks", "without_seg", "text_only", "mixed"):
         num_images = len(batches[kind].get("sam_pixel_values", []))
         cached = without(batches[kind], "sam_pixel_values") | {"image_embeddings": torch.zeros(num_images, *size)}
-        assert visited_stations(model, cached) == [name for name in STATIONS if name != "sam.vision_encoder"], kind
+        assert called_modules(model, cached) == [name for name in MODULES if name != "sam.vision_encoder"], kind
         assert torch.isfinite(model(**cached).loss)
 
 
-def test_every_batch_goes_back_through_a_frozen_decoder(tiny, make_sample):
+def test_backward_pass_of_every_batch_goes_through_a_frozen_decoder(tiny, make_sample):
     model, processor = tiny
-    visited = []
-    hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: visited.append(True))
+    called = []
+    hook = model.sam.mask_decoder.transformer.register_full_backward_hook(lambda *_: called.append(True))
     try:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("model.language_model."))
         for number, batch in enumerate(batches_of_all_kinds(processor, make_sample).values(), start=1):
             model(**batch).loss.backward()
-            assert len(visited) == number
+            assert len(called) == number
     finally:
         hook.remove()
         model.requires_grad_(True).zero_grad()
 
 
-def test_text_alone_runs_without_either_tower_when_nothing_is_learned(tiny, make_sample):
+def test_text_only_inference_calls_no_image_encoder(tiny, make_sample):
     model, processor = tiny
     batch = without_labels(batches_of_all_kinds(processor, make_sample)["text_only"])
-    assert visited_stations(model, batch) == ["model.language_model", "lm_head"]
+    assert called_modules(model, batch) == ["model.language_model", "lm_head"]
     output = model(**batch)
     assert output.pred_masks is None and output.loss is None
 
@@ -178,7 +178,7 @@ def test_batch_without_seg_has_mask_losses_of_zero(tiny, make_sample):
     assert_close(output.loss, output.language_loss)
 
 
-def test_image_of_a_text_only_neighbour_is_not_taken(tiny, make_sample):
+def test_image_of_another_row_is_not_used(tiny, make_sample):
     model, processor = tiny
     collate = GemmaLisaCollator(processor)
     word, thing = make_sample(["Two."], with_image=False), make_sample(["It is {seg}."], seed=3)
@@ -188,26 +188,26 @@ def test_image_of_a_text_only_neighbour_is_not_taken(tiny, make_sample):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Inputs that do not belong together
+# Inputs that do not match
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_pixels_without_token_types_are_refused(tiny, make_sample):
+def test_pixel_values_without_token_type_ids_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = without(two_things(processor, make_sample), "question_ids", "token_type_ids")
-    with pytest.raises(ValueError, match="pixel_values came without token_type_ids"):
+    with pytest.raises(ValueError, match="pixel_values needs token_type_ids"):
         model(**batch)
 
 
-def test_sam_images_that_are_not_as_many_as_conversations_are_refused(tiny, make_sample):
+def test_wrong_number_of_sam_images_is_an_error(tiny, make_sample):
     model, processor = tiny
     batch = two_things(processor, make_sample)
     batch["sam_pixel_values"] = batch["sam_pixel_values"][:1]
-    with pytest.raises(ValueError, match="1 images for SAM but 2 conversations"):
+    with pytest.raises(ValueError, match="SAM has 1 images, but 2 conversations"):
         model(**batch)
 
 
-def test_seg_in_a_conversation_without_an_image_is_refused(tiny, make_sample):
+def test_seg_in_a_conversation_without_an_image_is_an_error(tiny, make_sample):
     model, processor = tiny
     batch = own_batch(processor, [make_sample(["{seg}."]), make_sample(["Two."], with_image=False)])
     batch["input_ids"][1, batch["labels"][1] != IGNORE_INDEX] = processor.seg_token_id
@@ -224,13 +224,13 @@ def test_cached_image_embeddings_give_the_same_masks(tiny, samples):
     batch = GemmaLisaCollator(processor)(samples[:2])
     first = model(**batch)
     cached = without(batch, "sam_pixel_values") | {"image_embeddings": first.image_embeddings.detach()}
-    assert "sam.vision_encoder" not in visited_stations(model, cached)
+    assert "sam.vision_encoder" not in called_modules(model, cached)
     second = model(**cached)
     for name in (*LOSS_PARTS, "pred_masks", "iou_scores"):
         assert torch.equal(first[name], second[name])
 
 
-def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
+def test_seg_state_previous_is_the_state_before_seg(tiny, make_sample, set_config):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
     at = (batch["input_ids"][0] == processor.seg_token_id).nonzero().item()
@@ -252,7 +252,7 @@ def test_state_previous_is_the_one_before_seg(tiny, make_sample, set_config):
 # ---------------------------------------------------------------------------------------------------------------------
 # Learning
 # ---------------------------------------------------------------------------------------------------------------------
-def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config):
+def test_loss_is_the_weighted_sum(tiny, samples, set_config):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(samples[:1])
     output = model(**batch)
@@ -264,7 +264,7 @@ def test_loss_is_the_sum_weighted_by_the_configuration(tiny, samples, set_config
     assert_close(model(**without_labels(batch)).loss, 0.25 * output.mask_bce_loss + 7.0 * output.mask_dice_loss)
 
 
-def test_given_counts_are_the_divisors(tiny, samples):
+def test_losses_are_divided_by_the_given_counts(tiny, samples):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(samples[:1])
     own = model(**batch)
@@ -276,7 +276,7 @@ def test_given_counts_are_the_divisors(tiny, samples):
         assert_close(output.mask_dice_loss * 4, own.mask_dice_loss)
 
 
-def test_one_step_moves_every_trained_parameter_and_no_frozen_one(tiny, samples):
+def test_one_step_changes_every_trained_parameter_and_no_frozen_one(tiny, samples):
     model, processor = deepcopy(tiny)
     model.train()
     frozen = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
@@ -287,7 +287,7 @@ def test_one_step_moves_every_trained_parameter_and_no_frozen_one(tiny, samples)
     model(**GemmaLisaCollator(processor)(samples[:2])).loss.backward()
     optimizer.step()
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    # SAM's decoder makes four masks of which one is learned, and softmax does not see the biases of keys
+    # Only one of the four masks of SAM's decoder is trained, and softmax does not depend on the biases of keys
     still = {name for name in before if is_trained(name) and name not in frozen | moved}
     unused = ("output_hypernetworks_mlps.1.", "output_hypernetworks_mlps.2.", "output_hypernetworks_mlps.3.")
     assert all(any(part in name for part in (*unused, "k_proj.bias", "iou_prediction_head.")) for name in still), still
@@ -305,7 +305,7 @@ def saved(tiny, tmp_path_factory):
     return folder
 
 
-def test_loaded_model_gives_exactly_the_same(tiny, saved, samples):
+def test_loaded_model_gives_identical_results(tiny, saved, samples):
     model, processor = tiny
     loaded, loaded_processor = load_checkpoint(saved)
     assert type(loaded) is GemmaLisaForConditionalGeneration and not loaded.training
@@ -323,7 +323,7 @@ def test_saved_keys_are_the_names_of_the_modules(tiny, saved):
     fresh = GemmaLisaForConditionalGeneration(model.config)
     result = fresh.load_state_dict(state, strict=False)
     assert result.unexpected_keys == []
-    # What is tied is stored once: the head with the embedding, SAM's position code with its prompt encoder's
+    # Tied weights are stored once: the head with the embedding, SAM's positional embedding with its prompt encoder's
     assert "lm_head.weight" in result.missing_keys
     assert set(result.missing_keys) <= set(fresh.all_tied_weights_keys)
     assert torch.equal(fresh.seg_projector[0].weight, model.seg_projector[0].weight)
@@ -344,24 +344,24 @@ def saved_names(model, folder, *args, **options):
 
 
 def copied_state(model):
-    """As engines hand it over: no two tensors share memory."""
+    """Return a state dict whose tensors share no memory, as DeepSpeed and FSDP pass it."""
     return {name: weight.clone() for name, weight in model.state_dict().items()}
 
 
-def test_copies_of_tied_weights_are_not_saved_however_they_are_handed_over(tiny, saved, tmp_path):
+def test_copies_of_tied_weights_are_not_saved(tiny, saved, tmp_path):
     model, state = tiny[0], copied_state(tiny[0])
     expected = set(load_file(saved / "model.safetensors"))
     assert saved_names(model, tmp_path, state_dict=state) == expected
     assert saved_names(model, tmp_path, True, state) == expected
 
 
-def test_a_tied_weight_without_the_one_it_is_tied_to_is_saved(tiny, tmp_path):
+def test_tied_weight_is_saved_if_its_partner_is_missing(tiny, tmp_path):
     state = copied_state(tiny[0])
     del state[EMBEDDING]
     assert HEAD in saved_names(tiny[0], tmp_path, state_dict=state)
 
 
-def test_a_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
+def test_head_that_is_no_longer_tied_is_saved(tiny, tmp_path):
     model = deepcopy(tiny[0])
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)

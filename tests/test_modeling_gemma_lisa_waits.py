@@ -1,7 +1,7 @@
-"""A training step on the collator's batch never waits for the device.
+"""A training step on a batch of the collator needs no GPU synchronization.
 
-Shown on torch's meta device, whose tensors have no values: whoever needs one to go on fails there, or is recorded.
-`tests/end_to_end/test_gpu.py` shows the same on a GPU.
+The tests use the meta device, whose tensors have no values. An operation that needs a value fails or is recorded.
+`tests/end_to_end/test_gpu.py` tests the same on a GPU.
 """
 
 from copy import deepcopy
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gemma_lisa.collator import GemmaLisaCollator
 
 META = torch.device("meta")
-# On a GPU these read a value, or make a tensor whose size depends on values. multinomial checks what it is given.
+# On a GPU, these operations read a value, or make a tensor whose size depends on values. multinomial checks its input.
 WAITING = (
     "_is_all_true",
     "_local_scalar_dense",
@@ -32,11 +32,11 @@ WAITING = (
 
 
 class Waits(TorchDispatchMode):
-    """Records what would make the CPU wait for the device.
+    """Record operations that would make the CPU wait for the device.
 
     Attributes:
         found: names of operations on device tensors whose result depends on values.
-        copied: names of operations that take a tensor of the CPU to the device.
+        copied: names of operations that copy a CPU tensor to the device.
     """
 
     def __init__(self):
@@ -64,7 +64,7 @@ def on_meta(batch):
 
 @pytest.fixture
 def learning(tiny):
-    """A model in training mode with every part of the loss, on the meta device, and its processor."""
+    """A model with all losses in training mode on the meta device, and its processor."""
     model, processor = deepcopy(tiny)
     model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
     return model.to(META).train(), processor
@@ -74,7 +74,7 @@ KINDS = ("with_masks", "without_seg", "text_only", "mixed", "words_only")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_step_waits_for_nothing(learning, make_sample, kind):
+def test_training_step_has_no_gpu_synchronization(learning, make_sample, kind):
     model, processor = learning
     batch = on_meta(batches_of_all_kinds(processor, make_sample)[kind])
     counts = {"num_items_in_batch": torch.ones((), device=META), "num_masks_in_batch": torch.ones((), device=META)}
@@ -86,8 +86,8 @@ def test_a_training_step_waits_for_nothing(learning, make_sample, kind):
     assert all(parameter.grad is not None for parameter in model.seg_projector.parameters())
 
 
-def test_a_training_step_on_cached_embeddings_copies_nothing_to_the_device(learning, make_sample):
-    """SAM's encoder, which they spare, makes its relative positions on the CPU."""
+def test_training_step_with_cached_embeddings_copies_nothing_to_the_device(learning, make_sample):
+    """Without cached embeddings, SAM's encoder creates its relative positions on the CPU."""
     model, processor = learning
     batch = on_meta(batches_of_all_kinds(processor, make_sample)["with_masks"])
     batch["image_embeddings"] = model.encode_for_sam(batch.pop("sam_pixel_values")).detach()
@@ -96,15 +96,15 @@ def test_a_training_step_on_cached_embeddings_copies_nothing_to_the_device(learn
     assert waits.found == waits.copied == []
 
 
-def test_an_own_batch_needs_values_to_go_on(learning, make_sample):
-    """The test above can fail."""
+def test_batch_without_prepared_synchronizes(learning, make_sample):
+    """This shows that the tests above can fail."""
     model, processor = learning
     with pytest.raises((NotImplementedError, RuntimeError)):
         model(**on_meta(own_batch(processor, [make_sample(["It is {seg}."])])))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prepared_and_own_batches_give_the_same_bits(tiny, make_sample, kind):
+def test_batches_with_and_without_prepared_give_identical_results(tiny, make_sample, kind):
     model, processor = deepcopy(tiny)
     model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
     model.train()
@@ -126,7 +126,7 @@ def test_prepared_and_own_batches_give_the_same_bits(tiny, make_sample, kind):
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
-def test_both_forms_of_the_targets_are_refused_together(tiny, make_sample):
+def test_mask_labels_and_prepared_targets_together_are_an_error(tiny, make_sample):
     model, processor = tiny
     samples = [make_sample(["{seg}."])]
     batch = GemmaLisaCollator(processor)(samples) | {"mask_labels": own_batch(processor, samples)["mask_labels"]}
@@ -135,14 +135,14 @@ def test_both_forms_of_the_targets_are_refused_together(tiny, make_sample):
 
 
 @pytest.mark.parametrize("lost", ["mask_targets", "mask_sizes", "seg_positions"])
-def test_prepared_targets_that_do_not_belong_together_are_refused(tiny, make_sample, lost):
+def test_prepared_targets_that_do_not_match_are_an_error(tiny, make_sample, lost):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
     with pytest.raises(ValueError, match=r"\d \[SEG\] tokens but \d mask_targets and \d mask_sizes"):
         model(**with_prepared(batch, **{lost: getattr(batch["prepared"], lost)[:1]}))
 
 
-def test_prepared_targets_without_their_sizes_are_refused(tiny, make_sample):
+def test_prepared_targets_without_sizes_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
     with pytest.raises(ValueError, match="1 mask_targets and None mask_sizes"):
@@ -150,23 +150,23 @@ def test_prepared_targets_without_their_sizes_are_refused(tiny, make_sample):
 
 
 @pytest.mark.parametrize("of_model", [32, 1024])
-def test_targets_made_for_another_mask_loss_size_are_refused(tiny, make_sample, set_config, of_model):
+def test_targets_of_another_mask_loss_size_are_an_error(tiny, make_sample, set_config, of_model):
     model, processor = tiny
     set_config(model, mask_loss_size=of_model)
     batch = GemmaLisaCollator(processor, mask_loss_size=48)([make_sample(["{seg}."])])
-    said = rf"mask_loss_size=48, but the model has mask_loss_size={of_model}; .*processor, mask_loss_size={of_model}\)"
-    with pytest.raises(ValueError, match=said):
+    error_text = rf"mask_loss_size=48, but the model has mask_loss_size={of_model}. .*, mask_loss_size={of_model}\)"
+    with pytest.raises(ValueError, match=error_text):
         model(**batch)
 
 
-def test_image_positions_of_another_batch_are_refused(tiny, make_sample):
+def test_image_positions_of_another_batch_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["No."])])
     with pytest.raises(ValueError, match="image tokens but"):
         model(**with_prepared(batch, image_positions=batch["prepared"].image_positions[1:]))
 
 
-def test_rows_that_are_sliced_without_what_is_prepared_are_refused(tiny, make_sample):
+def test_sliced_rows_with_the_whole_prepared_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["Two."], with_image=False)] * 2)
     halved = {name: value if name == "prepared" else value[:1] for name, value in batch.items()}
@@ -174,12 +174,12 @@ def test_rows_that_are_sliced_without_what_is_prepared_are_refused(tiny, make_sa
         model(**halved)
 
 
-def test_arguments_that_would_have_no_effect_are_refused(tiny, make_sample):
+def test_prepared_arguments_without_effect_are_an_error(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
-    with pytest.raises(ValueError, match="prepared.learned_positions came without labels"):
+    with pytest.raises(ValueError, match="prepared.learned_positions needs labels"):
         model(**without(batch, "labels"))
-    with pytest.raises(ValueError, match="prepared.mask_sizes came without prepared.mask_targets"):
+    with pytest.raises(ValueError, match="prepared.mask_sizes needs prepared.mask_targets"):
         model(**with_prepared(batch, mask_targets=None))
     embeds = model.get_input_embeddings()(batch["input_ids"])
     with pytest.raises(ValueError, match="inputs_embeds cannot be combined with prepared.image_positions"):

@@ -1,4 +1,4 @@
-"""Questions behind one image, each as if it were alone; and where a batch has what."""
+"""Packed questions about one image are equal to separate rows; positions of tokens in a batch."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ LOSS_PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 def apart(sample):
-    """A sample's questions as samples of their own."""
+    """Return the questions of a sample as separate samples."""
     pairs = zip(sample["conversations"], sample["masks"], strict=True)
     return [{**sample, "conversations": [conversation], "masks": [masks]} for conversation, masks in pairs]
 
 
 def packed_and_plain(samples, processor):
-    """Samples with all their questions in one row, and with each in a row of its own, without question_ids."""
+    """Batches of the same samples: all questions in one row, and each in a separate row without question_ids."""
     collate = GemmaLisaCollator(processor)
     packed = collate(samples)
     plain = collate([question for sample in samples for question in apart(sample)])
@@ -36,7 +36,7 @@ def packed_and_plain(samples, processor):
 
 
 @both_states
-def test_packed_questions_equal_separate_rows(windowed, samples, set_config, seg_state):
+def test_packed_questions_are_equal_to_separate_rows(windowed, samples, set_config, seg_state):
     model, processor = windowed
     set_config(model, seg_state=seg_state)
     packed, plain = packed_and_plain(samples[:2], processor)
@@ -52,7 +52,7 @@ def test_packed_questions_equal_separate_rows(windowed, samples, set_config, seg
     assert together.seg_image_index.tolist() == [at // 5 for at in alone.seg_image_index.tolist()]
 
 
-def test_window_of_the_packed_test_is_short_enough_to_matter(windowed, samples, monkeypatch):
+def test_sliding_window_of_the_test_is_short_enough(windowed, samples, monkeypatch):
     model, processor = windowed
     packed, _ = packed_and_plain(samples[:1], processor)
     short = model(**packed).logits
@@ -60,7 +60,7 @@ def test_window_of_the_packed_test_is_short_enough_to_matter(windowed, samples, 
     assert (model(**packed).logits - short).abs().max() > 100 * TOLERANCE
 
 
-def test_packed_questions_equal_separate_rows_where_attention_is_eager(windowed, samples):
+def test_packed_questions_are_equal_to_separate_rows_with_eager_attention(windowed, samples):
     model, processor = windowed
     packed, plain = packed_and_plain(samples[:1], processor)
     model.set_attn_implementation("eager")
@@ -72,7 +72,7 @@ def test_packed_questions_equal_separate_rows_where_attention_is_eager(windowed,
     assert_close(together.pred_masks, alone.pred_masks)
 
 
-def test_packed_question_does_not_hear_the_others(windowed, make_sample):
+def test_packed_question_does_not_depend_on_the_others(windowed, make_sample):
     model, processor = windowed
     collate = GemmaLisaCollator(processor)
     batch = collate([make_sample(["It is {seg}.", "Here it is: {seg}."])])
@@ -85,15 +85,15 @@ def test_packed_question_does_not_hear_the_others(windowed, make_sample):
     assert (one[0] - two[0]).abs().max() > TOLERANCE
 
 
-def test_questions_are_refused_where_attention_takes_no_masks(tiny, make_sample, monkeypatch):
+def test_question_ids_with_unsupported_attention_are_an_error(tiny, make_sample, monkeypatch):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["No."])])
     monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
-    with pytest.raises(ValueError, match="question_ids need .* not 'flash_attention_2'"):
+    with pytest.raises(ValueError, match="question_ids need .* got 'flash_attention_2'"):
         model(**batch)
 
 
-def test_packed_questions_may_be_padded_left(tiny, samples):
+def test_packed_questions_can_be_padded_left(tiny, samples):
     model, processor = tiny
     right = own_batch(processor, samples[:2])
     num_pads = 7
@@ -117,11 +117,11 @@ def text_config(attention="sdpa", window=512):
 
 
 def seen(mask):
-    """A mask (1, 1, L, L) as a line of digits for each token."""
+    """Return a mask (1, 1, L, L) as one line of digits per token."""
     return ["".join(str(int(column)) for column in row) for row in mask[0, 0]]
 
 
-def test_a_question_sees_the_prefix_and_itself():
+def test_question_attends_to_the_prefix_and_itself():
     question_ids = torch.tensor([[0, 0, 1, 1, 2, 2]])
     no_image = torch.zeros_like(question_ids, dtype=torch.bool)
     masks, positions = isolate_questions(question_ids, no_image, text_config(), torch.float32)
@@ -130,21 +130,21 @@ def test_a_question_sees_the_prefix_and_itself():
     assert torch.equal(masks["sliding_attention"], masks["full_attention"])
 
 
-def test_a_window_counts_positions_and_not_columns():
+def test_sliding_window_counts_positions_and_not_columns():
     question_ids = torch.tensor([[0, 0, 1, 1, 2, 2]])
     no_image = torch.zeros_like(question_ids, dtype=torch.bool)
     masks, _ = isolate_questions(question_ids, no_image, text_config(window=2), torch.float32)
     assert seen(masks["sliding_attention"]) == ["100000", "110000", "011000", "001100", "010010", "000011"]
 
 
-def test_tokens_of_the_image_see_each_other():
+def test_image_tokens_attend_to_each_other():
     question_ids = torch.tensor([[0, 0, 0, 1]])
     is_image = torch.tensor([[False, True, True, False]])
     masks, _ = isolate_questions(question_ids, is_image, text_config(), torch.float32)
     assert seen(masks["full_attention"]) == ["1000", "1110", "1110", "1111"]
 
 
-def test_eager_attention_is_given_what_is_added_to_the_scores():
+def test_eager_attention_gets_additive_masks():
     question_ids = torch.tensor([[0, 1, 2]])
     no_image = torch.zeros_like(question_ids, dtype=torch.bool)
     as_bool, _ = isolate_questions(question_ids, no_image, text_config(), torch.bfloat16)
@@ -155,13 +155,13 @@ def test_eager_attention_is_given_what_is_added_to_the_scores():
         assert torch.equal(mask == 0, as_bool[name])
 
 
-def test_learned_tokens_are_those_that_predict_a_label():
+def test_learned_positions_are_those_that_predict_a_label():
     labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 7, 8], [5, IGNORE_INDEX, 6, IGNORE_INDEX]])
-    assert find_learned(labels).tolist() == [1, 2, 5]  # nothing predicts the first label of a row
+    assert find_learned(labels).tolist() == [1, 2, 5]  # no token predicts the first label of a row
     assert find_positions(labels != IGNORE_INDEX).tolist() == [2, 3, 4, 6]
 
 
-def test_images_are_counted_over_the_conversations_that_show_one():
+def test_image_index_counts_conversations_with_an_image():
     input_ids = torch.tensor([[1, 2, 3], [9, 9, 2], [1, 1, 1], [3, 9, 9]])
     images, has_image = images_of_rows(input_ids, image_token_id=9)
     assert has_image.tolist() == [False, True, False, True]

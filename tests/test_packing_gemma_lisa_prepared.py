@@ -1,4 +1,4 @@
-"""What is prepared of a batch goes whole through what moves, slices, pins and pickles batches."""
+"""`Prepared` stays complete when a batch is moved, sliced, pinned or pickled."""
 
 import pickle
 
@@ -49,7 +49,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("kind", ["text", "images"])
-def test_a_stream_that_accelerate_dispatches_has_the_loss_of_its_batch(tiny, samples_of, kind):
+def test_batch_dispatched_by_accelerate_has_the_same_loss(tiny, samples_of, kind):
     model, processor = tiny
     collate, samples = GemmaLisaCollator(processor), samples_of[kind]
     loader = Accelerator(cpu=True).prepare(DataLoader(Stream(samples), batch_size=2, collate_fn=collate))
@@ -60,19 +60,19 @@ def test_a_stream_that_accelerate_dispatches_has_the_loss_of_its_batch(tiny, sam
     assert torch.equal(found.loss, expected.loss) and torch.equal(found.logits, expected.logits)
 
 
-def test_slicing_by_rows_leaves_it_whole(prepared):
+def test_slicing_by_rows_does_not_change_prepared(prepared):
     batch = {"input_ids": torch.zeros(2, 3), "prepared": prepared}
     sliced = slice_tensors(batch, slice(0, 1))
     assert len(sliced["input_ids"]) == 1 and sliced["prepared"] is prepared
 
 
-def test_batches_are_not_joined_without_an_error(prepared):
-    """As by a dispatcher of several processes."""
+def test_concatenating_batches_is_an_error(prepared):
+    """Accelerate concatenates batches if it dispatches them to several processes."""
     with pytest.raises(TypeError, match="Can only concatenate tensors"):
         concatenate([{"prepared": prepared}] * 2)
 
 
-def test_accelerate_sends_it_to_the_device(prepared):
+def test_accelerate_moves_prepared_to_the_device(prepared):
     sent = send_to_device({"prepared": prepared}, torch.device("meta"), non_blocking=True)["prepared"]
     assert all(getattr(sent, name).is_meta for name in TENSORS)
     assert sent.shape == prepared.shape and not prepared.learned_positions.is_meta
@@ -85,7 +85,7 @@ def test_masks_for_metrics_stay_on_the_cpu(tiny, rows):
     assert sent.mask_targets.is_meta and not any(masks.is_meta for masks in sent.full_masks)
 
 
-def test_a_loader_pins_its_tensors(prepared, monkeypatch):
+def test_data_loader_pins_its_tensors(prepared, monkeypatch):
     pinned = []
 
     def watched(tensor, *_):
@@ -98,22 +98,22 @@ def test_a_loader_pins_its_tensors(prepared, monkeypatch):
     assert {id(tensor) for tensor in pinned} == {id(getattr(prepared, name)) for name in TENSORS}
 
 
-def test_it_survives_pickling_and_a_worker(tiny, samples_of, prepared):
+def test_prepared_is_unchanged_by_pickling_and_workers(tiny, samples_of, prepared):
     assert_equal(pickle.loads(pickle.dumps(prepared)), prepared)
     loader = DataLoader(samples_of["images"], batch_size=2, collate_fn=GemmaLisaCollator(tiny[1]), num_workers=1)
     (batch,) = loader
     assert_equal(batch["prepared"], prepared)
 
 
-def test_ddp_and_fsdp2_hand_it_on(prepared):
-    """The first moves arguments with `_recursive_to`, the second casts the leaves of a tree that are tensors."""
+def test_ddp_and_fsdp2_pass_prepared_on(prepared):
+    """DDP moves arguments with `_recursive_to`, and FSDP2 casts the tensors among the leaves of a tree."""
     (moved,) = _recursive_to({"prepared": prepared}, torch.device("cpu"), False)
     assert moved["prepared"] is prepared
     assert tree_leaves({"prepared": prepared}) == [prepared]
 
 
 @torch.no_grad()
-def test_a_batch_of_an_evaluation_goes_into_the_model_without_its_ids(tiny, rows):
+def test_model_accepts_an_evaluation_batch_without_sample_ids(tiny, rows):
     model, processor = tiny
     questions = EvaluationQuestions(rows, with_conversations=False)
     samples = [questions[0], questions[1]]

@@ -1,4 +1,4 @@
-"""The processor: batches of conversations, both images, saving and loading; nothing is fetched."""
+"""The processor: batches of conversations, images for Gemma and SAM, saving and loading, no network access."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.scripts.init_tiny import build_processor
 
 EXIF_ORIENTATION = 0x0112
-ROTATED = 6  # stored lying on its side; shown turned 90 degrees clockwise
+ROTATED = 6  # EXIF orientation: rotate the stored image 90 degrees clockwise
 SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (height, width) in pixels
 
 
@@ -23,7 +23,7 @@ SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (h
 # Several conversations
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("padding_side", [None, "left", "right"])
-def test_conversations_are_padded_left_unless_asked_otherwise(processor, make_conversation, make_picture, padding_side):
+def test_conversations_are_padded_left_by_default(processor, make_conversation, make_picture, padding_side):
     pictures = [make_picture(30, 50, seed=1), make_picture(64, 20, seed=2)]
     conversations = [
         make_conversation(("user", IMAGE, "the red circle"), picture=pictures[0]),
@@ -47,24 +47,24 @@ def test_conversations_are_padded_left_unless_asked_otherwise(processor, make_co
         assert torch.equal(batch[name], torch.cat([one[name] for one in alone if name in one]))
 
 
-def test_conversations_come_back_as_texts_as_many_as_they_were(processor, make_conversation):
+def test_text_output_has_one_text_per_conversation(processor, make_conversation):
     one = make_conversation(("user", "Q"))
     text = processor.apply_chat_template(one)
     assert processor.apply_chat_template([one]) == [text]
     assert processor.apply_chat_template([one, one]) == [text, text]
 
 
-def test_tokens_alone_are_given_when_no_dictionary_is_asked_for(processor, make_conversation):
+def test_return_dict_false_returns_token_ids(processor, make_conversation):
     ids = processor.apply_chat_template(make_conversation(("user", "Q")), tokenize=True)
     assert torch.equal(ids, encode(processor, make_conversation(("user", "Q")))["input_ids"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def no_network(monkeypatch):
-    """The attempts to reach the network, each of which fails."""
+    """Attempts to access the network, all of which fail."""
     attempts = []
 
     def attempt(*args, **options):
@@ -92,7 +92,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("key", ["image", "url", "path", "base64", "image_url"])
-def test_nothing_is_fetched_for_a_conversation(tiny, no_network, address, key):
+def test_urls_in_a_conversation_are_not_fetched(tiny, no_network, address, key):
     model, processor = tiny
     for value in (address, {"url": address}):
         part = {"type": "image_url" if key == "image_url" else "image", key: value}
@@ -102,13 +102,13 @@ def test_nothing_is_fetched_for_a_conversation(tiny, no_network, address, key):
         if key == "image_url":
             with pytest.raises(ValueError, match="image_url"):
                 processor.apply_chat_template(conversation, tokenize=False)
-        else:  # pixels are not looked at
+        else:  # pixels are not read
             assert processor.apply_chat_template(conversation, tokenize=False).count("<start_of_image>") == 1
     assert not no_network
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_nothing_is_fetched_for_an_image(tiny, no_network, address):
+def test_urls_of_images_are_not_fetched(tiny, no_network, address):
     model, processor = tiny
     pipe = ReasoningSegmentationPipeline(model=model, processor=processor, device="cpu")
     for images in (address, [address], [[address]], [{"url": address}]):
@@ -128,7 +128,7 @@ def test_nothing_is_fetched_for_an_image(tiny, no_network, address):
     assert not no_network
 
 
-def test_tokenizer_without_seg_is_refused(processor):
+def test_tokenizer_without_seg_is_an_error(processor):
     parts = (processor.image_processor, processor.tokenizer, processor.sam_image_processor)
     with pytest.raises(ValueError, match=r"no token \[MASK\].*init_checkpoint"):
         GemmaLisaProcessor(*parts, seg_token="[MASK]")
@@ -147,13 +147,13 @@ def made():
 
 @pytest.fixture(scope="module")
 def loaded(made, tmp_path_factory):
-    """`made`, saved and loaded."""
+    """`made` after saving and loading."""
     folder = tmp_path_factory.mktemp("processor")
     made.save_pretrained(folder)
     return GemmaLisaProcessor.from_pretrained(folder)
 
 
-def test_system_prompt_is_kept_and_applied(loaded, make_conversation):
+def test_system_prompt_is_saved_and_applied(loaded, make_conversation):
     assert loaded.system_prompt == "Point at things."
     turns = [("user", IMAGE, "Q"), ("assistant", "A")]
     expected = f"<bos>{USER}Point at things.\n\n<start_of_image>Q{END}{MODEL}A{END}"
@@ -164,27 +164,27 @@ def test_system_prompt_is_kept_and_applied(loaded, make_conversation):
     assert encoded == ids.tolist()
 
 
-def test_system_turn_of_a_conversation_is_taken_instead_of_the_prompt(loaded, make_conversation):
+def test_system_turn_of_a_conversation_replaces_the_system_prompt(loaded, make_conversation):
     turns = [("system", "SYS"), ("user", "Q")]
     expected = f"<bos>{USER}SYS\n\nQ{END}"
     assert loaded.apply_chat_template(make_conversation(*turns)) == expected
     assert decode(loaded, encode(loaded, make_conversation(*turns))["input_ids"][0]) == expected
 
 
-def test_conversation_is_not_changed_by_reading_it(loaded, make_conversation):
+def test_conversation_is_not_modified(loaded, make_conversation):
     conversation = make_conversation(("user", IMAGE, "[SEG]"))
     before = [{**message, "content": [dict(part) for part in message["content"]]} for message in conversation]
     encode(loaded, conversation)
     assert conversation == before
 
 
-def test_image_processors_are_the_pil_ones_also_after_loading(loaded, processor):
+def test_image_processors_are_the_pil_versions_after_loading(loaded, processor):
     for one in (loaded, processor):
         assert type(one.image_processor) is Gemma3ImageProcessorPil
         assert type(one.sam_image_processor) is SamImageProcessorPil
 
 
-def test_image_processors_are_the_pil_ones_whatever_comes(processor):
+def test_image_processors_are_converted_to_the_pil_versions(processor):
     class OtherGemma(Gemma3ImageProcessorPil):
         pass
 
@@ -201,7 +201,7 @@ def test_image_processors_are_the_pil_ones_whatever_comes(processor):
     assert made.sam_image_processor.pad_size == processor.sam_image_processor.pad_size
 
 
-def test_loaded_processor_gives_the_same(made, loaded, make_conversation):
+def test_loaded_processor_gives_the_same_results(made, loaded, make_conversation):
     conversation = make_conversation(("user", IMAGE, "the [SEG]"), ("assistant", "It is [SEG]."))
     one, two = (encode(p, conversation, return_assistant_tokens_mask=True) for p in (made, loaded))
     assert one.keys() == two.keys()
@@ -213,7 +213,7 @@ def test_loaded_processor_gives_the_same(made, loaded, make_conversation):
 # ---------------------------------------------------------------------------------------------------------------------
 # Images
 # ---------------------------------------------------------------------------------------------------------------------
-def test_orientation_is_applied_before_sizes_are_taken(processor, make_picture, tmp_path):
+def test_orientation_is_applied_before_sizes_are_measured(processor, make_picture, tmp_path):
     upright = make_picture(60, 40)
     lying = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -227,7 +227,7 @@ def test_orientation_is_applied_before_sizes_are_taken(processor, make_picture, 
             assert torch.equal(encoded[name], expected[name])
 
 
-def test_image_may_be_a_path_in_a_conversation(processor, make_conversation, make_picture, tmp_path):
+def test_image_of_a_conversation_can_be_a_path(processor, make_conversation, make_picture, tmp_path):
     make_picture(20, 30).save(tmp_path / "photo.png")
     by_path = make_conversation(("user", IMAGE, "Q"), picture=str(tmp_path / "photo.png"))
     by_picture = make_conversation(("user", IMAGE, "Q"), picture=make_picture(20, 30))
@@ -239,7 +239,7 @@ def test_image_may_be_a_path_in_a_conversation(processor, make_conversation, mak
         assert torch.equal(called[name], two[name])
 
 
-def test_sam_image_keeps_its_shape_and_is_padded_right_and_below(processor, make_picture):
+def test_sam_image_keeps_its_aspect_ratio_and_is_padded_right_and_below(processor, make_picture):
     encoded = processor.encode_images([make_picture(*size) for size in SIZES.values()])
     assert encoded["original_sizes"].tolist() == [list(size) for size in SIZES.values()]
     assert encoded["reshaped_input_sizes"].tolist() == [[31, 64], [64, 22], [64, 64]]
@@ -250,7 +250,7 @@ def test_sam_image_keeps_its_shape_and_is_padded_right_and_below(processor, make
         assert pixels[:, :height, :width].any(0).float().mean() > 0.99
 
 
-def test_images_may_be_left_as_bytes_and_are_normalized_once(processor, make_picture):
+def test_images_can_stay_uint8_and_are_normalized_once(processor, make_picture):
     pictures = [make_picture(*size) for size in SIZES.values()]
     encoded, left = processor.encode_images(pictures), processor.encode_images(pictures, as_bytes=True)
     for name in ("pixel_values", "sam_pixel_values"):

@@ -1,4 +1,4 @@
-"""Answers: masks at the sizes of their images, and the words, read from the model's tokens."""
+"""Answers: masks of the image sizes, and texts, phrases and status from the generated tokens."""
 
 import numpy as np
 import pytest
@@ -12,26 +12,26 @@ SIZES = {"landscape": (48, 100), "portrait": (90, 31), "square": (70, 70)}  # (h
 
 
 def output_of(processor, inputs, answers, image_of=(), side=32, seed=0):
-    """A SegmentOutput in which the model said the answers; image_of: the image of each mask."""
-    spoken = [processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
-    length = max(map(len, spoken))
-    spoken = [ids + [processor.tokenizer.pad_token_id] * (length - len(ids)) for ids in spoken]
+    """Return a SegmentOutput with these answers; image_of: index of the image of each mask."""
+    tokens = [processor.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+    length = max(map(len, tokens))
+    tokens = [ids + [processor.tokenizer.pad_token_id] * (length - len(ids)) for ids in tokens]
     generator = torch.Generator().manual_seed(seed)
     count = len(image_of)
     return SegmentOutput(
-        sequences=torch.cat([inputs["input_ids"], torch.tensor(spoken)], dim=1),
+        sequences=torch.cat([inputs["input_ids"], torch.tensor(tokens)], dim=1),
         pred_masks=torch.randn(count, side, side, generator=generator),
         iou_scores=torch.rand(count, generator=generator),
         seg_image_index=torch.tensor(image_of, dtype=torch.long),
     )
 
 
-def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, make_conversation, make_picture):
+def test_masks_have_the_sizes_of_their_images_and_are_equal_to_sams(processor, make_conversation, make_picture):
     conversations = [make_conversation(("user", IMAGE, "Q"), picture=make_picture(*size)) for size in SIZES.values()]
     conversations.insert(1, make_conversation(("user", "Q")))
     inputs = encode(processor, conversations, add_generation_prompt=True)
-    said = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
-    output = output_of(processor, inputs, said, image_of=[0, 0, 1, 2])
+    generated = ["[SEG] [SEG]<end_of_turn>", "Hi.<end_of_turn>", "[SEG]<end_of_turn>", "[SEG]<end_of_turn>"]
+    output = output_of(processor, inputs, generated, image_of=[0, 0, 1, 2])
     answers = processor.post_process_segmentation(output, inputs)
     assert len(answers) == 4 and answers[1]["masks"].shape == (0, 0, 0) and answers[1]["scores"].shape == (0,)
 
@@ -56,7 +56,7 @@ def test_masks_come_at_the_sizes_of_their_images_as_sam_makes_them(processor, ma
         assert torch.equal(own, logits[:, 0])
 
 
-def test_threshold_is_one_of_logits(processor, make_conversation):
+def test_threshold_applies_to_logits(processor, make_conversation):
     inputs = encode(processor, make_conversation(("user", IMAGE, "Q")))
     output = output_of(processor, inputs, ["[SEG]"], image_of=[0])
     logits = processor.masks_to_image(output.pred_masks, (64, 64), (64, 64))
@@ -77,7 +77,7 @@ def test_masks_can_be_encoded_one_at_a_time(processor, make_conversation, make_p
 
 
 WORDS = {
-    # said: (text, raw_text, phrases, complete)
+    # generated: (text, raw_text, phrases, complete)
     "It is [SEG].<end_of_turn>": ("It is.", "It is [SEG].", [""], True),
     "It is [SEG], a red circle.<end_of_turn>": (
         "It is, a red circle.",
@@ -123,18 +123,47 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("said", WORDS)
-def test_words_of_an_answer_are_told_from_its_tokens(processor, make_conversation, said):
+@pytest.mark.parametrize("generated", WORDS)
+def test_text_and_phrases_of_an_answer_are_read_from_its_tokens(processor, make_conversation, generated):
     inputs = encode(processor, make_conversation(("user", IMAGE, "Q")), add_generation_prompt=True)
-    text, raw_text, phrases, complete = WORDS[said]
-    output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
+    text, raw_text, phrases, complete = WORDS[generated]
+    output = output_of(processor, inputs, [generated], image_of=[0] * len(phrases))
     (answer,) = processor.post_process_segmentation(output, inputs)
-    assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete"}
-    assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[said]
+    assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete", "status"}
+    assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[generated]
     assert answer["masks"].shape == (len(phrases), 64, 64) and answer["scores"].shape == (len(phrases),)
 
 
-def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):
+STATUSES = {
+    # answer: (logit of each mask, score of each mask, status)
+    "It is [SEG].<end_of_turn>": ([1.0], [0.9], "found"),
+    "[SEG]<end_of_turn>": ([1.0], [0.4], "low confidence"),
+    "It is [SEG], a cup.<end_of_turn>": ([-1.0], [0.9], "nothing found"),
+    "They are [SEG] and [SEG].<end_of_turn>": ([-1.0, 1.0], [0.1, 0.9], "found"),
+    "It is [SEG] and": ([1.0], [0.9], "incomplete"),
+    "It is [SEG] a a a cup.<end_of_turn>": ([1.0], [0.9], "incomplete"),
+    "No, I see none.<end_of_turn>": ([], [], "not there"),
+    "No, I I I see none.<end_of_turn>": ([], [], "incomplete"),
+    "2.<end_of_turn>": ([], [], "text only"),
+}
+
+
+@pytest.mark.parametrize("encode_mask", [None, lambda mask: "encoded"], ids=["tensors", "encoded"])
+def test_status_of_an_answer_follows_from_its_masks_and_scores(processor, make_conversation, encode_mask):
+    inputs = encode(processor, [make_conversation(("user", IMAGE, "Q"))] * len(STATUSES), add_generation_prompt=True)
+    images = [image for image, (logits, _, _) in enumerate(STATUSES.values()) for _ in logits]
+    output = output_of(processor, inputs, list(STATUSES), image_of=images)
+    for at, (logit, score) in enumerate(
+        pair for logits, scores, _ in STATUSES.values() for pair in zip(logits, scores, strict=True)
+    ):
+        output.pred_masks[at], output.iou_scores[at] = logit, score
+    answers = processor.post_process_segmentation(output, inputs, encode_mask=encode_mask)
+    assert [answer["status"] for answer in answers] == [status for _, _, status in STATUSES.values()]
+    assert [len(answer["masks"]) for answer in answers] == [len(logits) for logits, _, _ in STATUSES.values()]
+    assert all(answer["complete"] == (answer["status"] != "incomplete") for answer in answers)
+
+
+def test_earlier_turns_are_not_part_of_the_answer(processor, make_conversation):
     conversation = make_conversation(("user", IMAGE, "Q"), ("assistant", "It is [SEG]."), ("user", "R"))
     inputs = encode(processor, [conversation, make_conversation(("user", "Hi"))], add_generation_prompt=True)
     output = output_of(processor, inputs, ["No.<end_of_turn>", "Hello there.<end_of_turn>"])
@@ -143,7 +172,7 @@ def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):
     assert first["masks"].shape == (0, 64, 64)
 
 
-def test_answers_of_the_model_are_read_whole(tiny, make_conversation, make_picture):
+def test_answers_of_a_batch_have_masks_of_their_image_sizes(tiny, make_conversation, make_picture):
     model, processor = tiny
     conversations = [
         make_conversation(("user", IMAGE, "the red circle"), picture=make_picture(30, 50)),
@@ -166,14 +195,14 @@ UNITS += [
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
-    """The cubic pattern took 114 s for 4,000 blanks."""
+def test_long_answer_is_read_in_linear_time(processor, unit, no_hang, monkeypatch):
+    """A cubic pattern took 114 s for 4,000 spaces."""
     long = unit * (LONG // len(unit))
-    said = {}
-    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: said[ids[0]])
+    generated = {}
+    monkeypatch.setattr(processor.tokenizer, "decode", lambda ids, **options: generated[ids[0]])
     sure, one, other = range(300, 303)  # tokens of words
     for texts in (("Sure, ", long, long), ("Sure, ", f"{long}x", f"x{long}x"), (long, f",{long}x", f"and{long}x")):
-        said |= zip((sure, one, other), texts, strict=True)
+        generated |= zip((sure, one, other), texts, strict=True)
         seg = processor.seg_token_id
         answer = processor.read_answer([sure, seg, one, seg, other, seg, sure])
         assert len(answer["phrases"]) == 3 and not answer["complete"]

@@ -1,4 +1,4 @@
-"""A conversation about one image, whose keys and values are kept, says what the same conversation says read anew."""
+"""A session with its KV cache gives the same answers as stateless calls with the same conversation."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,14 +50,14 @@ def turn(question, image=None):
 
 
 def assert_same(answer, expected):
-    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete")} == {
-        name: expected[name] for name in ("text", "raw_text", "phrases", "complete")
+    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete", "status")} == {
+        name: expected[name] for name in ("text", "raw_text", "phrases", "complete", "status")
     }
     assert torch.equal(answer["masks"], expected["masks"])
     torch.testing.assert_close(answer["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
 
 
-def test_ten_questions_of_a_session_equal_ten_stateless_calls(example, session):
+def test_ten_questions_of_a_session_are_equal_to_ten_stateless_calls(example, session):
     model, processor = example
     messages, pointed_at = [], 0
     for question in QUESTIONS:
@@ -73,7 +73,7 @@ def test_ten_questions_of_a_session_equal_ten_stateless_calls(example, session):
     assert [message["role"] for message in session.messages] == [message["role"] for message in messages]
 
 
-def test_a_question_after_forget_is_the_first_one(example, session):
+def test_question_after_forget_starts_a_new_conversation(example, session):
     model, processor = example
     for question in QUESTIONS[:3]:
         answer = session.ask(question)
@@ -82,7 +82,7 @@ def test_a_question_after_forget_is_the_first_one(example, session):
         assert session.messages == [] and session.pointed_at == []
 
 
-def test_what_is_read_once_is_not_read_again(example, session, monkeypatch):
+def test_session_never_processes_tokens_or_the_image_twice(example, session, monkeypatch):
     model, _ = example
     read, encoded = [], []
     gemma = model.model
@@ -92,38 +92,38 @@ def test_what_is_read_once_is_not_read_again(example, session, monkeypatch):
     for question in ("the red circle", "all the blue triangles"):
         read.clear()
         session.ask(question)
-        assert 0 < sum(read) < 60, "the image has 64 tokens, and was read when the session began"
+        assert 0 < sum(read) < 60, "the image has 64 tokens, which were processed at the start of the session"
     assert encoded == []
 
 
 @pytest.mark.parametrize("seg_state", ["token", "previous"])
-def test_what_was_said_before_is_read_together(windowed, make_picture, seg_state, monkeypatch):
+def test_repeated_answers_are_guessed_and_need_fewer_passes(windowed, make_picture, seg_state, monkeypatch):
     model, processor = windowed
     monkeypatch.setattr(model.config, "seg_state", seg_state)
     picture = make_picture(40, 60)
-    talk = model.start(picture, processor)
+    session = model.start(picture, processor)
     read, messages, reads = [], [], []
-    monkeypatch.setattr(talk, "_read", counted(talk._read, None, read))
+    monkeypatch.setattr(session, "_read", counted(session._read, None, read))
     for name in ("cup", "cup", "jug"):
         answer = f"It is [SEG], a {name}."
         script = [*processor.tokenizer.encode(answer, add_special_tokens=False), model.stop_token_ids[-1]]
         messages.append(turn(f"the {name}", None if messages else picture))
         read.clear()
-        found = both_say(script, talk, messages)
+        found = ask_both(script, session, messages)
         reads.append(len(read))
         assert found["raw_text"] == answer and found["complete"] and len(found["masks"]) == 1
         messages.append({"role": "assistant", "content": answer})
     assert 8 < len(script) <= 2 * MAX_GUESSED
-    assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, so many tokens at once"
-    assert 2 <= reads[2] < reads[0], "another is guessed as far as it is the same"
+    assert reads[0] > 5 and reads[1] <= 3, "the same answer as before is guessed, several tokens at once"
+    assert 2 <= reads[2] < reads[0], "another answer is guessed up to the first difference"
 
 
-def test_the_tokens_of_an_image_are_no_guess(windowed, make_picture):
+def test_image_tokens_are_never_guessed(windowed, make_picture):
     model, processor = windowed
     picture = make_picture(40, 60)
     it = processor.tokenizer.encode(" it", add_special_tokens=False)
     script = [*it, model.config.boi_token_index, *it, model.stop_token_ids[-1]]
-    both_say(script, model.start(picture, processor), [turn("the cup", picture)])
+    ask_both(script, model.start(picture, processor), [turn("the cup", picture)])
 
 
 def counted(forward, name, counts):
@@ -135,50 +135,52 @@ def counted(forward, name, counts):
 
 
 @pytest.mark.parametrize("seg_state", ["token", "previous"])
-def test_sessions_that_outgrow_the_sliding_window_equal_stateless_calls(windowed, make_picture, seg_state, monkeypatch):
+def test_sessions_longer_than_the_sliding_window_are_equal_to_stateless_calls(
+    windowed, make_picture, seg_state, monkeypatch
+):
     model, processor = windowed
     monkeypatch.setattr(model.config, "seg_state", seg_state)
     picture = make_picture(40, 60)
-    talk = model.start(picture, processor)
+    session = model.start(picture, processor)
     messages = []
     for question, answer in (("the red circle", "It is [SEG]."), ("and the square", "[SEG] and [SEG]"), ("why", "So.")):
         messages.append(turn(question, None if messages else picture))
         script = processor.tokenizer.encode(answer, add_special_tokens=False)
-        # Cut off at its last token: in the second answer that is [SEG]
-        found = both_say(script, talk, messages, max_new_tokens=len(script))
+        # Cut off at the last token, which is [SEG] in the second answer
+        found = ask_both(script, session, messages, max_new_tokens=len(script))
         assert found["raw_text"] == answer and not found["complete"]
         assert len(found["masks"]) == answer.count("[SEG]")
         messages.append({"role": "assistant", "content": answer})
 
 
-def both_say(script, talk, messages, **options):
-    """What a session makes of a script, and a stateless call with the same conversation: it must be one."""
-    with scripted(talk.model, script):
-        found = talk.ask(messages[-1]["content"][-1]["text"], **options)
-    with scripted(talk.model, script):
-        expected, _ = stateless(talk.model, talk.processor, messages, **options)
+def ask_both(script, session, messages, **options):
+    """Return a session's answer for a script, after checking that it is equal to that of a stateless call."""
+    with scripted(session.model, script):
+        found = session.ask(messages[-1]["content"][-1]["text"], **options)
+    with scripted(session.model, script):
+        expected, _ = stateless(session.model, session.processor, messages, **options)
     assert_same(found, expected)
     return found
 
 
 @contextmanager
 def scripted(model, script):
-    """Makes the model say these tokens, whatever it sees."""
+    """Make the model generate these tokens for every input."""
     steps = iter(script)
 
-    def say(module, inputs, output):
+    def force(module, inputs, output):
         logits = torch.zeros_like(output)
         logits[:, -1, next(steps)] = 1
         return logits
 
-    hook = model.lm_head.register_forward_hook(say)
+    hook = model.lm_head.register_forward_hook(force)
     try:
         yield
     finally:
         hook.remove()
 
 
-def test_an_answer_grows_token_by_token_and_its_masks_come_with_their_seg(session):
+def test_streamed_answer_grows_by_tokens_and_masks_appear_with_their_seg(session):
     states = list(session.stream("all the blue triangles"))
     assert len(states) > 5 and states[-1]["complete"] and not states[0]["complete"]
     for before, after in zip(states, states[1:], strict=False):
@@ -188,7 +190,7 @@ def test_an_answer_grows_token_by_token_and_its_masks_come_with_their_seg(sessio
     assert all(len(state["masks"]) == state["raw_text"].count("[SEG]") == len(state["phrases"]) for state in states)
 
 
-def test_who_stops_listening_has_not_asked(session):
+def test_stopping_a_stream_early_discards_the_turn(session):
     expected = session.ask("the red circle")
     session.forget()
     listening = session.stream("all the blue triangles")
@@ -198,7 +200,7 @@ def test_who_stops_listening_has_not_asked(session):
     assert_same(session.ask("the red circle"), expected)
 
 
-def test_a_session_outlives_an_error_in_the_middle_of_the_model(example, session, monkeypatch):
+def test_session_continues_after_an_error_inside_the_model(example, session, monkeypatch):
     model, _ = example
     expected = session.ask("the red circle")
     session.forget()
@@ -210,7 +212,7 @@ def test_a_session_outlives_an_error_in_the_middle_of_the_model(example, session
     assert_same(session.ask("the red circle"), expected)
 
 
-def test_a_correction_changes_its_mask_only_and_is_remembered(session):
+def test_correction_changes_only_its_mask_and_is_stored(session):
     session.ask("all the blue triangles")
     before = [kept.logits.clone() for kept in session.pointed_at]
     mask, score = session.correct(1, points=[(4, 4, 0)])
@@ -222,7 +224,7 @@ def test_a_correction_changes_its_mask_only_and_is_remembered(session):
     assert session.pointed_at[1].box == (2, 2, 120, 120)
 
 
-def test_prompts_by_hand_equal_those_of_segment(example, session):
+def test_points_and_boxes_are_equal_to_those_of_segment(example, session):
     model, processor = example
     hints = {"points": [(60, 60, 1), (5, 100, 0)], "box": (10, 20, 90, 110)}
     answer = session.ask("the red circle", **hints)
@@ -233,61 +235,61 @@ def test_prompts_by_hand_equal_those_of_segment(example, session):
 
 
 @pytest.mark.parametrize(
-    ("call", "complaint"),
+    ("call", "error_text"),
     [
         (lambda session: session.ask("  \n"), "question is empty"),
-        (lambda session: session.ask("it", points=[(3, 500, 1)]), "not all inside the image of 128 × 128"),
-        (lambda session: session.ask("it", points=[(3, 5, 7)]), "labels of points"),
+        (lambda session: session.ask("it", points=[(3, 500, 1)]), "must be inside the image of 128 × 128"),
+        (lambda session: session.ask("it", points=[(3, 5, 7)]), "label of a point must be 1 .* got"),
         (lambda session: session.ask("it", points=[(3, 5)]), "x, y and label"),
-        (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right and bottom"),
-        (lambda session: session.ask("it", max_new_tokens=0), "max_new_tokens is 0"),
-        (lambda session: session.correct(0, points=[(1, 1, 1)]), "There is no mask 0; there are 0"),
+        (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right, bottom"),
+        (lambda session: session.ask("it", max_new_tokens=0), "max_new_tokens must be at least 1, got 0"),
+        (lambda session: session.correct(0, points=[(1, 1, 1)]), "has 0 masks, .* so mask 0 does not exist"),
     ],
 )
-def test_what_cannot_be_asked_is_said_and_changes_nothing(session, call, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_question_is_an_error_and_changes_nothing(session, call, error_text):
+    with pytest.raises(ValueError, match=error_text):
         call(session)
     assert session.messages == []
 
 
 @pytest.mark.parametrize("points", [None, [], np.zeros((0, 3))])
-def test_a_correction_needs_something_to_go_by(session, points):
+def test_correction_without_points_and_box_is_an_error(session, points):
     session.ask("the red circle")
-    with pytest.raises(ValueError, match="give points or a box"):
+    with pytest.raises(ValueError, match="Pass points or a box"):
         session.correct(0, points=points)
 
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_points_come_in_lists_arrays_and_tensors(session, kind):
+def test_points_can_be_lists_arrays_or_tensors(session, kind):
     answer = session.ask("the red circle", points=kind([[40, 108, 1]]))
     assert len(answer["masks"]) == 1
     session.correct(0, points=kind([[3, 4, 0]]))
     assert session.pointed_at[0].points == [(40, 108, 1), (3, 4, 0)]
 
 
-def test_points_begin_from_the_mask_and_a_box_begins_anew(session, monkeypatch):
+def test_points_refine_the_mask_and_a_box_starts_again(session, monkeypatch):
     session.ask("the red circle")
     given, decode = [], session_gemma_lisa.decode_masks
 
-    def watched(*args, mask_inputs=None, **options):
+    def recorded(*args, mask_inputs=None, **options):
         given.append(mask_inputs is not None)
         return decode(*args, mask_inputs=mask_inputs, **options)
 
-    monkeypatch.setattr(session_gemma_lisa, "decode_masks", watched)
+    monkeypatch.setattr(session_gemma_lisa, "decode_masks", recorded)
     session.correct(0, points=[(3, 4, 0)])
     session.correct(0, box=(20, 80, 70, 126))
     session.correct(0, points=[(40, 108, 1)])
     assert given == [True, False, True]
 
 
-def test_a_picture_that_is_none_is_refused(example, tmp_path):
+def test_file_that_is_not_an_image_is_an_error(example, tmp_path):
     model, processor = example
     (tmp_path / "notes.png").write_text("no picture", encoding="utf-8")
     with pytest.raises(ValueError, match="notes.png cannot be read"):
         model.start(tmp_path / "notes.png", processor)
 
 
-def test_pictures_of_any_shape_keep_their_size(example):
+def test_masks_have_the_size_of_any_image(example):
     model, processor = example
-    talk = model.start(Image.fromarray(np.full((50, 200, 3), 90, dtype=np.uint8)), processor)
-    assert talk.ask("the red circle")["masks"].shape[1:] == (50, 200)
+    session = model.start(Image.fromarray(np.full((50, 200, 3), 90, dtype=np.uint8)), processor)
+    assert session.ask("the red circle")["masks"].shape[1:] == (50, 200)

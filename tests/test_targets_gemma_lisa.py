@@ -1,4 +1,4 @@
-"""The right masks of a batch, and what is simulated from them: clicks where a mask is wrong, boxes, their loss."""
+"""The target masks of a batch, simulated clicks and boxes, and their losses."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ PROMPTS = ("point_embed", "not_a_point_embed", "mask_embed", "no_mask_embed")
 
 @pytest.fixture
 def targets():
-    """Two things of a 20 × 40 image that SAM sees as 32 × 64 in a square of 64; the second has a pixel not counted."""
+    """Two objects of a 20 × 40 image, resized to 32 × 64 in SAM's square. The second has an ignored pixel."""
     masks = torch.zeros(2, 20, 40, dtype=torch.uint8)
     masks[0, 5:10, 10:30] = 1
     masks[1, 0:3, 0:4] = 1
@@ -28,24 +28,24 @@ def logits_of(targets):
     return torch.where(targets.labels == 1, 5.0, -5.0)
 
 
-def test_a_click_lies_on_a_wrong_pixel_and_says_what_is_right_there(targets):
+def test_click_is_on_a_wrong_pixel_and_has_the_right_label(targets):
     logits = logits_of(targets)
-    logits[0, 7, 12] = -5.0  # of the thing, and missed
-    logits[1, 18, 20] = 5.0  # beside it, and taken for it
-    logits[1, 15, 35] = 5.0  # not counted: never clicked on
+    logits[0, 7, 12] = -5.0  # false negative
+    logits[1, 18, 20] = 5.0  # false positive
+    logits[1, 15, 35] = 5.0  # ignored, so there is never a click
     for _ in range(20):
         (first, second) = targets.clicks(logits)[:, 0].tolist()
         assert first == pytest.approx([12 * 1.6, 7 * 1.6, 1.0])
         assert second == pytest.approx([20 * 1.6, 18 * 1.6, 0.0])
 
 
-def test_where_nothing_is_wrong_the_click_lies_on_the_thing(targets):
+def test_click_is_on_the_object_if_no_pixel_is_wrong(targets):
     places = {tuple(targets.clicks(logits_of(targets))[1, 0].tolist()) for _ in range(40)}
     assert len(places) > 3
     assert all(x < 4 * 1.6 and y < 3 * 1.6 and label == 1.0 for x, y, label in places)
 
 
-def test_boxes_surround_the_things_roughly_and_stay_in_the_image(targets):
+def test_boxes_surround_the_objects_with_noise_and_stay_in_the_image(targets):
     drawn = torch.stack([targets.boxes() for _ in range(200)])  # (200, 2, 4)
     assert (drawn >= 0).all() and (drawn <= torch.tensor([64.0, 32.0, 64.0, 32.0])).all()
     exact = torch.tensor([10.0, 5.0, 30.0, 10.0]) * 1.6
@@ -53,7 +53,7 @@ def test_boxes_surround_the_things_roughly_and_stay_in_the_image(targets):
     assert drawn[:, 0].std(dim=0).min() > 0.5
 
 
-def test_a_thing_without_a_counted_pixel_has_the_whole_image_for_its_box():
+def test_box_of_an_empty_target_is_the_whole_image():
     masks = torch.zeros(1, 20, 40, dtype=torch.uint8)
     targets = MaskTargets(*pad_masks([masks], 1024), torch.tensor([[32, 64]]), side=64)
     boxes = torch.stack([targets.boxes()[0] for _ in range(50)])
@@ -81,7 +81,7 @@ def prompt_gradients(model):
     }
 
 
-def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(learning, make_sample):
+def test_prompted_loss_is_part_of_the_loss_and_trains_the_prompt_encoder(learning, make_sample):
     model, processor = learning
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
     output = model(**batch)
@@ -92,14 +92,14 @@ def test_the_loss_after_prompts_is_part_of_the_whole_and_teaches_sams_prompts(le
     output.loss.backward()
     gradients = prompt_gradients(model)
     assert len(gradients) >= 12 and all(gradient is not None for gradient in gradients.values())
-    for _ in range(8):  # clicks beside the thing and on it, with any words
+    for _ in range(8):  # foreground and background clicks with all kinds of [SEG] states
         model(**batch).loss.backward()
     moved = {name.split(".")[0] for name, gradient in gradients.items() if gradient.abs().sum() > 0}
     assert moved == set(PROMPTS)
 
 
 @pytest.mark.parametrize("answers", [["No, I see none."], None])
-def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, answers):
+def test_batch_without_masks_gives_zero_gradients_to_the_prompt_encoder(learning, make_sample, answers):
     model, processor = learning
     sample = make_sample(answers or ["Yes."], with_image=answers is not None)
     output = model(**GemmaLisaCollator(processor)([sample]))
@@ -108,10 +108,10 @@ def test_a_batch_without_masks_touches_the_prompts_too(learning, make_sample, an
     assert all(gradient is not None and not gradient.any() for gradient in prompt_gradients(model).values())
 
 
-@pytest.mark.parametrize("said", SEG_STATES)
-def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_sample, monkeypatch, said):
+@pytest.mark.parametrize("seg_state", SEG_STATES)
+def test_simulated_prompts_use_the_drawn_seg_state(learning, make_sample, monkeypatch, seg_state):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(seg_state)))
     decode, calls = model._decode_masks, []
 
     def spy(seg, **prompts):
@@ -127,34 +127,34 @@ def test_simulated_prompts_come_with_the_seg_state_that_is_drawn(learning, make_
         {"boxes"},
         {"points", "mask_inputs"},
     ]
-    for told, _ in (point, box, correction):
-        expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[said]
-        torch.testing.assert_close(told, expected)
+    for used, _ in (point, box, correction):
+        expected = {"own": states, "other": states.roll(1, dims=0), "none": torch.zeros_like(states)}[seg_state]
+        torch.testing.assert_close(used, expected)
     masks = batch["prepared"].mask_targets
     for number, (x, y, label) in enumerate(
         point[1]["points"][:, 0].long().tolist()
-    ):  # in SAM's square, of 64 as the image
+    ):  # SAM's square has 64 pixels, like the image
         assert label == 1 and masks[number, y, x] == 1
 
 
-@pytest.mark.parametrize("said", SEG_STATES)
-def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning, make_sample, monkeypatch, said):
+@pytest.mark.parametrize("seg_state", SEG_STATES)
+def test_backward_pass_of_every_batch_goes_through_a_frozen_projector(learning, make_sample, monkeypatch, seg_state):
     model, processor = learning
-    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(said)))
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(SEG_STATES.index(seg_state)))
     collate = GemmaLisaCollator(processor)
     with_masks = collate([make_sample(["It is {seg}."])])
     batches = [with_masks, collate([make_sample(["No."])]), without_masks(with_masks)]
-    visits = []
-    hook = model.seg_projector.register_full_backward_hook(lambda *_: visits.append(1))
+    calls = []
+    hook = model.seg_projector.register_full_backward_hook(lambda *_: calls.append(1))
     frozen = [*model.seg_projector.parameters()]
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
         for batch in batches:
-            visits.clear()
+            calls.clear()
             output = model(**batch)
             output.loss.backward()
-            assert len(visits) == 4, "the masks themselves, and three simulated prompts"
+            assert len(calls) == 4, "the masks themselves, and three simulated prompts"
         assert output.prompted_loss.item() == 0.0
     finally:
         hook.remove()
@@ -162,7 +162,7 @@ def test_whatever_a_batch_holds_a_frozen_projector_is_gone_back_through(learning
             parameter.requires_grad_(True)
 
 
-def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, make_sample, monkeypatch):
+def test_prompts_are_not_simulated_in_evaluation_or_with_zero_weight(learning, make_sample, monkeypatch):
     model, processor = learning
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}."])])
     model.eval()
@@ -172,16 +172,16 @@ def test_no_prompts_are_simulated_in_evaluation_nor_unless_asked_for(learning, m
     assert model(**batch).prompted_loss is None
 
 
-def test_the_scores_learn_what_the_masks_are_worth(targets):
+def test_score_loss_is_the_squared_error_of_the_iou(targets):
     logits = logits_of(targets)
-    logits[0, 5:10, 20:30] = -5.0  # half of the first
-    logits[1, 15, 35] = 5.0  # not counted
+    logits[0, 5:10, 20:30] = -5.0  # half of the first object
+    logits[1, 15, 35] = 5.0  # ignored
     scores = torch.tensor([0.5, 1.0])
     assert targets.score_loss(logits, scores, None).item() == 0.0
     assert targets.score_loss(logits, scores - 0.1, 4).item() == pytest.approx(2 * 0.01 / 4)
 
 
-def test_clicks_and_boxes_can_be_learned(make_sample):
+def test_prompted_loss_decreases_in_training(make_sample):
     model, processor = build_tiny(image_size=64, seed=0)
     model.config.prompted_loss_weight = 1.0
     batch = GemmaLisaCollator(processor)([make_sample(["It is {seg}.", "{seg} and {seg}."])])
@@ -202,22 +202,22 @@ def test_clicks_and_boxes_can_be_learned(make_sample):
 # The targets of a batch, and the losses of its masks
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("counts", [(1, 2), (2, 0), (2,), (2, 1, 0)])
-def test_masks_that_are_not_as_many_as_seg_tokens_are_refused(tiny, make_sample, counts):
+def test_wrong_number_of_masks_is_an_error(tiny, make_sample, counts):
     model, processor = tiny
     batch = two_things(processor, make_sample)
     batch["mask_labels"] = [torch.zeros(count, 64, 64, dtype=torch.uint8) for count in counts]
-    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image \[2, 1.*masks per image") as refusal:
+    with pytest.raises(ValueError, match=r"\[SEG\] tokens per image: \[2, 1.*masks per image") as refusal:
         model(**batch)
     assert str(list(counts)) in str(refusal.value)
 
 
-def test_masks_without_the_sizes_are_refused(tiny, make_sample):
+def test_masks_without_image_sizes_are_an_error(tiny, make_sample):
     model, processor = tiny
     with pytest.raises(ValueError, match="reshaped_input_sizes"):
         model(**without(two_things(processor, make_sample), "reshaped_input_sizes"))
 
 
-def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_sample):
+def test_mask_losses_of_several_images_are_the_sum_of_single_images(tiny, make_sample):
     model, processor = tiny
     collate = GemmaLisaCollator(processor)
     several = [
@@ -236,7 +236,7 @@ def test_mask_losses_at_sizes_of_several_images_are_each_image_alone(tiny, make_
 
 
 def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
-    """The image fills SAM's square and is as large: the way to it is one plain interpolation."""
+    """The image has the size of SAM's square, so resizing is one interpolation."""
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg} and {seg}."])])
     batch["prepared"].mask_targets[:, 20:30, :40] = IGNORE_VALUE
@@ -248,7 +248,7 @@ def test_mask_losses_are_those_of_the_upsampled_logits(tiny, make_sample):
     assert_close(output.mask_dice_loss, dice_loss(logits, masks == 1, valid).mean())
 
 
-def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
+def test_ignored_pixels_give_no_gradient(tiny, make_sample):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)([make_sample(["{seg}."])])
     gradients = []
@@ -260,12 +260,12 @@ def test_pixels_that_are_not_counted_give_no_gradient(tiny, make_sample):
         output.loss.backward()
         gradients.append(output.pred_masks.grad[0])
     model.zero_grad(set_to_none=True)
-    # Half the image: 16 columns of the decoder's 32, the last of which a counted pixel also reads
+    # Half of the image is 16 of the decoder's 32 columns. Interpolation of a valid pixel also uses the last of them
     assert torch.all(gradients[0][:, :15] != 0)
     assert torch.all(gradients[1][:, :15] == 0) and torch.all(gradients[1][:, 16:] != 0)
 
 
-def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
+def test_large_masks_are_resized_and_the_loss_stays_close(tiny, make_sample, set_config, monkeypatch):
     model, processor = tiny
     batch = own_batch(processor, [make_sample(["{seg} and {seg}."], size=(160, 240))])
     canvases = []
@@ -286,7 +286,7 @@ def test_large_masks_are_made_smaller_and_the_loss_stays_close(tiny, make_sample
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_config):
+def test_resized_masks_use_the_center_pixel(tiny, make_sample, set_config):
     model, processor = tiny
     sample = make_sample(["{seg}."], size=(192, 192))
     set_config(model, mask_loss_size=64)
@@ -299,21 +299,21 @@ def test_masks_made_smaller_take_the_pixel_in_the_middle(tiny, make_sample, set_
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("change", "error_text"),
     [
         (lambda mask: mask * 255, r"\[0, 255\]"),
         (lambda mask: mask * 7, r"\[0, 7\]"),
     ],
 )
-def test_masks_of_other_values_are_refused(tiny, samples, spoil, said):
+def test_masks_with_invalid_values_are_an_error(tiny, samples, change, error_text):
     model, processor = tiny
     batch = own_batch(processor, samples[:1])
-    batch["mask_labels"] = [spoil(masks) for masks in batch["mask_labels"]]
-    with pytest.raises(ValueError, match=said):
+    batch["mask_labels"] = [change(masks) for masks in batch["mask_labels"]]
+    with pytest.raises(ValueError, match=error_text):
         model(**batch)
 
 
-def test_bool_masks_are_masks(tiny, samples):
+def test_bool_masks_are_accepted(tiny, samples):
     model, processor = tiny
     batch = own_batch(processor, samples[:2])
     as_bool = {**batch, "mask_labels": [masks.bool() for masks in batch["mask_labels"]]}

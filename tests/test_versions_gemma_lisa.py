@@ -1,4 +1,4 @@
-"""versions_gemma_lisa.py: which transformers a checkpoint's code says it runs with, and where else that is written."""
+"""versions_gemma_lisa.py: the supported releases of transformers, and other places that name them."""
 
 import ast
 import importlib
@@ -28,7 +28,7 @@ def as_numbers(version):
 
 @pytest.fixture
 def import_copy(tmp_path, monkeypatch):
-    """Import a file of a copy of the code, as from a checkpoint: each copy is a package of its own."""
+    """Import a file of a copy of the code, as from a checkpoint. Each copy is a separate package."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def import_file(name, copy="first"):
@@ -45,7 +45,7 @@ def import_copy(tmp_path, monkeypatch):
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What the code's logger warns of, with nothing warned of before."""
+    """Warnings of the code's logger, with the memory of earlier warnings cleared."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -69,7 +69,7 @@ def test_ends_of_the_range_give_no_warning(warnings, version):
 
 
 @pytest.mark.parametrize("version", ["4.57.6", "5.0.0", "5.0.0rc1", "5.9.0"])
-def test_older_release_is_refused_in_one_sentence(version):
+def test_older_release_is_an_error_of_one_sentence(version):
     with pytest.raises(ImportError, match=re.escape(f"pip install transformers=={HIGHEST}")) as caught:
         check_transformers(version)
     assert is_one_sentence(str(caught.value)) and version in str(caught.value)
@@ -83,7 +83,7 @@ def test_newer_release_gives_one_warning_of_one_sentence(warnings, version):
     assert is_one_sentence(message) and f"transformers {version} " in message and HIGHEST in message
 
 
-def test_newer_release_without_a_needed_name_is_refused_in_one_sentence(warnings, monkeypatch):
+def test_newer_release_without_a_required_name_is_an_error_of_one_sentence(warnings, monkeypatch):
     monkeypatch.delattr(transformers.models.sam.image_processing_pil_sam, "SamImageProcessorPil")
     with pytest.raises(ImportError, match="because it lacks .*SamImageProcessorPil") as caught:
         check_transformers("5.99.0")
@@ -91,7 +91,7 @@ def test_newer_release_without_a_needed_name_is_refused_in_one_sentence(warnings
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
-# Those that transformers is sent to by a checkpoint's own files, whichever is opened first
+# Files that transformers can import first, according to the configuration files of a checkpoint
 @pytest.mark.parametrize("name", ["configuration_gemma_lisa", "processing_gemma_lisa"])
 def test_code_under_an_older_release_fails_in_one_sentence(import_copy, monkeypatch, name):
     monkeypatch.setattr(transformers, "__version__", "4.57.6")
@@ -111,12 +111,12 @@ def test_copies_of_the_code_under_a_newer_release_give_one_warning(import_copy, 
 
 
 @pytest.mark.parametrize("name", ["configuration_gemma_lisa.py", "processing_gemma_lisa.py"])
-def test_release_is_checked_before_anything_else_is_imported(name):
-    _, statement, *_ = ast.parse((ROOT / name).read_text(encoding="utf-8")).body  # behind the docstring
+def test_release_is_checked_before_other_imports(name):
+    _, statement, *_ = ast.parse((ROOT / name).read_text(encoding="utf-8")).body  # after the docstring
     assert isinstance(statement, ast.ImportFrom) and (statement.level, statement.module) == (1, "versions_gemma_lisa")
 
 
-def test_needed_names_are_those_that_the_code_imports():
+def test_required_names_are_those_that_the_code_imports():
     imported = {}
     for path in CODE:
         if path.name == "versions_gemma_lisa.py":
@@ -126,16 +126,16 @@ def test_needed_names_are_those_that_the_code_imports():
                 assert not any(alias.name.split(".")[0] == "transformers" for alias in node.names), path.name
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.split(".")[0] == "transformers":
                 imported.setdefault(node.module, set()).update(alias.name for alias in node.names)
-    # Of every release, and not only of the tested ones
+    # Names that exist in every release, not only in the tested ones
     imported["transformers.utils"].discard("logging")
     assert {module: set(names) for module, names in versions.NEEDED.items()} == imported
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Where else the range is written
+# Other places that name the range
 # ---------------------------------------------------------------------------------------------------------------------
 def requirement(path):
-    """What a requirements file says of transformers: (lowest, highest)."""
+    """Return the range of transformers in a requirements file: (lowest, highest)."""
     return re.search(r"^transformers>=([\d.]+),<=([\d.]+)$", path.read_text(encoding="utf-8"), re.MULTILINE).groups()
 
 
@@ -168,7 +168,7 @@ def test_newest_environment_is_that_of_the_highest_tested_release():
     assert pins["torch"] == read_pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))["torch"]
 
 
-def test_newest_environment_holds_the_packages_that_readme_names():
+def test_newest_environment_has_the_packages_of_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pins = read_pins(CONSTRAINTS.read_text(encoding="utf-8"))
     assert sorted(read_packages(readme)) == sorted(pins) == ["numpy", "pillow", "torch", "transformers"]

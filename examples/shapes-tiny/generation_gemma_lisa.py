@@ -16,10 +16,10 @@ from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
 from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
 
-# What `segment` generates with unless it is given a generation configuration.
+# Options of `segment` without a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
 MAX_NEW_TOKENS = 64
-# Options of `generate` that do nothing without sampling, or without several beams.
+# Options of `generate` that have no effect without sampling, or without several beams.
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 BEAMS = {"length_penalty", "early_stopping"}
 
@@ -27,14 +27,15 @@ BEAMS = {"length_penalty", "early_stopping"}
 @accept_new_fields
 @dataclass
 class SegmentOutput(ModelOutput):
-    """What `segment` returns. R is `num_return_sequences`, 1 unless given.
+    """Output of `segment`. R is `num_return_sequences` (default: 1).
 
     Args:
-        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, and the new tokens after them.
+        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, followed by the new tokens.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
-        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU; uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): the image that each mask belongs to.
-        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding, to ask the images again.
+        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask.
+        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images. Pass it to
+            `segment` for further questions about them.
     """
 
     sequences: torch.LongTensor | None = None
@@ -45,7 +46,7 @@ class SegmentOutput(ModelOutput):
 
 
 class SegmentationMixin:
-    """`segment`, and what it needs of the generation loop."""
+    """Mixin of the model: `segment`, and the overrides of the generation loop that it needs."""
 
     @torch.no_grad()
     def segment(
@@ -65,29 +66,30 @@ class SegmentationMixin:
         generation_config: GenerationConfig | None = None,
         **generate_options: Any,
     ) -> SegmentOutput:
-        """Answer, and predict a mask for every `[SEG]` of the answers. Greedy unless told otherwise.
+        """Generate answers, and predict a mask for every `[SEG]` in them. Generation is greedy by default.
 
-        Takes what the processor returns for conversations that end with a generation prompt (padded left), shapes as
-        in `forward`. Safe to call from several threads: nothing is kept on the model.
+        The inputs are the processor's output for conversations with a generation prompt, padded on the left, with
+        shapes as in `forward`. Several threads can call it, because it stores nothing on the model.
 
         Args:
-            original_sizes, reshaped_input_sizes: (I, 2), (height, width); for points, boxes, and the processor's
-                `post_process_segmentation`.
-            max_new_tokens: maximum number of new tokens (default: 64, or what `generation_config` says).
-            points: for each of the I images None or (N, 3): x, y in its pixels, and 1 for a foreground point, 0 for a
-                background point. They go to SAM with every `[SEG]` of the image.
-            boxes: for each of the I images None or left, top, right, bottom in its pixels; likewise.
-            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. Its single mask is the
-                one that was trained with `[SEG]`.
-            generation_config: replaces the greedy defaults, for example to sample or to search with beams.
+            original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels. Points, boxes and the processor's
+                `post_process_segmentation` need them.
+            max_new_tokens: maximum number of new tokens (default: 64, or the value of `generation_config`).
+            points: one item per image: None, or (N, 3) with x, y in pixels of the image and the label: 1 for a
+                foreground point, 0 for a background point. SAM receives them with every `[SEG]` of the image.
+            boxes: one item per image: None, or left, top, right, bottom in pixels of the image. SAM receives it with
+                every `[SEG]` of the image.
+            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. By default, SAM's
+                single mask is returned, which is the one that is trained with `[SEG]`.
+            generation_config: replaces the greedy defaults, for example for sampling or beam search.
             generate_options: further arguments of `generate`, such as `do_sample`, `streamer`, `stopping_criteria`.
 
         Returns:
-            `SegmentOutput`, with masks of the new tokens only. A conversation without an image gets no mask.
+            `SegmentOutput` with masks of the new tokens only. A conversation without an image has no mask.
 
         Raises:
-            ValueError: inputs that do not belong together, with their counts; points or boxes outside their image; an
-                option of sampling or of beams without them; a model in training mode with activation checkpointing.
+            ValueError: inputs whose counts do not match; points or boxes outside their image; an option of sampling or
+                beam search without them; a model in training mode with activation checkpointing.
         """
         self.check_can_generate()
         options = self._generation_options(max_new_tokens, generation_config, generate_options)
@@ -105,25 +107,25 @@ class SegmentationMixin:
         return SegmentOutput(sequences, masks, scores, seg.image_index, image_embeddings)
 
     def check_can_generate(self) -> None:
-        """Raise if generation would be wrong without an error.
+        """Raise an error if generation would silently give wrong results.
 
         Raises:
-            ValueError: fp16; training mode with activation checkpointing, which switches the KV cache off.
+            ValueError: fp16; training mode with activation checkpointing, which disables the KV cache.
         """
         self.refuse_fp16()
-        # Not by transformers' property, whose name differs between releases
+        # The name of transformers' own property differs between releases
         is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
         if self.training and is_checkpointing:
             raise ValueError(
-                "The model is in training mode with activation checkpointing, which drops the KV cache. "
+                "The model is in training mode with activation checkpointing, which disables the KV cache. "
                 "Call model.eval() first."
             )
 
     def prepare_inputs_for_generation(self, *args, seg_steps: list[torch.Tensor] | None = None, **kwargs):
-        """Gemma's inputs only: SAM has no part in generation, and must not run at every step.
+        """Return the inputs of Gemma only, so that SAM does not run at every generation step.
 
-        `seg_steps` is where `segment` collects states. `forward` never sees it: compiled, it would be traced again
-        each time the list grows.
+        `segment` collects states in `seg_steps`. `forward` must not receive this list: a compiled `forward` would be
+        recompiled each time the list grows.
         """
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
@@ -131,9 +133,9 @@ class SegmentationMixin:
         return inputs
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
-        """Keep the states that predict the tokens just accepted. Assisted generation accepts several at once."""
+        """Store the states that predict the accepted tokens. Assisted generation accepts several per step."""
         if (steps := model_kwargs.get("seg_steps")) is not None:
-            # A copy: a compiled step may write its next output into the same memory
+            # A copy, because a compiled step can write its next output to the same memory
             steps.append(outputs.last_hidden_state[:, :num_new_tokens].clone())
         return super()._update_model_kwargs_for_generation(
             outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs
@@ -142,16 +144,16 @@ class SegmentationMixin:
     def _generation_options(
         self, max_new_tokens: int | None, generation_config: GenerationConfig | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the arguments of `generate`, greedy unless a configuration is given; see `segment` for the errors."""
+        """Return the arguments of `generate`: greedy, unless a configuration is given. Errors as in `segment`."""
         if generation_config is None:
             options = GREEDY | options
-        _refuse_idle(options, generation_config or self.generation_config, self.generation_config)
+        _check_options(options, generation_config or self.generation_config, self.generation_config)
         if max_new_tokens is None and generation_config is None and "max_length" not in options:
             max_new_tokens = MAX_NEW_TOKENS
         if max_new_tokens is not None:
             options["max_new_tokens"] = max_new_tokens
         options["return_dict_in_generate"] = True
-        if generation_config is not None:  # `generate` is to take either a configuration or options in the future
+        if generation_config is not None:  # future releases of `generate` accept either a configuration or options
             generation_config = copy.deepcopy(generation_config)
             options = generation_config.update(**options)
         return options | {"generation_config": generation_config}
@@ -162,9 +164,12 @@ class SegmentationMixin:
         sam_pixel_values: torch.FloatTensor | None,
         image_embeddings: torch.FloatTensor | None,
     ) -> int:
-        """Return the number of images that the prompts (B, L) show. Raise if they are padded right or lack one."""
+        """Return the number of images of the prompts (B, L). Raise if they are padded right or an image is missing."""
         if not bool(prompt["attention_mask"][:, -1].all()):
-            raise ValueError("segment needs prompts padded on the left; the last column is padding.")
+            raise ValueError(
+                "segment needs prompts that are padded on the left, but the last column has padding. Pass "
+                'padding_side="left" to the processor.'
+            )
         _, has_image = images_of_rows(prompt["input_ids"], self.config.image_token_id)
         num_images = int(has_image.sum())
         for name, images in (
@@ -173,20 +178,29 @@ class SegmentationMixin:
             ("image_embeddings", image_embeddings),
         ):
             if images is not None and len(images) != num_images:
-                raise ValueError(f"{len(images)} {name} but {num_images} conversations that show an image.")
+                raise ValueError(
+                    f"{name} has {len(images)} images, but {num_images} conversations have an image. Pass all outputs "
+                    "of one call of the processor."
+                )
         if num_images and prompt["pixel_values"] is None:
-            raise ValueError(f"{num_images} conversations show an image but pixel_values did not come.")
+            raise ValueError(
+                f"{num_images} conversations have an image, but pixel_values is missing. Pass all outputs of the "
+                "processor."
+            )
         return num_images
 
     def _generate(
         self, prompt: dict[str, torch.Tensor | None], options: dict[str, Any]
     ) -> tuple[torch.LongTensor, list[torch.Tensor]]:
-        """Return the sequences (B * R, L + T), and the states of the steps as (B * R, tokens, D) each, if they tell."""
+        """Return the sequences (B * R, L + T), and the states of each step, (B * R, tokens, D).
+
+        There are no states after beam search or with an assistant model.
+        """
         steps: list[torch.Tensor] = []
-        if "assistant_model" not in options:  # it would be given the list too
+        if "assistant_model" not in options:  # the assistant model would receive the list too
             options = options | {"seg_steps": steps}
         generated = self.generate(**prompt, **options)
-        has_beams = generated.get("beam_indices") is not None  # then the steps are those of other sequences too
+        has_beams = generated.get("beam_indices") is not None  # then the steps include other sequences
         return generated.sequences, [] if has_beams else steps
 
     def _find_new_seg(
@@ -196,7 +210,7 @@ class SegmentationMixin:
         steps: list[torch.Tensor],
         image_embeddings: torch.FloatTensor,
     ) -> SegStates:
-        """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that show an image."""
+        """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that have an image."""
         input_ids = prompt["input_ids"]  # (B, L)
         each = len(sequences) // len(input_ids)  # R
         images = images_of_rows(input_ids, self.config.image_token_id)
@@ -210,7 +224,7 @@ class SegmentationMixin:
     def _decode_new_seg(
         self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
     ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
-        """Return mask logits (S, 256, 256) and scores (S,), with the prompts of each image where there are any."""
+        """Return mask logits (S, 256, 256) and scores (S,), using the points and boxes of each image if given."""
         if prompts is not None:
             embeddings = self.project_seg(seg.states)  # (S, C)
             return decode_with_prompts(
@@ -231,30 +245,30 @@ class SegmentationMixin:
         prompt: dict[str, torch.Tensor | None],
         sequences: torch.LongTensor,
     ) -> torch.FloatTensor:
-        """The state that prompts SAM if a new token is `[SEG]`, for each of them: (B * R, T, D).
+        """Return, for each new token, the state that prompts SAM if the token is `[SEG]`: (B * R, T, D).
 
-        Taken from the steps of the generation. The sequences are read again where the steps do not tell: after a beam
-        search, and if the state at the last token is needed, which no step has read.
+        The states are those of the generation steps. Another forward pass computes them after beam search, or if the
+        state at the last token is needed, which generation does not compute.
         """
         count = is_seg.shape[1]  # T
         predicting = torch.cat(steps, dim=1).to(is_seg.device) if steps else None  # (B * R, T, D)
         is_at_token = self.config.seg_state == "token"
         if predicting is not None and is_at_token and not is_seg[:, -1].any():
-            predicting = F.pad(predicting, (0, 0, 0, 1))  # the last token needs no state
+            predicting = F.pad(predicting, (0, 0, 0, 1))  # the state at the last token is not needed
         needed = count + is_at_token
         if predicting is None or predicting.shape[1] < needed:
             predicting = self._read_again(prompt, sequences).to(is_seg.device)
         return predicting[:, needed - count : needed]
 
     def _read_again(self, prompt: dict[str, torch.Tensor | None], sequences: torch.LongTensor) -> torch.FloatTensor:
-        """Gemma's states that predict each new token, and the one at the last of them: (B * R, T + 1, D)."""
+        """Return Gemma's states that predict each new token, and the state at the last one: (B * R, T + 1, D)."""
         each = len(sequences) // len(prompt["input_ids"])  # R
         prompt = {name: value.repeat_interleave(each, dim=0) for name, value in prompt.items() if value is not None}
         mask, new_tokens = prompt["attention_mask"], sequences[:, prompt["input_ids"].shape[1] :]
         mask = F.pad(mask, (0, new_tokens.shape[1]), value=1)  # (B * R, L + T)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         length = prompt["input_ids"].shape[1]
-        # In two parts: an image token that the model wrote itself stands for no image
+        # Two passes, because an image token that the model generated does not stand for an image
         cache = DynamicCache()
         first = self.model(**prompt, position_ids=positions[:, :length], use_cache=True, **{CACHE_NAME: cache})
         then = self.model(
@@ -263,25 +277,25 @@ class SegmentationMixin:
         return torch.cat([first.last_hidden_state[:, -1:], then.last_hidden_state], dim=1)
 
 
-def _refuse_idle(options: dict[str, Any], *defaults: GenerationConfig) -> None:
-    """Refuse options of `generate` that would change nothing.
+def _check_options(options: dict[str, Any], *defaults: GenerationConfig) -> None:
+    """Refuse options of `generate` that would have no effect.
 
     Args:
-        options: those given; None and False ask for nothing.
-        defaults: what says what they do not, the first that says something.
+        options: given options. None and False count as not given.
+        defaults: configurations with the values of other options. The first that has a value applies.
 
     Raises:
-        ValueError: an option of sampling or of beams without them, or one that asks for what is not returned.
+        ValueError: an option of sampling or beam search without them, or of an output that is not returned.
     """
-    said = [options, *(default.to_dict() for default in defaults)]
+    sources = [options, *(default.to_dict() for default in defaults)]
 
-    def is_on(name: str, least: int) -> bool:
-        return next((int(one[name]) >= least for one in said if one.get(name) is not None), False)
+    def is_on(name: str, minimum: int) -> bool:
+        return next((int(source[name]) >= minimum for source in sources if source.get(name) is not None), False)
 
     options = {name: value for name, value in options.items() if value not in (None, False)}
     if not is_on("do_sample", 1) and (idle := options.keys() & SAMPLING):
-        raise ValueError(f"{min(idle)} has no effect without sampling; pass do_sample=True with it.")
+        raise ValueError(f"{min(idle)} has no effect without sampling. Also pass do_sample=True.")
     if not is_on("num_beams", 2) and (idle := options.keys() & BEAMS):
-        raise ValueError(f"{min(idle)} has no effect without beams; pass num_beams with it.")
+        raise ValueError(f"{min(idle)} has no effect without beam search. Also pass num_beams (at least 2).")
     if unused := [name for name in options if name.startswith(("output_", "return_dict"))]:
-        raise ValueError(f"segment does not return what {unused[0]} asks for; call generate for it.")
+        raise ValueError(f"segment does not support {unused[0]}. Call generate for these outputs.")

@@ -1,6 +1,6 @@
-"""Any picture as upright RGB: the one rule by which images are opened, on the Hub, in the data sets, by the programs.
+"""Open image files as upright RGB. The Hub code, the data sets and the programs all open images with this file.
 
-docs/images.md says what is assumed of each kind of file.
+docs/images.md describes how each file format is read.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
-MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # of the environment: another limit
-# Pillow decodes these in this process, from the bytes of the file alone. It draws EPS with Ghostscript, and WMF with
-# Windows; a file of IPTC, FPX or MIC holds a file of any other format. HEIF is there once a plugin has registered it.
+MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # environment variable that overrides MAX_IMAGE_PIXELS
+# Formats that Pillow decodes in this process from the bytes of the file. EPS and WMF call other programs; IPTC, FPX and
+# MIC can contain a file of any format. HEIF needs a plugin.
 FORMATS = "JPEG MPO PNG GIF WEBP TIFF BMP DIB PPM JPEG2000 AVIF HEIF ICO PSD".split()
 _WHITE = 255
 
 
 class ThreadLock:
-    """A lock between the threads of one process. A forked child gets it free: the thread that held it is not there."""
+    """A lock between the threads of a process. It is free in a forked child, where its owner does not exist."""
 
     def __init__(self):
         self._renew()
@@ -47,13 +47,13 @@ _logger = logging.getLogger(__name__)
 
 
 class TooManyPixels(ValueError):
-    """An image that has more pixels than the limit."""
+    """An image has more pixels than the limit."""
 
 
-# Pillow's limit and Python's filter of warnings are global: one thread at a time may change them.
+# Pillow's pixel limit and Python's warning filters are global, so only one thread at a time can change them.
 _pillow_globals = ThreadLock()
-_TURNED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and more are not defined
-# Their further frames are the gain map or the preview of a photo, and the layers whose sum is the picture.
+_ROTATED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and above are not defined
+# Further frames of MPO are a gain map or a preview, those of PSD are layers. They are not pages.
 _NO_PAGES = {"MPO", "PSD"}
 # TIFF 6.0, section 8
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -62,100 +62,102 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 def load_rgb(
     image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
 ) -> Image.Image:
-    """An image as upright RGB, 8 bits a channel, as `open_upright` opens it.
+    """Return an image as upright RGB with 8 bits per channel, opened with `open_upright`.
 
-    What is transparent is laid on white; 16-bit greyscale is brought from 0..65535 to 0..255 by its high byte, the way
-    Pillow reads 16-bit RGB.
+    Transparent images are composited on white. 16-bit greyscale is converted to 8 bits by its high byte, as Pillow
+    does for 16-bit RGB.
 
     Args:
-        image, name, limit: as in `open_upright`. A picture that is upright RGB already comes back itself, uncopied.
+        image, name, limit: as in `open_upright`. A PIL image that is already upright RGB is returned without a copy.
 
     Raises:
-        ValueError: as `open_upright`; a mode whose range is not agreed on (32-bit integers, floating point).
+        ValueError: as `open_upright`; a mode without a defined value range (32-bit integers, floating point).
     """
     name = name or _name_of(image)
     upright = open_upright(image, name, limit)
     if upright.mode == "F" or (upright.mode == "I" and upright.format != "PPM"):
         raise ValueError(
-            f"{name} is of mode {upright.mode}, whose range is not agreed on; save it with 8 bits a channel, or as "
-            "16-bit greyscale over 0 to 65535."
+            f"{name} has mode {upright.mode}, which has no defined value range. Save it with 8 bits per channel, or as "
+            "16-bit greyscale (0 to 65535)."
         )
-    with _naming(name, image):
+    with _name_image_in_errors(name, image):
         return _to_rgb(upright)
 
 
 def open_upright(
     image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
 ) -> Image.Image:
-    """An image in its own mode, decoded, its first frame, turned the way its EXIF orientation says.
+    """Return the decoded first frame of an image in its own mode, rotated according to its EXIF orientation.
 
-    Palette indices stay as they are.
+    Palette indices are not converted.
 
     Args:
-        image: a file's path or content, or a picture, which is taken at the frame it stands at and is not changed.
-        name: what errors and warnings call it; by default the path.
-        limit: maximum number of pixels; by default `pixel_limit()`.
+        image: path or content of a file, or a PIL image, whose current frame is used and which is not changed.
+        name: name of the image in errors and warnings (default: its path).
+        limit: maximum number of pixels (default: `pixel_limit()`).
 
     Raises:
-        ValueError: no such file, or none that can be read.
-        TooManyPixels: more pixels than the limit, which is looked at before the pixels are decoded.
+        ValueError: the file does not exist or cannot be read.
+        TooManyPixels: more pixels than the limit. This is checked before the pixels are decoded.
     """
     name = name or _name_of(image)
     limit = limit or pixel_limit()
     if isinstance(image, str | os.PathLike):
         if not os.path.isfile(image):
-            raise ValueError(f"{name} does not exist or is no file; download it or correct the path.")
+            raise ValueError(f"{name} does not exist or is not a file. Download it or correct the path.")
     elif not isinstance(image, bytes | Image.Image):
-        raise ValueError(f"{name} is no image; give a PIL image, the path of a file or its bytes.")
-    with _naming(name, image, limit), own_limit(limit) as remarks:
+        raise ValueError(
+            f"{name} must be a PIL image, the path of an image file or its bytes, got {type(image).__name__}."
+        )
+    with _name_image_in_errors(name, image, limit), own_limit(limit) as caught:
         upright, is_more = _decode(image, limit)
-    for remark in remarks:
-        if issubclass(remark.category, UserWarning):  # Pillow's, of damage that it read over
-            _say_once(f"{name} was read, but Pillow says: {' '.join(str(remark.message).split())}")
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):  # Pillow warns about damage that it tolerates
+            _warn_once(f"{name} was read with a warning from Pillow: {' '.join(str(warning.message).split())}")
     if is_more:
-        _say_once(f"{name} is animated or has several pages; the first is used.")
+        _warn_once(f"{name} is animated or has several pages. Only the first is used.")
     return upright
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """Open an image file as `PIL.Image.open` does, not decoded yet, if its content is in one of `FORMATS`.
+    """Open an image file as `PIL.Image.open` does (not decoded yet) if its content has one of the `FORMATS`.
 
-    This is the only place of the project that opens image files. The name of the file is never looked at.
+    Only this function of the project opens image files. It ignores the name of the file.
 
     Args:
-        file: opened for reading bytes. The caller closes it.
+        file: file opened in binary mode. The caller closes it.
 
     Raises:
-        UnidentifiedImageError: the content is in no format of `FORMATS`.
+        UnidentifiedImageError: the content has none of the `FORMATS`.
     """
-    Image.init()  # registers the formats that Pillow would import late
+    Image.init()  # registers the formats that Pillow imports lazily
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple[Image.Image, bool]:
-    """The upright picture, and whether it is the first of several."""
+    """Return the upright image, and whether it is the first of several frames."""
     if isinstance(image, Image.Image):
         if isinstance(image, ImageFile.ImageFile) and type(image).format not in FORMATS:
             raise UnidentifiedImageError  # before load(), which may start a program
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
-        return _turned(image)
-    # opened here and not by Pillow, which leaves the file open when it cannot read it
+        return _rotate_upright(image)
+    # opened here because Pillow leaves a file open that it cannot read
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, open_image(file) as opened:
-        return _turned(opened)
+        return _rotate_upright(opened)
 
 
-def _turned(image: Image.Image) -> tuple[Image.Image, bool]:
-    # of the formats that can hold several only: other pictures have no such attribute
+def _rotate_upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    # only formats with several frames have this attribute
     is_more = getattr(image, "is_animated", False) and image.format not in _NO_PAGES and image.tell() == 0
-    image.load()  # first, for a PNG may have its EXIF behind its pixels
-    if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+    image.load()  # first, because a PNG can have its EXIF data after its pixels
+    if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED:
         return ImageOps.exif_transpose(image), is_more
-    return image.copy() if is_more else image, is_more  # a copy holds one frame, and is not warned of again
+    return image.copy() if is_more else image, is_more  # a copy has one frame, so there is no second warning
 
 
 def check_palette(image: Image.Image) -> None:
-    """Raise ValueError for a decoded picture of palette indices whose file holds no palette."""
+    """Raise ValueError if a decoded image has palette indices, but its file has no palette."""
     if image.mode in ("P", "PA") and image.palette is None:
         raise ValueError("its palette is missing")
 
@@ -167,77 +169,80 @@ def _to_rgb(upright: Image.Image) -> Image.Image:
     if not upright.has_transparency_data:
         return upright if upright.mode == "RGB" else upright.convert("RGB")
     if upright.mode == "La":
-        upright = upright.convert("LA")  # Pillow knows no other way out of this mode
-    seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
-    paper = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
-    paper.paste(seen, mask=seen)
-    return paper
+        upright = upright.convert("LA")  # Pillow cannot convert this mode directly
+    rgba = upright if upright.mode == "RGBA" else upright.convert("RGBA")
+    background = Image.new("RGB", upright.size, (_WHITE, _WHITE, _WHITE))
+    background.paste(rgba, mask=rgba)
+    return background
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     tags = image.tag_v2 if image.format == "TIFF" else {}
-    deep = np.asarray(image)
-    grey = (deep >> (tags.get(_BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns it round at 8 bits, but not at 16
+    values = np.asarray(image)
+    grey = (values >> (tags.get(_BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8-bit images, but not 16-bit images
         grey = _WHITE - grey
-    if "transparency" in image.info:  # the grey that a PNG declares transparent
-        grey[deep == image.info["transparency"]] = _WHITE
+    if "transparency" in image.info:  # the grey value that a PNG declares transparent
+        grey[values == image.info["transparency"]] = _WHITE
     return Image.fromarray(grey)
 
 
 @contextlib.contextmanager
-def _naming(name: str, image: Image.Image | str | os.PathLike | bytes, limit: int | None = None) -> Iterator[None]:
-    """Whatever Pillow raises inside becomes a ValueError of one line that names the image."""
+def _name_image_in_errors(
+    name: str, image: Image.Image | str | os.PathLike | bytes, limit: int | None = None
+) -> Iterator[None]:
+    """Convert every exception of Pillow to a ValueError of one line that names the image."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(
-            f"{name} has more than {limit:,} pixels; make it smaller, or set {MAX_IMAGE_PIXELS_VARIABLE} to what the "
-            "memory allows (about 16 bytes a pixel)."
+            f"{name} has more than {limit:,} pixels. Make it smaller, or raise the limit with the environment variable "
+            f"{MAX_IMAGE_PIXELS_VARIABLE} (about 16 bytes of memory per pixel)."
         ) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} cannot be read ({why_unreadable(error, image)}).") from error
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+    except Exception as error:  # for damaged files, Pillow's decoders raise many different classes
         reason = why_unreadable(error, image)
-        raise ValueError(f"{name} cannot be read ({reason}); download it again or take it out.") from error
+        raise ValueError(f"{name} cannot be read ({reason}). Download it again or remove it.") from error
 
 
 def why_unreadable(error: Exception, image: Image.Image | str | os.PathLike | bytes) -> str:
-    """What Pillow's error says of an image, in at most 200 characters of one line."""
+    """Return the reason why an image cannot be read: Pillow's error as one line of at most 200 characters."""
     if isinstance(error, UnidentifiedImageError):
-        return _what_else(image)
+        return _describe_unsupported(image)
     return (" ".join(str(error).split()) or f"the file is damaged: {type(error).__name__} in Pillow")[:200]
 
 
 @contextlib.contextmanager
 def own_limit(limit: int) -> Iterator[list[warnings.WarningMessage]]:
-    """Inside, Pillow refuses what has more pixels than the limit, and its warnings go to the list given.
+    """Make Pillow refuse images with more pixels than the limit, and collect its warnings in the returned list.
 
-    A file may hide a picture larger than the size it declares, so the limit must be Pillow's own.
+    A file can contain an image that is larger than its declared size, so Pillow's own limit must be set.
     """
-    with _pillow_globals, warnings.catch_warnings(record=True) as remarks:
+    with _pillow_globals, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
         try:
-            yield remarks
+            yield caught
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
 
 class PixelNormalization:
-    """What a stock image processor makes of pixels, bit for bit, on any device.
+    """Rescale and normalize pixels on any device, with results bit-identical to a stock image processor.
 
     Args:
-        image_processor: that rescales and normalizes, as it is told to.
+        image_processor: processor with the options of rescaling and normalization.
 
-    values: (3, 256) float32, of 0 to 255 in each channel, as the processor itself makes them.
-    steps: (3, 3) float32, rows d, m and s by channel, with which the values are (0…255 / d - m) / s in float32: quicker
-    than to look them up; none if these are other values.
+    Attributes:
+        values: (3, 256) float32, the processor's results for 0 to 255 in each channel.
+        steps: (3, 3) float32, rows divisor d, mean m and std s per channel. (x / d - m) / s in float32 gives `values`
+            and is faster than indexing. None if it does not give exactly these values.
     """
 
     def __init__(self, image_processor):
-        pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)  # a picture of one row
+        pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)  # an image of one row
         values = pixels.numpy()
         scale, mean, std = 1, 0, 1
         if image_processor.do_rescale:
@@ -252,7 +257,7 @@ class PixelNormalization:
             self.steps = None
 
     def __call__(self, pixels: torch.Tensor) -> torch.FloatTensor:
-        """Values (I, 3, H, W) float32 of pixels (I, 3, H, W) uint8."""
+        """Return pixels (I, 3, H, W) uint8 as normalized values (I, 3, H, W) float32."""
         if self.steps is None:
             channels = torch.arange(3, device=pixels.device)[:, None, None]
             return self.values.to(pixels.device)[channels, pixels.int()]
@@ -261,13 +266,13 @@ class PixelNormalization:
 
 
 def write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
-    """The picture's pixels into target (3, H, W) uint8, of the picture's size."""
+    """Write the pixels of an image to target (3, H, W) uint8, which has the size of the image."""
     for band, plane in zip(rgb.split(), target, strict=True):
         plane[...] = np.asarray(band)
 
 
 def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
-    """0 wherever images (I, 3, H, W) lie outside their sizes (I, 2), (height, width) in pixels."""
+    """Set images (I, 3, H, W) to 0 outside their sizes (I, 2), (height, width) in pixels."""
     rows, columns = (
         torch.arange(length, device=images.device) < sizes[:, axis, None].to(images.device)
         for axis, length in enumerate(images.shape[-2:])
@@ -276,40 +281,43 @@ def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
 
 
 def pixel_limit() -> int:
-    """The most pixels a picture may have: the default, or what the environment says."""
+    """Return the maximum number of pixels of an image: the environment variable, or the default."""
     text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_IMAGE_PIXELS))
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{MAX_IMAGE_PIXELS_VARIABLE} is {text!r}; set it to a number of pixels, or not at all.")
+        raise ValueError(
+            f"The environment variable {MAX_IMAGE_PIXELS_VARIABLE} must be a positive number of pixels, got {text!r}. "
+            "Correct or unset it."
+        )
     return int(text)
 
 
 def _name_of(image: Image.Image | str | os.PathLike | bytes) -> str:
-    path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image  # empty, if opened from memory
+    path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image  # empty if opened from memory
     return " ".join(str(path)[:200].splitlines()) if isinstance(path, str | os.PathLike) and path else "the image"
 
 
-def _what_else(image: Image.Image | str | os.PathLike | bytes) -> str:
-    """What a file is that is in none of `FORMATS`, and what to do."""
+def _describe_unsupported(image: Image.Image | str | os.PathLike | bytes) -> str:
+    """Describe a file that has none of the `FORMATS`, and how to fix it."""
     if isinstance(image, Image.Image):
-        return f"pictures of the format {image.format} are not supported; save it as PNG or JPEG"
+        return f"the format {image.format} is not supported; save it as PNG or JPEG"
     if isinstance(image, bytes):
         start = image[:1000]
     else:
         with open(image, "rb") as file:
             start = file.read(1000)
     if not start:
-        return "the file is empty; download it again or take it out"
+        return "the file is empty; download it again or remove it"
     if b"<svg" in start or b"%!PS" in start:
-        return "it is a drawing, SVG or PostScript, which has no pixels; save it as PNG"
-    return "it is in no format of pictures that is supported; save it as PNG or JPEG"
+        return "it is a vector graphic, SVG or PostScript; save it as PNG"
+    return "its image format is not supported; save it as PNG or JPEG"
 
 
-@functools.lru_cache(maxsize=10_000)  # what is said of files from outside has no end
-def _say_once(warning: str) -> None:
+@functools.lru_cache(maxsize=10_000)  # limited, because warnings contain names of files
+def _warn_once(warning: str) -> None:
     _logger.warning(warning)
 
 
 def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
-    """Return for each conversation (B, L) the index of its image, (B,), and whether it shows one at all, (B,)."""
+    """Return, for each conversation (B, L), the index of its image, (B,), and whether it has an image, (B,)."""
     has_image = (input_ids == image_token_id).any(dim=1)
     return has_image.long().cumsum(0) - 1, has_image

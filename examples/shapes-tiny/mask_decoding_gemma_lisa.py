@@ -1,7 +1,7 @@
-"""SAM's decoder with a `[SEG]` beside its own prompts: points, a box, an earlier mask.
+"""SAM's mask decoder, prompted by a `[SEG]` together with SAM's own prompts: points, a box, an earlier mask.
 
-Letters: S prompted masks, I images, D Gemma's hidden size, C SAM's prompt size (256), N points. Sizes in pixels
-are SAM's; the configuration decides.
+Letters: S prompted masks, I images, D Gemma's hidden size, C SAM's prompt size (256), N points. Sizes in pixels are
+SAM's defaults; the configuration can change them.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,24 +15,24 @@ from transformers import SamModel
 from transformers.utils import is_accelerate_available
 
 HAS_ACCELERATE = is_accelerate_available()
-if is_accelerate_available():  # in these words: transformers then does not ask for it
+if is_accelerate_available():  # transformers recognizes this line and does not require accelerate
     from accelerate.utils import align_module_device
 
-# In inference. A mask takes tens of MB in SAM's decoder, and an answer may have as many as it has tokens.
+# Masks per decoder call in inference. Each takes tens of MB, and an answer can have one mask per token.
 MASKS_AT_ONCE = 32
-# Labels of points: on the thing, or beside it.
-ON, OFF = 1, 0
+# Labels of points
+FOREGROUND, BACKGROUND = 1, 0
 
 
 class SegProjector(nn.Sequential):
-    """Gemma's state at a `[SEG]`, (S, D), to a prompt of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
+    """Map Gemma's states at `[SEG]`, (S, D), to prompts of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
 
     def __init__(self, hidden_size: int, prompt_size: int):
         super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type it computes in: its bias's, for a quantised weight is held in bytes."""
+        """The dtype of the computation: that of the bias, because quantized weights are stored as bytes."""
         return self[0].bias.dtype
 
 
@@ -42,9 +42,9 @@ class SegStates:
 
     Args:
         states: (S, D), one for each `[SEG]`.
-        image_index: (S,) the image that each belongs to.
+        image_index: (S,) index of the image of each `[SEG]`.
         image_embeddings: (I, C, 64, 64) SAM's encoding of the images.
-        idle_state: (1, D) what the decoder is called with where S is 0.
+        idle_state: (1, D) a state for the decoder if S is 0.
     """
 
     states: torch.FloatTensor
@@ -62,18 +62,18 @@ def decode_masks(
     mask_inputs: torch.FloatTensor | None = None,
     multimask_output: bool = False,
 ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
-    """SAM's decoder, once.
+    """Run SAM's mask decoder once.
 
     Args:
-        seg_embeddings: (S, C) what `seg_projector` made of the states at `[SEG]`.
-        image_embeddings: (S, C, 64, 64) the image of each.
-        points: (S, N, 3) x, y and label in pixels of SAM's square; the label is ON or OFF.
-        boxes: (S, 4) left, top, right, bottom, likewise.
-        mask_inputs: (S, 256, 256) logits to begin from, as an earlier call returned them.
-        multimask_output: of the three masks that SAM has for what is ambiguous, the one it scores best.
+        seg_embeddings: (S, C) output of `seg_projector` for the states at `[SEG]`.
+        image_embeddings: (S, C, 64, 64) encoding of the image of each `[SEG]`.
+        points: (S, N, 3) x, y in pixels of SAM's square, and the label FOREGROUND or BACKGROUND.
+        boxes: (S, 4) left, top, right, bottom in pixels of SAM's square.
+        mask_inputs: (S, 256, 256) mask logits of an earlier call that are to be refined.
+        multimask_output: return the best-scored of SAM's three masks for ambiguous prompts.
 
     Returns:
-        mask logits (S, 256, 256) on SAM's padded square, and its own estimates of their IoU (S,).
+        mask logits (S, 256, 256) on SAM's padded square, and SAM's own estimates of their IoU (S,).
     """
     count = len(seg_embeddings)
     with _bare_weights_loaded(sam):
@@ -82,14 +82,14 @@ def decode_masks(
         points, boxes, mask_inputs = (
             None if prompt is None else prompt[:, None].to(weight.device) for prompt in (points, boxes, mask_inputs)
         )
-        by_hand, dense = sam.prompt_encoder(
+        sparse_prompts, dense = sam.prompt_encoder(
             None if points is None else points[..., :2],  # (S, 1, N, 2)
             None if points is None else points[..., 2],  # (S, 1, N)
             boxes,  # (S, 1, 4)
             None if mask_inputs is None else mask_inputs.to(sam.prompt_encoder.mask_embed.conv1.weight.dtype),
         )  # (S, 1, N, C) or None, (1 or S, C, 64, 64)
-        if by_hand is not None:
-            sparse = torch.cat([by_hand.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
+        if sparse_prompts is not None:
+            sparse = torch.cat([sparse_prompts.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
         masks, scores = sam.mask_decoder(
             image_embeddings=image_embeddings.to(weight),
             image_positional_embeddings=sam.get_image_wide_positional_embeddings()
@@ -114,19 +114,18 @@ def decode_seg_states(
     multimask_output: bool = False,
     **prompts: torch.FloatTensor,
 ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
-    """As `decode_masks`, on states: mask logits (S, 256, 256), scores (S,), and zero.
+    """Return mask logits (S, 256, 256), scores (S,), and a zero that depends on all outputs, as `decode_masks` does.
 
-    The decoder runs on `idle_state` where there is no `[SEG]`, and the last value, a zero that hangs on all its
-    outputs, goes into the loss: so no parameter is ever without a gradient, and every rank goes back through the same
-    modules, those that are frozen too.
+    The zero must be added to the loss. If there is no `[SEG]`, the decoder runs on `idle_state`. So every parameter has
+    a gradient, and the backward pass of every rank goes through the same modules.
 
     Args:
-        project: makes prompts (S, C) of states (S, D).
-        prompts: (S, ...) each, for `decode_masks`.
+        project: function that maps states (S, D) to prompts (S, C).
+        prompts: further prompts of `decode_masks`, (S, ...) each.
     """
     states, image_index, image_embeddings = seg.states, seg.image_index, seg.image_embeddings
     count = len(states)
-    if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count: it always adds the state
+    if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count, so it always adds the state
         states = torch.cat([states, seg.idle_state])
         image_index = torch.cat([image_index[:count], image_index.new_zeros(1)])
         prompts = {
@@ -148,13 +147,15 @@ def decode_with_prompts(
     prompts: list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]],
     multimask_output: bool,
 ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
-    """As `decode_masks`, image by image with the points and the box of each: their numbers may differ.
+    """Return masks and scores as `decode_masks` does, with the points and the box of each image.
+
+    Images are decoded one by one, because they can have different numbers of points.
 
     Args:
-        seg_embeddings: (S, C), of one image after the other.
+        seg_embeddings: (S, C), sorted by image.
         image_embeddings: (I, C, 64, 64).
-        seg_image_index: (S,), the image of each.
-        prompts: for each of the I images what `prompts_in_sam_frame` gives.
+        seg_image_index: (S,), index of the image of each `[SEG]`.
+        prompts: output of `prompts_in_sam_frame` for each of the I images.
     """
     side = 4 * image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
     masks, scores = [image_embeddings.new_zeros(0, side, side)], [image_embeddings.new_zeros(0)]
@@ -183,19 +184,23 @@ def user_prompts(
     reshaped_input_sizes: torch.LongTensor | None,
     num_images: int,
 ) -> list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]] | None:
-    """For each image its points and its box as `prompts_in_sam_frame` gives them; None where none were given at all.
+    """Return the points and the box of each image as `prompts_in_sam_frame` does; None if there are none at all.
 
     Raises:
-        ValueError: not one for each image, or as `prompts_in_sam_frame`.
+        ValueError: the number of items is not the number of images; or as `prompts_in_sam_frame`.
     """
     if points is None and boxes is None:
         return None
     points = [None] * num_images if points is None else points
     boxes = [None] * num_images if boxes is None else boxes
     if original_sizes is None or reshaped_input_sizes is None:
-        raise ValueError("points and boxes need original_sizes and reshaped_input_sizes: pass all that came.")
+        raise ValueError(
+            "points and boxes need original_sizes and reshaped_input_sizes. Pass all outputs of the processor."
+        )
     if len(points) != num_images or len(boxes) != num_images:
-        raise ValueError(f"{len(points)} points and {len(boxes)} boxes for {num_images} images; give one each.")
+        raise ValueError(
+            f"points and boxes must have one item per image ({num_images}), got {len(points)} and {len(boxes)}."
+        )
     sizes = zip(original_sizes.tolist(), reshaped_input_sizes.tolist(), strict=True)
     return [
         prompts_in_sam_frame(points[image], boxes[image], original, reshaped)
@@ -209,35 +214,42 @@ def prompts_in_sam_frame(
     original_size: tuple[int, int],
     reshaped_size: tuple[int, int],
 ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
-    """Points and a box in pixels of the image, as `decode_masks` takes them for one mask: (1, N, 3) and (1, 4).
+    """Return the points (1, N, 3) and the box (1, 4) of one image in pixels of SAM's square, for `decode_masks`.
 
     Args:
-        points: N of x, y, label (ON or OFF) in pixels of the image; or None.
+        points: N points of x, y in pixels of the image and label (FOREGROUND or BACKGROUND); or None.
         box: left, top, right, bottom in pixels of the image; or None.
-        original_size, reshaped_size: (height, width) of the image, and of what SAM is shown of it.
+        original_size, reshaped_size: (height, width) of the image in pixels, before and after SAM's resizing.
 
     Returns:
-        both on the CPU; `decode_masks` moves them.
+        CPU tensors, or None for what was not given. `decode_masks` moves them to the device.
 
     Raises:
-        ValueError: not of these shapes, outside the image, a label that is neither.
+        ValueError: another shape, a place outside the image, or an unknown label.
     """
     height, width = (int(side) for side in original_size)
-    # x and y are scaled apart, as SAM does: the sides are rounded to whole pixels each for itself
+    # x and y have different scales, because SAM rounds each side to whole pixels
     scale = torch.tensor([int(reshaped_size[1]) / width, int(reshaped_size[0]) / height])
     limit = torch.tensor([width, height])
     if points is not None:
         points = torch.as_tensor(points, dtype=torch.float32, device="cpu")
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-            raise ValueError(f"points are of shape {tuple(points.shape)}; x, y and label of each are needed, (N, 3).")
-        if not torch.isin(points[:, 2], torch.tensor([OFF, ON])).all():
-            raise ValueError(f"labels of points are {points[:, 2].tolist()}; {ON} is on the thing, {OFF} beside it.")
+            raise ValueError(
+                f"points must have the shape (N, 3), with x, y and label of each point, got {tuple(points.shape)}."
+            )
+        if not torch.isin(points[:, 2], torch.tensor([BACKGROUND, FOREGROUND])).all():
+            raise ValueError(
+                f"The label of a point must be {FOREGROUND} (foreground) or {BACKGROUND} (background), got "
+                f"{points[:, 2].tolist()}."
+            )
         _check_inside(points[:, :2], limit)
         points = torch.cat([points[:, :2] * scale, points[:, 2:]], dim=1)[None]  # (1, N, 3)
     if box is not None:
         box = torch.as_tensor(box, dtype=torch.float32, device="cpu")
         if box.shape != (4,) or not (box[:2] < box[2:]).all():
-            raise ValueError(f"the box is {box.tolist()}; left, top, right and bottom are needed, in this order.")
+            raise ValueError(
+                f"A box must be [left, top, right, bottom] with left < right and top < bottom, got {box.tolist()}."
+            )
         _check_inside(box.view(2, 2), limit)
         box = (box.view(2, 2) * scale).view(1, 4)
     return points, box
@@ -246,22 +258,26 @@ def prompts_in_sam_frame(
 def _check_inside(places: torch.FloatTensor, limit: torch.Tensor) -> None:
     if not ((places >= 0) & (places <= limit)).all():
         raise ValueError(
-            f"{places.tolist()} is not all inside the image of {int(limit[0])} × {int(limit[1])} pixels (x, y)."
+            f"Points and boxes must be inside the image of {int(limit[0])} × {int(limit[1])} pixels (width × height), "
+            f"got (x, y) = {places.tolist()}."
         )
 
 
 def loaded_device(module: nn.Module, device: torch.device) -> torch.device:
-    """The device of one of the module's weights; the CPU for one that Accelerate offloaded, as it moves the inputs."""
+    """Return the device for inputs of a module whose weight is on `device`.
+
+    This is the CPU for weights that Accelerate offloaded, because Accelerate moves the inputs itself.
+    """
     is_offloaded = device.type == "meta" and any("_hf_hook" in vars(part) for part in module.modules())
     return torch.device("cpu") if is_offloaded else device
 
 
 @contextmanager
 def _bare_weights_loaded(sam: SamModel) -> Iterator[None]:
-    """Load the weights that SAM reads without calling their module.
+    """Load the weights that SAM uses without calling their module.
 
-    Accelerate loads offloaded weights when their module is called. SAM's tokens are embeddings whose `weight` is read
-    directly, and the device of the positional code is asked for before it is called.
+    Accelerate loads offloaded weights when their module is called. SAM reads the `weight` of its token embeddings
+    directly, and the device of its positional embedding before the call.
     """
     with ExitStack() as stack:
         if HAS_ACCELERATE and not torch.compiler.is_compiling():

@@ -1,6 +1,6 @@
-"""The layout of a batch: which tokens are learned, and which questions share an image.
+"""The layout of a batch: which tokens have a loss, and which questions share an image.
 
-`Prepared` is what the collator finds of it.
+The collator stores it in `Prepared`.
 
 Letters: B conversations, L tokens.
 """
@@ -16,23 +16,23 @@ from .losses_gemma_lisa import IGNORE_INDEX
 
 @dataclass
 class Prepared:
-    """What `GemmaLisaCollator` finds and prepares in a batch, so that `forward` never waits for the device.
+    """Indices and masks that `GemmaLisaCollator` computes for a batch, so that `forward` needs no GPU synchronization.
 
-    It holds for the batch as it is. Remove it from a batch whose `input_ids`, `labels` or rows are changed.
+    It is valid only for this batch. Remove it if you change `input_ids`, `labels` or the number of rows.
 
-    It is one object and no tensor, because its tensors have no row for each conversation. So a function that slices the
-    tensors of a batch by rows leaves it whole, and `forward` then refuses it because of `shape`.
+    It is one object rather than tensors in the batch, because its tensors do not have one row per conversation. If a
+    function slices the tensors of a batch by rows, `forward` raises because of `shape`.
 
     Args:
         shape: (B, L) of `input_ids`. Positions are indices into these B · L tokens, row by row.
-        learned_positions: (N,) the tokens whose state predicts a label that is learned.
+        learned_positions: (N,) the tokens whose state predicts a label with a loss.
         seg_positions: (S,) the `[SEG]` tokens.
         image_positions: (I · 256,) the image tokens.
-        mask_targets: (S, H, W) uint8, the masks of all images on one canvas, as `pad_masks` makes them.
+        mask_targets: (S, H, W) uint8, the masks of all images on one canvas, as returned by `pad_masks`.
         mask_sizes: (S, 2), (height, width) of each mask on that canvas.
-        mask_loss_size: maximum side of the masks in pixels, which must be the model's.
-        full_masks: I tensors (K, H, W) uint8, the masks at their own sizes, for metrics. Only evaluation has them, and
-            they stay on the CPU.
+        mask_loss_size: maximum side of the masks in pixels; must be equal to that of the model.
+        full_masks: I tensors (K, H, W) uint8, the masks at their own sizes, for metrics. Only in evaluation, and always
+            on the CPU.
     """
 
     shape: tuple[int, int] | None = None
@@ -71,46 +71,46 @@ def check_prepared(
     labels: torch.LongTensor | None,
     mask_labels: list[torch.Tensor] | None,
 ) -> Prepared:
-    """Return what is prepared of a batch, nothing for None.
+    """Return `prepared`, or an empty `Prepared` for None.
 
     Raises:
-        ValueError: it does not belong to the other arguments of `forward`, as far as shapes tell.
+        ValueError: its shapes do not match the other arguments of `forward`.
     """
     if prepared is None:
         return _NOTHING
     if inputs_embeds is not None and prepared.image_positions is not None:
-        raise ValueError("inputs_embeds cannot be combined with prepared.image_positions; remove `prepared`.")
+        raise ValueError("inputs_embeds cannot be combined with prepared.image_positions. Remove `prepared`.")
     given = None if input_ids is None else tuple(input_ids.shape)
     if prepared.shape is not None and prepared.shape != given:
         raise ValueError(
-            f"`prepared` is of a batch of shape {prepared.shape}, but input_ids have {given}; pass the batch as the "
-            "collator returned it, or remove `prepared`."
+            f"`prepared` belongs to a batch of shape {prepared.shape}, but input_ids have {given}. Pass the unchanged "
+            "batch of the collator, or remove `prepared`."
         )
     if labels is None and prepared.learned_positions is not None:
-        raise ValueError("prepared.learned_positions came without labels; pass the labels, or remove `prepared`.")
+        raise ValueError("prepared.learned_positions needs labels. Pass the labels, or remove `prepared`.")
     if mask_labels is not None and prepared.mask_targets is not None:
-        raise ValueError("mask_labels and prepared.mask_targets are both target masks; pass one of them.")
+        raise ValueError("mask_labels and prepared.mask_targets are both target masks. Pass only one of them.")
     if prepared.mask_targets is None and prepared.mask_sizes is not None:
-        raise ValueError("prepared.mask_sizes came without prepared.mask_targets; pass both or neither.")
+        raise ValueError("prepared.mask_sizes needs prepared.mask_targets. Pass both or neither.")
     return prepared
 
 
 def find_positions(is_one: torch.BoolTensor) -> torch.LongTensor:
-    """Return where a (B, L) mask is True, (N,): indices into the B · L tokens, row by row. Waits for the device."""
+    """Return where a (B, L) mask is True, (N,): indices into the B · L tokens, row by row. Synchronizes the GPU."""
     return is_one.flatten().nonzero()[:, 0]
 
 
 def find_learned(labels: torch.LongTensor) -> torch.LongTensor:
-    """Return the tokens whose state predicts a label (B, L) that is learned, (N,), as `find_positions` does."""
+    """Return the tokens whose state predicts a label with a loss, (N,), for labels (B, L); see `find_positions`."""
     return find_positions(F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1)))
 
 
 def isolate_questions(
     question_ids: torch.LongTensor, is_image: torch.BoolTensor, text_config: PreTrainedConfig, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], torch.LongTensor]:
-    """Masks and positions under which each question sees only the prefix and itself.
+    """Return attention masks and positions with which each question attends only to the prefix and itself.
 
-    Two questions a, b behind a prefix p, each of two tokens; a row may look at the columns marked 1:
+    Two questions a and b after a prefix p, two tokens each. A row attends to the columns marked 1:
 
             p p a a b b      positions
         p   1 . . . . .      0
@@ -120,24 +120,24 @@ def isolate_questions(
         b   1 1 . . 1 .      2
         b   1 1 . . 1 1      3
 
-    The tokens of the image also see each other, as Gemma 3 has it.
+    The tokens of the image also attend to each other, as in Gemma 3.
 
     Args:
-        question_ids: (B, L), 0 = the prefix, k = the k-th question with its answer, −1 = padding.
-        is_image: (B, L) bool, a token of the image.
-        text_config: of Gemma: its attention and its sliding window.
-        dtype: of what is added to the scores.
+        question_ids: (B, L), 0 for the prefix, k for the k-th question with its answer, −1 for padding.
+        is_image: (B, L) bool, True for image tokens.
+        text_config: Gemma's text configuration, with the attention implementation and the sliding window.
+        dtype: dtype of additive masks.
 
     Returns:
-        {"full_attention", "sliding_attention"}: (B, 1, L, L), bool or, for eager attention, what is added to the
-        scores; and position_ids (B, L).
+        {"full_attention", "sliding_attention"}: (B, 1, L, L) bool, or additive masks for eager attention; and
+        position_ids (B, L).
 
     Raises:
-        ValueError: an attention that takes no such masks.
+        ValueError: the attention implementation does not support such masks.
     """
     attention = text_config._attn_implementation
     if attention not in ("sdpa", "eager"):
-        raise ValueError(f'question_ids need attn_implementation "sdpa" or "eager", not {attention!r}.')
+        raise ValueError(f'question_ids need attn_implementation "sdpa" or "eager", got {attention!r}.')
     is_prefix = question_ids == 0
     prefix_length = is_prefix.sum(1, keepdim=True)  # (B, 1)
     column = torch.arange(question_ids.shape[1], device=question_ids.device).expand_as(question_ids)

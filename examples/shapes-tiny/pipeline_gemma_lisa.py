@@ -18,8 +18,8 @@ from .images_gemma_lisa import load_rgb
 from .mask_decoding_gemma_lisa import loaded_device
 
 TASK = "reasoning-segmentation"
-# Something that would have to be fetched, data: among it
-_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+# URLs, including data: URLs
+_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 _OPTIONS = {"max_new_tokens", "threshold", "multimask_output", "encode_mask"}
 _STOCK_OPTIONS = set(inspect.signature(Pipeline.__call__).parameters)
 
@@ -33,24 +33,23 @@ def answer(
     multimask_output: bool = False,
     encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the answer to each question. Each is a conversation of its own; all are one batch.
+    """Return the answer to each question. All questions are one batch, and each is a separate conversation.
 
-    The pipeline, `predict.py` and the evaluation by generation ask with this function. The web page and the
-    conversation in a terminal ask with `ImageSession`, which keeps the image's keys and values between questions.
-    Both build a turn with `user_turn` and read an answer with the processor's `read_answer` and `threshold_masks`.
+    The pipeline, `predict.py` and the evaluation by generation use this function. The web page and the conversation in
+    a terminal use `ImageSession`, which keeps the KV cache between questions.
 
     Args:
-        model: a Gemma-LISA, or one with an adapter.
+        model: a Gemma-LISA model, with or without an adapter.
         processor: its processor.
-        questions: dicts of "text" and, optionally, "image" (PIL image, path or bytes), "points" and "boxes", each as
-            `segment` takes it for one image. If one question has points or boxes, all must have an image.
-        max_new_tokens: maximum number of tokens of an answer.
+        questions: dicts of "text" and, optionally, "image" (PIL image, path or bytes), "points" and "boxes", each in
+            the format of `segment` for one image. If one question has points or boxes, all must have an image.
+        max_new_tokens: maximum number of tokens of an answer (default: 64).
         threshold, encode_mask: as in the processor's `post_process_segmentation`.
         multimask_output: as in `segment`.
 
     Returns:
-        for each question a dict of text, raw_text, phrases, masks, scores and complete, as
-        `post_process_segmentation` returns it.
+        for each question a dict of text, raw_text, phrases, masks, scores, complete and status, see
+        `post_process_segmentation`.
 
     Raises:
         ValueError: as `segment`, `apply_chat_template` and `load_rgb`.
@@ -70,16 +69,16 @@ def answer(
 
 
 class ReasoningSegmentationPipeline(Pipeline):
-    """An image and words in; a text and a mask for each thing that it points at out.
+    """Answer questions about images with a text and a mask for each object of the answer.
 
         pipe = pipeline("reasoning-segmentation", model=path, trust_remote_code=True)
         pipe(images=image, text="the red circle")
 
-    `batch_size`, `device`, `device_map` and `dtype` are those of every pipeline. `max_new_tokens`, `threshold`,
-    `multimask_output` and `encode_mask` can be given here too, for every call.
+    `pipeline(...)` accepts the usual `batch_size`, `device`, `device_map` and `dtype`. It also accepts
+    `max_new_tokens`, `threshold`, `multimask_output` and `encode_mask` as defaults of all calls.
     """
 
-    # The processor holds Gemma's tokenizer and both image processors; none of them is used alone.
+    # The processor contains Gemma's tokenizer and both image processors, so they are not loaded separately.
     _load_processor = True
     _load_tokenizer = False
     _load_image_processor = False
@@ -88,47 +87,50 @@ class ReasoningSegmentationPipeline(Pipeline):
 
     def __init__(self, model, processor=None, **kwargs):
         if processor is None:
-            raise ValueError("The pipeline needs the processor beside the model; pass processor=…")
-        # transformers has put classes in the place of their names there, which no file can hold
+            raise ValueError("The pipeline needs a processor. Pass processor=… with the model.")
+        # transformers has replaced the names with classes, which cannot be saved to JSON
         model.config.custom_pipelines = custom_pipelines()
         super().__init__(model=model, processor=processor, **kwargs)
 
     def __call__(
         self, images: Any = None, text: str | list[str] | None = None, points: Any = None, boxes: Any = None, **kwargs
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
-        """Ask.
+        """Answer questions about images.
 
         Args:
-            images: PIL image, path or bytes, as `load_rgb` opens them; or a dict of image, text and, if wanted, points
-                and boxes. A list of such, or a generator or data set of such, which is read as it goes. Nothing is ever
-                fetched: an address is refused.
-            text: what to look for in every image, or a list with one for each; one image and a list of texts asks it
-                each of them.
-            points: (N, 3): x, y in pixels of the image, and 1 = on the thing, 0 = beside it; of a list of images one
-                such for each, or None. Likewise
-            boxes: left, top, right, bottom in pixels.
-            max_new_tokens: of an answer; 64.
-            threshold: mask logits above it are foreground; 0.
-            multimask_output: the best of SAM's three masks for what is ambiguous; False.
-            encode_mask: makes "mask" below of each mask, a bool tensor (H, W); one of them is held at a time.
-            batch_size: questions at once; 1.
+            images: PIL image, path or bytes; or a dict of image, text and, optionally, points and boxes. Also a list,
+                generator or data set of such items; generators are read lazily. URLs are not supported.
+            text: question for all images, or a list with one question per image. With one image, a list of texts asks
+                several questions about it.
+            points: (N, 3): x, y in pixels of the image and label: 1 for a foreground point, 0 for a background point.
+                For a list of images, a list with one such item, or None, per image.
+            boxes: left, top, right, bottom in pixels of the image. For a list of images, one item, or None, per image.
+            max_new_tokens: maximum number of tokens of an answer (default: 64).
+            threshold: mask logits above it are foreground (default: 0).
+            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts (default: False).
+            encode_mask: function that converts each mask, a bool tensor (H, W), to the value of "mask" below. Only one
+                mask is in memory at a time.
+            batch_size: number of questions per batch (default: 1).
 
         Returns:
             for one image a dict of
-            text (str): what was said, without `[SEG]`; raw_text (str): with it;
-            complete (bool): the answer was ended, not cut off;
-            segments: list of {"score": float, SAM's own estimate of the mask's IoU; "label": str, the words before the
-                mask's `[SEG]`; "mask": PIL "L" image of 0 and 255, at the size of the upright image}.
-            A list gives a list, a generator an iterator.
+            text (str): the answer without `[SEG]`; raw_text (str): the answer with `[SEG]`;
+            complete (bool): the model ended its turn, and the answer does not repeat itself;
+            status (str): "found", "low confidence", "nothing found", "not there", "text only" or "incomplete"; see
+            `answer_status`;
+            segments: list of {"score": float, SAM's own estimate of the mask's IoU; "label": str, the phrase of the
+                mask; "mask": PIL "L" image of 0 and 255, at the size of the upright image}.
+            A list of images returns a list, a generator an iterator.
 
         Raises:
-            ValueError: no question, an image that cannot be read, an address, lists of different lengths, points or
-                boxes outside their image. A generator's item raises when it is come to.
+            ValueError: no question, an image that cannot be read, a URL, lists of different lengths, or points or
+                boxes outside their image. An item of a generator raises when it is read.
         """
         if wrong := kwargs.keys() - _OPTIONS - _STOCK_OPTIONS:
-            raise ValueError(f"The pipeline takes no {', '.join(sorted(wrong))}.")
+            known = ", ".join(sorted({"images", "text", "points", "boxes"} | _OPTIONS))
+            raise ValueError(f"The pipeline does not know {', '.join(sorted(wrong))}. Its arguments are {known}.")
         if images is None:
-            raise ValueError("There is no image; pass images=…, a picture, a path or bytes.")
+            raise ValueError("There is no image. Pass images=… with a PIL image, a path or bytes.")
         if isinstance(images, list | tuple) or (isinstance(text, list | tuple) and _is_one(images)):
             count = len(images) if isinstance(images, list | tuple) else len(text)
             each = {
@@ -139,7 +141,7 @@ class ReasoningSegmentationPipeline(Pipeline):
             }
             for name, values in each.items():
                 if len(values) != count:
-                    raise ValueError(f"{count} to answer but {len(values)} {name}; give one for each.")
+                    raise ValueError(f"There are {count} questions but {len(values)} {name}. Pass one per question.")
             asked = [_question(*values) for values in zip(*each.values(), strict=True)]
             return super().__call__(asked, **kwargs) if asked else []
         if _is_one(images):
@@ -147,22 +149,27 @@ class ReasoningSegmentationPipeline(Pipeline):
         if isinstance(images, Dataset) and isinstance(images, Sized):
             images = map(images.__getitem__, range(len(images)))
         if not isinstance(images, Iterable) or hasattr(images, "read") or hasattr(images, "shape"):
-            raise ValueError(f"images is of type {type(images).__name__}; pass a picture, a path, bytes or several.")
+            raise ValueError(
+                f"images must be a PIL image, a path, bytes, a dict, or several of them, got {type(images).__name__}."
+            )
         if isinstance(text, list | tuple) or points is not None or boxes is not None:
-            raise ValueError("Beside a generator of images stands one text at most; let it give dicts with the rest.")
+            raise ValueError(
+                "With a generator of images, text must be one string, and points and boxes are not supported. Yield "
+                'dicts of "image", "text", "points" and "boxes" instead.'
+            )
         return super().__call__((_question(image, text) for image in images), **kwargs)
 
     def _sanitize_parameters(self, **options) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        options.pop("local_files_only", None)  # of `pipeline`, which hands it on
+        options.pop("local_files_only", None)  # `pipeline` passes it on
         if prompts := options.keys() & {"points", "boxes"}:
             raise ValueError(
-                f"{', '.join(sorted(prompts))} belong to an image: pass them to the call, not to pipeline."
+                f"{', '.join(sorted(prompts))} belong to an image. Pass them to the call, not to pipeline(...)."
             )
         warn_of_unknown("The pipeline", options.keys() - _OPTIONS)
         return {}, {name: value for name, value in options.items() if name in _OPTIONS}, {}
 
     def preprocess(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Opens the picture; words become tokens where the batch is, padded among their like."""
+        """Open the image. The text is tokenized later, with the whole batch."""
         return {"questions": {**question, "image": load_rgb(question["image"])}}
 
     def _forward(
@@ -171,7 +178,7 @@ class ReasoningSegmentationPipeline(Pipeline):
         encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        is_batch = isinstance(inputs["questions"], list)  # as the loader leaves it for batch_size > 1
+        is_batch = isinstance(inputs["questions"], list)  # the loader returns a list for batch_size > 1
         questions = inputs["questions"] if is_batch else [inputs["questions"]]
         answers = answer(self.model, self.processor, questions, encode_mask=encode_mask or _picture_of, **options)
         return {"answers": answers if is_batch else answers[0]}
@@ -182,11 +189,11 @@ class ReasoningSegmentationPipeline(Pipeline):
             {"score": float(score), "label": phrase, "mask": mask}
             for mask, score, phrase in zip(found["masks"], found["scores"], found["phrases"], strict=True)
         ]
-        return {**{name: found[name] for name in ("text", "raw_text", "complete")}, "segments": segments}
+        return {**{name: found[name] for name in ("text", "raw_text", "complete", "status")}, "segments": segments}
 
 
 def custom_pipelines() -> dict[str, dict[str, Any]]:
-    """What a checkpoint's configuration says of this file, so that `pipeline` finds it."""
+    """Return the entry of a checkpoint's configuration with which `pipeline` finds this file."""
     place = f"{__name__.rsplit('.', 1)[-1]}.{ReasoningSegmentationPipeline.__name__}"
     return {TASK: {"impl": place, "pt": ["AutoModel"], "type": "multimodal"}}
 
@@ -200,22 +207,23 @@ def _is_one(images: Any) -> bool:
 
 
 def _question(image: Any, text: str | None = None, points: Any = None, boxes: Any = None) -> dict[str, Any]:
-    """One thing to ask, as `preprocess` takes it."""
+    """Return one question as the input of `preprocess`."""
     question = {"image": image, "text": text, "points": points, "boxes": boxes}
     if isinstance(image, dict):
         if wrong := image.keys() - question.keys():
             raise ValueError(
-                f"A question holds {', '.join(sorted(map(str, wrong)))}; image, text, points and boxes are known."
+                f"A question has unknown keys: {', '.join(sorted(map(str, wrong)))}. The keys are image, text, points "
+                "and boxes."
             )
         if twice := [
             name for name, value in question.items() if name != "image" and value is not None and name in image
         ]:
-            raise ValueError(f"{', '.join(twice)} is given twice: in the question, and beside it.")
+            raise ValueError(f"{', '.join(twice)} is given twice: in the dict and as an argument. Remove one.")
         question |= {"image": None} | image
     if not isinstance(question["text"], str) or not question["text"].strip():
-        raise ValueError("The question is empty; say in text=… what to look for.")
-    if isinstance(question["image"], str) and (found := _ADDRESS.match(question["image"])):
+        raise ValueError("The question is empty. Pass text=… with what to look for.")
+    if isinstance(question["image"], str) and (found := _URL.match(question["image"])):
         raise ValueError(
-            f"An address ({found[1]}…) is not fetched; download the image and pass it, its path or its bytes."
+            f"URLs ({found[1]}…) are not supported. Download the image and pass it, its path or its bytes."
         )
     return question

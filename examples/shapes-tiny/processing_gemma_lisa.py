@@ -1,9 +1,9 @@
-"""GemmaLisaProcessor: conversations to tensors for Gemma and SAM, and masks back to the pixels of the images.
+"""GemmaLisaProcessor: converts conversations to tensors for Gemma and SAM, and outputs to answers and masks.
 
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image.
 """
 
-from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains what a name's absence means
+from .versions_gemma_lisa import check_transformers  # noqa: F401 - first: it explains an import that fails
 
 # isort: split
 import re
@@ -18,34 +18,32 @@ from transformers import BatchFeature, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from .answers_gemma_lisa import answer_status, mask_status, phrases_of, repeats_itself
 from .chat_template_gemma_lisa import CHAT_TEMPLATE, ChatTemplateMixin, images_of, tokenizer_lock
 from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
 
-# Every pattern here takes time in proportion to the text: no two repetitions beside each other match the same.
-# What links the masks of a list.
+# Every pattern here takes linear time: adjacent repetitions cannot match the same characters.
+# Text between two masks of a list
 _LINK = re.compile(r"\s*(,\s*)?(and\s*)?")
-# Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
-_NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
-_LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
-_PUNCTUATION = re.compile(r"[,.:;、。\n]")
 _SPACES, _COMMAS = re.compile(r" {2,}"), re.compile(r",(\s*,)+")
 _SPACE_BEFORE_PUNCTUATION = re.compile(r"(?<!\s)\s+(?=[.,;:!?]|$)")
 _ZERO_WIDTH_SPACE = "\u200b"
 
 
 class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
-    """Gemma 3's processor, SAM's image processor and the `[SEG]` token.
+    """Processor of Gemma 3, extended by SAM's image processor and the `[SEG]` token.
 
     Args:
-        image_processor: Gemma's; the PIL one is used whatever comes, so that the numbers do not depend on torchvision.
-        tokenizer: Gemma's fast tokenizer, with `[SEG]` among its special tokens.
-        sam_image_processor: SAM's; likewise.
-        chat_template: Gemma's template with generation marks; `CHAT_TEMPLATE` if None.
-        image_seq_length: tokens of one image.
+        image_processor: Gemma's image processor. It is converted to the PIL version, so that results do not depend on
+            torchvision.
+        tokenizer: Gemma's fast tokenizer with the special token `[SEG]`.
+        sam_image_processor: SAM's image processor. It is converted to the PIL version too.
+        chat_template: Gemma's template with generation marks (default: `CHAT_TEMPLATE`).
+        image_seq_length: number of tokens of one image.
         seg_token: the token that stands for a mask.
-        system_prompt: put before every conversation that has no system turn of its own; kept with the processor, so
-            that training and inference agree.
+        system_prompt: system prompt for conversations without a system turn. It is saved with the processor, so that
+            training and inference use the same one.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
     ):
         if seg_token not in tokenizer.get_added_vocab():
             raise ValueError(
-                f"The tokenizer has no token {seg_token}: this is no Gemma-LISA checkpoint; make one with "
+                f"The tokenizer has no token {seg_token}, so this is not a Gemma-LISA checkpoint. Make one with "
                 "scripts/init_checkpoint.py."
             )
         self.seg_token = seg_token
@@ -91,31 +89,32 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs,
     ) -> str | list[str] | BatchFeature | torch.Tensor:
-        """Conversations as text, or as the tensors of both towers.
+        """Return conversations as text, or as tensors for Gemma and SAM.
 
         Args:
-            conversation: messages `{"role", "content"}`, or a list of such lists; content is a string or parts
-                `{"type": "text", "text"}` and `{"type": "image", "image": PIL image or path}`. One image at most.
-                A special token inside a user's or a system text stays text, also where several parts or turns form it
-                together. `[SEG]` inside one text of a model's turn is the token.
-            add_generation_prompt: end with the opening of the model's turn.
-            tokenize, return_dict: False gives text; True, True gives the batch; True, False gives `input_ids`.
-            return_tensors: "pt" or None; tensors are made either way when `tokenize` is set.
-            return_assistant_tokens_mask: add `assistant_masks` (B, L), 1 where the model speaks.
+            conversation: list of messages `{"role", "content"}`, or a list of such lists. The content is a string or a
+                list of parts `{"type": "text", "text"}` and `{"type": "image", "image": PIL image or path}`, with at
+                most one image. A special token in a user or system text stays text, even if several parts or turns
+                form it together. `[SEG]` inside one text of a model's turn is the token.
+            add_generation_prompt: append the beginning of the model's turn.
+            tokenize, return_dict: `tokenize=False` returns text. With `tokenize=True`, `return_dict` selects the batch
+                (True) or `input_ids` (False).
+            return_tensors: "pt" or None. The output has tensors in both cases.
+            return_assistant_tokens_mask: add `assistant_masks` (B, L), 1 for tokens of the model's turns.
             padding_side: "left" for generation, "right" for training.
-            continue_final_message: leave the model's last turn open, so that generation continues it.
-            processor_kwargs: tokenizing options as TRL and the stock pipelines pass them: padding_side,
-                pad_to_multiple_of, and max_length with truncation, which raises for what is longer.
+            continue_final_message: leave the last turn of the model open, so that generation continues it.
+            processor_kwargs: tokenizer options as passed by TRL and the pipelines of transformers: padding_side,
+                pad_to_multiple_of, and max_length with truncation, which raises if a conversation is longer.
 
         Returns:
-            BatchFeature of input_ids, attention_mask, token_type_ids (B, L); where there are images also pixel_values
+            BatchFeature of input_ids, attention_mask, token_type_ids (B, L); if there are images, also pixel_values
             (I, 3, 896, 896), sam_pixel_values (I, 3, 1024, 1024), original_sizes and reshaped_input_sizes (I, 2).
 
         Raises:
             ValueError: two images in one conversation, turns that do not alternate, or an option that is not supported.
         """
         if not conversation:
-            raise ValueError("There is no conversation; give a list of messages, or a list of such lists.")
+            raise ValueError("There is no conversation. Pass a list of messages, or a list of such lists.")
         conversations = conversation if isinstance(conversation[0], list) else [conversation]
         if not tokenize:
             texts = super().apply_chat_template(
@@ -143,14 +142,14 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         """Return input_ids, attention_mask, assistant_masks and token_type_ids, each (B, L)."""
         if longest is not None and (length := max(len(ids) for ids, _ in encoded)) > longest:
             raise ValueError(
-                f"A conversation has {length} tokens, max_length is {longest}. Truncating is not supported: it would "
-                "cut an image or a [SEG]. Raise max_length, or shorten the conversation."
+                f"A conversation has {length} tokens, but max_length is {longest}. Truncation is not supported: it "
+                "could cut an image or a [SEG]. Raise max_length, or shorten the conversation."
             )
         padded = pad_rows(
             {
                 "input_ids": ([ids for ids, _ in encoded], self.tokenizer.pad_token_id),
                 "attention_mask": ([[1] * len(ids) for ids, _ in encoded], 0),
-                "assistant_masks": ([spoken for _, spoken in encoded], 0),
+                "assistant_masks": ([mask for _, mask in encoded], 0),
             },
             padding_side,
             multiple,
@@ -159,15 +158,15 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         return padded
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        """Gemma 3's call for texts that are already rendered, with SAM's inputs beside Gemma's.
+        """Process rendered texts and their images, as Gemma 3's processor does, and add the inputs of SAM.
 
-        A special token in such a text is the token, whoever typed it; `apply_chat_template` can tell them apart.
+        A special token in such a text is always the token. Use `apply_chat_template` if users can type one.
         """
         kwargs.pop("return_tensors", None)
         first = text if isinstance(text, str) or text is None else text[0]
         if first is not None and first.startswith(self.tokenizer.bos_token):
-            kwargs.setdefault("add_special_tokens", False)  # the template has written <bos>
-        # Gemma's processor opens images in its own way, so it counts blank ones
+            kwargs.setdefault("add_special_tokens", False)  # the template has added <bos>
+        # Gemma's processor must not open the images, so it gets blank ones that it only counts
         nested = images if isinstance(images, list) or images is None else [images]
         blank = Image.new("RGB", (1, 1))
         counted = nested and [[blank] * len(part) if isinstance(part, list) else blank for part in nested]
@@ -181,19 +180,19 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
     def encode_images(
         self, images: list[Any], with_sam: bool = True, as_bytes: bool = False
     ) -> dict[str, torch.Tensor]:
-        """Images (PIL or paths) for both towers: pixel_values, sam_pixel_values, original_sizes, reshaped_input_sizes.
+        """Return pixel_values, sam_pixel_values, original_sizes and reshaped_input_sizes of images.
 
-        Shapes as in `apply_chat_template`; images are opened by `load_rgb`, and sizes count after it. A side that SAM's
-        resizing would leave without a pixel keeps one.
+        Shapes are those of `apply_chat_template`. Images are opened with `load_rgb`, and sizes are measured after that.
+        A side that SAM's resizing would reduce to 0 pixels keeps one pixel.
 
         Args:
-            images: to be looked at.
-            with_sam: False leaves out all that is SAM's.
-            as_bytes: leave the pixels uint8, a quarter of the memory: `normalize_images` does the rest later, where the
-                model is.
+            images: PIL images or paths.
+            with_sam: False omits the inputs of SAM.
+            as_bytes: keep the pixels as uint8, which needs a quarter of the memory. Call `normalize_images` later, on
+                the device of the model.
 
         Raises:
-            ValueError: an image that `load_rgb` refuses.
+            ValueError: an image that `load_rgb` cannot open.
         """
         size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
         side = self.sam_image_processor.size["longest_edge"]
@@ -217,9 +216,9 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         return encoded if as_bytes else self.normalize_images(encoded)
 
     def normalize_images(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its images as both towers take them: uint8 of `encode_images` to float32, on their device.
+        """Return the batch with the uint8 images of `encode_images` normalized to float32, on their device.
 
-        What the stock image processors give, bit for bit. Images that are not uint8 are left as they are.
+        Results are bit-identical to the stock image processors. Images that are not uint8 are not changed.
         """
         batch = dict(batch)
         processors = {"pixel_values": self.image_processor, "sam_pixel_values": self.sam_image_processor}
@@ -233,33 +232,42 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
     def post_process_segmentation(
         self, output, inputs, threshold: float = 0.0, encode_mask: Callable[[torch.BoolTensor], Any] | None = None
     ) -> list[dict[str, Any]]:
-        """What `segment` returned, as one answer for each conversation, or `num_return_sequences` in turn.
+        """Return the output of `segment` as one answer per conversation (or `num_return_sequences` answers each).
 
         Args:
             output: `SegmentOutput` of `model.segment(**inputs)`.
-            inputs: the batch it was given.
+            inputs: the batch that was passed to `segment`.
             threshold: mask logits above it are foreground.
-            encode_mask: what is made of each mask (H, W). `masks` is then a list of what it returned, and one mask is
-                held at a time: 8000 × 6000 pixels are 48 MB a mask.
+            encode_mask: function that encodes each mask (H, W). `masks` is then the list of its results. Only one mask
+                is in memory at a time: a mask of 8000 × 6000 pixels takes 48 MB.
 
         Returns:
             for each conversation a dict of
-            text (str): what was said, without `[SEG]`; raw_text (str): with it; where the model spelled one in words, a
-            zero-width space stands inside;
-            phrases (list of K str): what each mask stands for: the words before its `[SEG]`, back to the one before; in
-            an answer that begins with words like "It is" only, those after it; "" where there are none;
-            masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
+            text (str): the answer without `[SEG]`;
+            raw_text (str): the answer with `[SEG]`. If the model spells "[SEG]" in plain text, it contains a zero-width
+            space;
+            phrases (list of K str): the phrase of each mask, see `phrases_of`;
+            masks (bool (K, H, W)): masks at the size of the image in pixels;
             scores (float (K,)): SAM's own estimate of each mask's IoU;
-            complete (bool): the turn was ended, not cut off.
-            K = 0, with H = W = 0 where there is no image, when nothing is pointed at.
+            complete (bool): the model ended its turn, and the answer does not repeat itself (`repeats_itself`);
+            status (str): "found", "low confidence", "nothing found", "not there", "text only" or "incomplete"; see
+            `answer_status`.
+            K = 0 if the answer has no `[SEG]`. H = W = 0 if the conversation has no image.
         """
         prompts = inputs["input_ids"]
         images = self.image_of_each_row(prompts)
-        each = len(output.sequences) // len(prompts)  # answers to a conversation
+        each = len(output.sequences) // len(prompts)  # answers per conversation
         answers, mask = [], 0
+        areas: list[int] = []
+
+        def encode_and_measure(one: torch.BoolTensor) -> Any:
+            areas.append(int(one.count_nonzero()))
+            return encode_mask(one)
+
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
             image = images[row // each]
             answer = self.read_answer(new_tokens)
+            areas.clear()
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
             if image is None:
@@ -272,16 +280,19 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
                     inputs["original_sizes"][image].tolist(),
                     inputs["reshaped_input_sizes"][image].tolist(),
                     threshold,
-                    encode_mask,
+                    encode_mask and encode_and_measure,
                 )
                 answer["scores"] = output.iou_scores[mine].float().cpu()
+            if encode_mask is None:
+                areas.extend(answer["masks"].flatten(1).sum(1).tolist())
+            answer["status"] = self.status_of(answer, areas)
             answers.append(answer)
         return answers
 
     def masks_to_image(
         self, pred_masks: torch.FloatTensor, original_size: tuple[int, int], reshaped_size: tuple[int, int]
     ) -> torch.FloatTensor:
-        """Mask logits (K, h, w) on SAM's padded square, to (K, H, W) at the image's own size: SAM's way back."""
+        """Return mask logits (K, h, w) on SAM's padded square, resized to the image: (K, H, W), as SAM does."""
         if len(pred_masks) == 0:
             return pred_masks.new_zeros(0, *original_size)
         side = self.sam_image_processor.pad_size["height"]
@@ -297,10 +308,10 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         threshold: float = 0.0,
         encode_mask: Callable[[torch.BoolTensor], Any] | None = None,
     ) -> torch.BoolTensor | list[Any]:
-        """Mask logits (K, h, w) as masks (K, H, W) on the CPU: where `masks_to_image` is above the threshold.
+        """Return masks (K, H, W) on the CPU for mask logits (K, h, w): `masks_to_image` above the threshold.
 
-        One at a time: the logits of one mask of 8000 × 6000 pixels are 192 MB. With `encode_mask` the list of what it
-        makes of each mask.
+        With `encode_mask`, return the list of its results. Masks are processed one at a time, because the logits of one
+        mask of 8000 × 6000 pixels take 192 MB.
         """
         each = (self.masks_to_image(logits[None], original_size, reshaped_size)[0] > threshold for logits in pred_masks)
         if encode_mask is not None:
@@ -310,48 +321,45 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             mask.copy_(found)
         return masks
 
+    def status_of(self, answer: dict[str, Any], areas: list[int]) -> str:
+        """Return the `answer_status` of an answer whose masks have these areas (K) in pixels."""
+        statuses = [mask_status(*pair) for pair in zip(areas, answer["scores"].tolist(), strict=True)]
+        return answer_status(answer["text"], answer["complete"], statuses)
+
     def read_answer(self, new_tokens: list[int]) -> dict[str, Any]:
-        """Tokens the model wrote, as text, raw_text, phrases and complete: see `post_process_segmentation`."""
+        """Return text, raw_text, phrases and complete of generated tokens; see `post_process_segmentation`."""
         stops = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")}
         end = next((at for at, token in enumerate(new_tokens) if token in stops), None)
-        said = new_tokens[:end]
+        answer_tokens = new_tokens[:end]
         pieces: list[list[int]] = [[]]
-        for token in said:
+        for token in answer_tokens:
             if token == self.seg_token_id:
                 pieces.append([])
             else:
                 pieces[-1].append(token)
         words = [self.tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
-        # Between two masks of a list stand only commas and "and": without the masks they say nothing
+        # Commas and "and" between two masks of a list are dropped from the text
         kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
         spelled = f"{self.seg_token[0]}{_ZERO_WIDTH_SPACE}{self.seg_token[1:]}"
         text = _COMMAS.sub(",", _SPACES.sub(" ", "".join(kept)))
+        # "[SEG]" spelled in plain text must not become the token in a later turn
+        raw_text = self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip()
         return {
             "text": _SPACE_BEFORE_PUNCTUATION.sub("", text).strip(),
-            # spelled in words it must not be read as the token in a later turn
-            "raw_text": self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip(),
+            "raw_text": raw_text,
             "phrases": phrases_of(words),
-            "complete": end is not None,
+            "complete": end is not None and not repeats_itself(raw_text, self.seg_token),
         }
-
-
-def phrases_of(words: list[str]) -> list[str]:
-    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there; "" for no name.
-
-    words: the answer, cut at its `[SEG]`.
-    """
-    if len(words) == 1:
-        return []
-    behind = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
-    named_behind = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(behind[0])
-    phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (behind if named_behind else words[:-1])]
-    return ["" if _NAMELESS.fullmatch(phrase) else _LEADING.sub("", phrase) for phrase in phrases]
 
 
 def pad_rows(
     columns: dict[str, tuple[list[list[int]], int]], padding_side: str = "right", multiple: int = 1
 ) -> dict[str, torch.LongTensor]:
-    """Ragged rows of each name as (B, L) int64, filled with the value beside them; L is a multiple of `multiple`."""
+    """Return the rows of each column as a padded (B, L) int64 tensor, where L is a multiple of `multiple`.
+
+    Args:
+        columns: for each name, the rows and the padding value.
+    """
     padded = {}
     for name, (rows, fill) in columns.items():
         length = -(-max(map(len, rows)) // multiple) * multiple
@@ -362,7 +370,7 @@ def pad_rows(
 
 
 def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, str]:
-    """The multiple to pad to, the maximum length if one is to be kept, and the side to pad.
+    """Return the multiple to pad to, the maximum length (or None), and the padding side.
 
     Raises:
         ValueError: an option that would have no effect.
@@ -371,20 +379,20 @@ def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, 
     padding = options.pop("padding", True)
     if padding not in (True, "longest"):
         raise ValueError(
-            f"padding={padding!r} is not supported: the conversations of a batch are padded to the longest. "
-            "encode_conversations does not pad."
+            f"padding={padding!r} is not supported, because a batch is always padded to its longest conversation. Use "
+            "encode_conversations for conversations without padding."
         )
     longest, truncation = options.pop("max_length", None), options.pop("truncation", None)
     multiple, side = options.pop("pad_to_multiple_of", None), options.pop("padding_side")
-    for name in ("add_special_tokens", "return_tensors"):  # the template writes them; tensors are made either way
+    for name in ("add_special_tokens", "return_tensors"):  # without effect: the template adds the special tokens
         options.pop(name, None)
-    # Stock code passes options of other models' processors, switched off
+    # transformers passes disabled options of other models' processors
     warn_of_unknown("apply_chat_template", [name for name, value in options.items() if value not in (None, False)])
     return multiple or 1, longest if truncation else None, side
 
 
 def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
-    """(width, height) in pixels that SAM's resizing gives an image; no side less than 1, where the stock one has 0."""
+    """Return (width, height) in pixels after SAM's resizing, but at least 1 (the stock processor can return 0)."""
     scale = longest_edge / max(image.size)
     return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
 

@@ -1,4 +1,4 @@
-"""ImageSession: talk about one image for long; each question costs its own tokens only."""
+"""ImageSession: a conversation about one image that keeps its KV cache between questions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
 from .mask_decoding_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
 
-# Tokens that are read ahead at most: an answer's usual beginning, or the name of a thing.
+# Maximum number of tokens to guess at once: enough for the usual beginning of an answer, or the name of an object.
 MAX_GUESSED = 8
 
 
 @dataclass
 class PointedAt:
-    """What a session keeps of a mask, to correct it later.
+    """State of a mask that a session keeps, so that the mask can be corrected later.
 
     Args:
-        phrase: what it stands for, as in the answer's phrases.
-        seg_embedding: (1, C) its prompt of SAM's decoder.
-        logits: (1, 256, 256) on SAM's padded square.
-        points, box: what was clicked so far, in pixels of the image.
+        phrase: phrase of the mask, as in the answer's phrases.
+        seg_embedding: (1, C) prompt of SAM's decoder.
+        logits: (1, 256, 256) mask logits on SAM's padded square.
+        points, box: all prompts of the user for this mask, in pixels of the image.
     """
 
     phrase: str
@@ -36,32 +36,32 @@ class PointedAt:
 
 
 class ImageSession:
-    """A conversation about one image; `model.start(image, processor)` begins it.
+    """A conversation about one image. `model.start(image, processor)` creates it.
 
-    The image is encoded here, once for Gemma and once for SAM. The keys and values of all that was read are kept, so a
-    question costs the reading of its own tokens and the writing of its answer, and answers are those that `segment`
-    gives to the same conversation, but for rounding in types below fp32. Answers begin alike and name what was asked
-    for, so what comes next is guessed from what was said before and read together; what is guessed wrong is forgotten
-    (arXiv 2304.04487).
+    The image is encoded once for Gemma and once for SAM, and the KV cache of the conversation is kept. The answers are
+    those of `segment` for the same conversation, except for rounding below fp32.
+
+    Answers often repeat words of earlier turns. Therefore, the next tokens are guessed from earlier text and verified
+    in one forward pass (prompt lookup decoding, arXiv 2304.04487).
 
     Args:
         model: a Gemma-LISA.
         processor: its processor.
-        image: PIL image, path or bytes, opened by `load_rgb`.
+        image: PIL image, path or bytes, opened with `load_rgb`.
     """
 
     def __init__(self, model, processor, image: Any):
         model.check_can_generate()
         self.model, self.processor = model, processor
-        self.messages: list[dict[str, Any]] = []  # what was said so far, as apply_chat_template takes it
-        self.pointed_at: list[PointedAt] = []  # every mask so far, through all answers
+        self.messages: list[dict[str, Any]] = []  # the conversation so far, for apply_chat_template
+        self.pointed_at: list[PointedAt] = []  # the masks of all answers so far
         self.image = load_rgb(image)
         encoded = processor.encode_images([self.image])
         self._size = tuple(encoded["original_sizes"][0].tolist())  # (height, width)
         self._reshaped_size = tuple(encoded["reshaped_input_sizes"][0].tolist())
-        self._ids: list[int] = []  # what the cache has read
-        self._said: list[int] = []  # the conversation before this one
-        # Not made of the configuration: its sliding layers forget, and could not be cut back
+        self._ids: list[int] = []  # tokens in the cache
+        self._earlier_ids: list[int] = []  # tokens of the conversation before `forget`, for guesses
+        # Not created from the configuration, because a sliding-window cache cannot be cropped
         self._cache = DynamicCache()
         self._device = loaded_device(model, model.device)
         self._pixel_values = encoded["pixel_values"].to(self._device)
@@ -71,10 +71,10 @@ class ImageSession:
             self._read(self._ids_of_image())
 
     def ask(self, question: str, **options: Any) -> dict[str, Any]:
-        """The answer to a question, in the light of what was said before; see `stream` for the options.
+        """Answer a question, given the conversation so far. See `stream` for the options.
 
         Returns:
-            a dict of text, raw_text, phrases, masks (K, H, W), scores (K,) and complete, as of the processor's
+            a dict of text, raw_text, phrases, masks (K, H, W), scores (K,), complete and status, as of the processor's
             `post_process_segmentation`.
         """
         *_, answer = self.stream(question, **options)
@@ -90,34 +90,35 @@ class ImageSession:
         box: Any = None,
         multimask_output: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """As `ask`, but the answer so far after every token; a mask is there as soon as its `[SEG]` is written.
+        """Answer like `ask`, but yield the answer so far after every token. A mask appears with its `[SEG]`.
 
-        Whoever stops before the end has not asked: the question is not remembered.
+        Stopping early discards the turn.
 
         Args:
-            question: what is asked.
-            max_new_tokens: of the answer.
-            threshold: mask logits above it are foreground.
+            question: text of the question.
+            max_new_tokens: maximum number of tokens of the answer (default: 64).
+            threshold: mask logits above it are foreground (default: 0).
             points, box, multimask_output: as in `segment`, for this image.
 
         Raises:
-            ValueError: an empty question; points or a box that are not inside the image.
+            ValueError: an empty question; points or a box outside the image.
         """
         self._check_question(question, max_new_tokens)
-        points = _listed(points)
+        points = _as_list(points)
         prompts = prompts_in_sam_frame(points, box, self._size, self._reshaped_size)
         messages = [*self.messages, self._user_turn(question)]
         ((ids, _),) = self.processor.encode_conversations([messages], add_generation_prompt=True)
         known = _common_length(ids[:-1], self._ids)
-        self._forget_from(known)
-        guessed = self._guess(ids)  # read, and not yet said
-        states = self._read(ids[known:] + guessed)[-len(guessed) - 1 :]  # (1 + guessed, D): at what was said, and them
+        self._crop_to(known)
+        guessed = self._guess(ids)  # in the cache, but not yet verified
+        states = self._read(ids[known:] + guessed)[-len(guessed) - 1 :]  # (1 + guessed, D): last token and guesses
 
         config, stops = self.model.config, self.model.stop_token_ids
         new_tokens: list[int] = []
         found: list[PointedAt] = []
         masks = torch.zeros(0, *self._size, dtype=torch.bool)
         scores: list[float] = []
+        areas: list[int] = []
         for _ in range(max_new_tokens):
             before = states[:1]  # (1, D)
             token = int(self.model.lm_head(before[None]).argmax())  # of (1, 1, V)
@@ -125,7 +126,7 @@ class ImageSession:
             if guessed[:1] == [token]:
                 guessed, states = guessed[1:], states[1:]
             elif token not in stops:
-                self._forget_from(len(self._ids) - len(guessed))
+                self._crop_to(len(self._ids) - len(guessed))
                 guessed = self._guess(ids + new_tokens)
                 states = self._read([token, *guessed])  # (1 + guessed, D)
             answer = self.processor.read_answer(new_tokens)
@@ -134,10 +135,12 @@ class ImageSession:
                 logits, score = self._decode(seg_embedding, *prompts, multimask_output=multimask_output)
                 masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
                 scores.append(score)
+                areas.append(int(masks[-1].count_nonzero()))
                 found.append(PointedAt("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
+            answer["status"] = self.processor.status_of(answer, areas)
             if token in stops or len(new_tokens) == max_new_tokens:
-                self._remember(messages, answer, found)
+                self._store_turn(messages, answer, found)
             yield answer
             if token in stops:
                 return
@@ -146,28 +149,31 @@ class ImageSession:
     def correct(
         self, number: int, points: Any = None, box: Any = None, threshold: float = 0.0
     ) -> tuple[torch.BoolTensor, float]:
-        """One mask again, with points or a box given by hand beside its `[SEG]`.
+        """Correct a mask with points or a box, which are combined with its `[SEG]`.
 
-        Points add up over calls and begin from the mask as it is; a box takes the place of the one before, and the call
-        that brings it begins anew: what lies outside it should not speak.
+        Points accumulate over calls and refine the current mask. A new box replaces the previous box, and the mask is
+        predicted again from the box and all points.
 
         Args:
-            number: which mask, from 0, counted through all answers of the session.
-            points: N of x, y and label in pixels of the image; 1 = on the thing, 0 = beside it.
+            number: index of the mask, counted from 0 over all answers of the session.
+            points: N points of x, y in pixels of the image and label: 1 for a foreground point, 0 for a background
+                point.
             box: left, top, right, bottom in pixels of the image.
-            threshold: mask logits above it are foreground.
+            threshold: mask logits above it are foreground (default: 0).
 
         Returns:
             the mask (H, W), and SAM's own estimate of its IoU.
 
         Raises:
-            ValueError: no such mask; neither points nor a box; not inside the image.
+            ValueError: an unknown mask; neither points nor a box; a point or box outside the image.
         """
         if not 0 <= number < len(self.pointed_at):
-            raise ValueError(f"There is no mask {number}; there are {len(self.pointed_at)}, counted from 0.")
-        points = _listed(points) or []
+            raise ValueError(
+                f"The session has {len(self.pointed_at)} masks, counted from 0, so mask {number} does not exist."
+            )
+        points = _as_list(points) or []
         if not points and box is None:
-            raise ValueError("Nothing to correct the mask with; give points or a box.")
+            raise ValueError("There is nothing to correct the mask with. Pass points or a box.")
         kept = self.pointed_at[number]
         clicked = [*kept.points, *points]
         mask_inputs = kept.logits if box is None else None
@@ -178,66 +184,66 @@ class ImageSession:
         return self._to_image(logits, threshold)[0], score
 
     def forget(self) -> None:
-        """Begin the conversation anew; the image stays read."""
-        self.messages, self.pointed_at, self._said = [], [], self._ids
+        """Start a new conversation about the same image, which stays encoded."""
+        self.messages, self.pointed_at, self._earlier_ids = [], [], self._ids
 
     def _check_question(self, question: str, max_new_tokens: int) -> None:
-        """Raise if the question is empty, no token can be written, or the model cannot generate."""
+        """Raise ValueError if the question is empty, max_new_tokens is below 1, or the model cannot generate."""
         self.model.check_can_generate()
         if not question.strip():
-            raise ValueError("The question is empty; write what to look for.")
+            raise ValueError("The question is empty. Write what to look for.")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has one at least.")
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
 
     def _decode(self, seg_embedding: torch.FloatTensor, *prompts: Any, **options: Any) -> tuple[torch.Tensor, float]:
         """Return mask logits (1, 256, 256) and their score for one prompt (1, C), as `decode_masks` does."""
         logits, score = decode_masks(self.model.sam, seg_embedding, self._image_embeddings, *prompts, **options)
         return logits, float(score)
 
-    def _remember(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[PointedAt]) -> None:
-        """Keep a complete turn: what was asked, what was answered, and the answer's masks."""
+    def _store_turn(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[PointedAt]) -> None:
+        """Store a finished turn: the question, the answer and its masks."""
         self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
         for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
             self.pointed_at.append(kept)
 
     def _user_turn(self, question: str) -> dict[str, Any]:
-        """The first turn shows the image."""
+        """Return the question as a message. The first turn also has the image."""
         return user_turn(question, None if self.messages else self.image)
 
     def _ids_of_image(self) -> list[int]:
-        """What every conversation about the image begins with: up to its last token."""
+        """Return the common prefix of all conversations about the image, up to its last image token."""
         ((ids, _),) = self.processor.encode_conversations([[user_turn("", self.image)]])
         return ids[: len(ids) - ids[::-1].index(self.model.config.image_token_id)]
 
     def _guess(self, ids: list[int]) -> list[int]:
-        """What may come next: what followed, in its turn, where the last two tokens or the last one stood before."""
-        said = self._said + ids
+        """Guess the next tokens: those after an earlier occurrence of the last two tokens, or of the last one."""
+        known = self._earlier_ids + ids
         ends = {self.model.config.image_token_id, *self.model.stop_token_ids}
         for length in (2, 1):
-            for start in range(len(said) - length - 1, -1, -1):
-                if said[start : start + length] == said[-length:]:
-                    followed = said[start + length : start + length + MAX_GUESSED]
+            for start in range(len(known) - length - 1, -1, -1):
+                if known[start : start + length] == known[-length:]:
+                    followed = known[start + length : start + length + MAX_GUESSED]
                     return list(takewhile(lambda token: token not in ends, followed))
         return []
 
-    def _forget_from(self, length: int) -> None:
-        """Cut what was read back to so many tokens."""
+    def _crop_to(self, length: int) -> None:
+        """Crop the cache to its first `length` tokens."""
         self._cache.crop(length - len(self._ids))
         self._ids = self._ids[:length]
 
     def _read(self, ids: list[int]) -> torch.FloatTensor:
-        """Read more tokens; Gemma's states at them, (n, D)."""
+        """Append tokens to the cache, and return Gemma's states at them, (n, D)."""
         gemma, shown = self.model.model, {}
         input_ids = torch.tensor([ids], device=self._device)  # (1, n)
-        # Read once: where the model writes the image's token it is but a word
+        # The image is read only once: an image token that the model generates is an ordinary token
         if self.model.config.image_token_id in ids and self.model.config.image_token_id not in self._ids:
             is_image = (input_ids == self.model.config.image_token_id).long()
             shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
-        read = gemma if shown else gemma.language_model  # the same for words alone, and sooner done
+        read = gemma if shown else gemma.language_model  # the same result for text, but faster
         try:
             output = read(input_ids=input_ids, use_cache=True, **{CACHE_NAME: self._cache}, **shown)
         except BaseException:
-            self._cache, self._ids = DynamicCache(), []  # some layers have read on and others have not
+            self._cache, self._ids = DynamicCache(), []  # only some layers may have been updated
             raise
         self._ids = self._ids + ids
         return output.last_hidden_state[0]  # (n, D)
@@ -247,13 +253,13 @@ class ImageSession:
 
 
 def _common_length(one: list[int], other: list[int]) -> int:
-    """How many first elements two lists share."""
+    """Return the length of the common prefix of two lists."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return at
     return min(len(one), len(other))
 
 
-def _listed(points: Any) -> list[tuple[float, float, int]] | None:
-    """Points in a list, whatever they came in; None where there are none."""
+def _as_list(points: Any) -> list[tuple[float, float, int]] | None:
+    """Return points (list, array or tensor) as a list of tuples; None stays None."""
     return None if points is None else [tuple(point) for point in torch.as_tensor(points).tolist()]

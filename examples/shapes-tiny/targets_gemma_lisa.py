@@ -1,4 +1,4 @@
-"""The target masks of a batch, the losses of predicted masks against them, and prompts simulated from them.
+"""The target masks of a batch, the losses of predicted masks, and simulated prompts.
 
 Letters: S masks, H and W the largest height and width among them in pixels, D Gemma's hidden size.
 """
@@ -14,35 +14,35 @@ from .losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, normalize, sam
 from .mask_decoding_gemma_lisa import SegStates
 from .packing_gemma_lisa import Prepared
 
-# How far a simulated box is off, as a share of its sides: SAM's own training (arXiv 2304.02643, appendix A).
+# Standard deviation of the corners of a simulated box, relative to its sides (SAM, arXiv 2304.02643, appendix A).
 BOX_NOISE = 0.1
-# Simulated prompts: a point on the object, a box around it, a point where the predicted mask is wrong and that mask.
+# Simulated prompts: a point on the object; a box around it; a point where a predicted mask is wrong, with that mask.
 SIMULATED_PROMPTS = ("point", "box", "correction")
-# The `[SEG]` state that comes with a simulated prompt: its own, that of another mask of the batch, or zeros.
+# `[SEG]` state that is combined with a simulated prompt: its own, that of another mask of the batch, or zeros.
 SEG_STATES = ("own", "other", "none")
-# What `mask_losses` returns.
+# Losses that `mask_losses` returns
 MASK_LOSSES = ("mask_bce_loss", "mask_dice_loss", "score_loss")
 
 
 def pad_masks(
     mask_labels: list[torch.Tensor], max_size: int, sources: list[str] | None = None
 ) -> tuple[torch.Tensor, torch.LongTensor]:
-    """Return masks of any sizes on one canvas (S, H, W) uint8, padded with IGNORE_VALUE, and the size of each, (S, 2).
+    """Return masks of different sizes on one canvas (S, H, W) uint8, padded with IGNORE_VALUE, and their sizes (S, 2).
 
     Args:
         mask_labels: one tensor (K, H, W) of 0, 1 and IGNORE_VALUE for each image, or bool; K can be 0.
-        max_size: masks with a longer side in pixels are resized to it, by nearest pixels.
-        sources: name of each image in errors; None gives their numbers.
+        max_size: maximum side in pixels. Larger masks are resized (nearest neighbor).
+        sources: name of each image in errors (default: its index).
 
     Raises:
-        ValueError: values other than 0, 1 and IGNORE_VALUE; masks of 0 and 255 where 0 and 1 are meant.
+        ValueError: values other than 0, 1 and IGNORE_VALUE; masks with 0 and 255 only.
     """
     resized = []
     for image, masks in enumerate(mask_labels):
         if len(masks) == 0:
             continue
         masks = masks.to(torch.uint8)
-        if not torch.compiler.is_compiling():  # a graph cannot branch on what tensors hold
+        if not torch.compiler.is_compiling():  # a graph cannot branch on values of tensors
             _check_values(masks, f"image {image}" if sources is None else sources[image])
         height, width = masks.shape[-2:]
         if (longest := max(height, width)) > max_size:
@@ -64,8 +64,8 @@ def _check_values(masks: torch.Tensor, source: str) -> None:
     present = set(masks.unique().tolist())
     if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
         raise ValueError(
-            f"The masks of {source} hold the values {sorted(present)}; 1 is the thing, 0 is not, and "
-            f"{IGNORE_VALUE} is not counted."
+            f"The masks of {source} have the values {sorted(present)}. They must be 1 (object), 0 (background) and "
+            f"{IGNORE_VALUE} (ignored)."
         )
 
 
@@ -76,8 +76,8 @@ class MaskTargets:
     Args:
         labels: (S, H, W) uint8: 0, 1, and IGNORE_VALUE, also where the canvas is larger than the mask.
         sizes: (S, 2), (height, width) of each mask.
-        reshaped_sizes: (S, 2), (height, width) of its image as SAM is shown it.
-        side: of SAM's square, in pixels.
+        reshaped_sizes: (S, 2), (height, width) of its image after SAM's resizing.
+        side: side of SAM's square in pixels.
     """
 
     labels: torch.Tensor
@@ -86,8 +86,8 @@ class MaskTargets:
     side: int
 
     def read(self, pred_masks: torch.FloatTensor) -> torch.FloatTensor:
-        """Predicted logits (S, 256, 256) where the labels are: (S, H, W)."""
-        torch._check(len(pred_masks) == len(self.labels))  # in a graph, the number of masks is not known before
+        """Return predicted logits (S, 256, 256) at the pixels of the labels: (S, H, W)."""
+        torch._check(len(pred_masks) == len(self.labels))  # in a graph, the number of masks is not known in advance
         return sample_mask_logits(
             pred_masks.float(), self.side, self.reshaped_sizes, self.sizes, canvas=self.labels.shape[-2:]
         )
@@ -95,7 +95,7 @@ class MaskTargets:
     def losses(
         self, logits: torch.FloatTensor, divisor: torch.Tensor | int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """BCE and Dice of logits (S, H, W), each the sum over the divisor, ()."""
+        """Return the BCE and the Dice loss of logits (S, H, W), each summed and divided by the divisor, ()."""
         targets, valid = self.labels == 1, self.labels != IGNORE_VALUE
         return tuple(
             normalize(loss(logits, targets, valid).sum(), len(logits), divisor) for loss in (bce_loss, dice_loss)
@@ -104,7 +104,7 @@ class MaskTargets:
     def score_loss(
         self, logits: torch.FloatTensor, scores: torch.FloatTensor, divisor: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Squared error of the scores (S,) as estimates of the IoU that the masks of the logits (S, H, W) have, ()."""
+        """Return the squared error, (), between the scores (S,) and the IoU of the masks with logits (S, H, W)."""
         targets, valid = self.labels == 1, self.labels != IGNORE_VALUE  # (S, H, W)
         predicted = logits > 0
         intersections = (predicted & targets).flatten(1).sum(1)  # (S,)
@@ -114,15 +114,15 @@ class MaskTargets:
 
     @torch.no_grad()
     def clicks(self, logits: torch.FloatTensor) -> torch.FloatTensor:
-        """One point for each mask as a person corrects it: (S, 1, 3) x, y and label in SAM's square.
+        """Return a simulated corrective click for each mask, (S, 1, 3): x, y in SAM's square and label.
 
-        On a pixel that the logits (S, H, W) have wrong, drawn at random; on the thing where none is wrong.
+        It is at a random pixel where the logits (S, H, W) are wrong. If no pixel is wrong, it is on the object.
         """
         targets, valid = self.labels == 1, self.labels != IGNORE_VALUE
         chances = (((logits > 0) != targets) & valid).flatten(1).float()  # (S, H*W)
         for fallback in (targets, valid, torch.ones_like(valid)):
             chances = torch.where(chances.sum(1, keepdim=True) > 0, chances, fallback.flatten(1).float())
-        # What torch.multinomial(chances, 1) draws, which checks its input and so waits for the device
+        # As torch.multinomial(chances, 1), which checks its input and therefore synchronizes with the GPU
         at = (chances / torch.empty_like(chances).exponential_(1)).argmax(1)  # (S,)
         y, x = at // self.labels.shape[2], at % self.labels.shape[2]
         scale = self.reshaped_sizes / self.sizes  # (S, 2)
@@ -131,7 +131,7 @@ class MaskTargets:
 
     @torch.no_grad()
     def boxes(self) -> torch.FloatTensor:
-        """A box around each thing as roughly as by a person: (S, 4) left, top, right, bottom in SAM's square."""
+        """Return a noisy box around each object, (S, 4): left, top, right, bottom in SAM's square."""
         targets = self.labels == 1
         corners = []
         for axis, size in ((1, self.sizes[:, 1]), (2, self.sizes[:, 0])):  # columns, then rows
@@ -154,16 +154,17 @@ def targets_of_batch(
     reshaped_input_sizes: torch.LongTensor | None,
     config: PreTrainedConfig,
 ) -> MaskTargets | None:
-    """Return the target masks of a batch, one for each `[SEG]`; None where it has neither.
+    """Return the target masks of a batch, one for each `[SEG]`, or None if there are none.
 
     Args:
-        seg_image_index: (S,) the image of each `[SEG]`.
-        mask_labels, prepared, reshaped_input_sizes: as `forward` takes them. `prepared` has the masks where
-            `mask_labels` is None. Checking and padding `mask_labels` waits for the device.
-        config: of the model.
+        seg_image_index: (S,) index of the image of each `[SEG]`.
+        mask_labels, prepared, reshaped_input_sizes: as in `forward`. `prepared` has the masks if `mask_labels` is
+            None. Checking and padding `mask_labels` synchronizes with the GPU.
+        config: configuration of the model.
 
     Raises:
-        ValueError: not one mask for each `[SEG]`, masks of other values or made for another `mask_loss_size`.
+        ValueError: the number of masks is not the number of `[SEG]`; masks have invalid values, or belong to another
+            `mask_loss_size`.
     """
     if mask_labels is not None:
         _check_counts(seg_image_index, mask_labels, reshaped_input_sizes)
@@ -174,7 +175,7 @@ def targets_of_batch(
     if len(mask_targets) == 0:
         return None
     if reshaped_input_sizes is None:
-        raise ValueError("mask_labels came without reshaped_input_sizes: pass all that the processor returned.")
+        raise ValueError("mask_labels need reshaped_input_sizes. Pass all outputs of the processor.")
     reshaped_sizes, device = reshaped_input_sizes[seg_image_index], reshaped_input_sizes.device
     side = config.sam_config.vision_config.image_size
     return MaskTargets(mask_targets.to(device), mask_sizes.to(device), reshaped_sizes, side)
@@ -183,29 +184,28 @@ def targets_of_batch(
 def _check_counts(
     seg_image_index: torch.LongTensor, mask_labels: list[torch.Tensor], reshaped_input_sizes: torch.LongTensor | None
 ) -> None:
-    """Raise unless each image has as many masks as `[SEG]` tokens, which are of the images (S,)."""
+    """Raise ValueError unless each image has as many masks as `[SEG]` tokens, whose image indices are (S,)."""
     if torch.compiler.is_compiling():
         return
     counts = [len(masks) for masks in mask_labels]
     num_images = len(counts) if reshaped_input_sizes is None else len(reshaped_input_sizes)
     found = torch.bincount(seg_image_index, minlength=num_images).tolist()
     if found != counts:
-        raise ValueError(f"[SEG] tokens per image {found}, masks per image {counts}; every [SEG] needs one mask.")
+        raise ValueError(f"[SEG] tokens per image: {found}, masks per image: {counts}. Every [SEG] needs one mask.")
 
 
 def _check_targets(seg_image_index: torch.LongTensor, prepared: Prepared, mask_loss_size: int) -> None:
-    """Raise unless prepared masks (S, H, W) belong to this batch and this model, as far as their shapes tell."""
+    """Raise ValueError unless the shapes of the prepared masks (S, H, W) match this batch and this model."""
     sizes = None if prepared.mask_sizes is None else len(prepared.mask_sizes)
     if not len(seg_image_index) == prepared.num_masks == sizes:
         raise ValueError(
-            f"{len(seg_image_index)} [SEG] tokens but {prepared.num_masks} mask_targets and {sizes} mask_sizes; pass "
-            "all that the collator returned."
+            f"{len(seg_image_index)} [SEG] tokens but {prepared.num_masks} mask_targets and {sizes} mask_sizes. Pass "
+            "the unchanged batch of the collator."
         )
     if prepared.mask_loss_size != mask_loss_size:
         raise ValueError(
-            f"The masks of the batch are made for mask_loss_size={prepared.mask_loss_size}, but the model has "
-            f"mask_loss_size={mask_loss_size}; make the batch with GemmaLisaCollator(processor, "
-            f"mask_loss_size={mask_loss_size})."
+            f"The masks of the batch were made with mask_loss_size={prepared.mask_loss_size}, but the model has "
+            f"mask_loss_size={mask_loss_size}. Use GemmaLisaCollator(processor, mask_loss_size={mask_loss_size})."
         )
 
 
@@ -215,13 +215,13 @@ def mask_losses(
     targets: MaskTargets | None,
     divisor: torch.Tensor | int | None,
 ) -> dict[str, torch.Tensor]:
-    """Return mask_bce_loss and mask_dice_loss at the targets' own sizes, and score_loss, of all masks; each ().
+    """Return mask_bce_loss and mask_dice_loss at the sizes of the targets, and score_loss; each ().
 
     Args:
         pred_masks: (S, 256, 256) logits.
         iou_scores: (S,) SAM's estimates of the masks' IoU.
-        targets: None where S is 0.
-        divisor: what each sum over the masks is divided by; None divides by S.
+        targets: None if S is 0.
+        divisor: divisor of each sum over the masks (default: S).
     """
     if targets is None:
         return dict.fromkeys(MASK_LOSSES, pred_masks.float().sum())
@@ -238,31 +238,31 @@ def prompted_loss(
     weights: tuple[float, float, float],
     divisor: torch.Tensor | int | None,
 ) -> torch.Tensor:
-    """Return the loss of the masks that simulated prompts give, (): the mean over SIMULATED_PROMPTS.
+    """Return the loss of the masks from simulated prompts, (): the mean over SIMULATED_PROMPTS.
 
-    One of SEG_STATES is drawn for each. A prompt beside its own `[SEG]` is seldom needed and not learned to be
-    believed; what it means is learned where the `[SEG]` says nothing or points elsewhere.
+    Each prompt is combined with a random one of SEG_STATES. With the right `[SEG]`, the decoder can ignore the prompt.
+    With another `[SEG]` or none, it must learn to follow the prompt.
 
     Args:
-        decode: takes SegStates and prompts; returns logits (S, 256, 256), scores (S,) and a zero that depends on all
-            its outputs.
+        decode: function of SegStates and prompts that returns logits (S, 256, 256), scores (S,) and a zero that
+            depends on all its outputs.
         seg: Gemma's states at `[SEG]`, and the image of each.
-        pred_masks: (S, 256, 256) logits that the states alone give.
-        targets: None where there are none; the decoder is then called without a mask.
-        weights: of MASK_LOSSES.
+        pred_masks: (S, 256, 256) logits without simulated prompts.
+        targets: None if there are none; the decoder is then called without masks.
+        weights: weights of MASK_LOSSES.
         divisor: as in `mask_losses`.
     """
     loss = 0.0
     for kind in SIMULATED_PROMPTS:
-        said = SEG_STATES[int(torch.randint(len(SEG_STATES), ()))]  # drawn on the CPU: nothing waits for the device
+        seg_state = SEG_STATES[int(torch.randint(len(SEG_STATES), ()))]  # drawn on the CPU: no GPU synchronization
         states, shown = seg.states, pred_masks.detach()  # (S, D), (S, 256, 256)
-        if said == "other":
+        if seg_state == "other":
             states, shown = states.roll(1, dims=0), shown.roll(1, dims=0)
-        elif said == "none":
+        elif seg_state == "none":
             states = states * 0.0  # new zeros would leave the projector out of the backward pass
         if targets is None:
             states, shown = states[:0], shown[:0]
-        prompts = simulated_prompts(kind, targets, shown, of_other=said == "other")
+        prompts = simulated_prompts(kind, targets, shown, of_other=seg_state == "other")
         masks, scores, touched = decode(replace(seg, states=states), **prompts)  # (S, 256, 256), (S,), ()
         loss = loss + touched
         if targets is not None:
@@ -279,9 +279,9 @@ def simulated_prompts(
 
     Args:
         kind: one of SIMULATED_PROMPTS.
-        targets: the right masks; None where there are none, and S is 0.
-        shown: (S, 256, 256) logits of the masks that are corrected.
-        of_other: they are another object's, so a pixel that they have wrong need not lie near the right mask.
+        targets: the target masks; None if S is 0.
+        shown: (S, 256, 256) logits of the masks to correct.
+        of_other: whether these masks belong to another object. The point is then on the target object.
     """
     if kind == "box":
         return {"boxes": shown.new_zeros(0, 4) if targets is None else targets.boxes()}
@@ -289,6 +289,6 @@ def simulated_prompts(
         points = shown.new_zeros(0, 1, 3)
     elif kind == "correction" and not of_other:
         points = targets.clicks(targets.read(shown))
-    else:  # a point on the object: a mask that misses all of it is wrong only there
+    else:  # a point on the object: an empty mask is wrong only there
         points = targets.clicks(-torch.ones_like(targets.labels, dtype=shown.dtype))
     return {"points": points, "mask_inputs": shown} if kind == "correction" else {"points": points}

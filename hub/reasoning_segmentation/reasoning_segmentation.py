@@ -1,7 +1,7 @@
 """Reasoning segmentation for 🤗 Evaluate: gIoU, cIoU, N-acc, T-acc from per-query counts.
 
-It stands alone, because `evaluate.load` copies this one file away. A test checks that its
-numbers equal those of the project's `evaluation/metrics.py`.
+This file imports nothing from the project, because `evaluate.load` copies only this file. A test checks that its
+results are equal to those of `evaluation/metrics.py`.
 """
 
 import datasets
@@ -9,19 +9,19 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = """
-Scores of segmentation by language, where a query may name one thing, several things, or a thing that is not there.
-The prediction of a query is the union of its predicted masks, the target the union of its target masks.
+Metrics of reasoning segmentation, where a query can ask for one object, several objects, or an object that is absent.
+The prediction of a query is the union of its predicted masks, and its target is the union of its target masks.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    intersections: pixels shared by prediction and target, one number per query.
-    unions: pixels of prediction or target; pixels marked as ignored belong in neither number.
-    num_targets: masks asked for; 0 = the thing is not there.
-    num_predictions: masks predicted.
-    complete: the answer ended by itself, rather than at the token limit.
+    intersections: number of pixels in both prediction and target, for each query.
+    unions: number of pixels in prediction or target. Ignored pixels are in neither number.
+    num_targets: number of target masks; 0 if the object is absent.
+    num_predictions: number of predicted masks.
+    complete: whether the answer ended before the token limit and does not repeat itself.
 Returns:
-    gIoU, gIoU_all, gIoU_plural, cIoU, N-acc, T-acc: float, or None where no query counts towards it.
+    gIoU, gIoU_all, gIoU_plural, cIoU, N-acc, T-acc: float, or None if there is no query for the metric.
     count, count_target, count_no_target, count_plural, cut_off: int.
 """
 
@@ -36,7 +36,7 @@ _CITATION = """
 
 
 class ReasoningSegmentation(evaluate.Metric):
-    """One entry per query; the README beside this file says what each number means."""
+    """Metric with one entry per query. The README of this folder explains each number."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = {

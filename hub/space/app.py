@@ -1,7 +1,8 @@
-"""The web page as a Hugging Face Space: which model, and where to. All else is `gemma_lisa.interfaces.web`.
+"""The web page as a Hugging Face Space. The page itself is `gemma_lisa.interfaces.web`.
 
-The Space's variables: MODEL, a name on the Hub (by default the small checkpoint of examples/, which knows drawn shapes
-only); IN_4BIT=1 to quantise the language model, on a GPU.
+Variables of the Space:
+    MODEL: name of a model on the Hub (default: the small checkpoint of examples/, which knows only drawn shapes).
+    IN_4BIT: 1 quantizes the language model to 4 bits; needs a GPU (default: not set).
 """
 
 import os
@@ -10,7 +11,7 @@ from gemma_lisa.checkpoints.devices import choose_device
 from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.interfaces.web.server import serve
 
-EVERY_NETWORK, SPACES_PORT = "0.0.0.0", 7860
+ALL_INTERFACES, SPACES_PORT = "0.0.0.0", 7860
 
 
 def model_name() -> str | None:
@@ -21,7 +22,7 @@ def model_name() -> str | None:
     """
     name = os.environ.get("MODEL")
     if name is not None and not name.strip():
-        raise ValueError("The variable MODEL is empty; expected a name on the Hub. Set it, or delete the variable.")
+        raise ValueError("The variable MODEL is empty. Set it to the name of a model on the Hub, or delete it.")
     return name and name.strip()
 
 
@@ -29,4 +30,4 @@ if __name__ == "__main__":
     path = model_name()
     is_4bit = os.environ.get("IN_4BIT") == "1"
     model, processor = load_checkpoint(path or EXAMPLE, load_in_4bit=is_4bit, device=choose_device(None))
-    serve(model, processor, path and path.split("/")[-1], host=EVERY_NETWORK, port=SPACES_PORT)
+    serve(model, processor, path and path.split("/")[-1], host=ALL_INTERFACES, port=SPACES_PORT)

@@ -204,7 +204,7 @@ def test_sft_trainer_trains_the_words(tiny, make_picture, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncating is not supported"),
+        ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncation is not supported"),
         ({"processor_kwargs": {"padding": False}}, "padding=False is not supported"),
         ({"padding": "max_length"}, "padding='max_length' is not supported"),
     ],
@@ -218,7 +218,7 @@ def test_a_tokenizing_option_that_is_not_known_is_warned_of(tiny, question, capl
     tiny[1].apply_chat_template(
         question(), tokenize=True, return_dict=True, option_of_the_future=3, processor_kwargs={"do_pan_and_scan": True}
     )
-    assert "apply_chat_template ignores do_pan_and_scan, option_of_the_future" in caplog.text
+    assert "apply_chat_template ignores unknown arguments: do_pan_and_scan, option_of_the_future" in caplog.text
 
 
 def test_tokenizing_options_are_followed(tiny, question):

@@ -71,8 +71,8 @@ def test_a_correction_redraws_the_picture(talk):
         ("/point one 2 3", "takes whole numbers"),
         ("/point 2 3 4", "There is no mask 2"),
         ("/point 0 3 4", "There is no mask 0"),
-        ("/point 1 500 4", "not all inside the image"),
-        ("/point 1 5 4 7", "labels of points"),
+        ("/point 1 500 4", "must be inside the image"),
+        ("/point 1 5 4 7", "label of a point must be"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_the_talk_goes_on(talk, capsys, line, complaint):

@@ -1,4 +1,4 @@
-"""The module for 🤗 Evaluate: it gives the scores of `evaluation.metrics`, and what its page shows."""
+"""The module for 🤗 Evaluate: it returns the scores of `evaluation.metrics` and the output of its README."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from picture_files import ROOT
 from gemma_lisa.evaluation.metrics import NUM_COUNTS, summarize_counts
 
 
-def test_the_evaluate_module_gives_the_same_scores(tmp_path, monkeypatch):
+def test_evaluate_module_returns_the_same_scores_as_the_project(tmp_path, monkeypatch):
     evaluate = pytest.importorskip("evaluate")
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
     module = evaluate.load(str(ROOT / "hub" / "reasoning_segmentation"), cache_dir=str(tmp_path))
@@ -28,7 +28,7 @@ def test_the_evaluate_module_gives_the_same_scores(tmp_path, monkeypatch):
         assert module.compute(**columns) == summarize_counts(counts)
 
 
-def test_the_readme_of_the_evaluate_module_says_what_it_prints(tmp_path):
+def test_readme_of_the_evaluate_module_shows_its_real_output(tmp_path):
     evaluate = pytest.importorskip("evaluate")
     metric = evaluate.load(str(ROOT / "hub" / "reasoning_segmentation"), cache_dir=str(tmp_path))
     metric.add(intersections=80, unions=100, num_targets=1, num_predictions=1, complete=True)

@@ -1,4 +1,4 @@
-"""The page as a Space: what it asks for, and which model it opens."""
+"""The web page as a Space: its requirements, and the model it loads."""
 
 import runpy
 
@@ -9,7 +9,7 @@ from picture_files import ROOT
 from gemma_lisa.checkpoints.loading import EXAMPLE
 
 
-def test_the_space_asks_for_what_is_tested():
+def test_space_requires_the_tested_versions():
     space = ROOT / "hub" / "space"
     ours = (ROOT / "requirements.txt").read_text().splitlines()
     ours = {line.split("#")[0].strip() for line in ours}
@@ -18,10 +18,10 @@ def test_the_space_asks_for_what_is_tested():
     front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert f"gradio=={front['sdk_version']}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert (space / front["app_file"]).is_file() and front["sdk"] == "gradio"
-    assert len(front["short_description"]) <= 60  # the Hub refuses a longer one
+    assert len(front["short_description"]) <= 60  # limit of the Hub
 
 
-def test_the_space_refuses_a_blank_model_variable(monkeypatch):
+def test_blank_model_variable_is_an_error(monkeypatch):
     model_name = runpy.run_path(str(ROOT / "hub" / "space" / "app.py"))["model_name"]
     monkeypatch.delenv("MODEL", raising=False)
     assert model_name() is None
@@ -41,7 +41,7 @@ def test_the_space_refuses_a_blank_model_variable(monkeypatch):
         ({"MODEL": "org/model", "IN_4BIT": "0"}, ("org/model", False), "model"),
     ],
 )
-def test_the_space_serves_the_model_of_its_variables_to_every_network(monkeypatch, variables, opened, name):
+def test_space_serves_the_model_of_its_variables_on_all_interfaces(monkeypatch, variables, opened, name):
     for variable in ("MODEL", "IN_4BIT"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in variables.items():
