@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils import CONFIG_NAME, cached_file
 
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten
 
 BASE_FILE = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -91,7 +91,7 @@ def read_base(adapter: str | Path) -> Base:
         return Base(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: cannot be read ({shorten(str(error), VALUE_LENGTH)}); expected name, revision and fingerprint of "
+            f"{path}: cannot be read ({reason_of(error, VALUE_LENGTH)}); expected name, revision and fingerprint of "
             "the adapter's base model. Copy the adapter again."
         ) from error
 

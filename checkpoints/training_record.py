@@ -19,7 +19,7 @@ from transformers import TrainerState
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact, redact_arguments
 from gemma_lisa.safety.secret_names import secrets_of
-from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def read_stages(folder: str | Path) -> list[dict[str, Any]]:
         return [_with_present_names(stage) for stage in parse_json(path.read_bytes())["stages"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: the training record cannot be read ({shorten(str(error), VALUE_LENGTH)}). Copy it again, or "
+            f"{path}: the training record cannot be read ({reason_of(error, VALUE_LENGTH)}). Copy it again, or "
             "delete it to continue without."
         ) from error
 

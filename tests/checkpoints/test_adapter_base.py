@@ -71,7 +71,7 @@ def test_changed_weights_are_another_base(base, adapter):
 def test_a_moved_base_is_named_in_the_error_and_can_be_given(base, adapter, tmp_path):
     expected = load_checkpoint(adapter)[0].state_dict()
     shutil.move(base, tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"base is not there any more; .*--model BASE --adapter"):
+    with pytest.raises(ValueError, match=r"base, does not exist any more. .*--model BASE --adapter"):
         load_checkpoint(adapter)
     found = load_checkpoint(tmp_path / "moved", adapter=adapter)[0].state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
@@ -80,7 +80,7 @@ def test_a_moved_base_is_named_in_the_error_and_can_be_given(base, adapter, tmp_
 
 
 def test_a_folder_without_an_adapter_is_an_error(base):
-    with pytest.raises(ValueError, match="no adapter, it holds no adapter_config.json"):
+    with pytest.raises(ValueError, match="not an adapter, because it has no adapter_config.json"):
         load_checkpoint(base, adapter=base)
 
 

@@ -61,5 +61,5 @@ def test_spreading_is_an_error_if_sam_does_not_fit_or_weights_are_quantized(monk
     monkeypatch.setattr(devices, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
     with pytest.raises(ValueError, match="SAM does not fit on the first device"):
         load_checkpoint(EXAMPLE, device="auto")
-    with pytest.raises(ValueError, match="leave --device auto out"):
+    with pytest.raises(ValueError, match="--device auto is not supported for quantized weights"):
         load_checkpoint(EXAMPLE, device="auto", load_in_4bit=True)
