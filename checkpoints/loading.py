@@ -15,7 +15,7 @@ from transformers.utils import logging
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
-from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten, show
 
 from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .checksums import CHECKSUMS, check_checksums
@@ -194,14 +194,13 @@ def _read_config(path: str | Path, revision: str | None) -> GemmaLisaConfig:
     except (OSError, ValueError) as error:
         if Path(path).exists():
             raise ValueError(f"{path}: its config.json cannot be used ({reason_of(error)}).") from error
-
-            raise ValueError(
-                f"{shorten(str(path), VALUE_LENGTH)}: the folder does not exist, and no model with this name was found "
-                "on the Hub or in the local cache. Check the name and the network connection."
-            ) from error
+        raise ValueError(
+            f"{shorten(str(path), VALUE_LENGTH)}: the folder does not exist, and no model with this name was found "
+            "on the Hub or in the local cache. Check the name and the network connection."
+        ) from error
     if not isinstance(config, GemmaLisaConfig):
         raise ValueError(
-            f"{path}: a checkpoint of type {config.model_type!r}; expected {GemmaLisaConfig.model_type!r}. Create a "
+            f"{path}: a checkpoint of type {show(config.model_type)}; expected {GemmaLisaConfig.model_type!r}. Create a "
             "Gemma-LISA checkpoint from Gemma 3 and SAM with scripts/init_checkpoint.py."
         )
     return config
