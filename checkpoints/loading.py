@@ -200,8 +200,8 @@ def _read_config(path: str | Path, revision: str | None) -> GemmaLisaConfig:
         ) from error
     if not isinstance(config, GemmaLisaConfig):
         raise ValueError(
-            f"{path}: a checkpoint of type {show(config.model_type)}; expected {GemmaLisaConfig.model_type!r}. Create a "
-            "Gemma-LISA checkpoint from Gemma 3 and SAM with scripts/init_checkpoint.py."
+            f"{path}: a checkpoint of type {show(config.model_type)}; expected {GemmaLisaConfig.model_type!r}. Create "
+            "a Gemma-LISA checkpoint from Gemma 3 and SAM with scripts/init_checkpoint.py."
         )
     return config
 

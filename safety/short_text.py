@@ -47,6 +47,11 @@ def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 mask", "2 masks"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def reason_of(error: BaseException, length: int = 3 * VALUE_LENGTH) -> str:
     """Return the message of an error on one line without a full stop, or its class if it has no message."""
     return shorten(" ".join(str(error).split()), length).rstrip(".") or type(error).__name__

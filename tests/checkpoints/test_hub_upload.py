@@ -43,7 +43,7 @@ def test_an_exported_and_pushed_checkpoint_gives_the_same_masks(server, tmp_path
     assert done.returncode == 0, done.stderr
     repository = server.repositories["org/shapes-tiny"]
     first, pushed = repository.commits
-    assert done.stdout.splitlines()[-1] == f"pushed: {server.url}/org/shapes-tiny/commit/{pushed.sha}"
+    assert done.stdout.splitlines()[-1] == f"uploaded: {server.url}/org/shapes-tiny/commit/{pushed.sha}"
     assert [line for line in server.requests if "/commit/" in line] == ["POST /api/models/org/shapes-tiny/commit/main"]
     assert pushed.files == {**first.files, **hub_server.contents(out)} and not repository.private
 
