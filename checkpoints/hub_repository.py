@@ -52,7 +52,7 @@ def complete(folder: Path, facts: Facts) -> None:
 def shorten_files(folder: Path) -> None:
     """Remove absolute local paths from the records and configurations of a folder.
 
-    A changed file is written as a new file: it can be a hard link to a file of the training run, which must not change.
+    A changed file is written as a new file. The old one can be a hard link to a file of the run, which must not change.
     """
     for path in files_of(folder):
         if (text := shortened_file(folder / path)) is not None:

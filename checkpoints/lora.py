@@ -278,7 +278,7 @@ def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, 
 
 
 def hold_trained_in_fp32(model: nn.Module) -> None:
-    """Convert trainable weights to fp32, because bf16 rounds small optimizer steps away."""
+    """Convert trainable weights to fp32, because small optimizer steps are lost in bf16."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

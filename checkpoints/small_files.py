@@ -1,7 +1,7 @@
 """Load a checkpoint's configurations, tokenizer and chat template, with errors that name the damaged file.
 
-transformers does not name the file in its errors, ignores a damaged generation_config.json, and compiles a chat
-template only when it is used.
+transformers does not name the file in its errors and ignores a damaged generation_config.json. It compiles the
+chat template only when it is used.
 """
 
 import json

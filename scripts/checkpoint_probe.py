@@ -2,8 +2,8 @@
 
     python -I -W error::FutureWarning scripts/checkpoint_probe.py FOLDER IMAGE
 
-The outputs are those of a session with two questions, of the model after it was saved and loaded again, and the loss of
-a training step. Warnings about features that transformers will remove are errors.
+The outputs are two answers of a session, an answer after the model was saved and loaded again, and the loss of a
+training step. Warnings about features that transformers will remove are errors.
 """
 
 import json

@@ -50,7 +50,7 @@ from gemma_lisa.scripts.fresh_loading import check_loading
 from gemma_lisa.training.atomic_saves import whole_folder
 
 # Maximum difference between the outputs of the merged and the adapted model, relative to the largest output.
-# Merging rounds each weight once, in its own type.
+# Each merged weight is rounded once, in its own type.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # Folder of the sharded weights in an FSDP2 checkpoint, and a file that DeepSpeed writes into a ZeRO checkpoint.
 FSDP_FOLDER, ZERO_FILE = "pytorch_model_fsdp_0", "latest"

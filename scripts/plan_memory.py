@@ -51,7 +51,8 @@ DEFAULTS: dict[str, Any] = {
     "optim": "adamw_torch_fused",
 }
 QUESTION_TOKENS = 64  # tokens of a question and its answer
-# Bytes per weight of nf4 with double quantization: 0.5, plus 1 per 64 weights and 4 per 256 of those scales
+
+# Bytes per weight of nf4 with double quantization: 0.5, plus 1 per 64 weights and 4 per 256 scales
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 SMALLEST_IN_8BIT = 4096  # elements; bitsandbytes keeps the optimizer state of smaller tensors in 32 bits
 # Elements: DeepSpeed's defaults of reduce_bucket_size and stage3_max_live_parameters

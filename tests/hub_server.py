@@ -303,7 +303,7 @@ def serve() -> Iterator[HubServer]:
 
 def environment(server: HubServer, home, token: str | None = TOKEN) -> dict[str, str]:
     """Return environment variables that make a process use this server as the Hub, with its own cache."""
-    told = {
+    variables = {
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
@@ -311,7 +311,7 @@ def environment(server: HubServer, home, token: str | None = TOKEN) -> dict[str,
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    return told if token is None else {**told, "HF_TOKEN": token}
+    return variables if token is None else {**variables, "HF_TOKEN": token}
 
 
 def python(server, home, *arguments, token=TOKEN):
