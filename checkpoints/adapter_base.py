@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils import CONFIG_NAME, cached_file
 
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, name_of, reason_of
 
 BASE_FILE = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -104,9 +104,9 @@ def check_base(adapter: str | Path, base: Base) -> None:
     """
     wanted = read_base(adapter)
     if wanted.fingerprint != base.fingerprint:
-        at = f" at revision {wanted.revision}" if wanted.revision else ""
+        at = f" at revision {name_of(wanted.revision)}" if wanted.revision else ""
         raise ValueError(
-            f"{adapter}: this adapter was trained on {shorten(wanted.name, VALUE_LENGTH)}{at} (weights "
-            f"{wanted.fingerprint[:12]}), not on {base.name} (weights {base.fingerprint[:12]}). Give its base model "
-            f"with --model BASE --adapter {adapter}."
+            f"{adapter}: this adapter was trained on {name_of(wanted.name)}{at} (weights "
+            f"{name_of(wanted.fingerprint, 12)}), not on {base.name} (weights {name_of(base.fingerprint, 12)}). Give its "
+            f"base model with --model BASE --adapter {adapter}."
         )

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from gemma_lisa.safety.local_paths import shortened_file
 from gemma_lisa.safety.secret_names import environment_secrets
-from gemma_lisa.safety.short_text import VALUE_LENGTH, plural, reason_of, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, reason_of, shorten
 from gemma_lisa.safety.upload_scan import find_local_path, find_secret
 
 from .checksums import CHECKSUMS
@@ -174,4 +174,4 @@ def list_files(folder: Path) -> str:
     """Return one line per file with its size in bytes, and a line with the total."""
     sizes = {path: (folder / path).stat().st_size for path in files_of(folder)}
     lines = [f"  {size:>15,}  {path.as_posix()}" for path, size in sizes.items()]
-    return "\n".join([*lines, f"  {sum(sizes.values()):>15,}  bytes in {plural(len(sizes), 'file')}"])
+    return "\n".join([*lines, f"  {sum(sizes.values()):>15,}  bytes in {count_of(len(sizes), 'file')}"])

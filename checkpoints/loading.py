@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # `.lora` and bitsandbytes are imported only where they are used, because their imports take five seconds.
 
-# The small checkpoint of the project, which knows drawn shapes only.
+# The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
 
 # Values of --dtype. "auto" is the type in which the weights are saved.
@@ -49,7 +49,7 @@ def load_asked(
     """
     if args.model is None:
         print(
-            f"model: {EXAMPLE}, which knows drawn shapes only. Use --model for another checkpoint.",
+            f"model: {EXAMPLE}, which knows drawn shapes only; --model names another",
             file=sys.stderr,
         )
     return load_checkpoint(

@@ -47,11 +47,6 @@ def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 mask", "2 masks"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def reason_of(error: BaseException, length: int = 3 * VALUE_LENGTH) -> str:
     """Return the message of an error on one line without a full stop, or its class if it has no message."""
     return shorten(" ".join(str(error).split()), length).rstrip(".") or type(error).__name__
@@ -60,3 +55,8 @@ def reason_of(error: BaseException, length: int = 3 * VALUE_LENGTH) -> str:
 def listed(names: Iterable[Any], length: int = 200) -> str:
     """Return the names separated by commas, cut to `length` characters. Names beyond that are not read."""
     return shorten(", ".join(name_of(name) for name in islice(names, length)), length)
+
+
+def count_of(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as "1 process" or "2 processes". plural: singular + "s" if None."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

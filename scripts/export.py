@@ -44,7 +44,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.pipeline_gemma_lisa import ReasoningSegmentationPipeline
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.short_text import plural, show
+from gemma_lisa.safety.short_text import count_of, show
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 from gemma_lisa.scripts.fresh_loading import check_loading
 from gemma_lisa.training.atomic_saves import whole_folder
@@ -312,13 +312,13 @@ def main(arguments: list[str]) -> None:
     difference, facts = export(args)
     files = [path for path in args.output.iterdir() if path.suffix == ".safetensors"]
     size = sum(path.stat().st_size for path in files)
-    print(f"{args.output}: {describe_source(args)}, {size / 1e6:,.1f} MB of weights in {plural(len(files), 'file')}")
+    print(f"{args.output}: {describe_source(args)}, {size / 1e6:,.1f} MB of weights in {count_of(len(files), 'file')}")
     print(f"  compared with the original: {difference}")
     if facts.license == GEMMA_LICENSE and not facts.base_models:
         print("  warning: the model card does not name the base models; give them with --base_model")
     if args.push or args.dry_run:
         masks = check_loading(args.output.resolve())
-        equal = ", ".join(f"{plural(count, 'mask')} with {way}" for way, count in masks.items())
+        equal = ", ".join(f"{count_of(count, 'mask')} with {way}" for way, count in masks.items())
         print(f"  tested without this project: {equal}, all equal")
     if args.dry_run:
         print(f"Files of {args.push or args.output} (not uploaded):\n{list_files(args.output)}")

@@ -27,7 +27,7 @@ from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_yaml, read_yaml
-from gemma_lisa.safety.short_text import VALUE_LENGTH, plural, reason_of, shorten, show
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, reason_of, shorten, show
 from gemma_lisa.training.engine_configs import Engine, engine_of_recipe, read_engine
 from gemma_lisa.training.model_sizes import GEMMA_SIZES, build_real_config
 from gemma_lisa.training.step_memory import META, StepBytes, count_step, make_batch
@@ -292,8 +292,8 @@ def main(arguments: list[str]) -> None:
     rows, offloaded = plan_of(recipe)
     batch, questions = recipe["per_device_train_batch_size"], recipe["max_questions"]
     print(
-        f"{args.config}, {name}: {plural(args.devices, 'device')} with {args.gpu_gb:g} GiB, {engine.name}\n"
-        f"{plural(batch, 'image')} per device and micro-batch, with {plural(questions, 'question')} of "
+        f"{args.config}, {name}: {count_of(args.devices, 'device')} with {args.gpu_gb:g} GiB, {engine.name}\n"
+        f"{count_of(batch, 'image')} per device and micro-batch, with {count_of(questions, 'question')} of "
         f"{QUESTION_TOKENS} tokens each, masks of {args.mask_size[0]} × {args.mask_size[1]} pixels\n"
     )
     print("| memory on each device | GiB | how it is known |\n|---|---|---|")

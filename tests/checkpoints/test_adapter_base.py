@@ -8,7 +8,7 @@ import torch
 from transformers.utils import CONFIG_NAME
 
 from gemma_lisa.checkpoints import adapter_base
-from gemma_lisa.checkpoints.adapter_base import Base, fingerprint, identify, is_adapter, read_base
+from gemma_lisa.checkpoints.adapter_base import Base, check_base, fingerprint, identify, is_adapter, read_base
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -57,6 +57,14 @@ def test_another_base_is_an_error_of_one_line(adapter, tmp_path):
         ) as refusal:
             call()
         assert "\n" not in str(refusal.value)
+
+
+def test_long_values_of_a_record_are_shortened_in_the_error(adapter, base):
+    record = {"name": "x" * 10**5, "revision": "y" * 10**5, "fingerprint": 3}
+    (adapter / "base.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="this adapter was trained on xxx") as refusal:
+        check_base(adapter, identify(base))
+    assert len(str(refusal.value)) < 1000 + 2 * len(str(adapter)) + len(str(base))
 
 
 def test_changed_weights_are_another_base(base, adapter):

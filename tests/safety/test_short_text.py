@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, listed, name_of, plural, reason_of, shorten, show
+from gemma_lisa.safety.short_text import (
+    MESSAGE_LENGTH,
+    VALUE_LENGTH,
+    count_of,
+    listed,
+    name_of,
+    reason_of,
+    shorten,
+    show,
+)
 
 
 def nested(depth, leaf=1):
@@ -52,4 +61,4 @@ def test_the_reason_of_an_error_is_one_short_line():
 
 
 def test_a_count_has_the_singular_or_plural_of_its_noun():
-    assert [plural(count, "mask") for count in (0, 1, 2, 1_000)] == ["0 masks", "1 mask", "2 masks", "1,000 masks"]
+    assert [count_of(count, "mask") for count in (0, 1, 2, 1_000)] == ["0 masks", "1 mask", "2 masks", "1,000 masks"]
