@@ -107,6 +107,6 @@ def check_base(adapter: str | Path, base: Base) -> None:
         at = f" at revision {name_of(wanted.revision)}" if wanted.revision else ""
         raise ValueError(
             f"{adapter}: this adapter was trained on {name_of(wanted.name)}{at} (weights "
-            f"{name_of(wanted.fingerprint, 12)}), not on {base.name} (weights {name_of(base.fingerprint, 12)}). Give its "
-            f"base model with --model BASE --adapter {adapter}."
+            f"{name_of(wanted.fingerprint, 12)}), not on {base.name} (weights {name_of(base.fingerprint, 12)}). Give "
+            f"its base model with --model BASE --adapter {adapter}."
         )
