@@ -100,9 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--push", metavar="ORG/NAME", help="repository on the Hub to which the folder is uploaded")
     parser.add_argument("--private", action="store_true", help="make a new repository private; needs --push")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="test the folder and list the files to upload, but do not upload them"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="test the folder and list its files without an upload")
     args = parser.parse_args(arguments)
     args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
     for image, *questions in args.examples:
