@@ -1,14 +1,14 @@
-# `make` lists the targets. All of them work on a fresh machine: what they need is installed into .venv first.
+# `make` lists the targets. They work on a new machine: requirements are first installed into .venv.
 PYTHON ?= python3
 SEED ?= 0
 DEMO ?= outputs/demo
 SEG_STATE ?= token
-# The demo's training processes, 1, 2, 4 or 8: two where there are two cores. The batch of a step is the same for all.
+# Training processes of the demo: 1, 2, 4 or 8 (default: 2 if there are 2 cores). The global batch size stays the same.
 PROCESSES ?= $(shell [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && echo 2 || echo 1)
 LAUNCH = .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
 ARGS ?=
 
-# One thread per process (tests run two processes), no network, no warning from forked tokenizers.
+# One thread per process (tests run in two processes), no network, no warnings about forked tokenizers
 export OMP_NUM_THREADS = 1
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
@@ -21,15 +21,15 @@ STAMP := .venv/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
-env: $(STAMP) ## create .venv with the tested versions (done once, again when the requirements change)
+env: $(STAMP) ## create .venv with the tested versions, or update it after a change of the requirements
 
 $(STAMP): requirements.txt constraints.txt pyproject.toml
-	@echo "Installing requirements.txt at the versions of constraints.txt into .venv (a few minutes on a fresh machine)"
+	@echo "Installing requirements.txt with the versions of constraints.txt into .venv (this takes a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (SEED=0, DEMO=outputs/demo, PROCESSES=2)
+demo: $(STAMP) ## train a small model from scratch, evaluate it and draw its answers (SEED=0 DEMO=outputs/demo PROCESSES=2)
 	.venv/bin/python scripts/init_tiny.py --output $(DEMO)/start --seed $(SEED) --seg_state $(SEG_STATE) --overwrite
 	$(LAUNCH) train.py --config configs/shapes_text.yaml --model $(DEMO)/start --output_dir $(DEMO)/words \
 		--seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES))) --fresh true
@@ -37,15 +37,15 @@ demo: $(STAMP) ## train a small Gemma-LISA from scratch, evaluate and draw it (S
 		--seed $(SEED) --per_device_train_batch_size $$((16 / $(PROCESSES))) --fresh true
 	.venv/bin/python eval.py --model $(DEMO) --dataset shapes --split test --rows 300 --output $(DEMO)/results.json
 	cp $(DEMO)/results.preview.png $(DEMO)/preview.png
-	@echo "Look at $(DEMO)/preview.png, and ask it yourself:"
+	@echo "Answers of the model: $(DEMO)/preview.png. Ask your own questions:"
 	@echo "  .venv/bin/python predict.py --model $(DEMO) --image docs/scene.png --query 'the red circle' --output answer.png"
 
 EXAMPLE ?= outputs/example
 SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_rows": 40000}'
-# Held-out scenes alone: nothing is drawn that is not asked about
+# Only the test scenes are drawn
 HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": 300}'
 
-example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about two hours on two fast cores (EXAMPLE=outputs/example)
+example: $(STAMP) ## train the checkpoint of examples/shapes-tiny again, about 2 hours on 2 fast cores (EXAMPLE=outputs/example)
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED) --overwrite
 	$(LAUNCH) train.py --config configs/shapes_text.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
@@ -66,35 +66,35 @@ example: $(STAMP) ## train the checkpoint of examples/shapes-tiny anew: about tw
 	for level in easy hard drawings; do .venv/bin/python eval.py --model $(EXAMPLE) --dataset shapes/$$level $(HELD_OUT) \
 		--output $(EXAMPLE)/$$level.json || exit 1; done
 
-example-code: ## copy the model's code into the checkpoint of examples/shapes-tiny (after a change of *_gemma_lisa.py)
+example-code: ## copy *_gemma_lisa.py to examples/shapes-tiny, needed after each change of these files
 	cp *_gemma_lisa.py examples/shapes-tiny/
 
-app: $(STAMP) ## serve the web page of the small checkpoint at http://127.0.0.1:7860 (ARGS="--model DIR --port 8080")
+app: $(STAMP) ## serve the web page at http://127.0.0.1:7860 with the small checkpoint (ARGS="--model DIR --port 8080")
 	.venv/bin/python app.py $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/evaluation/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
 
 FUZZ_EXAMPLES ?= 5000
-fuzz: $(STAMP) ## try new random inputs on every reader, minutes to hours (FUZZ_EXAMPLES=5000 a property)
+fuzz: $(STAMP) ## run the fuzz tests with new random inputs, minutes to hours (FUZZ_EXAMPLES=5000 inputs per test)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -n 2 -m fuzz $(ARGS)
 
-# Without the tests of folders that do not call transformers; the page calls it through the session, which is tested
+# Without the tests of folders that do not call transformers. The web page calls it only through the tested session.
 RELEASE_TESTS = tests --ignore=tests/datasets_builder --ignore=tests/drawing --ignore=tests/safety \
 	--ignore=tests/interfaces/web --ignore=tests/benchmarks
 RANGE = $(shell sed -n 's/^transformers>=\([0-9.]*\),<=\([0-9.]*\).*/\$(1)/p' requirements.txt)
 LATEST = $(shell .venv/bin/python -m pip index versions transformers 2>/dev/null | sed -n 's/^transformers (\(.*\))$$/\1/p')
 
-# Run the fast tests with transformers $(1), which lies in front of the installed release.
+# Run the fast tests with transformers $(1), which PYTHONPATH puts before the installed release.
 define test_with
 	@installed=$$(.venv/bin/python -c 'import transformers; print(transformers.__version__)'); \
-	if [ -z "$(1)" ]; then echo "error: found no release of transformers; is there a network?" >&2; exit 1; \
+	if [ -z "$(1)" ]; then echo "error: no release of transformers was found; check the network connection" >&2; exit 1; \
 	elif [ "$(1)" = "$$installed" ]; then \
-		echo "transformers $(1) is the installed release: \`make test\` runs every test with it."; \
+		echo "transformers $(1) is the installed release. Run \`make test\`."; \
 	elif [ "$(2)" = "$(1)" ]; then \
-		echo "transformers $(1) is the upper end of requirements.txt: \`make test-highest\` runs the tests with it."; \
+		echo "transformers $(1) is the highest release in requirements.txt. Run \`make test-highest\`."; \
 	else \
-		echo "The fast tests with transformers $(1) (installed: $$installed)"; \
+		echo "Running the fast tests with transformers $(1) (installed: $$installed)"; \
 		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 			--target .venv-versions/transformers-$(1) transformers==$(1) && \
 		PYTHONPATH=$(CURDIR)/.venv-versions/transformers-$(1) \
@@ -108,18 +108,18 @@ test-lowest: $(STAMP) ## run the fast tests with the lowest transformers of requ
 test-highest: $(STAMP) ## run the fast tests with the highest transformers of requirements.txt
 	$(call test_with,$(call RANGE,2))
 
-test-latest: $(STAMP) ## run the fast tests with the newest transformers of the registry, if that is newer
+test-latest: $(STAMP) ## run the fast tests with the newest transformers, if it is newer than that
 	$(call test_with,$(LATEST),$(call RANGE,2))
 
 NEWEST ?=
 
-test-versions: $(STAMP) ## run the checkpoint's own code with the lowest and the newest transformers (NEWEST=5.24.0)
+test-versions: $(STAMP) ## test a checkpoint's own code with the lowest and newest transformers (NEWEST=5.24.0)
 	.venv/bin/python scripts/check_versions.py $(if $(NEWEST),--newest $(NEWEST))
 
-lint: $(STAMP) ## check style and formatting
+lint: $(STAMP) ## check style and formatting with ruff
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-clean: ## remove outputs and caches (keeps .venv and .venv-versions)
+clean: ## delete outputs and caches, but not .venv and .venv-versions
 	rm -rf outputs build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

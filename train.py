@@ -73,7 +73,7 @@ def train(
     logger.info("%s", describe(model, data, args))
 
     weights = identify(model_args.adapter or model_args.model).fingerprint
-    facts = {"weights": weights, "rows_a_step": args.rows_a_step, "rows": data[:-1]}  # the last is evaluated on
+    facts = {"weights": weights, "global_batch_size": args.rows_a_step, "rows": data[:-1]}  # the last is evaluated on
     settings = settings_of([model_args, data_args], args, secrets_of(arguments), **facts)
     start = begin(args, settings, command_of(arguments))
     for line in start.says:

@@ -46,7 +46,7 @@ RECIPES = ("gemma3-4b-lora", "gemma3-4b-qlora-24gb")
 REPEATS = 5
 QUESTION_TOKENS, MASK_SIZE = 64, (480, 640)
 # Lines of a plan that torch's count of allocated bytes does not see
-NOT_ALLOCATED = ("fragmentation, 5 %", "CUDA's context and workspaces")
+NOT_ALLOCATED = ("fragmentation (5%)", "CUDA context and workspaces")
 
 
 def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:

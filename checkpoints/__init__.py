@@ -1,1 +1,1 @@
-"""What is in a checkpoint's folder: open it, adapt it, record its training, upload it."""
+"""Load checkpoints and adapters, record training runs, and upload checkpoints to the Hub."""

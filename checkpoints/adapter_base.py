@@ -1,4 +1,4 @@
-"""Which checkpoint an adapter belongs to: its name, its revision and a fingerprint of its weights."""
+"""Record and check the base model of an adapter: its name, revision and a fingerprint of its weights."""
 
 import hashlib
 import json
@@ -8,21 +8,22 @@ from pathlib import Path
 from transformers.utils import CONFIG_NAME, cached_file
 
 from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.short_text import VALUE_LENGTH, name_of, reason_of
 
 BASE_FILE = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"
-# Bytes that are hashed at the beginning and at the end of every tensor.
+# Number of bytes that are hashed at the beginning and at the end of every tensor.
 SAMPLED_BYTES = 2048
 
 
 @dataclass(frozen=True)
 class Base:
-    """The checkpoint below an adapter.
+    """The base model of an adapter.
 
     Args:
-        name: absolute folder, or a name on the Hub.
-        revision: the Hub's commit; None for a folder.
-        fingerprint: of its weights (`fingerprint`).
+        name: absolute path of a folder, or a name on the Hub.
+        revision: commit on the Hub, or None for a folder.
+        fingerprint: hash of the weights (see `fingerprint`).
     """
 
     name: str
@@ -31,15 +32,15 @@ class Base:
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Whether a folder holds an adapter and not a whole checkpoint."""
+    """Return whether a folder contains an adapter instead of a whole checkpoint."""
     return (Path(path) / ADAPTER_CONFIG).is_file()
 
 
 def identify(path: str | Path, revision: str | None = None) -> Base:
-    """The folder or Hub name as the base of an adapter; what is on the Hub must have been opened before.
+    """Return the `Base` of a folder or a Hub name. A model on the Hub must already be in the local cache.
 
     Raises:
-        ValueError: it holds no safetensors.
+        ValueError: the folder contains no safetensors file.
     """
     if Path(path).is_dir():
         return Base(str(Path(path).resolve()), None, fingerprint(Path(path)))
@@ -48,18 +49,19 @@ def identify(path: str | Path, revision: str | None = None) -> Base:
 
 
 def fingerprint(folder: Path) -> str:
-    """A hash over name, type, shape and some bytes of every tensor in the folder's safetensors, however they are cut
-    into files: seconds for gigabytes, and other weights have another.
+    """Return a hash of a folder's weights: name, type, shape and first and last bytes of every tensor.
+
+    It takes seconds for gigabytes of weights and does not depend on how the weights are sharded.
 
     Raises:
-        ValueError: no safetensors there.
+        ValueError: the folder contains no safetensors file, or a damaged one.
     """
     tensors = {}
     for path in folder.glob("*.safetensors"):
         with open(path, "rb") as file:
             start = 8 + (size := int.from_bytes(file.read(8), "little"))  # the format: length, header, data
             if size > path.stat().st_size:
-                raise ValueError(f"{path}: no safetensors file, or it is cut off; get it again.")
+                raise ValueError(f"{path}: not a safetensors file, or the file is truncated. Copy it again.")
             header = parse_json(file.read(size))
             header.pop("__metadata__", None)
             for name, facts in header.items():
@@ -70,7 +72,7 @@ def fingerprint(folder: Path) -> str:
                     sampled += file.read(min(SAMPLED_BYTES, end - at))
                 tensors[name] = f"{name} {facts['dtype']} {facts['shape']} ".encode() + sampled
     if not tensors:
-        raise ValueError(f"{folder}: no .safetensors file, so nothing tells these weights from others.")
+        raise ValueError(f"{folder}: no .safetensors file, so its weights cannot be identified.")
     return hashlib.sha256(b"".join(tensors[name] for name in sorted(tensors))).hexdigest()
 
 
@@ -79,30 +81,32 @@ def write_base(folder: str | Path, base: Base) -> None:
 
 
 def read_base(adapter: str | Path) -> Base:
-    """What the adapter's folder says of its base.
+    """Return the base model that an adapter's folder records.
 
     Raises:
-        ValueError: it says nothing that can be read.
+        ValueError: the record is missing or cannot be read.
     """
     path = Path(adapter) / BASE_FILE
     try:
         return Base(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: it should say which base the adapter belongs to, but cannot be read ({error})."
+            f"{path}: cannot be read ({reason_of(error, VALUE_LENGTH)}); expected name, revision and fingerprint of "
+            "the adapter's base model. Copy the adapter again."
         ) from error
 
 
 def check_base(adapter: str | Path, base: Base) -> None:
-    """The adapter was trained on this base.
+    """Check that an adapter was trained on this base model.
 
     Raises:
-        ValueError: it was trained on another.
+        ValueError: it was trained on another one.
     """
     wanted = read_base(adapter)
     if wanted.fingerprint != base.fingerprint:
-        at = f" at revision {wanted.revision}" if wanted.revision else ""
+        at = f" at revision {name_of(wanted.revision)}" if wanted.revision else ""
         raise ValueError(
-            f"{adapter}: the adapter of {wanted.name}{at} (weights {wanted.fingerprint[:12]}), not of {base.name} "
-            f"(weights {base.fingerprint[:12]}); give it its own base with --model BASE --adapter {adapter}."
+            f"{adapter}: this adapter was trained on {name_of(wanted.name)}{at} (weights "
+            f"{name_of(wanted.fingerprint, 12)}), not on {base.name} (weights {name_of(base.fingerprint, 12)}). Give "
+            f"its base model with --model BASE --adapter {adapter}."
         )

@@ -1,4 +1,4 @@
-"""Put together what a published checkpoint holds beside weights and code: card, handler, requirements, records."""
+"""Add to a checkpoint what its Hub repository needs: model card, handler, requirements, training record, results."""
 
 import os
 import re
@@ -13,31 +13,31 @@ from .model_card import CARD, GEMMA_LICENSE, Facts, card
 from .training_record import TRAINING_RECORD
 
 HUB = Path(__file__).parents[1] / "hub"
-# As they lie in hub/
+# Files of hub/ that are copied unchanged
 COPIED = ("handler.py", "requirements.txt")
 EXAMPLES, ANSWERS = "examples", "answers.json"
-# What of a saved model goes to the Hub; beside it a training leaves its own state, pickles among it
+# Files of a saved model that are uploaded. A run also saves its own state, including pickles.
 MODEL_FILES = re.compile(rf".*\.(safetensors|json|jinja|model)|.*_gemma_lisa\.py|{CHECKSUMS}")
 NOT_MODEL_FILES = {"trainer_state.json", "nonfinite.json"}
-# Gemma's terms (section 3.1) ask for the first sentence, in a file of this name, and for word of every change
+# Gemma's terms (section 3.1) require the first sentence, in a file of this name, and a note about modifications
 GEMMA_NOTICE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
 
-The weights in this repository were modified: Gemma's were trained further, and joined with those of a Segment Anything
-model and of a projector between them. Whoever passes them on passes on these terms, this notice, and the Gemma
-Prohibited Use Policy found at ai.google.dev/gemma/prohibited_use_policy.
+The weights in this repository were modified: the weights of Gemma were fine-tuned and combined with those of a Segment
+Anything model and of a projector that connects the two models. If you distribute these weights, you must include the
+terms, this notice, and the Gemma Prohibited Use Policy found at ai.google.dev/gemma/prohibited_use_policy.
 """
 
 
 def complete(folder: Path, facts: Facts) -> None:
-    """Write beside weights and code what else the repository holds; the examples' pictures are there already.
+    """Add the other files of the repository to weights and code. The pictures of the examples must already be there.
 
     Raises:
-        ValueError: a results file whose name something else has.
+        ValueError: a results file has the name of another file.
     """
     for name, content in facts.results.items():
         if (folder / name).exists() or name == TRAINING_RECORD:
-            raise ValueError(f"{name}: a results file of this name would overwrite the model's own; rename it.")
+            raise ValueError(f"{name}: a results file with this name would overwrite a file of the model. Rename it.")
         write_whole(folder / name, content)
     if facts.stages:
         write_whole(folder / TRAINING_RECORD, {"stages": facts.stages})
@@ -52,7 +52,7 @@ def complete(folder: Path, facts: Facts) -> None:
 def shorten_files(folder: Path) -> None:
     """Remove absolute local paths from the records and configurations of a folder.
 
-    A file that changes is written anew, so that a link to the training's own file leaves that as it is.
+    A changed file is written as a new file. The old one can be a hard link to a file of the run, which must not change.
     """
     for path in files_of(folder):
         if (text := shortened_file(folder / path)) is not None:
@@ -60,14 +60,21 @@ def shorten_files(folder: Path) -> None:
 
 
 def stage(saved: Path, folder: Path, facts: Facts) -> None:
-    """Make the repository of a model that a training saved, beside it: its files are linked where the disc can.
+    """Build the Hub repository of a model that a training run saved.
+
+    Args:
+        saved: folder of the run. Its files are hard-linked if the file system can, else copied.
+        folder: new folder for the repository.
+        facts: content of the model card.
 
     Raises:
-        ValueError: it holds no weights, or those of an engine's pieces.
+        ValueError: the folder contains no weights, or only the sharded weights of DeepSpeed or FSDP.
     """
     names = [path.name for path in saved.iterdir() if path.is_file() and MODEL_FILES.fullmatch(path.name)]
     if not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(f"{saved} holds no safetensors; scripts/export.py puts an engine's pieces together.")
+        raise ValueError(
+            f"{saved}: no .safetensors file. For sharded weights of DeepSpeed or FSDP, run scripts/export.py first."
+        )
     folder.mkdir(parents=True)
     for name in names:
         if name not in NOT_MODEL_FILES:
@@ -76,7 +83,7 @@ def stage(saved: Path, folder: Path, facts: Facts) -> None:
 
 
 def link(source: str | Path, target: str | Path) -> None:
-    """The same file at a second place, or a copy where the disc has no links."""
+    """Create a hard link, or a copy if the file system does not support links."""
     try:
         os.link(source, target)
     except OSError:
@@ -84,6 +91,6 @@ def link(source: str | Path, target: str | Path) -> None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files of a repository, as paths from its folder."""
+    """Return all files of a repository, as paths relative to its folder."""
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [path for path in paths if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)]

@@ -1,4 +1,4 @@
-"""Open a Gemma-LISA checkpoint whole, an adapter on its base too, or say in one line why not."""
+"""Load Gemma-LISA checkpoints, and adapters with their base model. Every error is one line."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ from transformers.utils import logging
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten, show
 
 from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, read_base
 from .checksums import CHECKSUMS, check_checksums
@@ -25,15 +26,15 @@ from .small_files import check_json_files, open_processor
 if TYPE_CHECKING:
     from .lora import AdaptedGemmaLisa
 
-# `.lora` is imported where an adapter is opened, bitsandbytes where weights are quantised: they take five seconds.
+# `.lora` and bitsandbytes are imported only where they are used, because their imports take five seconds.
 
 # The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
 
-# What --dtype takes; "auto" is the type that the weights are saved in.
+# Values of --dtype. "auto" is the type in which the weights are saved.
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-# A checkpoint also carries the code it was saved with; here the project's own is used.
+# A checkpoint contains a copy of the model code, but this project uses its own code.
 AutoConfig.register(GemmaLisaConfig.model_type, GemmaLisaConfig)
 AutoModel.register(GemmaLisaConfig, GemmaLisaForConditionalGeneration)
 AutoProcessor.register(GemmaLisaConfig, GemmaLisaProcessor)
@@ -42,11 +43,15 @@ AutoProcessor.register(GemmaLisaConfig, GemmaLisaProcessor)
 def load_asked(
     args: argparse.Namespace, dtype: torch.dtype | str = "auto"
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """What a program was asked to open: --model, by default the example, which is said aloud, and what
-    `command_line.add_model_options` adds to it. Raises as `load_checkpoint`.
+    """Return `load_checkpoint` of a program's options (`command_line.add_model_options`).
+
+    Without --model this is the example checkpoint, with a note on stderr.
     """
     if args.model is None:
-        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
+        print(
+            f"model: {EXAMPLE}, which knows drawn shapes only; --model names another",
+            file=sys.stderr,
+        )
     return load_checkpoint(
         EXAMPLE if args.model is None else args.model,
         dtype=dtype,
@@ -65,19 +70,19 @@ def load_checkpoint(
     load_in_8bit: bool = False,
     device: torch.device | str | None = None,
 ) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
-    """Model (in evaluation mode) and processor, for use.
+    """Load a model for inference and return it, in evaluation mode, with its processor.
 
     Args:
-        path: folder or Hub name of a checkpoint; or folder of an adapter, whose base is opened below it.
-        dtype: of the weights; "auto": as they are saved.
-        adapter: folder of an adapter whose base is `path`, wherever that was when it was trained.
-        load_in_4bit, load_in_8bit: quantise the text model; an adapter then stays beside it, else it is merged.
-        device: where to; by default the CPU, or a GPU for quantised weights if there is one. "auto": over all GPUs, and
-            what does not fit in the CPU's memory or on disk, by Accelerate; SAM stays in one piece.
+        path: folder or Hub name of a checkpoint, or folder of an adapter, whose base model is loaded too.
+        dtype: type of the weights. "auto" is the type in which they are saved.
+        adapter: folder of an adapter whose base model is now at `path`.
+        load_in_4bit, load_in_8bit: quantize the text model. An adapter is then kept separate; else it is merged.
+        device: device of the model (default: the CPU, or a GPU for quantized weights). "auto" spreads the model over
+            all GPUs, then CPU memory and disk, with Accelerate; SAM stays on the first device.
 
     Raises:
-        ValueError: no such folder or name; not a Gemma-LISA checkpoint; weights that are missing or left over; an
-            adapter of another base.
+        ValueError: the folder or name does not exist, is not a Gemma-LISA checkpoint, has missing or unexpected
+            weights, or is an adapter of another base model.
     """
     model, processor = open_checkpoint(path, dtype, adapter, load_in_4bit, load_in_8bit, device)
     is_quantized = quantization_of(model.config) is not None
@@ -99,9 +104,11 @@ def open_checkpoint(
     device: torch.device | str | None = None,
     is_trainable: bool = False,
 ) -> tuple["GemmaLisaForConditionalGeneration | AdaptedGemmaLisa", GemmaLisaProcessor]:
-    """As `load_checkpoint`, but the adapter, if there is one, is not merged; `is_trainable`: it is to be trained on.
+    """Load like `load_checkpoint`, but without merging an adapter.
 
-    `device` is where quantised weights are put; others are left on the CPU.
+    Args:
+        device: device of quantized weights. Other weights stay on the CPU.
+        is_trainable: prepare the adapter for training.
     """
     if adapter is None and not is_adapter(path):
         return _load_whole(path, dtype, None, load_in_4bit, load_in_8bit, device)
@@ -111,11 +118,11 @@ def open_checkpoint(
         path, revision = recorded.name, recorded.revision
         if revision is None and not Path(path).is_dir():
             raise ValueError(
-                f"{adapter}: an adapter, whose base {path} is not there any more; where it is now, say "
-                f"--model BASE --adapter {adapter}."
+                f"{adapter}: the base model of this adapter, {shorten(str(path), VALUE_LENGTH)}, does not exist any "
+                f"more. If it was moved, give its folder with --model BASE --adapter {adapter}."
             )
     elif not is_adapter(adapter):
-        raise ValueError(f"{adapter}: no adapter, it holds no {ADAPTER_CONFIG}.")
+        raise ValueError(f"{adapter}: not an adapter, because it has no {ADAPTER_CONFIG}.")
     model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)
     from .lora import attach_adapter
 
@@ -130,30 +137,32 @@ def _load_whole(
     load_in_8bit: bool,
     device: torch.device | str | None,
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """The checkpoint itself; see `load_checkpoint`."""
+    """Load a checkpoint without an adapter; see `load_checkpoint`."""
     config = _read_config(path, revision)
     if torch.float16 in (dtype, config.dtype if dtype == "auto" else None):
-        raise ValueError(f"{path}: fp16 is too narrow for Gemma 3, whose activations become NaN; save it in bf16.")
+        raise ValueError(
+            f"{path}: fp16 is not supported, because activations of Gemma 3 overflow it. Use bf16 or fp32."
+        )
     check_quantization(config, path, load_in_4bit, load_in_8bit)
     if Path(path).is_dir():
         check_checksums(path)
     options = _quantize_or_place(config, path, dtype, load_in_4bit, load_in_8bit, device)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the processor pins its own image backend: no advice on installing another
+    logging.set_verbosity_error()  # hides the advice to install another image backend
     try:
         processor = open_processor(path, revision)
         model, info = GemmaLisaForConditionalGeneration.from_pretrained(
             path, dtype=dtype, output_loading_info=True, revision=revision, **options
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path}: its files cannot be read: {error}") from error
+        raise ValueError(f"{path}: its files cannot be read ({reason_of(error)}).") from error
     finally:
         logging.set_verbosity(verbosity)
     if not Path(path).is_dir():
         check_hub_checksums(str(path), revision)
     wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
     if wrong:
-        raise ValueError(f"{path}: {len(wrong)} weights are missing or left over, as {wrong[0]}.")
+        raise ValueError(f"{path}: {wrong_weights(wrong)}.")
     _check_tokens(model, processor, path)
     if quantization_of(config) is not None or load_in_4bit or load_in_8bit:
         if load_in_4bit or load_in_8bit:
@@ -162,28 +171,37 @@ def _load_whole(
     return model.eval(), processor
 
 
+def wrong_weights(names: list[str]) -> str:
+    """Return the message for weights that a checkpoint lacks or that the model does not have."""
+    count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
+    return f"{count} missing, unexpected or of the wrong shape, such as {shorten(names[0], VALUE_LENGTH)}"
+
+
 def _read_config(path: str | Path, revision: str | None) -> GemmaLisaConfig:
-    """Return the configuration of a folder or a name on the Hub.
+    """Return the configuration of a folder or Hub name.
 
     Raises:
-        ValueError: no such folder or name; it cannot be read, or is of another kind of model.
+        ValueError: the folder or name does not exist, its configuration cannot be read or is of another model type.
     """
     if not str(path).strip():
         raise ValueError("The name of the checkpoint is empty; expected a folder or a name on the Hub.")
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"{path}: no checkpoint, it holds no config.json.")
+        raise ValueError(f"{path}: not a checkpoint, because it has no config.json.")
     if Path(path).is_dir():
         check_json_files(Path(path))
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if Path(path).exists():
-            raise ValueError(f"{path}: its config.json cannot be used: {error}") from error
-        raise ValueError(f"{path}: no such folder, and no such name on the Hub can be reached.") from error
+            raise ValueError(f"{path}: its config.json cannot be used ({reason_of(error)}).") from error
+        raise ValueError(
+            f"{shorten(str(path), VALUE_LENGTH)}: the folder does not exist, and no model with this name was found "
+            "on the Hub or in the local cache. Check the name and the network connection."
+        ) from error
     if not isinstance(config, GemmaLisaConfig):
         raise ValueError(
-            f"{path}: a checkpoint of type {config.model_type!r}, which has no [SEG]; make a Gemma-LISA of it with "
-            "scripts/init_checkpoint.py."
+            f"{path}: a checkpoint of type {show(config.model_type)}; expected {GemmaLisaConfig.model_type!r}. Create "
+            "a Gemma-LISA checkpoint from Gemma 3 and SAM with scripts/init_checkpoint.py."
         )
     return config
 
@@ -196,15 +214,15 @@ def _quantize_or_place(
     load_in_8bit: bool,
     device: torch.device | str | None,
 ) -> dict[str, Any]:
-    """Return the options of `from_pretrained` that quantise the weights and place them on devices.
+    """Return the options of `from_pretrained` that quantize the weights and place them on devices.
 
     Raises:
-        ValueError: quantised weights are to be spread over devices, or SAM does not fit on the first.
+        ValueError: quantized weights were to be spread over devices, or SAM does not fit on the first device.
     """
     is_quantized = load_in_4bit or load_in_8bit
     is_saved_quantized = quantization_of(config) is not None
     if device == AUTO and (is_quantized or is_saved_quantized):
-        raise ValueError(f"{path}: quantised weights are put on one device; leave --device auto out.")
+        raise ValueError(f"{path}: --device auto is not supported for quantized weights. Remove the option.")
     if device == AUTO:
         return {"device_map": spread(config, path, dtype)}
     if is_quantized:
@@ -216,30 +234,32 @@ def _quantize_or_place(
 
 
 def _check_tokens(model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, path: str | Path) -> None:
-    """Check that model and processor agree on [SEG], and that answers stop at <end_of_turn>.
+    """Check that model and processor agree on the id of [SEG], and that answers end at <end_of_turn>.
 
     Raises:
-        ValueError: they do not.
+        ValueError: one of these is wrong.
     """
     if model.config.seg_token_id != processor.seg_token_id:
         raise ValueError(
-            f"{path}: [SEG] is token {processor.seg_token_id} of the tokenizer but {model.config.seg_token_id} in the "
-            "configuration; they are not of one checkpoint."
+            f"{path}: the id of [SEG] is {processor.seg_token_id} in the tokenizer but {model.config.seg_token_id} in "
+            "config.json. These files belong to different checkpoints; copy the checkpoint again."
         )
     stop = processor.tokenizer.convert_tokens_to_ids("<end_of_turn>")
     stops = model.generation_config.eos_token_id
     if stop not in (stops if isinstance(stops, list) else [stops]):
-        raise ValueError(f"{path}: its generation_config.json does not stop at <end_of_turn> (token {stop}).")
+        raise ValueError(
+            f"{path}: eos_token_id in generation_config.json must contain {stop}, the id of <end_of_turn>."
+        )
 
 
 def check_hub_checksums(name: str, revision: str | None) -> None:
-    """`check_checksums` of the cached files of a name on the Hub, where its repository has checksums.
+    """Check the cached files of a Hub name against the checksums of its repository, if it has any.
 
     Raises:
         ValueError: a file differs.
     """
     try:
         found = hf_hub_download(name, CHECKSUMS, revision=revision)
-    except (EntryNotFoundError, OSError):  # it has none, or they are not in the cache of a machine without network
+    except (EntryNotFoundError, OSError):  # there are none, or they are not cached and there is no network
         return
     check_checksums(Path(found).parent, missing_is_fine=True)

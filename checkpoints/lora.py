@@ -1,4 +1,4 @@
-"""LoRA on Gemma's text model, with the row of `[SEG]` and a few modules trained whole beside it."""
+"""Add LoRA to Gemma's text model, and train the `[SEG]` row and selected modules in full."""
 
 import fnmatch
 import re
@@ -14,42 +14,43 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
+from gemma_lisa.safety.short_text import VALUE_LENGTH, listed, reason_of, shorten
 
 from .adapter_base import ADAPTER_CONFIG, Base, check_base, write_base
 from .checksums import check_checksums, write_checksums
+from .loading import wrong_weights
 from .quantization import TEXT_LINEARS, quantization_of
 
-# Paths of the linear layers that LoRA goes into: whole, because SigLIP and SAM have a q_proj too.
+# Full paths of the linear layers with LoRA. Full, because SigLIP and SAM also have a q_proj.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
 TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
-# SAM's positional code is a constant; its codes of clicks, boxes and masks are taught only where those are simulated.
+# SAM's positional encoding is constant. Its embeddings of points, boxes and masks need simulated prompts to learn.
 NEVER_TRAINED = ("sam.prompt_encoder.shared_embedding.", "sam.shared_image_embedding.")
-PROMPTS_BY_HAND = (
+SIMULATED_PROMPTS = (
     "sam.prompt_encoder.mask_embed.",
     "sam.prompt_encoder.point_embed.",
     "sam.prompt_encoder.not_a_point_embed.",
 )
 WRAPPED = "base_model.model."
-_WRAPPERS = re.compile(rf"^(?:module\.|_orig_mod\.|{re.escape(WRAPPED)})+")  # of DDP, torch.compile, PEFT
-LORA, SEG_ROW = "LoRA", "the row of [SEG]"  # parts of the model beside its modules
-# What PEFT compiles to regular expressions, one of which can take forever
+_WRAPPERS = re.compile(rf"^(?:module\.|_orig_mod\.|{re.escape(WRAPPED)})+")  # of DDP, torch.compile and PEFT
+LORA, SEG_ROW = "LoRA", "the row of [SEG]"  # parts of the model that are not modules
+# Fields that PEFT compiles to regular expressions, which can take exponential time
 PATTERN_LISTS, PATTERN_MAPS = ("target_modules", "exclude_modules", "layers_pattern"), ("rank_pattern", "alpha_pattern")
 MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class AdaptedGemmaLisa(PeftModel):
-    """A Gemma-LISA with an adapter, whose every saved folder says which base it belongs to (`adapter_base`)."""
+    """A Gemma-LISA with an adapter. Every saved folder records its base model (`adapter_base`)."""
 
     base: Base | None = None
 
     def __init__(self, *args, **kwargs):
-        with warnings.catch_warnings():  # PEFT asks for a name that transformers is about to drop
+        with warnings.catch_warnings():  # PEFT uses a name that transformers deprecates
             warnings.simplefilter("ignore", FutureWarning)
             super().__init__(*args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As PEFT, never with the embedding matrix: one row of it is trained, and saved as such."""
+        """Save like PEFT, but without the embedding matrix, of which only one row is trained."""
         super().save_pretrained(save_directory, **{**kwargs, "save_embedding_layers": False})
         if kwargs.get("is_main_process", True):
             write_checksums(save_directory)
@@ -57,14 +58,14 @@ class AdaptedGemmaLisa(PeftModel):
                 write_base(save_directory, self.base)
 
     def _get_base_model_class(self, is_prompt_tuning=False):
-        """The class that AutoPeftModel opens the base with. The model's own lies in code that it cannot import."""
+        """Return the class with which AutoPeftModel loads the base. It cannot import the model's own class."""
         return AutoModel
 
     def create_or_update_model_card(self, output_dir):
-        """None: PEFT's is a form with blanks; training.json says what there is to say."""
+        """Write no model card: PEFT's is an empty form, and training.json contains the facts."""
 
     def load_adapter(self, model_id, *args, **kwargs):
-        """As PEFT, but not the adapter of another base."""
+        """Load like PEFT, but raise an error for an adapter of another base model."""
         if self.base is not None:
             check_base(model_id, self.base)
         check_patterns(model_id)
@@ -82,17 +83,17 @@ def add_lora(
     trainable: Iterable[str] = tuple(TRAINED_WITH_LORA),
     base: Base | None = None,
 ) -> AdaptedGemmaLisa:
-    """Freeze the model but for new LoRA layers, the row of `[SEG]`, and the modules that `trainable` matches.
+    """Add LoRA layers and freeze all but these, the `[SEG]` row, and the modules that `trainable` matches.
 
     Args:
-        model: changed in place.
-        rank, alpha, dropout, use_rslora, use_dora: PEFT's; alpha is 2 × rank by default.
-        mlp: LoRA in gate, up and down too, not in q, k, v, o only.
-        trainable: patterns of parameter names; what they match must be whole modules outside the text model.
-        base: which checkpoint `model` is; every saved adapter will tell.
+        model: model to change in place.
+        rank, alpha, dropout, use_rslora, use_dora: options of PEFT's `LoraConfig` (default of alpha: 2 × rank).
+        mlp: add LoRA to gate, up and down too, in addition to q, k, v and o.
+        trainable: patterns of parameter names. They must match whole modules outside the text model.
+        base: the checkpoint of `model`, which every saved adapter records.
 
     Raises:
-        ValueError: a pattern that matches nothing, a part of a module only, or the text model.
+        ValueError: a pattern matches nothing, only a part of a module, or the text model.
     """
     config = LoraConfig(
         r=rank,
@@ -115,10 +116,16 @@ def add_lora(
 def attach_adapter(
     model: PreTrainedModel, adapter: str | Path, base: Base, is_trainable: bool = False
 ) -> AdaptedGemmaLisa:
-    """The saved adapter on its base, which is changed in place; where it is to be trained on, held in fp32.
+    """Load a saved adapter on its base model.
+
+    Args:
+        model: base model to change in place.
+        adapter: folder of the adapter.
+        base: the checkpoint of `model`.
+        is_trainable: prepare the adapter for training, with its weights in fp32.
 
     Raises:
-        ValueError: it belongs to another base, or its file does not hold what its configuration says; as
+        ValueError: the adapter belongs to another base, its weights do not match its configuration, or see
             `check_patterns`.
     """
     check_base(adapter, base)
@@ -132,10 +139,10 @@ def attach_adapter(
             model, str(adapter), is_trainable=is_trainable, torch_device=str(model.device)
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{adapter}: its files cannot be read: {error}") from error
+        raise ValueError(f"{adapter}: its files cannot be read ({reason_of(error)}).") from error
     wrong = found ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if wrong:
-        raise ValueError(f"{weights}: {len(wrong)} weights are missing or left over, as {min(wrong)}.")
+        raise ValueError(f"{weights}: {wrong_weights(sorted(wrong))}.")
     adapted.base = base
     if is_trainable:
         hold_trained_in_fp32(adapted)
@@ -143,20 +150,21 @@ def attach_adapter(
 
 
 def check_patterns(adapter: str | Path) -> None:
-    """Refuse an adapter whose configuration has a regular expression of its own: whoever made it would choose what
-    PEFT runs here, and some take forever.
+    """Refuse an adapter whose configuration contains an unknown regular expression.
+
+    PEFT would run the expression of an untrusted author, and some expressions take exponential time.
 
     Raises:
-        ValueError: which entry, and what is expected. Or the configuration cannot be read.
+        ValueError: an entry is not a list of module names, or the configuration cannot be read.
     """
     path = Path(adapter) / ADAPTER_CONFIG
     if not path.is_file():
-        return  # a name on the Hub, which PEFT looks up; or it says that there is none
+        return  # PEFT looks for a name on the Hub, or raises its own error
     try:
         config = parse_json(path.read_bytes())
         entries = [(name, config.get(name)) for name in (*PATTERN_LISTS, *PATTERN_MAPS)]
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: the file is damaged ({error}); copy the adapter again.") from error
+        raise ValueError(f"{path}: the file is damaged ({reason_of(error)}). Copy the adapter again.") from error
     for name, value in entries:
         if value is None or (name == "target_modules" and value in (LORA_TARGETS, TEXT_LINEARS)):
             continue
@@ -166,13 +174,13 @@ def check_patterns(adapter: str | Path) -> None:
             isinstance(found, str) and MODULE_NAME.fullmatch(found) for found in names
         ):
             raise ValueError(
-                f"{path}: {name} is {shorten(str(value), VALUE_LENGTH)}; expected names of modules, without a regular "
-                "expression. Get the adapter from someone you trust, or train it again."
+                f"{path}: {name} is {shorten(str(value), VALUE_LENGTH)}; expected names of modules. Regular "
+                "expressions are not supported here. Use an adapter from a source that you trust, or train it again."
             )
 
 
 def options_of(adapted: AdaptedGemmaLisa) -> dict[str, float | bool]:
-    """The options of LoRA that the adapter was made with, by the names of train.py."""
+    """Return the LoRA options of an adapter, by the option names of train.py."""
     config = adapted.peft_config["default"]
     return {
         "lora_rank": config.r,
@@ -185,12 +193,12 @@ def options_of(adapted: AdaptedGemmaLisa) -> dict[str, float | bool]:
 
 
 def trained_whole(adapted: AdaptedGemmaLisa) -> set[str]:
-    """Paths of the modules that the adapter holds whole."""
+    """Return the paths of the modules that the adapter trains in full."""
     return set(adapted.peft_config["default"].modules_to_save or [])
 
 
 def merge_adapter(adapted: AdaptedGemmaLisa, dtype: torch.dtype) -> PreTrainedModel:
-    """The base with the adapter's changes in its own weights, all of them in `dtype`."""
+    """Return the base model with the adapter merged into its weights, in `dtype`."""
     model = adapted.merge_and_unload()
     hold_in(model, dtype)
     return model
@@ -200,32 +208,37 @@ def merge_adapter(adapted: AdaptedGemmaLisa, dtype: torch.dtype) -> PreTrainedMo
 # What is trained
 # ---------------------------------------------------------------------------------------------------------------------
 def trained_names(model: PreTrainedModel, patterns: Iterable[str]) -> set[str]:
-    """Names of the parameters that the patterns match, but for those that nothing would teach.
+    """Return the names of the matching parameters, except those that would get no gradient.
 
     Raises:
-        ValueError: a pattern that matches nothing.
+        ValueError: a pattern matches nothing.
     """
     unmatched, names = set(patterns), set()
-    untaught = NEVER_TRAINED if model.config.prompted_loss_weight else (*NEVER_TRAINED, *PROMPTS_BY_HAND)
+    without_gradient = NEVER_TRAINED
+    if not model.config.prompted_loss_weight:
+        without_gradient = (*NEVER_TRAINED, *SIMULATED_PROMPTS)
     for name, _ in model.named_parameters():
         matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
         unmatched -= matching
-        if matching and not name.startswith(untaught):
+        if matching and not name.startswith(without_gradient):
             names.add(name)
     if unmatched:
-        raise ValueError(f"trainable: {', '.join(sorted(unmatched))} matches no parameter of the model.")
+        raise ValueError(f"trainable: no parameter of the model matches {listed(sorted(unmatched))}.")
     return names
 
 
 def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
-    """The largest modules whose parameters all match: what PEFT is to copy, train and save.
+    """Return the paths of the largest modules whose parameters all match. PEFT copies, trains and saves these.
 
     Raises:
-        ValueError: a pattern that matches nothing, a part of a module only, or the text model, which LoRA trains.
+        ValueError: a pattern matches nothing, only a part of a module, or the text model, which LoRA trains.
     """
     wanted = trained_names(model, patterns)
     if text := sorted(name for name in wanted if name.startswith(("model.language_model.", "lm_head."))):
-        raise ValueError(f"trainable: {text[0]} is of the text model, which LoRA trains; leave lora_rank or it out.")
+        raise ValueError(
+            f"trainable: {text[0]} belongs to the text model, which LoRA trains. Remove either lora_rank or the "
+            "pattern that matches it."
+        )
     chosen: list[str] = []
     for path, module in model.named_modules():  # parents before their children
         names = {f"{path}.{name}" for name, _ in module.named_parameters()} if path else set()
@@ -233,7 +246,10 @@ def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
             chosen.append(path)
             wanted -= names
     if wanted:
-        raise ValueError(f"trainable: beside LoRA modules are trained whole, but {min(wanted)} is a part of one.")
+        raise ValueError(
+            f"trainable: {min(wanted)} is only a part of a module. With lora_rank, patterns must match whole modules, "
+            "for example sam.mask_decoder.*"
+        )
     return chosen
 
 
@@ -241,35 +257,35 @@ def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
 # Precision
 # ---------------------------------------------------------------------------------------------------------------------
 def check_trainable(model: PreTrainedModel | AdaptedGemmaLisa, gets_lora: bool, use_dora: bool, path: str) -> None:
-    """Refuse to train weights that are saved quantised, other than below LoRA.
+    """Check that saved quantized weights are trained only with LoRA.
 
     Raises:
-        ValueError: how they are saved, and what to do.
+        ValueError: they would be trained without LoRA, or with an unsupported combination of options.
     """
     saved = quantization_of(model.config)
     if saved is None:
         return
     if not gets_lora and not isinstance(model, AdaptedGemmaLisa):
         raise ValueError(
-            f"{path}: its weights are quantised to {saved}, too coarse for training steps; set lora_rank to train LoRA "
-            "beside them, or give the checkpoint that was not quantised."
+            f"{path}: its weights are quantized ({saved}) and cannot be trained. Set lora_rank to train LoRA, or use "
+            "the checkpoint that is not quantized."
         )
     if use_dora and saved == "8 bits":
         raise ValueError(
-            f"{path}: its weights are quantised to {saved}, and DoRA loses the scale of int8 weights in PEFT; leave "
-            "use_dora out."
+            f"{path}: its weights are quantized ({saved}), and PEFT does not support DoRA with int8 weights. Remove "
+            "use_dora."
         )
 
 
 def hold_trained_in_fp32(model: nn.Module) -> None:
-    """Steps of an optimizer are too small for bf16."""
+    """Convert trainable weights to fp32, because small optimizer steps are lost in bf16."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 def hold_in(model: PreTrainedModel, dtype: torch.dtype, only_frozen: bool = False) -> None:
-    """Weights in `dtype`, but for those that must stay in fp32 (see modeling_gemma_lisa)."""
+    """Convert weights to `dtype`, except those that must stay in fp32 (see modeling_gemma_lisa)."""
     exact = tuple(model._keep_in_fp32_modules_strict)
     for name, parameter in model.named_parameters():
         if not (only_frozen and parameter.requires_grad) and not any(part in name for part in exact):
@@ -277,9 +293,9 @@ def hold_in(model: PreTrainedModel, dtype: torch.dtype, only_frozen: bool = Fals
 
 
 def part_of_weight(name: str) -> str | None:
-    """The part of the model that a parameter is counted to, whatever wrapped the model.
+    """Return the part of the model to which a parameter belongs, also in a wrapped model.
 
-    None for a weight that a trained copy stands in for.
+    It is None for a frozen weight that PEFT replaced by a trained copy.
     """
     name = _WRAPPERS.sub("", name)
     if ".original_module." in name:
@@ -292,13 +308,13 @@ def part_of_weight(name: str) -> str | None:
 
 
 def count_weights(parameter: nn.Parameter) -> int:
-    """How many numbers a parameter holds: two in a byte where it is quantised to 4 bits."""
+    """Return the number of weights in a parameter. Packed 4-bit parameters have two per byte."""
     packed = type(parameter).__name__ == "Params4bit"
     return parameter.numel() * (2 * parameter.element_size() if packed else 1)
 
 
 def type_of(parameter: nn.Parameter) -> str:
-    """What a parameter's numbers are held in: "fp32", "bf16", "int8", "nf4"."""
+    """Return the type in which a parameter is stored: "fp32", "bf16", "int8" or "nf4"."""
     if type(parameter).__name__ == "Params4bit":
         return "nf4"
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}

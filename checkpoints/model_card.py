@@ -1,4 +1,4 @@
-"""Write the model card of a published checkpoint: front matter that the Hub reads, training, results, examples."""
+"""Write the model card of a published checkpoint: metadata for the Hub, training, results and examples."""
 
 import html
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST
 
 CARD, TEMPLATE = "README.md", Path(__file__).parents[1] / "hub" / "model_card.md"
@@ -19,16 +20,16 @@ METRICS = ("gIoU", "cIoU", "N-acc", "T-acc")
 
 @dataclass
 class Facts:
-    """What the card tells.
+    """The content of a model card. Secrets and local paths are removed from `stages` and `results`.
 
     Args:
-        title: org/name, or the folder's name.
-        license: as the Hub writes it; None: Gemma's, unless the weights are known not to come from it.
-        base_models: Hub names of the models it was made of; None: not known, []: of none.
-        stages: of the training's record; None: it could not be looked up, []: there is none.
-        results: file name and content of each results.json.
-        examples: as `answers.json` has them.
-        datasets: names of the data sets it was trained on.
+        title: org/name, or the name of the folder.
+        license: identifier of the license on the Hub. None is "gemma", or "apache-2.0" if `base_models` is [].
+        base_models: Hub names of the base models; None if unknown, [] if the weights started from random values.
+        stages: stages of the training record; None if it could not be read, [] if there is no record.
+        results: file name -> content of each results file.
+        examples: entries of `answers.json`.
+        datasets: names of the training data sets.
     """
 
     title: str
@@ -40,17 +41,17 @@ class Facts:
     datasets: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        # What is published names no secret and no local path, whatever older records hold
+        # Older records can contain secrets and local paths
         self.stages, self.results = redact(self.stages), redact(self.results)
         if self.license is None:
             self.license = OWN_LICENSE if self.base_models == [] else GEMMA_LICENSE
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A results.json of eval.py.
+    """Return the content of a results file of eval.py.
 
     Raises:
-        ValueError: no such file, or none of eval.py's.
+        ValueError: the file does not exist or is not a results file.
     """
     try:
         content = parse_json(path.read_bytes())
@@ -58,12 +59,13 @@ def read_results(path: Path) -> dict[str, Any]:
             content[name]
         content["scores"]["count"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no results file of eval.py ({error}).") from error
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else reason_of(error, VALUE_LENGTH)
+        raise ValueError(f"{path}: not a results file of eval.py ({reason}).") from error
     return content
 
 
 def card(facts: Facts) -> str:
-    """README.md: front matter that the Hub reads, and the page."""
+    """Return the text of the model card: YAML metadata and the page in Markdown."""
     first = facts.examples[0] if facts.examples else {"image": "photo.jpg", "text": "the red circle"}
     written = ModelCard.from_template(
         front_matter(facts),
@@ -86,13 +88,13 @@ def card(facts: Facts) -> str:
 
 
 def _leaks(stages: list[dict[str, Any]] | None) -> bool | None:
-    """Whether photos of evaluation splits were allowed in the training; None where a stage does not know it."""
-    said = [None] if stages is None else [stage.get("allow_leakage", False) for stage in stages]
-    return True if True in said else None if None in said else False
+    """Return whether a stage could train on photos of evaluation splits, or None if this is unknown."""
+    allowed = [None] if stages is None else [stage.get("allow_leakage", False) for stage in stages]
+    return True if True in allowed else None if None in allowed else False
 
 
 def front_matter(facts: Facts) -> ModelCardData:
-    """What the Hub's page, search and widget read."""
+    """Return the metadata that the Hub uses for the page, the search and the widget."""
     measured = [result["dataset"].split("/")[0] for result in facts.results.values()]
     widget = [
         {
@@ -118,7 +120,7 @@ def front_matter(facts: Facts) -> ModelCardData:
 
 
 def eval_results(result: dict[str, Any]) -> list[EvalResult]:
-    """A results.json as entries of the card's model-index."""
+    """Return a results file as entries of the card's `model-index`."""
     name, _, level = result["dataset"].partition("/")
     return [
         EvalResult(
@@ -138,7 +140,7 @@ def eval_results(result: dict[str, Any]) -> list[EvalResult]:
 
 
 def _result(content: dict[str, Any]) -> dict[str, str]:
-    """A row of the card's table of scores."""
+    """Return a row of the table of scores."""
     scores = content["scores"]
     shown = {metric: "–" if scores.get(metric) is None else f"{scores[metric]:.3f}" for metric in METRICS}
     row = {"dataset": content["dataset"], "split": content["split"], "protocol": content["protocol"]}
@@ -153,8 +155,8 @@ def _result(content: dict[str, Any]) -> dict[str, str]:
 
 
 def _stage(stage: dict[str, Any]) -> dict[str, str]:
-    """A row of the card's table of stages; a record of an older version may not say all."""
-    row = {"rows": stage.get("rows_a_step"), "seed": stage.get("seed"), "commit": stage.get("commit")}
+    """Return a row of the table of training stages. Values that an older record does not have are shown as "–"."""
+    row = {"rows": stage.get("global_batch_size"), "seed": stage.get("seed"), "commit": stage.get("commit")}
     shown = {name: "–" if value is None else _cell(str(value)) for name, value in row.items()}
     return {
         **shown,
@@ -166,5 +168,5 @@ def _stage(stage: dict[str, Any]) -> dict[str, str]:
 
 
 def _cell(text: str) -> str:
-    """What anybody may have written, as text of a cell."""
+    """Return text from users or models, escaped for a table cell in Markdown."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;").replace("`", "&#96;")

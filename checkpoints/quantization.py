@@ -1,4 +1,4 @@
-"""Quantise the language model to 4 or 8 bits with bitsandbytes, and tell how saved weights are quantised."""
+"""Quantize the language model to 4 or 8 bits with bitsandbytes, and recognize saved quantized weights."""
 
 import logging
 import re
@@ -8,45 +8,47 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-# Paths of the linear layers that are quantised: whole, because SigLIP and SAM have a q_proj too.
+# Full paths of the linear layers that are quantized. Full, because SigLIP and SAM also have a q_proj.
 TEXT_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 
 
 def quantization_of(config: PreTrainedConfig) -> str | None:
-    """Return how a model's weights are quantised: "4 bits", "8 bits", another method's name; None: not at all."""
+    """Return how a model's weights are quantized: "4 bits", "8 bits", or the name of another method; None if not."""
     options = config.to_dict().get("quantization_config")
     if not options:
         return None
     bits = [number for number in (4, 8) if options.get(f"load_in_{number}bit") or options.get(f"_load_in_{number}bit")]
-    return f"{bits[0]} bits" if bits else str(options.get("quant_method", "an unknown form"))
+    return f"{bits[0]} bits" if bits else str(options.get("quant_method", "an unknown format"))
 
 
 def check_quantization(config: PreTrainedConfig, path: str | Path, load_in_4bit: bool, load_in_8bit: bool) -> None:
-    """Refuse to quantise weights that are saved quantised: transformers would ignore what was asked for.
+    """Check that saved quantized weights are not quantized again: transformers would silently ignore the option.
 
     Raises:
-        ValueError: how they are saved, and what to do.
+        ValueError: the weights are already quantized.
     """
     saved = quantization_of(config)
     if saved is None or not (load_in_4bit or load_in_8bit):
         return
     asked = "--load_in_4bit" if load_in_4bit else "--load_in_8bit"
     raise ValueError(
-        f"{path}: its weights are saved in {saved}, so {asked} has no effect; leave the option out, or give the "
-        "checkpoint that was not quantised."
+        f"{path}: its weights are already quantized ({saved}), so {asked} has no effect. Remove the option, or use the "
+        "checkpoint that is not quantized."
     )
 
 
 def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesConfig | None:
-    """bitsandbytes on the text model's linear layers; None for neither. The model itself names what stays as it is.
+    """Return the bitsandbytes configuration for the text model's linear layers, or None if neither option is set.
+
+    The model class lists the modules that are never quantized.
 
     Raises:
-        ValueError: both.
+        ValueError: both options are set.
     """
     if load_in_4bit and load_in_8bit:
         raise ValueError("load_in_4bit and load_in_8bit: choose one of them.")
     if load_in_8bit:
-        # It says for every layer and call that int8 products go through fp16: of normed states, which fit
+        # It warns at every call that int8 products use fp16. That is safe here: their inputs are normalized.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if not load_in_4bit:
@@ -56,24 +58,24 @@ def quantization_config(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesC
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16,  # one type for all weights: FSDP2 can shard them
+        bnb_4bit_quant_storage=torch.bfloat16,  # the same type for all weights, so that FSDP2 can shard them
     )
 
 
 def check_quantized(model: PreTrainedModel) -> None:
-    """Every linear layer of the text model is quantised, and nothing else is."""
+    """Assert that all linear layers of the text model are quantized, and no other module."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
     wanted = {name for name, _ in model.named_modules() if re.fullmatch(TEXT_LINEARS, name)}
-    assert quantized == wanted, f"quantised or not, as {min(quantized ^ wanted)}, against what was asked for"
+    assert quantized == wanted, f"{min(quantized ^ wanted)} is quantized but should not be, or the reverse"
 
 
 def keep_layout(model: nn.Module) -> None:
-    """4-bit weights stay as they were quantised.
+    """Keep 4-bit weights in the layout in which they were quantized.
 
-    On a CPU with bf16 units bitsandbytes packs them otherwise at the first evaluation, for a product that has no
-    gradient, so that nothing below would learn from then on; and it fails where a row is no multiple of a block.
+    On CPUs with AVX512-BF16, bitsandbytes repacks the weights at the first evaluation. The repacked product has no
+    gradient, so the layers below would stop learning. It also fails if a row is not a multiple of the block size.
     """
     from bitsandbytes.nn import Linear4bit
 

@@ -1,7 +1,7 @@
-"""Open a checkpoint's configurations, tokenizer and chat template, with errors that name the file.
+"""Load a checkpoint's configurations, tokenizer and chat template, with errors that name the damaged file.
 
-transformers names no file in its errors, ignores a damaged generation_config.json, and compiles a chat template only
-when it is used.
+transformers does not name the file in its errors and ignores a damaged generation_config.json. It compiles the
+chat template only when it is used.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.short_text import reason_of
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 CONFIGURATIONS = (
@@ -20,10 +21,10 @@ CONFIGURATIONS = (
 
 
 def check_json_files(folder: Path) -> None:
-    """Check that the configurations of a folder are JSON objects.
+    """Check that the configuration files of a folder are JSON objects.
 
     Raises:
-        ValueError: the first file that is not, and why.
+        ValueError: a file is not. The message names the first one.
     """
     for path in (folder / name for name in CONFIGURATIONS):
         if not path.exists():
@@ -36,25 +37,24 @@ def check_json_files(folder: Path) -> None:
 
 
 def open_processor(path: str | Path, revision: str | None = None) -> GemmaLisaProcessor:
-    """Return the processor of a folder or a name on the Hub, whose chat template works.
+    """Return the processor of a folder or Hub name, after a test of its chat template.
 
     Raises:
-        ValueError: the file that is damaged.
+        ValueError: a file is damaged. The message names it.
     """
     try:
         processor = GemmaLisaProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises plain Exception, the image processors many kinds
+    except Exception as error:  # tokenizers raises plain Exception, the image processors many classes
         _check_files_of_processor(Path(path))
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: its tokenizer and processor files cannot be read ({reason}).") from error
+        raise ValueError(f"{path}: its tokenizer or processor files cannot be read ({reason_of(error)}).") from error
     try:
         turn = {"role": "user", "content": [{"type": "text", "text": "the red circle"}]}
         prompt = processor.tokenizer.apply_chat_template(
             [turn], chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
         )
         if "the red circle" not in prompt:
-            raise ValueError("it leaves the question out")
-    except Exception as error:  # jinja2's, or whatever the template raises
+            raise ValueError("its output does not contain the question")
+    except Exception as error:  # of jinja2, or raised by the template itself
         raise _damaged(Path(path) / TEMPLATE, error) from error
     return processor
 
@@ -64,7 +64,7 @@ def _check_files_of_processor(folder: Path) -> None:
         return
     for name in (TOKENIZER, "tokenizer_config.json", "processor_config.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: the file is missing; copy the checkpoint again.")
+            raise ValueError(f"{folder / name}: the file is missing. Copy the checkpoint again.")
     for path, opens in ((folder / TOKENIZER, Tokenizer.from_file), (folder / TEMPLATE, _read_text)):
         try:
             if path.exists():
@@ -78,5 +78,4 @@ def _read_text(path: str) -> str:
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ValueError(f"{path}: the file is damaged ({reason}); copy it again.")
+    return ValueError(f"{path}: the file is damaged ({reason_of(error)}). Copy it again.")

@@ -1,4 +1,4 @@
-"""The record of a training: what was run, with what, and what it said, beside the checkpoint that came of it."""
+"""Read and write the training record, `training.json`: commands, settings, versions, losses and scores."""
 
 import logging
 import shlex
@@ -19,16 +19,19 @@ from transformers import TrainerState
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact, redact_arguments
 from gemma_lisa.safety.secret_names import secrets_of
+from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 
 _logger = logging.getLogger(__name__)
 
 TRAINING_RECORD = "training.json"
-# What a stage takes; CPU seconds, of the main process alone, tell it on a busy machine too
+# Times of a stage. CPU seconds of the main process are comparable on a busy machine too.
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+# Keys of records by older versions -> their present names
+RENAMED = {"rows_a_step": "global_batch_size"}
 
 
 def commit() -> str:
-    """The checkout's commit, with a plus where files differ from it; "none" outside a checkout."""
+    """Return the commit of the checkout, with "+" if files were changed, or "none" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty=+", "--abbrev=12"]
     if shutil.which("git") is None:
         return "none"
@@ -37,7 +40,7 @@ def commit() -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a figure needs beside it: commit, date and versions."""
+    """Return what is recorded with every measurement: commit, date and versions."""
     packages = (torch, transformers, datasets)
     return {
         "commit": commit(),
@@ -47,22 +50,33 @@ def circumstances() -> dict[str, Any]:
 
 
 def read_stages(folder: str | Path) -> list[dict[str, Any]]:
-    """The stages of training that a checkpoint's record tells of; none where it has no record.
+    """Return the training stages of a checkpoint's record, or [] if it has no record.
 
     Raises:
-        ValueError: a record that cannot be read.
+        ValueError: the record cannot be read.
     """
     path = Path(folder) / TRAINING_RECORD
     if not path.is_file():
         return []
     try:
-        return parse_json(path.read_bytes())["stages"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no record of a training ({error}); take it away to go on without.") from error
+        return [_with_present_names(stage) for stage in parse_json(path.read_bytes())["stages"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: the training record cannot be read ({reason_of(error, VALUE_LENGTH)}). Copy it again, or "
+            "delete it to continue without."
+        ) from error
+
+
+def _with_present_names(stage: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage, and its settings, with the keys of older versions renamed."""
+    renamed = {RENAMED.get(name, name): value for name, value in stage.items()}
+    if "settings" in renamed:
+        renamed["settings"] = {RENAMED.get(name, name): value for name, value in renamed["settings"].items()}
+    return renamed
 
 
 def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
-    """As `read_stages`, of a folder or a Hub name; None where the Hub cannot be asked, which is said aloud."""
+    """Return `read_stages` of a folder or a Hub name, or None with a warning if the Hub cannot be reached."""
     if Path(model).is_dir():
         return read_stages(model)
     if try_to_load_from_cache(str(model), TRAINING_RECORD) is _CACHED_NO_EXIST:
@@ -71,8 +85,8 @@ def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
         return read_stages(Path(hf_hub_download(str(model), TRAINING_RECORD)).parent)
     except LocalEntryNotFoundError:
         _logger.warning(
-            "%s: the Hub was not reached, so nothing is known of how it was trained; hf download %s %s brings its "
-            "record.",
+            "%s: the Hub cannot be reached, so the training record of this model is unknown. To download it, run "
+            "`hf download %s %s`.",
             *(model, model, TRAINING_RECORD),
         )
         return None
@@ -81,21 +95,21 @@ def stages_of(model: str | Path) -> list[dict[str, Any]] | None:
 
 
 def command_of(arguments: list[str]) -> str:
-    """Return the command of a run as its record holds it: without secrets and absolute local paths."""
+    """Return the command of a run for its record: without secrets and absolute local paths."""
     return shlex.join(["train.py", *redact_arguments(arguments, secrets_of(arguments))])
 
 
 class Record:
-    """What a run of train.py leaves beside its checkpoints: `{"stages": [stage, ...]}`, the last of them this run.
+    """The training record of a run of train.py: `{"stages": [stage, ...]}`. The last stage is this run.
 
-    Secrets and absolute local paths are in none of it (`redaction`).
+    It contains no secrets and no absolute local paths (`redaction`).
 
     Args:
-        model: folder or Hub name that the training starts from; its own record comes first.
-        arguments: of train.py.
-        resumed_from: a checkpoint of the same run, whose last stage is gone on with.
-        facts: what else is known of the run: its seed, its data, ...; `allow_leakage` stays true once
-            it was, and is None where the base's record could not be looked at.
+        model: folder or Hub name that the training starts from. The stages of its record come first.
+        arguments: command line of train.py.
+        resumed_from: checkpoint of the same run to resume, whose last stage is continued.
+        facts: other fields of the stage: seed, data, and so on. `allow_leakage` stays true once it was true, and is
+            None if the record of the base model could not be read.
     """
 
     def __init__(self, model: str, arguments: list[str], resumed_from: str | None, **facts: Any):
@@ -104,7 +118,7 @@ class Record:
         earlier = stages_of(model)
         self.stages, self.stage = earlier or [], {**command, **circumstances(), **facts}
         if earlier is None and not facts.get("allow_leakage"):
-            self.stage["allow_leakage"] = None  # not known
+            self.stage["allow_leakage"] = None  # unknown
         self.stage |= dict.fromkeys(CLOCKS, 0.0)
         if resumed_from and (before := read_stages(resumed_from)):
             *self.stages, begun = before
@@ -116,14 +130,17 @@ class Record:
         self._starts = {name: clock() - self.stage[name] for name, clock in CLOCKS.items()}
 
     def content(self, state: TrainerState) -> dict[str, Any]:
-        """The record as it stands, with the losses and scores by step."""
+        """Return the record so far, with the losses and scores by step."""
         self.stage |= {name: round(clock() - self._starts[name], 1) for name, clock in CLOCKS.items()}
         return {"stages": [*self.stages, {**self.stage, "steps": state.global_step, "history": state.log_history}]}
 
 
 def leakage_of(model: str | Path) -> dict[str, Any] | None:
-    """Whether a stage of the model's training was allowed photos of evaluation splits, and which splits all stages held
-    out; none where a stage does not say it, or there is no record."""
+    """Return whether a stage was allowed to train on photos of evaluation splits, and which splits all stages held out.
+
+    Returns:
+        {"allow_leakage": bool, "held_out": names of splits}, or None if there is no record or a stage does not say.
+    """
     stages = stages_of(model)
     if not stages or any(stage.get("allow_leakage") is None for stage in stages):
         return None

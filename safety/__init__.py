@@ -1,1 +1,1 @@
-"""What every program observes: limits on what is read, whole files, secrets, errors of one line."""
+"""Shared by all programs: bounded parsing, atomic writes, protection of secrets, and errors of one line."""

@@ -1,4 +1,4 @@
-"""Errors that the programs print as one line."""
+"""Errors that the programs print on one line."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,47 +6,47 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-# Options whose programs say themselves what a question must be
+# Options of questions, which the programs check themselves
 QUESTIONS = ("--query", "--examples")
-# What torch.save raises on a full disk: "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
+# torch.save raises on a full disk: "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
 TORCH_WRITER, FULL_DISK = "inline_container", "No space left on device"
 
 
 class UsageError(ValueError):
-    """The command line or the recipe is wrong: exit code 2."""
+    """An error in the command line or the recipe. The exit code is 2."""
 
 
 class WriteError(OSError):
-    """What could not be written or read, in one line."""
+    """A file that cannot be written or read. The message is one line."""
 
 
 def check_not_empty(arguments: Sequence[str]) -> None:
-    """Refuse an empty word of a command line, which an unset shell variable leaves.
+    """Check that no argument of a command line is empty, as from an unset shell variable.
 
     Raises:
-        UsageError: which option it belongs to.
+        UsageError: an argument is empty. The message names its option.
     """
     for at, word in enumerate(arguments):
         option, is_one_word, value = word.partition("=")
         if is_one_word and option.startswith("--") and not value.strip():
-            raise UsageError(f"{option} is empty; give it a value or leave it out.")
+            raise UsageError(f"{option} is empty. Give it a value or remove it.")
         if not word.strip():
             options = [before.partition("=")[0] for before in arguments[:at] if before.startswith("--")]
             if options and options[-1] in QUESTIONS:
                 continue
-            raise UsageError(f"{options[-1] if options else 'An argument'} is empty; give it a value or leave it out.")
+            raise UsageError(f"{options[-1] if options else 'An argument'} is empty. Give it a value or remove it.")
 
 
 @contextmanager
 def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
-    """Turn what writing or reading raises, on a full disk or of a damaged file, into one line that names the place.
+    """Turn errors of reading and writing, such as a full disk or a damaged file, into an error of one line.
 
     Args:
-        place: the file or folder, or words for it.
-        does: what did not work, as "cannot be written".
+        place: the file or folder, or a description of it.
+        does: what failed, for example "cannot be written".
 
     Raises:
-        WriteError: with the reason. Errors of the computation itself are raised as they are.
+        WriteError: "{place}: {does} ({reason})." Other errors are raised unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception: what a program has finished is written before it ends, as with Ctrl-C."""
+"""Turn SIGTERM into an exception, so that a program can save its work before it ends, as with Ctrl-C."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ class Terminated(BaseException):
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Raise `Terminated` in the main thread at the first SIGTERM; later ones are ignored, as the work is being saved.
+    """Raise `Terminated` in the main thread at the first SIGTERM. Later ones are ignored while the work is saved.
 
-    A process that was forked inside ends at once, as it would without this.
+    A child process that was forked in this context ends immediately, as it would without it.
     """
     owner = os.getpid()
 

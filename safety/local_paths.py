@@ -1,4 +1,4 @@
-"""Shorten absolute local paths: in texts, and in the records and configurations of a folder."""
+"""Shorten absolute local paths in texts, and in the records and configurations of a folder."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from .parsing import json_or_none
 
 _ABSOLUTE = re.compile(r"(?:file://)?(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)[^\n\r\0]*")
 _PATH_IN_TEXT = re.compile(
-    r"""(?:(?<![\w.:/~<\\*])|(?<=:)(?!//))   # not a part of an address, of a relative path or of a tag
+    r"""(?:(?<![\w.:/~<\\*])|(?<=:)(?!//))   # not part of a URL, a relative path or a tag
         (?:file:/+|/|[A-Za-z]:[\\/]|\\\\)
         [^\s"'`,;:()\[\]{}<>|=&?*\\/]+ (?:[\\/][^\s"'`,;:()\[\]{}<>|=&?*\\/]*)+""",
     re.VERBOSE,
 )
 _HOMES = {"home", "Users", "users"}
-# Files whose texts may name local paths, and those of the same kind whose texts are the model's own
+# Suffixes of files that can contain local paths, and files that are never changed: their texts belong to the model
 RECORDS = {".json", ".jsonl", ".md", ".yaml", ".yml", ".txt"}
 NOT_RECORDS = {
     *("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
@@ -27,9 +27,9 @@ OWN_TEXTS = {"chat_template", "added_tokens_decoder", "question", "answer", "exp
 
 
 def short_path(path: str) -> str:
-    """Return an absolute path relative to the working directory if it is below it, else its last name.
+    """Return a path relative to the working directory if it is inside it, else the last part of the path.
 
-    The name of a home folder is never returned. A checkpoint-N folder keeps the name of its run.
+    A home folder becomes "~". A checkpoint-N folder keeps the name of its run.
     """
     path = re.sub(r"^file:/*(?=/)", "", path)
     is_windows = not path.startswith("/")
@@ -46,12 +46,12 @@ def short_path(path: str) -> str:
 
 
 def _is_project_folder(folder: Path) -> bool:
-    """Return whether a path relative to the folder names no user: it is not the root, nor the folder of all homes."""
+    """Return whether a relative path from this folder contains no user name: it is not / or the folder of homes."""
     return len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parts[1] not in _HOMES)
 
 
 def shorten_paths(text: str, shorten: Callable[[str], str] | None = None) -> str:
-    """Return the text with absolute local paths shortened, by default by `short_path`."""
+    """Return the text with absolute local paths shortened (default: with `short_path`)."""
     shorten = shorten or short_path
     if _ABSOLUTE.fullmatch(text) and (text.count("/") > 1 or not re.search(r"\s", text)):
         return shorten(text)
@@ -59,9 +59,9 @@ def shorten_paths(text: str, shorten: Callable[[str], str] | None = None) -> str
 
 
 def shortened_file(path: Path) -> str | None:
-    """Return the text of a record or configuration without absolute local paths, or None where nothing changes.
+    """Return the text of a record or configuration without absolute local paths, or None if nothing changes.
 
-    Tokenizers, code and templates are never changed: their texts are the model's own.
+    Tokenizers, code and templates are never changed, because their texts belong to the model.
     """
     if path.name in NOT_RECORDS or path.suffix not in RECORDS:
         return None
@@ -84,7 +84,7 @@ def _shorten(value: Any) -> Any:
 
 
 def _shorten_line(line: str) -> str:
-    """A line of JSONL, or of any text."""
+    """Shorten the paths in a line of JSONL or of any text."""
     content = json_or_none(line)
     if content is None:
         return shorten_paths(line)

@@ -1,4 +1,4 @@
-"""JSON and YAML of users and data sets, parsed with bounded memory. Every error is a ValueError of bounded length."""
+"""Parse JSON and YAML from users with bounded memory. Every error is a ValueError of bounded length."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from .short_text import VALUE_LENGTH, shorten, show
 
 MAX_YAML_CHARACTERS = 1_000_000  # PyYAML parses about 100,000 characters a second
 MAX_NUMBER_CHARACTERS = 1_000  # PyYAML takes quadratic time for 1:59:59:…
-# Nodes and characters that a document with aliases can have, per character of its text, and beside that
+# Maximum of nodes and characters after expanding aliases: per character of the text, plus a constant
 ALIAS_GROWTH, ALIAS_ALLOWANCE = 4, 100_000
 _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -22,19 +22,19 @@ def parse_json(
     object_hook: Callable[[dict], Any] | None = None,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """Return what a JSON text says; bytes can be in any of the UTFs. The hooks are those of `json.loads`.
+    """Return the content of a JSON text. Bytes can be UTF-8, UTF-16 or UTF-32. For the hooks see `json.loads`.
 
     Raises:
-        ValueError: no JSON, nested too deep, or a number with more digits than Python converts.
+        ValueError: the text is not JSON, is nested too deeply, or has a number with too many digits.
     """
     try:
         return json.loads(text, object_hook=object_hook, object_pairs_hook=object_pairs_hook)
     except RecursionError as error:
-        raise ValueError("its lists and objects are nested too deep") from error
+        raise ValueError("its lists and objects are nested too deeply") from error
 
 
 def json_or_none(text: str) -> Any:
-    """Return the list or object that a text is in JSON; None for other texts."""
+    """Return the list or object of a JSON text, or None for other texts."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
@@ -44,24 +44,25 @@ def json_or_none(text: str) -> Any:
 
 
 def read_yaml(file: str | Path) -> Any:
-    """Return what a YAML file says.
+    """Return the content of a YAML file.
 
     Raises:
-        ValueError: as `parse_yaml`, with the file; a file that does not exist or is not UTF-8.
+        ValueError: the file does not exist or is not UTF-8, or see `parse_yaml`. The message names the file.
     """
     try:
-        if Path(file).stat().st_size > 4 * MAX_YAML_CHARACTERS:  # of UTF-8, in bytes
+        if Path(file).stat().st_size > 4 * MAX_YAML_CHARACTERS:  # bytes of UTF-8
             raise ValueError(f"it has more than {MAX_YAML_CHARACTERS:,} characters")
         return parse_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as YAML ({error}); correct it.") from error
+        raise ValueError(f"{file} cannot be read as YAML ({error}). Correct the file.") from error
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says; only plain values (`SafeLoader`), and aliases within bounds.
+    """Return the content of a YAML text of plain values (`SafeLoader`), with bounded aliases.
 
     Raises:
-        ValueError: no YAML, a text or a number that is too long, aliases that grow, a key that is given twice.
+        ValueError: the text is not YAML, is too long, has a number that is too long, aliases that expand too much, or a
+            key that occurs twice.
     """
     if len(text) > MAX_YAML_CHARACTERS:
         raise ValueError(f"it has more than {MAX_YAML_CHARACTERS:,} characters")
@@ -72,14 +73,14 @@ def parse_yaml(text: str) -> Any:
         _check_nodes(root, ALIAS_GROWTH * len(text) + ALIAS_ALLOWANCE)
         return yaml.SafeLoader("").construct_document(root)
     except RecursionError as error:
-        raise ValueError("its lists and mappings are nested too deep") from error
-    except Exception as error:  # on values that do not fit their tags PyYAML raises a dozen different classes
+        raise ValueError("its lists and mappings are nested too deeply") from error
+    except Exception as error:  # PyYAML raises a dozen classes for values that do not fit their tags
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(shorten(reason, 2 * VALUE_LENGTH)) from error
 
 
 def _check_nodes(root: yaml.Node, limit: int) -> None:
-    """Visit every node as often as aliases repeat it, and refuse what grows beyond the limit."""
+    """Raise ValueError if the nodes and characters, with aliases expanded, exceed the limit."""
     pending, size = [root], 0
     while pending:
         node = pending.pop()
@@ -95,14 +96,14 @@ def _check_nodes(root: yaml.Node, limit: int) -> None:
         else:
             pending += node.value
         if size > limit:
-            raise ValueError("its aliases (*name) repeat too much of it; write the values out")
+            raise ValueError("its aliases (*name) expand to too much text; write the values in place of the aliases")
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dict. JSON and YAML would silently keep the last of two with the same key.
+    """Return the pairs as a dict. The parsers of JSON and YAML would silently keep the last of two equal keys.
 
     Raises:
-        ValueError: a key that is given twice.
+        ValueError: a key occurs twice.
     """
     content = dict(pairs)
     if len(content) < len(pairs):

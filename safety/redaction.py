@@ -1,4 +1,4 @@
-"""Mask secrets and shorten absolute local paths: in records, texts and commands."""
+"""Mask secrets and shorten absolute local paths in records, texts and commands."""
 
 import json
 import re
@@ -16,7 +16,7 @@ MASK = "***"
 _TEXT_PATTERNS = [
     re.compile(r"(?<![A-Za-z0-9])" + pattern) for beginning, pattern in TOKEN_PATTERNS.items() if beginning != "://"
 ]
-# https://name:password@host, the password with slashes (but no port), and https://token@host
+# https://name:password@host, where the password can contain slashes, and https://token@host
 _USER_INFOS = [
     re.compile(r"""(://)([^\s/@:"'<>]{1,128}:(?!\d{1,5}[/?#])[^\s@"'<>]{0,256})@"""),
     re.compile(r"""(://)([^\s/"'<>]{1,256})@"""),
@@ -28,7 +28,7 @@ _SECRET_PARAMETER = re.compile(r"(?i)key|sig|sas|.*signature")
 _NAMED = re.compile(r"""([A-Za-z0-9_.-]{1,64})["'\\]{0,4}\s{0,4}[:=]\s{0,4}[\\]{0,2}(["']?)""")
 _VALUE = re.compile(r"""(?:(?i:bearer|basic|token)\s{1,4})?[^\s"',;&{}\[\]()]+""")
 _QUOTED = {quote: re.compile(rf"[^{quote}\n]{{1,4096}}(?={quote})") for quote in ("'", '"')}
-# {"token": ["...", "..."]}: what stands in the brackets, and the texts in it
+# {"token": ["...", "..."]}: the content of the brackets, and the texts in it
 _BRACKETS, _ITEM = re.compile(r"[\[({][^\])}\n]{0,4096}"), re.compile(r"""[^\s"',;:{}\[\]()\\]+""")
 _BEARER = re.compile(r"""(?i)\b(bearer\s{1,4})[^\s"',;<>]{6,}""")
 
@@ -37,8 +37,8 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
     """Return a copy of nested records without secrets and without absolute local paths.
 
     Args:
-        value: dictionaries, lists and texts, as JSON has them; anything else is returned as it is.
-        secrets: values that are masked wherever they occur (`secrets_of`).
+        value: nested dictionaries, lists and texts. Other values are returned unchanged.
+        secrets: values to mask wherever they occur (see `secrets_of`).
     """
     if isinstance(value, dict):
         return {redact(name, secrets): _redact_named(str(name), part, secrets) for name, part in value.items()}
@@ -61,17 +61,17 @@ def _redact_named(name: str, value: Any, secrets: Collection[str]) -> Any:
 
 
 def _mask_leaves(value: Any, is_plural: bool) -> Any:
-    """Return what stands below a secret name with its texts masked, and numbers that are no counts."""
+    """Return a value of a secret name with its texts masked, and numbers that can be passwords."""
     if isinstance(value, dict):
         return {name: _mask_leaves(part, is_plural) for name, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_mask_leaves(part, is_plural) for part in value)
-    is_number = isinstance(value, int) and value >= 1000 and not is_plural  # a password of digits, and no count
+    is_number = isinstance(value, int) and value >= 1000 and not is_plural  # can be a password of digits
     return MASK if isinstance(value, str | bytes) or is_number else value
 
 
 def mask(value: Any, secrets: Collection[str] = ()) -> Any:
-    """As `redact`, for a record that stays on this machine: paths are kept."""
+    """Return a copy without secrets but with its paths, for a record that stays on this machine."""
     if isinstance(value, dict):
         return {name: _mask_named(str(name), part, secrets) for name, part in value.items()}
     if type(value) in (list, tuple):
@@ -103,9 +103,9 @@ def mask_text(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def _mask_user_info(found: re.Match) -> str:
-    """Mask what stands before the @ of an address, but not a name alone, as in ssh://git@host.
+    """Mask the text before the @ of a URL, except a name alone, as in ssh://git@host.
 
-    Over HTTP a name alone is a token: browsers and git ask for the password otherwise.
+    In HTTP URLs a name alone is masked too, because it is usually a token.
     """
     scheme = found.string[max(0, found.start() - 5) : found.start()].lower()
     is_secret = ":" in found[2] or looks_secret(found[2]) or scheme.endswith(("http", "https"))
@@ -118,7 +118,7 @@ def _mask_parameter(found: re.Match) -> str:
 
 
 def _mask_named_values(text: str) -> str:
-    """Mask the values behind secret names, as in token=..., where they do not look like plain words."""
+    """Mask the values of secret names, as in token=..., unless they look like plain words."""
     parts, at = [], 0
     while found := _NAMED.search(text, at):
         parts.append(text[at : found.end()])
@@ -137,7 +137,7 @@ def _mask_item(found: re.Match) -> str:
 
 
 def redact_arguments(arguments: list[str], secrets: Collection[str] = ()) -> list[str]:
-    """Return the words of a command line with secrets masked and absolute local paths shortened."""
+    """Return the arguments of a command line with secrets masked and absolute local paths shortened."""
     redacted, hides_next = [], False
     for word in arguments:
         if hides_next and not word.startswith("--"):
@@ -160,7 +160,7 @@ def _redact_word(word: str, secrets: Collection[str]) -> str:
     try:
         redacted = redact(given, secrets)
         return word if redacted == given else json.dumps(redacted, ensure_ascii=False)
-    except RecursionError:  # nested too deep
+    except RecursionError:  # nested too deeply
         return redact_text(word, secrets)
 
 
@@ -168,7 +168,7 @@ def redact_command(command: str, secrets: Collection[str] = ()) -> str:
     """Return a recorded command with secrets masked and absolute local paths shortened."""
     try:
         words = shlex.split(command)
-    except ValueError:  # cut off, or not written by shlex
+    except ValueError:  # truncated, or not written by shlex
         return redact_text(command, secrets)
     redacted = redact_arguments(words, secrets)
     return command if redacted == words else shlex.join(redacted)

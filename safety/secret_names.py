@@ -1,4 +1,4 @@
-"""Find which names and values are secrets: of options, environment variables and recipes, and what tokens look like."""
+"""Recognize secrets by the names of options, variables and recipe keys, and by the patterns of tokens."""
 
 import base64
 import json
@@ -11,9 +11,9 @@ from huggingface_hub import get_token
 
 from .parsing import json_or_none, read_yaml
 
-# Words of names: "hubToken" and "HUB_TOKEN" are "hub token"
+# Splits names into words: "hubToken" and "HUB_TOKEN" are "hub token"
 _NAME_WORD = re.compile(r"[A-Z0-9]+(?![a-z])|[A-Z]?[a-z0-9]+")
-# A word that makes a name secret: alone or glued to another, as in "PGPASSWORD"
+# A word that makes a name secret, alone or as the end of another word, as in "PGPASSWORD"
 _SECRET_WORD = re.compile(
     r"\w*(passwords?|passwd|passphrases?|pwd|secrets?|credentials?|(api|access|private|secret)keys?)"
     r"|bearer|authorization|cookies?|jwt|(db|my|pg|ssh|smtp|ftp|mail|proxy|redis|mysql|user|root|admin)pass"
@@ -22,7 +22,7 @@ _SECRET_PAIRS = re.compile(
     r"\b(api|access|private|secret|auth|encryption|signing|ssh|account|storage|master|deploy) keys?\b"
     r"|\b(db|my|pg|ssh|smtp|ftp|mail|proxy|redis|mysql|user|root|admin|api|git|http|https) pass$|^pass$|\bauth$"
 )
-# "token" behind one of these is a token of a text, and so are "token_type" and "token_ids"
+# "token" after one of these words means a token of a text. So do "token_type" and "token_ids".
 _TEXT_TOKENS = {
     *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "seg", "boi", "eoi", "eot", "eom", "image", "img", "video"),
     *("audio", "start", "end", "stop", "first", "last", "next", "previous", "prev", "answer", "special", "added"),
@@ -33,17 +33,17 @@ _TEXT_TOKENS = {
 }
 _TOKEN = re.compile(r"([a-z0-9]*?)tokens?")
 _BEHIND_TOKEN = re.compile(r"value|secret|str|string|\d+")
-# Variables with such names whose values are none
+# Variables with such names whose values are not secrets
 NOT_SECRET_VARIABLES = ("PWD", "OLDPWD", "GPG_KEY")
-# Options of train.py whose value is a secret: argparse also accepts unambiguous beginnings of them
+# Options of train.py whose value is a secret. argparse also accepts unambiguous abbreviations.
 SECRET_OPTIONS = ("hub_token", "push_to_hub_token")
 NOT_SECRET_OPTIONS = ("push_to_hub", "push_to_hub_model_id", "push_to_hub_organization")
-# What is looked for in uploaded files: values in use of at least this length, and these patterns
+# Minimum length of the secret values that are searched in uploaded files; for words of letters the second
 SHORTEST_SECRET, SHORTEST_WORD = 8, 12
-# The value of a variable such as PRIMARY_KEY is often the name of a column: keys are longer, and hold digits
+# Minimum length of keys. The value of a variable such as PRIMARY_KEY is often the name of a column.
 SHORTEST_KEY = 16
-# Literal beginning -> the pattern that follows from there. The beginning makes the search in binary files fast. All
-# repetitions that others follow are bounded: the time is linear in the length of the text.
+# Literal prefix -> pattern that starts there. The prefix makes the search in binary files fast.
+# Repetitions are bounded if another follows, so that the search takes linear time.
 TOKEN_PATTERNS = {
     "hf_": r"hf_(?=[A-Za-z]{0,64}[0-9])[A-Za-z0-9]{30,}",
     "api_org_": r"api_org_[A-Za-z0-9]{16,}",
@@ -69,7 +69,7 @@ TOKEN_PATTERNS = {
     # Not a placeholder: "user:password@", "USER:PASSWORD@", "user:***@"
     "://": r"://[^\s/:@\"'<>*{}$]{1,256}:(?!(?:\*\*\*|[a-z]{1,11}|[A-Z_]{1,32})@)[^\s/@\"'<>{}$]{1,256}@[\w\[]",
 }
-# What is no secret behind a secret name: a word, a tag such as <eos>, or what is masked already
+# Values of a secret name that are not secrets: a word, a tag such as <eos>, or an already masked value
 _PLAIN = re.compile(r"[A-Za-z][a-z]*[.:!?]?|<[^<>]*>|\**")
 
 
@@ -82,7 +82,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _is_access_token(words: list[str], at: int) -> bool:
-    """Return whether the word of a name is "token" in the sense of a login, not of a text."""
+    """Return whether a word of a name means a token for access, not a token of a text."""
     found = _TOKEN.fullmatch(words[at])
     if found is None or not all(_BEHIND_TOKEN.fullmatch(word) for word in words[at + 1 :]):
         return False
@@ -91,7 +91,7 @@ def _is_access_token(words: list[str], at: int) -> bool:
 
 
 def is_secret_option(word: str) -> bool:
-    """Return whether a word of the command line is an option whose value is a secret, abbreviated or not."""
+    """Return whether an argument is an option, possibly abbreviated, whose value is a secret."""
     if not word.startswith("--"):
         return False
     name = word[2:].partition("=")[0].replace("-", "_")
@@ -102,7 +102,7 @@ def is_secret_option(word: str) -> bool:
 
 
 def environment_secrets() -> dict[str, str]:
-    """Return the secrets that the environment and the login of huggingface_hub hold, and where each stands."""
+    """Return secret -> its source, for the environment variables and the login of huggingface_hub."""
     found = {get_token() or "": "the login of huggingface_hub"}
     for name, value in os.environ.items():
         is_secret = is_secret_name(name) or (name.endswith("_KEY") and _is_key(value))
@@ -114,7 +114,7 @@ def environment_secrets() -> dict[str, str]:
 def secrets_of(arguments: list[str]) -> set[str]:
     """Return the secrets of a run: those of its command line, its recipe, and `environment_secrets`.
 
-    The recipe's secrets are the values under secret names, and all values of its `env:` block that are long enough.
+    Secrets of the recipe are the values of secret names, and all values of its `env:` block that are long enough.
     """
     found = set()
     for at, word in enumerate(arguments):
@@ -129,7 +129,7 @@ def secrets_of(arguments: list[str]) -> set[str]:
 
 
 def _recipe_secrets(path: str) -> set[str]:
-    """Return the secrets of a YAML file; a file that cannot be read has none here, and the parser refuses it."""
+    """Return the secrets of a YAML file, or an empty set for an unreadable file, for which train.py raises."""
     try:
         recipe = read_yaml(path)
     except ValueError:
@@ -141,7 +141,7 @@ def _recipe_secrets(path: str) -> set[str]:
 
 
 def _named_secrets(value: Any) -> set[str]:
-    """Return all texts below secret names, at any depth; of "Bearer abc" also "abc"."""
+    """Return all texts under secret names, at any depth. For "Bearer abc" this includes "abc"."""
     found, seen, pending = set(), set(), [(value, False)]
     while pending:
         part, is_secret = pending.pop()
@@ -158,7 +158,7 @@ def _named_secrets(value: Any) -> set[str]:
 
 
 def _is_long_enough(value: str) -> bool:
-    """Return whether a value in a file is that secret: a short word, as "changeme", stands in files by chance."""
+    """Return whether a value is long enough not to occur by chance in files, as "changeme" does."""
     return len(value.strip()) >= (SHORTEST_WORD if value.isalpha() else SHORTEST_SECRET)
 
 
@@ -167,16 +167,16 @@ def _is_key(value: str) -> bool:
 
 
 def looks_secret(value: str) -> bool:
-    """Return whether a value behind a secret name in a text is to be masked: no short text and no plain word."""
+    """Return whether to mask a value of a secret name in a text: it is not short and not a plain word."""
     return len(value) >= SHORTEST_SECRET and not _PLAIN.fullmatch(value)
 
 
 def spellings_of(secret: str) -> set[str]:
-    """Return a secret as it is, as in JSON, in an address, in base64 at each alignment, and in hexadecimal."""
+    """Return the spellings of a secret: plain, in JSON, in URLs, in base64 at each alignment, and in hexadecimal."""
     content = secret.encode("utf-8", "surrogateescape")
     spellings = {secret, json.dumps(secret)[1:-1], quote(content, ""), content.hex(), content.hex().upper()}
     for offset in range(3):
-        # Characters of whole bytes of the secret only: the others depend on what stands around it
+        # Only base64 characters that are made of the secret's bytes alone: others depend on the bytes around it
         first, last = -(-8 * offset // 6), 8 * (offset + len(content)) // 6
         encoded = base64.b64encode(bytes(offset) + content).decode()[first:last]
         spellings |= {encoded, encoded.translate(str.maketrans("+/", "-_"))}

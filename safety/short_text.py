@@ -1,4 +1,4 @@
-"""Values and texts from files and users, cut to a length that fits into an error message."""
+"""Shorten values and texts from files and users so that they fit into an error message."""
 
 import reprlib
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from typing import Any
 
 VALUE_LENGTH, MESSAGE_LENGTH = 120, 2_000  # characters
 _CUT = "…"
-_LONGEST_INTEGER = 10**40  # str() of an integer is quadratic, and refuses more than 4,300 digits
+_LONGEST_INTEGER = 10**40  # str() of an integer takes quadratic time, and at most 4,300 digits
 
 
 class _ShortRepr(reprlib.Repr):
-    """repr() that visits a few elements of a few levels only: a value with shared parts can be exponentially long."""
+    """repr() of a few elements on a few levels only, because a value with shared parts can be exponentially long."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ _short_repr = _ShortRepr()
 
 
 def show(value: Any, length: int = VALUE_LENGTH) -> str:
-    """Return repr(value), cut to `length` characters. The cost does not depend on the size of the value."""
+    """Return repr(value), cut to `length` characters. The time does not depend on the size of the value."""
     return shorten(_short_repr.repr(value), length)
 
 
@@ -47,6 +47,16 @@ def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
 
 
+def reason_of(error: BaseException, length: int = 3 * VALUE_LENGTH) -> str:
+    """Return the message of an error on one line without a full stop, or its class if it has no message."""
+    return shorten(" ".join(str(error).split()), length).rstrip(".") or type(error).__name__
+
+
 def listed(names: Iterable[Any], length: int = 200) -> str:
-    """Return the names with commas between, cut to `length` characters; names beyond that are not even looked at."""
+    """Return the names separated by commas, cut to `length` characters. Names beyond that are not read."""
     return shorten(", ".join(name_of(name) for name in islice(names, length)), length)
+
+
+def count_of(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as "1 process" or "2 processes". plural: singular + "s" if None."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

@@ -1,4 +1,4 @@
-"""Find secrets and local paths in files that are about to be uploaded: in their bytes, packed or not."""
+"""Find secrets and local paths in the bytes of files to upload, also in compressed files."""
 
 import bz2
 import gzip
@@ -18,24 +18,24 @@ _BYTE_PATTERNS = {
     beginning.encode(): re.compile(pattern.encode(), re.ASCII) for beginning, pattern in TOKEN_PATTERNS.items()
 }
 PICKLES, LARGEST_PICKLE = {".bin", ".pkl", ".pickle", ".pth"}, 1 << 26
-# Files are searched in pieces of so many bytes, which overlap by the longest match
+# Bytes per piece of a file that is searched. Pieces overlap by at least the longest match.
 PIECE, OVERLAP = 1 << 24, 4096
-# First bytes of packed files -> how to open them
+# First bytes of compressed files -> function that opens them
 _PACKED = {b"\x1f\x8b\x08": gzip.open, b"BZh": bz2.open, b"\xfd7zX": lzma.open}
-ENCRYPTED = 1  # flag of a zip archive's member
-# Patterns are looked for in so many bytes around eight of these characters
+ENCRYPTED = 1  # flag of a member of a zip archive
+# Patterns are searched in this many bytes around eight word characters
 AROUND = 1024
 _IS_WORD = bytes(chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "_-:/@.") for byte in range(256))
 _ALL_WORDS = int.from_bytes(b"\1" * 8, "little")
 
 
 def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
-    """Return what kind of secret a file contains, or None: in its bytes, or packed by zip, gzip, bzip2 or xz.
+    """Return a description of a secret in a file, or None. Files in zip, gzip, bzip2 and xz are decompressed.
 
     Args:
         path: any file.
-        secrets: values in use, looked for in UTF-8, UTF-16 and UTF-32, base64 and hexadecimal. A mapping says where
-            each of them stands (`environment_secrets`), and the result names that.
+        secrets: values to search for in UTF-8, UTF-16, UTF-32, base64 and hexadecimal. A mapping gives the source of
+            each secret (`environment_secrets`), which the description then includes.
     """
     values = _values(secrets)
     with open(path, "rb") as file:
@@ -48,13 +48,13 @@ def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
             with opens(path) as opened:
                 found = _find_in(opened, values)
         except (OSError, EOFError, lzma.LZMAError, zlib.error):
-            return "a packed part that cannot be unpacked, and so not be searched"
+            return "a compressed part that cannot be decompressed and searched"
     is_weights = path.suffix == ".safetensors" and not beginning.startswith(b"PK")
     if found is None and not is_weights and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.flag_bits & ENCRYPTED:
-                    return "an encrypted part, which cannot be searched"
+                    return "an encrypted part that cannot be searched"
                 if found is None and member.compress_type != zipfile.ZIP_STORED:
                     with archive.open(member) as opened:
                         found = _find_in(opened, values)
@@ -62,9 +62,9 @@ def find_secret(path: Path, secrets: Collection[str] = ()) -> str | None:
 
 
 def _values(secrets: Collection[str]) -> dict[bytes, str]:
-    """Return the bytes to look for, and what each of them is.
+    """Return bytes to search for -> description of the secret.
 
-    Of UTF-16 and UTF-32 it is what both byte orders have in common, if the secret is ASCII.
+    For ASCII secrets in UTF-16 and UTF-32 these are the bytes that both byte orders have in common.
     """
     values = {}
     for secret in secrets:
@@ -93,9 +93,9 @@ def _find_in(file: IO[bytes], values: dict[bytes, str]) -> str | None:
 
 
 def _worded_parts(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of the parts around eight letters or digits in a row: all other bytes hold no pattern.
+    """Yield (start, end) of the parts around eight consecutive word characters. Only these can match a pattern.
 
-    The patterns take most of the time of a search, and the bytes of weights have few such parts.
+    Matching patterns takes most of the time, and weights have few such parts.
     """
     blocks = np.frombuffer(content.translate(_IS_WORD), np.uint64, count=len(content) // 8)
     start = end = 0
@@ -121,7 +121,7 @@ def _find_pattern(content: bytes) -> str | None:
 
 
 def find_local_path(path: Path) -> str | None:
-    """Return "a local path" for a pickle or log that holds a path of this machine: it cannot be shortened there."""
+    """Return "a local path" if a pickle or log contains one of this machine, which cannot be shortened there."""
     if path.suffix not in PICKLES and ".tfevents." not in path.name:
         return None
     folders = {str(folder) for folder in (Path.home(), Path.cwd()) if len(folder.parts) > 1}

@@ -1,1 +1,1 @@
-"""Programs that make, check and publish checkpoints."""
+"""Programs that create, check and publish checkpoints."""

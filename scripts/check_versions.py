@@ -1,11 +1,11 @@
-"""Check that a checkpoint answers alike under the lowest and the newest tested transformers, without this project.
+"""Check that an exported checkpoint works with the lowest and the newest supported transformers, without this project.
 
     python scripts/check_versions.py
     python scripts/check_versions.py --newest 5.25.0
 
-An environment of exactly the packages that README names runs README's block; AutoModel, the pipeline and handler.py
-answer the exported small checkpoint as they do here. An environment with the lowest transformers must give the same.
-One with a transformers that is too old must fail in one sentence. Environments are kept and reused.
+The program installs the packages of the README's `pip install` into virtual environments, which are kept and reused. In
+each one, the Python example of the README, AutoModel, the pipeline and handler.py must give the same answers as here.
+With a version of transformers that is too old, all of them must fail with the same one-line error.
 """
 
 import argparse
@@ -33,9 +33,9 @@ CONSTRAINTS = ROOT / "constraints-versions.txt"
 PROBE = Path(__file__).with_name("checkpoint_probe.py")
 EXAMPLE, SCENE = ROOT / "examples" / "shapes-tiny", ROOT / "docs" / "scene.png"
 ENVIRONMENTS = ROOT / ".venv-versions"
-# The last release before transformers 5.
+# The last release before transformers 5
 TOO_OLD = "4.57.6"
-# Environments that are checked at the same time.
+# Number of environments that are checked in parallel
 PROCESSES = 2
 
 RUN_BLOCK = """
@@ -57,7 +57,7 @@ for name, way in ways.items():
         way(folder, trust_remote_code=True)
     except Exception as error:
         is_chained = bool(error.__cause__ or error.__context__)
-        errors[name] = f"{type(error).__name__}: {error}" + (" (with another error behind it)" if is_chained else "")
+        errors[name] = f"{type(error).__name__}: {error}" + (" (with a chained error)" if is_chained else "")
     else:
         errors[name] = "no error"
 print(json.dumps(errors))
@@ -66,7 +66,9 @@ print(json.dumps(errors))
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--newest", help="transformers to test as the newest (default: the newest 5.x that pip finds)")
+    parser.add_argument(
+        "--newest", help="newest version of transformers to test (default: the newest 5.x that pip finds)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -74,55 +76,57 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 # README
 # ---------------------------------------------------------------------------------------------------------------------
 def read_block(readme: str) -> str:
-    """Return README's first block of Python."""
+    """Return the first Python block of the README."""
     return re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
 
 
 def read_packages(readme: str) -> list[str]:
-    """Return the packages of README's `pip install`."""
+    """Return the packages of the README's `pip install`."""
     return re.search(r"^pip install ([a-z ]+)$", readme, re.MULTILINE)[1].split()
 
 
 def read_pins(constraints: str) -> dict[str, str]:
-    """Return version by package of a constraints file."""
+    """Return package -> version of a constraints file."""
     return dict(re.findall(r"^([\w.-]+)==([\w.+]+)", constraints, re.MULTILINE))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Environments
 # ---------------------------------------------------------------------------------------------------------------------
-def install(folder: Path, requirements: list[str], above: Path | None = None) -> Path:
-    """Make an environment, unless it is there with the same requirements, and return its Python.
+def install(folder: Path, requirements: list[str], fallback: Path | None = None) -> Path:
+    """Create a virtual environment and return its Python. An existing one with the same requirements is reused.
 
     Args:
-        folder: where.
-        requirements: as pip takes them.
-        above: Python of another environment whose packages are used where this one has no release of its own.
+        folder: folder of the environment.
+        requirements: requirements for pip.
+        fallback: Python of another environment, whose packages are used if this one does not contain them.
     """
     python, stamp = folder / "bin" / "python", folder / "requirements.json"
-    below = [] if above is None else json.loads((above.parents[1] / stamp.name).read_text(encoding="utf-8"))
-    wanted = [*requirements, *below, sys.version]
+    inherited = [] if fallback is None else json.loads((fallback.parents[1] / stamp.name).read_text(encoding="utf-8"))
+    wanted = [*requirements, *inherited, sys.version]
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=above is None)
+    venv.create(folder, with_pip=fallback is None)
     site_packages = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
-    if above is not None:
-        (folder / site_packages / "above.pth").write_text(f"{above.parents[1] / site_packages}\n", encoding="utf-8")
+    if fallback is not None:
+        (folder / site_packages / "fallback.pth").write_text(
+            f"{fallback.parents[1] / site_packages}\n", encoding="utf-8"
+        )
     quiet = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
-    pip = [above or python, "-m", "pip", *(["--python", python] if above else [])]
+    pip = [fallback or python, "-m", "pip", *(["--python", python] if fallback else [])]
     subprocess.run([*pip, "install", *quiet, "--no-compile", *requirements], check=True)
     stamp.write_text(json.dumps(wanted), encoding="utf-8")
     return python
 
 
 def newest_release(tested: str) -> str:
-    """Return the newest 5.x of transformers that pip finds, or the tested one where it finds none newer."""
+    """Return the newest 5.x release of transformers that pip finds, or the tested one if none is newer."""
     command = [sys.executable, "-m", "pip", "index", "versions", "transformers", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True)
     listed = re.search(r"Available versions: (.*)", done.stdout)
     if listed is None:
-        print(f"pip lists no releases, so the newest tested one is used: transformers {tested}.", flush=True)
+        print(f"pip cannot list releases of transformers. The tested version {tested} is used.", flush=True)
         return tested
     found = [Version(version) for version in listed[1].split(", ")]
     newest = max([Version(tested), *(version for version in found if version.major == 5 and not version.is_prerelease)])
@@ -136,10 +140,10 @@ def newest_release(tested: str) -> str:
 
 
 def run_in(python: Path | str, *command: str | Path, cwd: Path = ROOT) -> Any:
-    """Run Python code that prints JSON last, without this project and with a Hugging Face home of its own.
+    """Run Python code without this project and with an empty Hugging Face cache, and return its last line as JSON.
 
     Raises:
-        ValueError: it fails; with the last line it wrote.
+        ValueError: it fails. The message is the last line of its stderr.
     """
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "HF_HOME": home, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -159,10 +163,10 @@ def run_in(python: Path | str, *command: str | Path, cwd: Path = ROOT) -> Any:
 # Checks
 # ---------------------------------------------------------------------------------------------------------------------
 def check_release(python: Path, version: str, exported: Path, expected: dict[str, Any]) -> str:
-    """Compare what a checkpoint answers in an environment with what it answers here, and return a line about it.
+    """Compare the answers in an environment with the expected answers and return a line for the report.
 
     Raises:
-        ValueError: something fails or differs.
+        ValueError: a way of loading fails, or an answer differs.
     """
     begun = time.monotonic()
     try:
@@ -170,8 +174,8 @@ def check_release(python: Path, version: str, exported: Path, expected: dict[str
     except ValueError as error:
         raise ValueError(f"transformers {version}: {error}") from error
     return (
-        f"transformers {version}: README's block, AutoModel, the pipeline, the handler, a session, saving and a "
-        f"training step give what they give here ({time.monotonic() - begun:.0f} s)."
+        f"transformers {version}: passed in {time.monotonic() - begun:.0f} s (the README's example, AutoModel, the "
+        "pipeline, the handler, a session, saving, and a training step)."
     )
 
 
@@ -181,25 +185,25 @@ def compare_answers(python: Path, exported: Path, expected: dict[str, Any]) -> N
         block.write_text(read_block((ROOT / "README.md").read_text(encoding="utf-8")), encoding="utf-8")
         answer = run_in(python, "-c", RUN_BLOCK, block)
     if answer != expected["session"][0]:
-        raise ValueError(f"README's block answers {answer}, expected {expected['session'][0]}.")
+        raise ValueError(f"the README's example answers {answer}; expected {expected['session'][0]}.")
     check_loading(exported, python=str(python))
     found = run_in(python, PROBE, exported, SCENE)
     for name, value in expected.items():
         if found[name] != value:
-            raise ValueError(f"{name} is {found[name]}, expected {value}.")
+            raise ValueError(f"{name} is {found[name]}; expected {value}.")
 
 
 def check_too_old(python: Path, exported: Path) -> str:
-    """Check that every way to open a checkpoint fails in the one sentence, and return a line about it.
+    """Check that every way to load a checkpoint fails with the same error, and return a line for the report.
 
     Raises:
-        ValueError: one of them does something else.
+        ValueError: one of them succeeds or fails with another error.
     """
     expected = f"ImportError: {cannot_run(TOO_OLD)}"
     for way, error in run_in(python, "-c", OPEN_EACH_WAY, exported).items():
         if error != expected:
-            raise ValueError(f"transformers {TOO_OLD}: {way} gives {error!r}, expected {expected!r}.")
-    return f"transformers {TOO_OLD}: every way to open a checkpoint fails with this sentence: {cannot_run(TOO_OLD)}"
+            raise ValueError(f"transformers {TOO_OLD}: {way} gives {error!r}; expected {expected!r}.")
+    return f"transformers {TOO_OLD}: passed, every way to load a checkpoint fails with: {cannot_run(TOO_OLD)}"
 
 
 def main(arguments: list[str]) -> None:
@@ -210,9 +214,9 @@ def main(arguments: list[str]) -> None:
     begun = time.monotonic()
 
     newest = install(ENVIRONMENTS / "newest", [f"{name}=={pins[name]}" for name in packages])
-    lowest = install(ENVIRONMENTS / "lowest", [f"transformers=={LOWEST}"], above=newest)
-    too_old = install(ENVIRONMENTS / "too_old", [f"transformers=={TOO_OLD}"], above=newest)
-    print(f"The environments took {time.monotonic() - begun:.0f} s.", flush=True)
+    lowest = install(ENVIRONMENTS / "lowest", [f"transformers=={LOWEST}"], fallback=newest)
+    too_old = install(ENVIRONMENTS / "too_old", [f"transformers=={TOO_OLD}"], fallback=newest)
+    print(f"Installed the environments in {time.monotonic() - begun:.0f} s.", flush=True)
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(PROCESSES) as pool:
         exported = Path(folder, "exported")

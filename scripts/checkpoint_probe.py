@@ -1,16 +1,16 @@
-"""What a checkpoint's own code answers under the transformers of the Python that runs this file.
+"""Print the outputs of a checkpoint's own code with the installed version of transformers, as one line of JSON.
 
     python -I -W error::FutureWarning scripts/checkpoint_probe.py FOLDER IMAGE
 
-A session of two questions, a training step, and the model saved and opened again. Prints a line of JSON; a warning that
-transformers is about to remove something that the code uses is an error.
+The outputs are two answers of a session, an answer after the model was saved and loaded again, and the loss of a
+training step. Warnings about features that transformers will remove are errors.
 """
 
 import json
 import sys
 import tempfile
 
-sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
+sys.modules["gemma_lisa"] = None  # importing it fails, even if it is installed
 
 import torch  # noqa: E402
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor  # noqa: E402
@@ -31,10 +31,10 @@ def loss_of_a_step(model, processor):
     batch = processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, padding_side="right"
     )
-    spoken = batch.pop("assistant_masks")
-    batch["labels"] = batch["input_ids"].masked_fill(spoken == 0, -100)
+    is_answer = batch.pop("assistant_masks")
+    batch["labels"] = batch["input_ids"].masked_fill(is_answer == 0, -100)
     batch["mask_labels"] = [torch.ones(1, *batch["original_sizes"][0].tolist(), dtype=torch.uint8)]
-    torch.manual_seed(0)  # clicks are simulated at random
+    torch.manual_seed(0)  # the simulated prompts are random
     loss = model(**batch).loss
     loss.backward()
     missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]

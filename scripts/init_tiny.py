@@ -1,9 +1,9 @@
-"""Write a small Gemma-LISA with random weights: what `make demo` trains from scratch, and what the tests run on.
+"""Create a small Gemma-LISA checkpoint with random weights, for `make demo` and the tests.
 
     python scripts/init_tiny.py --output outputs/tiny --seed 0
 
-The architecture is Gemma 3 and SAM at a size that learns simple drawings on one CPU core: 0.8 million parameters. The
-tokenizer is a byte-level BPE with Gemma 3's special tokens, its words learned from the project's own phrases.
+It has the architecture of Gemma 3 and SAM with 0.8 million parameters, and learns simple drawings on one CPU core. The
+tokenizer is a byte-level BPE with the special tokens of Gemma 3, trained on the texts of the data set `shapes`.
 """
 
 import argparse
@@ -54,7 +54,7 @@ SEG_TOKEN = "[SEG]"
 
 
 def build_tokenizer(vocab_size: int = 640) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: every text can be written, and the words of the drawings are one token each."""
+    """Return a byte-level BPE tokenizer, in which each word of the drawings is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,7 +77,7 @@ def build_tokenizer(vocab_size: int = 640) -> PreTrainedTokenizerFast:
 
 
 def _sentences(num_scenes: int = 200) -> Iterator[str]:
-    """What is said about drawn scenes of both levels: the words the tokenizer is to know."""
+    """Yield questions and answers about drawn scenes of both levels, to train the tokenizer."""
     for index in range(num_scenes):
         generator = np.random.default_rng(index)
         for level in LEVELS["both"]:
@@ -89,11 +89,11 @@ def _sentences(num_scenes: int = 200) -> Iterator[str]:
                     yield f"model\n{answer.replace(SEG_SLOT, '')}"
 
 
-PIXELS_PER_TOKEN = 16  # side of what one image token covers
+PIXELS_PER_TOKEN = 16  # in each direction, for one image token
 
 
 def build_processor(image_size: int) -> GemmaLisaProcessor:
-    """The processor of a small model: square images of `image_size` pixels for both towers."""
+    """Return the processor of a small model, with images of `image_size` × `image_size` pixels for both encoders."""
     num_tokens = (image_size // PIXELS_PER_TOKEN) ** 2
     square = {"height": image_size, "width": image_size}
     mask_side = image_size // 2
@@ -111,7 +111,7 @@ def build_processor(image_size: int) -> GemmaLisaProcessor:
 
 
 def build_config(processor: GemmaLisaProcessor, image_size: int, **overrides) -> GemmaLisaConfig:
-    """Gemma 96 × 4, SigLIP 64 × 2, SAM 64 × 2, all of SAM's attention global."""
+    """Return the configuration: hidden size × layers are Gemma 96 × 4, SigLIP 64 × 2, SAM 64 × 2."""
     tokenizer = processor.tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     text_config = Gemma3TextConfig(
@@ -174,7 +174,7 @@ def build_config(processor: GemmaLisaProcessor, image_size: int, **overrides) ->
 
 @torch.no_grad()
 def initialize(model: GemmaLisaForConditionalGeneration) -> None:
-    """Weights that learn from scratch at this size; the libraries' own are made for loading trained ones."""
+    """Initialize the weights for training from scratch, for which the libraries' initialization is not suitable."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else module.in_channels
@@ -195,7 +195,11 @@ def initialize(model: GemmaLisaForConditionalGeneration) -> None:
 def build_tiny(
     image_size: int = 64, seed: int = 0, **overrides
 ) -> tuple[GemmaLisaForConditionalGeneration, GemmaLisaProcessor]:
-    """A small random Gemma-LISA for square images of `image_size` pixels; `overrides` are fields of its config."""
+    """Return a small random model and its processor for square images of `image_size` pixels.
+
+    Args:
+        overrides: fields of the configuration.
+    """
     set_seed(seed)
     processor = build_processor(image_size)
     model = GemmaLisaForConditionalGeneration(build_config(processor, image_size, **overrides))
@@ -209,21 +213,28 @@ def build_tiny(
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--image_size", type=int, default=64, help="side of the square image in pixels, times 16")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seg_state", choices=("token", "previous"), default="token")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, which must be new or empty")
+    parser.add_argument(
+        "--image_size", type=int, default=64, help="side of the square image in pixels; a multiple of 16 (default: 64)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+    parser.add_argument(
+        "--seg_state",
+        choices=("token", "previous"),
+        default="token",
+        help="hidden state that prompts SAM: of [SEG] (token) or of the token before it (previous) (default: token)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty")
     args = parser.parse_args(arguments)
     if not args.overwrite:
         check_new_folder(args.output)
     check_writable(args.output, "--output", is_folder=True)
     model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
-    with folder_in_place(args.output) as aside:
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        write_checksums(aside)
-    print(f"{args.output}: {model.num_parameters():,} parameters, random (seed {args.seed})")
+    with folder_in_place(args.output) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        write_checksums(temporary)
+    print(f"{args.output}: {model.num_parameters():,} random parameters (seed {args.seed})")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Does a folder, or a name on the Hub, load and answer in a fresh Python that has transformers and not this project?
+"""Check that an exported folder works with transformers but without this project.
 
     python -I -S scripts/loading_check.py SITE_PACKAGES FOLDER [NAME]
 
-AutoModel with AutoProcessor, the pipeline and, of the folder, handler.py answer the folder's examples; texts and masks
-must be those of its `examples/answers.json`. With NAME the model is loaded from there. Prints a line of JSON.
+AutoModel with AutoProcessor, the pipeline and handler.py answer the examples of FOLDER. Texts and masks must equal
+those of `examples/answers.json`. With NAME the model is loaded from this name on the Hub, and handler.py is
+skipped. The program prints one line of JSON.
 """
 
 import importlib.util
@@ -16,14 +17,14 @@ folder = Path(folder)
 source = names[0] if names else str(folder)
 if site_packages:
     sys.path.append(site_packages)
-sys.modules["gemma_lisa"] = None  # installed or not, importing it fails
+sys.modules["gemma_lisa"] = None  # importing it fails, even if it is installed
 
 import numpy as np  # noqa: E402
 from transformers import AutoModel, AutoProcessor, pipeline  # noqa: E402
 
 
 def module_of(name):
-    """A Python file of the folder, imported by its place."""
+    """Import a Python file of the folder."""
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,7 +35,7 @@ images = module_of("images_gemma_lisa")
 
 
 def by_auto_classes():
-    """Answers of AutoModel and AutoProcessor: (text, masks bool (K, H, W))."""
+    """Return a function (image, text) -> (text, bool masks (K, H, W)) with AutoModel and AutoProcessor."""
     processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
     model = AutoModel.from_pretrained(source, trust_remote_code=True).eval()
 
@@ -78,18 +79,19 @@ def by_handler():
 
 
 def check(answer, way):
-    """How many masks were compared."""
+    """Compare the answers to all examples and return the number of masks."""
     count = 0
     for example in json.loads((folder / "examples" / "answers.json").read_text(encoding="utf-8")):
         text, masks = answer(images.load_rgb(folder / example["image"]), example["text"])
         expected = [np.asarray(images.open_upright(folder / mask["mask"])) > 0 for mask in example["masks"]]
         if text != example["answer"] or len(masks) != len(expected):
             raise SystemExit(
-                f"{way} says {text!r} with {len(masks)} masks of {example['text']!r}, not what it said here"
+                f"{way}: the answer to {example['text']!r} is {text!r} with {len(masks)} masks; expected "
+                f"{example['answer']!r} with {len(expected)}"
             )
         for found, wanted in zip(masks, expected, strict=True):
             if found.shape != wanted.shape or (found != wanted).any():
-                raise SystemExit(f"{way} gives other masks of {example['text']!r} than here")
+                raise SystemExit(f"{way}: the masks for {example['text']!r} differ from examples/answers.json")
         count += len(masks)
     return count
 
@@ -97,5 +99,5 @@ def check(answer, way):
 ways = {"AutoModel": by_auto_classes, "pipeline": by_pipeline}
 if not names:
     ways["handler"] = by_handler
-counts = {way: check(opened(), way) for way, opened in ways.items()}  # one model at a time is held
+counts = {way: check(opened(), way) for way, opened in ways.items()}  # only one model at a time is in memory
 print(json.dumps({"masks": counts, "modules": sorted({name.split(".")[0] for name in sys.modules})}))

@@ -1,4 +1,4 @@
-"""Short trainings of adapters: what the tests of LoRA and of quantised weights share."""
+"""Short training runs for the tests of LoRA and of quantized weights."""
 
 import torch
 
@@ -36,14 +36,14 @@ def trainer_of(model, processor, rows, folder, **options):
 
 
 def answers_of(model, batch):
-    """All that the model says of the batch: logits, then mask logits."""
+    """Return the logits and the mask logits of a batch in one flat tensor."""
     with torch.no_grad():
         output = model.eval()(**batch)
     return torch.cat([output.logits.flatten().float(), output.pred_masks.flatten().float()])
 
 
 def moved_between(before, after):
-    """Names of the parameters that are not bit-equal."""
+    """Return the names of the parameters that are not bit-equal."""
     before, after = dict(before.named_parameters()), dict(after.named_parameters())
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}

@@ -1,7 +1,7 @@
-"""A small Hub on this machine, which speaks what huggingface_hub 2.4 asks of the real one: fixture of tests, no test.
+"""A local server with the Hub API that huggingface_hub 2.4 uses, for tests of uploads and downloads.
 
-What it answers was found by letting the client talk to it: `requests` holds all that came. Repositories live in memory;
-a commit replaces the tree at once, or there is none. Files go by LFS, as they do where hf_xet is switched off.
+`requests` lists all requests of the client. Repositories are kept in memory, and a commit replaces the tree of files
+atomically. Files are uploaded with LFS, as with the real Hub if hf_xet is disabled.
 """
 
 import base64
@@ -24,14 +24,14 @@ from gemma_lisa.checkpoints.hub_repository import files_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_of_the_tests"
-# Whose repositories the token may write; all others answer 403
+# Owners of repositories that the token can write; others give status 403
 WRITABLE = "org"
 LFS_SUFFIXES = (".safetensors", ".png")
 
 
 @dataclass
 class Commit:
-    """A state of a repository: its sha, message, and content by path."""
+    """A commit of a repository: sha, message, and path -> content."""
 
     sha: str
     message: str
@@ -40,7 +40,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Commits from the first, which the Hub makes itself, to the head."""
+    """All commits, from the first one, which the Hub creates, to the head."""
 
     private: bool
     commits: list[Commit] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Repository:
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server; `break_after` cuts every upload off after so many bytes."""
+    """The server. `break_after` interrupts every upload after this number of bytes."""
 
     daemon_threads = True
 
@@ -75,7 +75,7 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
-        """Of a client that went away nothing is said."""
+        """Print nothing about a client that disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET
 
     def log_message(self, *arguments):
-        """Quiet; `requests` has it."""
+        """Print nothing, because `requests` has all requests."""
 
     def _answer(self):
         path = unquote(urlsplit(self.path).path)
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, {"error": f"nothing answers {self.command} {path} here"})
 
-    # What is asked of the Hub itself
+    # Requests to the Hub
     def _create(self, asked):
         name = f"{asked.get('organization') or 'tester'}/{asked['name']}"
         if name in self.server.repositories:
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, {"errors": [], "warnings": []})
 
-    # What is asked of a repository
+    # Requests to a repository
     def _of_repository(self, name, rest, body):
         repository = self._find(name)
         if repository is None:
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.objects[oid] = content
         self._send(200, b"")
 
-    # Who may what
+    # Access rights
     def _has_token(self):
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
@@ -283,13 +283,13 @@ def _sha256(content: bytes) -> str:
 
 
 def _blob(content: bytes) -> str:
-    """git's name of a file's content."""
+    """Return git's hash of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[HubServer]:
-    """A server on a free port of this machine, until the end of the block."""
+    """Run a server on a free local port until the end of the block."""
     server = HubServer()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -302,20 +302,20 @@ def serve() -> Iterator[HubServer]:
 
 
 def environment(server: HubServer, home, token: str | None = TOKEN) -> dict[str, str]:
-    """What a process is told to take this server for the Hub, with a home of its own."""
-    told = {
+    """Return environment variables that make a process use this server as the Hub, with its own cache."""
+    variables = {
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",  # large files by LFS
+        "HF_HUB_DISABLE_XET": "1",  # uploads large files with LFS
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    return told if token is None else {**told, "HF_TOKEN": token}
+    return variables if token is None else {**variables, "HF_TOKEN": token}
 
 
 def python(server, home, *arguments, token=TOKEN):
-    """Another Python, to which the server is the Hub."""
+    """Run Python in a new process that uses the server as the Hub."""
     variables = {**os.environ, **environment(server, home, token)}
     if token is None:
         variables.pop("HF_TOKEN", None)
@@ -324,5 +324,5 @@ def python(server, home, *arguments, token=TOKEN):
 
 
 def contents(folder):
-    """The files of a folder that go to the Hub: content by path."""
+    """Return path -> content of the files in a folder that are uploaded."""
     return {path.as_posix(): (folder / path).read_bytes() for path in files_of(folder)}

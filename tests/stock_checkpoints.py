@@ -1,4 +1,4 @@
-"""Tiny Gemma 3 and SAM checkpoints, as their makers lay them out."""
+"""Tiny Gemma 3 and SAM checkpoints in their original formats."""
 
 import json
 
@@ -30,12 +30,12 @@ IMAGE_TOKENS = {
 }
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
 TURNS = ["<start_of_turn>", "<end_of_turn>"]
-EMBEDDING = "language_model.model.embed_tokens.weight"  # of the Hub's files
-GOOGLES_TEMPLATE = "{{ bos_token }}not the template that marks what the model says"
+EMBEDDING = "language_model.model.embed_tokens.weight"  # in files of the Hub
+GOOGLES_TEMPLATE = "{{ bos_token }}a template without marks of the answers"
 
 
 def stock_tokenizer():
-    """Byte-level BPE with Gemma 3's special tokens, and, as Gemma's own, without [SEG]."""
+    """Return a byte-level BPE tokenizer with the special tokens of Gemma 3, which has no [SEG]."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +57,7 @@ def stock_tokenizer():
 
 
 def randomize(model, seed):
-    """Every weight random, so that equal outputs mean that each of them arrived."""
+    """Set all weights to random values, so that equal outputs mean that every weight was loaded."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -85,9 +85,11 @@ def text_config(tokenizer, num_rows):
 
 
 def write_gemma(folder, layout="stock", spare_rows=7, tokenizer=None, generation_config=True):
-    """A stock Gemma 3 and its processor. `layout`: how its weights are named.
+    """Write a Gemma 3 and its processor.
 
-    "google": as in the files on the Hub; "stock": as transformers saves today; "native": by the module's own names.
+    Args:
+        layout: names of the weights. "google": as in the files on the Hub; "stock": as saved by transformers 5;
+            "native": names of the modules.
     """
     tokenizer = tokenizer or stock_tokenizer()
     config = Gemma3Config(
@@ -108,7 +110,7 @@ def write_gemma(folder, layout="stock", spare_rows=7, tokenizer=None, generation
         initializer_range=0.03,
     )
     model = randomize(Gemma3ForConditionalGeneration(config), seed=1)
-    if generation_config:  # as Google's
+    if generation_config:  # as published by Google
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")],
@@ -162,7 +164,7 @@ def write_sam(folder):
             pad_size={"height": SAM_SIDE, "width": SAM_SIDE},
             mask_size={"longest_edge": SAM_SIDE // 2},
             mask_pad_size={"height": SAM_SIDE // 2, "width": SAM_SIDE // 2},
-            image_mean=[0.4, 0.5, 0.6],  # told apart from the default
+            image_mean=[0.4, 0.5, 0.6],  # different from the default
         )
     ).save_pretrained(folder)
     return folder
@@ -179,6 +181,6 @@ def edit_json(path, **fields):
 
 
 def init(gemma, sam, output, *more):
-    """Make the first Gemma-LISA checkpoint of the two, as scripts/init_checkpoint.py does, and return its folder."""
+    """Create a Gemma-LISA checkpoint with scripts/init_checkpoint.py and return its folder."""
     main(["--gemma", str(gemma), "--sam", str(sam), "--output", str(output), *more])
     return output

@@ -342,7 +342,7 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
 
     (stage,) = json.loads((out / "training.json").read_text())["stages"]
     assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]
-    assert (stage["steps"], stage["rows_a_step"], stage["processes"], stage["seed"]) == (4, 2, 1, 42)
+    assert (stage["steps"], stage["global_batch_size"], stage["processes"], stage["seed"]) == (4, 2, 1, 42)
     assert stage["history"] == history
     assert len(stage["resumed"]) == 1 and "--max_steps 2" in stage["resumed"][0]["command"]
     assert json.loads((out / "checkpoint-2" / "training.json").read_text())["stages"][0]["steps"] == 2

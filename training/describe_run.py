@@ -42,7 +42,7 @@ def record_of(
         arguments,
         checkpoint,
         seed=args.seed,
-        rows_a_step=args.rows_a_step,
+        global_batch_size=args.rows_a_step,
         processes=args.world_size,
         device=device_name(args),
         data=data,

@@ -1,4 +1,4 @@
-"""Adapters know their base: another one is refused, a moved one can be named."""
+"""Adapters record their base model: another base is an error, and a moved base can be given."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import torch
 from transformers.utils import CONFIG_NAME
 
 from gemma_lisa.checkpoints import adapter_base
-from gemma_lisa.checkpoints.adapter_base import Base, fingerprint, identify, is_adapter, read_base
+from gemma_lisa.checkpoints.adapter_base import Base, check_base, fingerprint, identify, is_adapter, read_base
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -39,37 +39,47 @@ def saved(folder, seed=0, **options):
     return folder
 
 
-def test_an_adapter_says_which_base_it_belongs_to(base, adapter):
+def test_an_adapter_records_its_base(base, adapter):
     assert read_base(adapter) == Base(str(base.resolve()), None, fingerprint(base))
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     assert is_adapter(adapter) and not is_adapter(base)
     load_checkpoint(adapter)
 
 
-def test_another_base_is_refused_in_one_line(adapter, tmp_path):
+def test_another_base_is_an_error_of_one_line(adapter, tmp_path):
     other = saved(tmp_path / "other", seed=1)
     for call in (
         lambda: load_checkpoint(other, adapter=adapter),
         lambda: load_model(ModelArguments(str(other), adapter=str(adapter))),
     ):
-        with pytest.raises(ValueError, match=r"the adapter of .*base \(weights .*\), not of .*other") as refusal:
+        with pytest.raises(
+            ValueError, match=r"this adapter was trained on .*base \(weights .*\), not on .*other"
+        ) as refusal:
             call()
         assert "\n" not in str(refusal.value)
 
 
-def test_weights_that_were_changed_in_place_are_another_base(base, adapter):
+def test_long_values_of_a_record_are_shortened_in_the_error(adapter, base):
+    record = {"name": "x" * 10**5, "revision": "y" * 10**5, "fingerprint": 3}
+    (adapter / "base.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="this adapter was trained on xxx") as refusal:
+        check_base(adapter, identify(base))
+    assert len(str(refusal.value)) < 1000 + 2 * len(str(adapter)) + len(str(base))
+
+
+def test_changed_weights_are_another_base(base, adapter):
     model, _ = load_checkpoint(base)
     with torch.no_grad():
         model.seg_projector[2].bias[0] += 1
     model.save_pretrained(base)
-    with pytest.raises(ValueError, match="not of"):
+    with pytest.raises(ValueError, match="not on"):
         load_checkpoint(adapter)
 
 
-def test_a_base_that_is_gone_is_named_with_what_to_do_and_works_where_it_is_now(base, adapter, tmp_path):
+def test_a_moved_base_is_named_in_the_error_and_can_be_given(base, adapter, tmp_path):
     expected = load_checkpoint(adapter)[0].state_dict()
     shutil.move(base, tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"base is not there any more; .*--model BASE --adapter"):
+    with pytest.raises(ValueError, match=r"base, does not exist any more. .*--model BASE --adapter"):
         load_checkpoint(adapter)
     found = load_checkpoint(tmp_path / "moved", adapter=adapter)[0].state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
@@ -77,12 +87,12 @@ def test_a_base_that_is_gone_is_named_with_what_to_do_and_works_where_it_is_now(
     assert model.base.name == str((tmp_path / "moved").resolve())
 
 
-def test_a_folder_that_is_no_adapter_is_refused_as_one(base):
-    with pytest.raises(ValueError, match="no adapter, it holds no adapter_config.json"):
+def test_a_folder_without_an_adapter_is_an_error(base):
+    with pytest.raises(ValueError, match="not an adapter, because it has no adapter_config.json"):
         load_checkpoint(base, adapter=base)
 
 
-def test_how_weights_are_cut_into_files_does_not_matter_and_every_tensor_does(base, tmp_path):
+def test_the_fingerprint_depends_on_every_tensor_but_not_on_the_shards(base, tmp_path):
     cut = saved(tmp_path / "cut", max_shard_size="500KB")
     assert len(list(cut.glob("*.safetensors"))) > 3
     assert fingerprint(cut) == fingerprint(base)
@@ -101,7 +111,7 @@ def test_a_folder_without_safetensors_has_no_fingerprint(tmp_path):
         fingerprint(tmp_path)
 
 
-def test_a_base_of_the_hub_is_told_by_name_and_commit(base, tmp_path, monkeypatch):
+def test_a_base_on_the_hub_is_identified_by_name_and_commit(base, tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "models--org--base" / "snapshots" / commit
     shutil.copytree(base, snapshot)
@@ -109,8 +119,10 @@ def test_a_base_of_the_hub_is_told_by_name_and_commit(base, tmp_path, monkeypatc
     assert identify("org/base") == Base("org/base", commit, fingerprint(base))
 
 
-def test_a_record_that_cannot_be_read_is_refused_by_name(adapter):
+def test_an_unreadable_record_is_named_in_the_error(adapter):
     for content in ("{", '{"name": "a"}'):
         (adapter / "base.json").write_text(content)
-        with pytest.raises(ValueError, match="base.json: it should say which base"):
+        with pytest.raises(
+            ValueError, match=r"base.json: cannot be read \(.*\); expected name, revision and fingerprint"
+        ):
             load_checkpoint(adapter)

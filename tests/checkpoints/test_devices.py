@@ -1,4 +1,4 @@
-"""The device that was asked for, or all of them; a model in parts answers as in one."""
+"""The wanted device is chosen, and a model that is spread over devices gives the same answers."""
 
 from pathlib import Path
 
@@ -17,12 +17,13 @@ SCENE = Path(__file__).resolve().parents[2] / "docs" / "scene.png"
     [
         (None, False, torch.device("cpu"), "device: cpu (no GPU was found)"),
         (None, True, torch.device("cuda"), "device: cuda"),
-        ("cpu", True, torch.device("cpu"), "device: cpu (a GPU is there but not used)"),
+        ("cpu", True, torch.device("cpu"), "device: cpu (a GPU is available but not used)"),
         ("cuda:1", True, torch.device("cuda:1"), "device: cuda:1"),
         ("auto", False, "auto", "device: auto, on the CPU (no GPU was found)"),
+        ("auto", True, "auto", "device: auto, on 1 GPU"),
     ],
 )
-def test_the_device_is_the_one_asked_for_or_a_gpu_and_is_named(monkeypatch, capsys, wanted, has_gpu, chosen, said):
+def test_the_wanted_device_or_a_gpu_is_chosen_and_printed(monkeypatch, capsys, wanted, has_gpu, chosen, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(has_gpu))
     assert devices.choose_device(wanted) == chosen
@@ -30,7 +31,7 @@ def test_the_device_is_the_one_asked_for_or_a_gpu_and_is_named(monkeypatch, caps
 
 
 @pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
-def test_a_model_for_which_there_is_not_room_enough_answers_the_same_in_parts(monkeypatch, share):
+def test_a_model_that_does_not_fit_on_the_first_device_gives_the_same_answers(monkeypatch, share):
     model, processor = load_checkpoint(EXAMPLE)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     monkeypatch.setattr(devices, "get_max_memory", lambda given: {"cpu": int(share * size), "disk": 10**12})
@@ -48,7 +49,7 @@ def test_a_model_for_which_there_is_not_room_enough_answers_the_same_in_parts(mo
     assert (first["masks"] == third["masks"]).all()
 
 
-def test_a_model_is_planned_in_the_type_it_is_held_in():
+def test_the_device_map_depends_on_the_type_of_the_weights():
     model, _ = load_checkpoint(EXAMPLE)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     room = {"cpu": int(0.6 * size), "disk": 10**12}
@@ -56,9 +57,9 @@ def test_a_model_is_planned_in_the_type_it_is_held_in():
     assert ["disk" in plan.values() for plan in plans] == [True, False]
 
 
-def test_where_sam_finds_no_room_and_quantised_weights_are_not_spread(monkeypatch):
+def test_spreading_is_an_error_if_sam_does_not_fit_or_weights_are_quantized(monkeypatch):
     monkeypatch.setattr(devices, "get_max_memory", lambda given: {"cpu": 1000, "disk": 10**12})
-    with pytest.raises(ValueError, match="SAM finds no room on the first device"):
+    with pytest.raises(ValueError, match="SAM does not fit on the first device"):
         load_checkpoint(EXAMPLE, device="auto")
-    with pytest.raises(ValueError, match="leave --device auto out"):
+    with pytest.raises(ValueError, match="--device auto is not supported for quantized weights"):
         load_checkpoint(EXAMPLE, device="auto", load_in_4bit=True)

@@ -1,4 +1,4 @@
-"""A repository holds the model, what belongs beside it, and nothing else of the folder it was saved in."""
+"""A Hub repository contains the model, its card and records, and nothing else of the run's folder."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ HOME = "/home/alice"
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder as a training leaves it, with pieces of files for weights."""
+    """A folder of a training run, with short texts in place of weights."""
     folder = tmp_path / "run"
     (folder / "checkpoint-1").mkdir(parents=True)
     for name in ("model.safetensors", "SHA256SUMS", "modeling_gemma_lisa.py", "chat_template.jinja"):
@@ -26,7 +26,7 @@ def saved(tmp_path):
     return folder
 
 
-def test_of_a_saved_folder_the_models_own_files_are_staged_and_completed(saved, tmp_path):
+def test_only_files_of_the_model_are_staged_and_the_others_are_added(saved, tmp_path):
     stage(saved, tmp_path / "staged", Facts("org/name", stages=[{"command": "train.py", "steps": 1}]))
     assert {path.as_posix() for path in files_of(tmp_path / "staged")} == {
         *("model.safetensors", "SHA256SUMS", "modeling_gemma_lisa.py", "chat_template.jinja", "config.json"),
@@ -35,7 +35,7 @@ def test_of_a_saved_folder_the_models_own_files_are_staged_and_completed(saved, 
     assert (tmp_path / "staged" / "model.safetensors").samefile(saved / "model.safetensors")
 
 
-def test_a_file_that_is_shortened_leaves_the_one_it_was_linked_to(saved, tmp_path):
+def test_shortening_a_linked_file_does_not_change_the_original(saved, tmp_path):
     stage(saved, tmp_path / "staged", Facts("org/name"))
     assert json.loads((tmp_path / "staged" / "config.json").read_text()) == {"_name_or_path": "start"}
     assert json.loads((saved / "config.json").read_text()) == {"_name_or_path": f"{HOME}/models/start"}
@@ -43,20 +43,22 @@ def test_a_file_that_is_shortened_leaves_the_one_it_was_linked_to(saved, tmp_pat
     assert json.loads((saved / "config.json").read_text()) == {"_name_or_path": "start"}
 
 
-def test_a_folder_without_weights_is_no_model(saved, tmp_path):
+def test_a_folder_without_weights_is_an_error(saved, tmp_path):
     (saved / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no safetensors; scripts/export.py puts an engine's pieces together"):
+    with pytest.raises(
+        ValueError, match="run: no .safetensors file. For sharded weights .* run scripts/export.py first"
+    ):
         stage(saved, tmp_path / "staged", Facts("org/name"))
     assert not (tmp_path / "staged").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "training.json"])
-def test_a_results_file_does_not_replace_the_models_own(saved, name):
-    with pytest.raises(ValueError, match=f"{name}: a results file of this name would overwrite the model's own"):
+def test_a_results_file_with_the_name_of_a_model_file_is_an_error(saved, name):
+    with pytest.raises(ValueError, match=f"{name}: a results file with this name would overwrite a file of the model"):
         complete(saved, Facts("org/name", results={name: {}}))
 
 
-def test_a_disc_without_links_gets_a_copy(tmp_path, monkeypatch):
+def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError("no links here")
 
@@ -66,14 +68,14 @@ def test_a_disc_without_links_gets_a_copy(tmp_path, monkeypatch):
     assert (tmp_path / "b").read_text() == "content" and not (tmp_path / "b").samefile(tmp_path / "a")
 
 
-def test_hidden_files_and_caches_are_not_of_a_repository(tmp_path):
+def test_hidden_files_and_caches_are_not_part_of_a_repository(tmp_path):
     for name in ("a.txt", "b/c.txt", ".git/config", "b/.hidden", "__pycache__/a.pyc"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert files_of(tmp_path) == [Path("a.txt"), Path("b/c.txt")]
 
 
-def test_what_older_records_and_results_hold_is_not_published(tmp_path):
+def test_secrets_and_local_paths_of_older_records_are_not_published(tmp_path):
     stage = {"command": f"train.py --hub_token {TOKEN} --output_dir {HOME}/runs/a", "steps": 1}
     result = {"dataset": "shapes", "split": "test", "protocol": "generate", "model": f"{HOME}/runs/a"}
     result |= {"scores": {"count": 1}, "dataset_options": {"data_dir": f"{HOME}/data/x", "token": "abc"}}

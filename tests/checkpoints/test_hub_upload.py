@@ -1,4 +1,4 @@
-"""What goes to the Hub, against a server that speaks its calls: one commit or none, and no secret."""
+"""Uploads to a local server with the Hub's API: one commit or none, and no secrets."""
 
 import json
 from pathlib import Path
@@ -23,27 +23,27 @@ from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts import export
 from gemma_lisa.scripts.fresh_loading import check_loading
 
-PLAIN = "correct-horse-battery"  # a secret that looks like no token
+PLAIN = "correct-horse-battery"  # a secret that does not look like a token
 PUSH = "import sys; from pathlib import Path; from gemma_lisa.checkpoints.hub_upload import push; "
 PUSH += "print(push(Path(sys.argv[1]), sys.argv[2], private=len(sys.argv) > 3))"
 
 
 def one_line(done):
-    """What a program said that failed with exit code 1, and nothing else."""
+    """Return the only error line of a program that failed with exit code 1."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     return lines[0]
 
 
 @pytest.mark.slow
-def test_export_pushes_one_commit_that_loads_back_with_the_same_masks(server, tmp_path, monkeypatch):
+def test_an_exported_and_pushed_checkpoint_gives_the_same_masks(server, tmp_path, monkeypatch):
     out = tmp_path / "out"
     command = ["scripts/export.py", "--model", EXAMPLE, "--output", out, "--results", EXAMPLE / "easy.json"]
     done = hub_server.python(server, tmp_path / "home", *command, "--push", "org/shapes-tiny")
     assert done.returncode == 0, done.stderr
     repository = server.repositories["org/shapes-tiny"]
     first, pushed = repository.commits
-    assert done.stdout.splitlines()[-1] == f"pushed: {server.url}/org/shapes-tiny/commit/{pushed.sha}"
+    assert done.stdout.splitlines()[-1] == f"uploaded: {server.url}/org/shapes-tiny/commit/{pushed.sha}"
     assert [line for line in server.requests if "/commit/" in line] == ["POST /api/models/org/shapes-tiny/commit/main"]
     assert pushed.files == {**first.files, **hub_server.contents(out)} and not repository.private
 
@@ -55,12 +55,14 @@ def test_export_pushes_one_commit_that_loads_back_with_the_same_masks(server, tm
 
 
 @pytest.mark.slow
-def test_a_second_push_takes_the_first_ones_weights_away_and_leaves_what_others_put_there(server, folders, tmp_path):
+def test_a_second_push_deletes_older_weights_and_keeps_other_files(server, folders, tmp_path):
     done = hub_server.python(server, tmp_path, "-c", PUSH, folders / "cut", "org/model", "private")
     assert done.returncode == 0, done.stderr
     repository = server.repositories["org/model"]
     assert repository.private and "model.safetensors.index.json" in repository.commits[-1].files
-    repository.commit("by hand", {**repository.commits[-1].files, "LICENSE": b"terms", "old_gemma_lisa.py": b""})
+    repository.commit(
+        "of another program", {**repository.commits[-1].files, "LICENSE": b"terms", "old_gemma_lisa.py": b""}
+    )
     assert hub_server.python(server, tmp_path, "-c", PUSH, folders / "whole", "org/model").returncode == 0
     head = repository.commits[-1].files
     assert len(repository.commits) == 4
@@ -72,21 +74,21 @@ def test_a_second_push_takes_the_first_ones_weights_away_and_leaves_what_others_
 
 
 @pytest.mark.slow
-def test_an_upload_that_breaks_leaves_nothing_and_says_so_in_one_line(server, folders, tmp_path):
+def test_an_upload_that_fails_commits_nothing_and_is_an_error_of_one_line(server, folders, tmp_path):
     server.break_after = 100_000
     command = ["scripts/export.py", "--model", folders / "model", "--output", tmp_path / "out", "--push", "org/model"]
     done = hub_server.python(server, tmp_path / "home", *command, "--examples", export.SCENE, "a circle")
-    assert "org/model was not written" in one_line(done) and "try again" in one_line(done)
+    assert "org/model was not uploaded" in one_line(done) and "Try again" in one_line(done)
     assert [commit.message for commit in server.repositories["org/model"].commits] == ["initial commit"]
     assert not [line for line in server.requests if "/commit/" in line]
-    assert (tmp_path / "out" / "config.json").is_file()  # what was exported is there, whole
+    assert (tmp_path / "out" / "config.json").is_file()  # the exported folder is complete
     server.break_after = None
     assert hub_server.python(server, tmp_path / "home", "-c", PUSH, tmp_path / "out", "org/model").returncode == 0
     assert set(hub_server.contents(tmp_path / "out")) < set(server.repositories["org/model"].commits[-1].files)
 
 
 @pytest.mark.slow
-def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path):
+def test_missing_write_access_is_an_error_before_any_work(server, folders, tmp_path):
     command = [
         "scripts/export.py",
         "--model",
@@ -97,36 +99,38 @@ def test_who_may_not_write_is_told_before_any_work(server, folders, tmp_path):
         "others/model",
     ]
     done = hub_server.python(server, tmp_path / "home", *command)
-    assert "this token writes to tester, org" in one_line(done)
+    assert "this token can write only to tester, org" in one_line(done)
     assert not (tmp_path / "out").exists() and not server.repositories
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("token", ["hf_of_nobody", None])
-def test_a_token_is_needed_that_the_hub_knows(server, tmp_path, token):
+def test_a_missing_or_unknown_token_is_an_error(server, tmp_path, token):
     check = "from gemma_lisa.interfaces.command_line import run; "
     check += "from gemma_lisa.checkpoints.hub_upload import check_access; run(lambda given: check_access(given[0]))"
     done = hub_server.python(server, tmp_path / "home", "-c", check, "org/model", token=token)
-    assert "no token that is accepted" in one_line(done)
+    assert "no valid token was found" in one_line(done)
     assert hub_server.python(server, tmp_path / "home", "-c", check, "org/model").returncode == 0
 
 
 @pytest.mark.slow
-def test_a_refusal_of_the_hub_itself_is_one_line(server, folders, tmp_path):
+def test_an_error_of_the_hub_is_one_line(server, folders, tmp_path):
     program = "from pathlib import Path; from gemma_lisa.interfaces.command_line import run; "
     program += "from gemma_lisa.checkpoints.hub_upload import push; run(lambda given: push(Path(given[0]), given[1]))"
     done = hub_server.python(server, tmp_path, "-c", program, folders / "whole", "others/model")
-    assert "this token may not write there" in one_line(done) and not server.repositories
+    assert "this token has no write access there" in one_line(done) and not server.repositories
 
 
-def test_without_the_hub_the_error_is_one_sentence(monkeypatch):
+def test_without_a_connection_the_error_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
-    with pytest.raises(OSError, match=r"org/model was not written, the Hub was not reached .*offline"):
+    with pytest.raises(
+        OSError, match=r"org/model was not uploaded: the connection to the Hub failed \(.*offline.*\)\. Try again"
+    ):
         check_access("org/model")
 
 
 @pytest.mark.slow
-def test_a_card_the_hub_cannot_read_is_not_committed(server, folders, tmp_path):
+def test_a_model_card_with_invalid_metadata_is_not_committed(server, folders, tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
     done = hub_server.python(server, tmp_path / "home", "-c", PUSH, tmp_path, "org/model")
     assert done.returncode and "Invalid metadata in README.md" in done.stderr
@@ -143,9 +147,9 @@ def test_a_card_the_hub_cannot_read_is_not_committed(server, folders, tmp_path):
         ("recipe.yaml", b"login: given-to-the-push"),
     ],
 )
-def test_an_upload_that_holds_a_secret_is_refused_with_the_files_name(tmp_path, monkeypatch, name, content):
+def test_an_upload_with_a_secret_is_an_error_that_names_the_file(tmp_path, monkeypatch, name, content):
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
-    monkeypatch.setattr("gemma_lisa.checkpoints.hub_upload.HfApi", None)  # nothing is asked of the Hub
+    monkeypatch.setattr("gemma_lisa.checkpoints.hub_upload.HfApi", None)  # the Hub is not called
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} contains .* Nothing was uploaded") as refusal:
@@ -154,7 +158,7 @@ def test_an_upload_that_holds_a_secret_is_refused_with_the_files_name(tmp_path, 
 
 
 @pytest.mark.usefixtures("no_login")
-def test_a_refusal_names_the_variable_and_not_its_value(tmp_path, monkeypatch):
+def test_the_error_names_the_environment_variable_but_not_its_value(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", PLAIN)
     (tmp_path / "notes.json").write_text(PLAIN)
     with pytest.raises(
@@ -164,7 +168,7 @@ def test_a_refusal_names_the_variable_and_not_its_value(tmp_path, monkeypatch):
     assert PLAIN not in str(refusal.value)
 
 
-def test_a_pickle_that_names_a_folder_of_this_machine_is_refused(tmp_path, monkeypatch):
+def test_a_pickle_with_a_local_path_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("gemma_lisa.checkpoints.hub_upload.HfApi", None)
     torch.save({"output_dir": f"{Path.home()}/runs/a"}, tmp_path / "training_args.bin")
     with pytest.raises(ValueError, match=r"training_args.bin contains a local path"):
@@ -172,7 +176,7 @@ def test_a_pickle_that_names_a_folder_of_this_machine_is_refused(tmp_path, monke
 
 
 class Hub:
-    """Stands in for HfApi: keeps what is committed."""
+    """Replaces HfApi and keeps the committed files."""
 
     def __init__(self, token=None):
         pass
@@ -191,12 +195,12 @@ class Hub:
         return SimpleNamespace(commit_url=f"https://hub/{name}/commit/1")
 
 
-def test_an_adapter_names_its_base_by_its_last_name_where_it_is_published(folders, tmp_path, monkeypatch):
+def test_a_published_adapter_contains_no_local_path_of_its_base(folders, tmp_path, monkeypatch):
     model, processor = load_checkpoint(folders / "model")
     for part in (add_lora(model, rank=2, base=identify(folders / "model")), processor):
         part.save_pretrained(tmp_path)
     before = hub_server.contents(tmp_path)
-    assert str(folders).encode() in before["base.json"]  # here it finds its base
+    assert str(folders).encode() in before["base.json"]  # the local adapter keeps the path of its base
     monkeypatch.setattr("gemma_lisa.checkpoints.hub_upload.HfApi", Hub)
     commit_folder(tmp_path, "org/adapter", "message")
     assert set(Hub.files) == set(before) and hub_server.contents(tmp_path) == before
@@ -207,7 +211,7 @@ def test_an_adapter_names_its_base_by_its_last_name_where_it_is_published(folder
 
 @pytest.mark.usefixtures("no_login")
 @pytest.mark.parametrize("repo_type", ["model", "dataset"])
-def test_models_and_data_sets_go_by_the_same_way(tmp_path, monkeypatch, repo_type):
+def test_models_and_data_sets_are_uploaded_in_the_same_way(tmp_path, monkeypatch, repo_type):
     monkeypatch.setattr("gemma_lisa.checkpoints.hub_upload.HfApi", Hub)
     (tmp_path / "README.md").write_text("rows of /home/alice/data/coco")
     (tmp_path / ".cache").write_text("not of the repository")
@@ -223,13 +227,13 @@ def test_models_and_data_sets_go_by_the_same_way(tmp_path, monkeypatch, repo_typ
 
 
 @pytest.mark.parametrize("name", ["only-a-name", "org/na me", "org/", "/name", "a/b/c"])
-def test_a_name_has_an_owner(name):
+def test_a_name_without_an_owner_is_an_error(name):
     check_name("org/name-1.0")
-    with pytest.raises(ValueError, match="is no name on the Hub; org/name is needed"):
+    with pytest.raises(ValueError, match="is not the name of a Hub repository; expected org/name"):
         check_name(name)
 
 
-def test_the_files_are_listed_with_their_sizes_and_their_sum(tmp_path):
+def test_files_are_listed_with_their_sizes_and_the_total(tmp_path):
     (tmp_path / "examples").mkdir()
     (tmp_path / "config.json").write_bytes(b"x" * 1_200)
     (tmp_path / "examples" / "1.png").write_bytes(b"y" * 34)
@@ -239,3 +243,5 @@ def test_the_files_are_listed_with_their_sizes_and_their_sum(tmp_path):
         ("34", "examples/1.png"),
         ("1,234", "bytes in 2 files"),
     ]
+    (tmp_path / "config.json").unlink()
+    assert list_files(tmp_path).endswith("34  bytes in 1 file")

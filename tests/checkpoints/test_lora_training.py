@@ -1,4 +1,4 @@
-"""Training adapters: precision, resuming, continuing from one, and options that do not go together."""
+"""Training adapters: precision, resuming, starting from an adapter, and options that cannot be combined."""
 
 import json
 
@@ -28,11 +28,11 @@ from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
     ],
     ids=["LoRA", "QLoRA", "bridge", "full"],
 )
-def test_what_is_trained_is_held_in_fp32_and_what_is_frozen_in_bf16(base, options, trained, frozen):
+def test_trained_weights_are_in_fp32_and_frozen_weights_in_bf16(base, options, trained, frozen):
     model, _ = load_model(ModelArguments(str(base), **options), torch.bfloat16, torch.device("cpu"))
     types = {True: set(), False: set()}
     for name, parameter in model.named_parameters():
-        if "shared_" in name:  # SAM's positional code, always exact
+        if "shared_" in name:  # SAM's positional encoding is always in fp32
             assert type_of(parameter) == "fp32"
         else:
             types[parameter.requires_grad].add(type_of(parameter))
@@ -43,7 +43,7 @@ def test_what_is_trained_is_held_in_fp32_and_what_is_frozen_in_bf16(base, option
     )
 
 
-def test_a_lora_run_in_bf16_with_activation_checkpointing_learns(base, rows, tmp_path):
+def test_the_loss_falls_with_lora_bf16_and_activation_checkpointing(base, rows, tmp_path):
     model, processor = load_model(ModelArguments(str(base), lora_rank=RANK), torch.bfloat16)
     trainer = trainer_of(model, processor, rows, tmp_path, bf16=True, max_steps=6, activation_checkpointing=True)
     trainer.train()
@@ -51,7 +51,7 @@ def test_a_lora_run_in_bf16_with_activation_checkpointing_learns(base, rows, tmp
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_trainer_evaluates_and_draws_an_adapted_model_as_the_merged_one(base, rows, lora, tmp_path):
+def test_the_trainer_gives_equal_scores_for_an_adapted_and_a_merged_model(base, rows, lora, tmp_path):
     model, folder = lora
     merged, processor = load_checkpoint(folder)
     trainer = trainer_of(model, processor, rows, tmp_path)
@@ -64,7 +64,7 @@ def test_the_trainer_evaluates_and_draws_an_adapted_model_as_the_merged_one(base
     assert (tmp_path / "previews" / "step-000000.png").stat().st_size > 0
 
 
-def test_the_loss_of_an_adapted_model_is_that_of_its_base_before_the_first_step(base, tiny, rows, tmp_path):
+def test_before_the_first_step_the_loss_of_an_adapted_model_equals_that_of_its_base(base, tiny, rows, tmp_path):
     model, processor = load_model(ModelArguments(str(base), lora_rank=RANK))
     first = trainer_of(model, processor, rows, tmp_path, max_steps=1)
     whole, _ = load_model(ModelArguments(str(base)))
@@ -75,7 +75,7 @@ def test_the_loss_of_an_adapted_model_is_that_of_its_base_before_the_first_step(
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_a_resumed_lora_run_is_the_uninterrupted_one(base, rows, tmp_path):
+def test_a_resumed_lora_run_equals_an_uninterrupted_one(base, rows, tmp_path):
     def run(folder, resume=None, steps=4):
         torch.manual_seed(0)
         options = ModelArguments(str(base), lora_rank=RANK, lora_dropout=0.1, use_dora=True)
@@ -91,7 +91,7 @@ def test_a_resumed_lora_run_is_the_uninterrupted_one(base, rows, tmp_path):
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_training_goes_on_from_an_adapter_without_any_option(train, lora, batch):
+def test_training_can_start_from_an_adapter_without_other_options(train, lora, batch):
     model, folder = lora
     loaded, _ = load_model(ModelArguments(str(folder)))
     assert torch.equal(answers_of(loaded, batch), answers_of(model, batch))
@@ -102,7 +102,7 @@ def test_training_goes_on_from_an_adapter_without_any_option(train, lora, batch)
     assert (answers_of(load_checkpoint(further)[0], batch) - answers_of(model, batch)).abs().max() > 0.01
 
 
-def test_training_goes_on_from_a_merged_checkpoint_and_from_a_full_one(train, lora, tmp_path):
+def test_training_can_start_from_a_merged_checkpoint(train, lora, tmp_path):
     merged, processor = load_checkpoint(lora[1])
     for part in (merged, processor):
         part.save_pretrained(tmp_path)
@@ -121,17 +121,17 @@ def test_training_goes_on_from_a_merged_checkpoint_and_from_a_full_one(train, lo
     ],
     ids=["rank", "mlp", "dora", "trainable"],
 )
-def test_options_that_disagree_with_the_adapter_are_refused(lora, options, said):
+def test_options_that_differ_from_those_of_the_adapter_are_an_error(lora, options, said):
     with pytest.raises(ValueError, match=said):
         load_model(ModelArguments(str(lora[1]), **options))
 
 
-def test_options_that_agree_with_the_adapter_are_taken(lora):
+def test_options_equal_to_those_of_the_adapter_are_accepted(lora):
     options = {"lora_rank": RANK, "lora_alpha": 8.0, "trainable": ["sam.mask_decoder.*", "seg_projector.*"]}
     assert isinstance(load_model(ModelArguments(str(lora[1]), **options))[0], AdaptedGemmaLisa)
 
 
-def test_every_module_that_can_be_trained_whole_is(base, rows, tmp_path):
+def test_all_modules_that_can_be_trained_in_full_are_trained(base, rows, tmp_path):
     patterns = ["seg_projector.*", "sam.vision_encoder.*", "model.vision_tower.*", "model.multi_modal_projector.*"]
     patterns += ["sam.mask_decoder.*", "sam.prompt_encoder.no_mask_embed.*"]
     model, processor = load_model(ModelArguments(str(base), patterns, lora_rank=RANK), torch.bfloat16)
@@ -154,16 +154,16 @@ def test_every_module_that_can_be_trained_whole_is(base, rows, tmp_path):
         (["--lora_mlp", "true", "--lora_dropout", "0.1"], "lora_dropout, lora_mlp without LoRA"),
     ],
 )
-def test_options_that_do_not_go_together_are_usage_errors(tmp_path, arguments, word):
+def test_options_that_cannot_be_combined_are_usage_errors(tmp_path, arguments, word):
     with pytest.raises(UsageError, match=word):
         parse(["--model", "some/model", "--output_dir", str(tmp_path), "--use_cpu", "true", *arguments])
 
 
 @pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
-def test_quantised_weights_are_refused_with_zero_3_and_taken_with_zero_2(tmp_path, kind):
+def test_quantized_weights_are_an_error_with_zero_3_but_not_with_zero_2(tmp_path, kind):
     arguments = ["--model", "some/model", "--output_dir", str(tmp_path), "--use_cpu", "true", "--lora_rank", "4"]
     for stage in (2, 3):
-        engine = HfDeepSpeedConfig({"zero_optimization": {"stage": stage}})  # what makes transformers say it is on
+        engine = HfDeepSpeedConfig({"zero_optimization": {"stage": stage}})  # makes transformers report ZeRO as active
         if stage == 2:
             parse([*arguments, f"--{kind}", "true"])
             continue

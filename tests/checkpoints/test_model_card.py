@@ -1,4 +1,4 @@
-"""The card of a checkpoint says what is known of it, and what is not."""
+"""The model card shows what is known about a checkpoint and what is not."""
 
 import pytest
 
@@ -9,13 +9,13 @@ RESULT |= {"scores": {"gIoU": 0.51239, "cIoU": 0.5, "N-acc": 1.0, "T-acc": None,
 EXAMPLE = {"image": "examples/1.png", "text": "a | b", "answer": "Here.", "raw_text": "[SEG]", "picture": "a.png"}
 
 
-def test_the_license_is_gemmas_unless_no_weights_of_gemma_are_in_it():
+def test_the_license_is_that_of_gemma_unless_no_weights_are_from_gemma():
     assert Facts("org/name").license == Facts("org/name", base_models=["google/gemma-3-4b-it"]).license == "gemma"
     assert Facts("org/name", base_models=[]).license == "apache-2.0"
     assert Facts("org/name", "mit", base_models=[]).license == "mit"
 
 
-def test_the_front_matter_names_the_data_sets_it_was_trained_and_measured_on():
+def test_the_metadata_lists_training_and_evaluation_data_sets():
     facts = Facts("org/name", results={"results.json": RESULT}, examples=[EXAMPLE], datasets=["coco", "shapes"])
     front = front_matter(facts).to_dict()
     assert front["datasets"] == ["coco", "shapes"] and front["metrics"] == ["gIoU", "cIoU", "N-acc", "T-acc"]
@@ -24,23 +24,24 @@ def test_the_front_matter_names_the_data_sets_it_was_trained_and_measured_on():
     assert not {"datasets", "metrics", "widget"} & set(bare) and bare["base_model"] == ["google/gemma-3-4b-it"]
 
 
-def test_a_score_that_was_not_measured_is_no_entry_of_the_index():
+def test_missing_scores_have_no_entry_in_the_index():
     entries = {entry.metric_type: entry for entry in eval_results(RESULT)}
     assert set(entries) == {"gIoU", "cIoU", "N-acc"} and entries["gIoU"].metric_value == 0.5124
     assert {(entry.dataset_type, entry.dataset_config) for entry in entries.values()} == {("shapes", "easy")}
 
 
 def test_the_card_has_a_row_for_each_result_stage_and_example():
-    stages = [{"command": "train.py --seed 1", "steps": 1200, "seconds": 120, "date": "2026-01-01T10:00:00"}, {}]
+    stage = {"command": "train.py --seed 1", "steps": 1200, "seconds": 120, "date": "2026-01-01T10:00:00"}
+    stages = [{**stage, "global_batch_size": 160}, {}]
     text = card(Facts("org/name", stages=stages, results={"results.json": RESULT}, examples=[EXAMPLE]))
-    assert "0.512" in text and "| 1,200 |" in text and "train.py --seed 1" in text
+    assert "0.512" in text and "| 1,200 | 160 |" in text and "train.py --seed 1" in text
     assert "a &#124; b" in text and 'model="org/name"' in text
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "not JSON", '{"dataset": "a", "split": "b", "protocol": "c"}'])
-def test_what_is_no_results_file_is_refused_with_its_name(tmp_path, content):
+def test_a_file_that_is_not_a_results_file_is_an_error(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(ValueError, match=r"results.json is no results file of eval.py"):
+    with pytest.raises(ValueError, match=r"results.json: not a results file of eval.py"):
         read_results(tmp_path / "results.json")
 
 
@@ -54,7 +55,7 @@ def test_what_is_no_results_file_is_refused_with_its_name(tmp_path, content):
         ([{"command": "train.py", "allow_leakage": None}, {"allow_leakage": True}], "| 2 |", "were allowed"),
     ],
 )
-def test_a_card_says_what_is_not_known_of_a_training(stages, record, leak):
+def test_the_card_shows_what_is_unknown_about_the_training(stages, record, leak):
     result = {"dataset": "shapes/easy", "split": "test", "protocol": "generate", "commit": "abc", "date": "2026-01-01"}
     result |= {"scores": {"gIoU": 0.5, "cIoU": 0.5, "N-acc": 1.0, "T-acc": 1.0, "count": 2}}
     text = card(Facts("org/name", stages=stages, results={"results.json": result}))

@@ -1,4 +1,4 @@
-"""The language model in nf4 or int8, below an adapter too; what is saved quantised is known."""
+"""The language model in nf4 or int8, also with an adapter, and saved quantized weights."""
 
 import pytest
 import torch
@@ -20,10 +20,10 @@ from gemma_lisa.training.load_model import load_model
         ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, "4 bits"),
         (BitsAndBytesConfig(load_in_8bit=True), "8 bits"),
         ({"quant_method": "gptq"}, "gptq"),
-        ({"bits": 3}, "an unknown form"),
+        ({"bits": 3}, "an unknown format"),
     ],
 )
-def test_a_configuration_says_how_its_weights_are_quantised(saved, said):
+def test_the_quantization_of_saved_weights_is_recognized(saved, said):
     config = GemmaLisaConfig() if saved is None else GemmaLisaConfig(quantization_config=saved)
     assert quantization_of(config) == said
     check_quantization(config, "some/model", load_in_4bit=False, load_in_8bit=False)
@@ -32,12 +32,14 @@ def test_a_configuration_says_how_its_weights_are_quantised(saved, said):
         if said is None:
             check_quantization(config, "some/model", **asked)
             continue
-        with pytest.raises(ValueError, match=f"some/model: its weights are saved in {said}, so --{option} has no"):
+        with pytest.raises(
+            ValueError, match=rf"some/model: its weights are already quantized \({said}\), so --{option} has no"
+        ):
             check_quantization(config, "some/model", **asked)
 
 
 @pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
-def test_an_adapter_trained_on_a_quantised_base_reloads_exactly_and_merges_onto_the_real_one(
+def test_an_adapter_trained_on_a_quantized_base_reloads_exactly_and_merges_into_the_original_base(
     train, base, batch, tiny, kind
 ):
     model, folder = train(lora_rank=RANK, **{kind: True})
@@ -47,30 +49,30 @@ def test_an_adapter_trained_on_a_quantised_base_reloads_exactly_and_merges_onto_
     assert torch.equal(answers_of(again, batch), said)
 
     merged, _ = load_checkpoint(folder)
-    beside, _ = open_checkpoint(folder)
-    assert isinstance(beside, AdaptedGemmaLisa) and not isinstance(merged, AdaptedGemmaLisa)
-    difference = (answers_of(merged, batch) - answers_of(beside, batch)).abs().max()
+    unmerged, _ = open_checkpoint(folder)
+    assert isinstance(unmerged, AdaptedGemmaLisa) and not isinstance(merged, AdaptedGemmaLisa)
+    difference = (answers_of(merged, batch) - answers_of(unmerged, batch)).abs().max()
     assert difference < 1e-5 * said.abs().max()
-    assert (answers_of(tiny[0], batch) - said).abs().max() > 0.1 * said.abs().max()  # something was learned
+    assert (answers_of(tiny[0], batch) - said).abs().max() > 0.1 * said.abs().max()  # the adapter was trained
 
 
 @pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
-def test_the_text_models_linear_layers_are_quantised_and_nothing_else(base, tiny, kind):
+def test_only_the_linear_layers_of_the_text_model_are_quantized(base, tiny, kind):
     model, _ = load_checkpoint(base, **{kind: True})
     wanted = "nf4" if kind == "load_in_4bit" else "int8"
-    quantised = {name for name, parameter in model.named_parameters() if type_of(parameter) == wanted}
-    assert quantised == of_text(tiny[0], ATTENTION | MLP)
-    assert {type_of(p) for name, p in model.named_parameters() if name not in quantised} == {"fp32"}
+    quantized = {name for name, parameter in model.named_parameters() if type_of(parameter) == wanted}
+    assert quantized == of_text(tiny[0], ATTENTION | MLP)
+    assert {type_of(p) for name, p in model.named_parameters() if name not in quantized} == {"fp32"}
     assert sum(map(count_weights, model.parameters())) == tiny[0].num_parameters()
 
 
-def test_nf4_or_int8_not_both():
+def test_4_bits_and_8_bits_together_are_an_error():
     assert quantization_config(False, False) is None
     with pytest.raises(ValueError, match="choose one"):
         quantization_config(True, True)
 
 
-def test_on_4_bits_every_layer_learns_after_an_evaluation_as_before(base, batch):
+def test_4_bit_layers_have_the_same_gradients_after_an_evaluation(base, batch):
     model, _ = load_model(ModelArguments(str(base), lora_rank=RANK, load_in_4bit=True), torch.bfloat16)
     gradients = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A damaged configuration, tokenizer or template is named before any weight is read."""
+"""The error for a damaged configuration, tokenizer or template names the file, before any weight is read."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def folder(saved, tmp_path):
 
 @pytest.mark.parametrize("name", [*FILES, "chat_template.jinja"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "zeros", "list"])
-def test_a_damaged_file_is_named(folder, name, damage):
+def test_a_damaged_file_is_named_in_the_error(folder, name, damage):
     path = folder / name
     content = path.read_bytes()
     half = len(content) // 2
@@ -37,19 +37,19 @@ def test_a_damaged_file_is_named(folder, name, damage):
 
 
 @pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_a_missing_file_is_named(folder, name):
+def test_a_missing_file_is_named_in_the_error(folder, name):
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"^{folder / name}: the file is missing"):
         load_checkpoint(folder)
 
 
-def test_a_template_that_is_only_wrong_when_used_is_named(folder):
-    (folder / "chat_template.jinja").write_text("{{ messages | nothing_of_the_kind }}")
-    with pytest.raises(ValueError, match=r"chat_template.jinja: the file is damaged \(.*nothing_of_the_kind"):
+def test_a_template_that_fails_when_used_is_named_in_the_error(folder):
+    (folder / "chat_template.jinja").write_text("{{ messages | no_such_filter }}")
+    with pytest.raises(ValueError, match=r"chat_template.jinja: the file is damaged \(.*no_such_filter"):
         load_checkpoint(folder)
 
 
-def test_no_name_is_no_checkpoint():
+def test_an_empty_name_is_an_error():
     for name in ("", "  "):
         with pytest.raises(ValueError, match="name of the checkpoint is empty"):
             load_checkpoint(name)

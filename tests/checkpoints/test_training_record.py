@@ -1,4 +1,4 @@
-"""The record of a training holds what ran, and neither a secret nor an absolute local path."""
+"""The training record describes the run and contains no secrets and no absolute local paths."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_a_record_masks_secrets_and_shortens_paths_in_all_stages(tmp_path):
     assert this["data"] == ["coco: 3 rows of coco (***)"] and this["history"] == [{"loss": 1.0}]
 
 
-def test_the_values_of_a_recipes_environment_are_in_no_record(tmp_path):
+def test_values_of_the_environment_of_a_recipe_are_masked(tmp_path):
     (tmp_path / "recipe.yaml").write_text("env:\n  LOGIN: correct-horse\nmodel: x\n")
     arguments = ["--config", str(tmp_path / "recipe.yaml")]
     record = Record("org/nothing", arguments, None, data=["folder: login correct-horse"], settings={})
@@ -42,7 +42,7 @@ def test_the_values_of_a_recipes_environment_are_in_no_record(tmp_path):
     assert "correct-horse" in secrets_of(arguments)
 
 
-def test_a_run_is_recognised_again_by_its_redacted_record(tmp_path):
+def test_a_run_is_recognized_by_its_redacted_record(tmp_path):
     options = {"a": {"weight": 1, "sets": {"folder": {"data_dir": f"{HOME}/data/a", "password": "abc"}}}}
     args = GemmaLisaTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     parts = [ModelArguments(model="m"), DataArguments(mixture=options)]
@@ -65,7 +65,7 @@ def write_record(folder, *stages):
     return str(folder)
 
 
-def test_a_figure_has_its_commit_date_and_versions_beside_it(monkeypatch):
+def test_circumstances_have_commit_date_and_versions(monkeypatch):
     found = circumstances()
     assert set(found["versions"]) == {"torch", "transformers", "datasets"}
     assert found["versions"]["torch"] == torch.__version__
@@ -81,15 +81,28 @@ def test_outside_a_checkout_the_commit_is_none(monkeypatch, tmp_path):
     assert commit() == "none"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"no": "stages"}'])
-def test_a_folder_without_a_record_has_no_stages_and_a_damaged_record_is_refused(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "[]", '{"no": "stages"}', '{"stages": [1]}'])
+def test_a_missing_record_has_no_stages_and_a_damaged_record_is_an_error(tmp_path, content):
     assert read_stages(tmp_path) == []
     (tmp_path / "training.json").write_text(content)
-    with pytest.raises(ValueError, match="training.json is no record of a training"):
+    with pytest.raises(ValueError, match="training.json: the training record cannot be read"):
         read_stages(tmp_path)
 
 
-def test_a_resumed_run_continues_its_own_stage_and_keeps_those_before(tmp_path):
+def test_keys_of_older_records_are_renamed(tmp_path):
+    stage = {"rows_a_step": 32, "settings": {"rows_a_step": 32, "seed": 1}}
+    expected = {"global_batch_size": 32, "settings": {"global_batch_size": 32, "seed": 1}}
+    folder = write_record(tmp_path / "older", stage, {"command": "train.py"})
+    assert read_stages(folder) == [expected, {"command": "train.py"}]
+    assert Record(folder, [], None, global_batch_size=8).stages[0] == expected
+    settings = {"global_batch_size": 32, "seed": 1}
+    assert differences(read_stages(folder)[0]["settings"], settings) == []
+    assert differences(read_stages(folder)[0]["settings"], {**settings, "global_batch_size": 8}) == [
+        "global_batch_size 32, not 8"
+    ]
+
+
+def test_a_resumed_run_continues_its_own_stage_and_keeps_earlier_stages(tmp_path):
     start = write_record(tmp_path / "start", {"command": "train.py --config words", "steps": 9})
     begun = {
         "command": "train.py --seed 1",
@@ -106,7 +119,7 @@ def test_a_resumed_run_continues_its_own_stage_and_keeps_those_before(tmp_path):
     assert stage["seconds"] >= 60 and stage["cpu_seconds"] >= 50 and stage["allow_leakage"] is True
 
 
-def test_a_run_from_a_model_of_unknown_training_does_not_say_that_it_leaks_nothing(monkeypatch):
+def test_leakage_is_unknown_if_the_record_of_the_model_is_unknown(monkeypatch):
     monkeypatch.setattr(training_record, "stages_of", lambda model: None)
     assert Record("org/model", [], None, allow_leakage=False).stage["allow_leakage"] is None
     assert Record("org/model", [], None, allow_leakage=True).stage["allow_leakage"] is True
@@ -128,15 +141,15 @@ def test_a_run_from_a_model_of_unknown_training_does_not_say_that_it_leaks_nothi
         ),
     ],
 )
-def test_what_was_held_out_is_what_every_stage_held_out(tmp_path, stages, expected):
+def test_held_out_splits_are_those_that_every_stage_held_out(tmp_path, stages, expected):
     assert leakage_of(write_record(tmp_path, *stages)) == expected
 
 
-def test_a_second_training_in_one_folder_is_refused_before_the_model_is_opened(tmp_path, monkeypatch):
+def test_a_second_run_in_the_same_folder_is_an_error_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "load_model", None)
     arguments = ["--model", "outputs/start", "--output_dir", str(tmp_path), "--use_cpu", "true"]
     with locked(tmp_path), pytest.raises(ValueError, match=r"the run of process \d+ on .*, started 20.* is writing"):
         train.main(arguments)
-    with pytest.raises(TypeError, match="NoneType"):  # free again, and left free by what fails
+    with pytest.raises(TypeError, match="NoneType"):  # the lock was released, and a run that fails releases it
         train.main(arguments)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Stages of a training record: those of the model and of the checkpoint come first, also from the Hub."""
+"""The stages of the model and of the resumed checkpoint come first in a training record, also from the Hub."""
 
 import json
 
@@ -10,7 +10,7 @@ from gemma_lisa.checkpoints import training_record
 from gemma_lisa.checkpoints.training_record import Record, leakage_of, read_stages
 
 
-def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that_is_resumed(tmp_path):
+def test_a_record_continues_the_record_of_the_model_and_of_the_resumed_checkpoint(tmp_path):
     state = TrainerState(global_step=3, log_history=[{"step": 3, "loss": 2.0}])
 
     def write(folder, record):
@@ -27,10 +27,10 @@ def test_a_record_goes_on_from_the_one_of_the_model_and_from_the_checkpoint_that
     assert read_stages(done)[1]["steps"] == 3 and read_stages(done)[1]["history"] == state.log_history
     assert leakage_of(done) == {"allow_leakage": True, "held_out": []}
     later = write("later", Record("some/model", [], begun, allow_leakage=False, held_out=["b", "c"]))
-    assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: what it began with stays
+    assert leakage_of(later)["allow_leakage"] and len(read_stages(later)) == 2  # resumed: the stages it began with stay
 
 
-def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch, caplog):
+def test_the_record_of_a_model_on_the_hub_comes_first(tmp_path, monkeypatch, caplog):
     stored = tmp_path / "models--org--base"
     (stored / "refs").mkdir(parents=True)
     (stored / "refs" / "main").write_text("c0ffee")
@@ -40,13 +40,13 @@ def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert leakage_of("org/base") == {"allow_leakage": True, "held_out": ["refcoco"]}
     assert [stage["command"] for stage in Record("org/base", [], None).stages] == ["train.py"]
-    assert leakage_of("org/another") is None and "org/another: the Hub was not reached" in caplog.text
+    assert leakage_of("org/another") is None and "org/another: the Hub cannot be reached" in caplog.text
     assert Record("org/another", [], None, allow_leakage=False).stage["allow_leakage"] is None
 
     (stored / ".no_exist" / "c0ffee").mkdir(parents=True)
     (stored / ".no_exist" / "c0ffee" / "training.json").touch()
     (stored / "snapshots" / "c0ffee" / "training.json").unlink()
-    assert training_record.stages_of("org/base") == []  # it was looked for, and is not there
+    assert training_record.stages_of("org/base") == []  # cached as not existing
 
     def no_record(name, file):
         raise EntryNotFoundError(f"{name} has no {file}")
@@ -55,10 +55,10 @@ def test_the_record_of_a_base_from_the_hub_comes_first_too(tmp_path, monkeypatch
     assert Record("org/base", [], None, allow_leakage=False).stage["allow_leakage"] is False
 
 
-def test_who_says_nothing_of_leakage_is_not_said_to_have_none(tmp_path):
+def test_leakage_is_unknown_without_a_record_that_states_it(tmp_path):
     assert leakage_of(tmp_path) is None
     (tmp_path / "training.json").write_text('{"stages": [{"command": "old"}]}')
     assert leakage_of(tmp_path) is None
     (tmp_path / "training.json").write_text("[]")
-    with pytest.raises(ValueError, match="training.json is no record"):
+    with pytest.raises(ValueError, match="training.json: the training record cannot be read"):
         read_stages(tmp_path)

@@ -44,7 +44,8 @@ def test_its_record_says_how_it_was_trained():
     recipes = [Path(stage["command"].split("--config ")[1].split()[0]).stem for stage in stages]
     assert recipes[1:3] + recipes[4:] == ["shapes_long", "shapes_easy_first", "shapes_clicks", "shapes_clicks"]
     for stage in stages:
-        assert {"commit", "date", "versions", "seed", "seconds", "steps", "rows_a_step", "processes"} <= set(stage)
+        expected = {"commit", "date", "versions", "seed", "seconds", "steps", "global_batch_size", "processes"}
+        assert expected <= set(stage)
         losses = [entry["loss"] for entry in stage["history"] if "loss" in entry]
         assert len(losses) >= stage["steps"] / 50 and losses[-1] < max(losses)
     words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])

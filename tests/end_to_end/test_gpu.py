@@ -1,4 +1,4 @@
-"""What only a GPU can show; run by `pytest -m gpu`, and by benchmarks/bench_gpu.py."""
+"""Tests that need a GPU. Run them with `pytest -m gpu` or benchmarks/bench_gpu.py."""
 
 from copy import deepcopy
 
@@ -31,7 +31,7 @@ def batch_and_model():
     return GemmaLisaCollator(processor)([questions[at] for at in range(4)]), model
 
 
-def test_a_gpu_gives_the_losses_of_the_cpu(batch_and_model):
+def test_losses_are_equal_on_gpu_and_cpu(batch_and_model):
     batch, model = batch_and_model
     model.to("cpu")
     on_cpu = model(**batch)
@@ -41,7 +41,7 @@ def test_a_gpu_gives_the_losses_of_the_cpu(batch_and_model):
         torch.testing.assert_close(on_gpu[name].cpu(), on_cpu[name], rtol=1e-3, atol=1e-3)
 
 
-def test_bf16_autocast_trains_every_touched_parameter(batch_and_model):
+def test_gradients_are_finite_with_bf16_autocast(batch_and_model):
     batch, model = batch_and_model
     model.to("cuda")
     model.zero_grad()
@@ -53,8 +53,8 @@ def test_bf16_autocast_trains_every_touched_parameter(batch_and_model):
     assert model.seg_projector[0].weight.grad.abs().sum() > 0
 
 
-def test_a_training_step_never_waits_for_the_gpu(batch_and_model):
-    """On cached embeddings: transformers' SAM encoder copies relative positions to the device in each layer."""
+def test_a_training_step_does_not_synchronize_with_the_gpu(batch_and_model):
+    """With cached embeddings, because SAM's encoder in transformers copies relative positions to the device."""
     batch, model = batch_and_model
     model = deepcopy(model).to("cuda").train()
     model.config.prompted_loss_weight = model.config.score_loss_weight = 0.5
@@ -62,7 +62,7 @@ def test_a_training_step_never_waits_for_the_gpu(batch_and_model):
     with torch.no_grad():
         batch["image_embeddings"] = model.encode_for_sam(batch.pop("sam_pixel_values"))
     counts = {name: torch.tensor(8, device="cuda") for name in ("num_items_in_batch", "num_masks_in_batch")}
-    model(**batch, **counts).loss.backward()  # libraries are loaded and kernels chosen at the first step
+    model(**batch, **counts).loss.backward()  # the first step loads libraries and chooses kernels
     model.zero_grad(set_to_none=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -73,7 +73,7 @@ def test_a_training_step_never_waits_for_the_gpu(batch_and_model):
     assert torch.isfinite(output.loss) and model.seg_projector[0].weight.grad.abs().sum() > 0
 
 
-def test_segment_on_a_gpu_answers_as_on_the_cpu():
+def test_segment_gives_the_same_answer_on_gpu_and_cpu():
     model, processor = build_tiny()
     generator = np.random.default_rng(0)
     picture = Image.fromarray(draw_scene(generator, 64).image)

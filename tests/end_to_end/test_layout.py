@@ -1,4 +1,4 @@
-"""The rules of the project that a machine can check: imports, sizes and places of files, and forbidden texts."""
+"""Rules of the project: imports, sizes and locations of files, and forbidden texts."""
 
 import ast
 import os
@@ -16,24 +16,24 @@ ROOT = Path(__file__).resolve().parents[2]
 HUB_SUFFIX = "_gemma_lisa"
 HUB_PACKAGES = {"transformers", "torch", "numpy", "PIL"} | set(sys.stdlib_module_names)
 
-# Written in pieces, so that this file does not hold what it looks for.
+# Written in parts, so that this file does not match its own patterns
 FORBIDDEN_TEXT = {
     "a package registry's host": re.compile(
         r"\b(?:test\.)?py" + r"pi\.org|python" + r"hosted\.org|npm" + r"js\.org|download\.py" + r"torch\.org"
     ),
-    # Alice is nobody: the name for examples of paths that must not leave a machine
+    # "alice" is the user name in examples of local paths
     "an absolute path of one machine": re.compile(r"(?<![\w.~}-])/(?:home|root|work|Users)" + r"/(?!alice\b)[\w.]"),
 }
 
 
 def project_files(suffix: str = "") -> list[str]:
-    """Return the project's files as paths from its root: tracked, or new and not ignored; without the example's code.
+    """Return the files of the project as paths relative to its root: tracked files, and new files that are not ignored.
 
-    The code in examples/shapes-tiny is a copy of the Hub files at the root.
+    The code in examples/shapes-tiny is excluded, because it is a copy of the Hub files at the root.
     """
     if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout, so nothing says which files are the project's")
-    # A checkout that belongs to another user is still only listed, so trusting it is safe.
+        pytest.skip("not a git checkout, so the files of the project are unknown")
+    # The checkout is only listed, so it is safe to trust it if it belongs to another user
     command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     paths = {path for path in listing.split("\0") if path.endswith(suffix)}
@@ -43,18 +43,18 @@ def project_files(suffix: str = "") -> list[str]:
 
 
 def asks_if_available(node: ast.AST) -> bool:
-    """Whether a node is `if is_..._available():`."""
+    """Return whether a node is `if is_..._available():`."""
     test = node.test if isinstance(node, ast.If) else None
     return isinstance(test, ast.Call) and re.fullmatch(r"is_\w+_available", ast.unparse(test.func)) is not None
 
 
-def hub_complaints(path: str, source: str) -> list[str]:
-    """The imports of a Hub file at `path` that its users may not have: one sentence each."""
-    complaints = []
+def hub_import_errors(path: str, source: str) -> list[str]:
+    """Return one line for each import of a Hub file that its users may not have."""
+    errors = []
     tree = ast.parse(source, path)
     guarded = {id(part) for node in ast.walk(tree) if asks_if_available(node) for part in node.body}
     for node in ast.walk(tree):
-        if id(node) in guarded:  # transformers itself does not ask for these
+        if id(node) in guarded:  # optional in transformers too
             continue
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [] if (node.module or "").endswith(HUB_SUFFIX) else [f".{node.module or ''}"]
@@ -64,24 +64,24 @@ def hub_complaints(path: str, source: str) -> list[str]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
             if name.split(".")[0] not in HUB_PACKAGES:
-                complaints.append(f"{path}:{node.lineno}: a Hub file imports {name}, which its users may not have")
-    return complaints
+                errors.append(f"{path}:{node.lineno}: a Hub file imports {name}, which its users may not have")
+    return errors
 
 
 def careless_code(path: str, source: str) -> list[str]:
-    """Calls of `.cuda()` and exceptions swallowed whole."""
-    complaints = []
+    """Return one line for each call of `.cuda()` and each `except` that ignores every exception."""
+    errors = []
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda":
-            complaints.append(f"{path}:{node.lineno}: .cuda() names a device; use .to(device)")
+            errors.append(f"{path}:{node.lineno}: .cuda() is a fixed device; use .to(device)")
         if isinstance(node, ast.ExceptHandler) and isinstance(node.body[0], ast.Pass):
             caught = node.type.id if isinstance(node.type, ast.Name) else node.type
             if caught in (None, "Exception", "BaseException"):
-                complaints.append(f"{path}:{node.lineno}: swallows every exception")
-    return complaints
+                errors.append(f"{path}:{node.lineno}: ignores every exception")
+    return errors
 
 
-def test_imports_keep_the_contracts_of_pyproject_toml():
+def test_imports_follow_the_contracts_of_pyproject_toml():
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
     )
@@ -89,14 +89,14 @@ def test_imports_keep_the_contracts_of_pyproject_toml():
     assert "2 kept, 0 broken" in done.stdout
 
 
-def test_hub_files_import_only_each_other_and_what_a_users_environment_has():
+def test_hub_files_import_only_each_other_and_required_packages():
     paths = [path for path in project_files(".py") if path.endswith(f"{HUB_SUFFIX}.py") and "/" not in path]
     assert len(paths) > 10
-    complaints = [line for path in paths for line in hub_complaints(path, (ROOT / path).read_text())]
-    assert not complaints, "\n".join(complaints)
+    errors = [line for path in paths for line in hub_import_errors(path, (ROOT / path).read_text())]
+    assert not errors, "\n".join(errors)
 
 
-def test_the_package_itself_is_empty():
+def test_the_init_file_of_the_package_is_empty():
     assert (ROOT / "__init__.py").read_text() == ""
 
 
@@ -109,8 +109,8 @@ def test_the_package_itself_is_empty():
         ("def f():\n    import pycocotools.mask", "pycocotools.mask"),
     ],
 )
-def test_an_import_that_a_hub_file_must_not_have_is_found(source, named):
-    (found,) = hub_complaints("modeling_gemma_lisa.py", source)
+def test_forbidden_imports_of_a_hub_file_are_found(source, named):
+    (found,) = hub_import_errors("modeling_gemma_lisa.py", source)
     assert f"imports {named}, which" in found
 
 
@@ -121,20 +121,20 @@ def test_an_import_that_a_hub_file_must_not_have_is_found(source, named):
         "if is_bitsandbytes_available():\n    import bitsandbytes",
     ],
 )
-def test_an_import_that_a_hub_file_can_have_is_let_through(source):
-    assert hub_complaints("modeling_gemma_lisa.py", source) == []
+def test_allowed_imports_of_a_hub_file_are_accepted(source):
+    assert hub_import_errors("modeling_gemma_lisa.py", source) == []
 
 
-def test_no_file_names_a_registry_or_a_path_of_one_machine():
-    complaints = []
+def test_no_file_contains_a_registry_or_a_local_path():
+    errors = []
     for path in project_files():
         try:
             text = (ROOT / path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a picture or weights
+            continue  # an image or weights
         for what, pattern in FORBIDDEN_TEXT.items():
-            complaints += [f"{path}: names {what}: {match.group()}" for match in pattern.finditer(text)]
-    assert not complaints, "\n".join(complaints)
+            errors += [f"{path}: contains {what}: {match.group()}" for match in pattern.finditer(text)]
+    assert not errors, "\n".join(errors)
 
 
 @pytest.mark.parametrize(
@@ -146,28 +146,28 @@ def test_no_file_names_a_registry_or_a_path_of_one_machine():
         ('open("/work' + '/x.json")', "an absolute path of one machine"),
     ],
 )
-def test_a_forbidden_text_is_found(text, what):
+def test_forbidden_texts_are_found(text, what):
     assert FORBIDDEN_TEXT[what].search(text)
 
 
-def test_a_web_address_is_no_path_of_one_machine():
+def test_a_url_is_not_a_local_path():
     assert not FORBIDDEN_TEXT["an absolute path of one machine"].search("https://example.com/home" + "/page ~/work/x")
 
 
-def test_no_code_names_a_device_or_swallows_every_exception():
-    complaints = [line for path in project_files(".py") for line in careless_code(path, (ROOT / path).read_text())]
-    assert not complaints, "\n".join(complaints)
+def test_no_code_uses_a_fixed_device_or_ignores_every_exception():
+    errors = [line for path in project_files(".py") for line in careless_code(path, (ROOT / path).read_text())]
+    assert not errors, "\n".join(errors)
 
 
 @pytest.mark.parametrize(
     "source",
     ["model.cuda()", "try:\n    f()\nexcept:\n    pass", "try:\n    f()\nexcept Exception:\n    pass"],
 )
-def test_careless_code_is_found(source):
+def test_fixed_devices_and_ignored_exceptions_are_found(source):
     assert careless_code("made_up.py", source)
 
 
-def test_no_requirements_file_asks_for_torchvision():
+def test_no_requirements_file_contains_torchvision():
     paths = [path for path in project_files(".txt") if re.match(r"(requirements|constraints)", Path(path).name)]
     assert {"requirements.txt", "constraints.txt"} <= set(paths)
     for path in paths:
@@ -176,23 +176,23 @@ def test_no_requirements_file_asks_for_torchvision():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Size and place of files
+# Size and location of files
 # ---------------------------------------------------------------------------------------------------------------------
 MOST_FILES_AT_THE_TOP, MOST_LINES, MOST_LINES_A_FUNCTION = 20, 400, 60
-# Tables of command-line arguments, and of the page's widgets
+# Functions that only list widgets of the page
 TABLES = {"build_page"}
-# Folders of tests that mirror nothing
+# Folder of tests that do not belong to one source file
 END_TO_END = "tests/end_to_end/"
 
 
 def place_of_tests(source: str) -> str:
-    """Return where the tests of a source file lie: training/trainer.py has tests/training/test_trainer.py."""
+    """Return the test file of a source file: training/trainer.py has tests/training/test_trainer.py."""
     folder, _, name = source.rpartition("/")
     return "/".join(part for part in ("tests", folder, f"test_{name.replace('__main__', 'main')}") if part)
 
 
 def long_functions(path: str, source: str) -> list[str]:
-    """The functions of a file that have too many lines: one sentence each."""
+    """Return one line for each function of a file that is too long."""
     return [
         f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {MOST_LINES_A_FUNCTION} are allowed"
         for node in ast.walk(ast.parse(source, path))
@@ -201,21 +201,21 @@ def long_functions(path: str, source: str) -> list[str]:
     ]
 
 
-def test_the_top_level_holds_few_python_files():
+def test_the_root_folder_has_few_python_files():
     assert len([path for path in project_files(".py") if "/" not in path]) <= MOST_FILES_AT_THE_TOP
 
 
-def test_no_file_and_no_function_is_long():
-    complaints = []
+def test_no_file_or_function_is_too_long():
+    errors = []
     for path in project_files(".py"):
         source = (ROOT / path).read_text()
         if (lines := source.count("\n")) > MOST_LINES:
-            complaints.append(f"{path}: has {lines} lines, at most {MOST_LINES} are allowed")
-        complaints += long_functions(path, source)
-    assert not complaints, "\n".join(complaints)
+            errors.append(f"{path}: has {lines} lines, at most {MOST_LINES} are allowed")
+        errors += long_functions(path, source)
+    assert not errors, "\n".join(errors)
 
 
-def test_a_long_function_is_found():
+def test_long_functions_are_found():
     source = "def f():\n" + "    x = 1\n" * MOST_LINES_A_FUNCTION
     assert long_functions("made_up.py", source) == ["made_up.py:1: f has 61 lines, at most 60 are allowed"]
 
@@ -223,7 +223,7 @@ def test_a_long_function_is_found():
 def test_every_source_file_has_its_test_file():
     paths = set(project_files(".py"))
     sources = {path for path in paths if not path.startswith("tests/") and not path.endswith("__init__.py")}
-    # One file tests that every benchmark runs
+    # One file tests all benchmarks
     sources = {path for path in sources if not path.startswith("benchmarks/")}
     missing = sorted(
         f"{path}: expected {place_of_tests(path)}" for path in sources if place_of_tests(path) not in paths
@@ -244,12 +244,12 @@ def test_every_test_file_has_its_source_file_or_is_an_end_to_end_test():
 
 
 def test_every_folder_of_the_package_is_installed():
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.rpartition("/")[0] for path in project_files("__init__.py") if not path.startswith("tests/")}
-    assert sorted(told) == sorted(".".join(["gemma_lisa", *folder.split("/")]).rstrip(".") for folder in folders)
+    assert sorted(packages) == sorted(".".join(["gemma_lisa", *folder.split("/")]).rstrip(".") for folder in folders)
 
 
-def test_docs_design_md_says_what_each_file_is_for():
+def test_docs_design_md_names_every_file():
     page = (ROOT / "docs" / "design.md").read_text()
     section = page.split("## Layout")[1].split("\n## ")[0]
     outside = ("tests/", "examples/", "benchmarks/", "hub/")
@@ -260,7 +260,7 @@ def test_docs_design_md_says_what_each_file_is_for():
     assert not gone, gone
 
 
-def test_an_import_that_breaks_a_contract_is_found(tmp_path):
+def test_imports_that_break_a_contract_are_found(tmp_path):
     package = tmp_path / "gemma_lisa"
     for path in project_files(".py"):
         if not path.startswith(("tests/", "benchmarks/", "hub/", "examples/")):
@@ -286,14 +286,14 @@ def test_an_import_that_breaks_a_contract_is_found(tmp_path):
         assert f"gemma_lisa.{broken}" in done.stdout, broken
 
 
-def test_the_tests_that_docs_design_md_names_are_there():
+def test_tests_that_docs_design_md_names_exist():
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "design.md").read_text())
     tests = "".join((ROOT / path).read_text() for path in project_files(".py") if path.startswith("tests/"))
     assert len(named) > 10 and [name for name in named if f"def {name}(" not in tests] == []
 
 
-def test_the_files_that_open_a_processor_import_each_other_directly():
-    # Releases before 5.0 copy only what the first file imports, and must get as far as the sentence about versions
+def test_files_that_load_a_processor_import_each_other_directly():
+    # Releases before 5.0 copy only direct imports of the first file, and must reach the error about versions
     imports = {
         path: set(re.findall(r"^from \.(\w+)", (ROOT / path).read_text(), re.MULTILINE))
         for path in project_files(f"{HUB_SUFFIX}.py")

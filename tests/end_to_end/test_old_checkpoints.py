@@ -1,4 +1,4 @@
-"""A checkpoint with the code of an earlier version opens, and what is saved over it has none of that code."""
+"""A checkpoint with code of an earlier version loads, and saving over it replaces that code."""
 
 import json
 import re
@@ -17,9 +17,9 @@ from gemma_lisa.training.atomic_saves import folder_in_place
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(export.__file__).parents[1]
-# Names of the files that travel with a checkpoint: today's, and the earlier ones
+# Present name -> earlier name of code files in a checkpoint
 EARLIER = {"mask_decoding_gemma_lisa": "sam_gemma_lisa", "packing_gemma_lisa": "isolation_gemma_lisa"}
-# Where the class of the Trainer's arguments lay
+# Earlier module of the class of the training arguments
 EARLIER_MODULE = "gemma_lisa.training_arguments"
 
 
@@ -29,7 +29,7 @@ def code_of(folder):
 
 @pytest.fixture
 def old(tiny, tmp_path):
-    """A folder as a run of the earlier version left it: only names of files and modules differ."""
+    """A folder of a run of the earlier version, which differs only in the names of files and modules."""
     folder = tmp_path / "old"
     for part in tiny:
         part.save_pretrained(folder)
@@ -44,7 +44,7 @@ def old(tiny, tmp_path):
 
 @pytest.fixture
 def pickled_arguments(monkeypatch):
-    """The bytes of a training_args.bin whose class lay in the module of this name."""
+    """Return a function that writes a training_args.bin with a class of the given module."""
 
     def pickled(module_name, folder):
         kind = type("GemmaLisaTrainingArguments", (), {"__module__": module_name})
@@ -58,7 +58,7 @@ def pickled_arguments(monkeypatch):
     return pickled
 
 
-def test_the_old_folder_is_whole_by_itself(old):
+def test_the_old_folder_imports_only_its_own_files(old):
     names = {name.removesuffix(".py") for name in code_of(old)}
     assert set(EARLIER.values()) <= names and not names & set(EARLIER)
     for path in old.glob("*_gemma_lisa.py"):
@@ -66,7 +66,7 @@ def test_the_old_folder_is_whole_by_itself(old):
         assert imported <= names, path.name
 
 
-def test_it_opens_with_the_projects_code_and_answers_the_same(old, tiny, make_picture):
+def test_it_loads_with_the_present_code_and_gives_the_same_outputs(old, tiny, make_picture):
     model, processor = load_checkpoint(old)
     asked = [{"type": "image", "image": make_picture()}, {"type": "text", "text": "the red circle"}]
     said = [{"type": "text", "text": f"It is {processor.seg_token}."}]
@@ -80,18 +80,18 @@ def test_it_opens_with_the_projects_code_and_answers_the_same(old, tiny, make_pi
     assert len(found.pred_masks) == 1
 
 
-def test_a_model_that_is_saved_over_it_leaves_no_file_of_its_code(old, tiny):
+def test_saving_over_it_removes_the_old_code_files(old, tiny):
     (old / "notes.txt").write_text("mine")
-    with folder_in_place(old) as aside:
+    with folder_in_place(old) as temporary:
         for part in tiny:
-            part.save_pretrained(aside)
-        expected = code_of(aside)
+            part.save_pretrained(temporary)
+        expected = code_of(temporary)
     assert code_of(old) == expected and {f"{name}.py" for name in EARLIER} <= expected
     assert (old / "notes.txt").read_text() == "mine"
     load_checkpoint(old)
 
 
-def test_what_is_exported_of_it_has_todays_code_alone(old, tmp_path, make_picture):
+def test_an_export_of_it_contains_only_present_code(old, tmp_path, make_picture):
     make_picture().save(tmp_path / "a.png")
     arguments = ["--model", str(old), "--output", str(tmp_path / "out")]
     export.main([*arguments, "--examples", str(tmp_path / "a.png"), "the red circle"])
@@ -101,7 +101,7 @@ def test_what_is_exported_of_it_has_todays_code_alone(old, tmp_path, make_pictur
 
 
 @pytest.mark.parametrize("module", [EARLIER_MODULE, GemmaLisaTrainingArguments.__module__])
-def test_a_run_of_either_version_knows_its_folder_by_the_arguments_alone(old, pickled_arguments, module):
+def test_a_run_folder_is_recognized_by_its_saved_arguments(old, pickled_arguments, module):
     (old / "training.json").unlink()
     with pytest.raises(UsageError, match="holds a model that no training run saved there"):
         check_run_folder(old, [])

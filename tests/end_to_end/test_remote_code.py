@@ -1,4 +1,4 @@
-"""The checkpoint on its own: a Python that has transformers but not this project loads, runs and trains it."""
+"""A Python process that has transformers but not this project loads, runs and trains a checkpoint."""
 
 import json
 import os
@@ -29,12 +29,12 @@ CODE_FILES = {
     "targets_gemma_lisa.py",
     "versions_gemma_lisa.py",
 }
-# Of the project's requirements, those that a checkpoint must do without
+# Requirements of the project that a checkpoint must not need
 NOT_NEEDED = {"datasets", "pycocotools", "trl", "peft", "cv2", "matplotlib"}
 ANSWER = "It is [SEG], a circle, and [SEG].<end_of_turn>"
 ARRAYS = ("sequences", "pred_masks", "iou_scores", "masks", "scores", "logits", "loss")
 
-# Also run below in this process, so that both sides do the same.
+# Also run in this process, so that both sides run the same code.
 SEGMENT = '''
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def picture():
 
 
 def say(model, processor, answer):
-    """Makes the model say the answer, whatever it sees."""
+    """Make the model generate a given answer."""
     script = iter(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def forced(module, inputs, output):
@@ -58,7 +58,7 @@ def say(model, processor, answer):
 
 
 def training_batch(processor):
-    """What somebody's own training loop needs, made of the processor's output alone."""
+    """Return a training batch made only of the output of the processor."""
     messages = [
         {"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": "the circle"}]},
         {"role": "assistant", "content": "It is [SEG]."},
@@ -66,8 +66,8 @@ def training_batch(processor):
     batch = processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
     )
-    spoken = batch.pop("assistant_masks")
-    batch["labels"] = batch["input_ids"].masked_fill(spoken == 0, -100)
+    is_answer = batch.pop("assistant_masks")
+    batch["labels"] = batch["input_ids"].masked_fill(is_answer == 0, -100)
     mask = torch.zeros(1, 40, 60, dtype=torch.uint8)
     mask[:, 10:30, 20:40] = 1
     batch["mask_labels"] = [mask]
@@ -134,7 +134,7 @@ processor.save_pretrained(f"{output}/again")
 again, again_processor = load(f"{output}/again")
 _, third = segment(again, again_processor, answer)
 
-# Somebody's own training loop
+# A training loop of a user
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 batch = training_batch(processor)
 report["losses"] = []
@@ -165,7 +165,7 @@ def checkpoint(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def remote(checkpoint, tmp_path_factory):
-    """What a Python without this project reports and saves; its folder."""
+    """Return the report, the arrays and the folder of a process without this project."""
     folder = tmp_path_factory.mktemp("remote")
     (folder / "program.py").write_text(REMOTE, encoding="utf-8")
     environment = {
@@ -174,7 +174,7 @@ def remote(checkpoint, tmp_path_factory):
         "HF_MODULES_CACHE": str(folder / "modules"),
         "HF_HUB_OFFLINE": "1",
     }
-    # -I -S: neither the folder nor PYTHONPATH nor site-packages' .pth files, which hold the project's own installation
+    # -I -S ignore the current folder, PYTHONPATH and the .pth files of site-packages, which install this project
     done = subprocess.run(
         [
             *(sys.executable, "-I", "-S", str(folder / "program.py")),
@@ -197,7 +197,7 @@ def in_project(checkpoint):
     return scope["segment"](*load_checkpoint(checkpoint), ANSWER)
 
 
-def test_checkpoint_carries_its_code(checkpoint):
+def test_a_checkpoint_contains_its_code(checkpoint):
     assert {path.name for path in checkpoint.glob("*.py")} == CODE_FILES
     auto_map = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["auto_map"]
     assert auto_map == {
@@ -207,7 +207,7 @@ def test_checkpoint_carries_its_code(checkpoint):
     }
 
 
-def test_auto_classes_find_the_classes_of_the_checkpoint(remote):
+def test_auto_classes_use_the_classes_of_the_checkpoint(remote):
     report, _, _ = remote
     assert report["config"] == "GemmaLisaConfig"
     assert report["model"] == report["other"] == "GemmaLisaForConditionalGeneration"
@@ -215,14 +215,14 @@ def test_auto_classes_find_the_classes_of_the_checkpoint(remote):
     assert report["module"].startswith("transformers_modules.")
 
 
-def test_only_transformers_is_needed(remote):
+def test_a_checkpoint_needs_only_transformers(remote):
     report, _, _ = remote
     assert "transformers" in report["modules"] and "gemma_lisa" not in report["modules"]
     assert NOT_NEEDED & set(report["modules"]) == set()
 
 
 @pytest.mark.parametrize("run", ["first", "second", "third"], ids=["AutoModel", "AutoModelForImageTextToText", "again"])
-def test_remote_masks_and_losses_are_ours_bit_for_bit(remote, checkpoint, run):
+def test_masks_and_losses_are_bit_equal_without_the_project(remote, checkpoint, run):
     report, arrays, _ = remote
     text, expected = in_project(checkpoint)
     assert report["text"] == text == ANSWER.removesuffix("<end_of_turn>")
@@ -232,7 +232,7 @@ def test_remote_masks_and_losses_are_ours_bit_for_bit(remote, checkpoint, run):
         np.testing.assert_array_equal(arrays[run][name], expected[name], err_msg=name)
 
 
-def test_checkpoint_saved_from_remote_code_carries_its_code_again(remote, checkpoint):
+def test_a_checkpoint_saved_by_remote_code_contains_its_code(remote, checkpoint):
     _, _, folder = remote
     assert {path.name for path in (folder / "again").glob("*.py")} == CODE_FILES
     for name in CODE_FILES:
@@ -243,7 +243,7 @@ def test_checkpoint_saved_from_remote_code_carries_its_code_again(remote, checkp
     assert again["auto_map"] == first["auto_map"]
 
 
-def test_checkpoint_saved_from_remote_code_is_opened_here(remote, tiny):
+def test_a_checkpoint_saved_by_remote_code_loads_with_the_project(remote, tiny):
     _, _, folder = remote
     model, processor = load_checkpoint(folder / "again")
     for (name, found), (_, expected) in zip(model.named_parameters(), tiny[0].named_parameters(), strict=True):
@@ -251,7 +251,7 @@ def test_checkpoint_saved_from_remote_code_is_opened_here(remote, tiny):
     assert processor.chat_template == tiny[1].chat_template
 
 
-def test_own_training_loop_lowers_the_loss(remote):
+def test_a_training_loop_without_the_project_lowers_the_loss(remote):
     report, _, _ = remote
     losses = report["losses"]
     assert len(losses) == 10 and all(np.isfinite(losses))

@@ -1,4 +1,4 @@
-"""The model opened, quantised, offloaded, trained and saved by stock libraries, without this project's programs."""
+"""The model is loaded, quantized, offloaded, trained and saved by other libraries, without programs of this project."""
 
 import json
 import re
@@ -22,7 +22,7 @@ QUESTIONS = ["the red circle", "all the blue triangles", "the green square", "th
 
 @pytest.fixture(scope="module")
 def example():
-    """(model, processor) of the example, by the Auto classes."""
+    """Return (model, processor) of the example, loaded with the Auto classes."""
     model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True).eval()
     return model, AutoProcessor.from_pretrained(EXAMPLE, trust_remote_code=True)
 
@@ -46,7 +46,7 @@ def expected(example, inputs):
 
 
 def mean_iou(answers, expected):
-    """Of all masks; a mask that only one side has counts 0."""
+    """Return the mean IoU of all masks, with 0 for a mask that only one side has."""
     ious = []
     for found, right in zip(answers, expected, strict=True):
         count = max(len(found["masks"]), len(right["masks"]))
@@ -58,19 +58,19 @@ def mean_iou(answers, expected):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Quantised
+# Quantized
 # ---------------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("skip", [None, ["lm_head"]], ids=["nothing named", "only the head named"])
+@pytest.mark.parametrize("skip", [None, ["lm_head"]], ids=["default skip list", "only the head skipped"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_quantised_masks_are_right_whatever_the_configuration_skips(example, inputs, expected, bits, skip, dtype):
+def test_masks_of_a_quantized_model_do_not_depend_on_the_skip_list(example, inputs, expected, bits, skip, dtype):
     config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, llm_int8_skip_modules=skip)
     options = {"quantization_config": config, "dtype": dtype}
     model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, **options).eval()
     kinds = {name: type(part).__name__ for name, part in model.named_modules()}
     quantized = {name for name, kind in kinds.items() if kind in ("Linear4bit", "Linear8bitLt")}
     assert quantized == {name for name in kinds if re.fullmatch(TEXT_LINEARS, name)}
-    for name in quantized:  # bitsandbytes' repacking on CPUs with bf16 units fails for rows as short as these
+    for name in quantized:  # bitsandbytes' repacking on CPUs with AVX512-BF16 fails for such short rows
         model.get_submodule(name).support_avx512bf16_for_cpu = False
     assert mean_iou(answers_of(model, example[1], inputs), expected) >= 0.9
 
@@ -92,12 +92,12 @@ def offload_parts(folder):
     return AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, device_map=places, offload_folder=folder).eval()
 
 
-def offload_what_does_not_fit(folder):
+def offload_what_exceeds_the_memory(folder):
     options = {"device_map": "auto", "max_memory": {"cpu": "2MB"}, "offload_folder": folder}
     return AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, **options).eval()
 
 
-@pytest.mark.parametrize("offload", [offload_all, offload_parts, offload_what_does_not_fit])
+@pytest.mark.parametrize("offload", [offload_all, offload_parts, offload_what_exceeds_the_memory])
 def test_an_offloaded_model_gives_the_same_masks(example, inputs, tmp_path, offload):
     model, processor = offload(tmp_path), example[1]
     assert any(weight.is_meta for weight in model.sam.parameters())
@@ -113,7 +113,7 @@ def test_an_offloaded_model_gives_the_same_masks(example, inputs, tmp_path, offl
 # ---------------------------------------------------------------------------------------------------------------------
 # fp16
 # ---------------------------------------------------------------------------------------------------------------------
-def test_fp16_is_refused_however_it_is_asked_for(tiny, question, make_picture):
+def test_fp16_is_an_error_in_every_form(tiny, question, make_picture):
     with pytest.raises(ValueError, match="float16 is not supported"):
         AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True, dtype=torch.float16)
     model, processor = tiny
@@ -135,7 +135,7 @@ def test_fp16_is_refused_however_it_is_asked_for(tiny, question, make_picture):
 # Saved again
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForImageTextToText])
-def test_what_one_auto_class_opened_and_saved_both_open_again(auto, tmp_path):
+def test_a_model_saved_by_one_auto_class_loads_with_both(auto, tmp_path):
     auto.from_pretrained(EXAMPLE, trust_remote_code=True).save_pretrained(tmp_path)
     places = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert places["AutoModel"] == places["AutoModelForImageTextToText"]
@@ -144,7 +144,7 @@ def test_what_one_auto_class_opened_and_saved_both_open_again(auto, tmp_path):
         assert type(again.from_pretrained(tmp_path, trust_remote_code=True)).__name__ == places["AutoModel"][20:]
 
 
-def test_a_model_that_fsdp2_made_its_own_class_of_saves_code_that_opens(tmp_path):
+def test_a_model_whose_class_fsdp2_replaced_saves_code_that_loads(tmp_path):
     model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True)
     written = type(model)
     model.__class__ = type(f"FSDP{written.__name__}", (written,), {"__module__": "torch.distributed.fsdp"})
@@ -155,9 +155,9 @@ def test_a_model_that_fsdp2_made_its_own_class_of_saves_code_that_opens(tmp_path
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Other libraries' own ways
+# Pipelines and trainers of other libraries
 # ---------------------------------------------------------------------------------------------------------------------
-def test_the_stock_pipeline_of_image_and_text_answers(example):
+def test_the_image_text_to_text_pipeline_answers(example):
     pipe = pipeline("image-text-to-text", model=example[0], processor=example[1])
     messages = [
         {
@@ -172,7 +172,7 @@ def test_the_stock_pipeline_of_image_and_text_answers(example):
     assert not continued["generated_text"].startswith("It is") and "circle" in continued["generated_text"]
 
 
-def test_sft_trainer_trains_the_words(tiny, make_picture, tmp_path):
+def test_sft_trainer_trains_the_language_model(tiny, make_picture, tmp_path):
     for part in tiny:
         part.save_pretrained(tmp_path / "start")
     model = AutoModel.from_pretrained(tmp_path / "start", trust_remote_code=True)
@@ -202,26 +202,26 @@ def test_sft_trainer_trains_the_words(tiny, make_picture, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"processor_kwargs": {"truncation": True, "max_length": 10}}, "max_length is 10. Truncation is not supported"),
         ({"processor_kwargs": {"padding": False}}, "padding=False is not supported"),
         ({"padding": "max_length"}, "padding='max_length' is not supported"),
     ],
 )
-def test_a_tokenizing_option_that_cannot_be_followed_is_refused(tiny, question, options, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_unsupported_tokenizer_options_are_an_error(tiny, question, options, message):
+    with pytest.raises(ValueError, match=message):
         tiny[1].apply_chat_template(question(), tokenize=True, return_dict=True, **options)
 
 
-def test_a_tokenizing_option_that_is_not_known_is_warned_of(tiny, question, caplog):
+def test_unknown_tokenizer_options_give_a_warning(tiny, question, caplog):
     tiny[1].apply_chat_template(
-        question(), tokenize=True, return_dict=True, option_of_the_future=3, processor_kwargs={"do_pan_and_scan": True}
+        question(), tokenize=True, return_dict=True, future_option=3, processor_kwargs={"do_pan_and_scan": True}
     )
-    assert "apply_chat_template ignores unknown arguments: do_pan_and_scan, option_of_the_future" in caplog.text
+    assert "apply_chat_template ignores unknown arguments: do_pan_and_scan, future_option" in caplog.text
 
 
-def test_tokenizing_options_are_followed(tiny, question):
+def test_tokenizer_options_are_used(tiny, question):
     options = {"padding": True, "padding_side": "right", "pad_to_multiple_of": 64, "truncation": False}
     batch = tiny[1].apply_chat_template(
         [question(), question("a longer question")],
@@ -234,7 +234,7 @@ def test_tokenizing_options_are_followed(tiny, question):
     assert batch["attention_mask"][:, 0].all() and not batch["attention_mask"][:, -1].any()
 
 
-def test_an_adapter_of_ours_is_opened_by_peft_alone(tiny, tmp_path):
+def test_an_adapter_of_this_project_loads_with_peft_alone(tiny, tmp_path):
     for part in tiny:
         part.save_pretrained(tmp_path / "base")
     model = AutoModel.from_pretrained(tmp_path / "base", trust_remote_code=True)
@@ -250,7 +250,7 @@ def test_an_adapter_of_ours_is_opened_by_peft_alone(tiny, tmp_path):
     assert found.keys() == right.keys() and all(torch.equal(found[name], right[name]) for name in right)
 
 
-def test_a_lora_of_peft_alone_trains_and_merges(example, inputs, expected):
+def test_lora_of_peft_alone_trains_and_merges(example, inputs, expected):
     model = AutoModel.from_pretrained(EXAMPLE, trust_remote_code=True)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     batch = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")}

@@ -1,4 +1,4 @@
-"""One model, several threads: every answer is the one that a thread alone gets."""
+"""Several threads that share one model get the same answers as a single thread."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from gemma_lisa.images_gemma_lisa import ThreadLock
 
 
 @pytest.mark.slow
-def test_threads_get_the_answers_of_one_thread_alone(tmp_path):
+def test_several_threads_get_the_answers_of_a_single_thread(tmp_path):
     program, handler = ROOT / "tests" / "ask_from_threads.py", ROOT / "hub" / "handler.py"
     done = subprocess.run(
         [sys.executable, "-I", program, EXAMPLE, handler, SCENE],
@@ -24,13 +24,13 @@ def test_threads_get_the_answers_of_one_thread_alone(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["module"].startswith("transformers_modules.")  # the checkpoint's own code
-    assert report["calls"] == 160 and report["answers"] > 4  # the answers differ, or all would be right
+    assert report["module"].startswith("transformers_modules.")  # the code of the checkpoint
+    assert report["calls"] == 160 and report["answers"] > 4  # different answers, so that mixed-up ones would be noticed
     assert report["wrong"] == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="only POSIX forks")
-def test_a_lock_is_free_in_a_forked_child():
+@pytest.mark.skipif(os.name != "posix", reason="fork needs POSIX")
+def test_a_lock_is_released_in_a_forked_child():
     lock, is_held, may_end = ThreadLock(), threading.Event(), threading.Event()
 
     def hold():

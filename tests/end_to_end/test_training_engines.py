@@ -27,7 +27,7 @@ from gemma_lisa.datasets_builder.questions import MixtureQuestions
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
-from gemma_lisa.scripts.export import put_together
+from gemma_lisa.scripts.export import merge_shards
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.training.trainer import LOSS_PARTS
 
@@ -240,6 +240,6 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
     if engine.startswith("zero"):  # what DeepSpeed leaves in a checkpoint, where nothing else is left of it
         last = parts / f"checkpoint-{RUNS['parts'][1]}"
         (last / "model.safetensors").unlink()
-        pieced, _ = put_together(last, None, "auto")
+        pieced, _ = merge_shards(last, None, "auto")
         for name, tensor in pieced.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name

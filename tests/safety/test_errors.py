@@ -1,4 +1,4 @@
-"""Errors of one line: what was wrong, where, and what they are not."""
+"""Errors of one line for wrong arguments and for files that cannot be written."""
 
 import errno
 
@@ -20,16 +20,16 @@ from gemma_lisa.safety.errors import UsageError, WriteError, check_not_empty, on
         (["--query="], "--query is empty"),
     ],
 )
-def test_an_empty_word_is_refused_with_the_option_before_it(arguments, said):
-    with pytest.raises(UsageError, match=f"^{said}; give it a value or leave it out"):
+def test_an_empty_argument_is_an_error_that_names_its_option(arguments, said):
+    with pytest.raises(UsageError, match=f"^{said}. Give it a value or remove it"):
         check_not_empty(arguments)
 
 
-def test_values_that_are_there_pass():
-    check_not_empty(["--model", "a", "--flag", "--x=1", "--query", ""])  # predict.py says itself what a query must be
+def test_non_empty_arguments_are_accepted():
+    check_not_empty(["--model", "a", "--flag", "--x=1", "--query", ""])  # predict.py checks queries itself
 
 
-def test_errors_of_the_computation_are_no_errors_of_writing():
+def test_errors_of_computations_are_raised_unchanged():
     with pytest.raises(RuntimeError, match="^shapes do not match$"), one_line_errors("a", "cannot be written"):
         raise RuntimeError("shapes do not match")
 
@@ -47,25 +47,25 @@ def test_errors_of_the_computation_are_no_errors_of_writing():
         ),
     ],
 )
-def test_what_writing_raises_becomes_one_line_with_the_place_and_the_reason(error, reason):
+def test_errors_of_writing_become_one_line_with_place_and_reason(error, reason):
     with pytest.raises(WriteError) as raised, one_line_errors("outputs/run", "cannot be written"):
         raise error
     assert str(raised.value) == f"outputs/run: cannot be written ({reason})."
     assert raised.value.__cause__ is error
 
 
-def test_an_error_that_is_one_line_already_keeps_its_place():
+def test_a_nested_write_error_is_raised_unchanged():
     with pytest.raises(WriteError, match="^inner$"), one_line_errors("outer", "cannot be written"):
         raise WriteError("inner")
 
 
-def test_a_full_disk_below_torch_save_is_told_in_one_line(tmp_path):
+def test_a_full_disk_in_torch_save_is_an_error_of_one_line(tmp_path):
     class Full:
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         def flush(self):
-            """As a file's."""
+            """Do nothing."""
 
     with (
         pytest.raises(WriteError, match="^x: cannot be written .No space left"),

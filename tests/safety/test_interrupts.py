@@ -9,19 +9,19 @@ from gemma_lisa.interfaces import command_line
 from gemma_lisa.safety.interrupts import Terminated, sigterm_raises
 
 
-def test_sigterm_raises_once_and_the_handler_before_comes_back():
+def test_sigterm_raises_once_and_the_previous_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     finished = []
     with pytest.raises(Terminated), sigterm_raises():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)  # while the work is saved
+            os.kill(os.getpid(), signal.SIGTERM)  # ignored while the work is saved
             finished.append(1)
     assert finished and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_forked_process_ends_at_once():
+def test_a_forked_process_ends_immediately():
     with sigterm_raises():
         child = os.fork()
         if child == 0:
@@ -34,7 +34,7 @@ def test_a_forked_process_ends_at_once():
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "inter")]
 )
-def test_a_program_that_is_stopped_says_one_line(number, code, word, monkeypatch, capsys, interruptible):
+def test_a_terminated_program_prints_one_line(number, code, word, monkeypatch, capsys, interruptible):
     monkeypatch.setattr(sys, "argv", ["program.py"])
     saved = []
 
@@ -50,7 +50,7 @@ def test_a_program_that_is_stopped_says_one_line(number, code, word, monkeypatch
     assert ended.value.code == code and saved and len(said) == 1 and said[0].startswith(word)
 
 
-def test_an_error_of_any_length_is_one_short_line(monkeypatch, capsys):
+def test_a_long_error_is_printed_as_one_short_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["program.py"])
 
     def main(arguments):
@@ -73,7 +73,7 @@ def test_an_error_of_any_length_is_one_short_line(monkeypatch, capsys):
         (command_line.json_object, "[" + "1, " * 10**5 + "1]"),
     ],
 )
-def test_an_argument_of_any_length_is_refused_in_a_short_line(kind, text):
+def test_a_long_argument_gives_a_short_error(kind, text):
     with pytest.raises(argparse.ArgumentTypeError) as refused:
         kind(text)
     assert len(str(refused.value)) < 500

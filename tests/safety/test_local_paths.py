@@ -1,4 +1,4 @@
-"""Absolute local paths are shortened to what names no user and no machine."""
+"""Absolute local paths are shortened so that they contain no names of users or machines."""
 
 import json
 from pathlib import Path
@@ -26,11 +26,11 @@ from gemma_lisa.safety.redaction import redact_text
         ("/data/my pictures/coco", "coco"),
     ],
 )
-def test_a_local_path_is_recorded_by_its_last_name(path, short):
+def test_a_local_path_is_shortened_to_its_last_part(path, short):
     assert short_path(path) == redact_text(path) == short
 
 
-def test_from_the_root_folder_nothing_is_relative(monkeypatch):
+def test_paths_are_not_relative_to_the_root_folder(monkeypatch):
     monkeypatch.chdir("/")
     assert short_path("/home/alice/data/coco") == "coco"
 
@@ -38,11 +38,11 @@ def test_from_the_root_folder_nothing_is_relative(monkeypatch):
 @pytest.mark.parametrize(
     "text", ["a/b and/or c", "</table> <br/> 3 / 4", "https://host:80/a/b", "s3://bucket/key", "~/x"]
 )
-def test_what_is_no_local_path_stays(text):
+def test_texts_without_local_paths_do_not_change(text):
     assert redact_text(text) == text
 
 
-def test_configurations_are_shortened_and_the_models_own_texts_are_not(tmp_path):
+def test_configurations_are_shortened_but_texts_of_the_model_are_not(tmp_path):
     config = {"_name_or_path": "/home/alice/models/start", "chat_template": "{# /home/alice/x #}", "n": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     shortened = {**config, "_name_or_path": "start"}

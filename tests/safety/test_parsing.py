@@ -5,7 +5,7 @@ from gemma_lisa.safety.parsing import MAX_YAML_CHARACTERS, parse_json, parse_yam
 
 
 def growing(depth, first="[x, x]", item="[*a{0}, *a{0}]"):
-    """A YAML text of `depth` lists that hold the one before twice."""
+    """Return a YAML text of `depth` lists, each of which contains the previous one twice."""
     lists = [f"&a0 {first}", *(f"&a{at} {item.format(at - 1)}" for at in range(1, depth))]
     return f"x: [{', '.join(lists)}]\n"
 
@@ -38,7 +38,7 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{at}: &a{at} {{<<: [*a{at - 1}, *a{at -
         ("? [a, b]\n: 1\n", "unhashable"),
     ],
 )
-def test_yaml_that_grows_or_is_wrong_is_refused_with_a_short_message(text, said):
+def test_invalid_or_growing_yaml_gives_a_short_error(text, said):
     with pytest.raises(ValueError, match=said) as refused:
         parse_yaml(text)
     assert len(str(refused.value)) < 500
@@ -54,11 +54,11 @@ def test_yaml_that_grows_or_is_wrong_is_refused_with_a_short_message(text, said)
         "a: 2001-12-14\nb: 0x1F\nc: 1e3\nd: ~\ne: yes\n",
     ],
 )
-def test_other_yaml_is_what_pyyaml_makes_of_it(text):
+def test_valid_yaml_is_parsed_as_by_pyyaml(text):
     assert parse_yaml(text) == yaml.safe_load(text)
 
 
-def test_a_yaml_file_is_named_in_errors(tmp_path):
+def test_the_yaml_file_is_named_in_errors(tmp_path):
     for name, content in (("grows.yaml", growing(24).encode()), ("latin.yaml", b"a: \xe9"), ("big.yaml", b"#" * 10**7)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name) as refused:
@@ -81,7 +81,7 @@ def test_a_yaml_file_is_named_in_errors(tmp_path):
         '{"a": ' + "1" * 10**6 + "}",
     ],
 )
-def test_json_that_is_wrong_is_refused_with_a_short_message(text):
+def test_invalid_json_gives_a_short_error(text):
     with pytest.raises(ValueError) as refused:
         parse_json(text)
     assert len(str(refused.value)) < 500

@@ -1,4 +1,4 @@
-"""No secret and no local path stands in what is recorded."""
+"""Records contain no secrets and no local paths."""
 
 import json
 
@@ -8,8 +8,8 @@ from gemma_lisa.safety.redaction import MASK, mask, redact, redact_arguments, re
 from gemma_lisa.safety.secret_names import is_secret_name, secrets_of
 from gemma_lisa.safety.upload_scan import find_secret
 
-TOKEN = "hf_" + "aB3dE6" * 5  # as the Hub's look
-PLAIN = "correct-horse-battery"  # a secret that looks like no token
+TOKEN = "hf_" + "aB3dE6" * 5  # like a token of the Hub
+PLAIN = "correct-horse-battery"  # a secret that does not look like a token
 pytestmark = pytest.mark.usefixtures("no_login")
 
 
@@ -27,22 +27,22 @@ pytestmark = pytest.mark.usefixtures("no_login")
         ["--mixture", json.dumps({"a": {"sets": {"x": {"hfToken": PLAIN}}}})],
         ["--data_dir", f"https://user:{PLAIN}@host/data"],
         ["--data_dir", f"https://host/data?token={PLAIN}&page=1"],
-        ["--hubtoken", PLAIN, "--seed", "1"],  # a typing error, which is refused with its words in the error
+        ["--hubtoken", PLAIN, "--seed", "1"],  # a misspelled option, which the error message repeats
     ],
 )
-def test_a_secret_of_the_command_line_is_masked_however_it_is_given(words):
+def test_secrets_of_a_command_line_are_masked_in_every_form(words):
     redacted = redact_arguments(["--model", "outputs/start", *words])
     assert PLAIN not in " ".join(redacted) and MASK in " ".join(redacted)
     assert redacted[:2] == ["--model", "outputs/start"]
 
 
 @pytest.mark.parametrize("words", ["--max_new_tokens 64", "--push_to_hub true --hub_model_id org/x", "--seed 3"])
-def test_what_is_no_secret_is_recorded_as_it_is(words):
+def test_arguments_without_secrets_do_not_change(words):
     assert redact_arguments(words.split()) == words.split()
     assert redact_command(f"train.py {words}") == f"train.py {words}"
 
 
-def test_nested_records_lose_secrets_and_paths_and_keep_everything_else():
+def test_only_secrets_and_paths_are_removed_from_nested_records():
     record = {
         "settings": {"hub_token": PLAIN, "data_dir": "/home/alice/data/coco", "lr": 0.1, "bf16": True, "none": None},
         "env": {"CUDA_VISIBLE_DEVICES": "0"},
@@ -64,13 +64,13 @@ def test_nested_records_lose_secrets_and_paths_and_keep_everything_else():
     assert redact(redact(record)) == redact(record)
 
 
-def test_a_local_record_keeps_its_paths_and_loses_its_secrets():
+def test_a_local_record_keeps_its_paths_but_not_its_secrets():
     record = {"model": "/home/alice/run", "dataset_options": {"api_key": PLAIN, "data_dir": "/data"}, "seed": 1}
     assert mask(record) == {**record, "dataset_options": {"api_key": MASK, "data_dir": "/data"}}
 
 
 @pytest.mark.parametrize("depth", [90, 600, 5000])
-def test_words_that_are_nested_deep_lose_their_secrets(depth):
+def test_secrets_in_deeply_nested_json_are_masked(depth):
     word = "[" * depth + json.dumps({"token": [PLAIN]}) + "]" * depth
     assert secrets_of(["--dataset_options", word]) == ({PLAIN} if depth < 900 else set())
     for arguments in (["--dataset_options", word], [f"--dataset_options={word}"]):
@@ -89,7 +89,7 @@ def test_words_that_are_nested_deep_lose_their_secrets(depth):
         {"storage_options": {"account_key": PLAIN, "sasToken": PLAIN}},
     ],
 )
-def test_all_texts_below_a_secret_name_are_secret(value):
+def test_all_texts_under_a_secret_name_are_masked(value):
     assert PLAIN in secrets_of(["--dataset_options", json.dumps(value)])
     for masked in (redact(value), mask(value), redact(json.dumps(value)), redact_text(json.dumps(value))):
         assert PLAIN not in str(masked)
@@ -103,7 +103,7 @@ def test_all_texts_below_a_secret_name_are_secret(value):
         *("https://host/x?page=12&size=large", "unexpected token: 'expected'", "max_new_tokens=12345678"),
     ],
 )
-def test_plain_words_of_error_lines_stay(text):
+def test_ordinary_words_of_error_messages_do_not_change(text):
     assert redact_text(text) == text
 
 
@@ -180,5 +180,5 @@ def test_a_long_text_is_masked_and_searched_in_linear_time(tmp_path, unit, no_ha
     find_secret(tmp_path / "file", {PLAIN})
 
 
-def test_a_name_of_any_length_is_a_secret_name_by_its_end():
+def test_a_long_name_with_a_secret_ending_is_a_secret_name():
     assert PLAIN not in redact_text("x_" * 200 + f"token={PLAIN}")

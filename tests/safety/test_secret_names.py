@@ -1,10 +1,10 @@
-"""Secrets are known by their names: of options, variables and recipes."""
+"""Secrets are recognized by the names of options, variables and recipe keys."""
 
 import pytest
 
 from gemma_lisa.safety.secret_names import _named_secrets, environment_secrets, is_secret_name, secrets_of
 
-PLAIN = "correct-horse-battery"  # a secret that looks like no token
+PLAIN = "correct-horse-battery"  # a secret that does not look like a token
 pytestmark = pytest.mark.usefixtures("no_login")
 
 SECRET_NAMES = (
@@ -22,19 +22,19 @@ OTHER_NAMES += (
 OTHER_NAMES += "num_input_tokens_seen special_tokens seg_token_id padToken secretary monkey bypass push_to_hub_model_id"
 
 
-def test_the_secrets_of_a_run_are_those_of_its_command_line_recipe_and_environment(tmp_path, monkeypatch):
+def test_secrets_come_from_the_command_line_the_recipe_and_the_environment(tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("hub_token: of-the-recipe\nenv:\n  LOGIN: of-its-environment\n  N: '1'\nmodel: outputs/start\n")
     monkeypatch.setenv("WANDB_API_KEY", "of-the-tracker")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
-    monkeypatch.setenv("DB_PASSWORD", "password")  # a word that stands in files by chance
+    monkeypatch.setenv("DB_PASSWORD", "password")  # a word that can occur in files by chance
     found = secrets_of(["--config", str(recipe), "--hub_token", "of-the-command"])
     assert found == {"of-the-recipe", "of-its-environment", "of-the-tracker", "of-the-command"}
     monkeypatch.setenv("PWD", "/srv/of/somebody")
     assert "/srv/of/somebody" not in environment_secrets()
 
 
-def test_shared_and_recursive_values_are_visited_once():
+def test_shared_and_recursive_values_are_searched_once():
     shared = [{"token": PLAIN}]
     for _ in range(60):
         shared = [shared, shared]
@@ -42,12 +42,12 @@ def test_shared_and_recursive_values_are_visited_once():
     assert _named_secrets(shared) == {PLAIN}
 
 
-def test_names_of_secrets_are_told_from_other_names():
+def test_secret_names_are_distinguished_from_other_names():
     assert [name for name in SECRET_NAMES.split() if not is_secret_name(name)] == []
     assert [name for name in OTHER_NAMES.split() if is_secret_name(name)] == []
 
 
-def test_variables_that_name_columns_are_no_secrets_and_keys_are(monkeypatch):
+def test_key_variables_with_names_of_columns_are_not_secrets(monkeypatch):
     for name, value in (("PRIMARY_KEY", "image_id_of_the_row"), ("SORT_KEY", "created_at"), ("S_KEY", "a1" * 10)):
         monkeypatch.setenv(name, value)
     assert environment_secrets() == {"a1" * 10: "the environment variable S_KEY"}

@@ -1,4 +1,4 @@
-"""A secret is found in whatever is uploaded: any kind of file, packed or encoded."""
+"""Secrets are found in all kinds of files to upload, also compressed or encoded."""
 
 import gzip
 import importlib
@@ -16,13 +16,13 @@ import torch
 from gemma_lisa.safety.redaction import redact_text
 from gemma_lisa.safety.upload_scan import find_local_path, find_secret
 
-TOKEN = "hf_" + "aB3dE6" * 5  # as the Hub's look
-PLAIN = "correct-horse-battery"  # a secret that looks like no token
+TOKEN = "hf_" + "aB3dE6" * 5  # like a token of the Hub
+PLAIN = "correct-horse-battery"  # a secret that does not look like a token
 
 
 @pytest.mark.parametrize("secret", [TOKEN, "sk-proj-" + "aB3_" * 12, "ghp_" + "a1" * 18, "AKIA" + "A1" * 8])
-@pytest.mark.parametrize("place", ["text", "pickle", "torch", "zip", "between weights", "glued to letters"])
-def test_what_looks_like_a_token_is_found_in_every_kind_of_file(tmp_path, secret, place):
+@pytest.mark.parametrize("place", ["text", "pickle", "torch", "zip", "between weights", "after letters"])
+def test_token_patterns_are_found_in_all_kinds_of_files(tmp_path, secret, place):
     path = tmp_path / "file.bin"
     if place == "text":
         path.write_text(f'{{"a": "{secret}"}}')
@@ -33,12 +33,12 @@ def test_what_looks_like_a_token_is_found_in_every_kind_of_file(tmp_path, secret
     elif place == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.json", json.dumps([secret] * 9))
-    elif place == "between weights":  # over the border of two pieces
+    elif place == "between weights":  # across the border of two pieces
         path.write_bytes(bytes(range(256)) * ((1 << 24) // 256))
         with open(path, "r+b") as file:
             file.seek((1 << 24) - 10)
             file.write(b"\0" + secret.encode() + b"\0" + os.urandom(5000))
-    elif secret.startswith("sk-"):  # words end so, as mask-: behind letters it is none
+    elif secret.startswith("sk-"):  # as in mask-: after letters it is not a token
         path.write_bytes(b"ma" + secret.encode())
         assert not find_secret(path)
         return
@@ -48,7 +48,7 @@ def test_what_looks_like_a_token_is_found_in_every_kind_of_file(tmp_path, secret
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
-def test_a_value_in_use_is_found_whatever_it_looks_like(tmp_path, encoding):
+def test_a_known_secret_is_found(tmp_path, encoding):
     path = tmp_path / "file"
     path.write_bytes(b"\xff\x00" * 500 + PLAIN.encode(encoding))
     assert find_secret(path) is None
@@ -59,7 +59,7 @@ def test_a_value_in_use_is_found_whatever_it_looks_like(tmp_path, encoding):
     "spelling",
     [json.dumps('say "correct-hörse"'), quote('say "correct-hörse"'), b64encode('say "correct-hörse"'.encode())],
 )
-def test_a_value_in_use_is_found_as_json_addresses_and_base64_spell_it(tmp_path, spelling):
+def test_a_known_secret_is_found_in_json_urls_and_base64(tmp_path, spelling):
     secret = 'say "correct-hörse"'
     path = tmp_path / "file"
     text = spelling if isinstance(spelling, str) else spelling.decode()
@@ -68,7 +68,7 @@ def test_a_value_in_use_is_found_as_json_addresses_and_base64_spell_it(tmp_path,
     assert text.strip('"=') not in redact_text(f"a {text} b", {secret})
 
 
-def test_a_packed_log_is_searched_and_an_encrypted_one_is_refused(tmp_path):
+def test_compressed_files_are_searched_and_encrypted_ones_are_reported(tmp_path):
     with gzip.open(tmp_path / "log.gz", "wt") as file:
         file.write(TOKEN)
     assert find_secret(tmp_path / "log.gz") == "what looks like a token or key (hf...)"
@@ -80,7 +80,7 @@ def test_a_packed_log_is_searched_and_an_encrypted_one_is_refused(tmp_path):
     assert "encrypted" in find_secret(tmp_path / "a.zip")
 
 
-def test_an_address_with_a_password_is_found_and_a_masked_one_is_not(tmp_path):
+def test_a_url_with_a_password_is_found_unless_it_is_masked(tmp_path):
     path = tmp_path / "file"
     path.write_text("see https://user:hunter2@host/x")
     assert find_secret(path) == "an address with a password"
@@ -88,7 +88,7 @@ def test_an_address_with_a_password_is_found_and_a_masked_one_is_not(tmp_path):
     assert find_secret(path) is None
 
 
-def test_the_projects_own_files_and_random_bytes_hold_no_secret(tmp_path):
+def test_files_of_the_project_and_random_bytes_contain_no_secret(tmp_path):
     root = Path(__file__).parents[2]
     for path in (
         *root.glob("*_gemma_lisa.py"),
@@ -110,13 +110,13 @@ def test_a_local_path_in_a_pickle_is_found(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"])
 @pytest.mark.parametrize("secret", [PLAIN, "correct-hörse-battery"])
-def test_a_value_in_use_is_found_in_wide_characters(tmp_path, encoding, secret):
+def test_a_known_secret_is_found_in_utf_16_and_utf_32(tmp_path, encoding, secret):
     (tmp_path / "file").write_bytes(b"\1" + f"a {secret} b".encode(encoding))
     assert find_secret(tmp_path / "file", {secret})
 
 
 @pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
-def test_a_value_in_use_is_found_in_base64_and_hexadecimal_wherever_it_begins(tmp_path, before):
+def test_a_known_secret_is_found_in_base64_and_hexadecimal_at_any_offset(tmp_path, before):
     content = f"{before}{PLAIN}?>more".encode()
     for text in (
         b64encode(content).decode(),
@@ -130,7 +130,7 @@ def test_a_value_in_use_is_found_in_base64_and_hexadecimal_wherever_it_begins(tm
 
 @pytest.mark.parametrize("name", ["file", "file.dat", "model.safetensors"])
 @pytest.mark.parametrize("pack", ["gzip", "bz2", "lzma", "zip"])
-def test_packed_files_are_known_by_their_first_bytes(tmp_path, name, pack):
+def test_compressed_files_are_recognized_by_their_first_bytes(tmp_path, name, pack):
     path = tmp_path / name
     if pack == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -140,9 +140,9 @@ def test_packed_files_are_known_by_their_first_bytes(tmp_path, name, pack):
     assert find_secret(path).startswith("what looks like")
 
 
-def test_a_packed_file_that_is_cut_off_is_refused(tmp_path):
+def test_a_truncated_compressed_file_is_reported(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(os.urandom(1000))[:500])
-    assert "cannot be unpacked" in find_secret(tmp_path / "a.gz")
+    assert "cannot be decompressed" in find_secret(tmp_path / "a.gz")
 
 
 @pytest.mark.parametrize("beginning", ["npm_", "ghu_", "ghr_", "pypi-", "gsk_", "sk_live_", "ya29.", "xoxp-"])
@@ -156,6 +156,6 @@ def test_tokens_of_other_services_are_found_and_masked(tmp_path, beginning):
 @pytest.mark.parametrize(
     "text", ["hf_TransformersModelConfig", "hf_" + "ModelConfig" * 4, "postgres://user:password@localhost/db"]
 )
-def test_names_and_placeholders_are_no_secrets_of_a_file(tmp_path, text):
+def test_names_and_placeholders_are_not_secrets(tmp_path, text):
     (tmp_path / "README.md").write_text(f"see {text} for more")
     assert find_secret(tmp_path / "README.md") is None

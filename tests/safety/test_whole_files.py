@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; what cannot be written is told before work begins."""
+"""Files are written atomically, and unwritable files are an error before the work begins."""
 
 import errno
 import json
@@ -13,33 +13,33 @@ from gemma_lisa.safety.whole_files import SOFTWARE, check_writable, write_whole
 
 
 @pytest.mark.parametrize(("name", "is_folder"), [("new/deep/a.png", False), ("a.png", False), ("new/folder", True)])
-def test_what_can_be_written_passes_and_nothing_is_left(tmp_path, name, is_folder):
+def test_a_writable_path_is_accepted_and_no_file_is_left(tmp_path, name, is_folder):
     check_writable(tmp_path / name, "--output", is_folder)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_file_or_folder_of_the_right_kind_passes(tmp_path):
+def test_an_existing_file_or_folder_of_the_right_kind_is_accepted(tmp_path):
     (tmp_path / "a.png").write_text("kept")
     check_writable(tmp_path / "a.png", "--output")
     check_writable(tmp_path, "--output", is_folder=True)
     assert (tmp_path / "a.png").read_text() == "kept" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_cannot_be_written_is_told_with_option_and_path(tmp_path):
+def test_an_unwritable_path_is_an_error_with_option_and_path(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("/nowhere/x")
     for path, is_folder, said in (
-        (tmp_path, False, "this is a folder; expected the name of a file"),
-        (tmp_path / "file", True, "this is a file; expected the name of a folder"),
+        (tmp_path, False, "this is a folder; expected a file"),
+        (tmp_path / "file", True, "this is a file; expected a folder"),
         (tmp_path / "file" / "a.png", False, f"{tmp_path / 'file'} is a file; expected a folder"),
-        (tmp_path / "link" / "a.png", False, "is a link to nothing"),
+        (tmp_path / "link" / "a.png", False, "is a broken link"),
     ):
         with pytest.raises(UsageError, match=f"^--output {path}: .*{said}"):
             check_writable(path, "--output", is_folder)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_read_only_folder_or_full_disk_is_told(tmp_path, monkeypatch, number):
+def test_a_read_only_folder_or_full_disk_is_an_error(tmp_path, monkeypatch, number):
     def refuse(**options):
         raise OSError(number, os.strerror(number))
 
@@ -48,7 +48,7 @@ def test_a_read_only_folder_or_full_disk_is_told(tmp_path, monkeypatch, number):
         check_writable(tmp_path / "a.json", "--json")
 
 
-def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_names_it_in_the_error(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("old")
 
     def fill_up(source, target):
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a"])
-def test_a_picture_is_written_in_the_format_of_its_name_and_says_what_wrote_it(tmp_path, name):
+def test_an_image_is_written_in_the_format_of_its_name_with_the_software_in_its_exif(tmp_path, name):
     write_whole(tmp_path / "new" / name, Image.new("RGB", (9, 7), "red"))
     with Image.open(tmp_path / "new" / name) as picture:
         assert picture.format == {"a.jpg": "JPEG", "a.webp": "WEBP"}.get(name, "PNG") and picture.size == (9, 7)

@@ -1,4 +1,4 @@
-"""The probe of a checkpoint: what its own code answers, without this project."""
+"""The probe prints the outputs of a checkpoint's own code, without this project."""
 
 import ast
 import math
@@ -10,7 +10,7 @@ from gemma_lisa.scripts import check_versions
 
 
 @pytest.mark.slow
-def test_the_probe_tells_answers_a_model_saved_again_and_a_training_step(tmp_path):
+def test_the_probe_reports_answers_and_the_loss_of_a_training_step(tmp_path):
     report = check_versions.run_in(sys.executable, check_versions.PROBE, check_versions.EXAMPLE, check_versions.SCENE)
     assert set(report) == {"session", "saved_again", "loss", "without_gradient"}
     red_circle, squares = report["session"]
@@ -19,7 +19,7 @@ def test_the_probe_tells_answers_a_model_saved_again_and_a_training_step(tmp_pat
     assert math.isfinite(report["loss"]) and report["without_gradient"] == []
 
 
-def test_the_probe_hides_this_project_before_it_imports_any_package():
+def test_the_probe_hides_this_project_before_other_imports():
     hidden = False
     for node in ast.parse(check_versions.PROBE.read_text()).body:
         if isinstance(node, ast.Import | ast.ImportFrom):

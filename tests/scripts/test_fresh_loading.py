@@ -1,4 +1,4 @@
-"""A published folder loads and answers in a Python without this project."""
+"""A published folder works in a Python environment without this project."""
 
 import re
 import subprocess
@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_fresh_environment_with_the_folders_requirements_gives_the_same_masks(published, tmp_path):
+def test_a_new_environment_with_the_requirements_of_the_folder_gives_the_same_masks(published, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     pinned = ["-c", ROOT / "constraints.txt"]
     reach = subprocess.run([*pip, "install", "--quiet", "--no-deps", "pillow", *pinned], capture_output=True, text=True)
     if reach.returncode:
-        pytest.skip(f"pip reaches no index: {reach.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"pip cannot reach an index: {reach.stderr.strip().splitlines()[-1]}")
     done = subprocess.run(
         [*pip, "install", "--quiet", "-r", published / "requirements.txt", *pinned], capture_output=True, text=True
     )

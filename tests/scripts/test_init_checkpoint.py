@@ -1,4 +1,4 @@
-"""init_checkpoint: what Gemma and SAM knew is there afterwards; what is not whole is refused without a trace."""
+"""init_checkpoint.py keeps the weights of Gemma and SAM and adds [SEG] and seg_projector."""
 
 import json
 
@@ -49,7 +49,7 @@ def picture():
 
 
 @pytest.mark.parametrize("layout", ["google", "stock", "native"])
-def test_language_logits_are_stock_gemmas(layout, sam, tmp_path, picture):
+def test_logits_equal_those_of_gemma(layout, sam, tmp_path, picture):
     gemma = write_gemma(tmp_path / "gemma", layout)
     names = set(load_file(gemma / "model.safetensors"))
     prefix = {"google": "vision_tower.vision_model.", "stock": "vision_tower.", "native": "model.vision_tower."}
@@ -70,10 +70,10 @@ def test_language_logits_are_stock_gemmas(layout, sam, tmp_path, picture):
         without_image = stock(**{**{name: inputs[name] for name in names}, "pixel_values": -inputs["pixel_values"]})
     others = [token for token in range(expected.shape[-1]) if token != seg]  # the row of [SEG] is new
     torch.testing.assert_close(found[..., others], expected[..., others], atol=1e-5, rtol=0)
-    assert (without_image.logits - expected).abs().max() > 1e-3, "the image makes no difference to this test"
+    assert (without_image.logits - expected).abs().max() > 1e-3, "the image does not change the logits"
 
 
-def test_sams_embeddings_and_point_prompted_masks_are_stock_sams(opened, sam, picture):
+def test_sam_gives_the_original_embeddings_and_masks(opened, sam, picture):
     model, processor = opened
     stock = SamModel.from_pretrained(sam).eval()
     image_processor = SamImageProcessorPil.from_pretrained(sam)
@@ -92,7 +92,7 @@ def test_sams_embeddings_and_point_prompted_masks_are_stock_sams(opened, sam, pi
     assert expected.pred_masks.std() > 1e-4
 
 
-def test_configuration_keeps_gemmas_and_sams_fields(opened, gemma, sam):
+def test_the_configuration_keeps_the_fields_of_gemma_and_sam(opened, gemma, sam):
     config = opened[0].config
     stock = Gemma3Config.from_pretrained(gemma)
     for name in ("mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index", "initializer_range"):
@@ -110,7 +110,7 @@ def test_configuration_keeps_gemmas_and_sams_fields(opened, gemma, sam):
         }
 
 
-def test_processor_has_both_image_processors_and_the_projects_template(opened):
+def test_the_processor_has_both_image_processors_and_the_chat_template_of_the_project(opened):
     processor = opened[1]
     assert type(processor.image_processor).__name__ == "Gemma3ImageProcessorPil"
     assert type(processor.sam_image_processor).__name__ == "SamImageProcessorPil"
@@ -119,12 +119,12 @@ def test_processor_has_both_image_processors_and_the_projects_template(opened):
     assert processor.chat_template == CHAT_TEMPLATE
 
 
-def test_a_sam_file_gives_segment_anythings_masks(gemma, small_sam, small_sam_file, tmp_path, capsys):
+def test_a_sam_file_gives_the_masks_of_segment_anything(gemma, small_sam, small_sam_file, tmp_path, capsys):
     model, processor = load_checkpoint(init(gemma, small_sam_file, tmp_path / "start", "--dtype", "float32"))
     side = small_sam.image_encoder.img_size
     found = processor.sam_image_processor
     assert (found.size.longest_edge, found.pad_size.height, found.pad_size.width) == (side, side, side)
-    assert "image processor made for its image size" in capsys.readouterr().out
+    assert "with a new image processor for this size" in capsys.readouterr().out
 
     pixels, box = torch.randn(1, 3, side, side), torch.tensor([[8.0, 4.0, 50.0, 40.0]])
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_sam_file_gives_segment_anythings_masks(gemma, small_sam, small_sam_fi
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_sam_file_is_taken_in_the_dtype_asked_for_but_for_the_code_of_places(
+def test_a_sam_file_is_loaded_in_the_given_type_except_its_positional_encoding(
     dtype, gemma, small_sam, small_sam_file, tmp_path
 ):
     model, _ = load_checkpoint(init(gemma, small_sam_file, tmp_path / "start", "--dtype", dtype))
@@ -148,9 +148,9 @@ def test_a_sam_file_is_taken_in_the_dtype_asked_for_but_for_the_code_of_places(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is new
+# New weights
 # ---------------------------------------------------------------------------------------------------------------------
-def test_seg_takes_a_spare_row_which_is_the_mean_of_the_real_ones(opened, gemma):
+def test_seg_uses_a_spare_row_with_the_mean_of_the_other_rows(opened, gemma):
     model, processor = opened
     seg, num_tokens = model.config.seg_token_id, len(stock_tokenizer())
     rows = Gemma3ForConditionalGeneration.from_pretrained(gemma).get_input_embeddings().weight
@@ -172,7 +172,7 @@ def test_tied_weights_stay_tied(opened):
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
-def test_a_tied_head_that_was_saved_all_the_same_is_no_left_over(name, copies, made, tmp_path):
+def test_a_tied_head_in_the_file_is_not_an_unexpected_weight(name, copies, made, tmp_path):
     gemma, sam = copies
     edit_weights(gemma, lambda weights: {**weights, name: weights[EMBEDDING].clone()})
     model, _ = load_checkpoint(init(gemma, sam, tmp_path / "start", "--dtype", "float32"))
@@ -180,7 +180,7 @@ def test_a_tied_head_that_was_saved_all_the_same_is_no_left_over(name, copies, m
     assert set(load_file(tmp_path / "start" / "model.safetensors")) == set(load_file(made / "model.safetensors"))
 
 
-def test_seg_projector_is_initialised_by_the_seed(opened, made, gemma, sam, tmp_path):
+def test_seg_projector_depends_on_the_seed(opened, made, gemma, sam, tmp_path):
     other = load_file(init(gemma, sam, tmp_path / "other", "--dtype", "float32", "--seed", "1") / "model.safetensors")
     again = load_file(init(gemma, sam, tmp_path / "again", "--dtype", "float32", "--seed", "0") / "model.safetensors")
     first = load_file(made / "model.safetensors")
@@ -191,7 +191,7 @@ def test_seg_projector_is_initialised_by_the_seed(opened, made, gemma, sam, tmp_
     assert not first["seg_projector.0.bias"].any()
 
 
-def test_a_token_that_was_there_keeps_its_id_and_row(sam, tmp_path, capsys):
+def test_an_existing_seg_token_keeps_its_id_and_row(sam, tmp_path, capsys):
     tokenizer = stock_tokenizer()
     tokenizer.add_tokens(["[SEG]", "[MORE]"], special_tokens=True)
     gemma = write_gemma(tmp_path / "gemma", tokenizer=tokenizer)
@@ -200,13 +200,13 @@ def test_a_token_that_was_there_keeps_its_id_and_row(sam, tmp_path, capsys):
     rows = Gemma3ForConditionalGeneration.from_pretrained(gemma).get_input_embeddings().weight
     assert model.config.seg_token_id == seg
     assert torch.equal(model.get_input_embeddings().weight, rows)
-    assert "id and row are kept" in capsys.readouterr().out
+    assert "already in the tokenizer; its id and row are kept" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The folder
+# The output folder
 # ---------------------------------------------------------------------------------------------------------------------
-def test_opens_as_remote_code_and_answers(made, picture):
+def test_the_checkpoint_loads_as_remote_code_and_answers(made, picture):
     processor = AutoProcessor.from_pretrained(made, trust_remote_code=True)
     model = AutoModel.from_pretrained(made, trust_remote_code=True)
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "where"}]}]
@@ -226,7 +226,7 @@ def test_opens_as_remote_code_and_answers(made, picture):
         ("auto", torch.float32, torch.float32),
     ],
 )
-def test_all_weights_have_the_dtype_that_was_asked_for(asked, gemmas, expected, copies, tmp_path):
+def test_all_weights_have_the_given_type(asked, gemmas, expected, copies, tmp_path):
     gemma, sam = copies
     edit_weights(gemma, lambda weights: {name: weight.to(gemmas) for name, weight in weights.items()})
     edit_json(gemma / "config.json", dtype=str(gemmas).removeprefix("torch."))
@@ -234,14 +234,14 @@ def test_all_weights_have_the_dtype_that_was_asked_for(asked, gemmas, expected, 
     saved = load_file(folder / "model.safetensors")
     model, _ = load_checkpoint(folder)
     for weights in (saved, dict(model.named_parameters())):
-        # SAM's code of the image's places
+        # SAM's positional encoding
         constants = {name for name in weights if name.endswith("positional_embedding")}
         assert constants and {weights[name].dtype for name in constants} == {torch.float32}
         assert {weight.dtype for name, weight in weights.items() if name not in constants} == {expected}
     assert model.config.seg_state == "token"
 
 
-def test_answers_end_where_gemmas_do(opened, sam, tmp_path):
+def test_answers_end_at_the_stop_tokens_of_gemma(opened, sam, tmp_path):
     tokenizer = stock_tokenizer()
     stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     found = opened[0].generation_config
@@ -253,7 +253,7 @@ def test_answers_end_where_gemmas_do(opened, sam, tmp_path):
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
 
-def test_sams_image_processor_is_made_for_its_size_where_it_has_none(copies, gemma, tmp_path, capsys):
+def test_a_sam_without_an_image_processor_gets_one_for_its_image_size(copies, gemma, tmp_path, capsys):
     _, sam = copies
     (sam / "processor_config.json").unlink()
     _, processor = load_checkpoint(init(gemma, sam, tmp_path / "start"))
@@ -261,10 +261,10 @@ def test_sams_image_processor_is_made_for_its_size_where_it_has_none(copies, gem
     assert found.size.longest_edge == SAM_SIDE
     assert (found.pad_size.height, found.pad_size.width) == (SAM_SIDE, SAM_SIDE)
     assert found.mask_size.longest_edge == SAM_SIDE // 2  # patches of 8 pixels, four mask pixels each way
-    assert "image processor made for its image size" in capsys.readouterr().out
+    assert "with a new image processor for this size" in capsys.readouterr().out
 
 
-def test_an_image_processor_of_the_older_kind_is_read(copies, gemma, tmp_path):
+def test_a_preprocessor_config_of_older_releases_is_read(copies, gemma, tmp_path):
     _, sam = copies
     nested = json.loads((sam / "processor_config.json").read_text())["image_processor"]
     (sam / "processor_config.json").unlink()
@@ -273,7 +273,7 @@ def test_an_image_processor_of_the_older_kind_is_read(copies, gemma, tmp_path):
     assert list(processor.sam_image_processor.image_mean) == [0.4, 0.5, 0.6]
 
 
-def test_the_report_says_what_came_from_where(gemma, sam, tmp_path, capsys):
+def test_the_report_lists_the_weights_of_each_source(gemma, sam, tmp_path, capsys):
     init(gemma, sam, tmp_path / "start")
     said = capsys.readouterr().out
     stock = Gemma3ForConditionalGeneration.from_pretrained(gemma), SamModel.from_pretrained(sam)
@@ -285,8 +285,8 @@ def test_the_report_says_what_came_from_where(gemma, sam, tmp_path, capsys):
     assert "bfloat16" in said and "random (seed 0)" in said
 
 
-def test_what_it_was_made_of_is_kept_by_its_name_on_the_hub(opened, gemma):
-    assert opened[0].config.base_models is None  # files here tell no name
+def test_the_hub_names_of_the_base_models_are_recorded(opened, gemma):
+    assert opened[0].config.base_models is None  # local files have no Hub name
     assert hub_names("google/gemma-3-4b-it", str(gemma)) == ["google/gemma-3-4b-it"]
     assert hub_names("google/gemma-3-4b-it", "facebook/sam-vit-huge") == [
         "google/gemma-3-4b-it",
@@ -294,7 +294,7 @@ def test_what_it_was_made_of_is_kept_by_its_name_on_the_hub(opened, gemma):
     ]
 
 
-def test_no_path_of_this_machine_is_written(made, gemma):
+def test_no_local_path_is_written(made, gemma):
     for path in made.iterdir():
         if path.suffix in (".json", ".jinja"):
             assert str(gemma.parent) not in path.read_text() and str(made.parent) not in path.read_text(), path.name

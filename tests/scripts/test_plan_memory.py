@@ -1,4 +1,4 @@
-"""The plan of memory: its parts add up to what a training takes on the CPU, and it says what fits and what would."""
+"""plan_memory.py: the estimate matches the memory of a training run on the CPU, and suggests changes."""
 
 import sys
 
@@ -34,7 +34,7 @@ QUESTION_TOKENS, SIZE = 24, (120, 160)
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """A model whose language tower takes most of the memory, as it does at real sizes."""
+    """A model whose language model uses most of the memory, as at real sizes."""
     config = build_config(tiny[1], image_size=64)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_attention_heads, text.head_dim = 256, 1024, 8, 32
@@ -52,12 +52,12 @@ def sizes_of(rows):
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("trained", [WHOLE, WITH_LORA], ids=["whole", "lora"])
-def test_the_plan_is_within_15_percent_of_a_whole_training_on_the_cpu(config, trained, bf16):
+def test_the_estimate_is_within_15_percent_of_a_training_run_on_the_cpu(config, trained, bf16):
     recipe = recipe_of(**trained, bf16=bf16, activation_checkpointing=True)
     planned = build_model(config, recipe)
-    rows, elsewhere = plan(planned, measure_step(config, recipe, QUESTION_TOKENS, SIZE), recipe, ONE, 1)
+    rows, offloaded = plan(planned, measure_step(config, recipe, QUESTION_TOKENS, SIZE), recipe, ONE, 1)
     counted = [row for row in rows if "CUDA" not in row.what and "fragmentation" not in row.what]
-    assert elsewhere == 0
+    assert offloaded == 0
 
     generator = torch.Generator().manual_seed(0)
     batch = make_batch(config, 2, 2, QUESTION_TOKENS, SIZE)
@@ -83,34 +83,37 @@ def test_the_plan_is_within_15_percent_of_a_whole_training_on_the_cpu(config, tr
     assert total_of(counted) == pytest.approx(peak, rel=0.15)
 
 
-def test_shares_are_divided_by_the_devices_and_offloaded_parts_lie_elsewhere(config):
+def test_sharded_parts_are_divided_by_the_devices_and_offloaded_parts_take_no_gpu_memory(config):
     recipe = recipe_of(**WHOLE, bf16=True)
     model = build_model(config, recipe)
     numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
     one = sizes_of(plan(model, NOTHING, recipe, ONE, 1)[0])
     assert one["weights"] == 4 * sum(p.numel() for p in model.parameters())
-    assert (one["gradients"], one["the optimizer's state"]) == (4 * numbers, 8 * numbers)
+    assert (one["gradients"], one["optimizer state"]) == (4 * numbers, 8 * numbers)
     eight = sizes_of(plan(model, NOTHING, recipe, Engine("FSDP2", "fsdp", EVERY), 8)[0])
-    for part in ("weights", "gradients", "the optimizer's state"):
+    for part in ("weights", "gradients", "optimizer state"):
         assert eight[part] == pytest.approx(one[part] / 8)
     zero2 = sizes_of(plan(model, NOTHING, recipe, Engine("ZeRO-2", "deepspeed", EVERY[1:]), 8)[0])
     assert zero2["weights"] == 2 * sum(p.numel() for p in model.parameters())  # in bf16, on every device
     assert zero2["gradients"] == 2 * numbers / 8
-    assert zero2["the optimizer's state"] == (4 + 8) * numbers / 8  # with the weights in fp32
-    rows, elsewhere = plan(model, NOTHING, recipe, Engine("ZeRO-3", "deepspeed", EVERY, ("optimizer",)), 8)
-    assert sizes_of(rows)["the optimizer's state"] == 0
-    assert elsewhere == 12 * numbers / 8
+    assert zero2["optimizer state"] == (4 + 8) * numbers / 8  # with the weights in fp32
+    rows, offloaded = plan(model, NOTHING, recipe, Engine("ZeRO-3", "deepspeed", EVERY, ("optimizer",)), 8)
+    assert sizes_of(rows)["optimizer state"] == 0
+    assert offloaded == 12 * numbers / 8
 
 
-def test_ddp_holds_its_buckets_of_gradients_as_well(config):
+def test_ddp_has_buckets_with_all_gradients(config):
     recipe = recipe_of(**WITH_LORA)
     model = build_model(config, recipe)
     numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    copies = [sizes_of(plan(model, NOTHING, recipe, ONE, devices)[0])["copies of " + ONE.name] for devices in (1, 2)]
+    copies = [
+        sizes_of(plan(model, NOTHING, recipe, ONE, devices)[0])[f"copies by the engine ({ONE.name})"]
+        for devices in (1, 2)
+    ]
     assert copies == [0, 4 * numbers]
 
 
-def test_eight_bit_averages_are_a_quarter_but_for_small_tensors_and_tables(config):
+def test_8_bit_optimizer_states_are_a_quarter_except_for_small_tensors_and_embeddings(config):
     recipe = recipe_of(**WHOLE, optim="adamw_bnb_8bit")
     matrix, table, small = torch.empty(128, 128), torch.empty(128, 128), torch.empty(64)
     assert plan_memory.state_bytes("model.language_model.layers.0.mlp.up_proj.weight", matrix, recipe) == 2 * 128 * 128
@@ -119,7 +122,7 @@ def test_eight_bit_averages_are_a_quarter_but_for_small_tensors_and_tables(confi
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
-def test_quantised_weights_take_what_bitsandbytes_holds(bits):
+def test_bytes_of_quantized_weights_equal_those_of_bitsandbytes(bits):
     from bitsandbytes.nn import Int8Params, Params4bit
 
     recipe = recipe_of(**{bits: True}, bf16=True)
@@ -140,7 +143,7 @@ def test_quantised_weights_take_what_bitsandbytes_holds(bits):
 # --- the program -----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def planned(monkeypatch, capsys, tiny, tmp_path):
-    """Runs the program on the small model; gives its exit code and what it printed."""
+    """Return a function that runs the program on a small model and returns its exit code and output."""
     tiny[0].config.save_pretrained(tmp_path / "model")
 
     def call(recipe, *arguments):
@@ -159,31 +162,31 @@ def planned(monkeypatch, capsys, tiny, tmp_path):
     return call
 
 
-def test_it_says_that_a_recipe_fits_and_marks_what_is_estimated(planned):
+def test_a_recipe_that_fits_has_exit_code_0_and_estimates_are_marked(planned):
     code, said = planned({**WITH_LORA, "per_device_train_batch_size": 1}, "--gpu_gb", "24", "--mask_size", "64", "64")
-    assert code == 0 and "It fits, by this estimate" in said
+    assert code == 0 and "The recipe fits according to this estimate" in said and "1 image per device" in said
     for line in said.splitlines():
         if line.startswith(("| CUDA", "| fragmentation", "| copies")):
             assert line.endswith("| estimated |")
 
 
-def test_what_does_not_fit_is_exit_code_1_with_what_would(planned):
+def test_a_recipe_that_does_not_fit_has_exit_code_1_and_suggestions(planned):
     code, said = planned({**WHOLE, "per_device_train_batch_size": 16}, "--gpu_gb", "1.1", "--mask_size", "480", "640")
-    assert code == 1 and "It does not fit" in said
+    assert code == 1 and "The recipe does not fit" in said
     assert "--activation_checkpointing true" in said and "--per_device_train_batch_size 1" in said
 
 
-def test_an_override_counts_and_one_that_changes_nothing_is_a_usage_error(planned, tmp_path):
+def test_overrides_are_used_and_unknown_overrides_are_usage_errors(planned, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump({**WITH_LORA, "learning_rate": 1.0}))
     assert read_recipe(path, ["--lora_rank", "4", "--bf16", "true"])["lora_rank"] == 4
     for overrides in (["--learning_rate", "1"], ["--bf16"]):
-        with pytest.raises(UsageError, match="a plan depends on"):
+        with pytest.raises(UsageError, match="expected an option with a value"):
             read_recipe(path, overrides)
     code, said = planned({"bf16": True})
-    assert code == 2 and "does not say what is trained" in said
+    assert code == 2 and "trainable is missing in the recipe" in said
 
 
-def test_a_recipe_that_is_not_there_is_a_usage_error(planned):
+def test_an_unreadable_recipe_is_a_usage_error(planned):
     code, said = planned(["no", "recipe"])
-    assert code == 2 and "recipe.yaml: no recipe" in said
+    assert code == 2 and "recipe.yaml: the recipe cannot be read" in said

@@ -69,7 +69,7 @@ def test_a_secret_is_in_no_message(refusal):
 
 
 def test_an_empty_value_is_refused(refusal):
-    assert refusal("--adapter", "") == "--adapter is empty; give it a value or leave it out."
+    assert refusal("--adapter", "") == "--adapter is empty. Give it a value or remove it."
 
 
 def test_a_long_value_is_cut_in_the_message():

@@ -116,7 +116,7 @@ def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
 
     def settings(*arguments):
         model_args, data_args, args = train.parse([*base, *arguments])
-        return settings_of([model_args, data_args], args, rows_a_step=args.rows_a_step)
+        return settings_of([model_args, data_args], args, global_batch_size=args.rows_a_step)
 
     before = settings()
     for free in (
@@ -133,7 +133,7 @@ def test_settings_are_what_decides_the_weights_and_nothing_else(tmp_path):
     ):
         [found] = differences(before, settings(f"--{name}", *value))
         assert found.startswith(name), found
-    assert differences(before, settings("--per_device_train_batch_size", "4")) == ["rows_a_step 8, not 4"]
+    assert differences(before, settings("--per_device_train_batch_size", "4")) == ["global_batch_size 8, not 4"]
 
 
 def settings_with(tmp_path, dataset, **facts):
