@@ -275,11 +275,11 @@ def run_case(case: str, folder: Path, args: argparse.Namespace, **options: str) 
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--case", case, "--output", str(folder), *given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"case {case} failed; its output is above.")
-    return {**json.loads(said.splitlines()[-1]), "peak": usage.ru_maxrss / 1e6}
+    return {**json.loads(output.splitlines()[-1]), "peak": usage.ru_maxrss / 1e6}
 
 
 def report(folder: Path, args: argparse.Namespace) -> list[str]:

@@ -41,7 +41,7 @@ from .templates import Phrasing
 
 logger = logging.getLogger(__name__)
 
-# Size of a reader's shuffle buffer, per data set. A reader also loads one row group (shards.ROWS_A_GROUP) at a time.
+# Rows in the shuffle buffer of a reader, per data set. A reader also loads one row group of a shard at a time.
 MIXED_ROWS = 100
 SHARDS_COUNTED_AT_ONCE = 16  # threads that read shards before training; on the Hub they mostly wait for the network
 MAX_IMBALANCE = 1.2  # warn if a reader has more than this many times the rows of another
