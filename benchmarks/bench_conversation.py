@@ -1,11 +1,13 @@
-"""How well a conversation goes: gIoU by its turn, what the model's scores are worth, what a click and a box change.
+"""Measure conversations: gIoU by turn, accuracy of the predicted scores, and effect of point and box corrections.
 
     python benchmarks/bench_conversation.py
     python benchmarks/bench_conversation.py --model outputs/demo --level hard --scenes 100
 
-Held-out drawn scenes; all questions of a scene are asked in one session, in the order of its row, and each alone too.
-Where one thing is asked for and one mask comes, it is corrected by a click on a pixel that it has wrong (on the thing,
-where none is), and anew by the thing's own box.
+Uses held-out scenes of shapes. All questions of a scene are asked in one session, in the order of its row, and also
+each in a new conversation.
+
+If target and answer have one mask each, the mask is corrected with a point on a wrong pixel. If no pixel is wrong, the
+point is on the object. Independently, the mask is corrected with the object's box.
 """
 
 import argparse
@@ -27,21 +29,26 @@ from gemma_lisa.session_gemma_lisa import ImageSession
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EXAMPLE, help="folder of a checkpoint")
-    parser.add_argument("--level", default="easy", choices=["easy", "hard"])
-    parser.add_argument("--scenes", type=positive, default=100)
+    parser.add_argument(
+        "--model", type=Path, default=EXAMPLE, help="checkpoint folder (default: the checkpoint in examples/)"
+    )
+    parser.add_argument("--level", default="easy", choices=["easy", "hard"], help="level of shapes (default: easy)")
+    parser.add_argument("--scenes", type=positive, default=100, help="number of scenes (default: 100)")
     return parser.parse_args(arguments)
 
 
 def iou(masks: np.ndarray, target: np.ndarray) -> float:
-    """Of the union of masks (K, H, W) with that of the targets (M, H, W)."""
+    """Return the IoU of the union of masks (K, H, W) with the union of targets (M, H, W)."""
     size = target.shape[1:]
     intersection, union = intersection_and_union(unite(masks, size), unite(target, size))
     return intersection / union if union else 1.0
 
 
 def corrected(session: ImageSession, mask: np.ndarray, target: np.ndarray, seed: int) -> tuple[float, float]:
-    """IoU of the session's last mask (1, H, W) after a click, and anew with a box; the target is (1, H, W)."""
+    """Return the IoU of the session's last mask (1, H, W) after a point correction, and after a box correction.
+
+    target: (1, H, W).
+    """
     number, kept, thing = len(session.pointed_at) - 1, session.pointed_at[-1], target[0] == 1
     wrong = np.argwhere(mask[0] != thing)
     places = wrong if len(wrong) else np.argwhere(thing)
@@ -62,7 +69,7 @@ def main(arguments: list[str]) -> None:
         options["image_size"] = model.config.sam_config.vision_config.image_size
     rows = load_rows(f"shapes/{args.level}", "test", None, options)
     questions = EvaluationQuestions(rows, with_conversations=False)
-    # of each turn: IoU in the conversation, and alone; of single masks: score, IoU, after a click, anew with a box
+    # by_turn: IoU in the conversation and alone. singles: predicted score, IoU, IoU after a point and after a box.
     by_turn, singles, source = defaultdict(list), [], None
     for at in tqdm(range(len(questions)), unit="question"):
         sample = questions[at]
@@ -81,14 +88,14 @@ def main(arguments: list[str]) -> None:
             after = corrected(session, masks, target, seed=at)
             singles.append((float(answer["scores"][0]), by_turn[turn][-1][0], *after))
     print(f"{args.model}, {commit()}, {args.scenes} {args.level} scenes\n")
-    print("| turn | questions for what is there | gIoU | asked alone |\n|---|---|---|---|")
+    print("| turn | questions with targets | gIoU in the conversation | gIoU alone |\n|---|---|---|---|")
     for turn, values in sorted(by_turn.items()):
-        talking, apart = np.mean(values, axis=0)
-        print(f"| {turn} | {len(values)} | {talking:.3f} | {apart:.3f} |")
+        in_conversation, separate = np.mean(values, axis=0)
+        print(f"| {turn} | {len(values)} | {in_conversation:.3f} | {separate:.3f} |")
     score, worth, clicked, boxed = np.array(singles).T
     print(f"\n{len(singles)} single masks: mean IoU {worth.mean():.3f}, mean score {score.mean():.3f}, ", end="")
     print(f"correlation {np.corrcoef(score, worth)[0, 1]:.2f};")
-    print(f"mean IoU after a click {clicked.mean():.3f}, anew with a box {boxed.mean():.3f}")
+    print(f"mean IoU after a point {clicked.mean():.3f}, after a box {boxed.mean():.3f}")
 
 
 if __name__ == "__main__":

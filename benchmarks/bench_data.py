@@ -1,10 +1,10 @@
-"""What the data costs: indexing published sets, the second start, training samples, and the workers' memory.
+"""Measure data loading: first and second start of published data sets, training samples, and memory of workers.
 
     python benchmarks/bench_data.py --output outputs/bench_data --results benchmarks/RESULTS.md
 
-Full-scale stand-ins are written by `stand_ins.py` in the original formats: COCO's 118,287 photos with 860,001
-annotations, ADE20K's 20,210 label maps, refCOCO's 142,210 sentences. Photos and label maps are hard links to a few
-dozen different ones. What is found in --output is taken as it is. Each case runs in a process of its own.
+`stand_ins.py` writes full-scale stand-ins in the original formats: COCO's 118,287 photos with 860,001 annotations,
+ADE20K's 20,210 label maps, and refCOCO's 142,210 descriptions. Photos and label maps are hard links to a few dozen
+different files. Stand-ins that exist in --output are reused. Each case runs in a separate process.
 """
 
 import argparse
@@ -26,16 +26,16 @@ import psutil
 from gemma_lisa.benchmarks.report import publish
 from gemma_lisa.benchmarks.stand_ins import write_ade, write_coco, write_refs
 
-# name of the data set: its folder below the stand-ins', who writes it
+# {data set: (its folder below the stand-ins, function that writes it)}
 SETS = {"coco_instances": ("coco", write_coco), "ade20k": (".", write_ade), "refcoco": (".", write_refs)}
 BATCH_SIZE, MAX_QUESTIONS = 4, 3
 MEMORY = ("rss", "pss", "anonymous", "private_dirty")
-MARKS = (0.1, 0.25, 0.5, 1.0)  # of the samples, at which memory is looked at
-DONE = "written"  # in the folder, once all stand-ins are
+MARKS = (0.1, 0.25, 0.5, 1.0)  # shares of the samples after which memory is measured
+DONE = "written"  # file that exists if all stand-ins are complete
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cases, each in a process of its own
+# Cases, each in a separate process
 # ---------------------------------------------------------------------------------------------------------------------
 def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for _, writer in SETS.values():
@@ -45,7 +45,7 @@ def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def first_sample(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A set's rows made, or found made, and the first sample of training read; imports are not counted."""
+    """Measure loading the rows of a data set and the first training sample, without imports."""
     from gemma_lisa.datasets_builder.mixture import load_rows
     from gemma_lisa.datasets_builder.questions import TrainingQuestions
 
@@ -60,7 +60,7 @@ def first_sample(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Clock:
-    """CPU milliseconds a sample of each part of the work on a batch."""
+    """CPU milliseconds per sample of each part of the work on a batch."""
 
     def __init__(self):
         self.taken: dict[str, list[float]] = {}
@@ -76,7 +76,7 @@ class Clock:
 
 
 def time_parts(clock: Clock, rows: list[dict], resize: Callable, seed: int) -> None:
-    """What `TrainingQuestions` does with the rows of a batch, step by step, and Pillow's decoding and resizes alone."""
+    """Time the steps of `TrainingQuestions` on a batch of rows, and Pillow's decoding and resizing alone."""
     import numpy as np
 
     from gemma_lisa.datasets_builder.rows import load_image, target_masks
@@ -102,7 +102,7 @@ def time_parts(clock: Clock, rows: list[dict], resize: Callable, seed: int) -> N
 
 
 def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """CPU milliseconds of each part of a training sample, and of what nobody can avoid; medians over batches."""
+    """Measure CPU milliseconds of each part of a training sample, and of the unavoidable work, as medians."""
     import numpy as np
     import torch
     from PIL import Image
@@ -115,7 +115,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     processor = real_size_processor()
     rows = load_rows("coco_instances", "train", str(folder / "coco"))
     questions = TrainingQuestions(rows, 0, MAX_QUESTIONS)
-    collator = GemmaLisaCollator(processor, as_bytes=True)  # as train.py's
+    collator = GemmaLisaCollator(processor, as_bytes=True)  # as in train.py
     size, side = processor.image_processor.size, processor.sam_image_processor.size["longest_edge"]
     bilinear = Image.Resampling.BILINEAR
     order = np.random.default_rng(0).permutation(len(rows))
@@ -127,7 +127,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         rgb.resize((size["width"], size["height"]), bilinear)
         rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), bilinear)
 
-    # The collator's own calls: made once more for the clock, with memory in another state, they take other times
+    # Time the calls that the collator makes. Separate calls take other times, because memory is in another state.
     processor.encode_images = lambda *given, **options: clock("both towers", encode_images, *given, **options)
     processor.encode_conversations = lambda *given: clock("tokens", encode_conversations, *given)
     for at in range(args.batches):
@@ -145,7 +145,7 @@ def samples(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Memory of the workers in MB, all together, at MARKS of one pass over a training mix."""
+    """Measure the total memory of the workers in MB at MARKS of one pass through a training mixture."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -177,7 +177,7 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """CPU microseconds to find the size of a photo by `stored_size` and by Pillow; medians of 9 turns."""
+    """Measure CPU microseconds to read the size of a photo with `stored_size` and Pillow (medians of 9 repeats)."""
     from gemma_lisa.datasets_builder.formats.jpeg_header import size_by_pillow, stored_size
 
     with os.scandir(folder / "coco" / "train2017") as entries:
@@ -193,7 +193,7 @@ def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def polygons(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """IoU of the masks that libraries draw with those of ReasonSeg's `fill_polygon`: (mean, lowest) of 40 polygons."""
+    """Return (mean, lowest) IoU of ReasonSeg's `fill_polygon` with the masks of libraries, for 40 polygons."""
     import numpy as np
     from PIL import Image, ImageDraw
     from pycocotools import mask as coco_mask
@@ -234,18 +234,20 @@ def polygons(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory_of_children() -> dict[str, float]:
-    """MB of the processes that this one started.
+    """Return the memory of the child processes in MB.
 
-    pss: a page that several hold is shared out among them. anonymous: what each holds that is no file's, so without the
-    rows that are mapped from the disk, which the system takes back when it needs the memory; most of it came from the
-    parent, and is one page for all until somebody writes to it. private_dirty: what each wrote for itself.
+    rss: all resident pages.
+    pss: each page divided by the number of processes that share it.
+    anonymous: pages without a file. This excludes rows mapped from disk, which the system can drop. Most of these pages
+        are shared with the parent until one of the processes writes to them.
+    private_dirty: pages that a process has written.
     """
     found = [part for child in psutil.Process().children() for part in child.memory_maps()]
     return {kind: sum(getattr(part, kind) for part in found) / 1e6 for kind in MEMORY}
 
 
 def real_size_processor():
-    """The processor with images of the real sizes, 896² and 1024, and the small tokenizer."""
+    """Return a processor with the real image sizes, 896 x 896 and 1024, and the small tokenizer."""
     from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
     from gemma_lisa.scripts.init_tiny import Gemma3ImageProcessorPil, SamImageProcessorPil, build_tokenizer
 
@@ -264,20 +266,20 @@ CASES = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# All of them
+# Report
 # ---------------------------------------------------------------------------------------------------------------------
 def run_case(case: str, folder: Path, args: argparse.Namespace, **options: str) -> dict[str, Any]:
-    """What a case found, and its process's peak memory in GB."""
+    """Run a case in a process and return its result, with the peak memory of the process in GB."""
     shared = {"scale": args.scale, "samples": args.samples, "workers": args.workers, "batches": args.batches}
     given = [f"--{name}={value}" for name, value in {**shared, **options}.items()]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--case", case, "--output", str(folder), *given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"the case {case} failed; what it said is above.")
-    return {**json.loads(said.splitlines()[-1]), "peak": usage.ru_maxrss / 1e6}
+        raise RuntimeError(f"case {case} failed; its output is above.")
+    return {**json.loads(output.splitlines()[-1]), "peak": usage.ru_maxrss / 1e6}
 
 
 def report(folder: Path, args: argparse.Namespace) -> list[str]:
@@ -292,13 +294,13 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
     ms = found["ms"]
     parts = ("rows", "questions", "JPEG", "masks", "two resizes", "pixels", "tokens", "collation")
     lines += [
-        f"\nA training sample, 640 × 480, {found['questions']:.1f} questions, CPU ms: {ms['all']:.1f}, "
-        f"{1000 / ms['all']:.0f} samples a second and core; {ms['all'] / ms['plain']:.2f} times Pillow's decoding and "
-        f"two resizes alone. Normalisation, where the model is: {ms['normalisation']:.1f} ms more on a CPU.\n",
+        f"\nTraining samples of 640 × 480 pixels with {found['questions']:.1f} questions: {ms['all']:.1f} CPU ms, "
+        f"{1000 / ms['all']:.0f} samples per second and core. This is {ms['all'] / ms['plain']:.2f} times the time of "
+        f"Pillow's decoding and two resizes. Normalisation by the model: {ms['normalisation']:.1f} ms more on a CPU.\n",
         f"| {' | '.join(parts)} | all | decoding and two resizes |\n|{'---|' * (len(parts) + 2)}",
         f"| {' | '.join(f'{ms[part]:.1f}' for part in parts)} | {ms['all']:.1f} | {ms['plain']:.1f} |",
         f"\nMemory of {args.workers} workers together, MB:\n",
-        "| | samples | RSS | PSS | no file's | written by each |\n|---|---|---|---|---|---|",
+        "| | samples | RSS | PSS | anonymous | private dirty |\n|---|---|---|---|---|---|",
     ]
     for questions in ("training", "evaluation"):
         for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:
@@ -306,7 +308,7 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
             lines.append(f"| {questions} | {seen:,} | {cells} |")
 
     from gemma_lisa.checkpoints.training_record import (
-        commit,  # at the end: a child's peak memory begins at its parent's
+        commit,  # imported late, because the peak memory of a child starts at that of its parent
     )
 
     machine = f"a {os.cpu_count()}-core CPU machine under a load of {os.getloadavg()[0]:.1f}"
@@ -316,15 +318,21 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="folder of the stand-ins; by default a temporary one")
-    parser.add_argument("--results", type=Path, help="file that the report is appended to")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the stand-ins, 1 = as the real sets")
-    parser.add_argument("--samples", type=int, default=10_000, help="that the workers read")
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=50, help=f"of {BATCH_SIZE} samples that are timed")
-    parser.add_argument("--case", choices=CASES, help="run one case in this process")
-    parser.add_argument("--dataset", choices=SETS, help="of the case first")
-    parser.add_argument("--questions", choices=("training", "evaluation"), help="of the case workers")
+    parser.add_argument("--output", type=Path, help="folder of the stand-ins (default: a temporary folder)")
+    parser.add_argument("--results", type=Path, help="Markdown file to append the report to")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="size of the stand-ins relative to the real data sets (default: 1)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=10_000, help="number of samples that the workers read (default: 10000)"
+    )
+    parser.add_argument("--workers", type=int, default=8, help="number of worker processes (default: 8)")
+    parser.add_argument(
+        "--batches", type=int, default=50, help=f"number of timed batches of {BATCH_SIZE} samples (default: 50)"
+    )
+    parser.add_argument("--case", choices=CASES, help="run only this case, in this process")
+    parser.add_argument("--dataset", choices=SETS, help="data set of --case first")
+    parser.add_argument("--questions", choices=("training", "evaluation"), help="kind of samples of --case workers")
     args = parser.parse_args()
     if args.case:
         print(json.dumps(CASES[args.case](args.output, args)))
@@ -333,7 +341,9 @@ def main() -> None:
         folder = (args.output or Path(temporary)).absolute()
         if not (folder / DONE).exists():
             if folder.is_dir() and any(folder.iterdir()):
-                raise ValueError(f"--output {folder}: holds other files; give a new folder.")
+                raise ValueError(
+                    f"--output {folder}: the folder is not empty and has no complete stand-ins; choose a new folder."
+                )
             run_case("write", folder, args)
         publish(report(folder, args), args.results)
 

@@ -1,12 +1,13 @@
-"""Everything that needs a GPU, in one call: the tests marked gpu, then training steps and inference at real sizes.
+"""Run all GPU checks: the tests marked gpu, then training steps and inference at real model sizes.
 
     python benchmarks/bench_gpu.py --output benchmarks/RESULTS.md
 
-Gemma 3 4B and SAM ViT-H with random weights in bf16: speed and memory do not depend on what the weights are. First the
-bridge and SAM's mask decoder alone are trained; then the steps of the recipes with LoRA, on weights in bf16 and in 4
-bits, beside the memory that scripts/plan_memory.py plans. Figures are appended to --output with command, commit, date
-and machine. On a machine without a GPU, `--size tiny --device cpu` runs the same path on a small model, to see that it
-runs.
+The models are Gemma 3 4B and SAM ViT-H with random weights in bf16, because speed and memory do not depend on the
+weights. First, only seg_projector and SAM's mask decoder are trained. Then come training steps of the LoRA recipes,
+with base weights in bf16 and in 4 bits. Their memory is compared with the prediction of scripts/plan_memory.py.
+
+Results are appended to --output with command, commit, date and machine. Without a GPU, `--size tiny --device cpu` runs
+the same code on a small model.
 """
 
 import argparse
@@ -45,18 +46,18 @@ GPU_TESTS = ["-m", "gpu", "-q"]
 RECIPES = ("gemma3-4b-lora", "gemma3-4b-qlora-24gb")
 REPEATS = 5
 QUESTION_TOKENS, MASK_SIZE = 64, (480, 640)
-# Lines of a plan that torch's count of allocated bytes does not see
+# Rows of a memory plan that torch does not count as allocated memory
 NOT_ALLOCATED = ("fragmentation (5%)", "CUDA context and workspaces")
 
 
 def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
-    """Gemma 3 4B and SAM ViT-H, as their published configurations have them, with the small project tokenizer."""
+    """Return the configuration of Gemma 3 4B and SAM ViT-H, and a processor with the small project tokenizer."""
     processor = GemmaLisaProcessor(
         image_processor=Gemma3ImageProcessorPil(size={"height": 896, "width": 896}),
         tokenizer=build_tokenizer(),
         sam_image_processor=SamImageProcessorPil(),
     )
-    small = build_config(build_processor(64), 64)  # the tokens' ids are the project tokenizer's
+    small = build_config(build_processor(64), 64)  # for the token ids of the project tokenizer
     config = build_real_config(
         "4b",
         image_token_index=small.image_token_index,
@@ -68,7 +69,7 @@ def real_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
 
 
 def sample(generator: np.random.Generator, questions: int) -> dict:
-    """A 480 × 640 picture of noise with as many questions as asked for, a mask each."""
+    """Return a sample: an image of noise, 640 x 480 pixels, and questions with one mask each."""
     picture = Image.fromarray(generator.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     masks = generator.random((questions, 1, 480, 640)) > 0.5
     conversations = [
@@ -78,7 +79,7 @@ def sample(generator: np.random.Generator, questions: int) -> dict:
 
 
 def timed(run, repeats: int, device: torch.device) -> tuple[float, float]:
-    """Median seconds of `repeats` calls after one that is not counted, and peak GPU memory in GiB."""
+    """Return the median seconds of `repeats` calls after a warm-up call, and the peak GPU memory in GiB."""
     seconds = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -98,7 +99,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, float, float]]:
-    """(case, median seconds, peak GiB)."""
+    """Return (case, median seconds, peak GiB) for each case."""
     config, processor = real_size() if args.size == "real" else tiny_size()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -146,7 +147,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[tuple[str, f
 
 
 def measure_recipe(recipe: dict, args: argparse.Namespace, device: torch.device) -> tuple[float, float, float]:
-    """Samples a second, peak GiB and planned GiB of a recipe's steps, each a micro-batch and the optimizer's step."""
+    """Return samples per second, peak GiB and planned GiB of a recipe. A step has one micro-batch."""
     config = (real_size() if args.size == "real" else tiny_size())[0]
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -169,7 +170,7 @@ def measure_recipe(recipe: dict, args: argparse.Namespace, device: torch.device)
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)  # from the second micro-batch on they are there
+        optimizer.zero_grad(set_to_none=False)  # keep the gradients in memory, as with several micro-batches
 
     seconds, peak = timed(step, REPEATS, device)
     planned = plan(
@@ -184,7 +185,7 @@ def measure_recipe(recipe: dict, args: argparse.Namespace, device: torch.device)
 
 
 def quantize(model: torch.nn.Module, device: torch.device) -> None:
-    """The text model's linear layers below LoRA to nf4, in place: random weights need no checkpoint."""
+    """Convert the linear layers below LoRA in the text model to nf4, in place."""
     for name, layer in list(model.named_modules()):
         path = name.removeprefix(WRAPPED)
         if path.endswith(".base_layer") and re.fullmatch(TEXT_LINEARS, path.removesuffix(".base_layer")):
@@ -209,13 +210,13 @@ def tiny_size() -> tuple[GemmaLisaConfig, GemmaLisaProcessor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("real", "tiny"), default="real")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, help="append the figures to this file")
+    parser.add_argument("--size", choices=("real", "tiny"), default="real", help="model size (default: real)")
+    parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
+    parser.add_argument("--output", type=Path, help="Markdown file to append the results to")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("error: no GPU was found; --size tiny --device cpu shows that the path runs.")
+        sys.exit("error: no GPU was found; to test the code without one, use --size tiny --device cpu.")
     tests = subprocess.run([sys.executable, "-m", "pytest", *GPU_TESTS], cwd=ROOT)
     figures = measure(args, device)
     recipes = [

@@ -1,9 +1,9 @@
-"""What a large photo costs in memory and time: opened, made into both towers' inputs, asked about by predict.py.
+"""Measure memory and time for a large photo: opening it, encoding it for both vision encoders, and running predict.py.
 
     python benchmarks/bench_images.py
 
-A picture of 8000 × 6000 pixels as JPEG and as PNG, a small model that answers two masks. Each case runs in a process
-of its own, whose peak memory is read.
+The image has 8000 × 6000 pixels and is stored as JPEG and as PNG. A small model answers with two masks. Each case runs
+in a separate process, whose peak memory is measured.
 """
 
 import argparse
@@ -28,11 +28,11 @@ PICTURES = ("photo.jpg", "photo.png")
 
 
 def write_inputs(folder: Path) -> None:
-    """A checkpoint that says `[SEG]` and nothing else in `folder`/model, and the picture in both formats."""
+    """Write a checkpoint whose answers are only `[SEG]` tokens into `folder`/model, and the image in both formats."""
     model, processor = build_tiny(image_size=64, seed=0)
     language_model = model.model.language_model
     with torch.no_grad():
-        # The first feature alone reaches the head; it is alike in all tokens but `[SEG]`, where it is larger
+        # Only the first feature reaches the head. It is equal for all tokens except `[SEG]`, where it is larger.
         language_model.embed_tokens.weight[:, 0] = 1
         language_model.embed_tokens.weight[processor.seg_token_id, 0] = 2
         language_model.norm.weight.fill_(-1)  # Gemma scales by 1 + weight
@@ -46,20 +46,22 @@ def write_inputs(folder: Path) -> None:
 
 
 def measure(command: list[str]) -> str:
-    """Peak memory in MB and CPU seconds of a command."""
+    """Return the peak memory in MB and the CPU seconds of a command, as text."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"{' '.join(command)} failed: {said[-2000:]}")
-    if "predict.py" in command[0] and f"{MASKS} masks" not in said:
-        raise RuntimeError(f"predict.py was to answer {MASKS} masks and said: {said}")
+        raise RuntimeError(f"{' '.join(command)} failed: {output[-2000:]}")
+    if "predict.py" in command[0] and f"{MASKS} masks" not in output:
+        raise RuntimeError(f"predict.py must answer with {MASKS} masks, got: {output}")
     return f"{usage.ru_maxrss / 1024:,.0f} MB, {usage.ru_utime + usage.ru_stime:.0f} CPU s"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs=3, metavar=("NAME", "FOLDER", "IMAGE"), help="run one case in this process")
+    parser.add_argument(
+        "--case", nargs=3, metavar=("NAME", "FOLDER", "IMAGE"), help="run only this case, in this process"
+    )
     case = parser.parse_args().case
     if case:
         torch.set_num_threads(1)
@@ -74,10 +76,10 @@ def main() -> None:
             processor.encode_images([image])
         return
     with tempfile.TemporaryDirectory() as folder:
-        # a child's peak begins at its parent's, so the inputs are written by a child too
+        # The peak memory of a child starts at that of its parent, so a child process writes the inputs
         measure([__file__, "--case", "inputs", folder, ""])
         nothing = measure([__file__, "--case", "nothing", folder, ""])
-        print("| | nothing opened | opened | both towers' inputs | predict.py |\n|---|---|---|---|---|")
+        print("| | baseline | opened | encoded | predict.py |\n|---|---|---|---|---|")
         for name in PICTURES:
             path = f"{folder}/{name}"
             cells = [measure([__file__, "--case", case, folder, path]) for case in ("opened", "encoded")]

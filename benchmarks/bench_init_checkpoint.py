@@ -1,11 +1,12 @@
-"""From a Gemma 3 of 4B and a ViT-H `.pth` to an answer, at real size: time, peak memory and bytes on disk of each step.
+"""Measure init_checkpoint.py and predict.py at real size: time, peak memory and disk space.
 
     python benchmarks/bench_init_checkpoint.py --folder outputs/real
 
-The weights are random, the sizes those of google/gemma-3-4b-it (bf16, with a vocabulary of its size) and of
-sam_vit_h_4b8939.pth (fp32). scripts/init_checkpoint.py joins them, predict.py opens the result and asks one question.
---folder needs 22 GB and is removed at the end, the machine 14 GiB of free memory. `--size tiny` runs the same path in a
-minute. docs/checkpoints.md has the figures.
+The weights are random. Sizes are those of google/gemma-3-4b-it (bf16, with its vocabulary size) and of
+sam_vit_h_4b8939.pth (fp32). scripts/init_checkpoint.py combines them, and predict.py asks the result one question.
+
+This needs 22 GB of disk space in --folder, which is deleted at the end, and 14 GiB of free memory. `--size tiny` runs
+the same code in a minute. The results are in docs/checkpoints.md.
 """
 
 import argparse
@@ -39,12 +40,12 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 GIB = 2**30
-MEMORY = {"real": 14 * GIB, "tiny": GIB}  # bytes that must be free, above what was measured
+MEMORY = {"real": 14 * GIB, "tiny": GIB}  # required free bytes, more than the measured peak
 DISK = {"real": 22e9, "tiny": 1e9}
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
-    """262,145 tokens, as many as Gemma 3's, with its special tokens at their ids; the words are bytes and fillers."""
+    """Return a tokenizer with 262,145 tokens like Gemma 3: its special tokens at their ids, bytes and filler tokens."""
     special = {
         "<pad>": 0,
         "<eos>": 1,
@@ -83,7 +84,7 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
 
 @torch.no_grad()
 def write_gemma(folder: Path, config: GemmaLisaConfig, processor: GemmaLisaProcessor) -> None:
-    """A random Gemma 3 in bf16, one copy of it in memory, with a tokenizer that has no `[SEG]`."""
+    """Write a random Gemma 3 in bf16, with a tokenizer without `[SEG]`. Needs memory for one copy of the weights."""
     tokenizer = gemma_tokenizer()
     ids = tokenizer.get_vocab()
     config = Gemma3Config(
@@ -101,7 +102,9 @@ def write_gemma(folder: Path, config: GemmaLisaConfig, processor: GemmaLisaProce
     model.to_empty(device="cpu")
     model.tie_weights()
     model.init_weights()
-    model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.02)  # made zero, no image would show
+    model.model.multi_modal_projector.mm_input_projection_weight.normal_(
+        std=0.02
+    )  # with the default of zero, images would have no effect
     model.save_pretrained(folder)
     Gemma3Processor(
         image_processor=processor.image_processor, tokenizer=tokenizer, image_seq_length=config.mm_tokens_per_image
@@ -109,7 +112,7 @@ def write_gemma(folder: Path, config: GemmaLisaConfig, processor: GemmaLisaProce
 
 
 def small_sam() -> SamConfig:
-    """SAM with a small encoder for images of 64 pixels; the decoder is that of every SAM, as the file must have it."""
+    """Return a SAM configuration with a small encoder for images of 64 pixels and the standard decoder."""
     return SamConfig(
         vision_config=dict(
             hidden_size=48,
@@ -125,45 +128,45 @@ def small_sam() -> SamConfig:
 
 
 def write_sam(path: Path, config: SamConfig) -> None:
-    """A random SAM in fp32, as segment_anything saves it."""
+    """Write a random SAM in fp32, in the format of segment_anything."""
     torch.save({original_name(name): weight for name, weight in SamModel(config).state_dict().items()}, path)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def measure(command: list[str | Path]) -> tuple[float, float]:
-    """Run a program to its end: seconds, and its peak resident memory in GiB (pages of mapped files included).
+    """Run a program and return its seconds and its peak resident memory in GiB, including pages of mapped files.
 
     Raises:
-        SystemExit: it failed; what it said was printed.
+        SystemExit: the program failed. Its output was printed.
     """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"error: {command[0]} failed with exit code {os.waitstatus_to_exitcode(status)}.")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / GIB  # on Linux it is given in KiB
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / GIB  # Linux reports KiB
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("real", "tiny"), default="real")
-    parser.add_argument("--folder", type=Path, required=True, help="new folder for the checkpoints; removed at the end")
-    parser.add_argument("--output", type=Path, help="append the figures to this file")
+    parser.add_argument("--size", choices=("real", "tiny"), default="real", help="model size (default: real)")
+    parser.add_argument("--folder", type=Path, required=True, help="new folder for the checkpoints, deleted at the end")
+    parser.add_argument("--output", type=Path, help="Markdown file to append the results to")
     args = parser.parse_args()
     folder = args.folder.absolute()
     if folder.exists():
-        sys.exit(f"error: --folder {args.folder} exists; name a new one, since it is removed at the end.")
+        sys.exit(f"error: --folder {args.folder} exists; choose a new folder, because it is deleted at the end.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     for what, found, needed in (
         ("memory", psutil.virtual_memory().available, MEMORY[args.size]),
         ("disk", shutil.disk_usage(folder.parent).free, DISK[args.size]),
     ):
         if found < needed:
-            sys.exit(f"error: {found / 1e9:.1f} GB of {what} are free, {needed / 1e9:.1f} GB are needed.")
+            sys.exit(f"error: {needed / 1e9:.1f} GB of free {what} are required, got {found / 1e9:.1f} GB.")
 
     folder.mkdir()
     gemma, sam, start, image = folder / "gemma", folder / "sam.pth", folder / "start", folder / "image.png"
@@ -188,8 +191,8 @@ def main() -> None:
         f"\n## init_checkpoint.py at {args.size} size, {datetime.now(UTC):%Y-%m-%d}\n",
         f"`python benchmarks/bench_init_checkpoint.py {' '.join(sys.argv[1:])}` at {commit()}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} thread(s), a {os.cpu_count()}-core CPU machine with "
-        f"{psutil.virtual_memory().total / GIB:.0f} GiB, once. Peaks count the pages of mapped files, which the system "
-        f"can drop. On disk: {', '.join(f'{what} {size / 1e9:.2f} GB' for what, size in sizes)}.\n",
+        f"{psutil.virtual_memory().total / GIB:.0f} GiB, one run. Peaks include pages of mapped files, which the "
+        f"system can drop. On disk: {', '.join(f'{what} {size / 1e9:.2f} GB' for what, size in sizes)}.\n",
         "| step | s | peak GiB |",
         "|---|---|---|",
         *(f"| {name} | {seconds:.0f} | {peak:.1f} |" for name, seconds, peak in figures),

@@ -1,9 +1,10 @@
-"""What a training step costs in memory and time at Gemma 3's vocabulary, with the head on every position or on few.
+"""Measure memory and time of a training step with Gemma 3's vocabulary: LM head on all or only on labelled positions.
 
     python benchmarks/bench_lm_head.py
 
-Stock Gemma 3 makes (B, L, 262208) logits; Gemma-LISA makes (N, 262208), N = labelled tokens. Each case runs in a
-process of its own, whose peak memory is read. A small Gemma (hidden 128, 2 layers) keeps everything else out of sight.
+Stock Gemma 3 computes (B, L, 262208) logits. Gemma-LISA computes (N, 262208), where N is the number of labelled tokens.
+Each case runs in a separate process, whose peak memory is measured. The model is small (hidden size 128, 2 layers), so
+that the head dominates.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_config, build_processor
 
 VOCABULARY = 262_208
-LABELLED = 24  # tokens of an answer
+LABELLED = 24  # number of answer tokens
 LENGTHS = (256, 512, 1024, 2048)
 
 
 def measure(kind: str, length: int) -> dict[str, float]:
-    """Peak memory of the process in MB and CPU seconds of one forward and backward pass over (1, length) tokens."""
+    """Return loss, CPU seconds, and added peak memory in MB of a forward and backward step on (1, length) tokens."""
     torch.set_num_threads(1)
     config = build_config(build_processor(64), 64)
     config.text_config.vocab_size = VOCABULARY
@@ -50,12 +51,14 @@ def measure(kind: str, length: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs=2, metavar=("KIND", "LENGTH"), help="measure one case in this process")
+    parser.add_argument("--case", nargs=2, metavar=("KIND", "LENGTH"), help="run only this case, in this process")
     args = parser.parse_args()
     if args.case:
         print(json.dumps(measure(args.case[0], int(args.case[1]))))
         return
-    print(f"| tokens, {LABELLED} of them labelled | head on every position | on the labelled only |\n|---|---|---|")
+    print(
+        f"| tokens, {LABELLED} of them labelled | head on all positions | head on labelled positions |\n|---|---|---|"
+    )
     for length in LENGTHS:
         cells = []
         for kind in ("every position", "labelled only"):

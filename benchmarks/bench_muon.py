@@ -1,8 +1,8 @@
-"""What the optimizer takes of a step: torch's Muon, matrix by matrix in bfloat16, against ours, stacked in float32.
+"""Measure the time of an optimizer step: torch's Muon (one matrix at a time, bf16) and StackedMuon (stacked, fp32).
 
     python benchmarks/bench_muon.py
 
-Over the matrices of the small model, on one thread: the median of 20 steps, in milliseconds of CPU time.
+Prints the median CPU milliseconds of 20 steps for the matrices of the small model, on one thread.
 """
 
 import statistics
@@ -17,7 +17,7 @@ NUM_STEPS = 20
 
 
 def measure(muon: type[torch.optim.Optimizer], matrices: list[torch.nn.Parameter]) -> float:
-    """CPU milliseconds of a step."""
+    """Return the median CPU milliseconds of a step."""
     optimizer = muon(matrices, lr=0.02, weight_decay=0.01)
     times = []
     for _ in range(NUM_STEPS):
@@ -35,7 +35,7 @@ def main() -> None:
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
     stock, stacked = measure(torch.optim.Muon, matrices), measure(StackedMuon, matrices)
-    print(f"{len(matrices)} matrices: torch.optim.Muon {stock:.1f} ms, StackedMuon {stacked:.1f} ms a step")
+    print(f"{len(matrices)} matrices: torch.optim.Muon {stock:.1f} ms, StackedMuon {stacked:.1f} ms per step")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What weights of fewer bits cost: loss, gIoU by generation, time and bytes, in fp32, bf16, int8 and nf4.
+"""Compare weights in fp32, bf16, int8 and nf4: loss, gIoU, time and memory.
 
     python benchmarks/bench_quantization.py --model examples/shapes-tiny --rows 100
 
-Quantised are the language model's linear layers; all else is in bf16 then. On a CPU the time says nothing of a GPU's.
+With int8 and nf4, the linear layers of the language model are quantized, and the rest is in bf16. Times on a CPU do not
+predict those on a GPU.
 """
 
 import argparse
@@ -32,7 +33,7 @@ BATCH_SIZE = 8
 
 
 def mean_loss(model, processor, rows) -> float:
-    """The whole training loss, the mean over batches."""
+    """Return the training loss, as a mean over batches."""
     collator = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)
     questions = TrainingQuestions(rows, seed=0, max_questions=4)
     losses = []
@@ -44,7 +45,7 @@ def mean_loss(model, processor, rows) -> float:
 
 
 def measure(options: dict, model_path: Path, rows, device: torch.device) -> list[str]:
-    """Cells of the table: loss, gIoU with its interval, N-acc, CPU ms a question, MB of the language model, of all."""
+    """Return table cells: loss, gIoU with its 95% CI, N-acc, CPU ms per question, MB of the text layers, MB of all."""
     model, processor = load_checkpoint(model_path, device=device, **options)
     questions = EvaluationQuestions(rows, with_conversations=False)
     loss = mean_loss(model, processor, rows)
@@ -70,15 +71,19 @@ def measure(options: dict, model_path: Path, rows, device: torch.device) -> list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EXAMPLE, help="folder of a checkpoint")
-    parser.add_argument("--rows", type=positive, default=100, help="held-out easy scenes of 128 pixels")
+    parser.add_argument(
+        "--model", type=Path, default=EXAMPLE, help="checkpoint folder (default: the checkpoint in examples/)"
+    )
+    parser.add_argument(
+        "--rows", type=positive, default=100, help="number of held-out easy scenes of 128 pixels (default: 100)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     device = choose_device(None)
     options = {"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": args.rows}
     rows = load_rows("shapes/easy", "test", None, options)
     print(f"{commit()}, torch {torch.__version__}, {args.rows} scenes\n")
-    print("| weights | loss | gIoU | N-acc | CPU ms a question | MB of text layers | MB in all |")
+    print("| weights | loss | gIoU | N-acc | CPU ms per question | MB of text layers | MB of all weights |")
     print("|---|---|---|---|---|---|---|")
     for name, kind in KINDS.items():
         print(f"| {name} | {' | '.join(measure(kind, args.model, rows, device))} |", flush=True)

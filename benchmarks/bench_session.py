@@ -1,11 +1,13 @@
-"""Seconds to the first mask, and what a question about an image that is known costs.
+"""Measure the time to the first mask, and the time of further questions about the same image.
 
     python benchmarks/bench_session.py
     python benchmarks/bench_session.py --model outputs/demo --repeats 9
 
-Three things: a fresh interpreter from its start to the first mask, by part; the first question of a session, its
-image's encoding included, against a second one; and ten questions in a session against ten stateless calls that hold
-the whole conversation each. CPU seconds beside seconds, medians; one thread.
+Prints three tables of seconds and CPU seconds (medians, one thread):
+
+- a new Python process from its start to the first mask, by part;
+- the first question of a session, including image encoding, compared with a second question;
+- ten questions in a session, compared with ten stateless calls with the whole conversation.
 """
 
 import argparse
@@ -35,7 +37,7 @@ QUESTIONS = (
     "the square",
     "all the blue shapes",
 )
-# Run in a fresh interpreter: the clock is read at every part's end.
+# Runs in a new Python process and records the time at the end of each part
 FIRST_MASK = """
 import json, sys, time
 marks, model_path, image, question = [("start", time.perf_counter(), time.process_time())], *sys.argv[1:]
@@ -49,7 +51,7 @@ from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, SamMod
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 mark("import the other libraries")
-from gemma_lisa.checkpoint import load_checkpoint
+from gemma_lisa.checkpoints.loading import load_checkpoint
 mark("import this project")
 model, processor = load_checkpoint(model_path)
 mark("open the checkpoint")
@@ -64,13 +66,15 @@ print(json.dumps([[name, wall - marks[at][1], cpu - marks[at][2]] for at, (name,
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EXAMPLE, help="folder of a checkpoint")
-    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument(
+        "--model", type=Path, default=EXAMPLE, help="checkpoint folder (default: the checkpoint in examples/)"
+    )
+    parser.add_argument("--repeats", type=positive, default=5, help="number of repeats (default: 5)")
     return parser.parse_args(arguments)
 
 
 def from_the_start(args: argparse.Namespace) -> None:
-    """A table of the parts of a fresh interpreter's way to the first mask."""
+    """Print a table of the parts from the start of a Python process to the first mask."""
     runs = []
     for _ in range(args.repeats):
         command = [sys.executable, "-c", FIRST_MASK, str(args.model), str(SCENE), QUESTIONS[0]]
@@ -78,23 +82,23 @@ def from_the_start(args: argparse.Namespace) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         parts = json.loads(done.stdout.splitlines()[-1])
         runs.append((time.perf_counter() - begun, parts))
-    print("| part of the way to the first mask | s | CPU s |\n|---|---|---|")
+    print("| part, up to the first mask | s | CPU s |\n|---|---|---|")
     for at, (name, _, _) in enumerate(runs[0][1]):
         wall, cpu = (statistics.median(parts[at][column] for _, parts in runs) for column in (1, 2))
         print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
-    print(f"| all, with the interpreter's start and end | {statistics.median(wall for wall, _ in runs):.2f} | |\n")
+    print(f"| all, with start and end of Python | {statistics.median(wall for wall, _ in runs):.2f} | |\n")
 
 
 def clocked(action) -> tuple[float, float]:
-    """Seconds and CPU seconds that an action takes."""
+    """Return the seconds and CPU seconds of an action."""
     wall, cpu = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def second_question(model, processor, args: argparse.Namespace) -> None:
-    """A table of the first question of a session, its image with it, of a second one, and of the first anew."""
-    times: dict[str, list[tuple[float, float]]] = {"first, with the image": [], "a second": [], "the first, anew": []}
+    """Print a table of the first question of a session with its image, a second question, and the first one again."""
+    times: dict[str, list[tuple[float, float]]] = {"first, with image": [], "second": [], "first again": []}
     first, second, again = times.values()
     for _ in range(args.repeats):
         sessions = []
@@ -104,11 +108,11 @@ def second_question(model, processor, args: argparse.Namespace) -> None:
         second.append(clocked(lambda made=sessions: made[0].ask(QUESTIONS[3])))
         sessions[0].forget()
         again.append(clocked(lambda made=sessions: made[0].ask(QUESTIONS[0])))
-    print("| question | s | CPU s | of the first | CPU |\n|---|---|---|---|---|")
+    print("| question | s | CPU s | s relative to first | CPU s relative to first |\n|---|---|---|---|---|")
     medians = {
         name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in times.items()
     }
-    whole = medians["first, with the image"]
+    whole = medians["first, with image"]
     for name, (wall, cpu) in medians.items():
         print(f"| {name} | {wall:.3f} | {cpu:.3f} | {wall / whole[0]:.2f} | {cpu / whole[1]:.2f} |")
     print()
@@ -137,7 +141,7 @@ def ten_questions(model, processor, args: argparse.Namespace) -> None:
 
     print("| ten questions | s | CPU s |\n|---|---|---|")
     medians = []
-    for name, action in (("stateless calls", stateless), ("a session", in_a_session)):
+    for name, action in (("stateless calls", stateless), ("session", in_a_session)):
         times = [clocked(action) for _ in range(args.repeats)]
         medians.append([statistics.median(column) for column in zip(*times, strict=True)])
         print(f"| {name} | {medians[-1][0]:.2f} | {medians[-1][1]:.2f} |")

@@ -1,8 +1,8 @@
-"""What a training step of the small model costs on a CPU, with denormal numbers computed on or taken for 0.
+"""Measure a training step of the small model on a CPU, with denormal numbers computed or flushed to zero.
 
     python benchmarks/bench_step.py --model examples/shapes-tiny --dataset shapes/both
 
-One process, one thread; the median over steps of CPU milliseconds. Nothing is saved.
+Uses one process and one thread, and prints the median CPU milliseconds of the steps. Nothing is saved.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MUON = {"muon_lr": 0.02, "adamw_lr": 2e-3, "weight_decay": 0.01, "betas": (0.9, 
 
 
 def measure(model, collator, questions, batch_size: int, num_steps: int) -> list[float]:
-    """Median CPU milliseconds of each of PARTS."""
+    """Return the median CPU milliseconds of each of PARTS."""
     optimizer = build_muon(model, **MUON)
     taken = []
     for step in range(num_steps):
@@ -48,11 +48,11 @@ def measure(model, collator, questions, batch_size: int, num_steps: int) -> list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a small checkpoint")
-    parser.add_argument("--dataset", default="shapes/easy", help="a level of shapes")
+    parser.add_argument("--dataset", default="shapes/easy", help="level of shapes (default: shapes/easy)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = load_rows(args.dataset, "train", None, {"train_rows": 80, "validation_rows": 1, "test_rows": 1})
-    print(f"{commit()}, torch {torch.__version__}, {BATCH_SIZE} rows a step\n")
+    print(f"{commit()}, torch {torch.__version__}, {BATCH_SIZE} rows per step\n")
     print(f"| | {' | '.join(PARTS)} | all |\n|---|{'---|' * (len(PARTS) + 1)}")
     for flush in (False, True):
         torch.set_flush_denormal(flush)
@@ -60,7 +60,7 @@ def main() -> None:
         questions = TrainingQuestions(rows, 0, 4)
         collator = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)
         found = measure(model.train(), collator, questions, BATCH_SIZE, NUM_STEPS)
-        name = "taken for 0" if flush else "computed on"
+        name = "denormals flushed to zero" if flush else "denormals computed"
         print(f"| {name} | {' | '.join(f'{ms:.0f}' for ms in found)} | {sum(found):.0f} |", flush=True)
 
 

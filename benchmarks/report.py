@@ -1,4 +1,4 @@
-"""How a benchmark says what it measured: printed, and appended to a file of results."""
+"""Print the results of a benchmark and append them to a file."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def publish(lines: list[str], output: Path | None) -> None:
-    """Print the lines, and append them to a Markdown file.
+    """Print the lines and append them to a Markdown file, if one is given.
 
     Raises:
-        ValueError: a file of another kind, which would be damaged.
+        ValueError: the file is not a Markdown file and could be damaged.
     """
     text = "\n".join(lines) + "\n"
     print(text)
     if output and output.suffix != ".md":
-        raise ValueError(f"{output}: the figures are appended to a Markdown file; give a name that ends in .md.")
+        raise ValueError(f"results can only be appended to a Markdown file (.md), got {output}.")
     if output:
         with output.open("a", encoding="utf-8") as file:
             file.write(text)

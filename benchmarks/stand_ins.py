@@ -1,7 +1,7 @@
-"""Full-scale stand-ins of published data sets, in their original formats: what bench_data.py measures on.
+"""Write full-scale stand-ins of published data sets in their original formats, for bench_data.py.
 
-The files are as many and as large as the real ones, and what is in them is drawn at random. Photos and label maps are
-hard links to a few dozen really different pictures, so that they fit a disk.
+Number and size of the files are those of the real data sets, and their content is random. Photos and label maps are
+hard links to a few dozen different files, to save disk space.
 """
 
 import json
@@ -16,14 +16,14 @@ COCO_IMAGES, COCO_ANNOTATIONS, COCO_CATEGORIES = 118_287, 860_001, 80  # instanc
 ADE_IMAGES, ADE_SIZE, ADE_CLASSES = 20_210, (683, 512), 150  # size: (width, height) in pixels
 REF_IMAGES, REFS, SENTENCES, REF_ANNOTATIONS = 19_994, 50_000, 142_210, 196_771  # refCOCO, split by UNC
 PHOTO_SIZE = (640, 480)  # (width, height) in pixels
-PICTURES = 24  # really different ones of each kind
-OUTLINES = 4_000  # really different outlines
-CROWD = 86  # one annotation of so many is a crowd region, in runs
-JPEG_QUALITY = 95  # brings the photos to the mean size of COCO's, 160 KB
+PICTURES = 24  # number of different photos and of different label maps
+OUTLINES = 4_000  # number of different outlines
+CROWD = 86  # one in CROWD annotations is a crowd region, in RLE
+JPEG_QUALITY = 95  # gives photos of 160 KB on average, as in COCO
 
 
 def write_coco(root: Path, scale: float) -> None:
-    """coco/annotations/instances_train2017.json and its photos, coco/train2017/%012d.jpg."""
+    """Write coco/annotations/instances_train2017.json and its photos, coco/train2017/%012d.jpg."""
     generator = np.random.default_rng(0)
     num_images, num_annotations = round(COCO_IMAGES * scale), round(COCO_ANNOTATIONS * scale)
     names = [f"{number:012d}.jpg" for number in range(1, num_images + 1)]
@@ -32,7 +32,7 @@ def write_coco(root: Path, scale: float) -> None:
 
 
 def write_ade(root: Path, scale: float) -> None:
-    """ade20k/images/training/ADE_train_%08d.jpg, and its label maps in ade20k/annotations/training."""
+    """Write ade20k/images/training/ADE_train_%08d.jpg, and label maps in ade20k/annotations/training."""
     generator = np.random.default_rng(1)
     stems = [f"ADE_train_{number:08d}" for number in range(1, round(ADE_IMAGES * scale) + 1)]
     photos, maps = (root / "ade20k" / kind / "training" for kind in ("images", "annotations"))
@@ -43,7 +43,7 @@ def write_ade(root: Path, scale: float) -> None:
 
 
 def write_refs(root: Path, scale: float) -> None:
-    """refer_seg/refcoco/{refs(unc).p, instances.json}, and photos in refer_seg/images/mscoco/images/train2014."""
+    """Write refer_seg/refcoco/{refs(unc).p, instances.json}, and photos in refer_seg/images/mscoco/images/train2014."""
     generator = np.random.default_rng(2)
     num_images, num_refs = round(REF_IMAGES * scale), round(REFS * scale)
     names = [f"COCO_train2014_{number:012d}.jpg" for number in range(1, num_images + 1)]
@@ -55,10 +55,10 @@ def write_refs(root: Path, scale: float) -> None:
     refs, sentence = [], 0
     for number, size in enumerate(sizes):
         annotation = number * len(image_of) // num_refs
-        said = [f"{side} person in {color}" for side in ("left", "right") for color in ("red", "blue")][: int(size)]
+        texts = [f"{side} person in {color}" for side in ("left", "right") for color in ("red", "blue")][: int(size)]
         sentences = [
             {"tokens": text.split(), "raw": text, "sent": text, "sent_id": sentence + at}
-            for at, text in enumerate(said)
+            for at, text in enumerate(texts)
         ]
         refs.append(
             {
@@ -74,11 +74,11 @@ def write_refs(root: Path, scale: float) -> None:
         )
         sentence += len(sentences)
     with (folder / "refs(unc).p").open("wb") as file:
-        pickle.dump(refs, file, protocol=2)  # as Python 2 wrote the original
+        pickle.dump(refs, file, protocol=2)  # the original was written with Python 2
 
 
 def _write_instances(file: Path, photos: list[str], num_annotations: int, generator: np.random.Generator) -> np.ndarray:
-    """A COCO instances JSON, record by record; the image id of every annotation, (A,)."""
+    """Write a COCO instances JSON and return the image id of each annotation, (A,)."""
     file.parent.mkdir(parents=True, exist_ok=True)
     width, height = PHOTO_SIZE
     outlines = [_outline(generator) for _ in range(OUTLINES)]
@@ -110,7 +110,7 @@ def _write_instances(file: Path, photos: list[str], num_annotations: int, genera
 
 
 def _outline(generator: np.random.Generator) -> str:
-    """A segmentation of one to three polygons around points in the photo, as JSON."""
+    """Return a segmentation of one to three polygons around points in the photo, as JSON."""
     width, height = PHOTO_SIZE
     polygons = []
     for _ in range(1 + (generator.random() < 0.1) + (generator.random() < 0.05)):
@@ -124,7 +124,7 @@ def _outline(generator: np.random.Generator) -> str:
 
 
 def _label_map(generator: np.random.Generator) -> Image.Image:
-    """Regions of about ten classes with ragged borders, 0 = other between them."""
+    """Return a label map of about ten classes with ragged borders; 0 is other."""
     coarse = generator.integers(0, ADE_CLASSES + 1, 10)[generator.integers(0, 10, (9, 12))]
     rows, columns = (np.arange(side) for side in ADE_SIZE[::-1])
     ragged = generator.integers(-3, 4, ADE_SIZE[::-1])
@@ -134,7 +134,7 @@ def _label_map(generator: np.random.Generator) -> Image.Image:
 
 
 def _photo(generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Colored noise whose coarse parts are stronger than its fine ones, as in a photo."""
+    """Return colored noise that is stronger at low frequencies, as in photos."""
     width, height = size
     total = np.zeros((height, width, 3))
     for octave in range(7):
@@ -155,7 +155,7 @@ def _link_photos(
 
 
 def _link(folder: Path, names: list[str], write) -> None:
-    """The first PICTURES names are written, all others are hard links to them in turn."""
+    """Write the first PICTURES files with `write`, and all others as hard links to them in turn."""
     for at, name in enumerate(names):
         if at < PICTURES:
             write(at, folder / name)

@@ -1,1 +1,1 @@
-"""From files to samples: rows, questions, mixtures."""
+"""Read data sets into rows, and turn rows into training and evaluation samples."""

@@ -1,8 +1,9 @@
-"""Which photos of COCO are held out: those of the val and test splits of the referring sets.
+"""Find the COCO photos in the validation and test splits of the referring data sets, and skip them in training.
 
-These photos are all of COCO's train2014, and so they are in train2017 too, that COCO-Stuff, PACO-LVIS and
-LLaVA-Instruct train on; a photo of one referring set's train may be in the val of another. Whoever trains on any of
-them and evaluates on a referring set leaves the photos of `held_out_images` out.
+These photos are all part of COCO's train2014, and therefore also of train2017. COCO-Stuff, PACO-LVIS and LLaVA-Instruct
+train on train2017. A photo in the training split of one referring set can be in the validation split of another.
+
+To evaluate on a referring set, do not train on the photos that `held_out_images` returns.
 """
 
 import logging
@@ -18,7 +19,7 @@ from gemma_lisa.safety.short_text import show
 
 logger = logging.getLogger(__name__)
 
-# Each set's folder below data_dir, and what its files of refs are called before "(unc)"
+# Each set's folder below data_dir, and the part of its refs files' names before "(unc)"
 REFERRING = {
     "refcoco": ("refer_seg/refcoco", "refs"),
     "refcoco_plus": ("refer_seg/refcoco+", "refs"),
@@ -27,23 +28,24 @@ REFERRING = {
 }
 TRAIN = "train"
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
-GOOGLE = "google"  # divided the objects and not the photos: many are in its train and in its val
+GOOGLE = "google"  # splits by object, not by photo: many photos are in both its train and its val split
 
 
 def coco_id(path_or_name: str | Path) -> int | None:
-    """The number of a photo of COCO, the same for COCO_train2014_000000000009.jpg and train2017/000000000009.jpg.
+    """Return the COCO image id in a file name, or None if the name has no digits.
 
-    It is the last group of digits of the stem; none where there is no digit.
+    The id is the last group of digits of the stem. It is the same for COCO_train2014_000000000009.jpg and
+    train2017/000000000009.jpg.
     """
-    groups = re.findall("[0-9]+", PureWindowsPath(path_or_name).stem)  # which knows both ways of writing a path
+    groups = re.findall("[0-9]+", PureWindowsPath(path_or_name).stem)  # splits at / and at backslashes
     return int(groups[-1]) if groups else None
 
 
 def coco_photo(path: str) -> int | None:
-    """The number of a photo, if it is one of COCO's.
+    """Return the COCO image id of a photo, or None if its path does not look like a COCO path.
 
-    That is told by a number as COCO writes it, 000000 and six digits, in its name; or by the name of its folder or of
-    the one above that.
+    A path looks like a COCO path if its name contains an id as COCO writes it: 000000 and six digits. It also does if
+    one of its two innermost folders has the name of a COCO folder.
     """
     path = PureWindowsPath(path)
     if written := re.findall("(?<![0-9])000000[0-9]{6}(?![0-9])", path.stem):
@@ -53,105 +55,126 @@ def coco_photo(path: str) -> int | None:
 
 
 def photo_of(path: str | None, source: str) -> int | None:
-    """The number of a row's photo, if it is one of COCO's.
+    """Return the COCO image id of a row's photo, or None if it is not a COCO photo.
 
-    Its source ends in the photo's name below the set's folder, of which pictures that travel as bytes lose the folder
-    or all.
+    Args:
+        path: the photo's path. It has no folder, or is None, if the photo is stored as bytes.
+        source: the row's source, which ends in the photo's path below the data set's folder.
     """
     number = None if path is None else coco_photo(path)
     return coco_photo(source) if number is None else number
 
 
 def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int], Counter]:
-    """Which rows may be trained on, and what there is to say about all of them.
+    """Return the rows that do not show a held-out photo, and counts for `report`.
 
     Args:
-        table: with the columns image (its field `path` is enough) and source.
-        held_out: the photos that may not be trained on.
+        table: has the columns `image` (only its field `path` is read) and `source`.
+        held_out: COCO image ids that must not be trained on.
 
     Returns:
-        kept: numbers of rows.
-        counts: rows, skipped, of_coco (named as COCO's photos are) and nameless (pictures without a name).
+        kept: indices of rows.
+        counts: `rows`, `skipped`, `of_coco` (photos that look like COCO's) and `unnamed` (images without a path).
     """
-    # Chunk by chunk: joined, the bytes of the pictures may be more than a column of Arrow's holds
+    # By chunk: the joined image bytes can exceed the size of one Arrow array
     images, sources = table["image"].chunks, table["source"].to_pylist()
     paths = [path for chunk in images for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
     photos = [photo_of(path, source) for path, source in zip(paths, sources, strict=True)]
-    kept = [at for at, photo in enumerate(photos) if photo not in held_out]
-    shown = [there for chunk in images for there in pyarrow.compute.is_valid(chunk).to_pylist()]
+    kept = [index for index, photo in enumerate(photos) if photo not in held_out]
+    has_image = [valid for chunk in images for valid in pyarrow.compute.is_valid(chunk).to_pylist()]
     counts = Counter(
         rows=len(photos),
         skipped=len(photos) - len(kept),
         of_coco=sum(photo is not None for photo in photos),
-        nameless=sum(there and path is None for there, path in zip(shown, paths, strict=True)),
+        unnamed=sum(valid and path is None for valid, path in zip(has_image, paths, strict=True)),
     )
     return kept, counts
 
 
 def report(name: str, counts: Counter, held_out: dict[int, str]) -> None:
-    """Say aloud what `kept_rows` counted in a set.
+    """Log the counts of `kept_rows` for a data set as warnings.
 
     Raises:
-        ValueError: nothing of it is left.
+        ValueError: all rows of the data set show held-out photos.
     """
     if not held_out and counts["of_coco"]:
-        logger.warning("%s: shows photos that are named as COCO's; which are for evaluation is not known", name)
-    if counts["nameless"]:
         logger.warning(
-            "%s: %d of its pictures have no name; they may be for evaluation elsewhere", name, counts["nameless"]
+            "%s: contains COCO photos, but no refs of a referring data set were found to tell which of them belong to "
+            "evaluation splits; all are used for training",
+            name,
+        )
+    if counts["unnamed"]:
+        logger.warning(
+            "%s: %d of its images have no file name, so it was not checked whether they belong to evaluation splits",
+            name,
+            counts["unnamed"],
         )
     if counts["skipped"]:
         logger.warning(
-            "%s: left out %s of its %s rows, whose photos are in a validation or test split of the referring sets",
+            "%s: skipped %s of %s rows, because their photos are in a validation or test split of a referring data set",
             name,
             f"{counts['skipped']:,}",
             f"{counts['rows']:,}",
         )
     if counts["skipped"] == counts["rows"]:
-        raise ValueError(f"{name}: every row of it is about a photo that is held out.")
+        raise ValueError(
+            f"{name}: all {counts['rows']:,} rows show photos of validation or test splits, so none can be trained on; "
+            "remove this data set, or set allow_leakage to train on them."
+        )
 
 
 def held_out_images(data_dir: str | Path) -> dict[int, str]:
-    """The number of every photo in a val or test split, with the name of that split: "refcocog/umd/validation".
+    """Return the COCO image ids of all validation and test splits, each with its split: "refcocog/umd/validation".
 
-    RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are read, and a photo of several splits has the name of the first. Which of
-    the four are there is logged: those that are not guard nothing. Google's splits count only where a set is split in
-    no other way: they part objects, not photos, and their val and test hold half of the others' train.
+    Reads RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO. A photo of several splits gets the first of their names. The sets
+    that were read, and those that were not found, are logged.
+
+    Google's split of a set is used only if the set has no other split. It divides objects, not photos: its val and
+    test contain half of the photos that other splits train on.
 
     Args:
         data_dir: folder of the data sets' original files.
 
     Raises:
-        ValueError: a file of refs that cannot be read, or a photo in it that has no number.
+        ValueError: a refs file cannot be read, or one of its photos has no numeric id.
     """
-    files = {name: _ways(Path(data_dir) / folder, prefix) for name, (folder, prefix) in REFERRING.items()}
-    ways = [(name, way) for name, found in files.items() for way in found if way != GOOGLE or len(found) == 1]
+    files = {name: _refs_files(Path(data_dir) / folder, prefix) for name, (folder, prefix) in REFERRING.items()}
+    used = [
+        (name, split_by) for name, found in files.items() for split_by in found if split_by != GOOGLE or len(found) == 1
+    ]
     held_out = {}
-    for name, way in ways:
-        file = files[name][way]
+    for name, split_by in used:
+        file = files[name][split_by]
         for split, photos in refs_by_split(read_refs(file), file).items():
             if split == TRAIN:
                 continue
             for number, refs in photos.items():
                 if not isinstance(number, int):
-                    raise ValueError(f"{refs[0].where}: its image_id {show(number)} is no number of COCO.")
-                held_out.setdefault(number, f"{name}/{way}/{split}")
-    if ways:
-        names = ", ".join(f"{name}/{way}" for name, way in ways)
-        logger.info("held out: %d photos of val and test of %s", len(held_out), names)
-    if passed := [f"{name}/{GOOGLE}" for name, found in files.items() if GOOGLE in found and len(found) > 1]:
-        logger.warning("not held out, for they hold train photos of others: val and test of %s", ", ".join(passed))
+                    raise ValueError(
+                        f"{refs[0].where}: image_id must be a COCO image id (an integer), got {show(number)}; "
+                        "download the file again."
+                    )
+                held_out.setdefault(number, f"{name}/{split_by}/{split}")
+    if used:
+        names = ", ".join(f"{name}/{split_by}" for name, split_by in used)
+        logger.info("%d photos of the validation and test splits of %s are held out", len(held_out), names)
+    if unused := [f"{name}/{GOOGLE}" for name, found in files.items() if GOOGLE in found and len(found) > 1]:
+        logger.warning(
+            "the validation and test photos of %s are not held out, because they include training photos of other "
+            "splits",
+            ", ".join(unused),
+        )
     if missing := [name for name, found in files.items() if not found]:
         logger.warning(
-            "%s: holds no refs of %s; the photos of their val and test are not known and not held out",
+            "%s: no refs files of %s; photos of their validation and test splits are not held out",
             Path(data_dir) / "refer_seg",
             ", ".join(missing),
         )
     return held_out
 
 
-def _ways(folder: Path, prefix: str) -> dict[str, Path]:
-    """The file of refs for everyone who split the set, by their names: {"unc": .../refs(unc).p}."""
+def _refs_files(folder: Path, prefix: str) -> dict[str, Path]:
+    """Return the refs file of each split of a set by the split's author: {"unc": .../refs(unc).p}."""
     stems = sorted({path.stem for suffix in SUFFIXES for path in folder.glob(f"{prefix}(*){suffix}")})
     files = {stem[len(prefix) + 1 : -1]: find_refs(folder, stem) for stem in stems}
-    return {way: file for way, file in files.items() if file is not None}
+    return {split_by: file for split_by, file in files.items() if file is not None}

@@ -1,4 +1,4 @@
-"""The data sets by their names, and mixtures of them: rows that are loaded, shared out, and kept from leaking."""
+"""Load data sets by name, and mixtures of them, without photos of evaluation splits."""
 
 import json
 from pathlib import Path
@@ -52,41 +52,50 @@ BUILDERS = {
 }
 
 
+NO_OPTIONS = "prepared rows do not support options"
+
+
 def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[str, Any] | None = None) -> Dataset:
-    """The rows (`rows.ROW_FEATURES`) of a split of a data set: prepared at the first call, read from disk after it.
+    """Load the rows (`rows.ROW_FEATURES`) of a split of a data set.
+
+    The first call prepares the rows and caches them on disk. Later calls read the cache.
 
     Args:
-        name: a key of `BUILDERS`, with a configuration after a slash where it has several: "shapes/easy". Or rows
-            that are prepared already: a folder, or a name of the Hub, see `prepared.load_prepared`.
-        split: train, validation, test, or whatever the data set calls its own.
-        data_dir: folder of the data set's original files, for sets that have any; of the pictures that rows saved to
-            disk name.
+        name: a key of `BUILDERS`, with a configuration after a slash if it has several: "shapes/easy". Or prepared
+            rows: a folder or a Hub name, see `prepared.load_prepared`.
+        split: train, validation, test, or another split of the data set.
+        data_dir: folder of the data set's original files. For rows saved with `save_to_disk`, folder of their images.
         options: fields of the builder's configuration.
 
     Raises:
-        ValueError: an unknown name, split or option, with those there are; a data set without rows; what a builder
-            finds wrong with the files, with the file and the record.
+        ValueError: the name, split or option does not exist (the message lists those that do), the split has no rows,
+            or a file is wrong (the message names the file and the record).
     """
     if name.partition("/")[0] not in BUILDERS and ("/" in name or Path(name).is_dir()):
         if options:
-            raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
+            raise ValueError(f"{name}: {NO_OPTIONS}, got {', '.join(sorted(options))}.")
         return load_prepared(name, split, data_dir)
     builder = builder_of(name, data_dir, options)
     make_rows(builder)
     if split not in builder.info.splits:
         raise ValueError(f"{name} has no split {show(split)}; it has: {', '.join(builder.info.splits)}.")
     if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{name}: its split {show(split)} holds no row.")
+        raise ValueError(f"{name}: its split {show(split)} has no rows.")
     return builder.as_dataset(split=split)
 
 
 def builder_of(
     name: str, data_dir: str | None = None, options: dict[str, Any] | None = None, cache_dir: str | None = None
 ) -> RowsBuilder:
-    """The builder of a data set, arguments as in `load_rows`; cache_dir: where it keeps its rows, if not as usual."""
+    """Return the builder of a data set.
+
+    Args:
+        name, data_dir, options: as in `load_rows`.
+        cache_dir: folder of the prepared rows (default: the cache of 🤗 Datasets).
+    """
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
-        raise ValueError(f"No data set is called {show(name)}; there are: {', '.join(BUILDERS)}.")
+        raise ValueError(f"Unknown data set {show(name)}; choose one of: {', '.join(BUILDERS)}.")
     builder_class = BUILDERS[name]
     config_class = builder_class.BUILDER_CONFIG_CLASS
     fields = [field for field in config_class.__dataclass_fields__ if field not in BuilderConfig.__dataclass_fields__]
@@ -96,19 +105,19 @@ def builder_of(
     if config_name and config_name not in configs:
         raise ValueError(f"{name} has no configuration {show(config_name)}; it has: {', '.join(configs)}.")
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise ValueError(f"{data_dir}: no such folder.")
+        raise ValueError(f"{data_dir}: no such folder; set data_dir to the folder of the data sets' original files.")
     try:
         return builder_class(config_name=config_name or None, data_dir=data_dir, cache_dir=cache_dir, **(options or {}))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # its dataset_info.json, of rows that are there
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # a damaged dataset_info.json in the cache
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / name
         raise ValueError(damaged_cache(str(folder), error)) from error
 
 
 def make_rows(builder: RowsBuilder) -> None:
-    """Make the builder's rows, or find them made; what is wrong with the files is a ValueError that names them."""
+    """Prepare the builder's rows if they are not cached; a wrong file raises a ValueError that names it."""
     try:
         builder.download_and_prepare()
-    except DatasetGenerationError as error:  # says only that there was an error; its cause names the row
+    except DatasetGenerationError as error:  # only its cause names the row
         raise error.__cause__ or error from None
 
 
@@ -120,20 +129,20 @@ def load_mixture(
     streaming: bool = False,
     max_bad: int | None = None,
 ) -> list[Part]:
-    """The sets of a mixture's groups, each with its share of the samples.
+    """Load the data sets of a mixture, each with its share of the samples.
 
     Args:
-        groups: {name: {"weight": w, "sets": [name, ...] or {name: options, ...}, "by_size": bool}}. A group's weight is
-            shared by its sets equally, or with by_size in proportion to their rows. Among the options of a set may be
-            a data_dir of its own.
-        split: the training split's name.
-        data_dir: the folder below which the sets lie.
+        groups: {group: {"weight": w, "sets": [name, ...] or {name: options, ...}, "by_size": bool}}. The weight of a
+            group is divided equally among its sets, or in proportion to their numbers of rows if by_size is true. The
+            options of a set can include its own data_dir.
+        split: name of the training split.
+        data_dir: folder of the data sets' original files.
         held_out: as in `load_training_rows`.
-        streaming: sets are prepared rows, and stay where they are (`streams.open_stream`).
-        max_bad: of every set that has this option and does not give it itself (`tolerating`).
+        streaming: read the rows during training (`streams.open_stream`). All sets must be prepared rows.
+        max_bad: default of this option for sets that have it (`tolerating`).
 
     Raises:
-        ValueError: a group that is not written so; what `load_rows` refuses.
+        ValueError: a group has another format, or a data set cannot be loaded (see `load_rows`).
     """
     options_of, parts = sets_of(groups), []
     for content in groups.values():
@@ -151,35 +160,42 @@ def load_mixture(
 
 
 def sets_of(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of every set in a mixture's groups, by its name.
+    """Return the options of each data set in a mixture's groups: {name: options}.
 
     Raises:
-        ValueError: a group that is not written as `load_mixture` says.
+        ValueError: a group does not have the format of `load_mixture`.
     """
     found = {}
     for group, content in groups.items():
         if not isinstance(content, dict) or not {"weight", "sets"} <= set(content) <= {"weight", "sets", "by_size"}:
-            raise ValueError(f"mixture: {group} needs weight and sets, and may have by_size; it has {show(content)}.")
+            raise ValueError(
+                f"mixture: group {group} must have the keys weight and sets, and optionally by_size, "
+                f"got {show(content)}."
+            )
         weight, sets = content["weight"], content["sets"]
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise ValueError(f"mixture: {group} needs a weight above 0, not {show(weight)}.")
+            raise ValueError(f"mixture: weight of group {group} must be a number above 0, got {show(weight)}.")
         if not isinstance(sets, list | dict) or not sets or not all(isinstance(name, str) and name for name in sets):
-            raise ValueError(f"mixture: {group} needs at least one set, as in sets: [ade20k], not {show(sets)}.")
+            raise ValueError(
+                f"mixture: sets of group {group} must list at least one data set, such as [ade20k], got {show(sets)}."
+            )
         if len(set(sets)) < len(sets) or set(sets) & set(found):
-            raise ValueError(f"mixture: a set of {group} is there twice; give it its weight in one place.")
+            twice = sorted(name for name in set(sets) if list(sets).count(name) > 1 or name in found)
+            raise ValueError(f"mixture: {', '.join(twice)} of group {group} is listed twice; list each data set once.")
         for name, options in sets.items() if isinstance(sets, dict) else dict.fromkeys(sets).items():
             if not isinstance(options, dict | None):
                 raise ValueError(
-                    f"mixture: {name} in {group} needs options with names, as {{...}}, not {show(options)}."
+                    f"mixture: options of {name} in group {group} must be a mapping such as {{max_bad: 1}}, "
+                    f"got {show(options)}."
                 )
             found[name] = dict(options or {})
     return found
 
 
 def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -> dict[str, Any]:
-    """The options of a set with so many bad files or records allowed, unless they say it themselves.
+    """Return the options of a data set with `max_bad` added, if the set has this option and it is not given.
 
-    Sets that have no such option, as those that are drawn, get none.
+    Data sets that are not made from files, such as shapes, do not have this option.
     """
     builder_class = BUILDERS.get(name.partition("/")[0])
     has_it = builder_class is not None and issubclass(builder_class, TolerantBuilder)
@@ -189,10 +205,11 @@ def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -
 def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> Stream:
     if name.partition("/")[0] in BUILDERS:
         raise ValueError(
-            f"{name}: only prepared rows are streamed; run `prepare {name}`, and name the folder it wrote."
+            f"{name}: streaming requires prepared rows; run `python -m gemma_lisa.datasets_builder prepare {name}` and "
+            "list its output folder instead."
         )
     if options:
-        raise ValueError(f"{name}: rows that are prepared have no options, not {', '.join(sorted(options))}.")
+        raise ValueError(f"{name}: {NO_OPTIONS}, got {', '.join(sorted(options))}.")
     return open_stream(name, split, held_out)
 
 
@@ -203,16 +220,18 @@ def load_training_rows(
     options: dict[str, Any] | None,
     held_out: dict[int, str] | None,
 ) -> Dataset:
-    """`load_rows`, without the photos that are kept for evaluation.
+    """Load rows as `load_rows` does, without rows that show photos of evaluation splits.
 
-    held_out: numbers of COCO's photos that must not be trained on (`leakage.held_out_images`); none: all may.
+    Args:
+        name, split, data_dir, options: as in `load_rows`.
+        held_out: COCO image ids that must not be trained on (`leakage.held_out_images`); None to keep all rows.
     """
     rows = load_rows(name, split, data_dir, options)
     return rows if held_out is None else _without(rows, held_out, name)
 
 
 def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
-    """The rows of a set but for those about a held-out photo of COCO's; how many those are is said."""
+    """Return the rows that do not show a held-out photo, and log how many were skipped."""
     kept, counts = kept_rows(rows.select_columns(["image", "source"]).with_format("arrow")[:], held_out)
     report(name, counts, held_out)
     return rows.select(kept) if counts["skipped"] else rows

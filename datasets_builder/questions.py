@@ -1,7 +1,8 @@
-"""From rows to samples that a collator takes: rows, asked in words.
+"""PyTorch datasets that turn rows into samples for the collator: image, questions, answers and masks.
 
-`TrainingQuestions` asks the rows of one set, `MixtureQuestions` those of several at their shares, and
-`EvaluationQuestions` every question on its own.
+- `TrainingQuestions`: the rows of one data set.
+- `MixtureQuestions`: the rows of several data sets, mixed according to their shares.
+- `EvaluationQuestions`: one question per sample.
 """
 
 from collections.abc import Sized
@@ -20,11 +21,21 @@ from .templates import Conversation, Phrasing, ask, ask_plainly
 
 
 class TrainingQuestions(TorchDataset):
-    """Rows asked in new words every epoch; sample i of epoch e is a function of (seed, e, i).
+    """Training samples from the rows of one data set, with new phrasings in each epoch.
 
-    A sample: source (str), image (PIL RGB, or None), conversations (list of `templates.Conversation`) and masks (for each
-    conversation (K, H, W) uint8 of 0, 1 and 255 = ignored, in the order of the `{seg}` of its answers; None if it
-    asks for no target).
+    Sample i of epoch e depends only on (seed, e, i). A sample is a dict:
+
+        source (str): where the row is from.
+        image (PIL.Image, RGB, or None): the upright image.
+        conversations (list of `templates.Conversation`): questions and answers.
+        masks (list of (K, H, W) uint8 or None): one entry per conversation. 0 is background, 1 is the target, 255 is
+            ignored. Masks are in the order of the `{seg}` in the answers. None if the conversation has no target.
+
+    Args:
+        rows: rows with `rows.ROW_FEATURES`.
+        seed: seed of the phrasings.
+        max_questions: maximum number of targets asked for per row.
+        phrasing: languages and conversations; English without conversations if None.
     """
 
     def __init__(self, rows: Dataset, seed: int, max_questions: int, phrasing: Phrasing | None = None):
@@ -44,24 +55,31 @@ class TrainingQuestions(TorchDataset):
 
 @dataclass(frozen=True)
 class Part:
-    """A set of a mixture: its rows, and its share of the samples (shares count relative to each other)."""
+    """A data set of a mixture: its rows, and its share of the samples relative to the other shares."""
 
     name: str
-    rows: Sized  # a datasets.Dataset; for streams.StreamedQuestions a streams.Stream
+    rows: Sized  # a datasets.Dataset, or a streams.Stream for streams.StreamedQuestions
     share: float
 
 
 class MixtureQuestions(TorchDataset):
-    """Several sets, each at its share of every epoch; sample i of epoch e is a function of (seed, e, i).
+    """Training samples from several data sets, mixed according to their shares.
 
-    To be gone through in order: it is shuffled already.
+    Sample i of epoch e depends only on (seed, e, i). Samples have the same fields as those of `TrainingQuestions`.
+    They are already shuffled, so read them in order.
 
-    An epoch has `epoch_length` samples, the same number from a set every time, in an order that (seed, e) fix. A set's
-    rows are drawn without replacement until all were, over the borders of epochs; then in another order again. Samples
-    are those of `TrainingQuestions`.
+    Each epoch has `epoch_length` samples, and the same number from each data set. Rows of a data set are drawn without
+    replacement, also across epochs. After all of its rows were drawn, they are drawn again in a new order.
+
+    Args:
+        parts: the data sets and their shares.
+        seed: seed of the order of rows and of the phrasings.
+        max_questions: maximum number of targets asked for per row.
+        epoch_length: number of samples per epoch.
+        phrasing: languages and conversations; English without conversations if None.
 
     Raises:
-        ValueError: an epoch too short to hold one sample of every set.
+        ValueError: the epoch is too short for one sample of each data set.
     """
 
     def __init__(
@@ -76,11 +94,12 @@ class MixtureQuestions(TorchDataset):
         self.counts = _apportion([part.share for part in parts], epoch_length)
         if rare := [part.name for part, count in zip(parts, self.counts, strict=True) if not count]:
             raise ValueError(
-                f"mixture: an epoch of {epoch_length} samples holds none of {', '.join(rare)}; raise epoch_length."
+                f"mixture: epoch_length {epoch_length} is too small: an epoch would have no samples of "
+                f"{', '.join(rare)}; increase epoch_length or the weights of these data sets."
             )
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it change
-        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # what `_plan` and `_order` gave last
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # (epoch, *last result of `_plan`)
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # part: (passes, last result of `_order`)
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
@@ -95,21 +114,21 @@ class MixtureQuestions(TorchDataset):
         return training_sample(self.parts[part].rows[row], generator, self.max_questions, self.phrasing)
 
     def describe(self) -> list[str]:
-        """Every set's share of an epoch, a line each."""
-        lines = [f"a mixture, {len(self):,} samples an epoch:"]
+        """Return lines of text with the share of each data set."""
+        lines = [f"mixture, {len(self):,} samples per epoch:"]
         for part, count in zip(self.parts, self.counts.tolist(), strict=True):
             lines.append(f"  {part.name:24s} {count / len(self):6.1%}, {count:,} samples of {len(part.rows):,} rows")
         return lines
 
     def place(self, epoch: int, index: int) -> tuple[int, int]:
-        """Which part, and which of its rows, sample `index` of an epoch is."""
+        """Return the indices of the part and of its row for sample `index` of an epoch."""
         parts, draws = self._plan(epoch)
         part = int(parts[index])
-        times, at = divmod(int(draws[index]), len(self.parts[part].rows))
-        return part, int(self._order(part, times)[at])
+        passes, position = divmod(int(draws[index]), len(self.parts[part].rows))
+        return part, int(self._order(part, passes)[position])
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of every sample of an epoch, (N,): its part, and how many draws from that part came before, in all epochs."""
+        """Return for each sample of an epoch its part, (N,), and the number of earlier draws from that part, (N,)."""
         if self._planned is None or self._planned[0] != epoch:
             parts = np.repeat(np.arange(len(self.parts)), self.counts)
             parts = np.random.default_rng((self.seed, epoch)).permutation(parts)
@@ -119,16 +138,16 @@ class MixtureQuestions(TorchDataset):
             self._planned = (epoch, parts, draws)
         return self._planned[1:]
 
-    def _order(self, part: int, times: int) -> np.ndarray:
-        """The order of a part's rows, (R,), after it was gone through so many times."""
-        if self._orders.get(part, (None,))[0] != times:
-            generator = np.random.default_rng((self.seed, part, times))
-            self._orders[part] = (times, generator.permutation(len(self.parts[part].rows)))
+    def _order(self, part: int, passes: int) -> np.ndarray:
+        """Return the order of a part's rows, (R,), after this many complete passes."""
+        if self._orders.get(part, (None,))[0] != passes:
+            generator = np.random.default_rng((self.seed, part, passes))
+            self._orders[part] = (passes, generator.permutation(len(self.parts[part].rows)))
         return self._orders[part][1]
 
 
 def _apportion(shares: list[float], total: int) -> np.ndarray:
-    """Whole numbers (P,) in proportion to the shares that sum to total; what is left goes to the largest remainders."""
+    """Return integers (P,) that are proportional to the shares and sum to total (largest remainder method)."""
     exact = np.asarray(shares) / sum(shares) * total
     counts = np.floor(exact).astype(int)
     largest = np.argsort(counts - exact, kind="stable")
@@ -137,11 +156,13 @@ def _apportion(shares: list[float], total: int) -> np.ndarray:
 
 
 class EvaluationQuestions(TorchDataset):
-    """Every question of the rows as a sample of its own, in plain words; samples as above, with their index.
+    """Evaluation samples: one per question, with the plain phrasing.
+
+    Samples have the same fields as those of `TrainingQuestions`, and `index`.
 
     Args:
-        rows: a split.
-        with_conversations: also the VQA questions, by their first round.
+        rows: rows with `rows.ROW_FEATURES`.
+        with_conversations: whether to include the conversations of VQA rows.
     """
 
     def __init__(self, rows: Dataset, with_conversations: bool):
@@ -152,8 +173,8 @@ class EvaluationQuestions(TorchDataset):
             counts = counts + (_list_lengths(table["conversation"]) > 0)
         starts = np.cumsum(counts) - counts
         at = np.repeat(np.arange(len(counts)), counts)
-        # (row, conversation of that row) of each question, (Q, 2). Not a list of tuples: reading one writes its count
-        # of references, and its share of the list becomes a copy
+        # (row, conversation of that row) of each question, (Q, 2). Not a list of tuples: reading one changes its
+        # reference count, and then each worker process copies its memory page
         self.questions = np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
 
     def __len__(self) -> int:
@@ -166,14 +187,14 @@ class EvaluationQuestions(TorchDataset):
 
 
 def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
-    """The length of the list in each row, (R,) int64; 0 where there is none."""
+    """Return the length of the list in each row, (R,) int64; 0 for a missing list."""
     return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def training_sample(
     row: dict[str, Any], generator: np.random.Generator, max_questions: int, phrasing: Phrasing | None
 ) -> dict[str, Any]:
-    """A row asked in the words that the generator draws."""
+    """Return the sample of a row, with phrasings drawn by the generator."""
     return _sample(row, ask(row, generator, max_questions, phrasing))
 
 
@@ -181,13 +202,13 @@ def _sample(row: dict[str, Any], conversations: list) -> dict[str, Any]:
     check_row(row)
     image = load_image(row["image"], row["source"])
     if image is None and any(conversation.targets for conversation in conversations):
-        raise ValueError(f"{row['source']}: a row without an image has targets; give it its image or only a dialogue.")
+        raise ValueError(f"{row['source']}: a row without an image cannot have targets; add the image or remove them.")
     masks = [_masks_of(conversation, image, row["source"]) for conversation in conversations]
     return {"source": row["source"], "image": image, "conversations": conversations, "masks": masks}
 
 
 def _masks_of(conversation: Conversation, image: Image.Image | None, source: str) -> np.ndarray | None:
-    """The masks of all targets of a conversation, (K, H, W); None where it asks for none."""
+    """Return the masks of all targets of a conversation, (K, H, W), or None if it has no targets."""
     if not conversation.targets:
         return None
     size = (image.height, image.width)

@@ -1,12 +1,16 @@
-"""Mixtures of sets that are read as they come: Parquet shards, in a folder or on the Hub.
+"""Stream training data from Parquet shards, in a folder or on the Hub, and mix several data sets.
 
-Every worker of every process is a reader with its own shards. 🤗 Datasets reads, shuffles, mixes and skips rows, and
-divides the readers among processes and workers. `Stream.read` makes the passes over a set, because Datasets 5.2
+Each data loader worker of each process is a reader. A reader has its own shards, so no row goes to two readers.
 
-- repeats a set in the same order in every pass (`interleave_datasets`, `repeat`);
-- gives a row to another reader in the next pass if rows are shuffled before `split_dataset_by_node`.
+🤗 Datasets reads, shuffles, mixes and skips rows. It also divides the readers among processes and workers.
 
-A resume skips rows, because `state_dict` does not hold the shuffle buffer. test_streams.py checks these reasons.
+`Stream.read` repeats and shuffles a data set itself, because with Datasets 5.2:
+
+- `interleave_datasets` and `repeat` go through a data set in the same order every time;
+- if rows are shuffled before `split_dataset_by_node`, a row goes to another reader in the next pass.
+
+A resumed run skips the rows that were already read. It cannot restore them with `state_dict`, which does not include
+the shuffle buffer. test_streams.py checks these statements about Datasets.
 """
 
 import itertools
@@ -37,19 +41,20 @@ from .templates import Phrasing
 
 logger = logging.getLogger(__name__)
 
-MIXED_ROWS = 100  # that a reader holds of a set, to draw from; as many again are read at once (shards.ROWS_A_GROUP)
-HEADS_AT_ONCE = 16  # of shards that are looked into before the training, which on the Hub is waiting for the most part
-UNEVEN = 1.2  # times as many rows for one reader as for another: worth a word
+# Rows in the shuffle buffer of a reader, per data set. A reader also loads one row group of a shard at a time.
+MIXED_ROWS = 100
+SHARDS_COUNTED_AT_ONCE = 16  # threads that read shards before training; on the Hub they mostly wait for the network
+MAX_IMBALANCE = 1.2  # warn if a reader has more than this many times the rows of another
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A split that stays where it is.
+    """A split of a data set that is read row by row instead of being loaded.
 
     Args:
-        rows: as many shards as `kept` is long, in `rows.ROW_FEATURES`.
-        kept: how many rows of each shard may be trained on.
-        held_out: the photos that may not, as in `mixture.load_training_rows`.
+        rows: the rows of all shards, with `rows.ROW_FEATURES`.
+        kept: number of rows of each shard that can be trained on.
+        held_out: COCO image ids of rows to skip, as in `mixture.load_training_rows`; None to skip no row.
     """
 
     rows: datasets.IterableDataset
@@ -60,36 +65,46 @@ class Stream:
         return sum(self.kept)
 
     def read(self, seed: tuple[int, ...], reader: list[int], readers: int) -> Iterator[dict[str, Any]]:
-        """Yield the rows of one reader without end, every pass in another order that the seed fixes.
+        """Yield the rows of one reader's shards in an endless loop, in a different order in each pass.
 
-        The order: of the groups of rows in its shards at random, and of rows within MIXED_ROWS.
+        The order depends on `seed`, the reader and the number of the pass. Row groups are shuffled, and then rows
+        within a buffer of MIXED_ROWS.
 
         Args:
-            reader: its number, one of range(readers), in a list, whose items Datasets divides like shards.
+            seed: seed of the data set in the mixture.
+            reader: index of the reader, as a list of one item, because Datasets divides lists like shards.
+            readers: number of readers in all processes.
         """
         [number] = reader
-        mine = self.rows.shard(readers, number, contiguous=False).reshard()
-        for times in itertools.count():
-            order = np.random.default_rng((*seed, number, times))
-            shuffled = mine.shuffle(generator=order, buffer_size=MIXED_ROWS, max_buffer_input_shards=1)
-            for batch in shuffled.iter(batch_size=1):  # iterated plainly, it would be dealt out to the workers again
+        own = self.rows.shard(readers, number, contiguous=False).reshard()
+        for passes in itertools.count():
+            order = np.random.default_rng((*seed, number, passes))
+            shuffled = own.shuffle(generator=order, buffer_size=MIXED_ROWS, max_buffer_input_shards=1)
+            for batch in shuffled.iter(batch_size=1):  # `for row in shuffled` would divide the rows among workers again
                 row = {name: values[0] for name, values in batch.items()}
                 if not self.held_out or photo_of((row["image"] or {}).get("path"), row["source"]) not in self.held_out:
                     yield row
 
 
 def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Stream:
-    """A split of prepared rows, of which only the names of the photos are read, to count what is kept of each shard.
+    """Open a split of prepared rows and count the rows of each shard that can be trained on.
+
+    Counting reads only the names of the photos, not the photos.
+
+    Args:
+        name: folder or Hub name of prepared rows.
+        split: name of the split.
+        held_out: COCO image ids of rows to skip; None to skip no row.
 
     Raises:
-        ValueError: what `prepared.find_shards` refuses, a shard that cannot be read, or every row of it is held out.
+        ValueError: the shards are not found or cannot be read, the split is empty, or all its rows are held out.
     """
     shards = find_shards(name, split)
-    with ThreadPool(HEADS_AT_ONCE) as pool:
+    with ThreadPool(SHARDS_COUNTED_AT_ONCE) as pool:
         counted = pool.map(partial(_count, held_out=held_out), shards)
     total = sum(counted, Counter())
     if not total["rows"]:
-        raise ValueError(f"{name}: its split {show(split)} holds no row.")
+        raise ValueError(f"{name}: its split {show(split)} has no rows.")
     if held_out is not None:
         report(name, total, held_out)
     files = {split: [as_data_file(shard) for shard in shards]}
@@ -98,7 +113,7 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
 
 
 def _count(shard: str, held_out: dict[int, str] | None) -> Counter:
-    """What `leakage.kept_rows` counts in a shard; without held_out only its rows."""
+    """Return the counts of `leakage.kept_rows` for a shard; only `rows` if held_out is None."""
     try:
         with fsspec.open(shard) as opened, parquet.ParquetFile(opened) as file:
             check_features(datasets.Features.from_arrow_schema(file.schema_arrow), shard)
@@ -107,23 +122,29 @@ def _count(shard: str, held_out: dict[int, str] | None) -> Counter:
             return kept_rows(file.read(columns=["image.path", "source"]), held_out)[1]
     except (OSError, pyarrow.ArrowInvalid) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{shard} cannot be read as Parquet ({reason}); get it again.") from error
+        raise ValueError(f"{shard} cannot be read as Parquet ({reason}); download or prepare it again.") from error
 
 
 class StreamedQuestions(IterableDataset):
-    """Streams, each at its share; sample i of a reader is a function of (seed, processes, workers, reader, i).
+    """Training samples from several streams, mixed according to their shares.
 
-    Endless: a set that a reader has gone through begins again in another order, so all readers give as many samples as
-    they are asked for. Which set a sample is of is drawn by the shares. Samples are those of `TrainingQuestions`; in
-    place of those that were seen before a resume come as many None.
+    The dataset is endless: after the last row of a data set, a reader starts it again in a new order. The data set of
+    each sample is drawn at random with the shares as probabilities.
+
+    Sample i of a reader depends only on (seed, number of processes, number of workers, reader, i). Samples have the
+    same fields as those of `TrainingQuestions`. After `skip`, the skipped samples are None.
 
     Args:
-        parts: whose rows are `Stream`s.
-        rank, ranks: this process, of how many.
-        workers: of the data loader of every process; 0: the process itself reads.
+        parts: the data sets; the `rows` of each are a `Stream`.
+        seed: seed of the order of rows, of the mixture and of the phrasings.
+        max_questions: maximum number of targets asked for per row.
+        phrasing: languages and conversations; English without conversations if None.
+        rank: rank of this process.
+        ranks: number of processes.
+        workers: data loader workers per process; with 0, the process reads itself.
 
     Raises:
-        ValueError: fewer shards than readers, or a reader without a row.
+        ValueError: a data set has fewer shards than there are readers, or a reader would get no rows.
     """
 
     def __init__(
@@ -142,54 +163,65 @@ class StreamedQuestions(IterableDataset):
         self.shares = [part.share / total for part in parts]
         self._seen = (0, 0)
         for part in parts:
-            _check_dealt(part, ranks, workers)
+            _check_shards(part, ranks, workers)
         readers = {"reader": list(range(self.readers)), "readers": self.readers}
-        passes = [
-            datasets.IterableDataset.from_generator(part.rows.read, ROW_FEATURES, {"seed": (seed, at), **readers})
-            for at, part in enumerate(parts)
+        streams = [
+            datasets.IterableDataset.from_generator(part.rows.read, ROW_FEATURES, {"seed": (seed, index), **readers})
+            for index, part in enumerate(parts)
         ]
-        # Datasets changes the seed for every worker, but not for every process
-        draws = int(np.random.default_rng((seed, rank)).integers(2**32))
-        mixed = datasets.interleave_datasets(passes, self.shares, draws)
+        # Datasets derives a seed per worker from this one, but not per process
+        mixture_seed = int(np.random.default_rng((seed, rank)).integers(2**32))
+        mixed = datasets.interleave_datasets(streams, self.shares, mixture_seed)
         self._rows = split_dataset_by_node(mixed, rank, ranks, strategy="shards")
 
     def describe(self) -> list[str]:
-        """Every set's share of the samples, a line each."""
-        lines = [f"a mixture, streamed to {self.readers:,} reader(s):"]
+        """Return lines of text with the share of each data set."""
+        lines = [f"mixture, streamed to {self.readers:,} reader(s):"]
         for part, share in zip(self.parts, self.shares, strict=True):
             size = f"{len(part.rows):,} rows in {len(part.rows.kept):,} shards"
             lines.append(f"  {part.name:24s} {share:6.1%}, of {size}")
         return lines
 
     def skip(self, batches: int, batch_size: int) -> None:
-        """Let None stand for the samples of the first batches of this process, which were seen before a resume."""
+        """Yield None in place of the samples of the first batches of this process, to resume after them."""
         self._seen = (batches, batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         info = torch.utils.data.get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         batches, batch_size = self._seen
-        seen = len(range(worker, batches, workers)) * batch_size  # batches come from the workers in turn
+        seen = len(range(worker, batches, workers)) * batch_size  # workers yield batches in turn
         yield from itertools.repeat(None, seen)
         for position, row in enumerate(self._rows.skip(seen), seen):
-            check_picture(row["image"], row["source"])  # here, because Datasets reads ahead
+            # Not in Stream.read, because Datasets reads rows ahead that may never be used
+            check_picture(row["image"], row["source"])
             generator = np.random.default_rng((self.seed, self.rank, worker, position))
             yield training_sample(row, generator, self.max_questions, self.phrasing)
 
 
-def _check_dealt(part: Part, ranks: int, workers: int) -> None:
-    """Refuse a set of too few shards; say it aloud if some readers come to its rows more often than others."""
+def _check_shards(part: Part, ranks: int, workers: int) -> None:
+    """Refuse a data set with fewer shards than readers, and warn if readers have very different numbers of rows."""
     kept, readers = part.rows.kept, ranks * max(1, workers)
-    who = f"{ranks} process(es) of {workers} worker(s)"
-    more = f"write {readers} shards or more (`prepare NAME ... --shards {readers}`)"
+    who = f"{readers} readers ({ranks} process(es), {workers} data loader worker(s) each)"
+    more = f"write at least {readers} shards (`prepare NAME ... --shards {readers}`)"
     if len(kept) < readers:
-        fewer = f"--dataloader_num_workers {len(kept) // ranks} at most, or " if len(kept) >= ranks else ""
+        fewer = f"set --dataloader_num_workers to at most {len(kept) // ranks}, or " if len(kept) >= ranks else ""
         raise ValueError(
-            f"{part.name}: {len(kept)} shard(s) cannot be dealt out to {who}, {readers} readers; {fewer}{more}."
+            f"{part.name}: {who} need at least one shard each, but there are only {len(kept)}; {fewer}{more}."
         )
-    dealt = [sum(kept[reader::readers]) for reader in range(readers)]
-    if not min(dealt):
-        raise ValueError(f"{part.name}: a reader of {who} would get shards without a row; {more}, or read by fewer.")
-    if max(dealt) > UNEVEN * min(dealt):
-        rows = f"{min(dealt):,} to {max(dealt):,} rows each; those of the fewest come again soonest"
-        logger.warning("%s: its %d shards give the %d readers %s", part.name, len(kept), readers, rows)
+    rows = [sum(kept[reader::readers]) for reader in range(readers)]
+    if not min(rows):
+        raise ValueError(
+            f"{part.name}: with {who}, the shards of at least one reader have no rows that can be trained on; {more}, "
+            "or use fewer readers."
+        )
+    if max(rows) > MAX_IMBALANCE * min(rows):
+        logger.warning(
+            "%s: the %d shards give the %d readers between %s and %s rows each; rows of readers with fewer rows are "
+            "repeated more often",
+            part.name,
+            len(kept),
+            readers,
+            f"{min(rows):,}",
+            f"{max(rows):,}",
+        )

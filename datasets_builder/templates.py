@@ -1,7 +1,8 @@
-"""How a row is put into words: questions and answers for a target, chosen by a generator that (seed, epoch, index) fix.
+"""Phrasings of questions and answers for the targets of a row, drawn with a random generator.
 
-A present thing is answered with one `{seg}` for each mask; a missing one in words that begin with the language's "No",
-and no other answer of these begins so: the first word of an answer tells whether the model takes the thing for present.
+The answer for a target in the image has one `{seg}` per mask. The answer for an absent target starts with "No" in the
+language of the question. No other answer of the templates starts with this word, so the first word of an answer shows
+whether the model found the target.
 """
 
 from dataclasses import dataclass, field
@@ -13,28 +14,29 @@ from gemma_lisa.safety.short_text import show
 
 from .rows import SEG_SLOT
 
-# How often a target is answered in the data set's own words, where it has some.
+# Share of targets that are answered with the data set's own answer, if it has one.
 OWN_ANSWER_SHARE = 0.75
-# How often a target that comes with an explanation is asked for it.
+# Share of targets with an explanation that are asked for it.
 EXPLAIN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Language:
-    """The wordings of one language: `{text}` is what a row asks for, `{question}` a whole question, `{seg}` a mask.
+    """Templates of one language: `{text}` is the text of the target, `{question}` a question, `{seg}` a mask.
 
-    Answers have one wording each: several would be a guess that the model has to make before it says what it sees.
+    There is only one template per kind of answer. With several, the model would have to guess one of them before it
+    answers.
     """
 
-    phrase_questions: tuple[str, ...]  # the first is the plain one, that evaluation asks: what a person would type
+    phrase_questions: tuple[str, ...]  # evaluation uses the first: what a user would type
     sentence_questions: tuple[str, ...]
     explain: str
     one_answer: str
-    several_answer: str  # its one {seg} stands for all of them, joined as below
+    several_answer: str  # {seg} is replaced by all masks, joined with the commas below
     comma: str
-    last_comma: str  # before the last of several
+    last_comma: str  # before the last mask
     refusal: str
-    article: str = ""  # of English phrases, that this language leaves out
+    article: str = ""  # English article to remove from phrases
 
 
 LANGUAGES = {
@@ -76,19 +78,19 @@ LANGUAGES = {
         article="the ",
     ),
 }
-ENGLISH = "en"  # what the data sets themselves are written in
+ENGLISH = "en"  # the language of the data sets
 
 
 @dataclass(frozen=True)
 class Phrasing:
-    """How training asks.
+    """Languages and conversations of training questions.
 
     Args:
-        shares: of the questions in each language, relative to each other.
-        conversation_share: share of the rows whose targets are asked as the turns of one conversation, in random order,
-            so that follow-up questions are learned. In the other rows, each target is a conversation of its own.
-        translations: for a language, what its phrases say for those of the data, without an article: {"ja": {"wall":
-            "壁"}}. What is not in it stays as it is.
+        shares: share of the questions in each language, relative to each other: {"en": 3.0, "ja": 1.0}.
+        translations: for a language, translations of the data sets' phrases without article: {"ja": {"wall": "壁"}}.
+            Phrases without translation stay in English.
+        conversation_share: share of rows whose targets become the turns of one conversation, in random order, to train
+            follow-up questions. In the other rows, each target is a separate conversation.
     """
 
     shares: dict[str, float] = field(default_factory=lambda: {ENGLISH: 1.0})
@@ -98,24 +100,27 @@ class Phrasing:
     def __post_init__(self):
         for name in [*self.shares, *self.translations]:
             if name not in LANGUAGES:
-                raise ValueError(f"No language is called {show(name)}; there are: {', '.join(LANGUAGES)}.")
+                raise ValueError(f"Unknown language {show(name)}; choose from: {', '.join(LANGUAGES)}.")
         shares = self.shares.values()
         if not shares or not all(isinstance(share, int | float) and 0 < share < float("inf") for share in shares):
-            raise ValueError(f"languages: {self.shares} are no shares; each must be a number above 0.")
+            raise ValueError(f"languages: each share must be a number above 0, got {show(self.shares)}.")
         for name, phrases in self.translations.items():
             if not isinstance(phrases, dict) or not all(isinstance(phrase, str) for phrase in phrases.values()):
-                raise ValueError(f'translations: {name} needs a phrase for a phrase, as {{"wall": "壁"}}.')
+                raise ValueError(
+                    f'translations: {name} must map phrases to phrases, such as {{"wall": "壁"}}, got {show(phrases)}.'
+                )
         if not 0 <= self.conversation_share <= 1:
-            raise ValueError(f"conversation_share is {self.conversation_share}; it must lie between 0 and 1.")
+            raise ValueError(f"conversation_share must be between 0 and 1, got {self.conversation_share}.")
 
     def draw(self, generator: np.random.Generator) -> str:
+        """Return the key of a language, drawn with the shares as probabilities."""
         if len(self.shares) == 1:
             return next(iter(self.shares))
         shares = np.array(list(self.shares.values()))
         return list(self.shares)[generator.choice(len(shares), p=shares / shares.sum())]
 
     def phrase(self, text: str, language: str) -> str:
-        """A phrase of the data as this language says it."""
+        """Return a phrase of the data set in this language, if it has a translation."""
         bare = text.removeprefix("the ")
         translated = self.translations.get(language, {}).get(bare)
         return translated or text.removeprefix(LANGUAGES[language].article)
@@ -123,9 +128,9 @@ class Phrasing:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation about a row's image: turns of (question, answer), and the targets they ask for, if any.
+    """A conversation about a row's image: (question, answer) turns, and the targets they ask for.
 
-    The masks of the targets stand in the order of the `{seg}` of all answers.
+    The masks of the targets are in the order of the `{seg}` in the answers.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -135,9 +140,14 @@ class Conversation:
 def ask(
     row: dict[str, Any], generator: np.random.Generator, max_questions: int, phrasing: Phrasing | None = None
 ) -> list[Conversation]:
-    """A row's training conversations in varied words: at most `max_questions` of its targets, then its own dialogue.
+    """Return the training conversations of a row: at most `max_questions` of its targets, then its own conversation.
 
-    phrasing: English, if none is given. The row's own dialogue stays in the words of its data set.
+    Args:
+        row: a row with `rows.ROW_FEATURES`.
+        generator: draws the targets and the phrasings.
+        max_questions: maximum number of targets.
+        phrasing: languages and conversations; English without conversations if None. The row's own conversation is
+            not rephrased.
     """
     phrasing = phrasing or Phrasing()
     targets = row["targets"]
@@ -156,7 +166,7 @@ def ask(
 
 
 def ask_plainly(row: dict[str, Any]) -> list[Conversation]:
-    """A row's conversations in the plain words of evaluation: every target by its first text, every VQA question."""
+    """Return the evaluation conversations of a row: each target by its first text, then its own conversation."""
     english, conversations = LANGUAGES[ENGLISH], []
     for target in row["targets"]:
         question = english.phrase_questions[0].format(text=target["texts"][0])
@@ -165,6 +175,7 @@ def ask_plainly(row: dict[str, Any]) -> list[Conversation]:
 
 
 def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing: Phrasing) -> tuple[str, str]:
+    """Return a (question, answer) for a target."""
     name = phrasing.draw(generator)
     language = LANGUAGES[name]
     text = target["texts"][generator.integers(len(target["texts"]))]
@@ -174,7 +185,7 @@ def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing
     question = questions[generator.integers(len(questions))].format(text=text)
     answer = _plain_answer(target, language)
     if name != ENGLISH:
-        return question, answer  # a data set's own answers and explanations are in English
+        return question, answer  # the data sets' answers and explanations are in English
     if target["answer"] is not None and generator.random() < OWN_ANSWER_SHARE:
         answer = target["answer"]
     if target["explanation"] is not None and generator.random() < EXPLAIN_SHARE:
@@ -183,7 +194,7 @@ def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing
 
 
 def _plain_answer(target: dict[str, Any], language: Language) -> str:
-    """In the same words always: "It is {seg}.", "They are {seg}, {seg} and {seg}." or the refusal."""
+    """Return "It is {seg}.", "They are {seg}, {seg} and {seg}." or the refusal."""
     slots = [SEG_SLOT] * len(target["masks"])
     if not slots:
         return language.refusal

@@ -1,4 +1,4 @@
-"""A folder of drawn pictures with a COCO JSON file, as tests write and change it."""
+"""A folder of images with a COCO JSON file, for tests that write and change it."""
 
 import json
 
@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def box(left, top, right, bottom):
-    """A box's polygon; pixels left..right - 1, top..bottom - 1 are in it."""
+    """Return the polygon of a box with the pixels left..right - 1 and top..bottom - 1."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 
@@ -33,7 +33,7 @@ CATEGORIES = [{"id": 1, "name": "trash_can"}, {"id": 2, "name": "cat"}, {"id": 9
 
 
 class Photos:
-    """A folder of drawn pictures with result.json, which tests change."""
+    """A folder of images with result.json, whose content tests can change."""
 
     def __init__(self, root, n_images=1):
         self.root = root
@@ -60,7 +60,7 @@ class Photos:
 
 
 def masks_of(row):
-    """Text to masks, (K, H, W) with 255 where nothing is counted, on the image as it is shown."""
+    """Return the masks of each text on the upright image, (K, H, W) uint8 with 255 for ignored pixels."""
     image = load_image(row["image"], row["source"])
     size = (image.height, image.width)
     return {target["texts"][0]: target_masks(target, size, row["source"]) for target in row["targets"]}

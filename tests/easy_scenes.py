@@ -1,4 +1,4 @@
-"""Scenes of the easy level of shapes and their rows, and what the words of a question mean in them."""
+"""Scenes and rows of level "easy" of shapes, and the objects that a question asks for."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def make(index, training=False, size=SIZE):
 
 
 def named(objects, words):
-    """The objects that words such as "red circles", "shape" or "blue shapes" speak of."""
+    """Return the objects that match words such as "red circles", "shape" or "blue shapes"."""
     found = objects
     for word in words.split():
         word = word.removesuffix("s")
@@ -32,7 +32,7 @@ def named(objects, words):
 
 
 def kind_of(target):
-    """The kind of a question, read from its words and masks alone."""
+    """Return the kind of a question from its text and masks."""
     words = target["texts"][0].split()
     if not target["masks"]:
         return "absent"

@@ -1,1 +1,1 @@
-"""Public data sets, one in a file. A new one also gets its name in `BUILDERS` of `datasets_builder/mixture.py`."""
+"""Published data sets, one per file. To add one, also add its name to `BUILDERS` in `datasets_builder/mixture.py`."""

@@ -1,9 +1,9 @@
-"""ADE20K, the scene parsing benchmark's release (ADEChallengeData2016): photos with label maps of 150 classes.
+"""Read ADE20K in the release of the scene parsing benchmark (ADEChallengeData2016): label maps of 150 classes.
 
     ade20k/images/{training,validation}/ADE_train_00000001.jpg, ...
     ade20k/annotations/{training,validation}/ADE_train_00000001.png      0 = other, k = class k of objectInfo150.txt
 
-A row is one photo; a target is one class in it, all its instances united.
+A row is one photo. A target is one class in it, with all instances in one mask.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import datasets
 from .archives import Archive, ArchiveConfig
 from .label_map_builder import LabelMapBuilder
 
-# objectInfo150.txt, the first name of each class, from 1 on
+# The first name of each class in objectInfo150.txt, starting with class 1
 NAMES = (
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
     "table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, "
@@ -41,14 +41,14 @@ class Ade20kConfig(ArchiveConfig):
 
 
 class Ade20k(LabelMapBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = Ade20kConfig
     BUILDER_CONFIGS = [Ade20kConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="ADE20K",
         folder="ade20k",
-        get="Get ADEChallengeData2016.zip from its homepage and put its folders images and annotations into ade20k.",
+        get="Download ADEChallengeData2016.zip and move its folders images and annotations into ade20k.",
         homepage="http://sceneparsing.csail.mit.edu",
         license="images for non-commercial research and education; annotations BSD-3-Clause",
         citation="Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017",

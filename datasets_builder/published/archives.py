@@ -1,7 +1,8 @@
-"""What the builders of published data sets share: the folder they are unpacked in, and what is said of each.
+"""Base classes of the builders of published data sets: their folder, their metadata, and changes of their files.
 
-Every set lies below one data_dir, in the layout that LISA's users have: `ade20k/`, `coco/`, `cocostuff/`, `mapillary/`,
-`vlpart/`, `refer_seg/`, `llava_dataset/`, `reason_seg/`. Nothing is downloaded: `Archive.get` says where it is got.
+All sets are in one data_dir, in the same layout as for LISA: `ade20k/`, `coco/`, `cocostuff/`, `mapillary/`, `vlpart/`,
+`refer_seg/`, `llava_dataset/`, `reason_seg/`. Nothing is downloaded. `Archive.instructions` tells users how to get a
+set.
 """
 
 import hashlib
@@ -20,41 +21,46 @@ QUESTIONS = "questions"
 
 @dataclass(frozen=True)
 class Archive:
-    """A published data set: what its builder, its card and `inspect` say about it."""
+    """Metadata of a published data set, for errors, the dataset card and `inspect`."""
 
     title: str
     folder: str  # below data_dir
-    get: str  # which archives, and what they are unpacked to
+    get: str  # which archives to download, and where to unpack them
     homepage: str
     license: str
-    citation: str  # authors, title, where and when, in one line
-    sizes: dict[str, int] = field(default_factory=dict)  # of each split, as published
-    unit: str = "images"  # what `sizes` counts: rows, or their targets where it is QUESTIONS
+    citation: str  # authors, title, venue and year in one line
+    sizes: dict[str, int] = field(default_factory=dict)  # published size of each split
+    unit: str = "images"  # unit of `sizes`: rows, or targets if it is QUESTIONS
+
+    @property
+    def instructions(self) -> str:
+        """How to get the data set, for error messages."""
+        return f"{self.title}: {self.get} Homepage: {self.homepage}"
 
 
 @dataclass
 class ArchiveConfig(TolerantConfig):
-    """Options of every published set."""
+    """Options of all published data sets."""
 
     @property
     def root(self) -> Path:
         if self.data_dir is None:
-            raise ValueError("data_dir is missing; name the folder that the archives were unpacked in.")
+            raise ValueError("data_dir is missing; set it to the folder with the data sets' original files.")
         return Path(os.path.abspath(self.data_dir))
 
     def state_of_files(self) -> list[str]:
-        """Changes when one of `index_paths`, or a file anywhere below one of those that are folders, does."""
+        """Return strings that change if one of `index_paths`, or a file anywhere in one of these folders, changes."""
         return [f"{path} {_state_of(path)}" for path in self.index_paths() if path.exists()]
 
     def index_paths(self) -> list[Path]:
-        """What the rows are made from: the JSON files, and the folders of label maps and of photos."""
+        """Return the JSON files and the folders of label maps and photos that the rows are made from."""
         raise NotImplementedError
 
 
 def _state_of(path: Path, inside: tuple[str, ...] = ()) -> str:
-    """Size and time of last change of a file, or a hash of those of all files below a folder.
+    """Return size and modification time of a file, or a hash of those of all files in a folder.
 
-    inside: the real paths of the folders that this one lies in; a link back to one of them is passed over.
+    inside: real paths of the parent folders. Links to one of them are skipped, because they would never end.
     """
     if path.is_file():
         return _size_and_time(path.stat())
@@ -76,10 +82,10 @@ def _size_and_time(status: os.stat_result) -> str:
 
 
 class ArchiveBuilder(TolerantBuilder):
-    """A builder of a published set; a subclass names its archive."""
+    """Builder of a published data set. Subclasses define ARCHIVE."""
 
-    ARCHIVE: Archive  # of the class; a builder whose configuration has SIZES of its own holds a copy with these
-    SIZES: ClassVar[dict[str, dict[str, int]]] = {}  # `Archive.sizes` by configuration, where these are split otherwise
+    ARCHIVE: Archive  # instances of classes with SIZES have a copy with the sizes of their configuration
+    SIZES: ClassVar[dict[str, dict[str, int]]] = {}  # `Archive.sizes` for each configuration, if they differ
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -101,23 +107,23 @@ class ArchiveBuilder(TolerantBuilder):
         )
 
     def folder(self) -> Path:
-        """The set's own folder.
+        """Return the data set's folder.
 
         Raises:
-            ValueError: it is not there; where it is got.
+            ValueError: the folder does not exist. The message tells how to get the data set.
         """
         folder = self.config.root / self.ARCHIVE.folder
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
+            raise ValueError(f"{folder}: no such folder. {self.ARCHIVE.instructions}")
         return folder
 
 
 def require_file(path: Path, archive: Archive) -> Path:
-    """The path, of a file that the set cannot do without.
+    """Return the path of a required file.
 
     Raises:
-        ValueError: it is not there; where it is got.
+        ValueError: the file does not exist. The message tells how to get the data set.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file. {archive.title}: {archive.get}")
+        raise ValueError(f"{path}: no such file. {archive.instructions}")
     return path

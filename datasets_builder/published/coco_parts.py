@@ -1,8 +1,10 @@
-"""What the sets of parts share: COCO JSON files whose categories are things ("cup") and parts of them ("cup:handle").
+"""Base class for data sets of parts: COCO JSON files with the categories of things ("cup") and parts ("cup:handle").
 
-A row is one photo; a target is one category in it, all its instances united. A part is asked for in two wordings, "the
-handle of the cup" and "the cup handle". LVIS's lists in a photo's record are respected: of the categories in
-`not_exhaustive_category_ids` only some instances are marked, so these are not asked for, nor are their parts.
+A row is one photo. A target is one category in it, with all instances in one mask. A part has two texts: "the handle of
+the cup" and "the cup handle".
+
+In LVIS, only some instances of the categories in an image's `not_exhaustive_category_ids` are annotated. These
+categories and their parts are not asked for.
 """
 
 import re
@@ -24,36 +26,36 @@ from .archives import ArchiveBuilder
 
 @dataclass(frozen=True)
 class Category:
-    """A thing, or a part of it, in people's words."""
+    """A thing or a part of a thing, with its name in plain words."""
 
     thing: str
     part: str | None = None
 
     @property
     def texts(self) -> list[str]:
-        """Its wordings, the plainest first."""
+        """Return the texts that ask for it, the simplest one first."""
         if self.part is None:
             return [f"the {self.thing}"]
         texts = [f"the {self.part} of the {self.thing}"]
-        if self.part.startswith(f"{self.thing} "):  # the fan box
+        if self.part.startswith(f"{self.thing} "):  # "fan box" of "fan"
             texts.append(f"the {self.part}")
-        elif not self.thing.endswith(self.part):  # nobody says: the potted plant plant
+        elif not self.thing.endswith(self.part):  # not "the potted plant plant"
             texts.append(f"the {self.thing} {self.part}")
         return texts
 
 
 class PartsBuilder(ArchiveBuilder):
-    """A builder whose splits are COCO JSON files of things and parts; a subclass says where they lie."""
+    """Builder whose splits are COCO JSON files of things and parts. Subclasses define FILES and PHOTOS."""
 
-    FILES: ClassVar[dict[str, str]]  # each split's JSON file, below the set's own folder
-    PHOTOS: ClassVar[str]  # the folder that file_name counts from, below data_dir
-    CORRECTED: ClassVar[dict[str, str]] = {}  # names of things or parts that the set spells otherwise than people
+    FILES: ClassVar[dict[str, str]]  # JSON file of each split, relative to the data set's folder
+    PHOTOS: ClassVar[str]  # folder of the photos, relative to data_dir; file_name is relative to it
+    CORRECTED: ClassVar[dict[str, str]] = {}  # corrected spelling of things and parts
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         folder = self.folder()
         files = {split: folder / name for split, name in self.FILES.items() if (folder / name).is_file()}
         if not files:
-            raise ValueError(f"{folder}: none of {', '.join(self.FILES.values())} is there. {self.ARCHIVE.get}")
+            raise ValueError(f"{folder}: none of {', '.join(self.FILES.values())} exists. {self.ARCHIVE.instructions}")
         return [
             datasets.SplitGenerator(split, gen_kwargs={"split": split, "file": file}) for split, file in files.items()
         ]
@@ -68,7 +70,7 @@ class PartsBuilder(ArchiveBuilder):
             where, image = named
             path = path_inside(folder, image["file_name"], (folder,), where)
             if not path.is_file():
-                raise ValueError(f"{where}: {path}: no such file. {self.ARCHIVE.get}")
+                raise ValueError(f"{where}: {path}: no such file. {self.ARCHIVE.instructions}")
             marked = annotations.get(image["id"], [])
             targets = present_targets(image, marked, categories, path, where, skipped)
             targets += self.absent_targets(image, marked, categories, where)
@@ -83,24 +85,29 @@ class PartsBuilder(ArchiveBuilder):
     def absent_targets(
         self, image: dict, marked: list[dict], categories: dict[Any, Category], where: str
     ) -> list[dict]:
-        """Targets without masks, for a set that knows what a photo does not show."""
+        """Return targets without masks. Override it if the data set lists what a photo does not show."""
         return []
 
 
 def read_categories(file: Path, names: dict[Any, str], corrected: dict[str, str]) -> dict[Any, Category]:
-    """The categories of a file by their ids; names as `coco_files.read_coco` gives them, "car (automobile):wheel".
+    """Return the categories of a file by id.
+
+    Args:
+        file: for errors.
+        names: names by id, as `coco_files.read_coco` returns them: "car (automobile):wheel".
+        corrected: corrected spelling of things and parts.
 
     Raises:
-        ValueError: a name that is neither a thing nor a part of one.
+        ValueError: a name is neither a thing nor a part of a thing.
     """
     categories = {}
     for number, name in names.items():
-        halves = [" ".join(re.sub(r"\(.*?\)", " ", half).split()) for half in name.split(":")]
-        if len(halves) > 2 or not all(halves):
+        words = [" ".join(re.sub(r"\(.*?\)", " ", word).split()) for word in name.split(":")]
+        if len(words) > 2 or not all(words):
             raise ValueError(
-                f"{file}: category {name_of(number)}: its name {show(name)} is neither a thing nor thing:part."
+                f'{file}: name of category {name_of(number)} must be "thing" or "thing:part", got {show(name)}.'
             )
-        categories[number] = Category(*(corrected.get(half, half) for half in halves))
+        categories[number] = Category(*(corrected.get(word, word) for word in words))
     return categories
 
 
@@ -112,19 +119,28 @@ def present_targets(
     where: str,
     skipped: dict[str, list[str]],
 ) -> list[dict]:
-    """What is in a photo, in the order of its annotations (`marked`); those that are not asked for go to skipped."""
+    """Return the targets for the categories that are in a photo, in the order of its annotations.
+
+    Args:
+        image: the photo's COCO record.
+        marked: the photo's COCO annotations.
+        categories: categories by id.
+        path: path of the photo.
+        where: names the image in errors.
+        skipped: lists of skipped annotations by reason; this function adds to it.
+    """
     size = (image["height"], image["width"])
     method = turn_of(path, size, where)
     partly = listed(image, "not_exhaustive_category_ids", categories, where)
     owners = {str(annotation.get("obj_ann_id")) for annotation in marked if categories[annotation["category_id"]].part}
-    # Pixels not counted: by category its crowds, by thing the instances of which no part is marked. Perhaps they show
-    # none, perhaps nobody looked; no file says it.
+    # Ignored pixels: crowds of the category, and for parts the instances of the thing without annotated parts. It is
+    # unknown whether such an instance has no visible part, or whether its parts were not annotated.
     masks, crowds, undivided = defaultdict(list), defaultdict(list), defaultdict(list)
     for annotation in marked:
         name = f"{where}: annotation {name_of(annotation['id'])}"
         category = categories[annotation["category_id"]]
         if category in partly or Category(category.thing) in partly:
-            skipped["annotations of categories that are not marked throughout"].append(name)
+            skipped["annotations of categories that are not exhaustively annotated"].append(name)
             continue
         mask = visible_runs(annotation.get("segmentation"), size, name, skipped)
         if mask is None:
@@ -147,8 +163,8 @@ def present_targets(
 
 
 def listed(image: dict, key: str, categories: dict[Any, Category], where: str) -> set[Category]:
-    """The categories that a list in a photo's record names; LVIS's lists name some that these sets do not have."""
+    """Return the categories of a list of ids in a photo's record, without ids that the data set does not have."""
     numbers = image.get(key) or []
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
-        raise ValueError(f"{where}: {key} is {show(numbers)}, which is no list of ids.")
+        raise ValueError(f"{where}: {key} must be a list of category ids, got {show(numbers)}.")
     return {categories[number] for number in numbers if number in categories}

@@ -1,9 +1,9 @@
-"""COCO-Stuff 164k: COCO 2017's photos with label maps of 80 sorts of things and 91 of stuff.
+"""Read COCO-Stuff 164k: photos of COCO 2017 with label maps of 80 classes of things and 91 of stuff.
 
     cocostuff/{train2017,val2017}/000000000009.png      v = class v + 1 of labels.txt, 255 = unlabeled
     coco/{train2017,val2017}/000000000009.jpg
 
-A row is one photo; a target is one class in it, all its instances united.
+A row is one photo. A target is one class in it, with all instances in one mask.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import datasets
 from .archives import Archive, ArchiveConfig
 from .label_map_builder import LabelMapBuilder
 
-# labels.txt without its first, "unlabeled"
+# The classes of labels.txt without the first, "unlabeled"
 NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, "
     "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, "
@@ -33,7 +33,7 @@ NAMES = (
     "wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, "
     "window-other, wood"
 ).split(", ")
-# As people say it. labels.md describes a window-other as any window, and clouds as the only sky that sky-other is not.
+# Plain names. By labels.md, window-other is any window, and sky-other is all sky except clouds.
 SPOKEN = {
     "ceiling-tile": "tiled ceiling",
     "desk-stuff": "desk",
@@ -55,7 +55,7 @@ SPOKEN = {
     "window-blind": "window blind",
     "window-other": "window",
 }
-# What is left of a sort is not asked for: "the wall" would deny the brick wall beside it, which is a class of its own.
+# Classes with this suffix are ignored: the mask of "the wall" (wall-other) would exclude the class brick wall.
 REST = "-other"
 UNLABELED = 255
 LABELS = {value: SPOKEN.get(name, None if name.endswith(REST) else name) for value, name in enumerate(NAMES)}
@@ -72,15 +72,15 @@ class CocoStuffConfig(ArchiveConfig):
 
 
 class CocoStuff(LabelMapBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoStuffConfig
     BUILDER_CONFIGS = [CocoStuffConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="COCO-Stuff",
         folder="cocostuff",
-        get="Get stuffthingmaps_trainval2017.zip from its homepage and put its folders train2017 and val2017 into "
-        "cocostuff, and those of COCO's train2017.zip and val2017.zip into coco.",
+        get="Download stuffthingmaps_trainval2017.zip and move its folders train2017 and val2017 into cocostuff; move "
+        "the folders of COCO's train2017.zip and val2017.zip into coco.",
         homepage="https://github.com/nightrome/cocostuff",
         license="photos under Flickr's terms of use; annotations CC BY 4.0",
         citation="Caesar et al., COCO-Stuff: Thing and Stuff Classes in Context, CVPR 2018",

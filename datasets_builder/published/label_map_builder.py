@@ -1,4 +1,4 @@
-"""What the sets of photos with label maps share: a row is one photo, a target is one class in it."""
+"""Base class for data sets of photos with label maps. A row is one photo, a target is one class in it."""
 
 import os
 from collections import defaultdict
@@ -18,17 +18,20 @@ from .archives import ArchiveBuilder
 
 
 class LabelMapBuilder(ArchiveBuilder):
-    """A builder whose rows are photos with label maps; a subclass says where they lie and what the numbers mean.
+    """Builder whose rows are photos with label maps. Subclasses define MAPS, PHOTOS and `names`.
 
-    A split without any label map is none; in one that is, every photo needs its map, and every map its photo.
+    A split without label maps does not exist. In other splits, each photo must have a label map and each label map a
+    photo.
     """
 
-    MAPS: ClassVar[dict[str, str]]  # each split's folder of label maps, in the set's own folder
-    PHOTOS: ClassVar[dict[str, str]]  # each split's folder of photos, below data_dir
-    SHARED_PHOTOS: ClassVar[bool] = False  # those are other sets' too, and say nothing where no label map is
+    MAPS: ClassVar[dict[str, str]]  # folder of label maps of each split, relative to the data set's folder
+    PHOTOS: ClassVar[dict[str, str]]  # folder of photos of each split, relative to data_dir
+    SHARED_PHOTOS: ClassVar[bool] = (
+        False  # whether other sets use the same photos, so that photos without any map are normal
+    )
 
     def names(self) -> dict[int, str | None]:
-        """What each number is called; none: its pixels are not counted."""
+        """Return the class name of each number; None for numbers whose pixels are ignored."""
         raise NotImplementedError
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
@@ -38,12 +41,12 @@ class LabelMapBuilder(ArchiveBuilder):
         for split, name in self.MAPS.items():
             maps = _stems(folder / name, ".png")
             photos = _stems(self.config.root / self.PHOTOS[split], ".jpg")
-            # A photo without its label map, and a map without its photo, are records too, and bad ones
+            # Includes photos without label map and label maps without photo, to report them as bad records
             found[split] = sorted(maps | photos) if maps else []
             if photos and not maps and not self.SHARED_PHOTOS:
-                self.remark(f"{folder / name}: holds no label map, so the split {split} is left out")
+                self.remark(f"{folder / name}: contains no label maps (.png), so split {split} is skipped")
         if not any(found.values()):
-            raise ValueError(f"{folder}: no label map is there. {self.ARCHIVE.get}")
+            raise ValueError(f"{folder}: contains no label maps. {self.ARCHIVE.instructions}")
         return [
             datasets.SplitGenerator(split, gen_kwargs={"split": split, "stems": stems, "names": names})
             for split, stems in found.items()
@@ -64,21 +67,22 @@ class LabelMapBuilder(ArchiveBuilder):
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:
-    """Of the files of a folder, but for hidden ones; none where it is not there, as of a split that nobody unpacked."""
+    """Return the stems of the files in a folder, without hidden files; empty if the folder does not exist."""
     names = os.listdir(folder) if folder.is_dir() else []
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
 
 
 def labels_of(image: Path, label_map: Path) -> np.ndarray:
-    """The class numbers (H, W) of a photo, upright as it is shown; a map that lies on its side with the stored pixels
-    is turned with them.
+    """Return the class numbers (H, W) of a photo, upright as it is shown.
+
+    If the label map has the orientation of the stored pixels, it is rotated by the photo's EXIF orientation.
 
     Raises:
-        ValueError: no photo, a map that cannot be read (`read_label_map`) or that is not as large as its photo.
+        ValueError: the photo or the label map does not exist or cannot be read, or their sizes differ.
     """
     for path, other in ((image, f"label map {label_map}"), (label_map, f"photo {image}")):
         if not path.is_file():
-            raise ValueError(f"{path}: no such file, though its {other} is there.")
+            raise ValueError(f"{path}: no such file, but its {other} exists; unpack the data set again.")
     labels = read_label_map(label_map)
     method = turn_of(image, labels.shape, str(label_map))
     return labels if method is None else np.asarray(Image.fromarray(labels).transpose(method))
@@ -87,18 +91,23 @@ def labels_of(image: Path, label_map: Path) -> np.ndarray:
 def named_masks(
     labels: np.ndarray, names: dict[int, str | None], label_map: Path
 ) -> tuple[dict[str, dict], dict | None]:
-    """The mask of every class by its name, as rows hold it, and that of the pixels that are not counted, or none.
+    """Return the mask (RLE) of each class by name, and the mask of the ignored pixels, or None.
 
-    names: what each number of the label map (H, W) is called; several numbers of one name are united. None: its pixels
-    are not counted.
+    Args:
+        labels: (H, W) class numbers.
+        names: class name of each number; None for numbers whose pixels are ignored. Numbers with the same name give
+            one mask.
+        label_map: path of the label map, for errors.
 
     Raises:
-        ValueError: a number that has no entry in names.
+        ValueError: a number is not in names.
     """
     of_name = defaultdict(list)
     for number, mask in class_masks(labels).items():
         if number not in names:
-            raise ValueError(f"{label_map}: holds the number {number}, which is none of its set's {len(names)} labels.")
+            raise ValueError(
+                f"{label_map}: unknown class number {number}; the data set has {len(names)} class numbers."
+            )
         of_name[names[number]].append(mask)
     masks = {name: unite(same) for name, same in of_name.items()}
     ignore = masks.pop(None, None)
@@ -106,10 +115,13 @@ def named_masks(
 
 
 def semantic_row(image: Path, source: str, masks: dict[str, dict], ignore: dict | None) -> dict | None:
-    """A row that asks for every class of a photo, or none where there is no class.
+    """Return a row with a target for each class of a photo, or None if there is no class.
 
-    masks: by class name, as rows hold them. ignore: the mask of the pixels of which the label map does not say what
-    they are.
+    Args:
+        image: path of the photo.
+        source: source of the row.
+        masks: masks (RLE) by class name.
+        ignore: mask (RLE) of the ignored pixels, or None.
     """
     if not masks:
         return None

@@ -1,10 +1,10 @@
-"""LLaVA-Instruct: dialogues about photos, without masks.
+"""Read LLaVA-Instruct: conversations about photos, without masks.
 
-    llava_dataset/llava_instruct_150k.json      "150k": image "000000033471.jpg" counts from coco/train2017
-    llava_dataset/llava_v1_5_mix665k.json       "mix665k": image "gqa/images/2376553.jpg" counts from data_dir; or none
+    llava_dataset/llava_instruct_150k.json    "150k": image "000000033471.jpg" is relative to coco/train2017
+    llava_dataset/llava_v1_5_mix665k.json     "mix665k": image "gqa/images/2376553.jpg" is relative to data_dir
     coco/train2017/, gqa/images/, ocr_vqa/images/, textvqa/train_images/, vg/{VG_100K,VG_100K_2}/
 
-A row is one dialogue, of people's questions and the assistant's answers in turn. Of mix665k some are about no photo.
+A row is one conversation of questions by a person and answers by the assistant. Some of mix665k have no photo.
 """
 
 import os
@@ -24,7 +24,7 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 
 FILES = {"150k": "llava_instruct_150k.json", "mix665k": "llava_v1_5_mix665k.json"}
-COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # below data_dir, what `image` does
+COUNTS_FROM = {"150k": "coco/train2017", "mix665k": ""}  # folder that `image` is relative to, relative to data_dir
 PHOTOS = {
     "150k": ("coco/train2017",),
     "mix665k": (
@@ -37,7 +37,7 @@ PHOTOS = {
     ),
 }
 HUMAN, GPT = "human", "gpt"
-SLOT = "<image>"  # where LLaVA puts the photo; here it always stands first
+SLOT = "<image>"  # position of the photo in LLaVA's text; removed, because here the photo always comes first
 
 
 @dataclass
@@ -51,7 +51,7 @@ class LlavaInstructConfig(ArchiveConfig):
 
 
 class LlavaInstruct(ArchiveBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = LlavaInstructConfig
     BUILDER_CONFIGS = [
         LlavaInstructConfig(name="150k", version=VERSION),
@@ -62,9 +62,9 @@ class LlavaInstruct(ArchiveBuilder):
     ARCHIVE = Archive(
         title="LLaVA-Instruct",
         folder="llava_dataset",
-        get="Get llava_instruct_150k.json (or llava_v1_5_mix665k.json) from its homepage into llava_dataset, and "
-        "COCO's train2017.zip into coco (for the latter also the photos of GQA, OCR-VQA, TextVQA and Visual Genome "
-        "into gqa/images, ocr_vqa/images, textvqa/train_images, vg/VG_100K and vg/VG_100K_2).",
+        get="Download llava_instruct_150k.json or llava_v1_5_mix665k.json into llava_dataset; move the folder of "
+        "COCO's train2017.zip into coco. mix665k also needs the photos of GQA, OCR-VQA, TextVQA and Visual Genome in "
+        "gqa/images, ocr_vqa/images, textvqa/train_images, vg/VG_100K and vg/VG_100K_2.",
         homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
         license="CC-BY-4.0, and to be used by OpenAI's terms; photos under their own",
         citation="Liu et al., Visual Instruction Tuning, NeurIPS 2023",
@@ -78,95 +78,101 @@ class LlavaInstruct(ArchiveBuilder):
 
     def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[str, dict]]:
         photos = Photos(self.config.root, self.config.root / COUNTS_FROM[self.config.name])
-        begun_by_gpt = []
+        answer_first = []  # records that start with an answer
 
         def row_of(numbered: tuple[str, int, Any]) -> dict | None:
             where, place, record = numbered
             if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
-                raise ValueError(f"{where}: has no id; get the file again.")
+                raise ValueError(f"{where}: has no id (a string or an integer); download the file again.")
             where += f", id {name_of(record['id'])}"
-            turns, dropped = _rounds(record, where)
+            turns, dropped = _turns(record, where)
             if dropped:
-                begun_by_gpt.append(where)
+                answer_first.append(where)
             if not turns:
                 return None
             image = None
             if record.get("image") is not None:
                 image = photos.find(record["image"], where)
             elif any(_has_slot_line(turn["value"]) for turn in record["conversations"] if turn["from"] == HUMAN):
-                raise ValueError(f"{where}: its questions have the place of a photo, {SLOT}, but it names no image.")
-            # An id comes several times, for several dialogues about one photo
+                raise ValueError(
+                    f"{where}: its questions contain {SLOT}, but it has no image; add the image or remove {SLOT}."
+                )
+            # Several conversations about a photo have the same id
             source = f"{self.name}/{split}/{record['id']}-{place}"
             return new_row(image, source, [], turns)
 
         records = enumerate(read_records(file))
-        named = ((f"{file}: record {place} (from 0 on)", place, record) for place, record in records)
+        named = ((f"{file}: record {place} (counted from 0)", place, record) for place, record in records)
         yield from self.rows(((numbered[0], numbered) for numbered in named), row_of)
-        if begun_by_gpt:
-            self.remark(
-                f"{file}: left out what {len(begun_by_gpt)} dialogues answer before the first question; the first: "
-                f"{begun_by_gpt[0]}"
-            )
+        self.remark_cases(file, {"answers before the first question": answer_first})
 
 
 class Photos:
-    """Which photos there are: every folder is listed and every photo looked at once, for several dialogues are about
-    one, and several hundred thousand are asked for."""
+    """Find photos, and list each folder and check each photo only once.
+
+    There are several hundred thousand lookups, and several conversations about each photo.
+
+    Args:
+        root: the data folder.
+        folder: folder that the names of photos are relative to.
+    """
 
     def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder  # the data folder, and where names count from
+        self.root, self.folder = root, folder
         self._listed: dict[Path, set[str]] = {}
         self._whole: set[str] = set()
 
     def find(self, name: Any, where: str) -> str:
-        """The path of a photo.
+        """Return the path of a photo.
 
         Raises:
-            ValueError: no name, one that leads out of the data folder, no such file, or none that can be read.
+            ValueError: the name is not a path in the data folder, or the file does not exist or cannot be read.
         """
         if not isinstance(name, str) or not Path(name).suffix:
-            raise ValueError(f"{where}: its image is {show(str(name))}, which is no path of a picture.")
+            raise ValueError(f"{where}: image must be the path of an image file, got {show(str(name))}.")
         path = path_inside(self.folder, name, (self.root,), where)
         folder = path.parent
         if folder not in self._listed:
             self._listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
         if path.name not in self._listed[folder]:
-            raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.get}")
-        found = str(path)  # once: of the paths that datasets puts in place of pathlib's it takes long
+            raise ValueError(f"{where}: {path}: no such file. {LlavaInstruct.ARCHIVE.instructions}")
+        found = str(path)  # only once, because it is slow for the paths of 🤗 Datasets
         if found not in self._whole:
             stored_size(path, where)
             self._whole.add(found)
         return found
 
 
-def _rounds(record: dict, where: str) -> tuple[list[dict], bool]:
-    """A record's questions and answers, and whether it had answers before the first question, which are left out.
+def _turns(record: dict, where: str) -> tuple[list[dict], bool]:
+    """Return the turns of a record, and whether answers before the first question were skipped.
 
     Raises:
-        ValueError: turns that do not alternate, that are empty, or an answer that would ask for a mask.
+        ValueError: questions and answers do not alternate, one of them is empty, or an answer contains [SEG] or {seg}.
     """
     turns = record.get("conversations")
     if not isinstance(turns, list) or not all(map(_is_turn, turns)):
-        raise ValueError(f"{where}: its conversations are no list of turns, each with from and value.")
+        raise ValueError(
+            f"{where}: conversations must be a list of objects with the texts from and value, got {show(turns)}."
+        )
     first = next((at for at, turn in enumerate(turns) if turn["from"] != GPT), len(turns))
     asked = turns[first:]
     speakers = [turn["from"] for turn in asked]
     if len(speakers) % 2 or speakers != [HUMAN, GPT] * (len(speakers) // 2):
-        raise ValueError(f"{where}: its turns are by {listed(speakers)}; {HUMAN} and {GPT} must alternate.")
+        raise ValueError(f"{where}: its turns must alternate between {HUMAN} and {GPT}, got {listed(speakers)}.")
     turns = []
     for human, gpt in zip(asked[::2], asked[1::2], strict=True):
         question = human["value"] if record.get("image") is None else _without_slot(human["value"])
         question, answer = question.strip(), gpt["value"].strip()
         if not question or not answer:
-            raise ValueError(f"{where}: a turn of it says nothing.")
+            raise ValueError(f"{where}: a question or an answer is empty.")
         if reserved := next((mark for mark in RESERVED if mark in answer), None):
-            raise ValueError(f"{where}: an answer of it says {reserved}, which stands for a mask.")
+            raise ValueError(f"{where}: an answer contains {reserved}, which is reserved for masks; remove it.")
         turns.append({"question": question, "answer": answer})
     return turns, first > 0
 
 
 def _has_slot_line(text: str) -> bool:
-    """Whether the first or the last line of a text is the slot alone; a dialogue on code may hold it elsewhere."""
+    """Return whether the first or last line of a text is only the slot. Text about code can contain it elsewhere."""
     begin, end = text.lstrip(), text.rstrip()
     behind = begin.removeprefix(SLOT) if begin.startswith(SLOT) else ""
     before = end.removesuffix(SLOT) if end.endswith(SLOT) else ""
@@ -174,7 +180,10 @@ def _has_slot_line(text: str) -> bool:
 
 
 def _without_slot(text: str) -> str:
-    """The text with a blank for each slot and the blanks around it. A regular expression would take quadratic time."""
+    """Return the text with each slot and the spaces around it replaced by one space.
+
+    A regular expression would take quadratic time.
+    """
     first, *others = text.split(SLOT)
     if not others:
         return text

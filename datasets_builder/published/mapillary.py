@@ -1,10 +1,10 @@
-"""Mapillary Vistas v2.0: photos of streets with label maps of 124 classes.
+"""Read Mapillary Vistas v2.0: photos of streets with label maps of 124 classes.
 
-    mapillary/config_v2.0.json                                          "labels": what each number is called
+    mapillary/config_v2.0.json                                          "labels": class name of each number
     mapillary/{training,validation}/images/0035fkbjWljhaftpVM37-g.jpg
-    mapillary/{training,validation}/v2.0/labels/0035fkbjWljhaftpVM37-g.png      v = place in "labels", from 0 on
+    mapillary/{training,validation}/v2.0/labels/0035fkbjWljhaftpVM37-g.png      v = index in "labels"
 
-A row is one photo; a target is one class in it, all its instances united. The photos of testing/ have no labels.
+A row is one photo. A target is one class in it, with all instances in one mask. The photos of testing/ have no labels.
 """
 
 import re
@@ -19,11 +19,11 @@ from .archives import Archive, ArchiveConfig, require_file
 from .label_map_builder import LabelMapBuilder
 
 CONFIG = "config_v2.0.json"
-# Not counted: the camera's own car, and what the labels leave open.
+# Ignored: the camera's own car, and unclear or unlabeled regions.
 VOID = ("Car Mount", "Dynamic", "Ego Vehicle", "Ground", "Static", "Unlabeled")
-# Where putting what is special first, as _spoken does, is not yet what people say.
+# Names for which the word order of _spoken is not natural.
 SPOKEN = {
-    "Lane Marking (only) - Test": "text lane marking",  # "Test" is the file's own slip
+    "Lane Marking (only) - Test": "text lane marking",  # "Test" is a typo of the file
     "Lane Marking - Give Way (Row)": "row of give-way triangles",
     "Lane Marking - Give Way (Single)": "single give-way triangle",
     "Lane Marking - Stop Line": "stop line",
@@ -49,7 +49,7 @@ SPOKEN = {
     "Wheeled Slow": "slow wheeled vehicle",
 }
 FOLDERS = ("training", "validation")
-LONGEST_NAME = 200  # characters: how it is divided into words takes cubic time
+LONGEST_NAME = 200  # characters; splitting a name takes cubic time
 
 
 @dataclass
@@ -61,14 +61,14 @@ class MapillaryConfig(ArchiveConfig):
 
 
 class Mapillary(LabelMapBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = MapillaryConfig
     BUILDER_CONFIGS = [MapillaryConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="Mapillary Vistas v2.0",
         folder="mapillary",
-        get="Ask for it at its homepage and unpack the archive into mapillary.",
+        get="Request the archive and unpack it into mapillary.",
         homepage="https://www.mapillary.com/dataset/vistas",
         license="Mapillary's own, for research; see its homepage",
         citation="Neuhold et al., The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes, ICCV 2017",
@@ -83,19 +83,22 @@ class Mapillary(LabelMapBuilder):
 
 
 def read_names(file: Path) -> dict[int, str | None]:
-    """What each number of the label maps is called; none: its pixels are not counted."""
+    """Return the class name of each number of the label maps; None for numbers whose pixels are ignored."""
     content = read_json(file, "unpack it again")
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, list) or not labels:
-        raise ValueError(f'{file}: has no list "labels" at its top; unpack the file of v2.0 again.')
+        raise ValueError(f'{file}: must contain a list "labels"; unpack the file of Mapillary Vistas v2.0 again.')
     names = {}
     for number, label in enumerate(labels):
         readable = label.get("readable") if isinstance(label, dict) else None
         if not isinstance(readable, str) or not readable.strip():
-            raise ValueError(f'{file}: the label at place {number} (from 0 on) has no name under "readable".')
+            raise ValueError(
+                f'{file}: label {number} (counted from 0) has no name in the field "readable"; unpack the file again.'
+            )
         if len(readable) > LONGEST_NAME:
             raise ValueError(
-                f"{file}: the label at place {number} (from 0 on) has a name of {len(readable):,} characters."
+                f"{file}: the name of label {number} (counted from 0) has {len(readable):,} characters, more than the "
+                f"maximum of {LONGEST_NAME}."
             )
         readable = " ".join(readable.split())
         names[number] = None if readable in VOID else _spoken(readable)
@@ -103,10 +106,10 @@ def read_names(file: Path) -> dict[int, str | None]:
 
 
 def _spoken(readable: str) -> str:
-    """A label's name as people say it: "Lane Marking - Arrow (Left)" is a "left arrow lane marking"."""
+    """Return the name of a label in plain words: "left arrow lane marking" for "Lane Marking - Arrow (Left)"."""
     if readable in SPOKEN:
         return SPOKEN[readable]
-    # "Lane Marking (only)" looks like "Lane Marking"
+    # "Lane Marking (only)" is not visually different from "Lane Marking"
     sort, special, most_special = re.fullmatch(r"(.+?)(?: \(only\))?(?: - (.+?))?(?: \((.+)\))?", readable).groups()
     words = " ".join(filter(None, (most_special, special, sort))).split()
-    return " ".join(word if word.isupper() else word.lower() for word in words)  # a CCTV camera
+    return " ".join(word if word.isupper() else word.lower() for word in words)  # keep "CCTV"

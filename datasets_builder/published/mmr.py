@@ -1,10 +1,10 @@
-"""MMR: GPT-4V's questions about several things and parts of things, with PACO-LVIS's photos and masks.
+"""Read MMR: questions by GPT-4V about several things and parts of things, with photos and masks of PACO-LVIS.
 
     MMR/MMR_{train,val,test_mixed,test_obj_only,test_part_only}.json
-    coco/{train2017,val2017}/000000391895.jpg           "file_name" counts from coco
+    coco/{train2017,val2017}/000000391895.jpg           "file_name" is relative to coco
 
-The answers of test_obj_only show whole things, those of test_part_only parts, those of test_mixed both. What rows are:
-multi_target.py.
+The answers of test_obj_only refer to whole things, those of test_part_only to parts, those of test_mixed to both. Rows
+are described in multi_target.py.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,14 @@ class MmrConfig(ArchiveConfig):
 
 
 class Mmr(MultiTargetBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = MmrConfig
     BUILDER_CONFIGS = [MmrConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="MMR",
         folder="MMR",
-        get="Get the JSON files by the link on its homepage into MMR, and put the folders of COCO's train2017.zip and "
-        "val2017.zip into coco.",
+        get="Download the JSON files into MMR; move the folders of COCO's train2017.zip and val2017.zip into coco.",
         homepage="https://github.com/jdg900/MMR",
         license="photos under Flickr's terms of use; none is stated for the annotations",
         citation="Jang et al., MMR: A Large-scale Benchmark Dataset for Multi-target and Multi-granularity Reasoning "

@@ -1,10 +1,10 @@
-"""MUSE, PixelLM's questions about several things: GPT-4V's questions about photos of COCO, with LVIS's masks.
+"""Read MUSE of PixelLM: questions by GPT-4V about several things in photos of COCO, with masks of LVIS.
 
     muse/muse_{train,val,test_less,test_many}.json
-    coco/{train2017,val2017}/000000391895.jpg           of a record with "coco_url"
-    coco/train2014/COCO_train2014_000000581857.jpg      of a record with "file_name"
+    coco/{train2017,val2017}/000000391895.jpg           for records with "coco_url"
+    coco/train2014/COCO_train2014_000000581857.jpg      for records with "file_name"
 
-The answers of test_less show few things, those of test_many more. What rows are: multi_target.py.
+The answers of test_less refer to few things, those of test_many to more. Rows are described in multi_target.py.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import datasets
 from .archives import Archive, ArchiveConfig
 from .multi_target import MultiTargetBuilder, index_of, text_of
 
-OF_FILE_NAME = "train2014"  # the folder of photos that a record names by file_name
+OF_FILE_NAME = "train2014"  # folder of photos of records with file_name
 
 
 @dataclass
@@ -25,15 +25,15 @@ class MuseConfig(ArchiveConfig):
 
 
 class Muse(MultiTargetBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = MuseConfig
     BUILDER_CONFIGS = [MuseConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="MUSE",
         folder="muse",
-        get="Get the JSON files by the link on its homepage into muse, and put the folders of COCO's train2017.zip, "
-        "val2017.zip and train2014.zip into coco.",
+        get="Download the JSON files into muse; move the folders of COCO's train2017.zip, val2017.zip and "
+        "train2014.zip into coco.",
         homepage="https://github.com/MaverickRen/PixelLM",
         license="photos under Flickr's terms of use; none is stated for the annotations",
         citation="Ren et al., PixelLM: Pixel Reasoning with Large Multimodal Model, CVPR 2024",

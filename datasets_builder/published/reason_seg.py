@@ -1,10 +1,10 @@
-"""ReasonSeg: photos with questions that take thought or knowledge, and the polygons of what they ask for.
+"""Read ReasonSeg: photos with questions that require reasoning or world knowledge, and polygons of the targets.
 
     reason_seg/ReasonSeg/{train,val,test}/199953_df81ec489c_o.jpg, 199953_df81ec489c_o.json, ...
-    reason_seg/ReasonSeg/explanatory/train.json         answers in words, to questions about photos of train
+    reason_seg/ReasonSeg/explanatory/train.json         text answers to questions about photos of train
 
-A row is one photo; its target is what all wordings of its question (`text`) ask for. The polygons are drawn as LISA
-draws them, so that numbers are comparable.
+A row is one photo with one target. All phrasings of the question (`text`) ask for this target. The polygons are filled
+exactly as in LISA, so that results are comparable.
 """
 
 from collections import defaultdict
@@ -26,9 +26,9 @@ from .archives import Archive, ArchiveBuilder, ArchiveConfig
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 EXPLANATORY = "explanatory/train.json"
-FLAG = "flag"  # a label that says nothing of the photo
-IGNORE = "ignore"  # in a label: not counted
-TARGET = 1  # in a drawing; 0 is background, IGNORE_VALUE is not counted
+FLAG = "flag"  # label of shapes that are not part of the annotation
+IGNORE = "ignore"  # labels that contain it mark ignore regions
+TARGET = 1  # value in label maps; 0 is background, IGNORE_VALUE is ignored
 Point = tuple[int, int]  # x and y of a pixel
 
 
@@ -40,15 +40,14 @@ class ReasonSegConfig(ArchiveConfig):
 
 
 class ReasonSeg(ArchiveBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
     BUILDER_CONFIG_CLASS = ReasonSegConfig
     BUILDER_CONFIGS = [ReasonSegConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
     ARCHIVE = Archive(
         title="ReasonSeg",
         folder="reason_seg/ReasonSeg",
-        get="Get it by the link on its homepage and put its folders train, val, test and explanatory into "
-        "reason_seg/ReasonSeg.",
+        get="Download it and move its folders train, val, test and explanatory into reason_seg/ReasonSeg.",
         homepage="https://github.com/dvlab-research/LISA",
         license="none is stated for the annotations; photos of OpenImages and ScanNet under their own terms",
         citation="Lai et al., LISA: Reasoning Segmentation via Large Language Model, CVPR 2024",
@@ -57,11 +56,11 @@ class ReasonSeg(ArchiveBuilder):
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         folder = self.folder()
-        # A photo without its JSON, and a JSON without its photo, are records too, and bad ones
+        # Includes photos without JSON file and JSON files without photo, to report them as bad records
         found = {split: sorted(_stems(folder / name)) for split, name in SPLITS.items()}
         if not any(found.values()):
             raise ValueError(
-                f"{folder}: none of its folders {', '.join(SPLITS.values())} holds any. {self.ARCHIVE.get}"
+                f"{folder}: its folders {', '.join(SPLITS.values())} contain no photos. {self.ARCHIVE.instructions}"
             )
         return [
             datasets.SplitGenerator(split, gen_kwargs={"split": split, "stems": stems})
@@ -78,7 +77,7 @@ class ReasonSeg(ArchiveBuilder):
             image, file = folder / f"{stem}.jpg", folder / f"{stem}.json"
             for path, other in ((image, file), (file, image)):
                 if not path.is_file():
-                    raise ValueError(f"{path}: no such file, though {other} is there. {self.ARCHIVE.get}")
+                    raise ValueError(f"{path}: no such file, but {other} exists. {self.ARCHIVE.instructions}")
             target = _target(read_json(file), photo_size(image, str(file)), file, flags)
             return new_row(image, f"{self.name}/{split}/{stem}", _explain(target, explained.get(stem, [])))
 
@@ -86,22 +85,22 @@ class ReasonSeg(ArchiveBuilder):
         self.remark_cases(folder, {f"shapes labelled {FLAG}": flags})
 
     def _explanations(self, stems: list[str]) -> dict[str, list[tuple[str, str]]]:
-        """(question, answer) by the stem of the photo they are about. stems: the photos that are there.
+        """Return (question, answer) pairs by the stem of their photo. stems: the stems of all photos.
 
         Raises:
-            ValueError: what is wrong with the file, or with an entry that `max_bad` does not allow.
+            ValueError: the file is wrong, or more entries are wrong than `max_bad` allows.
         """
         file = self.folder() / EXPLANATORY
         if not file.is_file():
-            self.remark(f"{file}: no such file, so nothing is explained")
+            self.remark(f"{file}: no such file; the rows have no explanations")
             return {}
         entries = read_json(file)
         if not isinstance(entries, list):
-            raise ValueError(f"{file}: is no list of explanations at its top; get it again.")
+            raise ValueError(f"{file}: must contain a list of explanations; download the file again.")
         known, explained, unknown = set(stems), defaultdict(list), []
         for place, entry in enumerate(entries):
             try:
-                image, question, answer = _explanation(entry, f"{file}: entry {place} (from 0 on)")
+                image, question, answer = _explanation(entry, f"{file}: entry {place} (counted from 0)")
             except ValueError as error:
                 self.tolerate(error)
                 continue
@@ -119,10 +118,10 @@ def _stems(folder: Path) -> set[str]:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file says; a few of the set's are no UTF-8 but Windows' cp1252.
+    """Return the content of a JSON file in UTF-8 or cp1252, which a few files of ReasonSeg use.
 
     Raises:
-        ValueError: it is neither, or no JSON.
+        ValueError: the file cannot be read.
     """
     try:
         content = file.read_bytes()
@@ -132,32 +131,36 @@ def read_json(file: Path) -> Any:
             text = content.decode("cp1252")
         return parse_json(text)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}); get it again.") from error
+        raise ValueError(f"{file} cannot be read as JSON ({error}); download it again.") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is asked
+# Questions and explanations
 # ---------------------------------------------------------------------------------------------------------------------
 def _target(content: Any, size: tuple[int, int], file: Path, flags: list[str]) -> dict:
-    """The one target of a photo of this size (height, width); shapes that are flags are noted in `flags`."""
+    """Return the target of a photo of size (height, width). The names of flag shapes are added to `flags`."""
     texts, is_sentence, shapes = (_field(content, key, file) for key in ("text", "is_sentence", "shapes"))
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{file}: its text is {show(texts)}, which is no list of questions.")
+        raise ValueError(f"{file}: text must be a list of questions that are not empty, got {show(texts)}.")
     if not isinstance(is_sentence, bool):
-        raise ValueError(f"{file}: its is_sentence is {show(is_sentence)}, not true or false.")
+        raise ValueError(f"{file}: is_sentence must be true or false, got {show(is_sentence)}.")
     if not isinstance(shapes, list):
-        raise ValueError(f"{file}: its shapes are {show(shapes)}, which is no list.")
+        raise ValueError(f"{file}: shapes must be a list, got {show(shapes)}.")
     masks = class_masks(draw(shapes, size, file, flags))
     if TARGET not in masks:
-        raise ValueError(f"{file}: none of its {len(shapes)} shapes shows a pixel of what is asked for.")
+        raise ValueError(
+            f"{file}: the mask of its {len(shapes)} shapes is empty; at least one shape must cover the target."
+        )
     texts, ignore = [_one_line(text) for text in texts], masks.get(IGNORE_VALUE)
     return new_target(texts, [masks[TARGET]], is_sentence=is_sentence, ignore=ignore)
 
 
 def _explain(target: dict, explained: list[tuple[str, str]]) -> list[dict]:
-    """The target with its explanation (question, answer), whose question becomes one of its wordings.
+    """Return the target with its explanation. The question of the explanation becomes one of its texts.
 
-    A question does not fit among phrases, nor a second explanation in one target: these are targets of their own.
+    If the target's texts are phrases, or if it already has an explanation, the explanation becomes a separate target.
+
+    explained: (question, answer) pairs.
     """
     targets = [target]
     for question, answer in explained:
@@ -170,18 +173,21 @@ def _explain(target: dict, explained: list[tuple[str, str]]) -> list[dict]:
 
 
 def _explanation(entry: Any, where: str) -> tuple[str, str, str]:
-    """The photo, question and answer of an explanation."""
+    """Return the photo, question and answer of an explanation."""
     image, question, answer = (_field(entry, key, where) for key in ("image", "query", "outputs"))
     if not all(isinstance(text, str) and text.strip() for text in (image, question, answer)):
-        raise ValueError(f"{where}: its image, query and outputs are not three texts.")
+        raise ValueError(
+            f"{where}: image, query and outputs must be texts that are not empty, "
+            f"got {show([image, question, answer])}."
+        )
     if reserved := next((mark for mark in RESERVED if mark in answer), None):
-        raise ValueError(f"{where}: its outputs say {reserved}, which stands for a mask.")
+        raise ValueError(f"{where}: outputs contain {reserved}, which is reserved for masks; remove it.")
     return image, _one_line(question), answer.strip()
 
 
 def _field(record: Any, key: str, where: str | Path) -> Any:
     if not isinstance(record, dict) or key not in record:
-        raise ValueError(f"{where}: has no {key}; get the file again.")
+        raise ValueError(f"{where}: has no {key}; download the file again.")
     return record[key]
 
 
@@ -190,28 +196,32 @@ def _one_line(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Where it is
+# Polygons
 # ---------------------------------------------------------------------------------------------------------------------
 def draw(shapes: list, size: tuple[int, int], file: Path, flags: list[str]) -> np.ndarray:
-    """The shapes as uint8 (H, W) of 0, TARGET and IGNORE_VALUE, the smaller on top of the larger.
+    """Return the label map of the shapes, (H, W) uint8 of 0, TARGET and IGNORE_VALUE. Smaller shapes cover larger ones.
 
-    size: (height, width) of the upright photo. flags: takes the names of the shapes that are none.
+    Args:
+        shapes: shapes in the format of LabelMe.
+        size: (height, width) of the upright photo.
+        file: for errors.
+        flags: the names of flag shapes, which are skipped, are added to it.
 
     Raises:
-        ValueError: a shape that is no polygon on a photo of this size.
+        ValueError: a shape is not a polygon, or is outside a photo of this size.
     """
     check_mask_memory(len(shapes), size, str(file))
     drawn = []
     for place, shape in enumerate(shapes):
-        where = f"{file}: shape {place} (from 0 on)"
+        where = f"{file}: shape {place} (counted from 0)"
         label, kind, points = (_field(shape, key, where) for key in ("label", "shape_type", "points"))
         if not isinstance(label, str):
-            raise ValueError(f"{where}: its label is {show(label)}, which is no text.")
+            raise ValueError(f"{where}: label must be a text, got {show(label)}.")
         if label.lower() == FLAG:
             flags.append(where)
             continue
         if kind != "polygon":
-            raise ValueError(f"{where}: is a {show(kind)}, not a polygon.")
+            raise ValueError(f"{where}: shape_type must be 'polygon', got {show(kind)}.")
         mask = fill_polygon(_checked_points(points, size, where), size)
         drawn.append((int(mask.sum()), mask, IGNORE_VALUE if IGNORE in label.lower() else TARGET))
     labels = np.zeros(size, dtype=np.uint8)
@@ -221,34 +231,36 @@ def draw(shapes: list, size: tuple[int, int], file: Path, flags: list[str]) -> n
 
 
 def _checked_points(points: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """Points (N, 2) as x and y of pixels. One or two are drawn as LISA draws them, a dot or a line."""
+    """Return points (N, 2) int64, x and y in pixels. As in LISA, one or two points are valid: a dot or a line."""
     try:
         coordinates = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         coordinates = np.zeros(0)
     if coordinates.ndim != 2 or coordinates.shape[1] != 2 or not len(points) or not np.isfinite(coordinates).all():
-        raise ValueError(f"{where}: its points are no list of x and y in pixels.")
+        raise ValueError(f"{where}: points must be a list of [x, y] in pixels, got {show(points)}.")
     lowest, highest = coordinates.min(axis=0), coordinates.max(axis=0)  # (x, y)
     if max(*-lowest, *(highest - size[::-1])) > BORDER:
         raise ValueError(
-            f"{where}: reaches x {lowest[0]:g} to {highest[0]:g} and y {lowest[1]:g} to {highest[1]:g}, but its photo "
-            f"is {size[1]} x {size[0]} pixels upright (width x height); get the photo again."
+            f"{where}: x ranges from {lowest[0]:g} to {highest[0]:g} and y from {lowest[1]:g} to {highest[1]:g}, "
+            f"outside its upright photo of {size[1]} x {size[0]} pixels (width x height); download the photo again."
         )
-    return coordinates.astype(np.int64)  # cut off, as LISA does, not rounded
+    return coordinates.astype(np.int64)  # truncated as in LISA, not rounded
 
 
 def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask (H, W) bool of a polygon, as OpenCV's polylines of thickness 1 and fillPoly together draw it.
+    """Return the mask (H, W) bool of a polygon, drawn like OpenCV's fillPoly and polylines (thickness 1) together.
 
-    A pixel is drawn if its center lies in the polygon by the even-odd rule, or if it is one of an edge's. If all points
-    lie in the image, all pixels are OpenCV's; if some do not, a few at the border may differ.
+    A pixel is set if its center is inside the polygon by the even-odd rule, or if it is on an edge. If all points are
+    in the image, the mask is equal to OpenCV's. Otherwise, a few pixels at the border can differ.
 
-    Other libraries draw other masks, and OpenCV is 61 MB for this one data set. Of 40 random polygons this draws every
-    pixel as OpenCV 5.0; the IoU with it is 0.993 (lowest 0.975) for Pillow and 0.971 (lowest 0.902) for pycocotools.
-    Measured by `python benchmarks/bench_data.py --case polygons --output FOLDER` with opencv-python-headless installed,
-    at 242a778, 2026-11-28, 2-core CPU.
+    Other libraries give other masks, and OpenCV would be 61 MB for this one data set. For 40 random polygons, this mask
+    is equal to that of OpenCV 5.0. The IoU with it is 0.993 (lowest 0.975) for Pillow and 0.971 (lowest 0.902) for
+    pycocotools. Measured with `python benchmarks/bench_data.py --case polygons --output FOLDER` and
+    opencv-python-headless at 242a778, 2026-11-28, 2-core CPU.
 
-    points: (N, 2) int64, x and y. size: (height, width).
+    Args:
+        points: (N, 2) int64, x and y.
+        size: (height, width).
     """
     mask, crossed = np.zeros(size, dtype=bool), np.zeros((size[0], size[1] + 1), dtype=bool)
     corners = [(int(x), int(y)) for x, y in points]
@@ -262,9 +274,9 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _cut(start: Point, end: Point, size: tuple[int, int]) -> tuple[Point, Point] | None:
-    """The ends of an edge cut off at the image's border, or none where it does not show.
+    """Return the end points of an edge, clipped to the image, or None if the edge is outside.
 
-    New ends are whole pixels, so the edge tilts a little; where it lies is part of what OpenCV draws.
+    Clipped points are rounded to whole pixels, which changes the slope of the edge slightly, as in OpenCV.
     """
     ends = [list(start), list(end)]
     for axis, last in ((1, size[0] - 1), (0, size[1] - 1)):  # y, then x
@@ -280,13 +292,13 @@ def _cut(start: Point, end: Point, size: tuple[int, int]) -> tuple[Point, Point]
 
 
 def _line(start: Point, end: Point) -> tuple[np.ndarray, np.ndarray]:
-    """(ys, xs) of the pixels of an edge: Bresenham's line from its left end."""
+    """Return (ys, xs) of the pixels of an edge: Bresenham's line from its left end."""
     (x, y), (x_end, y_end) = sorted((start, end))
     across, down = x_end - x, abs(y_end - y)
     direction = 1 if y_end > y else -1
     long, short = max(across, down), min(across, down)
     steps = np.arange(long + 1)
-    # rounded, halves down: a step aside is taken only once more than half of it is due
+    # Rounds to the nearest pixel, and 0.5 down
     aside = (2 * short * steps + long - 1) // (2 * long) if long else steps
     if across >= down:
         return y + direction * aside, x + steps
@@ -294,9 +306,9 @@ def _line(start: Point, end: Point) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _crossings(start: Point, end: Point, cut: tuple[Point, Point], size: tuple[int, int]) -> tuple:
-    """(ys, xs) of the first pixel at or right of an edge in each row of the image that it passes, but for its last.
+    """Return (ys, xs) of the first pixel at or right of an edge, for each image row that it crosses except the last.
 
-    cut: two points of the edge, which say where it runs. x is W where no pixel is right of it.
+    x is W if there is no such pixel. cut: two points that define the line of the edge.
     """
     rows = np.arange(max(min(start[1], end[1]), 0), min(max(start[1], end[1]), size[0]))
     if cut[0][1] == cut[1][1]:

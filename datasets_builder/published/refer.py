@@ -1,13 +1,16 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and RefCLEF as the refer API has them: objects in photos, and what people call them.
+"""Read RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the format of the refer API: descriptions of objects in photos.
 
-    refer_seg/{refcoco,refcoco+,refcocog,refclef}/instances.json, refs(unc).p         or refs(unc).json, see refs_files
-    refer_seg/images/mscoco/images/train2014/COCO_train2014_000000581857.jpg          RefCOCO, RefCOCO+, RefCOCOg
-    refer_seg/images/saiapr_tc-12/                                                    RefCLEF
+    refer_seg/{refcoco,refcoco+,refcocog,refclef}/instances.json, refs(unc).p       or refs(unc).json, see refs_files.py
+    refer_seg/images/mscoco/images/train2014/COCO_train2014_000000581857.jpg        RefCOCO, RefCOCO+, RefCOCOg
+    refer_seg/images/saiapr_tc-12/                                                  RefCLEF
 
-A row is one photo; a target is one object in it, with all that it was called; but to evaluate on, every sentence is a
-target, as published numbers count them. The configurations are those who split the set: "refcocog/umd". Where mscoco
-is not there, COCO's photos are taken from coco/train2014 or coco/train2017.
-Berkeley's split of RefCLEF misses two photos of train and one of test, says the refer API: max_bad = 3 does without.
+A row is one photo. In training splits, a target is one object with all its descriptions. In evaluation splits, each
+description is a target, because published results count them so.
+
+A configuration is named after the authors of the split: "refcocog/umd". If the folder mscoco does not exist, COCO's
+photos are read from coco/train2014 or coco/train2017.
+
+By the refer API, Berkeley's split of RefCLEF lacks two photos of train and one of test. Set max_bad to 3 to skip them.
 """
 
 import logging
@@ -40,8 +43,8 @@ from .archives import Archive, ArchiveBuilder, ArchiveConfig, require_file
 
 logger = logging.getLogger(__name__)
 
-# Where photos lie below data_dir: first the folder that file_name counts from. Where that is not there, the others are
-# looked into, which have COCO's photos under other names, made of their numbers.
+# Folders of photos, relative to data_dir. file_name is relative to the first. If that does not exist, photos are looked
+# up in the others by their COCO id, with these file names.
 COCO_PHOTOS = {
     "refer_seg/images/mscoco/images/train2014": None,
     "coco/train2014": "COCO_train2014_{:012d}.jpg",
@@ -50,10 +53,10 @@ COCO_PHOTOS = {
 
 
 class ReferBuilder(ArchiveBuilder):
-    """A builder of a set of refs; a subclass names it, its archive and where its photos are."""
+    """Builder of a data set in the format of the refer API. Subclasses define SET, ARCHIVE and, if needed, PHOTOS."""
 
-    SET: ClassVar[str]  # its name in sources, for datasets names a builder by its file
-    REFS: ClassVar[str] = "refs"  # what a file of refs is called before "(unc)"
+    SET: ClassVar[str]  # name in `source`; the name that 🤗 Datasets gives comes from the Python file
+    REFS: ClassVar[str] = "refs"  # name of a refs file before "(unc)"
     PHOTOS: ClassVar[dict[str, str | None]] = COCO_PHOTOS
 
     @classmethod
@@ -67,12 +70,12 @@ class ReferBuilder(ArchiveBuilder):
         file = find_refs(folder, stem)
         if file is None:
             names = " nor ".join(path.name for path in refs_paths(folder, stem))
-            raise ValueError(f"{folder}: neither {names} is there. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
+            raise ValueError(f"{folder}: neither {names} exists. {self.ARCHIVE.instructions}")
         instances = read_instances(require_file(folder / INSTANCES, self.ARCHIVE), self.tolerate)
         places = self._places()
         splits = refs_by_split(read_refs(file, self.tolerate), file, self.remark)
         if not splits:
-            raise ValueError(f"{file}: none of its refs is of a split; get it again.")
+            raise ValueError(f"{file}: none of its refs belongs to a split; download the file again.")
         return [
             datasets.SplitGenerator(
                 split, gen_kwargs={"split": split, "refs": refs, "instances": instances, "places": places}
@@ -81,14 +84,14 @@ class ReferBuilder(ArchiveBuilder):
         ]
 
     def _places(self) -> dict[Path, str | None]:
-        """The folders of `PHOTOS` that are used."""
-        (official, _), *others = [(self.config.root / name, called) for name, called in self.PHOTOS.items()]
+        """Return the folders of `PHOTOS` to read from, each with its pattern of file names."""
+        (official, _), *others = [(self.config.root / name, pattern) for name, pattern in self.PHOTOS.items()]
         if official.is_dir():
             return {official: None}
-        places = {folder: called for folder, called in others if folder.is_dir()}
+        places = {folder: pattern for folder, pattern in others if folder.is_dir()}
         if not places:
-            raise ValueError(f"{official}: no such folder. {self.ARCHIVE.title}: {self.ARCHIVE.get}")
-        logger.info("%s is not there; photos are taken from %s", official, " and ".join(map(str, places)))
+            raise ValueError(f"{official}: no such folder. {self.ARCHIVE.instructions}")
+        logger.info("%s does not exist; reading photos from %s", official, " and ".join(map(str, places)))
         return places
 
     def _generate_examples(
@@ -107,7 +110,7 @@ class ReferBuilder(ArchiveBuilder):
             masks = _masks(of_image, instances, image, path, where, skipped)
             targets = _targets(of_image, masks, skipped)
             if split != TRAIN:
-                # Published numbers count every sentence
+                # Published results count each description
                 targets = [{**target, "texts": [text]} for target in targets for text in target["texts"]]
             if not targets:
                 return None
@@ -117,14 +120,14 @@ class ReferBuilder(ArchiveBuilder):
         self.remark_cases(f"{self.title} {split}", skipped)
 
     def _photo(self, image: dict, places: dict[Path, str | None], where: str) -> tuple[Path, str]:
-        """The path of a photo, and its stem as instances.json has it, wherever the photo lies."""
+        """Return the path of a photo, and the stem of its name in instances.json."""
         name = image["file_name"]
         if not isinstance(name, str) or not all(
             isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")
         ):
             raise ValueError(
-                f"{where}: file_name {show(name)}, height {show(image['height'])} and width {show(image['width'])} are "
-                "not a name and two numbers of pixels."
+                f"{where}: file_name must be a text, height and width integers above 0 (pixels), got {show(name)}, "
+                f"{show(image['height'])} and {show(image['width'])}."
             )
         folder = self.config.root / next(iter(self.PHOTOS))
         official = path_inside(folder, name, (folder,), where)
@@ -133,18 +136,18 @@ class ReferBuilder(ArchiveBuilder):
         else:
             number = coco_id(name)
             if number is None:
-                raise ValueError(f"{where}: file_name {show(name)} holds no number, by which its photo could be found.")
-            paths = [place / called.format(number) for place, called in places.items()]
+                raise ValueError(f"{where}: file_name {show(name)} contains no COCO image id to find the photo by.")
+            paths = [place / pattern.format(number) for place, pattern in places.items()]
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
-            raise ValueError(f"{where}: {' and '.join(map(str, paths))}: no such file. {self.ARCHIVE.get}")
+            raise ValueError(f"{where}: {' or '.join(map(str, paths))}: no such file. {self.ARCHIVE.instructions}")
         return found, official.stem
 
 
 def _masks(
     refs: list[Ref], instances: Instances, image: dict, path: Path, where: str, skipped: dict[str, list[str]]
 ) -> dict[int | str, dict | None]:
-    """The mask on the upright photo of each annotation that the refs name, as rows hold it; none without a pixel."""
+    """Return the mask (RLE) on the upright photo of each annotation of the refs by id; None if it is empty."""
     size = (image["height"], image["width"])
     method = turn_of(path, size, where)
     masks = {}
@@ -160,36 +163,35 @@ def _masks(
 
 
 def _targets(refs: list[Ref], masks: dict[int | str, dict | None], skipped: dict[str, list[str]]) -> list[dict]:
-    """A target for each ref, in the order of the file."""
-    seen = {number: mask for number, mask in masks.items() if mask is not None}
-    # Decoded once for all refs of the photo, and only what is meant together with others
-    together = dict.fromkeys(number for ref in refs if len(ref.annotations) > 1 for number in ref.annotations)
-    together = [number for number in together if number in seen]
-    order = sort_by_centroid([coco_mask.decode(seen[number]) for number in together])
-    places = {together[at]: place for place, at in enumerate(order)}
+    """Return a target for each ref, in the order of the file."""
+    visible = {number: mask for number, mask in masks.items() if mask is not None}
+    # Order the masks of all refs to several objects at once, to decode each mask only once
+    grouped = dict.fromkeys(number for ref in refs if len(ref.annotations) > 1 for number in ref.annotations)
+    grouped = [number for number in grouped if number in visible]
+    order = sort_by_centroid([coco_mask.decode(visible[number]) for number in grouped])
+    positions = {grouped[index]: position for position, index in enumerate(order)}
     targets = []
     for ref in refs:
         texts = [text for sentence in ref.sentences if (text := sentence.strip().lower())]
-        meant = [number for number in ref.annotations if number in seen]
-        if len(meant) > 1:
-            meant.sort(key=places.__getitem__)
-        wanted = [seen[number] for number in meant]
+        numbers = [number for number in ref.annotations if number in visible]
+        if len(numbers) > 1:
+            numbers.sort(key=positions.__getitem__)
         if not texts:
-            skipped["refs without a word"].append(ref.where)
-        elif ref.annotations and not wanted:
-            skipped["refs to what covers no pixel"].append(ref.where)
+            skipped["refs without text"].append(ref.where)
+        elif ref.annotations and not numbers:
+            skipped["refs to objects with empty masks"].append(ref.where)
         else:
-            targets.append(new_target(texts, wanted))
+            targets.append(new_target(texts, [visible[number] for number in numbers]))
     return targets
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The four sets
+# The four data sets
 # ---------------------------------------------------------------------------------------------------------------------
-VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+VERSION = datasets.Version("1.1.0")  # increase it if the rows of the same files change
 HOMEPAGE = "https://github.com/lichengunc/refer"
 COCO_TERMS = "photos under Flickr's terms of use"
-GET_PHOTOS = "the folder of COCO's train2014.zip into refer_seg/images/mscoco/images (or into coco)."
+GET_PHOTOS = "move the folder of COCO's train2014.zip into refer_seg/images/mscoco/images or into coco."
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Refcoco(ReferBuilder):
     ARCHIVE = Archive(
         title="RefCOCO",
         folder="refer_seg/refcoco",
-        get=f"Get refcoco.zip from its homepage and put its folder refcoco into refer_seg, and {GET_PHOTOS}",
+        get=f"Download refcoco.zip and move its folder refcoco into refer_seg; {GET_PHOTOS}",
         homepage=HOMEPAGE,
         license=f"{COCO_TERMS}; none is stated for the refs",
         citation="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014; "
@@ -231,7 +233,7 @@ class RefcocoPlus(ReferBuilder):
     ARCHIVE = Archive(
         title="RefCOCO+",
         folder="refer_seg/refcoco+",
-        get=f"Get refcoco+.zip from its homepage and put its folder refcoco+ into refer_seg, and {GET_PHOTOS}",
+        get=f"Download refcoco+.zip and move its folder refcoco+ into refer_seg; {GET_PHOTOS}",
         homepage=HOMEPAGE,
         license=Refcoco.ARCHIVE.license,
         citation=Refcoco.ARCHIVE.citation,
@@ -255,7 +257,7 @@ class Refcocog(ReferBuilder):
     ARCHIVE = Archive(
         title="RefCOCOg",
         folder="refer_seg/refcocog",
-        get=f"Get refcocog.zip from its homepage and put its folder refcocog into refer_seg, and {GET_PHOTOS}",
+        get=f"Download refcocog.zip and move its folder refcocog into refer_seg; {GET_PHOTOS}",
         homepage=HOMEPAGE,
         license=f"{COCO_TERMS}; refs (Google RefExp) CC BY 4.0",
         citation="Mao et al., Generation and Comprehension of Unambiguous Object Descriptions, CVPR 2016; Nagaraja et "
@@ -278,8 +280,8 @@ class Refclef(ReferBuilder):
     ARCHIVE = Archive(
         title="RefCLEF",
         folder="refer_seg/refclef",
-        get="Get refclef.zip and saiapr_tc-12.zip from its homepage and put their folders into refer_seg and into "
-        "refer_seg/images.",
+        get="Download refclef.zip and saiapr_tc-12.zip; move the folder of the first into refer_seg, and that of the "
+        "second into refer_seg/images.",
         homepage=HOMEPAGE,
         license="photos under the terms of IAPR TC-12; none is stated for the refs",
         citation="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014",

@@ -1,1 +1,1 @@
-"""Drawn scenes."""
+"""Synthetic data sets: drawn scenes with masks and questions."""

@@ -1,6 +1,6 @@
-"""Scenes drawn from a generator: colored shapes on an uneven, noisy background, each with its mask and description.
+"""Building blocks of drawn scenes: objects with masks and descriptions, shapes, textures and backgrounds.
 
-Lengths in constants are pixels of a 64 x 64 canvas; canvases of other sizes scale them.
+Lengths in constants are pixels of a 64 x 64 canvas. For canvases of other sizes, they are scaled.
 """
 
 from dataclasses import dataclass
@@ -17,35 +17,47 @@ COLORS = {  # RGB before jitter
     "purple": (150, 55, 190),
     "white": (235, 235, 235),
 }
-COLOR_JITTER = 25  # of an object's color and of the background's blobs, in 0-255 units, as below
-DULL = (70, 170)  # grey level of the background
-DULL_TINT = 20
+# Maximum change of an object's color, and of the background in a blob (0-255, like the values below)
+COLOR_JITTER = 25
+DULL = (70, 170)  # range of the background's grey level
+DULL_TINT = 20  # maximum difference of a background's channel from its grey level
 N_BLOBS = 3
-NOISE = 6.0  # standard deviation in every pixel and channel
+NOISE = 6.0  # standard deviation, per pixel and channel
 
-CROSS_ARM = 0.34  # half the width of a cross's arm; these three as shares of the radius
-STAR_NOTCH = 0.5  # of a star's inner corners
-RING_HOLE = 0.6
+# As shares of the radius
+CROSS_ARM = 0.34  # half the width of an arm
+STAR_NOTCH = 0.5  # distance of the inner corners from the center
+RING_HOLE = 0.6  # radius of the hole
 TEXTURES = ("plain", "striped", "dotted")
-TEXTURE_PITCH = 3.5  # from stripe to stripe, from dot to dot
-TEXTURE_DARK = 0.4  # what is left of the color in a stripe or dot
+TEXTURE_PITCH = 3.5  # distance between stripes or dots
+TEXTURE_DARK = 0.4  # factor of the color in a stripe or dot
 
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a scene: a mask, and a description that questions are asked and answered from.
+    """An object of a scene: its mask, and the description that questions and answers are made from.
 
-    center: (y, x) in pixels, (0, 0) = the canvas's corner. radius in pixels, of the circle around it. full_area and
-    visible_area in pixels, without and with what hides it. box: first and last pixels seen, (top, left, bottom, right).
-    touches: indices of the objects it overlaps. inside: index of the ring around it.
+    Args:
+        color: name of the color.
+        shape: name of the shape.
+        mask: (H, W) bool, visible pixels.
+        center: (y, x) in pixels; (0, 0) is the top left corner of the canvas.
+        radius: radius in pixels of the circle around the object.
+        texture: name of the texture; empty if the level has no textures.
+        size: "small" or "large"; empty if the level has no sizes.
+        full_area: area in pixels, including hidden parts.
+        visible_area: area in pixels of the visible part.
+        box: first and last visible pixels, (top, left, bottom, right).
+        touches: indices of the objects that it overlaps.
+        inside: index of the ring around it.
     """
 
     color: str
     shape: str
-    mask: np.ndarray  # (H, W) bool, what is seen of it
+    mask: np.ndarray
     center: tuple[float, float]
     radius: float
-    texture: str = ""  # this and size: empty where the level does not tell them apart
+    texture: str = ""
     size: str = ""
     full_area: int = 0
     visible_area: int = 0
@@ -58,12 +70,12 @@ class Object:
 class Scene:
     image: np.ndarray  # (H, W, 3) uint8, RGB
     objects: list[Object]
-    hidden: np.ndarray | None = None  # (H, W) bool: pixels of which nobody can say what they show
+    hidden: np.ndarray | None = None  # (H, W) bool: ignored pixels, whose content cannot be recognized
 
 
 @dataclass(frozen=True)
 class Question:
-    """text asks for the objects of those indices, or for none; explanation says why it is these."""
+    """A question for the objects with these indices, which can be empty, and an explanation of the answer."""
 
     kind: str
     text: str
@@ -71,11 +83,11 @@ class Question:
     explanation: str | None = None
 
 
-ATTRIBUTES = ("size", "texture", "color", "shape")  # in the order in which they are said
+ATTRIBUTES = ("size", "texture", "color", "shape")  # in their order in a phrase
 
 
 def noun(attributes: dict[str, str], plural: bool = False) -> str:
-    """As in "small striped red star", "red shapes"; an empty attribute is not said."""
+    """Return a phrase such as "small striped red star" or "red shapes". Empty attributes are omitted."""
     shape = attributes.get("shape", "shape")
     if plural:
         shape += "es" if shape.endswith("s") else "s"
@@ -84,7 +96,7 @@ def noun(attributes: dict[str, str], plural: bool = False) -> str:
 
 
 def matching(objects: list[Object], attributes: dict[str, str]) -> list[int]:
-    """Indices of the objects that have all these attributes."""
+    """Return the indices of the objects with all these attributes."""
     return [
         index
         for index, thing in enumerate(objects)
@@ -93,7 +105,7 @@ def matching(objects: list[Object], attributes: dict[str, str]) -> list[int]:
 
 
 def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """A gradient between two dull colors with soft blobs on it: (H, W, 3) float32 in 0-255."""
+    """Return a gradient between two dull colors with soft blobs, (H, W, 3) float32 in 0-255."""
     position = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size  # (H,), also (W,)
     start, end = rng.uniform(*DULL, (2, 1)) + rng.uniform(-DULL_TINT, DULL_TINT, (2, 3))
     angle = rng.uniform(0, 2 * np.pi)
@@ -118,7 +130,7 @@ def paint(
     center: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
-    """Paint a mask (H, W) of the canvas (H, W, 3) in a color near its name's, textured in a darker one."""
+    """Paint a mask (H, W) on the canvas (H, W, 3) with a jittered color and, in a darker tone, its texture."""
     rgb = COLORS[color] + rng.uniform(-COLOR_JITTER, COLOR_JITTER, 3)
     canvas[mask] = rgb
     if texture in ("", "plain"):
@@ -135,7 +147,7 @@ def paint(
 
 
 def add_noise(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The finished picture (H, W, 3) uint8."""
+    """Return the canvas with noise, (H, W, 3) uint8."""
     canvas = canvas + NOISE * rng.standard_normal(canvas.shape, dtype=np.float32)
     return canvas.clip(0, 255).astype(np.uint8)
 
@@ -148,10 +160,15 @@ def shape_mask(
     turn: float = 0.0,
     stretch: float = 1.0,
 ) -> np.ndarray:
-    """Return the pixels whose center lies in the shape, (H, W) bool.
+    """Return the mask of a shape, (H, W) bool: the pixels whose center is in the shape.
 
-    The shape is inscribed in the circle of that center (y, x) and radius in pixels. size: (height, width) of the canvas
-    in pixels. stretch: ratio of height to width of the shape, applied first. turn: degrees clockwise.
+    Args:
+        shape: name of the shape.
+        center: (y, x) in pixels of the circle around the shape.
+        radius: radius in pixels of this circle.
+        size: (height, width) of the canvas in pixels.
+        turn: rotation in degrees, clockwise.
+        stretch: ratio of height to width, applied before the rotation.
     """
     height, width = size
     dy = (np.arange(height)[:, None] + 0.5 - center[0]) / radius
@@ -176,7 +193,7 @@ def shape_mask(
 
 
 def _corners(angles: np.ndarray, radii: np.ndarray | float = 1.0) -> np.ndarray:
-    """(y, x) of corners at angles in degrees, clockwise from the top."""
+    """Return (y, x) of corners at angles in degrees, clockwise from the top, (N, 2)."""
     angles = np.deg2rad(angles)
     return np.stack([-np.cos(angles), np.sin(angles)], axis=1) * np.reshape(radii, (-1, 1))
 
@@ -184,7 +201,7 @@ def _corners(angles: np.ndarray, radii: np.ndarray | float = 1.0) -> np.ndarray:
 def _cross() -> np.ndarray:
     end = np.sqrt(1 - CROSS_ARM**2)
     arm = np.array([(-CROSS_ARM, -CROSS_ARM), (-end, -CROSS_ARM), (-end, CROSS_ARM)])
-    quarter = np.array([[0, -1], [1, 0]])  # turns (y, x) to the right
+    quarter = np.array([[0, -1], [1, 0]])  # rotates (y, x) by 90 degrees
     return np.concatenate([arm @ np.linalg.matrix_power(quarter, turn) for turn in range(4)])
 
 
@@ -197,5 +214,5 @@ CORNERS = {  # (y, x) in the unit circle
 
 
 def cell(center: tuple[float, float], size: tuple[int, int], n_cells: int) -> tuple[int, int]:
-    """Return the (row, column) that holds center (y, x) when a canvas of size (H, W) is cut into n_cells x n_cells."""
+    """Return the (row, column) of the cell that contains center (y, x), for n_cells x n_cells cells on size (H, W)."""
     return int(center[0] * n_cells / size[0]), int(center[1] * n_cells / size[1])

@@ -1,9 +1,15 @@
 """Shapes: drawn scenes of colored shapes, the built-in data set that a small model learns in minutes.
 
-Drawn by this project, Apache-2.0; nothing is downloaded. Splits: train, validation, test, of scenes that differ.
-A row is one scene with several targets (one thing, several, or one that is not there) and a round of counting, or in
-training of the grid. Level "easy": `shapes_easy.py`. Level "hard": `shapes_hard.py`. "both": every other row is hard.
-Level "drawings": `shapes_drawings.py`.
+The scenes are drawn by this project (Apache-2.0), so nothing is downloaded. The splits train, validation and test have
+different scenes.
+
+A row is one scene. It has several targets (one object, several objects, or an absent one), and one question without a
+mask: how many objects there are or, in training, which object is in each cell of a grid.
+
+- Level "easy": `shapes_easy.py`.
+- Level "hard": `shapes_hard.py`.
+- Level "both": easy and hard rows in turn.
+- Level "drawings": `shapes_drawings.py`.
 
     builder = Shapes(config_name="easy", cache_dir="outputs/data", image_size=128)
     builder.download_and_prepare()
@@ -25,11 +31,11 @@ from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 from . import shapes_drawings, shapes_easy, shapes_hard
 from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
 
-GRID_SHARE = 0.85  # of the training rows; the others count
-GRID_SHAPE_SHARE = 0.8  # of the grid questions; the others ask for colors, which are learned sooner
+GRID_SHARE = 0.85  # share of training rows with a grid question; the others have a counting question
+GRID_SHAPE_SHARE = 0.8  # share of grid questions for shapes; the others ask for colors, which are learned sooner
 
-# An answer names what it points at right after the slot, in one of several ways. The words cannot leak into the mask,
-# but the state at [SEG], from which the next word is told, comes to hold all that any of them begins with.
+# An answer names each object after its slot, in one of N_NAMES ways. [SEG] does not see these words, but its hidden
+# state must predict the first of them. So training makes the state contain color, shape and position of the object.
 ROWS = ("top", "upper", "lower", "bottom")  # quarters of the canvas
 COLUMNS = ("leftmost", "left", "right", "rightmost")
 N_NAMES = 4
@@ -38,7 +44,15 @@ N_NAMES = 4
 def row_of_scene(
     scene: Scene, rng: np.random.Generator, training: bool, source: str, level: ModuleType = shapes_easy
 ) -> dict:
-    """The scene as a row of ROW_FEATURES; training chooses the shares of questions, and the grid beside counting."""
+    """Return a scene as a row of ROW_FEATURES.
+
+    Args:
+        scene: the scene.
+        rng: draws the questions.
+        training: whether to use the question shares of training, and grid questions.
+        source: source of the row.
+        level: module of the level, which defines `ask`, COLORS, SHAPES and GRID.
+    """
     targets = [_target(question, scene, rng) for question in level.ask(scene, rng, training)]
     asks_grid = training and rng.random() < GRID_SHARE
     conversation = [_grid_turn(scene, rng, level.GRID) if asks_grid else _counting_turn(scene, rng, level)]
@@ -66,7 +80,7 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
 
 
 def _name(thing: Object, way: int, size: tuple[int, int]) -> str:
-    """As in "small striped red star", "star in red", "upper left" or "left upper"."""
+    """Return a name such as "small striped red star", "star in red", "upper left" or "left upper"."""
     if way == 0:
         return noun({name: getattr(thing, name) for name in ATTRIBUTES})
     if way == 1:
@@ -77,7 +91,7 @@ def _name(thing: Object, way: int, size: tuple[int, int]) -> str:
 
 
 def _counting_turn(scene: Scene, rng: np.random.Generator, level: ModuleType) -> dict:
-    """How many of a color and shape, a color, a shape, or at all (equal shares); may be none."""
+    """Return a question for the number of objects of a color and shape, a color, a shape, or of all (equal shares)."""
     attributes = {"color": str(rng.choice(list(level.COLORS))), "shape": str(rng.choice(level.SHAPES))}
     for name in ((), ("shape",), ("color",), ("color", "shape"))[rng.integers(4)]:
         del attributes[name]
@@ -86,10 +100,10 @@ def _counting_turn(scene: Scene, rng: np.random.Generator, level: ModuleType) ->
 
 
 def _grid_turn(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
-    """The shape, or the color, whose center lies in each cell, in raster order; of several the one drawn last.
+    """Return a question for the shape or color in each cell, in raster order. The object drawn last wins.
 
-    Colors reach the language tower early, shapes do not; naming them all makes it see them before it is asked whether
-    one is absent, which it cannot learn from that question alone.
+    An object belongs to the cell of its center. In training, the language tower learns colors early and shapes late.
+    Grid questions teach it shapes, which it cannot learn from questions for absent objects only.
     """
     attribute = "shape" if rng.random() < GRID_SHAPE_SHARE else "color"
     words = ["none"] * n_cells**2
@@ -102,17 +116,17 @@ def _grid_turn(scene: Scene, rng: np.random.Generator, n_cells: int) -> dict:
 
 @dataclass
 class ShapesConfig(datasets.BuilderConfig):
-    """How large the scenes are, which ones, and how many."""
+    """Size, seed and number of the scenes."""
 
-    image_size: int = 64  # pixels a side
-    seed: int = 0  # another seed, other scenes
+    image_size: int = 64  # side of the canvas in pixels; for drawings, the longer side
+    seed: int = 0  # seed of the scenes
     train_rows: int = 24_000
     validation_rows: int = 100
     test_rows: int = 1_000
 
 
 class Shapes(RowsBuilder):
-    VERSION = datasets.Version("2.0.0")  # raise it whenever scenes or questions change: the cache does not notice
+    VERSION = datasets.Version("2.0.0")  # increase it if scenes or questions change: the cache does not notice
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [
         ShapesConfig(name="easy", version=VERSION),
@@ -128,7 +142,7 @@ class Shapes(RowsBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         least = max(level.MIN_SIZE for level in LEVELS[self.config.name])
         if self.config.image_size < least:
-            raise ValueError(f"shapes: image_size is {self.config.image_size} pixels; take at least {least}.")
+            raise ValueError(f"shapes: image_size must be at least {least} pixels, got {self.config.image_size}.")
         n_rows = {
             "train": self.config.train_rows,
             "validation": self.config.validation_rows,

@@ -1,5 +1,7 @@
-"""The drawings level of shapes: the objects of the easy level as people draw them in a paint program. Flat background,
-flat colors without noise, turned and stretched shapes of many sizes, some with an outline, canvases of any proportion.
+"""Level "drawings" of shapes: the objects of the easy level, as people draw them in a paint program.
+
+Backgrounds and colors are flat and without noise. Shapes are rotated, stretched and of many sizes, and some have an
+outline. Canvases have different aspect ratios.
 """
 
 import colorsys
@@ -11,29 +13,29 @@ from .shapes_easy import COLORS, GRID, MARGIN, MIN_SIZE, N_QUESTIONS, N_TRIES, S
 
 __all__ = ["COLORS", "GRID", "MIN_SIZE", "N_QUESTIONS", "SHAPES", "ask", "draw_scene"]
 
-# Degrees of hue from which to which a color has its name; saturation and value as shares.
+# Ranges of hue in degrees, and of saturation and value in 0-1
 HUES = {"red": (-12.0, 10.0), "green": (95.0, 150.0), "blue": (208.0, 248.0)}
 SATURATION = (0.65, 1.0)
 VALUE = (0.6, 1.0)
-WHITE_SHARE, BLACK_SHARE = 0.5, 0.1  # of the backgrounds; the others are a grey with a tint
+WHITE_SHARE, BLACK_SHARE = 0.5, 0.1  # share of backgrounds; the others are grey with a tint
 GREY = (60, 250)
-TINT = 12  # in 0-255 units
+TINT = 12  # maximum difference of a channel from the grey level (0-255)
 
 N_OBJECTS = (1, 5)
-RADIUS = (5.0, 15.0)  # in pixels of a 64 x 64 scene, of the circle around the object before it is stretched
+RADIUS = (5.0, 15.0)  # in pixels of a 64 x 64 scene, before stretching
 STRETCH = (0.8, 1.25)  # ratio of height to width
-UPRIGHT_SHARE = 0.5  # of the objects; the others are turned by any angle
-OUTLINE_SHARE = 0.3  # of the scenes whose objects have an outline
+UPRIGHT_SHARE = 0.5  # share of objects; the others are rotated by a random angle
+OUTLINE_SHARE = 0.3  # share of scenes whose objects have an outline
 OUTLINE_WIDTH = (0.06, 0.14)  # as a share of the radius
 OUTLINE_GREYS = (0, 40)
-SHRINK = 0.9  # of the largest radius, after a layout that did not fit
-SQUARE_SHARE = 0.5  # of the canvases; the others are wide or high
-PROPORTION = (0.55, 1.0)  # short side / long side
-SUPERSAMPLING = 3  # samples a side in a pixel: edges are smooth as those of a paint program
+SHRINK = 0.9  # factor of the largest radius after each layout that did not fit
+SQUARE_SHARE = 0.5  # share of square canvases
+PROPORTION = (0.55, 1.0)  # ratio of the short to the long side
+SUPERSAMPLING = 3  # each pixel has 3 x 3 samples, for smooth edges as in a paint program
 
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """1-5 objects, apart from each other, on a canvas whose long side is image_size pixels."""
+    """Return a scene of 1-5 separate objects on a canvas whose long side is image_size pixels."""
     height, width = _draw_size(rng, image_size)
     canvas = np.empty((height, width, 3), dtype=np.float32)
     canvas[:] = _draw_background_color(rng)
@@ -55,7 +57,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
 
 
 def _draw_size(rng: np.random.Generator, image_size: int) -> tuple[int, int]:
-    """(height, width) in pixels; the longer one is image_size."""
+    """Return (height, width) in pixels; the larger one is image_size."""
     if rng.random() < SQUARE_SHARE:
         return image_size, image_size
     short = round(image_size * rng.uniform(*PROPORTION))
@@ -79,7 +81,7 @@ def _draw_color(rng: np.random.Generator, name: str) -> np.ndarray:
 def _draw_places(
     rng: np.random.Generator, size: tuple[int, int], image_size: int
 ) -> list[tuple[tuple[float, float], float]]:
-    """(center (y, x), radius) in pixels of each object: circles that keep their margin and lie inside the canvas."""
+    """Return (center (y, x), radius) in pixels of each object, with a margin to other objects and to the border."""
     scale = image_size / BASE_SIZE
     margin = MARGIN * scale
     n_objects = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1))
@@ -88,7 +90,7 @@ def _draw_places(
         places.clear()
         for _ in range(n_objects):
             radius = rng.uniform(RADIUS[0], largest) * scale
-            # What a stretch adds to the circle's radius at most
+            # Largest radius after stretching, with half the margin
             reach = radius * max(STRETCH) ** 0.5 + margin / 2
             for _ in range(N_TRIES):
                 y, x = (float(rng.uniform(reach, side - reach)) if side > 2 * reach else -1.0 for side in size)
@@ -100,7 +102,7 @@ def _draw_places(
                 ):
                     places.append(((y, x), radius))
                     break
-        # Without this, five large objects on a narrow canvas would be tried for ever
+        # Otherwise five large objects on a narrow canvas would never fit
         largest = max(RADIUS[0], SHRINK * largest)
     return places
 
@@ -108,7 +110,7 @@ def _draw_places(
 def _coverage(
     shape: str, center: tuple[float, float], radius: float, turn: float, stretch: float, size: tuple[int, int]
 ) -> np.ndarray:
-    """Share of each pixel that the shape covers, (H, W) float32 in 0-1."""
+    """Return the share of each pixel that the shape covers, (H, W) float32 in 0-1."""
     reach = radius * max(STRETCH) ** 0.5 + 1
     top, left = (max(0, int(at - reach)) for at in center)
     bottom, right = (min(side, int(at + reach) + 1) for at, side in zip(center, size, strict=True))
@@ -128,5 +130,5 @@ def _coverage(
 
 
 def _blend(canvas: np.ndarray, coverage: np.ndarray, rgb: np.ndarray) -> None:
-    """Paint rgb (3,) in 0-255 over the canvas (H, W, 3) where coverage (H, W) says."""
+    """Blend rgb (3,) in 0-255 into the canvas (H, W, 3) with weights coverage (H, W)."""
     canvas += coverage[:, :, None] * (rgb.astype(np.float32) - canvas)

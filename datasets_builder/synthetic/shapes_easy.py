@@ -1,5 +1,7 @@
-"""The easy level of shapes: 2-5 circles, squares and triangles in red, green and blue that keep apart, asked for by
-color and shape."""
+"""Level "easy" of shapes: 2-5 separate circles, squares and triangles in red, green and blue.
+
+Questions ask for them by color and shape.
+"""
 
 import numpy as np
 
@@ -19,25 +21,25 @@ from .scenes import (
 
 COLORS = ("red", "green", "blue")
 SHAPES = ("circle", "square", "triangle")
-N_QUESTIONS = 4  # a scene; every scene has that many distinct ones: of its nine color-shape pairs four are absent
-# How the kinds of questions are drawn. A kind that the scene cannot give is drawn again, which favors the absent, that
-# every scene has: what comes out is 0.40, 0.15, 0.15, 0.10 and 0.20.
+N_QUESTIONS = 4  # per scene; always possible: of the nine pairs of color and shape, at least four are absent
+# Shares of the kinds of questions. If the scene has no question of a kind, another kind is drawn. All scenes have
+# absent ones, so these become more frequent: the resulting shares are 0.40, 0.15, 0.15, 0.10 and 0.20.
 EVAL = {"color_shape": 0.42, "color": 0.20, "shape": 0.18, "plural": 0.07, "absent": 0.13}
-# Saying that a thing is not there takes more practice than it takes testing: 0.34, 0.13, 0.12, 0.11 and 0.30.
+# Training needs more absent questions than evaluation. The resulting shares are 0.34, 0.13, 0.12, 0.11 and 0.30.
 TRAIN = {"color_shape": 0.35, "color": 0.16, "shape": 0.15, "plural": 0.10, "absent": 0.24}
-# Among the absent: a pair whose color and shape are both in the scene, on different things (near) or are not (far).
+# Shares of absent questions. near: color and shape are both in the scene, but on different objects. far: they are not.
 ABSENT = {"near_pair": 0.35, "far_pair": 0.35, "absent_color": 0.10, "absent_shape": 0.10, "absent_plural": 0.10}
 
-MIN_SIZE = 32  # below, a triangle may cover no pixel center
-# Lengths in pixels of a 64 x 64 scene; others are scaled.
-RADIUS = (7.0, 11.0)  # of the circle around the object
-MARGIN = 2.0  # between objects, and half of it to the border
-N_TRIES = 30  # places tried for one object before the whole scene is laid out again
-GRID = 4  # cells a side of the grid question
+MIN_SIZE = 32  # pixels; in smaller scenes, a triangle can have an empty mask
+# Lengths in pixels of a 64 x 64 scene, scaled for other sizes
+RADIUS = (7.0, 11.0)  # range of the radius of the circle around an object
+MARGIN = 2.0  # minimum distance between objects, and twice the minimum distance to the border
+N_TRIES = 30  # positions tried for an object before the layout of the scene starts again
+GRID = 4  # the grid question has GRID x GRID cells
 
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """2-5 objects, apart from each other and inside an image_size x image_size canvas (pixels)."""
+    """Return a scene of 2-5 separate objects on a canvas of image_size x image_size pixels."""
     canvas = draw_background(rng, image_size)
     objects = []
     for center, radius in _draw_places(rng, rng.integers(2, 6), image_size):
@@ -49,7 +51,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
 
 
 def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> list[tuple[tuple[float, float], float]]:
-    """(center (y, x), radius) in pixels of each object: circles that keep their margin, no two in one grid cell."""
+    """Return (center (y, x), radius) in pixels of each object, with a margin, and at most one center per grid cell."""
     scale = image_size / BASE_SIZE
     margin = MARGIN * scale
     places = []
@@ -60,7 +62,7 @@ def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> l
             inset = radius + margin / 2
             for _ in range(N_TRIES):
                 y, x = rng.uniform(inset, image_size - inset, 2).tolist()
-                # The grid question has one answer only if a cell holds one center at most.
+                # With two centers in a cell, the grid question would have no unique answer
                 if all(
                     np.hypot(y - other_y, x - other_x) >= radius + other_radius + margin
                     and cell((y, x), (image_size,) * 2, GRID) != cell((other_y, other_x), (image_size,) * 2, GRID)
@@ -72,13 +74,13 @@ def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> l
 
 
 def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
-    """N_QUESTIONS different questions; training chooses the shares of their kinds."""
+    """Return N_QUESTIONS different questions. training: whether to draw kinds by TRAIN instead of EVAL."""
     options = _question_options(scene.objects)
     return [_draw_question(rng, options, TRAIN if training else EVAL) for _ in range(N_QUESTIONS)]
 
 
 def _question_options(objects: list[Object]) -> dict[str, list[Question]]:
-    """Every question with one right answer in the scene, by kind."""
+    """Return all questions with one correct answer in the scene, by kind."""
     options = {kind: [] for kind in (*EVAL, *ABSENT)}
     for color in (*COLORS, None):
         for shape in (*SHAPES, None):
@@ -103,7 +105,7 @@ def _question_options(objects: list[Object]) -> dict[str, list[Question]]:
 
 
 def _draw_question(rng: np.random.Generator, options: dict[str, list[Question]], shares: dict[str, float]) -> Question:
-    """Take one question out of options, so that no text of a row comes twice."""
+    """Draw a question and remove it from options, so that the texts of a row are distinct."""
     kind = _draw_kind(rng, {kind: share for kind, share in shares.items() if kind == "absent" or options[kind]})
     if kind == "absent":
         kind = _draw_kind(rng, {kind: share for kind, share in ABSENT.items() if options[kind]})

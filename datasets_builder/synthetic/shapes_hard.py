@@ -1,8 +1,8 @@
-"""The hard level of shapes: scenes of `shapes_hard_scenes.py`, asked for by what the objects are, where they are, how
-they compare and what they are not.
+"""Level "hard" of shapes: questions for the scenes of `shapes_hard_scenes.py`.
 
-Every question has one right answer by construction: what cannot be told clearly (almost above, about as large) is not
-asked.
+They ask for objects by attributes, position, comparison and exclusion.
+
+Each question has one correct answer. Unclear cases (almost above, about as large) are not asked.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,25 @@ from .scenes import ATTRIBUTES, BASE_SIZE, COLORS, TEXTURES, Object, Question, S
 from .shapes_hard_scenes import SHAPES, SIZES
 from .shapes_hard_scenes import draw_scene as draw_scene
 
-N_QUESTIONS = 6  # a scene
-N_TRIES = 40  # wordings tried for one question
-MIN_SIZE = 96  # below, small textures cannot be told
-GRID = 6  # cells a side of the grid question
+N_QUESTIONS = 6  # per scene
+N_TRIES = 40  # questions of a kind that are drawn before another kind is tried
+MIN_SIZE = 96  # pixels; in smaller scenes, textures of small objects cannot be distinguished
+GRID = 6  # the grid question has GRID x GRID cells
 
 SHARES = {"attributes": 0.28, "relation": 0.22, "superlative": 0.14, "exclusion": 0.10, "plural": 0.11, "absent": 0.15}
 
-CLEARLY_BESIDE = 5.0  # difference of centers from which on a thing is left of, right of, above or below another
-CLEARLY_LARGER = 1.15  # ratio of radii, of full and of visible areas
-CLEARLY_FURTHER = 3.0  # difference of centers for leftmost, ...
-CLEARLY_OUTSIDE = 1.5  # and of what is seen furthest to that side
+# Minimum differences for a clear answer, in pixels of a 64 x 64 scene
+MIN_SIDE_OFFSET = 5.0  # between the centers of two objects: left of, right of, above, below
+MIN_CENTER_LEAD = 3.0  # between the centers of the first and second object: leftmost, ...
+MIN_EDGE_LEAD = 1.5  # between their visible edges on this side
+MIN_SIZE_RATIO = 1.15  # ratio of radii; its square is that of full and of visible areas
 
 
 def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
-    """N_QUESTIONS different questions, training or not; a kind that the scene has not is drawn again."""
+    """Return N_QUESTIONS different questions. If the scene has none of a kind, another kind is drawn.
+
+    training is ignored: all splits have the same shares of questions.
+    """
     kinds, weights = list(SHARES), np.array(list(SHARES.values()))
     questions: dict[str, Question] = {}
     while len(questions) < N_QUESTIONS:
@@ -42,7 +46,7 @@ def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question
 
 
 def _some_attributes(rng: np.random.Generator, thing: Object, n: int | None = None) -> dict[str, str]:
-    """n of the object's attributes, 1-4 if not said."""
+    """Return n of the object's attributes, or 1-4 if n is None."""
     names = rng.permutation(ATTRIBUTES)[: n or rng.integers(1, len(ATTRIBUTES) + 1)]
     return {name: getattr(thing, name) for name in names}
 
@@ -58,21 +62,21 @@ def _by_attributes(objects: list[Object], rng: np.random.Generator) -> Question 
 
 
 # --- relations -------------------------------------------------------------------------------------------------------
-def _beside(axis: int, sign: int) -> Callable[[list[Object], int, int, float], bool | None]:
-    """Whether an object lies on one side of another: yes, no, or (None) not clearly either."""
+def _on_side(axis: int, sign: int) -> Callable[[list[Object], int, int, float], bool | None]:
+    """Return a function that tells whether an object is on one side of another: True, False, or None if unclear."""
 
     def judge(objects: list[Object], index: int, anchor: int, scale: float) -> bool | None:
         difference = sign * (objects[index].center[axis] - objects[anchor].center[axis])
-        return True if difference >= CLEARLY_BESIDE * scale else False if difference <= 0 else None
+        return True if difference >= MIN_SIDE_OFFSET * scale else False if difference <= 0 else None
 
     return judge
 
 
-RELATIONS = {  # in words, with the words for the other way round
-    "left of": (_beside(1, -1), "lies right of it"),
-    "right of": (_beside(1, 1), "lies left of it"),
-    "above": (_beside(0, -1), "lies below it"),
-    "below": (_beside(0, 1), "lies above it"),
+RELATIONS = {  # relation: (judge, explanation from the point of view of the other object)
+    "left of": (_on_side(1, -1), "lies right of it"),
+    "right of": (_on_side(1, 1), "lies left of it"),
+    "above": (_on_side(0, -1), "lies below it"),
+    "below": (_on_side(0, 1), "lies above it"),
     "inside": (lambda objects, index, anchor, scale: objects[index].inside == anchor, "surrounds it"),
     "touching": (lambda objects, index, anchor, scale: anchor in objects[index].touches, "touches it"),
 }
@@ -81,9 +85,15 @@ RELATIONS = {  # in words, with the words for the other way round
 def _relation(
     objects: list[Object], rng: np.random.Generator, names: tuple[str, ...] = ()
 ) -> tuple[str, dict[str, str], list[int], str] | None:
-    """(text after the noun, attributes of what is asked for, what it means, explanation), where all is clear.
+    """Draw a relation question, or return None if it is unclear.
 
-    names: the relations to draw from; without, those that the scene is rich in come more often.
+    Args:
+        objects: objects of the scene.
+        rng: draws the question.
+        names: relations to draw from. If empty, "touching" and "inside" are preferred where the scene has them.
+
+    Returns:
+        Text after the noun, attributes of the targets, indices of the targets, explanation.
     """
     anchor = int(rng.integers(len(objects)))
     anchor_attributes = _some_attributes(rng, objects[anchor], rng.integers(1, 4))
@@ -108,7 +118,7 @@ def _relation(
         return None
     found = [index for index, yes in zip(candidates, judged, strict=True) if yes]
     if len(candidates) == 1 and found:
-        return None  # the relation would say nothing
+        return None  # the attributes alone identify the object
     anchor_text = f"the {noun(anchor_attributes)}"
     return f"{name} {anchor_text}", attributes, found, f"{anchor_text.capitalize()} {converse}."
 
@@ -122,7 +132,7 @@ def _by_relation(objects: list[Object], rng: np.random.Generator) -> Question | 
 
 
 # --- superlatives ----------------------------------------------------------------------------------------------------
-THAN = {
+COMPARATIVES = {
     "largest": "larger",
     "smallest": "smaller",
     "leftmost": "further left",
@@ -130,7 +140,7 @@ THAN = {
     "topmost": "higher",
     "bottommost": "lower",
 }
-EDGES = {  # axis of the center, side of the box, and which way
+EDGES = {  # (axis of the center, index in the box, sign)
     "leftmost": (1, 1, -1),
     "rightmost": (1, 3, 1),
     "topmost": (0, 0, -1),
@@ -142,7 +152,7 @@ def _by_superlative(objects: list[Object], rng: np.random.Generator) -> Question
     word = _superlative(rng)
     attributes = {} if rng.random() < 0.25 else _some_attributes(rng, _any(rng, objects), 1)
     if "size" in attributes:
-        return None  # "the largest small star" is no question
+        return None  # "the largest small star" is not natural
     found = matching(objects, attributes)
     rank = 1 if word.startswith("second") else 0
     if len(found) < 2 + rank:
@@ -157,18 +167,18 @@ def _by_superlative(objects: list[Object], rng: np.random.Generator) -> Question
                 return None
     if len(targets) != 1:
         return None
-    one, than = noun(attributes), THAN[word.removeprefix("second ")]
+    one, than = noun(attributes), COMPARATIVES[word.removeprefix("second ")]
     explanation = f"No other {one} is {than}." if rank == 0 else f"Only one {one} is {than}."
     return Question("superlative", f"the {word} {one}", tuple(targets), explanation)
 
 
 def _superlative(rng: np.random.Generator) -> str:
-    word = list(THAN)[rng.integers(len(THAN))]
+    word = list(COMPARATIVES)[rng.integers(len(COMPARATIVES))]
     return f"second {word}" if word in ("largest", "smallest") and rng.random() < 0.5 else word
 
 
 def _measures(word: str, scale: float) -> list[tuple[Callable[[Object], float], Callable[[float, float], bool]]]:
-    """All that a person may take for the word, the most of it first, with what is clearly more than another."""
+    """Return each measure that the word can refer to, with a function that tells whether a value is clearly larger."""
     if word.endswith(("largest", "smallest")):
         sign = 1 if word.endswith("largest") else -1
 
@@ -176,23 +186,23 @@ def _measures(word: str, scale: float) -> list[tuple[Callable[[Object], float], 
             return lambda more, less: max(abs(more), abs(less)) >= least * min(abs(more), abs(less))
 
         return [
-            (lambda thing: sign * thing.radius, ratio(CLEARLY_LARGER)),
-            (lambda thing: sign * thing.full_area, ratio(CLEARLY_LARGER**2)),
-            (lambda thing: sign * thing.visible_area, ratio(CLEARLY_LARGER**2)),
+            (lambda thing: sign * thing.radius, ratio(MIN_SIZE_RATIO)),
+            (lambda thing: sign * thing.full_area, ratio(MIN_SIZE_RATIO**2)),
+            (lambda thing: sign * thing.visible_area, ratio(MIN_SIZE_RATIO**2)),
         ]
     axis, side, sign = EDGES[word]
     return [
-        (lambda thing: sign * thing.center[axis], lambda more, less: more - less >= CLEARLY_FURTHER * scale),
-        (lambda thing: sign * thing.box[side], lambda more, less: more - less >= CLEARLY_OUTSIDE * scale),
+        (lambda thing: sign * thing.center[axis], lambda more, less: more - less >= MIN_CENTER_LEAD * scale),
+        (lambda thing: sign * thing.box[side], lambda more, less: more - less >= MIN_EDGE_LEAD * scale),
     ]
 
 
 # --- exclusions ------------------------------------------------------------------------------------------------------
 def _exclusion(objects: list[Object], rng: np.random.Generator) -> tuple[dict[str, str], str, list[int], int]:
-    """(attributes that count, value that does not, what is left, how many are taken out)."""
+    """Return (attributes of the candidates, excluded value, indices of the targets, number of excluded objects)."""
     model = _any(rng, objects)
     attributes = {} if rng.random() < 0.3 else {"shape": model.shape}
-    # all rings are plain: nothing is to be learned from asking for one that is not
+    # All rings are plain, so texture does not exclude any
     excluded = ("color", "size", "texture")[rng.integers(2 if attributes.get("shape") == "ring" else 3)]
     value = getattr(model, excluded)
     candidates = matching(objects, attributes)
@@ -201,17 +211,17 @@ def _exclusion(objects: list[Object], rng: np.random.Generator) -> tuple[dict[st
 
 
 def _by_exclusion(objects: list[Object], rng: np.random.Generator) -> Question | None:
-    attributes, value, left, n_taken = _exclusion(objects, rng)
+    attributes, value, left, n_excluded = _exclusion(objects, rng)
     if not left:
         return None
     several = len(left) > 1
     text = f"the {noun(attributes, several)} that {'are' if several else 'is'} not {value}"
-    others = "The other one is" if n_taken == 1 else f"The other {n_taken} are"
+    others = "The other one is" if n_excluded == 1 else f"The other {n_excluded} are"
     return Question("exclusion", f"all {text}" if several else text, tuple(left), f"{others} {value}.")
 
 
-# --- several, none ---------------------------------------------------------------------------------------------------
-def _several(objects: list[Object], rng: np.random.Generator) -> Question | None:
+# --- several or no objects -------------------------------------------------------------------------------------------
+def _by_plural(objects: list[Object], rng: np.random.Generator) -> Question | None:
     if rng.random() < 0.3:
         asked = _relation(objects, rng)
         if asked is None or len(asked[2]) < 2:
@@ -226,7 +236,7 @@ def _several(objects: list[Object], rng: np.random.Generator) -> Question | None
 
 
 def _absent(objects: list[Object], rng: np.random.Generator) -> Question | None:
-    """What is nearly there: one attribute changed, the other side of something, nothing left."""
+    """Ask for an absent object that is almost there: by a relation, an exclusion, or one changed attribute."""
     way = rng.random()
     if way < 0.3:
         asked = _relation(objects, rng, ("inside", "touching") if way < 0.15 else tuple(RELATIONS))
@@ -263,6 +273,6 @@ ASK = {
     "relation": _by_relation,
     "superlative": _by_superlative,
     "exclusion": _by_exclusion,
-    "plural": _several,
+    "plural": _by_plural,
     "absent": _absent,
 }

@@ -1,4 +1,4 @@
-"""Scenes of the hard level of shapes: 4-9 textured objects that touch, hide and enclose each other."""
+"""Scenes of level "hard" of shapes: 4-9 textured objects that touch, hide and enclose each other."""
 
 from dataclasses import dataclass
 
@@ -19,21 +19,21 @@ from .scenes import (
 )
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": (4.0, 5.5), "large": (7.5, 10.0)}  # radius; nothing lies between
+SIZES = {"small": (4.0, 5.5), "large": (7.5, 10.0)}  # range of the radius; there is nothing in between
 LARGE_SHARE = 0.45
 N_OBJECTS = (4, 9)
-MARGIN = 1.5  # between things that do not touch, and half of it to the border
-ENCLOSED_MARGIN = 0.7  # between a ring and what it encloses
-N_TRIES = 40  # places tried for one object before the scene is laid out again
+MARGIN = 1.5  # minimum distance of objects that do not touch, and twice the minimum distance to the border
+ENCLOSED_MARGIN = 0.7  # minimum distance between a ring and an object in it
+N_TRIES = 40  # positions tried for an object before the layout of the scene starts again
 
-DISTRACTOR_SHARE = 0.5  # objects that differ from an earlier one in one attribute only
-ENCLOSED_SHARE = 0.6  # of the objects that come while there is an empty large ring
+DISTRACTOR_SHARE = 0.5  # share of objects that differ from an earlier one in at most one attribute
+ENCLOSED_SHARE = 0.6  # share of objects that are put into a large ring, if there is an empty one
 TOUCHING_SHARE = 0.3
-TOUCHING_DISTANCE = (0.55, 0.85)  # between centers, as a share of the sum of the radii
-MIN_VISIBLE = 0.5  # share of its area that is seen of every object
-MIN_OVERLAP = 4.0  # area that one of two touching objects hides of the other
+TOUCHING_DISTANCE = (0.55, 0.85)  # range of the distance between centers, as a share of the sum of the radii
+MIN_VISIBLE = 0.5  # minimum visible share of each object's area
+MIN_OVERLAP = 4.0  # minimum area that one of two touching objects hides of the other
 
-HAZE_SHARE = 0.25  # of the scenes: a grey patch whose pixels are not counted
+HAZE_SHARE = 0.25  # share of scenes with haze: a grey ellipse whose pixels are ignored
 HAZE_RADIUS = (5.0, 9.0)
 HAZE_GREY = (110, 190)
 HAZE_OPACITY = 0.75
@@ -41,7 +41,7 @@ HAZE_OPACITY = 0.75
 
 @dataclass(frozen=True)
 class _Plan:
-    """An object before it is painted; lengths in pixels. touches, inside: indices of earlier ones."""
+    """An object before it is painted. Lengths are in pixels; touches and inside are indices of earlier objects."""
 
     size: str
     texture: str
@@ -49,13 +49,13 @@ class _Plan:
     shape: str
     center: tuple[float, float]
     radius: float
-    area: np.ndarray  # (H, W) bool, all of it
+    area: np.ndarray  # (H, W) bool, including hidden pixels
     touches: int | None
     inside: int | None
 
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
-    """4-9 objects on an image_size x image_size canvas (pixels), the later before the earlier."""
+    """Return a scene of 4-9 objects on a canvas of image_size x image_size pixels. Later objects hide earlier ones."""
     n_objects = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1))
     plans: list[_Plan] = []
     while len(plans) < n_objects:
@@ -95,15 +95,15 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
 
 
 def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Plan | None:
-    """The next object where it fits among the others, or none if it was not found to fit."""
+    """Return the next object, or None if no position was found for it."""
     scale = image_size / BASE_SIZE
     look = _draw_look(rng, plans)
     rings = _free_rings(plans, scale)
     if rings and rng.random() < ENCLOSED_SHARE:
         return _place_inside(rng, look, plans, rings[0], image_size)
     radius = rng.uniform(*SIZES[look["size"]]) * scale
-    alone = _alone(plans)
-    touched = int(rng.choice(alone)) if alone and rng.random() < TOUCHING_SHARE else None
+    isolated = _isolated(plans)
+    touched = int(rng.choice(isolated)) if isolated and rng.random() < TOUCHING_SHARE else None
     for _ in range(N_TRIES):
         center = _draw_center(rng, radius, None if touched is None else plans[touched], image_size)
         if center is None or not _keeps_apart(center, radius, plans, touched, image_size):
@@ -115,7 +115,7 @@ def _place(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> _Pl
 
 
 def _free_rings(plans: list[_Plan], scale: float) -> list[int]:
-    """Indices of the large rings that can enclose a small object, and neither hold nor touch one yet."""
+    """Return the indices of the large rings that can enclose a small object and do not enclose or touch one yet."""
     return [
         index
         for index, plan in enumerate(plans)
@@ -130,7 +130,7 @@ def _free_rings(plans: list[_Plan], scale: float) -> list[int]:
 def _place_inside(
     rng: np.random.Generator, look: dict[str, str], plans: list[_Plan], index: int, image_size: int
 ) -> _Plan:
-    """A small object inside the ring of that index."""
+    """Return a small object in the ring with this index."""
     ring, scale = plans[index], image_size / BASE_SIZE
     room = RING_HOLE * ring.radius - ENCLOSED_MARGIN * scale
     look["size"] = "small"
@@ -143,8 +143,8 @@ def _place_inside(
     return _Plan(**look, center=center, radius=radius, area=area, touches=None, inside=index)
 
 
-def _alone(plans: list[_Plan]) -> list[int]:
-    """Indices of the objects that neither touch, enclose nor are enclosed by another."""
+def _isolated(plans: list[_Plan]) -> list[int]:
+    """Return the indices of the objects that do not touch, enclose or lie in another one."""
     enclosing = {plan.inside for plan in plans}
     return [
         index
@@ -159,7 +159,7 @@ def _alone(plans: list[_Plan]) -> list[int]:
 def _draw_center(
     rng: np.random.Generator, radius: float, near: _Plan | None, image_size: int
 ) -> tuple[float, float] | None:
-    """A center (y, x) in pixels: anywhere, or where the object touches `near`; none outside the canvas."""
+    """Return a center (y, x) in pixels, anywhere or close enough to touch `near`. None if it is at the border."""
     inset = radius + MARGIN * (image_size / BASE_SIZE) / 2
     if near is None:
         y, x = rng.uniform(inset, image_size - inset, 2).tolist()
@@ -175,7 +175,7 @@ def _draw_center(
 def _keeps_apart(
     center: tuple[float, float], radius: float, plans: list[_Plan], touched: int | None, image_size: int
 ) -> bool:
-    """Whether a circle keeps its margin to all objects but `touched`."""
+    """Return whether a circle has the required distance from all objects except `touched`."""
     margin = MARGIN * (image_size / BASE_SIZE)
     return not any(
         np.hypot(center[0] - plan.center[0], center[1] - plan.center[1]) < radius + plan.radius + margin
@@ -185,14 +185,14 @@ def _keeps_apart(
 
 
 def _hides_a_part(area: np.ndarray, lower: np.ndarray, image_size: int) -> bool:
-    """Whether an object hides enough of the one below it to touch it, and leaves enough of it visible."""
+    """Return whether an object hides enough of `lower` to touch it and leaves enough of it visible."""
     overlap = (area & lower).sum()
     least = MIN_OVERLAP * (image_size / BASE_SIZE) ** 2
     return bool(least <= overlap <= (1 - MIN_VISIBLE) * lower.sum())
 
 
 def _draw_look(rng: np.random.Generator, plans: list[_Plan]) -> dict[str, str]:
-    """Attributes of a new object: any, or those of an earlier one but for one."""
+    """Return the attributes of a new object: random, or those of an earlier object with one of them drawn again."""
     look = {
         "size": "large" if rng.random() < LARGE_SHARE else "small",
         "texture": TEXTURES[rng.integers(len(TEXTURES))],
@@ -205,12 +205,12 @@ def _draw_look(rng: np.random.Generator, plans: list[_Plan]) -> dict[str, str]:
         changed = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
         look = kept | {changed: look[changed]}
     if look["shape"] == "ring":
-        look["texture"] = "plain"  # a ring is too thin to show another
+        look["texture"] = "plain"  # a ring is too thin for other textures
     return look
 
 
 def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
-    """What is seen of each (H, W) bool: without later objects before it, and without the haze."""
+    """Return the visible mask (H, W) bool of each object, without pixels of later objects and of haze."""
     masks = []
     covered = np.zeros_like(plans[0].area) if hidden is None else hidden.copy()
     for plan in reversed(plans):
@@ -220,13 +220,13 @@ def _visible(plans: list[_Plan], hidden: np.ndarray | None) -> list[np.ndarray]:
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last pixels of a mask (H, W): (top, left, bottom, right)."""
+    """Return the first and last pixels of a mask (H, W): (top, left, bottom, right)."""
     ys, xs = np.nonzero(mask)
     return int(ys.min()), int(xs.min()), int(ys.max()), int(xs.max())
 
 
 def _haze(rng: np.random.Generator, plans: list[_Plan], image_size: int) -> np.ndarray | None:
-    """An ellipse (H, W) bool that leaves enough of every object, or none if there was no place for one."""
+    """Return an ellipse (H, W) bool that leaves enough of each object visible, or None if none was found."""
     scale = image_size / BASE_SIZE
     pixel_centers = np.arange(image_size) + 0.5
     for _ in range(N_TRIES):

@@ -1,4 +1,4 @@
-"""bench_data.py over stand-ins of a few files, in the original formats."""
+"""bench_data.py with small stand-ins in the original formats."""
 
 import json
 import subprocess
@@ -11,16 +11,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_data_measures_every_set_and_every_part(tmp_path):
+def test_bench_data_measures_all_sets_and_all_parts(tmp_path):
     results = tmp_path / "results.md"
     command = [sys.executable, "benchmarks/bench_data.py", "--output", tmp_path / "stand_ins", "--results", results]
     options = ["--scale", "0.0005", "--samples", "40", "--workers", "2", "--batches", "2"]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
-    said = results.read_text()
+    report = results.read_text()
     for name, rows in {"coco_instances": 59, "ade20k": 10, "refcoco": 10}.items():
-        assert f"| {name} | {rows} |" in said
+        assert f"| {name} | {rows} |" in report
     for part in ("JPEG", "masks", "pixels", "tokens", "collation"):
-        assert part in said
+        assert part in report
     found = {
         case: json.loads(
             subprocess.run([*command[:4], "--case", case], cwd=ROOT, check=True, capture_output=True).stdout
@@ -32,4 +32,4 @@ def test_the_benchmark_of_the_data_measures_every_set_and_every_part(tmp_path):
         0.9 < lowest <= mean < 1 for mean, lowest in (found["polygons"][name] for name in ("Pillow", "pycocotools"))
     )
     for questions, seen in {("training", 4), ("training", 40), ("evaluation", 4), ("evaluation", 40)}:
-        assert f"| {questions} | {seen} |" in said
+        assert f"| {questions} | {seen} |" in report

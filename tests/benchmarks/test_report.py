@@ -1,4 +1,4 @@
-"""What a benchmark measured is printed, and appended to Markdown only."""
+"""Results of benchmarks are printed, and appended to Markdown files only."""
 
 import pytest
 
@@ -14,8 +14,8 @@ def test_lines_are_printed_and_appended(tmp_path, capsys):
     assert capsys.readouterr().out.split() == ["|", "a", "|", "|", "b", "|", "|", "c", "|"]
 
 
-def test_a_file_of_another_kind_is_not_appended_to(tmp_path):
+def test_other_files_than_markdown_are_refused_and_not_changed(tmp_path):
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match="appended to a Markdown file"):
+    with pytest.raises(ValueError, match="can only be appended to a Markdown file .*, got .*results.json"):
         publish(["| a |"], tmp_path / "results.json")
     assert (tmp_path / "results.json").read_text() == "{}"

@@ -1,4 +1,4 @@
-"""Photos that are held out: by their numbers, whatever folder they lie in, and loudly where nothing is known."""
+"""Held-out COCO photos: recognized by id in any folder, with a warning if the evaluation splits are not known."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from gemma_lisa.datasets_builder.leakage import coco_id, coco_photo, held_out_im
         ("", None),
     ],
 )
-def test_a_photo_has_the_same_number_by_all_its_names(path, number):
+def test_coco_id_is_the_same_for_all_file_names_of_a_photo(path, number):
     assert coco_id(path) == number
 
 
@@ -46,7 +46,7 @@ def test_a_photo_has_the_same_number_by_all_its_names(path, number):
         ("train2017/ade20k/images/ADE_train_00000009.jpg", None),
     ],
 )
-def test_photos_of_coco_are_told_from_others(path, number):
+def test_coco_photos_are_distinguished_from_other_photos(path, number):
     assert coco_photo(path) == number
 
 
@@ -54,13 +54,13 @@ def test_photos_of_coco_are_told_from_others(path, number):
     ("path", "source", "number"),
     [
         ("coco/train2017/000000000009.jpg", "coco_stuff/train/000000000009", 9),
-        ("581857.jpg", "coco_instances/train/train2017/581857.jpg", 581857),  # prepared: the folder is lost
+        ("581857.jpg", "coco_instances/train/train2017/581857.jpg", 581857),  # prepared rows keep no folder
         ("0.jpg", "refcoco/train/COCO_train2014_000000000025", 25),
         (None, "refcoco/train/COCO_train2014_000000000025", 25),
         ("IMG_1.jpg", "folder/train/IMG_1", None),
     ],
 )
-def test_a_photo_whose_name_is_lost_is_known_by_its_rows_source(path, source, number):
+def test_photo_without_a_file_name_is_recognized_by_the_source_of_its_row(path, source, number):
     assert photo_of(path, source) == number
 
 
@@ -81,12 +81,12 @@ def write(root, name, records):
     path.write_bytes(pickle.dumps(records, protocol=2) if path.suffix == ".p" else json.dumps(records).encode())
 
 
-def test_every_val_and_test_split_of_the_four_sets_is_held_out_and_no_train(tmp_path, caplog):
+def test_validation_and_test_splits_of_the_four_sets_are_held_out_and_training_splits_are_not(tmp_path, caplog):
     write(tmp_path, "refcoco/refs(unc).p", [ref(1, "train"), ref(2, "val"), ref(3, "testA"), ref(4, "testB")])
     write(tmp_path, "refcoco+/refs(unc).json", [ref(2, "testA"), ref(5, "val"), ref(1, "train")])
     write(tmp_path, "refcocog/refs(google).p", [ref(6, "train"), ref(7, "val"), ref(8, "val"), ref(9, "val")])
     write(tmp_path, "refcocog/refs(umd).p", [ref(7, "train"), ref(8, "test")])
-    write(tmp_path, "refclef/refs(unc).p", [ref(99, "testA")])  # photos that are none of COCO's
+    write(tmp_path, "refclef/refs(unc).p", [ref(99, "testA")])  # not COCO photos
     write(tmp_path, "grefcoco/grefs(unc).json", [ref(1, "train"), ref(9, "val"), {**ref(10, "val"), "ann_id": [-1]}])
     with caplog.at_level(logging.INFO):
         held_out = held_out_images(tmp_path)
@@ -95,34 +95,34 @@ def test_every_val_and_test_split_of_the_four_sets_is_held_out_and_no_train(tmp_
         3: "refcoco/unc/testA",
         4: "refcoco/unc/testB",
         5: "refcoco_plus/unc/validation",
-        8: "refcocog/umd/test",  # 7 is of val by google, and of train by umd
+        8: "refcocog/umd/test",  # 7 is in val of google, but in train of umd
         9: "grefcoco/unc/validation",
         10: "grefcoco/unc/validation",
     }
     names = "refcoco/unc, refcoco_plus/unc, refcocog/umd, grefcoco/unc"
-    assert "not held out, for they hold train photos of others: val and test of refcocog/google" in caplog.text
-    assert f"7 photos of val and test of {names}" in caplog.text
-    assert "holds no refs" not in caplog.text
+    assert "photos of refcocog/google are not held out, because they include training photos of other" in caplog.text
+    assert f"7 photos of the validation and test splits of {names} are held out" in caplog.text
+    assert "no refs files" not in caplog.text
 
 
-def test_sets_that_are_not_there_are_named(tmp_path, caplog):
+def test_missing_sets_are_listed_in_a_warning(tmp_path, caplog):
     write(tmp_path, "refcoco/refs(unc).p", [ref(1, "train"), ref(2, "val")])
     assert held_out_images(str(tmp_path)) == {2: "refcoco/unc/validation"}
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "no refs of refcoco_plus, refcocog, grefcoco;" in warning
+    assert "no refs files of refcoco_plus, refcocog, grefcoco;" in warning
 
 
-def test_a_guard_that_found_nothing_says_so(tmp_path, caplog):
+def test_no_refs_files_at_all_give_a_warning(tmp_path, caplog):
     assert held_out_images(tmp_path / "none") == {}
-    assert "no refs of refcoco, refcoco_plus, refcocog, grefcoco;" in caplog.text
+    assert "no refs files of refcoco, refcoco_plus, refcocog, grefcoco;" in caplog.text
 
 
-def test_a_photo_without_a_number_is_refused(tmp_path):
+def test_photo_without_a_numeric_id_is_refused(tmp_path):
     write(tmp_path, "refcoco/refs(unc).json", [ref("a", "val", 5)])
-    with pytest.raises(ValueError, match=r"refs\(unc\).json: .*ref 5: its image_id 'a' is no number of COCO"):
+    with pytest.raises(ValueError, match=r"refs\(unc\).json: .*ref 5: image_id must be a COCO image id .*got 'a'"):
         held_out_images(tmp_path)
 
 
-def test_googles_splits_count_where_there_are_no_others(tmp_path):
+def test_google_split_is_used_if_it_is_the_only_split(tmp_path):
     write(tmp_path, "refcocog/refs(google).p", [ref(6, "train"), ref(7, "val")])
     assert held_out_images(tmp_path) == {7: "refcocog/google/validation"}

@@ -1,4 +1,4 @@
-"""From names to samples: the same index gives the same sample whoever asks, and every question comes once."""
+"""Samples of a data set: the same index gives the same sample, and evaluation asks each question once."""
 
 from io import BytesIO
 
@@ -14,7 +14,7 @@ from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
 
-# pycocotools' own business with NumPy 2
+# pycocotools calls NumPy 2 with a deprecated signature
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = 32
@@ -25,14 +25,14 @@ OPTIONS = {"image_size": SIZE, "train_rows": 3, "validation_rows": 2, "test_rows
 def rows():
     generators = [np.random.default_rng(number) for number in range(8)]
     drawn = [row_of_scene(draw_scene(g, SIZE), g, True, f"drawn/{at}") for at, g in enumerate(generators)]
-    drawn[3]["targets"] = []  # only its dialogue
-    drawn[4]["conversation"] = []  # only its targets
-    drawn[5] = {**drawn[5], "image": None, "targets": []}  # only words
+    drawn[3]["targets"] = []  # only a conversation
+    drawn[4]["conversation"] = []  # only targets
+    drawn[5] = {**drawn[5], "image": None, "targets": []}  # text only
     return Dataset.from_list(drawn, features=ROW_FEATURES)
 
 
 def plain(sample):
-    """A sample as values that can be compared."""
+    """Return a sample as values that can be compared."""
     image = None if sample["image"] is None else (sample["image"].mode, sample["image"].size, sample["image"].tobytes())
     masks = [None if masks is None else (masks.dtype.name, masks.shape, masks.tobytes()) for masks in sample["masks"]]
     return sample["source"], image, tuple(sample["conversations"]), masks
@@ -43,7 +43,7 @@ def words(questions):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-def test_the_same_seed_epoch_and_index_give_the_same_sample_in_whatever_order(rows):
+def test_same_seed_epoch_and_index_give_the_same_sample_in_any_order(rows):
     one, other = TrainingQuestions(rows, 7, 4), TrainingQuestions(rows, 7, 4)
     for epoch in (0, 3):
         one.set_epoch(epoch)
@@ -52,7 +52,7 @@ def test_the_same_seed_epoch_and_index_give_the_same_sample_in_whatever_order(ro
         assert [plain(one[at]) for at in range(8)] == backwards[::-1]
 
 
-def test_another_epoch_and_another_seed_ask_in_other_words(rows):
+def test_another_epoch_or_seed_gives_other_phrasings(rows):
     questions = TrainingQuestions(rows, 7, 4)
     first = words(questions)
     questions.set_epoch(1)
@@ -62,12 +62,12 @@ def test_another_epoch_and_another_seed_ask_in_other_words(rows):
     assert words(TrainingQuestions(rows, 8, 4)) != first
 
 
-@pytest.mark.parametrize("stay", [False, True], ids=["fresh workers", "workers that stay"])
-def test_worker_processes_give_the_samples_of_none(rows, stay):
+@pytest.mark.parametrize("persistent", [False, True], ids=["new workers", "persistent workers"])
+def test_samples_are_the_same_with_and_without_worker_processes(rows, persistent):
     expected, found = TrainingQuestions(rows, 7, 4), TrainingQuestions(rows, 7, 4)
     for workers in (1, 2):
         loader = DataLoader(
-            found, batch_size=2, num_workers=workers, persistent_workers=stay, collate_fn=list, shuffle=False
+            found, batch_size=2, num_workers=workers, persistent_workers=persistent, collate_fn=list, shuffle=False
         )
         for epoch in (1, 2):
             expected.set_epoch(epoch)
@@ -76,7 +76,7 @@ def test_worker_processes_give_the_samples_of_none(rows, stay):
             assert samples == [plain(expected[at]) for at in range(8)], (workers, epoch)
 
 
-def test_a_sample_has_masks_for_the_slots_of_each_answer(rows):
+def test_sample_has_one_mask_for_each_slot_of_its_answers(rows):
     questions = TrainingQuestions(rows, 0, 3)
     for epoch in range(5):
         questions.set_epoch(epoch)
@@ -92,16 +92,16 @@ def test_a_sample_has_masks_for_the_slots_of_each_answer(rows):
                     assert masks.any(axis=(1, 2)).all()
 
 
-def test_targets_without_an_image_are_refused_by_the_rows_name(rows):
+def test_targets_without_an_image_are_refused_with_the_source_of_the_row(rows):
     row = {**rows[0], "image": None}
     questions = TrainingQuestions(Dataset.from_list([row], features=ROW_FEATURES), 0, 4)
-    with pytest.raises(ValueError, match=r"^drawn/0: a row without an image has targets"):
+    with pytest.raises(ValueError, match=r"^drawn/0: a row without an image cannot have targets"):
         questions[0]
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("with_conversations", [False, True])
-def test_evaluation_asks_every_question_exactly_once(rows, with_conversations):
+def test_evaluation_asks_each_question_exactly_once(rows, with_conversations):
     questions = EvaluationQuestions(rows, with_conversations)
     found, indices = [], []
     for at in range(len(questions)):
@@ -116,7 +116,7 @@ def test_evaluation_asks_every_question_exactly_once(rows, with_conversations):
     assert indices == list(range(len(expected)))
 
 
-def test_evaluation_keeps_pixels_that_are_not_counted():
+def test_evaluation_masks_keep_ignored_pixels():
     thing, unclear = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
     thing[0], unclear[:2] = True, True
     target = {
@@ -140,7 +140,7 @@ def test_evaluation_keeps_pixels_that_are_not_counted():
 
 
 # --- rows by name ----------------------------------------------------------------------------------------------------
-def test_rows_come_by_name_and_options_and_the_second_time_from_disk(own_cache, monkeypatch):
+def test_rows_are_loaded_by_name_and_options_and_from_the_cache_the_second_time(own_cache, monkeypatch):
     rows = load_rows("shapes/easy", "train", None, OPTIONS)
     assert rows.features == ROW_FEATURES
     assert [row["source"] for row in rows] == [f"shapes-easy/train/{at:06d}" for at in range(3)]
@@ -152,7 +152,7 @@ def test_rows_come_by_name_and_options_and_the_second_time_from_disk(own_cache, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("no_such_set", "train"), ["'no_such_set'", "there are: ade20k"]),
+        (("no_such_set", "train"), ["'no_such_set'", "choose one of: ade20k"]),
         (("shapes/no_such", "train"), ["no configuration 'no_such'", "easy"]),
         (("shapes", "no_such", None, OPTIONS), ["no split 'no_such'", "train, validation, test"]),
         (("shapes", "train", None, {"colour": 3}), ["no option colour", "image_size"]),
@@ -161,7 +161,7 @@ def test_rows_come_by_name_and_options_and_the_second_time_from_disk(own_cache, 
     ],
     ids=["name", "configuration", "split", "option", "folder", "no rows"],
 )
-def test_what_is_not_there_is_refused_in_one_line_that_says_what_is(own_cache, arguments, words):
+def test_unknown_names_and_options_are_refused_with_a_list_of_those_that_exist(own_cache, arguments, words):
     with pytest.raises(ValueError) as refusal:
         load_rows(*arguments)
     message = str(refusal.value)

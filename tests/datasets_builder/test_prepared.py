@@ -163,7 +163,7 @@ def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
 
 
 def test_prepared_rows_have_no_options(shards):
-    with pytest.raises(ValueError, match="have no options, not seed"):
+    with pytest.raises(ValueError, match="prepared rows do not support options, got seed"):
         load_rows(str(shards), "train", options={"seed": 1})
 
 

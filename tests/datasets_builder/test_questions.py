@@ -1,4 +1,4 @@
-"""A mixture of sets: exact shares, every row before any comes again, and the same sample whoever asks for it."""
+"""Mixtures: exact shares, no row repeated before all were drawn, and the same samples for any number of processes."""
 
 import pickle
 from collections import Counter
@@ -20,7 +20,7 @@ LENGTH = 26
 
 @pytest.fixture(scope="module")
 def parts():
-    """Three sets; the rows of the last one have no image."""
+    """Return three data sets; the rows of the last one have no image."""
     made = []
     for number, (name, size) in enumerate(SIZES.items()):
         rows = []
@@ -45,7 +45,7 @@ def epoch_of(questions, epoch):
     return [said(questions[at]) for at in range(len(questions))]
 
 
-def test_every_epoch_holds_every_set_at_its_share(parts):
+def test_each_epoch_has_each_set_at_its_share(parts):
     questions = mixture(parts)
     for epoch in range(4):
         sets = Counter(source.split("/")[0] for source, _ in epoch_of(questions, epoch))
@@ -54,13 +54,13 @@ def test_every_epoch_holds_every_set_at_its_share(parts):
 
 
 @pytest.mark.parametrize("length", [9, 100, 1001])
-def test_shares_are_kept_as_well_as_whole_numbers_can(parts, length):
+def test_numbers_of_samples_differ_from_the_exact_shares_by_less_than_one(parts, length):
     counts = MixtureQuestions(parts, 0, 3, length).counts
     exact = np.array(list(SHARES.values())) / 13 * length
     assert counts.sum() == length and np.abs(counts - exact).max() < 1
 
 
-def test_rows_come_again_only_after_all_others_came_over_the_borders_of_epochs(parts):
+def test_rows_are_repeated_only_after_all_rows_of_the_set_even_across_epochs(parts):
     questions = mixture(parts)
     drawn = [questions.place(epoch, at) for epoch in range(11) for at in range(LENGTH)]
     for part, size in enumerate(SIZES.values()):
@@ -70,9 +70,9 @@ def test_rows_come_again_only_after_all_others_came_over_the_borders_of_epochs(p
             assert sorted(rows[start : start + size]) == list(range(size))
 
 
-def test_rounds_through_a_set_and_epochs_differ_in_their_order(parts):
+def test_order_differs_between_passes_and_between_epochs(parts):
     questions = mixture(parts)
-    orders = [questions._order(0, times).tolist() for times in range(3)]
+    orders = [questions._order(0, passes).tolist() for passes in range(3)]
     assert len({tuple(order) for order in orders}) == 3 and all(sorted(order) == list(range(11)) for order in orders)
     assert epoch_of(questions, 0) != epoch_of(questions, 1)
     assert epoch_of(mixture(parts, seed=4), 0) != epoch_of(questions, 0)
@@ -80,33 +80,35 @@ def test_rounds_through_a_set_and_epochs_differ_in_their_order(parts):
 
 @pytest.mark.parametrize("workers", [0, 2, 4])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_sample_is_the_same_for_any_number_of_workers_and_ranks_and_after_a_resume(parts, workers, ranks):
+def test_samples_are_the_same_for_any_number_of_workers_and_ranks_and_after_a_resume(parts, workers, ranks):
     expected = {at: sample for at, sample in enumerate(epoch_of(mixture(parts), 2))}
     questions = mixture(parts)
     questions.set_epoch(2)
     found = {}
     for rank in range(ranks):
         sampler = DistributedSampler(range(LENGTH), ranks, rank, shuffle=True, seed=1)
-        order = list(sampler)[3:]  # resumed in the middle: three were seen before
+        order = list(sampler)[3:]  # resumed after three samples
         loader = DataLoader(questions, 2, sampler=order, num_workers=workers, collate_fn=list)
         found |= dict(zip(order, [said(sample) for batch in loader for sample in batch], strict=True))
     assert len(found) == LENGTH - 3 * ranks
     assert all(expected[at] == sample for at, sample in found.items())
 
 
-def test_it_travels_to_processes_that_are_not_forked(parts):
+def test_mixture_can_be_pickled(parts):
     questions = mixture(parts)
     first = epoch_of(questions, 1)
     assert epoch_of(pickle.loads(pickle.dumps(questions)), 1) == first
 
 
-def test_an_epoch_too_short_for_a_set_is_refused(parts):
-    with pytest.raises(ValueError, match="holds none of words; raise epoch_length"):
+def test_epoch_without_samples_of_a_set_is_refused(parts):
+    with pytest.raises(
+        ValueError, match="epoch_length 4 is too small: an epoch would have no samples of words; increase"
+    ):
         mixture(parts, length=4)
 
 
 @pytest.mark.parametrize("with_conversations", [False, True])
-def test_every_question_of_every_row_is_evaluated_once_whatever_rows_were_chosen(with_conversations):
+def test_evaluation_of_selected_rows_asks_each_of_their_questions_once(with_conversations):
     def row(number, targets, turns):
         thing = {"texts": ["it"], "kind": None, "is_sentence": False, "masks": [], "answer": None}
         thing |= {"ignore": None, "explanation": None}

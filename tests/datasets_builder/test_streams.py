@@ -1,4 +1,4 @@
-"""Streams: every row goes to one reader, all come before one comes again, and the same sample after a resume."""
+"""Streams: one reader per row, no row repeated before all were read, and the same samples after a resume."""
 
 import tracemalloc
 from collections import Counter
@@ -26,13 +26,13 @@ SHARES = {"wide": 3.0, "few": 1.0}
 SHARDS = 4
 
 
-def dialogue(source, image=None):
+def conversation_row(source, image=None):
     turn = {"question": f"What of {source}?", "answer": "Nothing."}
     return {"image": image, "source": source, "targets": [], "conversation": [turn]}
 
 
 def write(folder, rows, count=SHARDS):
-    """Prepared rows in so many shards."""
+    """Write prepared rows in `count` shards and return the folder."""
     shards.write_shards({"train": Dataset.from_list(rows, features=ROW_FEATURES)}, folder, str(folder), shards=count)
     return str(folder)
 
@@ -46,7 +46,8 @@ def small_pieces(monkeypatch):
 @pytest.fixture
 def folders(tmp_path):
     return {
-        name: write(tmp_path / name, [dialogue(f"{name}/{at}") for at in range(size)]) for name, size in SIZES.items()
+        name: write(tmp_path / name, [conversation_row(f"{name}/{at}") for at in range(size)])
+        for name, size in SIZES.items()
     }
 
 
@@ -60,23 +61,23 @@ def said(sample):
 
 
 def read(questions, batches, workers=0, batch_size=2):
-    """The first batches of a process, as its data loader gives them."""
+    """Return the first batches of a process from its data loader."""
     loader = DataLoader(questions, batch_size, num_workers=workers, collate_fn=list)
     return [[sample and said(sample) for sample in batch] for batch in islice(loader, batches)]
 
 
 # --- order and shares ------------------------------------------------------------------------------------------------
-def test_all_rows_come_before_one_comes_again_and_then_in_another_order(parts):
+def test_rows_are_repeated_only_after_all_rows_and_in_another_order(parts):
     rows = [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
-    turns = [rows[start : start + 40] for start in (0, 40, 80)]
-    assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in turns)
-    assert len({tuple(found) for found in turns}) == 3
-    assert turns[0] != [f"wide/{at}" for at in range(40)]
+    passes = [rows[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(found) == sorted(f"wide/{at}" for at in range(40)) for found in passes)
+    assert len({tuple(found) for found in passes}) == 3
+    assert passes[0] != [f"wide/{at}" for at in range(40)]
     assert rows == [row["source"] for row in islice(parts[0].rows.read((5,), [0], 1), 3 * 40)]
     assert rows != [row["source"] for row in islice(parts[0].rows.read((6,), [0], 1), 3 * 40)]
 
 
-def test_the_shares_hold(parts):
+def test_samples_have_the_shares_of_the_mixture(parts):
     sets = Counter(said(sample)[0].split("/")[0] for sample in islice(StreamedQuestions(parts, 0, 3), 2000))
     assert sets["wide"] == pytest.approx(1500, abs=4 * (2000 * 0.75 * 0.25) ** 0.5)
     assert sets["wide"] + sets["few"] == 2000
@@ -85,7 +86,7 @@ def test_the_shares_hold(parts):
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 1)])
-def test_no_row_is_read_by_two_workers_or_ranks_and_all_are_read(parts, ranks, workers):
+def test_each_row_is_read_by_exactly_one_worker_of_one_rank(parts, ranks, workers):
     read_by, drawn = {}, {}
     for rank in range(ranks):
         questions = StreamedQuestions(parts, 1, 3, None, rank, ranks, workers)
@@ -96,11 +97,11 @@ def test_no_row_is_read_by_two_workers_or_ranks_and_all_are_read(parts, ranks, w
                 drawn.setdefault(reader, []).append(source.split("/")[0])
     assert len(read_by) == sum(SIZES.values())
     assert all(len(readers) == 1 for readers in read_by.values())
-    assert len({tuple(sets) for sets in drawn.values()}) == len(drawn)  # no two draw the same sets
+    assert len({tuple(sets) for sets in drawn.values()}) == len(drawn)  # all readers draw different sequences of sets
 
 
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_what_was_seen_is_passed_over_without_being_asked_and_the_rest_is_the_same(parts, workers, monkeypatch):
+def test_skipped_samples_are_none_and_the_others_do_not_change(parts, workers, monkeypatch):
     whole = read(StreamedQuestions(parts, 1, 3, workers=workers), 12, workers)
     assert whole == read(StreamedQuestions(parts, 1, 3, workers=workers), 12, workers)
     assert whole != read(StreamedQuestions(parts, 2, 3, workers=workers), 12, workers)
@@ -109,7 +110,7 @@ def test_what_was_seen_is_passed_over_without_being_asked_and_the_rest_is_the_sa
     assert read(resumed, 12, workers) == [[None, None]] * 5 + whole[5:]
 
 
-def test_pictures_and_masks_are_those_of_the_rows(tmp_path):
+def test_samples_have_the_picturesand_masks_of_their_rows(tmp_path):
     generators = [np.random.default_rng(number) for number in range(4)]
     rows = [row_of_scene(draw_scene(g, 32), g, False, f"drawn/{at}") for at, g in enumerate(generators)]
     stream = open_stream(write(tmp_path / "drawn", rows), "train", None)
@@ -117,15 +118,15 @@ def test_pictures_and_masks_are_those_of_the_rows(tmp_path):
     row = rows[int(sample["source"].split("/")[1])]
     assert sample["image"].size == (32, 32)
     masks = [None if masks is None else len(masks) for masks in sample["masks"]]
-    assert masks == [*(len(target["masks"]) for target in row["targets"]), None]  # the last is its dialogue
+    assert masks == [*(len(target["masks"]) for target in row["targets"]), None]  # the last is its own conversation
 
 
-def test_a_reader_holds_a_few_groups_of_rows_and_not_their_shards(tmp_path):
+def test_memory_of_a_reader_is_a_few_row_groups_and_not_whole_shards(tmp_path):
     image = {"bytes": b"", "path": "photo.jpg"}
-    size = 20_000  # bytes of a picture
+    size = 20_000  # bytes per image
     pictures = [{**image, "bytes": np.random.default_rng(at).bytes(size)} for at in range(200)]
     stream = open_stream(
-        write(tmp_path / "big", [dialogue(f"big/{at}", p) for at, p in enumerate(pictures)]), "train", None
+        write(tmp_path / "big", [conversation_row(f"big/{at}", p) for at, p in enumerate(pictures)]), "train", None
     )
     del pictures
     tracemalloc.start()
@@ -137,7 +138,7 @@ def test_a_reader_holds_a_few_groups_of_rows_and_not_their_shards(tmp_path):
     assert size * 3 < held < size * 60
 
 
-# --- what 🤗 Datasets cannot do; use it in streams.py when it can ----------------------------------------------------
+# --- limits of 🤗 Datasets that streams.py works around ---------------------------------------------------------------
 def sources(rows):
     return [row["source"] for row in rows]
 
@@ -150,7 +151,7 @@ def test_interleave_datasets_repeats_a_set_in_the_same_order_and_stops_within_a_
     assert few[SIZES["few"] :] == few[: len(few) - SIZES["few"]]
 
 
-def test_repeat_goes_through_a_set_in_the_same_order_in_every_pass(parts):
+def test_repeat_yields_the_same_order_in_each_pass(parts):
     endless = parts[1].rows.rows.reshard().shuffle(seed=0, buffer_size=3).repeat(None)
     twice = sources(islice(endless, 2 * SIZES["few"]))
     assert sorted(twice[: SIZES["few"]]) == [f"few/{at}" for at in range(SIZES["few"])]
@@ -178,62 +179,62 @@ def test_a_state_dict_of_shuffled_rows_does_not_resume_exactly(parts):
     assert sources(resumed) != whole[15:]
 
 
-# --- the guard -------------------------------------------------------------------------------------------------------
+# --- held-out photos -------------------------------------------------------------------------------------------------
 def photo(number):
     return {"bytes": b"not looked at", "path": f"{number:012d}.jpg"}
 
 
-def test_held_out_photos_are_left_out_on_the_way_and_counted(tmp_path, caplog):
-    folder = write(tmp_path / "photos", [dialogue(f"photos/{at}", photo(at)) for at in range(20)])
+def test_rows_with_held_out_photos_are_skipped_and_counted(tmp_path, caplog):
+    folder = write(tmp_path / "photos", [conversation_row(f"photos/{at}", photo(at)) for at in range(20)])
     held_out = {number: "refcoco/unc/validation" for number in (*range(5), 11)}
     stream = open_stream(folder, "train", held_out)
-    assert f"{folder}: left out 6 of its 20 rows" in caplog.text
+    assert f"{folder}: skipped 6 of 20 rows" in caplog.text
     assert (len(stream), stream.kept) == (14, [0, 5, 4, 5])
     rows = [row["source"] for row in islice(stream.read((0,), [0], 1), 14)]
     assert sorted(rows) == sorted(f"photos/{at}" for at in range(20) if at not in held_out)
     assert len(open_stream(folder, "train", None)) == 20
 
 
-def test_the_guard_knows_a_photo_by_its_rows_source_too_and_says_what_it_does_not_know(tmp_path, caplog):
-    nameless = {"bytes": b"not looked at", "path": None}
-    folder = write(tmp_path / "few", [dialogue(f"few/{at:012d}", nameless) for at in range(4)])
+def test_held_out_photos_are_recognized_by_source_and_unnamed_picturesgive_a_warning(tmp_path, caplog):
+    unnamed = {"bytes": b"not looked at", "path": None}
+    folder = write(tmp_path / "few", [conversation_row(f"few/{at:012d}", unnamed) for at in range(4)])
     assert open_stream(folder, "train", {2: "refcoco/unc/testA"}).kept == [1, 1, 0, 1]
-    assert f"{folder}: 4 of its pictures have no name" in caplog.text
+    assert f"{folder}: 4 of its images have no file name" in caplog.text
     open_stream(folder, "train", {})
-    assert "which are for evaluation is not known" in caplog.text
-    with pytest.raises(ValueError, match="every row of it is about a photo that is held out"):
+    assert "no refs of a referring data set were found" in caplog.text
+    with pytest.raises(ValueError, match="all 4 rows show photos of validation or test splits.*set allow_leakage"):
         open_stream(folder, "train", dict.fromkeys(range(4), "refcoco/unc/testA"))
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-def test_fewer_shards_than_readers_are_refused_with_what_to_do(parts):
+# --- errors ----------------------------------------------------------------------------------------------------------
+def test_fewer_shards_than_readers_are_refused_with_a_fix(parts):
     with pytest.raises(ValueError) as refusal:
         StreamedQuestions(parts, 0, 3, ranks=2, workers=4)
     assert str(refusal.value) == (
-        "wide: 4 shard(s) cannot be dealt out to 2 process(es) of 4 worker(s), 8 readers; --dataloader_num_workers 2 "
-        "at most, or write 8 shards or more (`prepare NAME ... --shards 8`)."
+        "wide: 8 readers (2 process(es), 4 data loader worker(s) each) need at least one shard each, but there are "
+        "only 4; set --dataloader_num_workers to at most 2, or write at least 8 shards (`prepare NAME ... --shards 8`)."
     )
-    with pytest.raises(ValueError, match="5 readers; write 5 shards or more"):
+    with pytest.raises(ValueError, match="5 readers .* only 4; write at least 5 shards"):
         StreamedQuestions(parts, 0, 3, ranks=5)
 
 
-def test_a_reader_of_held_out_photos_only_is_refused_and_an_uneven_deal_is_said(tmp_path, caplog):
-    folder = write(tmp_path / "photos", [dialogue(f"photos/{at}", photo(at)) for at in range(8)])
-    with pytest.raises(ValueError, match="a reader of 4 process.* would get shards without a row"):
+def test_reader_with_only_held_out_photos_is_refused_and_uneven_readers_give_a_warning(tmp_path, caplog):
+    folder = write(tmp_path / "photos", [conversation_row(f"photos/{at}", photo(at)) for at in range(8)])
+    with pytest.raises(ValueError, match="with 4 readers .* at least one reader have no rows that can be trained on"):
         part = Part("photos", open_stream(folder, "train", {0: "refcoco/unc/val", 1: "refcoco/unc/val"}), 1.0)
         StreamedQuestions([part], 0, 3, ranks=4)
     part = Part("photos", open_stream(folder, "train", None), 1.0)
     StreamedQuestions([part], 0, 3, ranks=2)
     assert "rows each" not in caplog.text
     StreamedQuestions([part], 0, 3, ranks=3)
-    assert "photos: its 4 shards give the 3 readers 2 to 4 rows each" in caplog.text
+    assert "photos: the 4 shards give the 3 readers between 2 and 4 rows each" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("sets", "word"),
     [
-        (["ade20k"], "ade20k: only prepared rows are streamed; run `prepare ade20k`"),
-        ({"wide": {"seed": 1}}, "have no options, not seed"),
+        (["ade20k"], "ade20k: streaming requires prepared rows; run `.*prepare ade20k`"),
+        ({"wide": {"seed": 1}}, "prepared rows do not support options, got seed"),
         (["saved"], "is what save_to_disk wrote"),
         (["nothing"], "holds no prepared rows"),
         (["broken"], "cannot be read as Parquet"),
@@ -241,10 +242,10 @@ def test_a_reader_of_held_out_photos_only_is_refused_and_an_uneven_deal_is_said(
     ],
     ids=["builder", "options", "saved to disk", "empty folder", "broken", "not on the Hub"],
 )
-def test_what_cannot_be_streamed_is_refused_in_one_line(folders, tmp_path, monkeypatch, own_cache, sets, word):
-    Dataset.from_list([dialogue("saved/0")], features=ROW_FEATURES).save_to_disk(tmp_path / "saved")
+def test_sets_that_cannot_be_streamed_are_refused_in_one_line(folders, tmp_path, monkeypatch, own_cache, sets, word):
+    Dataset.from_list([conversation_row("saved/0")], features=ROW_FEATURES).save_to_disk(tmp_path / "saved")
     (tmp_path / "nothing").mkdir()
-    write(tmp_path / "broken", [dialogue("broken/0")], 1)
+    write(tmp_path / "broken", [conversation_row("broken/0")], 1)
     (tmp_path / "broken/data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
     (tmp_path / "nothing/empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -254,7 +255,7 @@ def test_what_cannot_be_streamed_is_refused_in_one_line(folders, tmp_path, monke
 
 
 # --- the Hub ---------------------------------------------------------------------------------------------------------
-def test_a_set_of_the_hub_is_streamed_from_its_addresses(folders, monkeypatch, tmp_path):
+def test_hub_data_set_is_streamed_from_its_urls(folders, monkeypatch, tmp_path):
     places = [str(path) for path in sorted((tmp_path / "few/data").iterdir())]
     files = {"train": places, "notes": ["notes.csv"]}
     builder = SimpleNamespace(config=SimpleNamespace(data_files=files))

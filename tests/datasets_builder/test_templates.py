@@ -1,4 +1,4 @@
-"""Phrasing: as many `{seg}` as masks in every template, "No" for refusals alone, and words that the seed fixes."""
+"""Phrasings: one `{seg}` per mask in each template, "No" only in refusals, and the same phrasings for the same seed."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def row_of(*targets, conversation=()):
 
 
 def said_of(target, count=100):
-    """The (question, answer) pairs that `count` seeds give."""
+    """Return the (question, answer) pairs of `count` seeds."""
     conversations = [ask(row_of(target), np.random.default_rng(seed), 4) for seed in range(count)]
     assert all(
         len(conversation) == 1 and len(conversation[0].turns) == 1 and conversation[0].targets == (target,)
@@ -39,7 +39,7 @@ def said_of(target, count=100):
 
 @pytest.mark.parametrize("is_sentence", [False, True])
 @pytest.mark.parametrize("num_masks", [0, 1, 2, 5])
-def test_an_answer_has_a_slot_for_each_mask_in_every_template(num_masks, is_sentence):
+def test_answers_have_one_slot_per_mask_in_each_template(num_masks, is_sentence):
     own = f"Look, {', '.join([SEG_SLOT] * num_masks)}." if num_masks else None
     target = target_of(num_masks, ("the cup", "a cup"), is_sentence, own, "It holds tea.")
     pairs = [*said_of(target), ask_plainly(row_of(target))[0].turns[0]]
@@ -47,7 +47,7 @@ def test_an_answer_has_a_slot_for_each_mask_in_every_template(num_masks, is_sent
     assert not any("{text}" in part or "{question}" in part for pair in pairs for part in pair)
 
 
-def test_every_template_is_used():
+def test_all_templates_are_used():
     phrases = [*said_of(target_of(0)), *said_of(target_of(1)), *said_of(target_of(2))]
     sentences = said_of(target_of(0, ["Which one holds tea?"], is_sentence=True))
     questions, answers = ({pair[at] for pair in phrases + sentences} for at in (0, 1))
@@ -58,8 +58,8 @@ def test_every_template_is_used():
     assert answers == {"No, I see none.", "It is {seg}.", "They are {seg} and {seg}."}
 
 
-def test_refusals_and_nothing_else_begin_with_no():
-    for number in range(50):  # the built-in data set keeps to it, in its own answers too
+def test_refusals_start_with_no_and_other_answers_do_not():
+    for number in range(50):  # also true for the answers of the shapes data set
         generator = np.random.default_rng(number)
         row = row_of_scene(draw_scene(generator, 32), generator, True, "row")
         for conversation in [*ask(row, generator, 4), *ask_plainly(row)]:
@@ -68,7 +68,7 @@ def test_refusals_and_nothing_else_begin_with_no():
                 assert answer.startswith("No") == (not conversation.targets[0]["masks"]), answer
 
 
-def test_slots_of_several_masks_are_listed_as_people_list_things():
+def test_slots_of_several_masks_are_joined_with_commas_and_and():
     pairs = ask_plainly(row_of(target_of(1), target_of(2), target_of(3)))
     assert [conversation.turns[0][1] for conversation in pairs] == [
         "It is {seg}.",
@@ -77,13 +77,13 @@ def test_slots_of_several_masks_are_listed_as_people_list_things():
     ]
 
 
-def test_the_same_generator_gives_the_same_words_and_another_gives_others():
+def test_same_seed_gives_the_same_phrasings_and_another_seed_gives_others():
     row = row_of(*(target_of(at % 3, ("the cup", "a cup", "cups")) for at in range(6)))
     first, again, other = (ask(row, np.random.default_rng(seed), 4) for seed in (5, 5, 6))
     assert first == again != other
 
 
-def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up():
+def test_at_most_max_questions_targets_are_asked_in_order_and_each_is_drawn_sometimes():
     row = row_of(*(target_of(1, [f"thing {at}"]) for at in range(6)))
     asked = set()
     for seed in range(40):
@@ -96,31 +96,31 @@ def test_at_most_max_questions_targets_are_asked_in_their_order_and_all_come_up(
     assert len(ask(row, np.random.default_rng(0), 9)) == 6
 
 
-def test_a_dialogue_follows_the_targets_as_one_chat_and_is_not_counted_as_one_of_them():
+def test_own_conversation_of_a_row_follows_the_targets_and_does_not_count_for_max_questions():
     turns = [{"question": "How many?", "answer": "Two."}, {"question": "Sure?", "answer": "No doubt."}]
     row = row_of(target_of(1), target_of(0), conversation=turns)
-    dialogue = Conversation((("How many?", "Two."), ("Sure?", "No doubt.")))
+    own = Conversation((("How many?", "Two."), ("Sure?", "No doubt.")))
     conversations = ask(row, np.random.default_rng(0), 1)
     assert len(conversations) == 2
-    assert conversations[-1] == ask_plainly(row)[-1] == dialogue
+    assert conversations[-1] == ask_plainly(row)[-1] == own
     assert len(ask_plainly(row)) == 3
 
 
-def test_all_texts_of_a_target_are_asked_and_evaluation_asks_the_first():
+def test_training_asks_all_texts_of_a_target_and_evaluation_asks_the_first():
     target = target_of(1, ("the cup", "a cup"))
     questions = {question for question, _ in said_of(target)}
     assert {"the cup", "a cup"} <= questions
     assert ask_plainly(row_of(target))[0].turns[0][0] == "the cup"
 
 
-def test_a_data_sets_own_answer_is_said_about_as_often_as_its_share():
+def test_own_answer_of_a_data_set_is_used_according_to_its_share():
     own = "Surely {seg}, the blue one."
     count = sum(answer == own for _, answer in said_of(target_of(1, answer=own), 200))
     assert count / 200 == pytest.approx(OWN_ANSWER_SHARE, abs=0.12)
     assert ask_plainly(row_of(target_of(1, answer=own)))[0].turns[0][1] == "It is {seg}."
 
 
-def test_who_is_asked_to_explain_explains_and_nobody_else():
+def test_answers_have_an_explanation_if_and_only_if_the_question_asks_for_it():
     pairs = said_of(target_of(1, explanation="It holds tea."), 200)
     explained = [answer.endswith(" It holds tea.") for _, answer in pairs]
     assert explained == [question.endswith(" Please explain why.") for question, _ in pairs]
@@ -128,7 +128,7 @@ def test_who_is_asked_to_explain_explains_and_nobody_else():
     assert not any("explain" in question for question, _ in said_of(target_of(1)))
 
 
-def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it():
+def test_sentence_is_asked_unchanged_and_its_refusal_does_not_repeat_it():
     sentence = "Which one holds tea?"
     for question, answer in said_of(target_of(0, [sentence], is_sentence=True)):
         assert question.startswith(sentence)
@@ -140,7 +140,7 @@ def test_a_sentence_is_not_put_into_a_phrase_and_its_refusal_does_not_repeat_it(
 # --- languages -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", LANGUAGES)
 @pytest.mark.parametrize("num_masks", [0, 1, 2, 5])
-def test_every_language_has_a_slot_for_each_mask_and_a_first_word_of_its_own_for_no(name, num_masks):
+def test_each_language_has_one_slot_per_mask_and_a_distinct_first_word_for_refusals(name, num_masks):
     language, phrasing = LANGUAGES[name], Phrasing({name: 1.0})
     for is_sentence in (False, True):
         row = row_of(target_of(num_masks, ["the cup"], is_sentence, explanation="It holds tea."))
@@ -152,7 +152,7 @@ def test_every_language_has_a_slot_for_each_mask_and_a_first_word_of_its_own_for
     assert not any(answer.startswith(language.refusal[:2]) for answer in answers)
 
 
-def test_languages_come_in_their_shares_and_the_same_generator_gives_the_same_one():
+def test_languages_are_drawn_by_their_shares_and_the_same_seed_gives_the_same_language():
     row, phrasing = row_of(target_of(1)), Phrasing({"en": 3.0, "ja": 1.0})
     said = [ask(row, np.random.default_rng(seed), 4, phrasing)[0].turns[0][1] for seed in range(400)]
     assert said.count("それは {seg} です。") == pytest.approx(100, abs=30)
@@ -160,7 +160,7 @@ def test_languages_come_in_their_shares_and_the_same_generator_gives_the_same_on
     assert said == [ask(row, np.random.default_rng(seed), 4, phrasing)[0].turns[0][1] for seed in range(400)]
 
 
-def test_names_are_translated_where_a_table_has_them_and_lose_the_article_elsewhere():
+def test_phrases_are_translated_if_possible_and_lose_the_article_otherwise():
     phrasing = Phrasing({"ja": 1.0}, {"ja": {"cup": "カップ"}})
     for text, word in (("the cup", "カップ"), ("the jug", "jug"), ("theatre", "theatre")):
         for seed in range(20):
@@ -168,7 +168,7 @@ def test_names_are_translated_where_a_table_has_them_and_lose_the_article_elsewh
             assert question.startswith(word) and not question.startswith("the "), question
 
 
-def test_what_a_data_set_says_in_english_is_not_said_in_another_language():
+def test_own_english_answers_are_not_used_in_other_languages():
     target = target_of(1, answer="Surely {seg}.", explanation="It holds tea.")
     for seed in range(40):
         [(_, answer)] = ask(row_of(target), np.random.default_rng(seed), 4, Phrasing({"ja": 1.0}))[0].turns
@@ -186,12 +186,12 @@ def test_what_a_data_set_says_in_english_is_not_said_in_another_language():
         ({"en": 1.0}, {"xx": {}}),
     ],
 )
-def test_languages_that_are_not_there_and_shares_that_are_none_are_refused(arguments):
+def test_unknown_languages_and_invalid_shares_are_refused(arguments):
     with pytest.raises(ValueError, match="language"):
         Phrasing(*arguments)
 
 
 @pytest.mark.parametrize("phrases", [["wall"], "wall", {"wall": 3}, {"wall": None}])
-def test_translations_are_phrases_for_phrases(phrases):
-    with pytest.raises(ValueError, match="translations: ja needs a phrase for a phrase"):
+def test_translations_that_are_not_phrases_are_refused(phrases):
+    with pytest.raises(ValueError, match="translations: ja must map phrases to phrases"):
         Phrasing({"ja": 1.0}, {"ja": phrases})

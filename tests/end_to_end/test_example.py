@@ -1,4 +1,4 @@
-"""The small checkpoint of examples/: whole, small, recorded, and good at what its record says."""
+"""The small checkpoint in examples/: complete, small, documented, and as good as its recorded results."""
 
 import json
 import subprocess
@@ -25,21 +25,21 @@ def record(name):
     return json.loads((EXAMPLE / f"{name}.json").read_text())
 
 
-def test_it_is_small_and_its_weights_are_safetensors():
+def test_checkpoint_is_small_and_its_weights_are_safetensors():
     assert sum(path.stat().st_size for path in EXAMPLE.iterdir()) < 8_000_000
     assert (EXAMPLE / "model.safetensors").is_file()
     assert not [path for path in EXAMPLE.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
 
-def test_its_code_is_the_projects_own():
-    """Copies, since Git for Windows writes symbolic links as text files."""
+def test_code_is_equal_to_that_of_the_project():
+    """The files are copies, because Git for Windows checks out symbolic links as text files."""
     assert not [path.name for path in EXAMPLE.iterdir() if path.is_symlink()]
     for path in ROOT.glob("*_gemma_lisa.py"):
         assert (EXAMPLE / path.name).read_text() == path.read_text(), f"{path.name} differs; run: make example-code"
     assert json.loads((EXAMPLE / "config.json").read_text())["custom_pipelines"] == custom_pipelines()
 
 
-def test_its_record_says_how_it_was_trained():
+def test_record_describes_the_training():
     stages = record("training")["stages"]
     recipes = [Path(stage["command"].split("--config ")[1].split()[0]).stem for stage in stages]
     assert recipes[1:3] + recipes[4:] == ["shapes_long", "shapes_easy_first", "shapes_clicks", "shapes_clicks"]
@@ -48,12 +48,14 @@ def test_its_record_says_how_it_was_trained():
         assert expected <= set(stage)
         losses = [entry["loss"] for entry in stage["history"] if "loss" in entry]
         assert len(losses) >= stage["steps"] / 50 and losses[-1] < max(losses)
-    words, masks = ([entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2])
-    assert words[-1] < words[0] / 2 and masks[-1] < masks[0] / 2
+    text_losses, mask_losses = (
+        [entry["loss"] for entry in stage["history"] if "loss" in entry] for stage in stages[:2]
+    )
+    assert text_losses[-1] < text_losses[0] / 2 and mask_losses[-1] < mask_losses[0] / 2
     assert sum(stage["seconds"] for stage in stages) <= 2 * 60 * 60
 
 
-def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():
+def test_results_are_good_on_easy_and_given_by_kind_on_hard():
     easy, hard = record("easy"), record("hard")
     assert easy["protocol"] == hard["protocol"] == "generate"
     scores = easy["scores"]
@@ -63,7 +65,7 @@ def test_its_results_hold_on_easy_and_are_told_by_kind_on_hard():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
-def test_evaluating_it_again_gives_its_record(level, tmp_path, monkeypatch):
+def test_new_evaluation_gives_the_recorded_results(level, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     recorded, rows = record(level), 30
     options = json.dumps({**recorded["dataset_options"], "test_rows": rows})
@@ -71,7 +73,7 @@ def test_evaluating_it_again_gives_its_record(level, tmp_path, monkeypatch):
     evaluation.main(["--model", str(EXAMPLE), *arguments, "--output", str(tmp_path / "again.json")])
     lines = (tmp_path / "again.samples.jsonl").read_text().splitlines()
     again = [json.loads(line) for line in lines]
-    # Another machine turns otherwise: a few answers may differ, their mean hardly
+    # On other machines, a few answers can differ, but their mean hardly changes
     known = [json.loads(line) for line in (EXAMPLE / f"{level}.samples.jsonl").read_text().splitlines()]
     known = known[: len(again)]
     assert [(line["source"], line["question"]) for line in again] == [
@@ -83,7 +85,7 @@ def test_evaluating_it_again_gives_its_record(level, tmp_path, monkeypatch):
 
 
 def scene_with(color, shape):
-    """A held-out scene that holds exactly one such thing: its picture and its mask."""
+    """Return image and mask of a held-out scene with exactly one such object."""
     for number in range(1000, 1100):
         scene = draw_scene(np.random.default_rng(number), 128)
         found = matching(scene.objects, {"color": color, "shape": shape})
@@ -92,7 +94,7 @@ def scene_with(color, shape):
     raise AssertionError
 
 
-def test_predict_without_a_model_uses_it_and_says_so(tmp_path, capsys):
+def test_predict_without_a_model_uses_the_example_and_reports_it(tmp_path, capsys):
     picture, mask = scene_with("red", "circle")
     picture.save(tmp_path / "scene.png")
     arguments = [
@@ -110,7 +112,7 @@ def test_predict_without_a_model_uses_it_and_says_so(tmp_path, capsys):
     assert (found & mask).sum() / (found | mask).sum() > 0.9
 
 
-def test_what_is_not_there_is_refused():
+def test_absent_object_is_refused():
     model, processor = load_checkpoint(EXAMPLE)
     picture, _ = scene_with("red", "circle")
     conversation = [
@@ -123,7 +125,7 @@ def test_what_is_not_there_is_refused():
     assert answer["text"].startswith("No") and len(answer["masks"]) == 0
 
 
-def test_a_stranger_opens_it_with_transformers_alone(tmp_path):
+def test_checkpoint_loads_with_transformers_only(tmp_path):
     program = (
         "import sys; from transformers import AutoModel, AutoProcessor;"
         f"p = {str(EXAMPLE)!r};"

@@ -1,4 +1,4 @@
-"""The recipe of LISA's mix over small sets in their original formats: shares, the guard, and a run of all groups."""
+"""The recipe of LISA's mixture with small data sets: shares, held-out photos, and runs of all groups."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 ROOT = Path(train.__file__).parent
 SIZE = (40, 60)  # (height, width)
-IN_TRAIN, IN_VAL = 9, 25  # photos of COCO
+IN_TRAIN, IN_VAL = 9, 25  # COCO image ids
 
 
 def photo(path):
@@ -52,7 +52,7 @@ RLE = encode_mask(np.eye(*SIZE, dtype=bool))
 
 
 def coco(images, names, segmentation, folder=""):
-    """A COCO file with one annotation of every category in every image."""
+    """Return a COCO file with one annotation of each category in each image."""
     files = [{"id": n, "file_name": f"{folder}{name}", "height": SIZE[0], "width": SIZE[1]} for n, name in images]
     return {
         "images": files,
@@ -76,7 +76,7 @@ def coco(images, names, segmentation, folder=""):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A data folder with every set of the recipe. Photo 25 is in RefCOCO's val, and in the train of all others."""
+    """Return a data folder with all sets of the recipe. Photo 25 is in val of RefCOCO and in train of all others."""
     root = tmp_path_factory.mktemp("data")
     for number in (1, 2):
         photo(root / f"ade20k/images/training/ADE_train_{number:08d}.jpg")
@@ -119,8 +119,8 @@ def root(tmp_path_factory):
     write(root / "refer_seg/refclef/refs(unc).p", [{**sentence, "sentences": [{"sent": "hill"}]}])
 
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
-    dialogues = [{"id": f"{n:012d}", "image": f"{n:012d}.jpg", "conversations": turns} for n in (IN_TRAIN, IN_VAL)]
-    write(root / "llava_dataset/llava_instruct_150k.json", dialogues)
+    records = [{"id": f"{n:012d}", "image": f"{n:012d}.jpg", "conversations": turns} for n in (IN_TRAIN, IN_VAL)]
+    write(root / "llava_dataset/llava_instruct_150k.json", records)
     for split in ("train", "val"):
         photo(root / f"reason_seg/ReasonSeg/{split}/1_o.jpg")
         shape = {
@@ -140,7 +140,7 @@ def recipe():
     return yaml.safe_load((ROOT / "configs/lisa_mix.yaml").read_text())
 
 
-def test_groups_have_the_papers_shares_and_their_sets_equal_ones(root, recipe, own_cache):
+def test_groups_have_the_shares_of_the_paper_and_sets_of_a_group_have_equal_shares(root, recipe, own_cache):
     parts = load_mixture(recipe["mixture"], "train", str(root), {})
     groups = {name: group["sets"] for name, group in recipe["mixture"].items()}
     shares = {name: sum(part.share for part in parts if part.name in sets) for name, sets in groups.items()}
@@ -152,53 +152,54 @@ def test_groups_have_the_papers_shares_and_their_sets_equal_ones(root, recipe, o
     assert sources.count("reason_seg") == 20 and sources.count("ade20k") == 36
 
 
-def test_by_size_a_set_of_twice_the_rows_has_twice_the_share(root, own_cache):
+def test_with_by_size_shares_are_proportional_to_the_numbers_of_rows(root, own_cache):
     groups = {"both": {"weight": 3, "sets": ["ade20k", "mapillary"], "by_size": True}}
     assert [part.share for part in load_mixture(groups, "train", str(root), {})] == [2.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["coco_stuff", "paco_lvis", "refcoco_plus", "refcocog", "llava_instruct"])
-def test_a_photo_of_a_validation_split_is_left_out_of_every_training_set_whatever_it_is_called(
-    root, own_cache, caplog, name
-):
+def test_photo_of_a_validation_split_is_skipped_in_all_training_sets(root, own_cache, caplog, name):
     held_out = held_out_images(root)
     assert held_out == {IN_VAL: "refcoco/unc/validation"}
     rows = load_training_rows(name, "train", str(root), None, held_out)
     assert len(rows) == 1 and f"{IN_TRAIN:012d}" in rows[0]["image"]["path"]
-    assert f"{name}: left out 1 of its 2 rows" in caplog.text
+    assert f"{name}: skipped 1 of 2 rows" in caplog.text
     assert len(load_training_rows(name, "train", str(root), None, None)) == 2
 
 
-def test_photos_of_which_nothing_is_known_are_said_aloud(root, own_cache, caplog):
+def test_coco_photos_without_known_evaluation_splits_give_a_warning(root, own_cache, caplog):
     load_training_rows("ade20k", "train", str(root), None, {})
-    assert "not known" not in caplog.text
+    assert "no refs of a referring data set" not in caplog.text
     load_training_rows("coco_stuff", "train", str(root), None, {})
-    assert "coco_stuff: shows photos that are named as COCO's; which are for evaluation is not known" in caplog.text
+    assert "coco_stuff: contains COCO photos, but no refs of a referring data set were found" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("groups", "word"),
     [
-        ({"a": {"sets": ["ade20k"]}}, "a needs weight and sets"),
+        ({"a": {"sets": ["ade20k"]}}, "group a must have the keys weight and sets"),
         ({"a": {"weight": 1, "sets": ["ade20k"], "bysize": True}}, "bysize"),
-        ({"a": {"weight": 0, "sets": ["ade20k"]}}, "weight above 0"),
-        ({"a": {"weight": 1, "sets": []}}, "at least one set"),
-        ({"a": {"weight": 1, "sets": "ade20k"}}, "at least one set"),
-        ({"a": {"weight": 1, "sets": ["ade20k", "ade20k"]}}, "twice"),
+        ({"a": {"weight": 0, "sets": ["ade20k"]}}, "weight of group a must be a number above 0, got 0"),
+        ({"a": {"weight": 1, "sets": []}}, "must list at least one data set"),
+        ({"a": {"weight": 1, "sets": "ade20k"}}, "must list at least one data set"),
+        ({"a": {"weight": 1, "sets": ["ade20k", "ade20k"]}}, "ade20k of group a is listed twice"),
         ({"a": {"weight": 1, "sets": ["ade2k"]}}, "'ade2k'"),
-        ({"a": {"weight": 1, "sets": {"ade20k": "x"}}}, "ade20k in a needs options with names"),
-        ({"a": {"weight": 1, "sets": {"ade20k": 5}}}, "ade20k in a needs options with names"),
-        ({"a": {"weight": 1, "sets": [["ade20k"]]}}, "at least one set"),
-        ({"a": {"weight": 1, "sets": [None]}}, "at least one set"),
-        ({"a": {"weight": 1, "sets": ["ade20k"]}, "b": {"weight": 1, "sets": ["ade20k"]}}, "twice"),
+        ({"a": {"weight": 1, "sets": {"ade20k": "x"}}}, "options of ade20k in group a must be a mapping .* got 'x'"),
+        ({"a": {"weight": 1, "sets": {"ade20k": 5}}}, "options of ade20k in group a must be a mapping .* got 5"),
+        ({"a": {"weight": 1, "sets": [["ade20k"]]}}, "must list at least one data set"),
+        ({"a": {"weight": 1, "sets": [None]}}, "must list at least one data set"),
+        (
+            {"a": {"weight": 1, "sets": ["ade20k"]}, "b": {"weight": 1, "sets": ["ade20k"]}},
+            "ade20k of group b is listed twice",
+        ),
     ],
 )
-def test_a_group_that_is_not_written_right_is_refused_by_its_name(root, own_cache, groups, word):
+def test_invalid_groups_are_refused_with_their_name(root, own_cache, groups, word):
     with pytest.raises(ValueError, match=word):
         load_mixture(groups, "train", str(root), {})
 
 
-def test_the_guard_reads_the_data_folders_that_sets_name_themselves(root):
+def test_held_out_photos_are_read_from_the_data_folders_of_the_sets(root):
     groups = {"a": {"weight": 1, "sets": {"coco_stuff": {"data_dir": str(root)}}}}
     assert find_held_out(DataArguments(mixture=groups)) == {IN_VAL: "refcoco/unc/validation"}
     assert find_held_out(DataArguments(mixture=groups, allow_leakage=True)) is None
@@ -207,7 +208,7 @@ def test_the_guard_reads_the_data_folders_that_sets_name_themselves(root):
 
 @pytest.fixture
 def broken(root, tmp_path):
-    """The data folder with a photo of ReasonSeg's train that holds nothing."""
+    """Return the data folder with an empty photo in the training split of ReasonSeg."""
     shutil.copytree(root, tmp_path / "broken")
     found = next((tmp_path / "broken/reason_seg/ReasonSeg/train").glob("*.jpg"))
     shutil.copy(found, found.with_name("another.jpg"))
@@ -217,7 +218,7 @@ def broken(root, tmp_path):
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["by the set's options", "by max_bad"])
-def test_a_sets_options_hold_for_its_evaluation_too(broken, tmp_path, own_cache, own):
+def test_options_of_a_set_also_apply_to_its_evaluation(broken, tmp_path, own_cache, own):
     options = {"data_dir": str(broken), **({"max_bad": 1} if own else {})}
     groups = {"a": {"weight": 1, "sets": {"reason_seg": options, "shapes": {"train_rows": 2}}}}
     names = {"mixture": groups, "epoch_length": 8, "eval_dataset": "reason_seg", "eval_rows": 1}
@@ -230,7 +231,7 @@ def test_a_sets_options_hold_for_its_evaluation_too(broken, tmp_path, own_cache,
 
 
 def strict(groups):
-    """The groups without a max_bad."""
+    """Return the groups without max_bad."""
     sets = {
         name: {key: value for key, value in options.items() if key != "max_bad"}
         for name, options in groups["a"]["sets"].items()
@@ -240,7 +241,7 @@ def strict(groups):
 
 @pytest.fixture
 def call(tmp_path):
-    """Runs a program in a process of its own; gives what it said."""
+    """Return a function that runs a program in a separate process and returns its output."""
 
     def run(*command):
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -254,7 +255,7 @@ def call(tmp_path):
 
 @pytest.fixture
 def evaluate(root, tmp_path, call):
-    """Evaluates what was trained, on ReasonSeg; gives results.json."""
+    """Return a function that evaluates the trained model on ReasonSeg and returns the results."""
 
     def run():
         place = ["--dataset", "reason_seg", "--data_dir", root, "--split", "validation", "--max_new_tokens", "4"]
@@ -272,7 +273,7 @@ def write_tiny(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leaks", [False, True])
-def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path, call, evaluate, leaks):
+def test_recipe_runs_with_all_groups_and_prints_the_shares(root, tmp_path, call, evaluate, leaks):
     small = [
         "--epoch_length",
         "48",
@@ -287,11 +288,13 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
     small += ["--save_strategy", "no", "--languages", '{"en": 1, "ja": 1}']
     model = write_tiny(tmp_path / "tiny")
     place = ["--data_dir", root, "--model", model, "--output_dir", tmp_path / "out"]
-    said = call("train.py", "--config", "configs/lisa_mix.yaml", *place, *small, "--allow_leakage", str(leaks).lower())
+    output = call(
+        "train.py", "--config", "configs/lisa_mix.yaml", *place, *small, "--allow_leakage", str(leaks).lower()
+    )
     for name in ("ade20k", "coco_stuff", "mapillary", "paco_lvis", "pascal_part"):
-        assert f"{name:24s}" in said
-    assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 rows" in said
-    assert ("left out 1 of its 2 rows" in said) == (not leaks)
+        assert f"{name:24s}" in output
+    assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 rows" in output
+    assert ("skipped 1 of 2 rows" in output) == (not leaks)
     [stage] = json.loads((tmp_path / "out" / "training.json").read_text())["stages"]
     assert stage["allow_leakage"] == leaks and any("reason_seg" in line for line in stage["data"])
     losses = [entry for entry in stage["history"] if "loss" in entry]
@@ -302,9 +305,7 @@ def test_the_recipe_runs_over_all_groups_and_says_each_sets_share(root, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leaks", [False, True])
-def test_prepared_sets_are_streamed_with_the_same_guard_and_the_results_say_so(
-    root, tmp_path, own_cache, call, evaluate, leaks
-):
+def test_streamed_sets_skip_the_same_photos_and_results_record_it(root, tmp_path, own_cache, call, evaluate, leaks):
     names = {"coco_stuff": 1, "refcocog": 3}
     for name in names:
         place = ["--data_dir", str(root), "--output", str(tmp_path / name)]
@@ -326,11 +327,11 @@ def test_prepared_sets_are_streamed_with_the_same_guard_and_the_results_say_so(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     place = ["--data_dir", root, "--model", write_tiny(tmp_path / "tiny"), "--output_dir", tmp_path / "out"]
     command = ["train.py", "--config", tmp_path / "recipe.yaml", *place]
-    said = call(*command)
-    assert f"a mixture, streamed to {2 if leaks else 1} reader(s):" in said
-    assert f"{tmp_path / 'refcocog'}  75.0%, of {2 if leaks else 1} rows in 2 shards" in said
+    output = call(*command)
+    assert f"mixture, streamed to {2 if leaks else 1} reader(s):" in output
+    assert f"{tmp_path / 'refcocog'}  75.0%, of {2 if leaks else 1} rows in 2 shards" in output
     for name in names:
-        assert (f"{tmp_path / name}: left out 1 of its 2 rows" in said) != leaks
+        assert (f"{tmp_path / name}: skipped 1 of 2 rows" in output) != leaks
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     call(*command, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-2")
     again = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]

@@ -1,4 +1,4 @@
-"""ADE20K in its own layout: written small here, and the real samples where they are."""
+"""ADE20K in its original layout: small files made here, and the real samples if available."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture
 def root(tmp_path):
-    """A data folder with two training photos, one of them greyscale, and one for validation."""
+    """Return a data folder with two training photos, one of them greyscale, and one validation photo."""
     labels = np.zeros((6, 8), dtype=np.uint8)
     labels[:3, :4], labels[3:, :4] = 1, 150
     for split, stem, mode in (
@@ -39,7 +39,7 @@ def cut_off(photo):
     photo.write_bytes(photo.read_bytes()[:-20])
 
 
-def test_a_row_has_a_target_for_every_class_and_ignores_what_is_other(root):
+def test_row_has_a_target_for_each_class_and_ignores_other_pixels(root):
     rows = load_rows("ade20k", "train", str(root))
     assert [row["source"] for row in rows] == ["ade20k/train/ADE_train_00000001", "ade20k/train/ADE_train_00000002"]
     assert [target["texts"] for target in rows[0]["targets"]] == [["the wall"], ["the flag"]]
@@ -52,7 +52,7 @@ def test_a_row_has_a_target_for_every_class_and_ignores_what_is_other(root):
     assert len(load_rows("ade20k", "validation", str(root))) == 1
 
 
-def test_names_are_the_150_official_ones():
+def test_names_are_the_150_official_names():
     assert len(NAMES) == len(set(NAMES)) == 150
     if (SAMPLES / "ade20k").is_dir():
         lines = (SAMPLES / "ade20k" / "objectInfo150.txt").read_text().splitlines()[1:]
@@ -68,12 +68,12 @@ def test_names_are_the_150_official_ones():
         ),
         (
             lambda folder: (folder / "annotations/training/ADE_train_00000002.png").unlink(),
-            "ADE_train_00000002.png: no such file, though its photo",
+            "ADE_train_00000002.png: no such file, but its photo",
         ),
         (lambda folder: cut_off(folder / "images/training/ADE_train_00000002.jpg"), "00002.jpg cannot be read"),
         (
             lambda folder: Image.new("L", (8, 6), 151).save(folder / "annotations/training/ADE_train_00000002.png"),
-            "151",
+            "00002.png: unknown class number 151; the data set has 151 class numbers",
         ),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "annotations/training/ADE_train_00000002.png"),
@@ -81,9 +81,9 @@ def test_names_are_the_150_official_ones():
         ),
         (lambda folder: (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b""), "00002.png"),
     ],
-    ids=["no photo", "no map", "half a photo", "unknown class", "another size", "empty file"],
+    ids=["no photo", "no map", "truncated photo", "unknown class", "another size", "empty file"],
 )
-def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+def test_bad_file_is_refused_or_skipped_with_max_bad(root, spoil, message, caplog):
     spoil(root / "ade20k")
     with pytest.raises(ValueError, match=message):
         load_rows("ade20k", "train", str(root))
@@ -91,7 +91,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
 
 
-def test_a_split_without_label_maps_is_none_and_said_where_photos_are(root, caplog):
+def test_split_without_label_maps_is_skipped_with_a_warning_if_it_has_photos(root, caplog):
     for path in (root / "ade20k").glob("*/validation/*"):
         path.unlink()
     with pytest.raises(ValueError, match="has no split 'validation'"):
@@ -100,23 +100,23 @@ def test_a_split_without_label_maps_is_none_and_said_where_photos_are(root, capl
     (root / "ade20k/annotations/validation").rmdir()
     caplog.clear()
     assert len(load_rows("ade20k", "train", str(root))) == 2
-    assert "annotations/validation: holds no label map, so the split validation is left out" in caplog.text
+    assert "annotations/validation: contains no label maps (.png), so split validation is skipped" in caplog.text
 
 
-def test_a_photo_without_its_label_map_is_a_bad_record(root):
+def test_photo_without_label_map_is_a_bad_record(root):
     Image.new("RGB", (8, 6)).save(root / "ade20k/images/training/ADE_train_00000009.jpg")
-    with pytest.raises(ValueError, match="training/ADE_train_00000009.png: no such file, though its photo"):
+    with pytest.raises(ValueError, match="training/ADE_train_00000009.png: no such file, but its photo"):
         load_rows("ade20k", "train", str(root))
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="ade20k: no such folder.*ADEChallengeData2016.zip"):
         load_rows("ade20k", "train", str(tmp_path))
     with pytest.raises(ValueError, match="data_dir is missing"):
         load_rows("ade20k", "train")
 
 
-def test_changed_files_are_prepared_anew(root):
+def test_changed_files_are_prepared_again(root):
     assert len(load_rows("ade20k", "train", str(root))) == 2
     for path in ("annotations/training/ADE_train_00000002.png", "images/training/ADE_train_00000002.jpg"):
         (root / "ade20k" / path).unlink()
@@ -124,7 +124,7 @@ def test_changed_files_are_prepared_anew(root):
 
 
 @pytest.mark.skipif(not (SAMPLES / "ade20k").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_sample_has_the_pixels_that_are_known_of_it():
+def test_masks_of_the_real_sample_have_the_known_areas():
     row = load_rows("ade20k", "validation", str(SAMPLES))[0]
     areas = {target["texts"][0]: int(decode_mask(target["masks"][0], "").sum()) for target in row["targets"]}
     known = {"building": 123_406, "sky": 134_492, "wall": 14_538, "tree": 8_784, "road": 1_755}
@@ -134,6 +134,6 @@ def test_the_real_sample_has_the_pixels_that_are_known_of_it():
     assert decode_mask(row["targets"][0]["ignore"], "").sum() == 3_613
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = Ade20k(config_name="default", data_dir=".").info
     assert "non-commercial" in info.license and info.homepage and info.citation

@@ -1,4 +1,4 @@
-"""What the builders of published sets share: files that have changed, and what is said of an archive."""
+"""Base classes of published data sets: changed files, missing files and metadata."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def state_of(folder):
     return MadeConfig(name="default", data_dir=str(folder)).state_of_files()
 
 
-def test_files_anywhere_below_a_folder_are_its_state(tmp_path):
+def test_state_changes_with_each_file_below_a_folder(tmp_path):
     file = tmp_path / "00/images/25.jpg"
     file.parent.mkdir(parents=True)
     states = [state_of(tmp_path)]
@@ -33,7 +33,7 @@ def test_files_anywhere_below_a_folder_are_its_state(tmp_path):
     assert len({str(state) for state in states}) == 4 and state_of(tmp_path) == states[-1]
 
 
-def test_a_link_back_up_is_passed_over(tmp_path):
+def test_link_to_a_parent_folder_is_skipped(tmp_path):
     (tmp_path / "up").symlink_to(tmp_path)
     elsewhere = tmp_path.with_name(f"{tmp_path.name}_elsewhere")
     elsewhere.mkdir()
@@ -43,19 +43,21 @@ def test_a_link_back_up_is_passed_over(tmp_path):
     assert state_of(tmp_path) != before
 
 
-def test_what_is_missing_is_named_with_where_it_is_got(tmp_path):
+def test_missing_folder_or_file_is_refused_with_download_instructions(tmp_path):
     (tmp_path / "ade20k").mkdir()
     builder = Ade20k(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert builder.folder() == tmp_path / "ade20k"
     (tmp_path / "ade20k").rmdir()
     for look in (builder.folder, lambda: require_file(tmp_path / "ade20k/list.txt", Ade20k.ARCHIVE)):
-        with pytest.raises(ValueError, match="ade20k.*: no such .*ADE20K: Get ADEChallengeData2016.zip"):
+        with pytest.raises(
+            ValueError, match="ade20k.*: no such .*ADE20K: Download ADEChallengeData2016.zip .*Homepage: http"
+        ):
             look()
     with pytest.raises(ValueError, match="data_dir is missing"):
         Ade20k(cache_dir=str(tmp_path / "cache"))
 
 
-def test_the_published_sizes_are_those_of_the_configuration(tmp_path):
+def test_published_sizes_depend_on_the_configuration(tmp_path):
     folder = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
     assert Refcoco(config_name="unc", **folder).ARCHIVE.sizes["testA"] == 750
     assert Refcoco(config_name="google", **folder).ARCHIVE.sizes == {}

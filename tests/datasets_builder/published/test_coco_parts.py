@@ -1,4 +1,4 @@
-"""Things and their parts: names as people say them, and what may be asked of a photo."""
+"""Things and their parts: plain names, and the targets of a photo."""
 
 import json
 from collections import defaultdict
@@ -18,7 +18,7 @@ CATEGORIES = {CUP: Category("cup"), HANDLE: Category("cup", "handle"), SPOON: Ca
 
 
 def box(left, top, right, bottom):
-    """A mask of 8 x 6 pixels."""
+    """Return a mask of 8 x 6 pixels (width x height)."""
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[top:bottom, left:right] = 1
     return mask
@@ -45,8 +45,12 @@ def pixels(target):
     return decode_mask(target["masks"][0], "")
 
 
-def test_names_become_words():
-    names = {1: "car (automobile)", 2: "car (automobile):steeringwheel", 3: "bus:license plate"}  # as read_coco gives
+def test_category_names_become_plain_words():
+    names = {
+        1: "car (automobile)",
+        2: "car (automobile):steeringwheel",
+        3: "bus:license plate",
+    }  # as read_coco returns them
     categories = read_categories(Path("a.json"), names, {"steeringwheel": "steering wheel"})
     assert list(categories.values()) == [
         Category("car"),
@@ -56,8 +60,8 @@ def test_names_become_words():
 
 
 @pytest.mark.parametrize("name", ["a:b:c", ":wheel", "car:", "(automobile)"])
-def test_a_name_that_is_neither_thing_nor_part_is_refused(name):
-    with pytest.raises(ValueError, match="a.json: category 4.*neither a thing nor thing:part"):
+def test_name_that_is_neither_thing_nor_part_is_refused(name):
+    with pytest.raises(ValueError, match="a.json: name of category 4 must be .thing. or .thing:part., got"):
         read_categories(Path("a.json"), {4: name}, {})
 
 
@@ -70,11 +74,11 @@ def test_a_name_that_is_neither_thing_nor_part_is_refused(name):
         (Category("potted plant", "plant"), ["the plant of the potted plant"]),
     ],
 )
-def test_a_part_is_asked_for_in_two_wordings_where_people_have_two(category, texts):
+def test_parts_have_two_texts_if_both_are_natural(category, texts):
     assert category.texts == texts
 
 
-def test_instances_of_a_category_are_one_mask_in_the_order_of_the_file(photo):
+def test_instances_of_a_category_are_united_and_targets_keep_the_order_of_the_file(photo):
     marked = [annotation(3, SPOON, box(0, 0, 1, 1)), annotation(1, CUP, box(0, 2, 2, 4))]
     marked += [annotation(2, CUP, box(1, 3, 3, 5))]  # overlaps the first
     targets, skipped = targets_of(photo, marked)
@@ -83,11 +87,11 @@ def test_instances_of_a_category_are_one_mask_in_the_order_of_the_file(photo):
     assert not skipped and targets[1]["ignore"] is None
 
 
-def test_a_crowd_and_a_thing_without_marked_parts_are_not_counted(photo):
+def test_crowds_and_things_without_annotated_parts_are_ignored(photo):
     marked = [
         annotation(1, CUP, box(0, 0, 4, 4)),
         annotation(5, HANDLE, box(3, 0, 4, 2), obj_ann_id=1),
-        annotation(2, CUP, box(4, 4, 6, 6)),  # nobody marked its handle
+        annotation(2, CUP, box(4, 4, 6, 6)),  # its handle is not annotated
         annotation(3, CUP, box(6, 0, 8, 2), iscrowd=1),
     ]
     (cup, handle), _ = targets_of(photo, marked)
@@ -104,9 +108,9 @@ def test_a_crowd_and_a_thing_without_marked_parts_are_not_counted(photo):
         ([HANDLE], ["the cup", "the spoon"]),
         ([999, SPOON], ["the cup", "the handle of the cup"]),
     ],
-    ids=["a thing and so its parts", "a part", "a category of LVIS alone"],
+    ids=["thing and its parts", "part", "category of LVIS only"],
 )
-def test_what_is_not_marked_throughout_is_not_asked_for(photo, partly, asked):
+def test_categories_that_are_not_exhaustively_annotated_are_not_asked_for(photo, partly, asked):
     marked = [annotation(1, CUP, box(0, 0, 4, 4)), annotation(2, HANDLE, box(3, 0, 4, 2), obj_ann_id=1)]
     marked += [annotation(3, SPOON, box(5, 5, 6, 6))]
     targets, skipped = targets_of(photo, marked, not_exhaustive_category_ids=partly)
@@ -114,21 +118,21 @@ def test_what_is_not_marked_throughout_is_not_asked_for(photo, partly, asked):
     assert sum(map(len, skipped.values())) == 3 - len(asked)
 
 
-def test_an_annotation_without_a_pixel_is_left_out_and_noted(photo):
+def test_annotation_with_an_empty_mask_is_skipped_and_recorded(photo):
     targets, skipped = targets_of(photo, [annotation(1, CUP, box(0, 0, 0, 0))])
     assert not targets and skipped == {"annotations that cover no pixel": ["file: image 1: annotation 1"]}
 
 
-def test_masks_drawn_on_a_photo_that_lies_on_its_side_are_set_upright(tmp_path):
+def test_masks_are_rotated_by_the_exif_orientation_of_their_photo(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
     (target,), _ = targets_of(tmp_path / "a.jpg", [annotation(1, CUP, box(0, 0, 3, 1))])
     assert np.array_equal(pixels(target), np.rot90(box(0, 0, 3, 1), -1))
 
 
-def test_a_list_of_ids_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="file: image 1: neg_category_ids is 'cup', which is no list of ids"):
+def test_invalid_list_of_ids_is_refused():
+    with pytest.raises(ValueError, match="file: image 1: neg_category_ids must be a list of category ids, got 'cup'"):
         listed({"neg_category_ids": "cup"}, "neg_category_ids", CATEGORIES, "file: image 1")
 
 
@@ -140,7 +144,7 @@ def test_a_list_of_ids_that_is_none_is_refused():
         ("pascal_part/categories.json", {}, 0, 93),
     ],
 )
-def test_the_real_names_are_words_and_no_two_categories_share_a_text(file, corrected, things, parts):
+def test_real_names_become_words_and_all_texts_are_distinct(file, corrected, things, parts):
     names = {
         record["id"]: record["name"].replace("_", " ") for record in json.loads((SAMPLES / "vlpart" / file).read_text())
     }
@@ -149,5 +153,5 @@ def test_the_real_names_are_words_and_no_two_categories_share_a_text(file, corre
     assert sum(category.part is not None for category in categories) == parts
     texts = [text for category in categories for text in category.texts]
     assert len(texts) == len(set(texts)) and not [text for text in texts if set(text) & set("_:()")]
-    halves = {half for category in categories for half in (category.thing, category.part)}
-    assert not halves & set(corrected) and set(corrected.values()) <= halves
+    words = {word for category in categories for word in (category.thing, category.part)}
+    assert not words & set(corrected) and set(corrected.values()) <= words

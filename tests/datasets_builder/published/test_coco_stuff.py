@@ -1,4 +1,4 @@
-"""COCO-Stuff in its own layout, written small here; its names against the real list where it is."""
+"""COCO-Stuff in its original layout: small files made here, and the real list of names if available."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write(root, folder, stem, labels, mode="RGB"):
-    """A photo and its label map; the map's palette gives every number the same color, as indices are all it says."""
+    """Write a photo and its label map. All colors of the palette are equal, because only the indices matter."""
     for place in ("coco", "cocostuff"):
         (root / place / folder).mkdir(parents=True, exist_ok=True)
     Image.new(mode, labels.shape[::-1]).save(root / "coco" / folder / f"{stem}.jpg")
@@ -31,7 +31,7 @@ def write(root, folder, stem, labels, mode="RGB"):
 
 @pytest.fixture
 def root(tmp_path):
-    """A data folder with two training photos, one of them greyscale, and one for validation."""
+    """Return a data folder with two training photos, one of them greyscale, and one validation photo."""
     labels = np.full((6, 8), UNLABELED, dtype=np.uint8)
     labels[:2], labels[2:4, :4], labels[2:4, 4:], labels[4, :3], labels[4, 3:5] = SKY, BRICK_WALL, WALL, PERSON, DESK
     write(tmp_path / "data", "train2017", "000000000009", labels)
@@ -40,7 +40,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_row_asks_for_every_class_in_the_words_of_people(root):
+def test_row_has_a_target_with_a_plain_name_for_each_class(root):
     rows = load_rows("coco_stuff", "train", str(root))
     assert [row["source"] for row in rows] == ["coco_stuff/train/000000000009", "coco_stuff/train/000000000025"]
     texts = [target["texts"] for target in rows[0]["targets"]]
@@ -49,7 +49,7 @@ def test_a_row_asks_for_every_class_in_the_words_of_people(root):
     assert len(load_rows("coco_stuff", "validation", str(root))) == 1
 
 
-def test_what_is_unlabeled_or_the_rest_of_a_sort_is_not_counted(root):
+def test_unlabeled_and_other_classes_are_ignored(root):
     questions = EvaluationQuestions(load_rows("coco_stuff", "train", str(root)), with_conversations=False)
     sample = questions[4 + 2]  # the sky in the greyscale photo
     assert sample["image"].mode == "RGB" and sample["source"].endswith("25")
@@ -58,13 +58,13 @@ def test_what_is_unlabeled_or_the_rest_of_a_sort_is_not_counted(root):
     assert np.array_equal(sample["masks"][0], expected)
 
 
-def test_a_photo_of_nothing_but_rest_is_no_row_and_is_counted(root, caplog):
+def test_photo_with_only_ignored_classes_gives_no_row_and_is_counted(root, caplog):
     write(root, "train2017", "000000000030", np.full((6, 8), WALL, dtype=np.uint8))
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
     assert "left out 1 of its records" in caplog.text
 
 
-def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
+def test_names_are_the_182_official_names_and_phrases_have_no_hyphen():
     assert len(NAMES) == len(set(NAMES)) == 182
     assert (LABELS[SKY], LABELS[DESK], LABELS[170], LABELS[180]) == ("sky", "desk", "brick wall", "window")
     assert [NAMES[value] for value, name in LABELS.items() if name is None and value != UNLABELED] == [
@@ -81,7 +81,7 @@ def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
     ("spoil", "message"),
     [
         (lambda folder: (folder / "coco/train2017/000000000025.jpg").unlink(), "000000000025.jpg: no such file"),
-        (lambda folder: (folder / "cocostuff/train2017/000000000025.png").unlink(), "25.png: no such file, though"),
+        (lambda folder: (folder / "cocostuff/train2017/000000000025.png").unlink(), "25.png: no such file, but"),
         (lambda folder: write(folder, "train2017", "000000000025", np.full((6, 8), 182, np.uint8)), "25.png.*182"),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "cocostuff/train2017/000000000025.png"),
@@ -94,7 +94,7 @@ def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
     ],
     ids=["no photo", "no map", "unknown number", "another size", "colors"],
 )
-def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+def test_bad_file_is_refused_or_skipped_with_max_bad(root, spoil, message, caplog):
     spoil(root)
     with pytest.raises(ValueError, match=message):
         load_rows("coco_stuff", "train", str(root))
@@ -102,22 +102,22 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     assert len(rows) == 1 and "left out" in caplog.text and "000000000025" in caplog.text
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="cocostuff: no such folder.*stuffthingmaps_trainval2017.zip"):
         load_rows("coco_stuff", "train", str(tmp_path))
     (tmp_path / "cocostuff").mkdir()
-    with pytest.raises(ValueError, match="no label map is there.*stuffthingmaps_trainval2017.zip"):
+    with pytest.raises(ValueError, match="contains no label maps.*stuffthingmaps_trainval2017.zip"):
         load_rows("coco_stuff", "train", str(tmp_path))
 
 
-def test_changed_files_are_prepared_anew(root):
+def test_changed_files_are_prepared_again(root):
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
     for path in ("cocostuff/train2017/000000000025.png", "coco/train2017/000000000025.jpg"):
         (root / path).unlink()
     assert len(load_rows("coco_stuff", "train", str(root))) == 1
 
 
-def test_photos_of_a_split_without_a_map_are_there_for_other_sets(root):
+def test_split_with_photos_of_other_sets_but_without_label_maps_does_not_exist(root):
     (root / "cocostuff/val2017/000000000139.png").unlink()
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
     with pytest.raises(ValueError, match="has no split 'validation'; it has: train"):
@@ -125,8 +125,8 @@ def test_photos_of_a_split_without_a_map_are_there_for_other_sets(root):
 
 
 @pytest.mark.skipif(not (SAMPLES / "cocostuff").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_a_real_photos_stuff_has_the_areas_that_its_runs_have(tmp_path):
-    """The sample holds the label map as COCO runs by official id; drawn as the PNG, each id is one less."""
+def test_masks_of_the_real_sample_have_the_areas_of_its_rle(tmp_path):
+    """The sample has COCO RLE by official id. In the PNG, each id is one less."""
     content = json.loads((SAMPLES / "cocostuff/annotations/stuff_examples.json").read_text())
     image = content["images"][0]
     labels = np.full((image["height"], image["width"]), UNLABELED, dtype=np.uint8)
@@ -143,6 +143,6 @@ def test_a_real_photos_stuff_has_the_areas_that_its_runs_have(tmp_path):
     assert asked["the grass"] == areas["grass"] and asked["the tree"] == areas["tree"]
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = CocoStuff(config_name="default", data_dir=".").info
     assert "CC BY 4.0" in info.license and info.homepage and info.citation

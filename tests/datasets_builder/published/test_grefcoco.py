@@ -1,4 +1,4 @@
-"""gRefCOCO in its own layout: several objects, none, and crowds."""
+"""gRefCOCO in its original layout: several objects, no objects, and crowds."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def box(left, top, right, bottom):
-    """A mask of 8 x 6 pixels."""
+    """Return a mask of 8 x 6 pixels (width x height)."""
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[top:bottom, left:right] = 1
     return mask
 
 
 def listed_runs(mask):
-    """Uncompressed RLE, as COCO's crowds have it."""
+    """Return uncompressed RLE, as for COCO's crowds."""
     down = mask.T.ravel()
     edges = np.concatenate([[0], np.flatnonzero(np.diff(down)) + 1, [down.size]])
     counts = np.diff(edges).tolist()
@@ -45,7 +45,7 @@ BOXES = {1: box(4, 4, 8, 6), 2: box(4, 0, 8, 2), 3: box(0, 0, 3, 2), 4: box(0, 3
 
 @pytest.fixture
 def rows_of(tmp_path):
-    """Writes a set of the phrases given with their ann_id, and gives its rows of train."""
+    """Return a function that writes a set from (phrase, ann_id) pairs and returns its training rows."""
     folder, photos = tmp_path / "refer_seg/grefcoco", tmp_path / "refer_seg/images/mscoco/images/train2014"
     for path in (folder, photos):
         path.mkdir(parents=True)
@@ -73,7 +73,7 @@ def rows_of(tmp_path):
     return make
 
 
-def test_several_objects_are_as_many_masks_from_top_to_bottom_and_left_to_right(rows_of):
+def test_several_objects_have_one_mask_each_from_top_to_bottom_and_left_to_right(rows_of):
     (row,) = rows_of(("everyone", [1, 4, 2, 3]), ("the right two", [1, 2]), ("him", [1]))
     check_row(row)
     assert row["source"] == f"grefcoco/train/{NAME}"
@@ -84,33 +84,33 @@ def test_several_objects_are_as_many_masks_from_top_to_bottom_and_left_to_right(
     assert [answer.count("{seg}") for answer in answers] == [4, 2, 1]
 
 
-def test_what_is_not_there_has_no_mask(rows_of):
+def test_target_without_objects_has_no_mask(rows_of):
     (row,) = rows_of(("a zebra", [-1]), ("him", [1]))
     assert [(target["texts"], len(target["masks"])) for target in row["targets"]] == [(["a zebra"], 0), (["him"], 1)]
     assert row["targets"][0]["ignore"] is None
 
 
-def test_an_object_without_a_pixel_never_makes_a_phrase_one_of_what_is_not_there(rows_of, caplog):
+def test_phrase_for_an_empty_mask_is_skipped_and_not_a_target_without_objects(rows_of, caplog):
     (row,) = rows_of(("nobody can see it", [5]), ("both", [5, 3]))
     (target,) = row["targets"]
     assert target["texts"] == ["both"] and np.array_equal(decode_mask(target["masks"][0], ""), BOXES[3])
-    assert "left out 1 refs to what covers no pixel" in caplog.text and "ref 0" in caplog.text
+    assert "left out 1 refs to objects with empty masks" in caplog.text and "ref 0" in caplog.text
     assert "left out 1 annotations that cover no pixel" in caplog.text and "annotation 5" in caplog.text
 
 
-def test_an_object_named_twice_is_one(rows_of):
+def test_object_listed_twice_has_one_mask(rows_of):
     (row,) = rows_of(("both", [2, 1, 2]))
     assert len(row["targets"][0]["masks"]) == 2
 
 
 @pytest.mark.parametrize("ann_id", [[1, -1], -1, [99]])
-def test_ids_that_are_none_stop_the_run(rows_of, ann_id):
+def test_unknown_annotation_ids_are_refused(rows_of, ann_id):
     with pytest.raises(ValueError, match=r"ref 0: .*has no annotation (-1|99) in image 9"):
         rows_of(("him", ann_id))
 
 
 @pytest.mark.skipif(not (SAMPLES / "coco").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
+def test_masks_of_the_real_sample_have_the_known_areas(tmp_path):
     name = "COCO_train2014_000000039769.jpg"
     instances = json.loads((SAMPLES / "coco/derived/instances_39769.json").read_text())
     (image,) = instances["images"]
@@ -130,5 +130,5 @@ def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
     (folder / "grefs(unc).json").write_text(json.dumps(records))
     (row,) = load_rows("grefcoco", "validation", str(tmp_path))
     areas = [[int(decode_mask(mask, "").sum()) for mask in target["masks"]] for target in row["targets"]]
-    assert areas[0] == [59_710, 53_306]  # the right cat's middle is higher
+    assert areas[0] == [59_710, 53_306]  # the centroid of the right cat is higher
     assert sorted(areas[1]) == [2_118, 4_068, 53_306, 59_710, 176_809, 301_563]

@@ -1,4 +1,4 @@
-"""Photos with label maps: the map lies as its photo does, and is passed over once for all its classes."""
+"""Photos with label maps: orientation, and one pass for all classes of a map."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from gemma_lisa.datasets_builder.published.label_map_builder import labels_of, n
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
-def test_a_label_map_lies_as_its_photo_does_or_is_turned_with_it(tmp_path):
+def test_label_map_is_upright_or_rotated_like_its_photo(tmp_path):
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(labels).save(tmp_path / "lying.png")
     Image.fromarray(np.rot90(labels, -1)).save(tmp_path / "upright.png")
     photo = Image.fromarray(labels).convert("RGB")
     photo.save(tmp_path / "photo.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by a quarter to the right
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise
     photo.save(tmp_path / "turned.jpg", exif=exif)
     assert np.array_equal(labels_of(tmp_path / "photo.jpg", tmp_path / "lying.png"), labels)
     for name in ("lying", "upright"):
@@ -25,7 +25,7 @@ def test_a_label_map_lies_as_its_photo_does_or_is_turned_with_it(tmp_path):
         assert np.array_equal(found, np.rot90(labels, -1)), name
 
 
-def test_a_photo_that_is_missing_broken_or_of_another_size_is_refused_by_its_name(tmp_path):
+def test_missing_broken_or_differently_sized_photo_is_refused_with_its_name(tmp_path):
     Image.new("L", (4, 3)).save(tmp_path / "map.png")
     Image.new("RGB", (5, 3)).save(tmp_path / "wide.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
@@ -34,7 +34,7 @@ def test_a_photo_that_is_missing_broken_or_of_another_size_is_refused_by_its_nam
             labels_of(tmp_path / f"{name}.jpg", tmp_path / "map.png")
 
 
-def test_a_label_map_is_opened_and_passed_over_once_for_all_its_classes(tmp_path, monkeypatch):
+def test_label_map_is_read_and_split_only_once_for_all_its_classes(tmp_path, monkeypatch):
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for kind, picture in (("images", Image.new("RGB", (4, 3))), ("annotations", Image.fromarray(labels))):
         (tmp_path / "ade20k" / kind / "training").mkdir(parents=True)
@@ -52,11 +52,11 @@ def test_a_label_map_is_opened_and_passed_over_once_for_all_its_classes(tmp_path
     assert calls == ["read_label_map", "class_masks"]
 
 
-def test_a_photo_without_a_class_is_no_row(tmp_path):
+def test_photo_without_classes_gives_no_row(tmp_path):
     assert semantic_row(tmp_path / "a.jpg", "set/train/a", {}, None) is None
 
 
-def test_numbers_of_one_name_are_one_mask_and_those_without_a_name_are_not_counted(tmp_path):
+def test_numbers_with_the_same_name_are_united_and_numbers_without_a_name_are_ignored(tmp_path):
     labels = np.random.default_rng(0).integers(0, 6, (40, 30)).astype(np.uint8)
     names = {0: "road", 1: None, 2: "sky", 3: "road", 4: None, 5: "road"}
     masks, ignore = named_masks(labels, names, tmp_path / "map.png")
@@ -65,5 +65,5 @@ def test_numbers_of_one_name_are_one_mask_and_those_without_a_name_are_not_count
     assert np.array_equal(decode_mask(masks["sky"], ""), labels == 2)
     assert np.array_equal(decode_mask(ignore, ""), np.isin(labels, (1, 4)))
     assert named_masks(np.zeros((2, 2), dtype=np.uint8), names, tmp_path / "map.png")[1] is None
-    with pytest.raises(ValueError, match="map.png: holds the number 5, which is none of its set's 5 labels"):
+    with pytest.raises(ValueError, match="map.png: unknown class number 5; the data set has 5 class numbers"):
         named_masks(labels, {number: "x" for number in range(5)}, tmp_path / "map.png")

@@ -1,4 +1,4 @@
-"""LLaVA-Instruct in its own layout: written small here, and the real sample where it is."""
+"""LLaVA-Instruct in its original layout: small files made here, and the real sample if available."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def turns(*values):
-    """Turns by human and gpt, as they follow each other."""
+    """Return alternating turns by human and gpt."""
     return [{"from": ("human", "gpt")[at % 2], "value": value} for at, value in enumerate(values)]
 
 
@@ -48,7 +48,7 @@ LATE["conversations"].insert(0, {"from": "gpt", "value": "Hello."})
 
 @pytest.fixture
 def root(tmp_path):
-    """A data folder with three dialogues about two photos."""
+    """Return a data folder with three conversations about two photos."""
     root = tmp_path / "data"
     for number in (9, 25):
         photo(root, f"coco/train2017/{number:012d}.jpg")
@@ -56,7 +56,7 @@ def root(tmp_path):
     return root
 
 
-def test_a_row_is_a_dialogue_without_the_mark_of_its_photo(root, caplog):
+def test_row_is_a_conversation_without_image_slots(root, caplog):
     rows = load_rows("llava_instruct", "train", str(root))
     assert rows["source"] == [
         f"llava_instruct/train/{name}" for name in ("000000000009-0", "000000000009-1", "000000000025-2")
@@ -72,21 +72,21 @@ def test_a_row_is_a_dialogue_without_the_mark_of_its_photo(root, caplog):
     assert sample["image"].size == (8, 6) and sample["masks"] == [None]
 
 
-def test_an_answer_before_the_first_question_is_left_out_and_counted(root, caplog):
+def test_answer_before_the_first_question_is_skipped_and_counted(root, caplog):
     rows = load_rows("llava_instruct", "train", str(root))
     assert rows[2]["conversation"] == [{"question": "And now look at again.", "answer": "I do."}]
-    [said] = [line for line in caplog.messages if "before the first question" in line]
-    assert "1 dialogues" in said and "000000000025" in said
+    [warning] = [line for line in caplog.messages if "answers before the first question" in line]
+    assert "left out 1 answers" in warning and "record 2 (counted from 0), id 000000000025" in warning
 
 
-def test_the_mix_counts_photos_from_the_data_folder_and_holds_dialogues_about_none(root, caplog):
+def test_photos_of_mix665k_are_relative_to_the_data_folder_and_some_rows_have_none(root, caplog):
     photo(root, "vg/VG_100K/2.jpg")
     photo(root, "ocr_vqa/images/2.jpg")
-    about_none = {"id": "sharegpt_0", "model": "", "conversations": turns("What does `docker run <image>` do?", "Run.")}
+    no_photo = {"id": "sharegpt_0", "model": "", "conversations": turns("What does `docker run <image>` do?", "Run.")}
     only_gpt = {"id": "sharegpt_1", "conversations": [{"from": "gpt", "value": "Hello."}]}
     paths = ["coco/train2017/000000000009.jpg", "vg/VG_100K/2.jpg", "ocr_vqa/images/2.jpg"]
     records = [record(at, path, turns("Who?\n<image>", "I.")) for at, path in enumerate(paths)]
-    write(root, "llava_v1_5_mix665k.json", [*records, about_none, only_gpt])
+    write(root, "llava_v1_5_mix665k.json", [*records, no_photo, only_gpt])
     rows = load_rows("llava_instruct/mix665k", "train", str(root))
     assert [row["image"] and row["image"]["path"] for row in rows] == [*(str(root / path) for path in paths), None]
     assert rows[3]["source"] == "llava_instruct/train/sharegpt_0-3"
@@ -95,7 +95,7 @@ def test_the_mix_counts_photos_from_the_data_folder_and_holds_dialogues_about_no
     assert "left out 1 of its records, in which nothing can be asked" in caplog.text
 
 
-def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
+def test_folder_of_photos_is_listed_once(root, monkeypatch):
     listed = []
     listdir = os.listdir
     monkeypatch.setattr(
@@ -114,21 +114,24 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
             "record 1 .*id 7: .*train2017/000000000007.jpg: no such",
         ),
         (record("7", "../../../secret.jpg", turns("Who?", "I.")), "id 7: .*leads out of"),
-        (record("7", ["a.jpg"], turns("Who?", "I.")), "id 7: its image is .* no path"),
-        (record("7", "", turns("Who?", "I.")), "id 7: its image is '', which is no path"),
+        (record("7", ["a.jpg"], turns("Who?", "I.")), "id 7: image must be the path of an image file, got"),
+        (record("7", "", turns("Who?", "I.")), "id 7: image must be the path of an image file, got ''"),
         (
             record("7", "000000000009.jpg", turns("Who?", "I.", "Who else?")),
-            "id 7: .*by human, gpt, human; .*alternate",
+            "id 7: its turns must alternate between human and gpt, got human, gpt, human",
         ),
-        (record("7", "000000000009.jpg", turns("Who?", "I.")[::-1] + turns("A?")[:1]), "id 7: .*by human, human; "),
-        (record("7", "000000000009.jpg", [{"from": "system", "value": "x"}]), "id 7: .*by system; "),
-        (record("7", "000000000009.jpg", turns("<image>\n", "I.")), "id 7: a turn of it says nothing"),
-        (record("7", "000000000009.jpg", turns("Who?", "It is [SEG].")), r"id 7: an answer of it says \[SEG\]"),
-        (record("7", "000000000009.jpg", turns("Who?", "It is {seg}.")), r"id 7: an answer of it says \{seg\}"),
-        (record("7", "000000000009.jpg", "Who?"), "id 7: its conversations are no list of turns"),
-        (record("7", "000000000009.jpg", [{"from": "human"}]), "id 7: its conversations are no list of turns"),
-        ({"id": "7", "conversations": turns("<image>\nWho?", "I.")}, "id 7: .*place of a photo.*names no image"),
-        (record("7", None, turns("Who?", "I.", "And there?\n<image>", "He.")), "id 7: .*names no image"),
+        (record("7", "000000000009.jpg", turns("Who?", "I.")[::-1] + turns("A?")[:1]), "id 7: .*got human, human"),
+        (record("7", "000000000009.jpg", [{"from": "system", "value": "x"}]), "id 7: .*got system"),
+        (record("7", "000000000009.jpg", turns("<image>\n", "I.")), "id 7: a question or an answer is empty"),
+        (record("7", "000000000009.jpg", turns("Who?", "It is [SEG].")), r"id 7: an answer contains \[SEG\]"),
+        (record("7", "000000000009.jpg", turns("Who?", "It is {seg}.")), r"id 7: an answer contains \{seg\}"),
+        (record("7", "000000000009.jpg", "Who?"), "id 7: conversations must be a list of .*got 'Who"),
+        (record("7", "000000000009.jpg", [{"from": "human"}]), "id 7: conversations must be a list of"),
+        (
+            {"id": "7", "conversations": turns("<image>\nWho?", "I.")},
+            "id 7: its questions contain <image>, but it has no image",
+        ),
+        (record("7", None, turns("Who?", "I.", "And there?\n<image>", "He.")), "id 7: .*it has no image"),
         (record("7", "cut.jpg", turns("Who?", "I.")), "id 7: the image .*cut.jpg cannot be read"),
         (record("7", "empty.jpg", turns("Who?", "I.")), "id 7: the image .*empty.jpg cannot be read"),
         (record("7", "000000000009.jpg", turns("Who?", "\\ud83d")), r"record 1 .*'\\ud83d' holds half a character"),
@@ -136,7 +139,7 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
         (None, "record 1 .*has no id"),
     ],
 )
-def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, bad, message, caplog):
+def test_bad_record_is_refused_or_skipped_with_max_bad(root, bad, message, caplog):
     whole = (root / "coco/train2017/000000000009.jpg").read_bytes()
     for name, size in (("cut", len(whole) - 20), ("empty", 0)):
         (root / f"coco/train2017/{name}.jpg").write_bytes(whole[:size])
@@ -148,21 +151,21 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, bad, messag
     assert f"left out, as max_bad allows: {refusal.value}" in caplog.text
 
 
-@pytest.mark.parametrize("content", ['{"id": "7"}', "[", ""], ids=["no list", "cut off", "empty"])
-def test_a_file_of_something_else_is_refused_by_its_name(root, content):
+@pytest.mark.parametrize("content", ['{"id": "7"}', "[", ""], ids=["not a list", "truncated", "empty"])
+def test_invalid_file_is_refused_with_its_name(root, content):
     (root / "llava_dataset/llava_instruct_150k.json").write_text(content)
     with pytest.raises(ValueError, match="llava_instruct_150k.json.*get it again"):
         load_rows("llava_instruct", "train", str(root))
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(root, tmp_path):
+def test_missing_files_are_refused_with_download_instructions(root, tmp_path):
     with pytest.raises(ValueError, match="llava_dataset: no such folder.*llava_instruct_150k.json"):
         load_rows("llava_instruct", "train", str(tmp_path))
     with pytest.raises(ValueError, match="llava_v1_5_mix665k.json: no such file.*gqa/images"):
         load_rows("llava_instruct/mix665k", "train", str(root))
 
 
-def test_changed_files_and_photos_are_prepared_anew(root):
+def test_changed_files_and_photos_are_prepared_again(root):
     write(root, "llava_instruct_150k.json", [BUS, record("1", "1.jpg", turns("Who?", "I."))])
     assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 1
     photo(root, "coco/train2017/1.jpg")
@@ -172,7 +175,7 @@ def test_changed_files_and_photos_are_prepared_anew(root):
 
 
 @pytest.mark.skipif(not (SAMPLES / "llava_dataset").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_sample_is_three_rounds_about_a_bus(root):
+def test_real_sample_has_three_turns_about_a_bus(root):
     content = (SAMPLES / "llava_dataset/llava_instruct_150k.EXCERPT.json").read_bytes()
     (root / "llava_dataset/llava_instruct_150k.json").write_bytes(content)
     photo(root, "coco/train2017/000000033471.jpg")
@@ -185,27 +188,27 @@ def test_the_real_sample_is_three_rounds_about_a_bus(root):
     assert len(row["conversation"]) == 3
 
 
-def test_the_published_sizes_are_those_of_its_file():
+def test_published_sizes_depend_on_the_configuration():
     archives = [LlavaInstruct(config_name=name, data_dir=".").ARCHIVE for name in ("150k", "mix665k")]
     assert [archive.sizes for archive in archives] == [{"train": 157_712}, {"train": 665_298}]
     assert archives[0].unit == "records"
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = LlavaInstruct(config_name="150k", data_dir=".").info
     assert "CC-BY-4.0" in info.license and info.homepage and info.citation
 
 
 @pytest.mark.parametrize("slot", ["<image>", "<image><image>", "<image> <image>\n", "x"])
 @pytest.mark.parametrize("around", ["", " ", "\n", " \n ", "a", "a\nb "])
-def test_the_place_of_a_photo_is_taken_out_with_the_blanks_around_it(around, slot):
+def test_image_slots_are_removed_with_the_spaces_around_them(around, slot):
     for text in (around + slot, slot + around, around + slot + around):
         assert llava_instruct._without_slot(text) == re.sub(r"\s*<image>\s*", " ", text)
         on_a_line = re.match(r"\s*<image>\s*\n|.*\n\s*<image>\s*$", text, re.DOTALL)
         assert llava_instruct._has_slot_line(text) == (on_a_line is not None), repr(text)
 
 
-def test_a_text_of_many_blanks_takes_time_in_proportion_to_its_length():
+def test_text_of_many_spaces_takes_linear_time():
     for text in (" " * 10**6, "\n" * 10**6, " \n" * 10**6 + "<image>"):
         llava_instruct._without_slot(text)
         llava_instruct._has_slot_line(text)

@@ -1,4 +1,4 @@
-"""Mapillary Vistas v2.0 in its own layout: written small here, and the real samples where they are."""
+"""Mapillary Vistas v2.0 in its original layout: small files made here, and the real samples if available."""
 
 import json
 import shutil
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture
 def root(tmp_path):
-    """A data folder with two training photos and one for validation; label maps are palettes of one color."""
-    labels = np.arange(8, dtype=np.uint8).repeat(6).reshape(8, 6).T.copy()  # a column for each class
+    """Return a data folder with two training photos and one validation photo. All colors of the palettes are equal."""
+    labels = np.arange(8, dtype=np.uint8).repeat(6).reshape(8, 6).T.copy()  # one column per class
     folder = tmp_path / "data" / "mapillary"
     for split, stem in (("training", "a_-B"), ("training", "b"), ("validation", "c")):
         for kind in ("images", "v1.2/labels", "v2.0/labels"):
@@ -50,7 +50,7 @@ def write_config(folder, labels):
     (folder / "config_v2.0.json").write_text(json.dumps({"labels": labels, "version": "2.0"}))
 
 
-def test_a_row_has_a_target_for_every_class_and_lane_markings_of_one_name_are_one(root):
+def test_row_has_a_target_for_each_class_and_lane_markings_with_the_same_name_are_united(root):
     rows = load_rows("mapillary", "train", str(root))
     assert [row["source"] for row in rows] == ["mapillary/train/a_-B", "mapillary/train/b"]
     assert rows[0]["image"]["path"] == str(root / "mapillary/training/images/a_-B.jpg")
@@ -67,7 +67,7 @@ def test_a_row_has_a_target_for_every_class_and_lane_markings_of_one_name_are_on
     assert len(load_rows("mapillary", "validation", str(root))) == 1
 
 
-def test_void_classes_are_not_counted(root):
+def test_void_classes_are_ignored(root):
     sample = EvaluationQuestions(load_rows("mapillary", "train", str(root)), with_conversations=False)[0]
     expected = np.zeros((1, 6, 8), dtype=np.uint8)
     expected[:, :, 0], expected[:, :, 6:] = 1, IGNORE_VALUE
@@ -78,14 +78,17 @@ def test_void_classes_are_not_counted(root):
     ("spoil", "message"),
     [
         (lambda folder: (folder / "training/images/b.jpg").unlink(), "b.jpg: no such file"),
-        (lambda folder: (folder / "training/v2.0/labels/b.png").unlink(), "b.png: no such file, though its photo"),
-        (lambda folder: Image.new("L", (8, 6), 8).save(folder / "training/v2.0/labels/b.png"), "b.png.*number 8"),
+        (lambda folder: (folder / "training/v2.0/labels/b.png").unlink(), "b.png: no such file, but its photo"),
+        (
+            lambda folder: Image.new("L", (8, 6), 8).save(folder / "training/v2.0/labels/b.png"),
+            "b.png: unknown class number 8; the data set has 8 class numbers",
+        ),
         (lambda folder: Image.new("P", (8, 7)).save(folder / "training/v2.0/labels/b.png"), r"b.png: noted as 8 x 7"),
         (lambda folder: (folder / "training/v2.0/labels/b.png").write_bytes(b"\x89PNG"), "b.png"),
     ],
-    ids=["no photo", "no map", "unknown number", "another size", "cut off"],
+    ids=["no photo", "no map", "unknown number", "another size", "truncated"],
 )
-def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+def test_bad_file_is_refused_or_skipped_with_max_bad(root, spoil, message, caplog):
     spoil(root / "mapillary")
     with pytest.raises(ValueError, match=message):
         load_rows("mapillary", "train", str(root))
@@ -97,34 +100,34 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", 'has no list "labels"'),
-        ('{"labels": {}}', 'has no list "labels"'),
-        ('{"labels": [{"readable": "Bird"}, {"name": "x"}]}', "place 1"),
-        ('{"labels": [{"readable": " "}]}', "place 0"),
-        ('{"labels": ["Bird"]}', "place 0"),
-        ('{"labels": [{"readable": "a' + " - (" * 10**5 + '"}]}', "place 0 .* a name of 400,001 characters"),
+        ("[]", 'must contain a list "labels"'),
+        ('{"labels": {}}', 'must contain a list "labels"'),
+        ('{"labels": [{"readable": "Bird"}, {"name": "x"}]}', "label 1 .* has no name"),
+        ('{"labels": [{"readable": " "}]}', "label 0 .* has no name"),
+        ('{"labels": ["Bird"]}', "label 0 .* has no name"),
+        ('{"labels": [{"readable": "a' + " - (" * 10**5 + '"}]}', "the name of label 0 .* has 400,001 characters"),
     ],
 )
-def test_a_wrong_configuration_stops_the_run_with_its_place(root, content, message):
+def test_wrong_configuration_file_is_refused_with_the_number_of_the_label(root, content, message):
     (root / "mapillary/config_v2.0.json").write_text(content)
     with pytest.raises(ValueError, match=f"config_v2.0.json.*{message}"):
         load_rows("mapillary", "train", str(root))
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(root):
+def test_missing_files_are_refused_with_download_instructions(root):
     (root / "mapillary/config_v2.0.json").unlink()
-    with pytest.raises(ValueError, match="config_v2.0.json: no such file.*homepage"):
+    with pytest.raises(ValueError, match="config_v2.0.json: no such file.*Homepage"):
         load_rows("mapillary", "train", str(root))
 
 
-def test_other_names_are_prepared_anew(root):
+def test_changed_names_are_prepared_again(root):
     load_rows("mapillary", "train", str(root))
     write_config(root / "mapillary", [{"readable": f"Sort {number}"} for number in range(8)])
     assert load_rows("mapillary", "train", str(root))[0]["targets"][0]["texts"] == ["the sort 0"]
 
 
 @pytest.mark.skipif(not (SAMPLES / "mapillary").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_124_real_names_are_phrases():
+def test_the_124_real_names_become_phrases():
     names = read_names(SAMPLES / "mapillary/derived/config_v2.0.DERIVED.json")
     assert len(names) == 124 and [number for number, name in names.items() if name is None] == list(range(118, 124))
     spoken = [name for name in names.values() if name]
@@ -134,7 +137,7 @@ def test_the_124_real_names_are_phrases():
 
 
 @pytest.mark.skipif(not (SAMPLES / "mapillary").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
+def test_masks_of_the_real_sample_have_the_known_areas(tmp_path):
     (tmp_path / "mapillary").mkdir()
     (tmp_path / "mapillary/training").symlink_to(SAMPLES / "mapillary/training")
     shutil.copy(SAMPLES / "mapillary/derived/config_v2.0.DERIVED.json", tmp_path / "mapillary/config_v2.0.json")
@@ -144,6 +147,6 @@ def test_the_real_sample_has_the_pixels_that_are_known_of_it(tmp_path):
     assert row["targets"][0]["masks"][0]["size"] == [100, 100] and row["targets"][0]["ignore"] is None
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = Mapillary(config_name="default", data_dir=".").info
     assert "research" in info.license and info.homepage and info.citation

@@ -1,4 +1,4 @@
-"""MMR in its own layout, written small here; what it shares with MUSE is tested there."""
+"""MMR in its original layout, with small files made here. What it shares with MUSE is tested there."""
 
 import json
 
@@ -47,7 +47,7 @@ FILES = {
 
 @pytest.fixture
 def root(tmp_path):
-    """Every split's file holds its own number of records."""
+    """Return a data folder in which each split has a different number of records."""
     root = tmp_path / "data"
     for folder in ("coco/train2017", "MMR"):
         (root / folder).mkdir(parents=True)
@@ -57,7 +57,7 @@ def root(tmp_path):
     return root
 
 
-def test_questions_keep_their_own_answers_and_masks_may_lie_in_each_other(root):
+def test_questions_have_their_own_answers_and_masks_can_overlap(root):
     rows = load_rows("mmr", "train", str(root))
     [row] = rows
     assert row["source"] == "mmr/train/000000000009-0"
@@ -68,12 +68,12 @@ def test_questions_keep_their_own_answers_and_masks_may_lie_in_each_other(root):
     assert [questions[at]["masks"][0][:, 0].sum(axis=1).tolist() for at in range(3)] == [[4, 1], [1], [4]]
 
 
-def test_what_is_published_are_questions(root, tmp_path, capsys):
+def test_published_sizes_are_numbers_of_questions(root, tmp_path, capsys):
     datasets_main(["inspect", "mmr", "--data_dir", str(root), "--output", str(tmp_path / "sheet.png")])
     assert "train: 1 rows of 3 questions (published: 154,127 questions)\n" in capsys.readouterr().out
 
 
-def test_every_split_has_its_file(root):
+def test_each_split_has_its_own_file(root):
     counts = {split: len(load_rows("mmr", split, str(root))) for split in FILES}
     assert counts == {split: count for count, split in enumerate(FILES, start=1)}
 
@@ -83,7 +83,7 @@ def test_every_split_has_its_file(root):
     [
         ({"file_name": "../MMR/MMR_val.json"}, "leads out of"),
         ({"file_name": "train2017/8.jpg"}, "8.jpg: no such file.*val2017.zip"),
-        ({"file_name": None}, "its file_name is None"),
+        ({"file_name": None}, "file_name must be a text that is not empty, got None"),
         ({"answers": [[CAN], [LID], [CAN]]}, "question 0: its text answer has 2 {seg} but there are 1 masks"),
         ({"answers": [[CAN, {}], [LID], [CAN]]}, "question 0: object 1 has no segmentation"),
         (
@@ -92,22 +92,22 @@ def test_every_split_has_its_file(root):
         ),
     ],
 )
-def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, change, message, caplog):
+def test_bad_record_is_refused_or_skipped_with_max_bad(root, change, message, caplog):
     (root / "MMR/MMR_train.json").write_text(json.dumps([{**RECORD, **change}, RECORD]))
     with pytest.raises(ValueError, match=f"MMR_train.json: record 0 .*{message}"):
         load_rows("mmr", "train", str(root))
     rows = load_rows("mmr", "train", str(root), {"max_bad": 1})
     assert rows[-1]["source"] == "mmr/train/000000000009-1" and "left out" in caplog.text
-    # of a question that is wrong, the others of its photo stay
+    # only the wrong question is skipped, not the others of its photo
     whole = len(rows[-1]["targets"])
     assert [len(row["targets"]) for row in [*rows][:-1]] == ([whole - 1] if "question 0" in message else [])
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="MMR: no such folder.*into MMR"):
         load_rows("mmr", "train", str(tmp_path))
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = Mmr(config_name="default", data_dir=".").info
     assert info.license and info.homepage and info.citation

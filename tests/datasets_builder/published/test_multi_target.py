@@ -1,4 +1,4 @@
-"""JSON lists of photos with several questions and answers, as MUSE and MMR share them."""
+"""JSON lists of photos with several questions and answers, the common format of MUSE and MMR."""
 
 import json
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from gemma_lisa.datasets_builder.published.archives import Archive, ArchiveConfi
 from gemma_lisa.datasets_builder.published.multi_target import MultiTargetBuilder, index_of, text_of
 from gemma_lisa.datasets_builder.rows import check_row, decode_mask
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # from pycocotools
 
-SEGMENTATION = [[0, 0, 4, 0, 4, 6, 0, 6]]  # the left half of a photo of 8 x 6
+SEGMENTATION = [[0, 0, 4, 0, 4, 6, 0, 6]]  # left half of a photo of 8 x 6
 RECORD = {
     "photo": "train2017/1.jpg",
     "height": 6,
@@ -55,7 +55,7 @@ def build(tmp_path):
     return make
 
 
-def test_a_record_is_a_row_and_a_question_a_target_with_a_mask_for_each_object(build):
+def test_record_is_a_row_and_question_a_target_with_one_mask_per_object(build):
     [row] = build(RECORD).as_dataset(split="train")
     check_row(row)
     assert row["source"].endswith("/train/1-0") and row["conversation"] == []
@@ -65,7 +65,7 @@ def test_a_record_is_a_row_and_a_question_a_target_with_a_mask_for_each_object(b
     assert decode_mask(first["masks"][0], "").sum() == 24
 
 
-def test_a_bad_question_alone_is_left_out_where_so_many_are_allowed(build):
+def test_only_the_bad_question_is_skipped_with_max_bad(build):
     bad = {**RECORD, "text_answers": [None, "{seg} alone."]}
     with pytest.raises(ValueError, match="question 1: its text answer has 1 {seg} but there are 2 masks"):
         build(bad)
@@ -75,30 +75,33 @@ def test_a_bad_question_alone_is_left_out_where_so_many_are_allowed(build):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"photo": " "}, "its photo is ' ', which says nothing"),
+        ({"photo": " "}, "photo must be a text that is not empty, got ' '"),
         ({"photo": "../1.jpg"}, "leads out of"),
-        ({"photo": "train2017/2.jpg"}, "no such file. Draw it."),
-        ({"height": 0}, "its height and width are"),
-        ({"questions": "what?"}, "its questions are 'what.', which is no list"),
-        ({"answers": []}, "2 questions, but its answers are 0; they need as many"),
-        ({"text_answers": ["[SEG]", None]}, "question 0: its text answer says"),
-        ({"answers": [[], [{"segmentation": SEGMENTATION}]]}, "question 0: its answer is .*no list of objects"),
+        ({"photo": "train2017/2.jpg"}, "no such file. Made: Draw it. Homepage: https://example.org"),
+        ({"height": 0}, "height and width must be integers above 0 .pixels., got 0 and 8"),
+        ({"questions": "what?"}, "questions must be a list, got 'what.'"),
+        ({"answers": []}, "answers must be a list of 2, one per question, got 0"),
+        ({"text_answers": ["[SEG]", None]}, r"question 0: its text answer contains \[SEG\]; write"),
+        (
+            {"answers": [[], [{"segmentation": SEGMENTATION}]]},
+            r"question 0: its answer must be a list of objects with segmentation, got \[\]",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_record_names_it(build, change, said):
-    with pytest.raises(ValueError, match=f"made_train.json: record 0 .*{said}"):
+def test_errors_name_the_record(build, change, message):
+    with pytest.raises(ValueError, match=f"made_train.json: record 0 .*{message}"):
         build({**RECORD, **change})
 
 
-def test_files_are_found_in_any_case_but_not_in_two(build):
+def test_file_names_are_not_case_sensitive_but_must_be_unique(build):
     assert list(build(RECORD, file="MADE_Val.json").info.splits) == ["validation"]
-    with pytest.raises(ValueError, match="MADE_Val.json, made_val.json two differ in case alone; keep one"):
+    with pytest.raises(ValueError, match="MADE_Val.json, made_val.json have names that differ only in case; keep one"):
         build(RECORD, file="made_val.json")
 
 
-def test_the_json_files_and_the_folders_of_photos_are_the_index(build, tmp_path):
+def test_index_paths_are_the_json_files_and_the_folders_of_photos(build, tmp_path):
     config = build(RECORD).config
     found = [path.relative_to(tmp_path / "data").as_posix() for path in config.index_paths()]
     assert found == ["made/made_train.json", "coco/train2014", "coco/train2017", "coco/val2017"]

@@ -1,4 +1,4 @@
-"""MUSE in its own layout, written small here."""
+"""MUSE in its original layout, with small files made here."""
 
 import json
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def thing(name, left, right):
-    """All rows from column `left` to `right` of a photo of 8 x 6."""
+    """Return an object that covers all rows from column `left` to `right` of a photo of 8 x 6."""
     polygon = [left, 0, right, 0, right, 6, left, 6]
     return {"category_name": name, "category_id": 1, "bbox": [left, 0, right - left, 6], "segmentation": [polygon]}
 
@@ -61,7 +61,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_every_question_has_its_own_answer_and_its_masks_in_that_answers_order(root):
+def test_each_question_has_its_own_answer_and_masks_in_the_order_of_the_answer(root):
     first, second = load_rows("muse", "train", str(root))
     assert [row["source"] for row in (first, second)] == [
         "muse/train/000000000009-0",
@@ -80,7 +80,7 @@ def test_every_question_has_its_own_answer_and_its_masks_in_that_answers_order(r
     assert second["targets"][0]["answer"] is None
 
 
-def test_photos_are_found_by_address_and_by_name(root):
+def test_photos_are_found_by_url_and_by_file_name(root):
     paths = [row["image"]["path"] for row in load_rows("muse", "train", str(root))]
     names = ("train2017/000000000009.jpg", "train2014/COCO_train2014_000000000030.jpg")
     assert paths == [str(root / "coco" / name) for name in names]
@@ -88,13 +88,13 @@ def test_photos_are_found_by_address_and_by_name(root):
     assert row["image"] == {"bytes": None, "path": str(root / "coco/val2017/000000000139.jpg")}
 
 
-def test_splits_are_named_as_their_files_and_a_photo_may_come_twice(root):
+def test_splits_are_named_like_their_files_and_a_photo_can_have_two_rows(root):
     assert len(load_rows("muse", "test_less", str(root))) == 1
     sources = load_rows("muse", "test_many", str(root))["source"]
     assert list(sources) == ["muse/test_many/000000000009-0", "muse/test_many/000000000009-1"]
 
 
-def test_braces_of_the_set_do_no_harm_on_the_way_to_a_sample(root):
+def test_braces_in_the_texts_are_not_formatted(root):
     rows = load_rows("muse", "train", str(root))
     for row in rows:
         check_row(row)
@@ -110,14 +110,14 @@ def test_braces_of_the_set_do_no_harm_on_the_way_to_a_sample(root):
     assert plain[1]["conversations"][0].turns[0][0] == "Which {thing} holds {0} tea?"
 
 
-def test_masks_lie_on_the_photo_as_it_is_shown(root):
+def test_masks_are_rotated_by_the_exif_orientation_of_their_photo(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (8, 6)).save(root / "coco/train2017/000000000009.jpg", exif=exif)
     sample = EvaluationQuestions(load_rows("muse", "train", str(root)), with_conversations=False)[1]
     assert sample["image"].size == (6, 8)
     expected = np.zeros((1, 8, 6), dtype=np.uint8)
-    expected[:, :2] = 1  # the columns on the left are the rows on top
+    expected[:, :2] = 1  # the columns on the left become the rows at the top
     assert np.array_equal(sample["masks"][0], expected)
 
 
@@ -134,41 +134,44 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
         ),
         ({"text_answers": ["{seg}", "{seg}", None]}, "question 0: its text answer has 1 {seg} but there are 2"),
         ({"text_answers": ["{ seg } {seg}", "{seg}", None]}, "question 0: its text answer has 1 {seg}"),
-        ({"text_answers": ["{seg} {seg}", "{seg} [SEG]", None]}, r"question 1: its text answer says \[SEG\]"),
-        ({"text_answers": ["{seg} {seg}", 7, None]}, "question 1: its text answer is 7"),
-        ({"text_answers": ["{seg} {seg}"]}, "3 questions, but its text_answers are 1"),
-        ({"answers": [[LID, CUP], [CUP]]}, "3 questions, but its answers are 2"),
-        ({"answers": None}, "3 questions, but its answers are 0"),
-        ({"answers": [[LID, CUP], [], [CUP, LID]]}, r"question 1: its answer is \[\]"),
-        ({"answers": [[LID, CUP], CUP, [CUP, LID]]}, "question 1: its answer is .*no list of objects"),
+        ({"text_answers": ["{seg} {seg}", "{seg} [SEG]", None]}, r"question 1: its text answer contains \[SEG\]"),
+        ({"text_answers": ["{seg} {seg}", 7, None]}, "question 1: its text answer must be a text or null, got 7"),
+        ({"text_answers": ["{seg} {seg}"]}, "text_answers must be a list of 3, one per question, got 1"),
+        ({"answers": [[LID, CUP], [CUP]]}, "answers must be a list of 3, one per question, got 2"),
+        ({"answers": None}, "answers must be a list of 3, one per question, got 0"),
+        (
+            {"answers": [[LID, CUP], [], [CUP, LID]]},
+            r"question 1: its answer must be a list of objects with segmentation, got \[\]",
+        ),
+        ({"answers": [[LID, CUP], CUP, [CUP, LID]]}, "question 1: its answer must be a list of objects"),
         ({"answers": [[LID, {**CUP, "segmentation": []}], [CUP], [CUP]]}, "question 0: object 1 has no segmentation"),
-        ({"answers": [[LID, thing("x", 3, 3)], [CUP], [CUP]]}, "question 0: object 1 covers no pixel"),
+        ({"answers": [[LID, thing("x", 3, 3)], [CUP], [CUP]]}, "question 0: object 1 has an empty mask"),
         ({"answers": [[LID, thing("x", 3, 30)], [CUP], [CUP]]}, "question 0: object 1: a polygon reaches"),
-        ({"questions": "Who?"}, r"its questions are 'Who\?'"),
-        ({"questions": ["Who?", " ", "Who?"]}, "question 1 is ' '"),
+        ({"questions": "Who?"}, r"questions must be a list, got 'Who\?'"),
+        ({"questions": ["Who?", " ", "Who?"]}, "question 1 must be a text that is not empty, got ' '"),
         ({"height": 7}, "8 x 7"),
-        ({"height": "6"}, "not two numbers of pixels"),
-        ({"width": None}, "not two numbers of pixels"),
-        ({"coco_url": None}, "its coco_url is None"),
-        ({"file_name": 3}, "its file_name is 3"),
+        ({"height": "6"}, "height and width must be integers above 0 .*, got '6' and 8"),
+        ({"width": None}, "height and width must be integers above 0 .*, got 6 and None"),
+        ({"coco_url": None}, "coco_url must be a text that is not empty, got None"),
+        ({"file_name": 3}, "file_name must be a text that is not empty, got 3"),
         ({"file_name": "../../x.jpg"}, "leads out of"),
         (CLIMBS, "leads out of"),
         (NO_PHOTO, "7.jpg: no such file.*train2017.zip"),
     ],
 )
-def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, change, message, caplog):
+def test_bad_record_is_refused_or_skipped_with_max_bad(root, change, message, caplog):
     write(root, "muse_train.json", [{**FIRST, **change}, SECOND])
     with pytest.raises(ValueError, match=f"muse_train.json: record 0 .*{message}") as caught:
         load_rows("muse", "train", str(root))
     assert "\n" not in str(caught.value)
     rows = load_rows("muse", "train", str(root), {"max_bad": 1})
     assert rows[-1]["source"] == "muse/train/COCO_train2014_000000000030-1"
-    # of a question that is wrong, the others of its photo stay
-    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question") else [])
+    # only the wrong question is skipped, not the others of its photo
+    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question ") else [])
     assert "left out, as max_bad allows" in caplog.text
 
 
-def test_a_photo_without_questions_is_counted_and_said(root, caplog):
+def test_photo_without_questions_is_skipped_and_counted(root, caplog):
     unasked = {key: value for key, value in FIRST.items() if key not in ("questions", "answers", "text_answers")}
     write(root, "muse_train.json", [unasked, SECOND])
     assert len(load_rows("muse", "train", str(root))) == 1
@@ -176,15 +179,16 @@ def test_a_photo_without_questions_is_counted_and_said(root, caplog):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read as JSON"), ("{}", "is no list"), ("[7]", "is 7")]
+    ("content", "message"),
+    [("{", "cannot be read as JSON"), ("{}", "is no list"), ("[7]", "must be a JSON object, got 7")],
 )
-def test_a_file_that_is_no_list_of_records_stops_the_run(root, content, message):
+def test_file_without_a_list_of_records_is_refused(root, content, message):
     (root / "muse/muse_train.json").write_text(content)
     with pytest.raises(ValueError, match=f"muse_train.json.*{message}"):
         load_rows("muse", "train", str(root))
 
 
-def test_runs_are_masks_too_and_several_polygons_are_one(root):
+def test_segmentation_can_be_rle_and_several_polygons_are_united(root):
     runs = {**CUP, "segmentation": {"size": [6, 8], "counts": [0, 12, 36]}}
     several = {**CUP, "segmentation": [*CUP["segmentation"], *LID["segmentation"], *CUP["segmentation"]]}
     write(root, "muse_train.json", [{**SECOND, "answers": [[runs, several]]}])
@@ -193,21 +197,23 @@ def test_runs_are_masks_too_and_several_polygons_are_one(root):
     assert columns == [[1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1, 1, 0]]
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="muse: no such folder.*train2014.zip"):
         load_rows("muse", "train", str(tmp_path))
     (tmp_path / "muse").mkdir()
-    with pytest.raises(ValueError, match="none of muse_train.json, muse_val.json"):
+    with pytest.raises(
+        ValueError, match="none of muse_train.json, muse_val.json.* exists. MUSE: Download the JSON files"
+    ):
         load_rows("muse", "train", str(tmp_path))
 
 
-def test_a_changed_file_is_prepared_anew(root):
+def test_changed_file_is_prepared_again(root):
     assert len(load_rows("muse", "train", str(root))) == 2
     write(root, "muse_train.json", [SECOND])
     assert len(load_rows("muse", "train", str(root))) == 1
 
 
-def test_a_photo_that_was_missing_is_taken_up_once_it_is_there(root):
+def test_missing_photo_is_read_after_it_was_added(root):
     photo = root / "coco/train2017/000000000009.jpg"
     content = photo.read_bytes()
     photo.unlink()
@@ -216,6 +222,6 @@ def test_a_photo_that_was_missing_is_taken_up_once_it_is_there(root):
     assert len(load_rows("muse", "train", str(root), {"max_bad": 9})) == 2
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = Muse(config_name="default", data_dir=".").info
     assert info.license and info.homepage and info.citation

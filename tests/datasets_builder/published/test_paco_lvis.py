@@ -1,4 +1,4 @@
-"""PACO-LVIS in its own layout, written small here."""
+"""PACO-LVIS in its original layout, with small files made here."""
 
 import json
 
@@ -31,7 +31,7 @@ def image(number, folder, negative=(), partly=()):
 
 
 def annotation(number, image_id, category, left, right, owner=None):
-    """A mask of all rows from column `left` to `right`, as runs with text counts."""
+    """Return an annotation of all rows from column `left` to `right`, as compressed RLE."""
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[:, left:right] = 1
     more = {
@@ -56,12 +56,12 @@ def write(root, name, images, annotations, categories=CATEGORIES):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two training photos: one with all that may go wrong, one in which a trash can is not marked throughout."""
+    """Return a data folder of three splits. Trash cans are not exhaustively annotated in the second training photo."""
     first = image(9, "train2017", [CAR, ANTENNA, BASKET, 1203], [TRASH_CAN + 1])
     second = image(25, "train2017", [BASKET], [TRASH_CAN])
     annotations = [
         annotation(1, 9, TRASH_CAN, 0, 2),
-        annotation(2, 9, TRASH_CAN, 5, 7),  # no part of it is marked
+        annotation(2, 9, TRASH_CAN, 5, 7),  # its parts are not annotated
         annotation(600, 9, INNER_BODY, 0, 1, owner=1),
         annotation(3, 25, TRASH_CAN, 0, 2),
         annotation(601, 25, INNER_BODY, 0, 1, owner=3),
@@ -73,7 +73,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_row_has_a_target_for_every_category_and_two_wordings_for_a_part(root, caplog):
+def test_row_has_a_target_for_each_category_and_two_texts_for_a_part(root, caplog):
     rows = load_rows("paco_lvis", "train", str(root))
     assert [row["source"] for row in rows] == ["paco_lvis/train/000000000009", "paco_lvis/train/000000000025"]
     assert [[target["texts"] for target in row["targets"]] for row in rows] == [
@@ -81,11 +81,11 @@ def test_a_row_has_a_target_for_every_category_and_two_wordings_for_a_part(root,
         [["the car"]],
     ]
     assert rows[0]["image"] == {"bytes": None, "path": str(root / "coco/train2017/000000000009.jpg")}
-    assert "left out 2 annotations of categories that are not marked throughout" in caplog.text
+    assert "left out 2 annotations of categories that are not exhaustively annotated" in caplog.text
     assert "annotation 3" in caplog.text
 
 
-def test_instances_are_united_and_those_without_a_marked_part_are_not_counted_for_parts(root):
+def test_instances_are_united_and_those_without_annotated_parts_are_ignored_for_parts(root):
     questions = EvaluationQuestions(load_rows("paco_lvis", "train", str(root)), with_conversations=False)
     assert questions[0]["image"].mode == "RGB"
     can, inner = questions[0]["masks"][0][0], questions[1]["masks"][0][0]
@@ -93,7 +93,7 @@ def test_instances_are_united_and_those_without_a_marked_part_are_not_counted_fo
     assert inner[0].tolist() == [1, 0, 0, 0, 0, IGNORE_VALUE, IGNORE_VALUE, 0]
 
 
-def test_every_split_has_its_file_and_one_alone_is_enough(root):
+def test_each_split_has_its_own_file_and_one_file_is_enough(root):
     assert load_rows("paco_lvis", "validation", str(root))[0]["source"] == "paco_lvis/validation/000000000030"
     assert load_rows("paco_lvis", "test", str(root))[0]["image"]["path"].endswith("val2017/000000000139.jpg")
     for name in ("train", "test"):
@@ -103,7 +103,7 @@ def test_every_split_has_its_file_and_one_alone_is_enough(root):
         load_rows("paco_lvis", "train", str(root))
 
 
-def test_absent_asks_only_for_what_lvis_says_is_not_there(root):
+def test_absent_targets_are_only_negative_categories_of_lvis(root):
     everything = load_rows("paco_lvis", "train", str(root), {"absent": 9})
     missing = [[target["texts"][0] for target in row["targets"] if not target["masks"]] for row in everything]
     assert missing == [["the antenna of the car", "the basket", "the car"], ["the basket"]]
@@ -115,8 +115,8 @@ def test_absent_asks_only_for_what_lvis_says_is_not_there(root):
 
 
 @pytest.mark.parametrize("absent", [-1, 0.5, "all"])
-def test_absent_is_a_number(root, absent):
-    with pytest.raises(ValueError, match="paco_lvis: absent is"):
+def test_absent_must_be_a_number(root, absent):
+    with pytest.raises(ValueError, match="paco_lvis: absent must be an integer, 0 or more, got"):
         load_rows("paco_lvis", "train", str(root), {"absent": absent})
 
 
@@ -134,7 +134,10 @@ def change(root, where, index, **fields):
         (lambda root: (root / "coco/train2017/000000000009.jpg").write_bytes(b""), "image 9 .*cannot be read"),
         (lambda root: change(root, "images", 0, file_name="../../x.jpg"), "image 9 .*leads out of"),
         (lambda root: change(root, "images", 0, height=7), "image 9 .*8 x 7"),
-        (lambda root: change(root, "images", 0, not_exhaustive_category_ids=3), "image 9 .*no list of ids"),
+        (
+            lambda root: change(root, "images", 0, not_exhaustive_category_ids=3),
+            "image 9 .*not_exhaustive_category_ids must be a list of category ids, got 3",
+        ),
         (lambda root: change(root, "annotations", 0, segmentation=None), "image 9 .*annotation 1 has no segmentation"),
         (lambda root: change(root, "annotations", 0, segmentation={"size": [6, 8], "counts": "0"}), "annotation 1"),
         (lambda root: change(root, "annotations", 0, category_id=5), "annotation 1: there is no category 5"),
@@ -143,7 +146,7 @@ def change(root, where, index, **fields):
     ],
     ids="no_photo empty_photo climbs_out another_size no_list no_mask broken_runs no_category twice long".split(),
 )
-def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, spoil, message, caplog):
+def test_bad_record_is_refused_or_skipped_with_max_bad(root, spoil, message, caplog):
     spoil(root)
     with pytest.raises(ValueError, match=f"paco_lvis_v1_train.json.*{message}"):
         load_rows("paco_lvis", "train", str(root))
@@ -151,35 +154,35 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, spoil, mess
     assert [row["source"] for row in rows] == ["paco_lvis/train/000000000025"] and "left out" in caplog.text
 
 
-def test_a_file_that_is_no_coco_file_stops_the_run(root):
+def test_invalid_coco_file_is_refused(root):
     change(root, "categories", 1, name="car:door:handle")
-    with pytest.raises(ValueError, match="train.json: category 207.*neither a thing nor thing:part"):
+    with pytest.raises(ValueError, match="train.json: name of category 207 must be .thing. or .thing:part."):
         load_rows("paco_lvis", "train", str(root))
     change(root, "annotations", 1, category_id=5)
     with pytest.raises(ValueError, match="train.json: annotation 2: there is no category 5"):
         load_rows("paco_lvis", "train", str(root))
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="vlpart/paco: no such folder.*paco_lvis_v1.zip"):
         load_rows("paco_lvis", "train", str(tmp_path))
     (tmp_path / "vlpart/paco").mkdir(parents=True)
-    with pytest.raises(ValueError, match="none of annotations/paco_lvis_v1_train.json.*paco_lvis_v1.zip"):
+    with pytest.raises(ValueError, match="none of annotations/paco_lvis_v1_train.json.* exists.*paco_lvis_v1.zip"):
         load_rows("paco_lvis", "train", str(tmp_path))
 
 
-def test_a_changed_file_is_prepared_anew(root):
+def test_changed_file_is_prepared_again(root):
     load_rows("paco_lvis", "train", str(root))
     change(root, "categories", 0, name="dust_bin")
     assert load_rows("paco_lvis", "train", str(root))[0]["targets"][0]["texts"] == ["the dust bin"]
 
 
-def test_a_polygon_is_a_mask_too(root):
+def test_segmentation_can_be_a_polygon(root):
     change(root, "annotations", 0, segmentation=[[0, 0, 3, 0, 3, 6, 0, 6]])
     target = load_rows("paco_lvis", "train", str(root))[0]["targets"][0]
     assert decode_mask(target["masks"][0], "")[0].tolist() == [1, 1, 1, 0, 0, 1, 1, 0]
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = PacoLvis(config_name="default", data_dir=".").info
     assert info.license and info.homepage and info.citation

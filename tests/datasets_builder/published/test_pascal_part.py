@@ -1,4 +1,4 @@
-"""PASCAL-Part as VLPart writes it, written small here."""
+"""PASCAL-Part in the format of VLPart, with small files made here."""
 
 import json
 
@@ -24,7 +24,7 @@ def columns(left, right):
 
 @pytest.fixture
 def root(tmp_path):
-    """One training photo: a left and a right wing under one name, annotations counted from 0."""
+    """Return a data folder with one training photo, in which both wings have the same category."""
     (tmp_path / PHOTOS).mkdir(parents=True)
     Image.new("RGB", (8, 6)).save(tmp_path / PHOTOS / "2008_000002.jpg")
     masks = [(2, columns(0, 1)), (2, columns(6, 8)), (84, columns(3, 4)), (19, columns(2, 3)), (83, columns(4, 5))]
@@ -47,7 +47,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_a_row_has_a_target_for_every_part_and_left_and_right_are_one(root):
+def test_row_has_a_target_for_each_part_and_left_and_right_are_united(root):
     (row,) = load_rows("pascal_part", "train", str(root))
     assert row["source"] == "pascal_part/train/2008_000002"
     assert row["image"] == {"bytes": None, "path": str(root / PHOTOS / "2008_000002.jpg")}
@@ -61,25 +61,25 @@ def test_a_row_has_a_target_for_every_part_and_left_and_right_are_one(root):
     assert all(target["ignore"] is None for target in row["targets"])
 
 
-def test_val_json_is_the_split_validation(root):
+def test_val_json_is_the_validation_split(root):
     with pytest.raises(ValueError, match="no split 'validation'"):
         load_rows("pascal_part", "validation", str(root))
     (root / "vlpart/pascal_part/val.json").write_bytes((root / "vlpart/pascal_part/train.json").read_bytes())
     assert load_rows("pascal_part", "validation", str(root))[0]["source"] == "pascal_part/validation/2008_000002"
 
 
-def test_a_photo_that_is_not_there_is_named_with_where_it_is_got(root):
+def test_missing_photo_is_refused_with_download_instructions(root):
     (root / PHOTOS / "2008_000002.jpg").unlink()
     with pytest.raises(ValueError, match="train.json: image 2008000002.*no such file.*VOCtrainval_03-May-2010.tar"):
         load_rows("pascal_part", "train", str(root))
 
 
-def test_it_says_how_its_json_is_made(tmp_path):
+def test_missing_json_files_are_refused_with_how_to_create_them(tmp_path):
     (tmp_path / "vlpart/pascal_part").mkdir(parents=True)
-    with pytest.raises(ValueError, match="none of train.json, val.json is there.*pascal_part_mat2json.py"):
+    with pytest.raises(ValueError, match="none of train.json, val.json exists.*pascal_part_mat2json.py"):
         load_rows("pascal_part", "train", str(tmp_path))
 
 
-def test_its_card_names_licence_and_source():
+def test_dataset_info_has_license_homepage_and_citation():
     info = PascalPart(config_name="default", data_dir=".").info
     assert info.license and info.homepage and info.citation

@@ -1,4 +1,4 @@
-"""ReasonSeg in its own layout: written small here, and the real samples where they are."""
+"""ReasonSeg in its original layout: small files made here, and the real samples if available."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def explain(root, *entries):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two photos of train and one of each other split."""
+    """Return a data folder with two training photos and one photo in each other split."""
     shapes = [
         shape("ignore area", [[4.9, 2.9], [6.9, 2.9], [6.9, 4.9], [4.9, 4.9]]),
         shape("target", WHOLE),
@@ -59,7 +59,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_all_wordings_ask_for_one_mask_and_the_first_is_evaluated(root, caplog):
+def test_all_texts_ask_for_one_mask_and_evaluation_asks_the_first(root, caplog):
     rows = load_rows("reason_seg", "train", str(root))
     assert [row["source"] for row in rows] == ["reason_seg/train/1_a_o", "reason_seg/train/2.b_o"]
     [first], [second] = rows[0]["targets"], rows[1]["targets"]
@@ -72,14 +72,14 @@ def test_all_wordings_ask_for_one_mask_and_the_first_is_evaluated(root, caplog):
     assert "left out 1 shapes labelled flag" in caplog.text and "1_a_o.json: shape 2" in caplog.text
 
 
-def test_the_smaller_shape_lies_on_top_and_what_is_ignored_is_not_counted(root):
+def test_smaller_shapes_cover_larger_ones_and_ignore_shapes_are_ignored(root):
     sample = EvaluationQuestions(load_rows("reason_seg", "train", str(root)), with_conversations=False)[0]
     expected = np.ones((1, 8, 12), dtype=np.uint8)
-    expected[:, 2:5, 4:7] = IGNORE_VALUE  # points are cut off to whole pixels, and the border is part of the shape
+    expected[:, 2:5, 4:7] = IGNORE_VALUE  # points are truncated to whole pixels, and shapes include their outline
     assert np.array_equal(sample["masks"][0], expected)
 
 
-def test_the_splits_are_those_whose_folders_are_there(root):
+def test_splits_exist_if_their_folders_have_files(root):
     assert load_rows("reason_seg", "validation", str(root))[0]["source"] == "reason_seg/validation/3_c_o"
     assert load_rows("reason_seg", "validation", str(root))[0]["targets"][0]["texts"] == ["日本?"]
     assert len(load_rows("reason_seg", "test", str(root))) == 1
@@ -89,7 +89,7 @@ def test_the_splits_are_those_whose_folders_are_there(root):
         load_rows("reason_seg", "test", str(root))
 
 
-def test_an_explanation_comes_with_its_own_question(root, caplog):
+def test_explanation_adds_its_question_to_the_target_or_becomes_a_target(root, caplog):
     explain(
         root,
         ("2.b_o.jpg", "How do I get out?", "By the door."),
@@ -110,10 +110,10 @@ def test_an_explanation_comes_with_its_own_question(root, caplog):
     assert target["texts"][2:] == ["What is seen?"] and target["explanation"] == "A house."
 
 
-def test_without_explanations_there_are_none_and_it_is_said(root, caplog):
+def test_missing_explanations_give_a_warning(root, caplog):
     (root / FOLDER / "explanatory/train.json").unlink()
     assert load_rows("reason_seg", "train", str(root))[0]["targets"][0]["explanation"] is None
-    assert "train.json: no such file, so nothing is explained" in caplog.text
+    assert "train.json: no such file; the rows have no explanations" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_without_explanations_there_are_none_and_it_is_said(root, caplog):
     [
         (("1_a_o.jpg", "Who?", "It is [SEG]."), r"entry 0 .*\[SEG\]"),
         (("1_a_o.jpg", "Who?", "It is {seg}."), "entry 0 .*{seg}"),
-        (("1_a_o.jpg", "Who?", ""), "entry 0 .*not three texts"),
-        ((7, "Who?", "He."), "entry 0 .*not three texts"),
+        (("1_a_o.jpg", "Who?", ""), "entry 0 .*image, query and outputs must be texts that are not empty, got"),
+        ((7, "Who?", "He."), r"entry 0 .*image, query and outputs must be texts .*got \[7"),
     ],
 )
-def test_an_explanation_that_is_none_stops_the_run_unless_so_many_are_allowed(root, entry, message):
+def test_bad_explanation_is_refused_or_skipped_with_max_bad(root, entry, message):
     explain(root, entry, ("1_a_o.jpg", "What is seen?", "A house."))
     with pytest.raises(ValueError, match=f"explanatory/train.json: {message}"):
         load_rows("reason_seg", "train", str(root))
@@ -138,7 +138,7 @@ def cut_off(photo):
 
 
 def spoil(**fields):
-    """Changes the JSON of the first training photo; a field of ... is taken out."""
+    """Return a function that changes the JSON of the first training photo. Fields with the value ... are removed."""
 
     def change(folder):
         path = folder / "train/1_a_o.json"
@@ -160,22 +160,22 @@ def spoil(**fields):
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b'"\x81"'), "1_a_o.json cannot be read as JSON"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"[]"), "1_a_o.json: has no text"),
         (spoil(is_sentence=...), "has no is_sentence"),
-        (spoil(is_sentence="yes"), "not true or false"),
-        (spoil(text=[]), "no list of questions"),
-        (spoil(text=["who?", " "]), "no list of questions"),
-        (spoil(shapes={}), "is no list"),
-        (spoil(shapes=[]), "none of its 0 shapes"),
-        (spoil(shapes=[shape("ignore", WHOLE)]), "none of its 1 shapes"),
-        (spoil(shapes=[shape("target", WHOLE, "circle")]), "shape 0 .*not a polygon"),
-        (spoil(shapes=[shape("target", [])]), "shape 0 .*no list of x and y"),
-        (spoil(shapes=[shape("target", [[1, 2, 3]])]), "shape 0 .*no list of x and y"),
-        (spoil(shapes=[shape("target", [[1, float("nan")]])]), "shape 0 .*no list of x and y"),
-        (spoil(shapes=[shape("target", [[0, 0], [0, 11.5], [5, 5]])]), "shape 0 .*y 0 to 11.5.*12 x 8"),
-        (spoil(shapes=[shape(None, WHOLE)]), "shape 0 .*no text"),
+        (spoil(is_sentence="yes"), "is_sentence must be true or false, got 'yes'"),
+        (spoil(text=[]), "text must be a list of questions that are not empty"),
+        (spoil(text=["who?", " "]), "text must be a list of questions that are not empty"),
+        (spoil(shapes={}), "shapes must be a list"),
+        (spoil(shapes=[]), "the mask of its 0 shapes is empty"),
+        (spoil(shapes=[shape("ignore", WHOLE)]), "the mask of its 1 shapes is empty"),
+        (spoil(shapes=[shape("target", WHOLE, "circle")]), "shape 0 .*shape_type must be 'polygon', got 'circle'"),
+        (spoil(shapes=[shape("target", [])]), "shape 0 .*points must be a list of .x, y. in pixels"),
+        (spoil(shapes=[shape("target", [[1, 2, 3]])]), "shape 0 .*points must be a list of .x, y. in pixels"),
+        (spoil(shapes=[shape("target", [[1, float("nan")]])]), "shape 0 .*points must be a list of .x, y. in pixels"),
+        (spoil(shapes=[shape("target", [[0, 0], [0, 11.5], [5, 5]])]), "shape 0 .*y from 0 to 11.5.*12 x 8"),
+        (spoil(shapes=[shape(None, WHOLE)]), "shape 0 .*label must be a text, got None"),
         (spoil(shapes=[7]), "shape 0 .*no label"),
     ],
 )
-def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, change, message, caplog):
+def test_bad_file_is_refused_or_skipped_with_max_bad(root, change, message, caplog):
     change(root / FOLDER)
     with pytest.raises(ValueError, match=message) as caught:
         load_rows("reason_seg", "train", str(root))
@@ -184,7 +184,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, change, messa
     assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "left out, as max_bad" in caplog.text
 
 
-def test_shapes_lie_on_the_photo_as_it_is_shown(root):
+def test_shapes_are_relative_to_the_upright_photo(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     write(root, "val/3_c_o", ["who?"], True, [shape("target", [[0, 0], [3, 0], [3, 11], [0, 11]])], exif=exif)
@@ -193,21 +193,21 @@ def test_shapes_lie_on_the_photo_as_it_is_shown(root):
     assert sample["masks"][0][0, :, :4].all() and not sample["masks"][0][0, :, 4:].any()
 
 
-def test_a_changed_file_is_prepared_anew(root):
+def test_changed_file_is_prepared_again(root):
     load_rows("reason_seg", "train", str(root))
     spoil(text=["who?"])(root / FOLDER)
     assert load_rows("reason_seg", "train", str(root))[0]["targets"][0]["texts"] == ["who?"]
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):
+def test_missing_files_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="reason_seg/ReasonSeg: no such folder.*train, val, test and explanatory"):
         load_rows("reason_seg", "train", str(tmp_path))
     (tmp_path / FOLDER).mkdir(parents=True)
-    with pytest.raises(ValueError, match="none of its folders train, val, test"):
+    with pytest.raises(ValueError, match="its folders train, val, test contain no photos"):
         load_rows("reason_seg", "train", str(tmp_path))
 
 
-# What OpenCV 4.14 draws by polylines of thickness 1 and fillPoly; the second leaves its image on the right.
+# Drawn by polylines of thickness 1 and fillPoly of OpenCV 4.14. The second polygon exceeds the image on the right.
 DRAWN = {
     ((2, 2), (8, 1), (10, 7), (3, 10)): """
         ............
@@ -239,17 +239,17 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("points", DRAWN)
-def test_polygons_are_drawn_as_opencv_draws_them(points):
+def test_polygons_are_equal_to_those_of_opencv(points):
     expected = [[pixel == "#" for pixel in row] for row in DRAWN[points].split()]
     assert np.array_equal(fill_polygon(np.array(points), (12, 12)), expected)
 
 
 @pytest.mark.parametrize(("points", "pixels"), [([[3, 4]], 1), ([[3, 4], [6, 4]], 4), ([[20, 3], [22, 4], [21, 5]], 0)])
-def test_dots_and_lines_are_drawn_and_what_is_outside_is_not(points, pixels):
+def test_dots_and_lines_are_drawn_and_shapes_outside_the_image_are_not(points, pixels):
     assert fill_polygon(np.array(points), (12, 12)).sum() == pixels
 
 
-def test_its_rows_can_be_asked_and_its_card_names_licence_and_source(root):
+def test_all_rows_are_valid_and_dataset_info_has_license_homepage_and_citation(root):
     for split in ("train", "validation", "test"):
         for row in load_rows("reason_seg", split, str(root)):
             check_row(row)
@@ -258,8 +258,8 @@ def test_its_rows_can_be_asked_and_its_card_names_licence_and_source(root):
 
 
 @pytest.mark.skipif(not (SAMPLES / "reason_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_samples_have_the_pixels_that_are_known_of_them(tmp_path, caplog):
-    sizes = {"199953_df81ec489c_o": (1024, 768), "3417356_b6f97b6b6e_o": (2048, 1365)}  # of photos that are not there
+def test_masks_of_the_real_samples_have_the_known_areas(tmp_path, caplog):
+    sizes = {"199953_df81ec489c_o": (1024, 768), "3417356_b6f97b6b6e_o": (2048, 1365)}  # sizes of the original photos
     folder = tmp_path / FOLDER / "val"
     folder.mkdir(parents=True)
     for stem, size in sizes.items():
@@ -274,7 +274,7 @@ def test_the_real_samples_have_the_pixels_that_are_known_of_them(tmp_path, caplo
 
 
 @pytest.mark.skipif(not (SAMPLES / "reason_seg").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_the_real_explanations_find_their_photos(root):
+def test_real_explanations_are_added_to_their_photos(root):
     write(root, "train/36110689_9cbbccb36a_o", ["what blocks the sun?"], True, [shape("target", WHOLE)])
     content = (SAMPLES / FOLDER / "explanatory/train.json").read_bytes()
     (root / FOLDER / "explanatory/train.json").write_bytes(content)

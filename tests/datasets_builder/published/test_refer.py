@@ -1,4 +1,4 @@
-"""The referring sets in their own layout: written small here, with what is odd about the real ones."""
+"""The referring data sets in their original layout: small files made here, with the oddities of the real ones."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def box(left, top, right, bottom):
-    """A mask of 8 x 6 pixels."""
+    """Return a mask of 8 x 6 pixels (width x height)."""
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[top:bottom, left:right] = 1
     return mask
@@ -43,14 +43,14 @@ def ref(number, image, ann_id, split, *sents):
         "image_id": image,
         "category_id": 1,
         "split": split,
-        "file_name": f"COCO_train2014_{image:012d}_16.jpg",  # no image
+        "file_name": f"COCO_train2014_{image:012d}_16.jpg",  # not the name of an image
         "sent_ids": [],
         "sentences": [{"raw": f"RAW {sent}", "sent": sent, "tokens": [], "sent_id": 0} for sent in sents],
     }
 
 
 def write(root, name, records, images, annotations):
-    """A file of refs below refer_seg, and the instances.json beside it."""
+    """Write a refs file below refer_seg and its instances.json."""
     path = root / "refer_seg" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(records, protocol=2) if path.suffix == ".p" else json.dumps(records).encode())
@@ -92,7 +92,7 @@ def masks_of(target):
     return [decode_mask(mask, "") for mask in target["masks"]]
 
 
-def test_a_row_is_a_photo_with_all_its_objects_and_all_their_names(root):
+def test_training_row_has_a_target_for_each_object_with_all_its_descriptions(root):
     (row,) = load_rows("refcoco", "train", str(root))
     assert row["source"] == "refcoco/train/COCO_train2014_000000000009"
     assert row["image"] == {"bytes": None, "path": str(root / TRAIN2014 / "COCO_train2014_000000000009.jpg")}
@@ -104,12 +104,12 @@ def test_a_row_is_a_photo_with_all_its_objects_and_all_their_names(root):
     assert np.array_equal(man, box(6, 0, 8, 2))
 
 
-def test_the_splits_are_the_official_ones(root):
+def test_splits_are_the_official_splits(root):
     texts = {
         split: [target["texts"] for row in load_rows("refcoco", split, str(root)) for target in row["targets"]]
         for split in ("validation", "testA", "testB")
     }
-    # each sentence is asked on its own
+    # each description is a separate target
     assert texts == {"validation": [["dog"], ["black dog"]], "testA": [["man"]], "testB": [["chair"]]}
     with pytest.raises(ValueError, match="refcoco has no split 'test'; it has: train, validation, testA, testB"):
         load_rows("refcoco", "test", str(root))
@@ -124,8 +124,8 @@ def test_the_splits_are_the_official_ones(root):
         ("refcocog/google", "refcocog/refs(google).json"),
     ],
 )
-def test_every_way_of_splitting_has_its_file(root, name, file):
-    # Split by objects, a photo may be in train and in val
+def test_each_configuration_has_its_own_refs_file(root, name, file):
+    # In a split by objects, a photo can be in train and in val
     records = [ref(0, 9, 50, "train", "lady"), ref(1, 9, 51, "val", "man")]
     write(root, file, records, [photo(9)], ANNOTATIONS[:2])
     for split, text in (("train", "lady"), ("validation", "man")):
@@ -134,7 +134,7 @@ def test_every_way_of_splitting_has_its_file(root, name, file):
         assert row["source"] == f"{name.split('/')[0]}/{split}/COCO_train2014_000000000009"
 
 
-def test_refclef_has_its_own_photos_runs_in_lists_and_labels_of_several_splits(tmp_path):
+def test_refclef_has_its_own_photos_lists_of_rle_and_refs_of_several_splits(tmp_path):
     save(tmp_path, "refer_seg/images/saiapr_tc-12/00/images/112.jpg")
     runs = annotation(1, 112, [encode_mask(box(0, 0, 2, 2)), encode_mask(box(1, 1, 3, 3))])
     records = [ref(0, 112, 1, "testAB", "sky"), ref(1, 112, 1, "testC", "blue")]
@@ -149,25 +149,25 @@ def test_refclef_has_its_own_photos_runs_in_lists_and_labels_of_several_splits(t
 
 
 @pytest.mark.parametrize(
-    ("folder", "called"), [("coco/train2014", "COCO_train2014_{:012d}.jpg"), ("coco/train2017", "{:012d}.jpg")]
+    ("folder", "pattern"), [("coco/train2014", "COCO_train2014_{:012d}.jpg"), ("coco/train2017", "{:012d}.jpg")]
 )
-def test_photos_are_taken_from_coco_where_mscoco_is_not(root, folder, called, caplog):
+def test_photos_are_read_from_coco_if_mscoco_does_not_exist(root, folder, pattern, caplog):
     (root / TRAIN2014).rename(root / "away")
-    with pytest.raises(ValueError, match="train2014: no such folder. RefCOCO: Get refcoco.zip"):
+    with pytest.raises(ValueError, match="train2014: no such folder. RefCOCO: Download refcoco.zip"):
         load_rows("refcoco", "train", str(root))
     for number in (9, 11, 12):
-        save(root, f"{folder}/{called.format(number)}")
+        save(root, f"{folder}/{pattern.format(number)}")
     with caplog.at_level(logging.INFO):
         (row,) = load_rows("refcoco", "train", str(root))
-    assert row["image"]["path"] == str(root / folder / called.format(9))
-    assert row["source"] == "refcoco/train/COCO_train2014_000000000009"  # wherever it lies
-    assert caplog.text.count("photos are taken from") == 1
+    assert row["image"]["path"] == str(root / folder / pattern.format(9))
+    assert row["source"] == "refcoco/train/COCO_train2014_000000000009"  # independent of the folder
+    assert caplog.text.count("does not exist; reading photos from") == 1
     (root / "away").rename(root / TRAIN2014)
     (row,) = load_rows("refcoco", "train", str(root))
     assert row["image"]["path"] == str(root / TRAIN2014 / "COCO_train2014_000000000009.jpg")
 
 
-def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplog):
+def test_empty_masks_and_refs_without_text_are_skipped_and_counted(root, caplog):
     annotations = [
         annotation(50, 9, [polygon(0, 0, 4, 4), [1, 1, 2, 2], [1, 1, 2, 2, 3]]),
         annotation(51, 9, []),
@@ -183,14 +183,14 @@ def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplo
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
     assert "left out 2 polygons of less than three points; the first:" in caplog.text
     assert "left out 3 annotations that cover no pixel" in caplog.text and "annotation 51" in caplog.text
-    assert "left out 3 refs to what covers no pixel" in caplog.text and "ref 1" in caplog.text
-    assert "left out 2 refs without a word" in caplog.text and "ref 4" in caplog.text
+    assert "left out 3 refs to objects with empty masks" in caplog.text and "ref 1" in caplog.text
+    assert "left out 2 refs without text" in caplog.text and "ref 4" in caplog.text
     assert "left out 1 of its records, in which nothing can be asked" in caplog.text
 
 
-def test_masks_of_a_photo_that_lies_on_its_side_are_set_upright(root):
+def test_masks_are_rotated_by_the_exif_orientation_of_their_photo(root):
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise
     save(root, f"{TRAIN2014}/COCO_train2014_000000000009.jpg", exif=exif)
     (row,) = load_rows("refcoco", "train", str(root))
     assert np.array_equal(masks_of(row["targets"][1])[0], np.rot90(box(6, 0, 8, 2), -1))
@@ -211,7 +211,12 @@ IMAGES = [photo(9), photo(11), photo(12)]
         (changed(REFS, 2, ann_id=50), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 50 in image 11"),
         (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*leads out of"),
         (REFS, changed(IMAGES, 1, file_name="none.jpg"), ANNOTATIONS, r"image 11: .*none.jpg: no such file"),
-        (REFS, changed(IMAGES, 1, height="6"), ANNOTATIONS, r"image 11: .*height '6'"),
+        (
+            REFS,
+            changed(IMAGES, 1, height="6"),
+            ANNOTATIONS,
+            r"image 11: .*height and width integers above 0 .*, got 'COCO.*', '6' and 8",
+        ),
         (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: noted as 9 x 6 pixels"),
         (changed(REFS, 2, sentences=None), IMAGES, ANNOTATIONS, r"record 2 .*has no sentences"),
         (changed(REFS, 2, split=3), IMAGES, ANNOTATIONS, r"ref 2: its split is 3"),
@@ -221,7 +226,7 @@ IMAGES = [photo(9), photo(11), photo(12)]
     ],
     ids="no_image no_object of_another_photo out no_file no_size size no_words no_split null no_mask too_far".split(),
 )
-def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, caplog, refs, images, annotations, message):
+def test_bad_record_is_refused_or_skipped_with_max_bad(root, caplog, refs, images, annotations, message):
     write(root, "refcoco/refs(unc).p", refs, images, annotations)
     with pytest.raises(ValueError, match=message) as caught:
         load_rows("refcoco", "train", str(root))
@@ -230,28 +235,28 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, caplog, ref
     assert "left out, as max_bad allows" in caplog.text
 
 
-def test_what_is_not_there_is_said_with_where_it_is_got(root, tmp_path):
+def test_missing_files_are_refused_with_download_instructions(root, tmp_path):
     for name, message in (
-        ("refcocog", "refcocog: no such folder. RefCOCOg: Get refcocog.zip"),
-        ("refcoco/google", r"neither refs\(google\).json nor refs\(google\).p is there. RefCOCO: Get refcoco.zip"),
+        ("refcocog", "refcocog: no such folder. RefCOCOg: Download refcocog.zip"),
+        ("refcoco/google", r"neither refs\(google\).json nor refs\(google\).p exists. RefCOCO: Download refcoco.zip"),
     ):
         with pytest.raises(ValueError, match=message):
             load_rows(name, "train", str(root))
     (root / "refer_seg/refcoco/instances.json").unlink()
-    with pytest.raises(ValueError, match="instances.json: no such file. RefCOCO: Get refcoco.zip"):
+    with pytest.raises(ValueError, match="instances.json: no such file. RefCOCO: Download refcoco.zip"):
         load_rows("refcoco", "train", str(root))
     with pytest.raises(ValueError, match="data_dir is missing"):
         load_rows("refcoco", "train")
 
 
-def test_changed_files_are_prepared_anew(root):
+def test_changed_files_are_prepared_again(root):
     assert len(load_rows("refcoco", "train", str(root))) == 1
     write(root, "refcoco/refs(unc).p", changed(REFS, 2, split="train"), IMAGES, ANNOTATIONS)
     rows = load_rows("refcoco", "train", str(root))
     assert [row["source"][-2:] for row in rows] == ["09", "11"]
 
 
-def test_a_photo_of_refclef_that_comes_later_is_prepared_anew(tmp_path):
+def test_photo_of_refclef_added_later_is_read(tmp_path):
     folder = "refer_seg/images/saiapr_tc-12/00/images"
     images = [photo(number, f"00/images/{number}.jpg") for number in (25, 112)]
     objects = [annotation(at, image["id"], [polygon(0, 0, 4, 4)]) for at, image in enumerate(images)]
@@ -266,7 +271,7 @@ def test_a_photo_of_refclef_that_comes_later_is_prepared_anew(tmp_path):
         load_rows("refclef", "train", str(tmp_path))
 
 
-def test_the_published_sizes_are_those_of_the_way_of_splitting(root):
+def test_published_sizes_depend_on_the_configuration(root):
     def sizes(name, config):
         return BUILDERS[name](config_name=config, data_dir=str(root)).ARCHIVE.sizes
 
@@ -277,7 +282,7 @@ def test_the_published_sizes_are_those_of_the_way_of_splitting(root):
 
 
 @pytest.mark.parametrize("name", ["refclef", "refcoco", "refcoco_plus", "refcocog", "grefcoco"])
-def test_its_card_names_licence_and_source(name):
+def test_dataset_info_has_license_homepage_and_citation(name):
     builder = BUILDERS[name](data_dir=".")
     assert builder.SET == name
     assert builder.info.license and builder.info.homepage.startswith("https://") and builder.info.citation

@@ -1,4 +1,4 @@
-"""Shapes: an independent reading of every question gives the row's own answer, and the builder's splits."""
+"""Shapes: an independent interpretation of each question gives the answer of its row; splits of the builder."""
 
 from collections import Counter
 from io import BytesIO
@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
 from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes
 
-# pycocotools' own business with NumPy 2
+# pycocotools calls NumPy 2 with a deprecated signature
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -27,14 +27,14 @@ def training():
 
 
 def names(thing, size):
-    """The ways in which an answer may name a thing after its slot."""
+    """Return the names that an answer can give to an object after its slot."""
     row = ("top", "upper", "lower", "bottom")[int(thing.center[0] * 4 / size)]
     column = ("leftmost", "left", "right", "rightmost")[int(thing.center[1] * 4 / size)]
     return (f"{thing.color} {thing.shape}", f"{thing.shape} in {thing.color}", f"{row} {column}", f"{column} {row}")
 
 
 @pytest.mark.parametrize("split", ["evaluation", "training"])
-def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request):
+def test_each_question_has_one_correct_answer_and_it_is_that_of_the_row(split, request):
     n_questions, answers = 0, Counter()
     for scene, row in request.getfixturevalue(split):
         check_row(row)
@@ -62,10 +62,12 @@ def test_every_question_has_one_right_answer_and_the_row_gives_it(split, request
             assert (target["is_sentence"], target["ignore"], target["explanation"]) == (False, None, None)
             n_questions += 1
     assert n_questions == 4 * N_SCENES
-    assert min(answers[way] for way in range(4)) > 0.2 * answers.total()  # of the ways to name a thing, all alike
+    assert (
+        min(answers[way] for way in range(4)) > 0.2 * answers.total()
+    )  # all ways to name an object are used equally often
 
 
-def test_the_image_of_a_row_is_its_scene(evaluation):
+def test_image_of_a_row_is_its_scene(evaluation):
     for scene, row in evaluation[:20]:
         np.testing.assert_array_equal(np.asarray(load_image(row["image"], row["source"])), scene.image)
 
@@ -74,7 +76,7 @@ def asks_grid(row):
     return row["conversation"][0]["question"].startswith("Which ")
 
 
-def test_counts_are_right_and_ask_in_four_ways_equally_often(evaluation, training):
+def test_counts_are_correct_and_the_four_kinds_are_equally_frequent(evaluation, training):
     ways = Counter()
     for scene, row in evaluation + [pair for pair in training if not asks_grid(pair[1])]:
         question, answer = row["conversation"][0].values()
@@ -84,7 +86,7 @@ def test_counts_are_right_and_ask_in_four_ways_equally_often(evaluation, trainin
     assert len(ways) == 4 and min(ways.values()) > (2 - GRID_SHARE) * N_SCENES / 4 * 0.75
 
 
-def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_object(evaluation, training):
+def test_only_training_has_grid_questions_and_their_sixteen_words_locate_each_object(evaluation, training):
     assert not any(asks_grid(row) for _, row in evaluation)
     asked = Counter()
     for scene, row in training:
@@ -95,7 +97,7 @@ def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_objec
         asked[attribute] += 1
         words = grid["answer"].split(" ")
         assert len(words) == 16
-        assert sum(word != "none" for word in words) == len(scene.objects)  # no two share a cell
+        assert sum(word != "none" for word in words) == len(scene.objects)  # at most one object per cell
         for thing in scene.objects:
             y, x = thing.center
             assert words[int(y // 16) * 4 + int(x // 16)] == {"shape": thing.shape, "color": thing.color}[attribute]
@@ -106,7 +108,7 @@ def test_only_training_asks_for_the_grid_and_its_sixteen_words_place_every_objec
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     def build(**config):
-        folder = tmp_path_factory.mktemp("shapes")  # nothing comes from another build's cache
+        folder = tmp_path_factory.mktemp("shapes")  # a separate cache for each build
         rows = {"train_rows": 30, "validation_rows": 20, "test_rows": 25}
         builder = Shapes(cache_dir=str(folder), **{"config_name": "easy", **rows, **config})
         builder.download_and_prepare()
@@ -115,7 +117,7 @@ def built(tmp_path_factory):
     return build
 
 
-def test_the_builder_gives_three_splits_of_named_rows(built):
+def test_builder_returns_three_splits_with_sources(built):
     splits = built()
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 30, "validation": 20, "test": 25}
     for name, rows in splits.items():
@@ -126,7 +128,7 @@ def test_the_builder_gives_three_splits_of_named_rows(built):
             check_row(row)
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_others(built):
+def test_same_seed_gives_the_same_rows_and_another_seed_gives_others(built):
     first, again, other = built(), built(train_rows=10), built(seed=1)
     assert first["test"].to_list() == again["test"].to_list()
     assert first["train"].select(range(10)).to_list() == again["train"].to_list()
@@ -139,20 +141,20 @@ def test_splits_share_no_image(built):
     assert len(set(images)) == len(images) == 75
 
 
-def test_the_image_size_is_the_configured_one(built):
+def test_images_have_the_configured_size(built):
     row = built(image_size=96)["test"][0]
     assert Image.open(BytesIO(row["image"]["bytes"])).size == (96, 96)
     assert {tuple(rle["size"]) for target in row["targets"] for rle in target["masks"]} == {(96, 96)}
 
 
 @pytest.mark.parametrize("level, size", [("easy", 16), ("hard", 64), ("both", 64)])
-def test_scenes_too_small_to_draw_are_refused(tmp_path, level, size):
+def test_too_small_image_size_is_refused(tmp_path, level, size):
     builder = Shapes(config_name=level, cache_dir=str(tmp_path), image_size=size)
-    with pytest.raises(ValueError, match=f"shapes: image_size is {size} pixels"):
+    with pytest.raises(ValueError, match=f"shapes: image_size must be at least .* pixels, got {size}"):
         builder.download_and_prepare()
 
 
-def test_both_levels_come_in_turn(built):
+def test_level_both_alternates_easy_and_hard_rows(built):
     rows = built(config_name="both", train_rows=6, validation_rows=2, test_rows=4)["test"]
     assert [len(row["targets"]) for row in rows] == [4, 6, 4, 6]
     assert {Image.open(BytesIO(row["image"]["bytes"])).size for row in rows} == {(128, 128)}

@@ -1,4 +1,4 @@
-"""The drawings level of shapes: flat backgrounds, turned and stretched shapes, canvases of any proportion."""
+"""Level "drawings" of shapes: flat backgrounds, rotated and stretched shapes, canvases of different aspect ratios."""
 
 import colorsys
 
@@ -16,23 +16,23 @@ def scenes():
     return [shapes_drawings.draw_scene(np.random.default_rng(seed), SIZE) for seed in range(60)]
 
 
-def test_the_long_side_has_the_given_size_and_the_short_side_varies(scenes):
+def test_long_side_has_the_given_size_and_short_side_varies(scenes):
     sizes = {scene.image.shape[:2] for scene in scenes}
     assert all(max(size) == SIZE for size in sizes)
     assert (SIZE, SIZE) in sizes and any(height < width for height, width in sizes)
     assert any(height > width for height, width in sizes)
 
 
-def test_the_background_is_flat(scenes):
+def test_background_has_one_color(scenes):
     for scene in scenes:
         covered = np.any([thing.mask for thing in scene.objects], axis=0)
-        # Without the smooth edges, which belong to both
+        # Exclude the smooth edges of the objects
         padded, steps = np.pad(covered, 4), range(-4, 5)
         near = np.any([np.roll(padded, (y, x), (0, 1)) for y in steps for x in steps], axis=0)[4:-4, 4:-4]
         assert len(np.unique(scene.image[~near], axis=0)) == 1
 
 
-def test_masks_are_apart_inside_the_canvas_and_of_the_named_color(scenes):
+def test_masks_are_separate_inside_the_canvas_and_of_the_named_color(scenes):
     for scene in scenes:
         assert 1 <= len(scene.objects) <= 5
         assert np.sum([thing.mask for thing in scene.objects], axis=0).max() == 1
@@ -43,19 +43,19 @@ def test_masks_are_apart_inside_the_canvas_and_of_the_named_color(scenes):
             assert distance < 35 and saturation > 0.5
 
 
-def test_areas_follow_from_shape_and_radius_whatever_the_turn(scenes):
+def test_areas_follow_from_shape_and_radius_for_all_rotations(scenes):
     shares = {"circle": np.pi, "square": 2.0, "triangle": 3 * np.sqrt(3) / 4}
     for scene in scenes:
         for thing in scene.objects:
             assert thing.mask.sum() == pytest.approx(shares[thing.shape] * thing.radius**2, rel=0.1, abs=8)
 
 
-def test_five_large_objects_on_a_narrow_canvas_end():
+def test_layout_of_large_objects_on_a_narrow_canvas_ends():
     for seed in range(200):
         places = shapes_drawings._draw_places(np.random.default_rng(seed), (SIZE, round(0.55 * SIZE)), SIZE)
         assert 1 <= len(places) <= 5
 
 
-def test_the_same_generator_gives_the_same_scene():
+def test_same_seed_gives_the_same_scene():
     first, second = (shapes_drawings.draw_scene(np.random.default_rng(3), SIZE) for _ in range(2))
     assert np.array_equal(first.image, second.image)

@@ -1,4 +1,4 @@
-"""Shapes, easy: scenes are sound, and the kinds of questions come in their shares."""
+"""Level "easy" of shapes: valid scenes, and shares of the kinds of questions."""
 
 from collections import Counter
 from itertools import combinations
@@ -9,7 +9,7 @@ from easy_scenes import AREAS, N_SCENES, RGB, kind_of, make, named
 
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import EVAL, TRAIN
 
-# pycocotools' own business with NumPy 2
+# pycocotools calls NumPy 2 with a deprecated signature
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -28,14 +28,14 @@ def shares_of(pairs):
     return {kind: count / kinds.total() for kind, count in kinds.items()}
 
 
-def test_scenes_hold_two_to_five_objects_equally_often(evaluation):
+def test_scenes_have_two_to_five_objects_equally_often(evaluation):
     counts = Counter(len(scene.objects) for scene, _ in evaluation)
     assert set(counts) == {2, 3, 4, 5}
     assert min(counts.values()) > N_SCENES / 4 * 0.75
 
 
 @pytest.mark.parametrize("size", [32, 64, 100])
-def test_objects_keep_apart_and_inside_the_canvas(size):
+def test_objects_are_separate_and_inside_the_canvas(size):
     for index in range(150):
         scene, _ = make(index, size=size)
         assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
@@ -59,12 +59,12 @@ def test_masks_have_the_area_and_the_center_of_their_shape():
             np.testing.assert_allclose(centroid, thing.center, atol=0.5)
 
 
-def test_objects_have_the_color_they_are_called_by(evaluation):
+def test_objects_have_the_color_of_their_name(evaluation):
     for scene, _ in evaluation:
         for thing in scene.objects:
             seen = scene.image[thing.mask].mean(axis=0)
             assert min(RGB, key=lambda color: np.abs(seen - RGB[color]).sum()) == thing.color
-            assert np.abs(seen - RGB[thing.color]).max() < 25 + 10  # jitter, and what noise leaves of the mean
+            assert np.abs(seen - RGB[thing.color]).max() < 25 + 10  # jitter and noise of the mean
 
 
 def test_objects_and_background_are_noisy(evaluation):
@@ -76,22 +76,22 @@ def test_objects_and_background_are_noisy(evaluation):
 
 
 @pytest.mark.parametrize("split, shares", [("evaluation", EVAL), ("training", TRAIN)])
-def test_kinds_of_questions_come_in_their_shares(split, shares, request):
+def test_kinds_of_questions_have_their_shares(split, shares, request):
     assert sum(shares.values()) == pytest.approx(1)
     drawn = shares_of(request.getfixturevalue(split))
     assert set(drawn) == set(shares)
-    meant = {
+    expected = {
         "evaluation": {"color_shape": 0.40, "color": 0.15, "shape": 0.15, "plural": 0.10, "absent": 0.20},
         "training": {"color_shape": 0.34, "color": 0.13, "shape": 0.12, "plural": 0.11, "absent": 0.30},
     }
-    assert drawn == pytest.approx(meant[split], abs=0.03)
+    assert drawn == pytest.approx(expected[split], abs=0.03)
 
 
-def test_absence_is_practiced_more_than_it_is_tested(evaluation, training):
+def test_training_has_more_absent_questions_than_evaluation(evaluation, training):
     assert shares_of(training)["absent"] > shares_of(evaluation)["absent"] + 0.05
 
 
-def test_absent_things_are_asked_for_in_every_form(evaluation, training):
+def test_absent_questions_have_all_forms(evaluation, training):
     forms = Counter()
     for scene, row in evaluation + training:
         for target in row["targets"]:

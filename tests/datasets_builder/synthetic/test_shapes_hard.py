@@ -1,4 +1,4 @@
-"""Shapes, hard: a solver that reads only a scene's description and a question's words finds what the row says."""
+"""Level "hard" of shapes: a solver that reads only the description of a scene agrees with the answers of its row."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ VOCABULARY = {
 
 
 def describe(scene):
-    """All that is said of a scene: no picture, no masks."""
+    """Return the description of a scene, without image and masks."""
     names = (
         "size",
         "texture",
@@ -45,7 +45,7 @@ def describe(scene):
 # The solver
 # ---------------------------------------------------------------------------------------------------------------------
 def select(things, words):
-    """Indices of the things that words such as "small red stars" or "shape" speak of."""
+    """Return the indices of the objects that match words such as "small red stars" or "shape"."""
     found = set(range(len(things)))
     for word in words.split():
         singular = re.sub(r"(?<=s)es$|(?<!s)s$", "", word)
@@ -57,13 +57,13 @@ def select(things, words):
 
 
 def solve(things, text):
-    """What a question means: the set of indices; an error where its words leave a doubt."""
+    """Return the set of indices that a question asks for. Raises an error if the question is ambiguous."""
     plural = text.startswith("all the ")
     words = text.removeprefix("all ").removeprefix("the ")
     if match := re.fullmatch(r"(.+) that (?:is|are) not (\w+)", words):
         whole, excluded = match.groups()
         found = select(things, whole) - select(things, excluded)
-        assert select(things, whole) & select(things, excluded)  # else nothing would be excluded
+        assert select(things, whole) & select(things, excluded)  # at least one object is excluded
     elif match := re.fullmatch(r"(.+) (left of|right of|above|below|inside|touching) the (.+)", words):
         whole, relation, other = match.groups()
         [anchor] = select(things, other)
@@ -84,12 +84,12 @@ def related(things, index, relation, anchor):
         return anchor in things[index]["touches"]
     axis, sign = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 1)}[relation]
     difference = sign * (things[index]["center"][axis] - things[anchor]["center"][axis])
-    assert difference <= 0 or difference >= 10  # pixels of 128: nothing is almost beside another
+    assert difference <= 0 or difference >= 10  # pixels of 128: no unclear case
     return difference > 0
 
 
 def ranked(things, indices, word, rank):
-    """The one of that rank, by every measure that a person may take, and clearly."""
+    """Return the index with this rank, which must be the same and clear by all measures."""
     if not indices:
         return set()
     measures = {
@@ -123,7 +123,7 @@ def rows():
 
 
 def check(scene, row):
-    """Every question of the row, read by the solver: kinds with their counts."""
+    """Check each question of a row with the solver and return the number of questions of each kind."""
     kinds = Counter()
     things = describe(scene)
     for target in row["targets"]:
@@ -146,7 +146,7 @@ def check(scene, row):
     return kinds
 
 
-def test_a_solver_that_reads_the_description_agrees(rows):
+def test_solver_agrees_with_the_answers(rows):
     kinds = Counter()
     for scene, row in rows:
         check_row(row)
@@ -157,13 +157,12 @@ def test_a_solver_that_reads_the_description_agrees(rows):
 
 
 @pytest.mark.slow
-def test_the_solver_agrees_on_ten_thousand_questions():
+def test_solver_agrees_with_ten_thousand_answers():
     total = sum(check(*make(index)).total() for index in range(N_SCENES, N_SCENES + 1667))
     assert total > 10_000
 
 
-def test_the_solver_is_not_content_with_anything(rows):
-    """Taken from another scene, a description gives other answers."""
+def test_solver_rejects_the_answers_of_another_scene(rows):
     wrong = 0
     for (_, row), (other, _) in zip(rows[:40], rows[1:41], strict=True):
         try:
@@ -173,7 +172,7 @@ def test_the_solver_is_not_content_with_anything(rows):
     assert wrong == 40
 
 
-def test_hazy_pixels_are_not_counted(rows):
+def test_pixels_of_haze_are_ignored(rows):
     hazy = [(scene, row) for scene, row in rows if scene.hidden is not None]
     assert 0.1 * N_SCENES < len(hazy) < 0.4 * N_SCENES
     for scene, row in hazy:
@@ -182,7 +181,7 @@ def test_hazy_pixels_are_not_counted(rows):
                 np.testing.assert_array_equal(mask == 255, scene.hidden)
 
 
-def test_an_explanation_says_why(rows):
+def test_explanations_are_correct(rows):
     explained = {t["kind"] for _, row in rows for t in row["targets"] if t["explanation"]}
     assert explained == {"relation", "superlative", "exclusion"}
     for scene, row in rows:
@@ -191,6 +190,6 @@ def test_an_explanation_says_why(rows):
             if target["kind"] != "exclusion":
                 continue
             whole, excluded = re.fullmatch(r"(?:all )?the (.+) that (?:is|are) not (\w+)", target["texts"][0]).groups()
-            n_taken = len(select(things, whole) & select(things, excluded))
-            others = "The other one is" if n_taken == 1 else f"The other {n_taken} are"
+            n_excluded = len(select(things, whole) & select(things, excluded))
+            others = "The other one is" if n_excluded == 1 else f"The other {n_excluded} are"
             assert target["explanation"] == f"{others} {excluded}."

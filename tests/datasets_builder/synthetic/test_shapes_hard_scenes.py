@@ -1,4 +1,4 @@
-"""Shapes, hard: what is drawn touches, hides and encloses as the description of the scene says."""
+"""Scenes of level "hard" of shapes: objects touch, hide and enclose each other as described."""
 
 from collections import Counter
 
@@ -16,24 +16,24 @@ def scenes():
     return [draw_scene(np.random.default_rng((3, index)), SIZE) for index in range(150)]
 
 
-def test_masks_are_what_is_seen(scenes):
+def test_masks_are_the_visible_parts(scenes):
     for scene in scenes[:60]:
-        seen = np.sum([thing.mask for thing in scene.objects], axis=0)
-        assert seen.max() == 1  # no pixel shows two things
+        visible = np.sum([thing.mask for thing in scene.objects], axis=0)
+        assert visible.max() == 1  # no pixel belongs to two objects
         if scene.hidden is not None:
-            assert not (seen.astype(bool) & scene.hidden).any()
+            assert not (visible.astype(bool) & scene.hidden).any()
         for index, thing in enumerate(scene.objects):
             whole = shape_mask(thing.shape, thing.center, thing.radius, (SIZE, SIZE))
             assert (thing.full_area, thing.visible_area) == (whole.sum(), thing.mask.sum())
             assert thing.visible_area >= 0.5 * thing.full_area
             in_front = np.any([o.mask for o in scene.objects[index + 1 :]] + [np.zeros_like(whole)], axis=0)
-            gone = whole & ~thing.mask
+            missing = whole & ~thing.mask
             if scene.hidden is not None:
-                gone &= ~scene.hidden
-            assert not (gone & ~in_front).any()  # what is missing lies behind a later thing
+                missing &= ~scene.hidden
+            assert not (missing & ~in_front).any()  # later objects cover the missing pixels
 
 
-def test_touching_things_overlap_and_others_keep_apart(scenes):
+def test_touching_objects_overlap_and_others_do_not(scenes):
     for scene in scenes[:60]:
         wholes = [shape_mask(thing.shape, thing.center, thing.radius, (SIZE, SIZE)) for thing in scene.objects]
         for one, thing in enumerate(scene.objects):
@@ -46,7 +46,7 @@ def test_touching_things_overlap_and_others_keep_apart(scenes):
                 assert np.hypot(*np.subtract(thing.center, ring.center)) + thing.radius < 0.6 * ring.radius
 
 
-def test_scenes_are_full_and_varied(scenes):
+def test_scenes_have_many_different_objects(scenes):
     counts = Counter(len(scene.objects) for scene in scenes)
     assert set(counts) == set(range(4, 10))
     for name, values in {"size": SIZES, "texture": TEXTURES, "color": COLORS, "shape": SHAPES}.items():
@@ -55,7 +55,7 @@ def test_scenes_are_full_and_varied(scenes):
     assert sum(thing.inside is not None for scene in scenes for thing in scene.objects) > 20
 
 
-def test_the_same_generator_draws_the_same_scene_and_another_size_the_same_layout():
+def test_same_seed_gives_the_same_scene_and_the_same_layout_for_another_size():
     first, again, larger = (draw_scene(np.random.default_rng(5), size) for size in (SIZE, SIZE, 2 * SIZE))
     np.testing.assert_array_equal(first.image, again.image)
     assert [thing.shape for thing in first.objects] == [thing.shape for thing in larger.objects]
