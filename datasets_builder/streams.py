@@ -37,7 +37,7 @@ from .templates import Phrasing
 
 logger = logging.getLogger(__name__)
 
-MIXED_ROWS = 100  # that a reader holds of a set, to draw from; as many again are read at once (shards.ROWS_A_GROUP)
+MIXED_ROWS = 100  # that a reader holds of a set, to draw from; as many again are read at once (shards.ROWS_PER_GROUP)
 HEADS_AT_ONCE = 16  # of shards that are looked into before the training, which on the Hub is waiting for the most part
 UNEVEN = 1.2  # times as many rows for one reader as for another: worth a word
 

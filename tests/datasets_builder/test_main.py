@@ -40,7 +40,7 @@ def call(*arguments):
 def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(root, tmp_path, capsys):
     original = load_rows("ade20k", "train", str(root))
     call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
-    assert "3 rows train" in capsys.readouterr().out
+    assert "train 3 rows" in capsys.readouterr().out
     (root / "ade20k").rename(root / "gone")
     again = load_rows(str(tmp_path / "out"), "train")
     assert again["source"][:] == original["source"][:] and again["targets"][:] == original["targets"][:]
@@ -52,14 +52,14 @@ def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(
 def test_inspect_counts_and_draws(root, tmp_path, capsys):
     call("inspect", "ade20k", "--data_dir", root, "--output", tmp_path / "sheet.png")
     said = capsys.readouterr().out
-    assert "train: 3 rows (published: 20,210 images)" in said
+    assert "train       3 rows (published: 20,210 images)" in said
     assert "6 targets, 6 masks" in said and "the floor" in said
     assert Image.open(tmp_path / "sheet.png").width > 1500
 
 
 def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
     call("verify", "ade20k", "--data_dir", root)
-    assert "all 3 rows are whole" in capsys.readouterr().out
+    assert "ade20k: 3 rows, no errors" in capsys.readouterr().out
     folder = root / "ade20k"
     photo = (folder / "images/training/ADE_train_00000000.jpg").read_bytes()
     (folder / "images/training/ADE_train_00000000.jpg").write_bytes(photo[: len(photo) // 2])  # header whole
@@ -69,7 +69,7 @@ def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
     with pytest.raises(SystemExit) as leaving:
         run(program.main)
     printed = capsys.readouterr()
-    assert leaving.value.code == 1 and "3 of its records are bad" in printed.err
+    assert leaving.value.code == 1 and "3 errors (listed above), 0 valid rows" in printed.err
     assert all(f"ADE_train_0000000{number}" in printed.out for number in range(3))
 
 
@@ -78,11 +78,11 @@ def test_max_bad_leaves_out_so_many_and_says_which(root, tmp_path, capsys, caplo
     with pytest.raises(ValueError, match="ADE_train_00000001"):
         call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
     call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out", "--max_bad", 1)
-    assert "2 rows train" in capsys.readouterr().out and "ADE_train_00000001" in caplog.text
+    assert "train 2 rows" in capsys.readouterr().out and "ADE_train_00000001" in caplog.text
 
 
 def test_prepare_does_not_write_into_the_original_files(root):
-    with pytest.raises(UsageError, match="the original files are in it"):
+    with pytest.raises(UsageError, match="this folder contains the original files"):
         call("prepare", "ade20k", "--data_dir", root, "--output", root)
 
 
@@ -91,7 +91,7 @@ def test_prepare_does_not_write_into_a_folder_with_other_files(root, tmp_path, n
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="holds (other files|the shards of other rows)"):
+    with pytest.raises(ValueError, match="contains (other files|the shards of other rows)"):
         call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
     assert path.read_text() == "{}" and [found for found in (tmp_path / "out").rglob("*") if found.is_file()] == [path]
 
@@ -110,7 +110,7 @@ def test_inspect_does_not_overwrite_a_photo_or_another_picture(root, tmp_path, m
 
 
 def test_terminated_in_the_middle_prepare_leaves_whole_shards_and_continues(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shards, "ROWS_A_SHARD", 1)
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 1)
     written, write = [], shards.parquet.write_table
 
     def stopped(*args, **options):

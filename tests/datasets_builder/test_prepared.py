@@ -45,7 +45,7 @@ def rows(tmp_path):
 @pytest.fixture
 def shards(rows, tmp_path, monkeypatch):
     """A folder of shards of two rows."""
-    monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_A_SHARD", 2)
+    monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_PER_SHARD", 2)
     write_shards({"train": rows, "validation": rows.select([0])}, tmp_path / "shards", "rows")
     return tmp_path / "shards"
 
@@ -148,7 +148,7 @@ def test_hidden_files_are_no_shards(shards):
 
 
 def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="someone/rows: no folder is called so here") as refusal:
+    with pytest.raises(ValueError, match="someone/rows: there is no such folder") as refusal:
         load_rows("someone/rows", "train")
     assert "\n" not in str(refusal.value)
 
@@ -158,7 +158,7 @@ def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="shapes has no split 'none'"):
         load_rows("shapes", "none", options={"train_rows": 1, "validation_rows": 1, "test_rows": 1})
-    with pytest.raises(ValueError, match="shapes: holds no prepared rows"):
+    with pytest.raises(ValueError, match="shapes: no prepared rows"):
         load_rows("./shapes", "none")
 
 
@@ -180,7 +180,7 @@ def changed(rows, change):
     ("spoil", "message"),
     [
         (lambda rows: rows.remove_columns("conversation"), "the column conversation is missing"),
-        (lambda rows: rows.add_column("more", [1, 2, 3]), "the column more is none that rows have"),
+        (lambda rows: rows.add_column("more", [1, 2, 3]), "the column more is unknown"),
         (lambda rows: changed(rows, lambda t: t.pop("kind") and None), r"the column targets\[\].kind is missing"),
         (
             lambda rows: changed(rows, lambda t: t.update(is_sentence=datasets.Value("int8"))),
@@ -213,14 +213,14 @@ def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message)
     [
         (
             lambda folder: (folder / "data/train-00001-of-00002.parquet").unlink(),
-            "1 of the 2 shards of train are there",
+            "only 1 of 2 shards of train exist",
         ),
         (
             lambda folder: (folder / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1"),
             "train-00001-of-00002.parquet cannot be read as Parquet",
         ),
-        (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "is not whole"),
-        (lambda folder: shutil.rmtree(folder / "data"), "holds no prepared rows.*called folder"),
+        (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "the folder is incomplete"),
+        (lambda folder: shutil.rmtree(folder / "data"), "no prepared rows; .*--dataset folder"),
     ],
     ids=["missing shard", "broken shard", "stopped", "no shards"],
 )
@@ -236,8 +236,8 @@ def test_a_split_that_is_not_there_or_empty_is_refused(shards, rows, tmp_path):
         load_rows(str(shards), "test")
     (tmp_path / "empty").mkdir()
     rows.select([]).to_parquet(tmp_path / "empty/train.parquet")
-    with pytest.raises(ValueError, match="empty: its split 'train' holds no row"):
+    with pytest.raises(ValueError, match="empty: the split 'train' has no rows"):
         load_rows(str(tmp_path / "empty"), "train")
     rows.select([]).save_to_disk(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="nothing: holds no row"):
+    with pytest.raises(ValueError, match="nothing: the data set has no rows"):
         load_rows(str(tmp_path / "nothing"), "train")

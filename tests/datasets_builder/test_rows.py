@@ -132,7 +132,7 @@ def test_a_broken_rle_is_refused_by_name(rle):
 
 def test_an_rle_that_breaks_off_inside_a_number_is_called_cut_off():
     for counts in (GOOD["counts"] + "o", "o"):  # "o" says that more follows
-        assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "cut off")
+        assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "truncated")
 
 
 def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
@@ -333,9 +333,9 @@ def test_rows_are_checked_for_texts_and_slots():
     check_row(make_row([make_target([box, box], answer="{seg} and {seg}"), make_target([box]), make_target()]))
     check_row(make_row())
     too_many = make_row([make_target([box], answer="{seg} and {seg}")])
-    assert_refused(lambda: check_row(too_many), "2 {seg}", "1 masks")
-    assert_refused(lambda: check_row(make_row([make_target([box], answer="There.")])), "0 {seg}", "1 masks")
-    assert_refused(lambda: check_row(make_row([make_target([box]), make_target(texts=[])])), "no text")
+    assert_refused(lambda: check_row(too_many), "2 {seg}", "1 mask;")
+    assert_refused(lambda: check_row(make_row([make_target([box], answer="There.")])), "0 {seg}", "1 mask;")
+    assert_refused(lambda: check_row(make_row([make_target([box]), make_target(texts=[])])), "no question")
     assert_refused(lambda: check_row(make_row([make_target(texts=["the box", " "])])), "empty")
     for word in ("{seg}", "[SEG]"):
         asked = {**make_target([box]), "explanation": f"It is near {word}."}

@@ -51,7 +51,7 @@ class Broken(Made):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1_000])
 def test_rows_come_back_as_they_were_made(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(rows_builder, "ROWS_A_TABLE", size)
+    monkeypatch.setattr(rows_builder, "ROWS_PER_TABLE", size)
     builder = Made(cache_dir=str(tmp_path))
     builder.download_and_prepare()
     rows = builder.as_dataset(split="train")

@@ -12,7 +12,7 @@ from pyarrow.parquet import read_table
 
 from gemma_lisa.datasets_builder import shards
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES
-from gemma_lisa.datasets_builder.shards import LOCK, PLAN, WHOLE, card_of, write_shards
+from gemma_lisa.datasets_builder.shards import COMPLETE, LOCK, PLAN, card_of, write_shards
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 
 
@@ -38,7 +38,7 @@ def rows(tmp_path):
 
 @pytest.fixture(autouse=True)
 def short_shards(monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_A_SHARD", 3)
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 3)
 
 
 def test_shards_hold_the_images_and_come_back_as_the_rows(rows, tmp_path):
@@ -46,7 +46,7 @@ def test_shards_hold_the_images_and_come_back_as_the_rows(rows, tmp_path):
     write_shards({"train": rows, "test": rows.select([6])}, folder, "a")
     names = sorted(path.name for path in (folder / "data").iterdir())
     assert names == ["test-00000-of-00001.parquet", *(f"train-0000{at}-of-00003.parquet" for at in range(3))]
-    assert sorted(path.name for path in folder.iterdir()) == ["data", WHOLE]
+    assert sorted(path.name for path in folder.iterdir()) == ["data", COMPLETE]
     files = {"train": [str(folder / "data" / name) for name in names[1:]]}
     again = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
     assert again.features == ROW_FEATURES
@@ -69,12 +69,12 @@ def test_what_was_stopped_goes_on_and_does_not_write_again_what_is_there(rows, t
     monkeypatch.setattr(shards, "_write_shard", stops_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         write_shards({"train": rows}, folder, "a")
-    assert not (folder / WHOLE).exists() and (folder / PLAN).exists()
+    assert not (folder / COMPLETE).exists() and (folder / PLAN).exists()
     monkeypatch.setattr(shards, "_write_shard", lambda shard: (write(shard), written.append(shard[0].name)))
     write_shards({"train": rows}, folder, "a")
     assert written == [f"train-0000{at}-of-00003.parquet" for at in range(3)]
-    assert "1 of 3 shards are there already" in capsys.readouterr().out
-    assert json.loads((folder / WHOLE).read_text())["rows"] == {"train": 7} and not (folder / PLAN).exists()
+    assert "1 of 3 shards already exist" in capsys.readouterr().out
+    assert json.loads((folder / COMPLETE).read_text())["rows"] == {"train": 7} and not (folder / PLAN).exists()
 
 
 def test_what_is_whole_is_left_as_it_is_by_a_second_call(rows, tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_what_is_whole_is_left_as_it_is_by_a_second_call(rows, tmp_path, monkeyp
     (tmp_path / "out" / "data" / ".train-00000-of-00003.parquet.77").write_text("of a process that was killed")
     monkeypatch.setattr(shards, "_write_shard", None)
     write_shards({"train": rows}, tmp_path / "out", "a")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", WHOLE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", COMPLETE]
     assert len(list((tmp_path / "out" / "data").iterdir())) == 3
 
 
@@ -104,11 +104,11 @@ def test_shards_are_of_one_size_and_as_many_as_are_asked_for(rows, tmp_path, wan
 
 def test_other_rows_are_not_mixed_into_a_folder(rows, tmp_path):
     write_shards({"train": rows}, tmp_path / "out", "a")
-    with pytest.raises(ValueError, match="holds the shards of other rows"):
+    with pytest.raises(ValueError, match="contains the shards of other rows"):
         write_shards({"train": rows}, tmp_path / "out", "b")
     (tmp_path / "full" / "data").mkdir(parents=True)
     (tmp_path / "full" / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="contains other files"):
         write_shards({"train": rows}, tmp_path / "full", "a")
 
 
@@ -143,18 +143,18 @@ def test_a_shard_that_is_cut_off_is_written_again(rows, tmp_path, keep):
 
 def test_a_plan_that_cannot_be_read_is_said_with_its_path(rows, tmp_path):
     write_shards({"train": rows}, tmp_path / "out", "a")
-    (tmp_path / "out" / WHOLE).write_text("{")
-    with pytest.raises(ValueError, match=f"{WHOLE} cannot be read .*; delete .*out and prepare it again"):
+    (tmp_path / "out" / COMPLETE).write_text("{")
+    with pytest.raises(ValueError, match=f"{COMPLETE} cannot be read .*; delete .*out and run prepare again"):
         write_shards({"train": rows}, tmp_path / "out", "a")
 
 
 def test_only_one_process_writes_to_a_folder(rows, tmp_path):
     (tmp_path / "out").mkdir()
-    with filelock.FileLock(tmp_path / "out" / LOCK), pytest.raises(ValueError, match="another process is preparing"):
+    with filelock.FileLock(tmp_path / "out" / LOCK), pytest.raises(ValueError, match="another process is writing"):
         write_shards({"train": rows}, tmp_path / "out", "a")
     assert not (tmp_path / "out" / "data").exists()
     write_shards({"train": rows}, tmp_path / "out", "a")
-    with pytest.raises(ValueError, match="holds the shards of other rows"):
+    with pytest.raises(ValueError, match="contains the shards of other rows"):
         write_shards({"train": rows}, tmp_path / "out", "b")
     assert not (tmp_path / "out" / LOCK).exists()
 
@@ -162,5 +162,5 @@ def test_only_one_process_writes_to_a_folder(rows, tmp_path):
 def test_a_readme_of_somebody_elses_is_not_written_over(rows, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("notes")
-    with pytest.raises(ValueError, match="holds other files, as README.md"):
+    with pytest.raises(ValueError, match="contains other files, such as README.md"):
         write_shards({"train": rows}, tmp_path / "out", "a")

@@ -39,7 +39,7 @@ def write(folder, rows, count=SHARDS):
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_A_GROUP", 2)
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 2)
     monkeypatch.setattr(streams, "MIXED_ROWS", 3)
 
 

@@ -74,8 +74,8 @@ def test_what_was_left_out_is_said_at_every_start(tmp_path, caplog):
         said.append(caplog.messages)
     assert said[0] == said[1] == said[2]
     assert said[0][:2] == [
-        "left out, as max_bad allows: here: is broken",
-        f"{builder.title}: left out 1 of its records, in which nothing can be asked; the first: train.json: record 2",
+        "skipped: here: is broken",
+        f"{builder.title}: skipped records without a question (1), first: train.json: record 2",
     ]
     assert len(said[0]) == 4  # of two splits
 
@@ -89,7 +89,7 @@ def test_max_bad_counts_all_splits_together(tmp_path):
 
 @pytest.mark.parametrize("max_bad", ["3", True, 2.5, -1])
 def test_max_bad_is_a_whole_number(tmp_path, max_bad):
-    with pytest.raises(ValueError, match="^max_bad must be a whole number, 0 or more, not "):
+    with pytest.raises(ValueError, match="^max_bad must be an integer of at least 0, got "):
         made(tmp_path, (), max_bad=max_bad)
 
 
@@ -120,7 +120,7 @@ def test_what_is_said_can_be_written_to_any_terminal(tmp_path, caplog):
         raise ValueError(f"{HALF}.jpg: no such file in Zürich")
 
     builder = made(tmp_path, (row("a"), nameless), max_bad=2)
-    assert "left out, as max_bad allows: \\ud83d.jpg: no such file in Zürich" in caplog.messages
+    assert "skipped: \\ud83d.jpg: no such file in Zürich" in caplog.messages
     assert str(builder.bad[0]) == "\\ud83d.jpg: no such file in Zürich"
 
 

@@ -89,12 +89,12 @@ def test_what_covers_no_pixel_is_left_out_aloud(photos, caplog):
     [row] = photos.load(instances="separate", absent=3)
     found = masks_of(row)
     assert list(found) == ["the trash can", "the cat"] and len(found["the trash can"]) == 2
-    assert "left out 2 annotations that cover no pixel; the first:" in caplog.text and "annotation 4" in caplog.text
+    assert "skipped annotations with an empty mask (2), first:" in caplog.text and "annotation 4" in caplog.text
 
 
 def test_images_without_annotations_are_left_out_aloud(tmp_path, caplog):
     assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
-    assert "left out 2 of its records, in which nothing can be asked; the first:" in caplog.text
+    assert "skipped records without a question (2), first:" in caplog.text
     assert "images/2.png" in caplog.text
 
 

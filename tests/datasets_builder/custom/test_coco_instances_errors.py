@@ -77,13 +77,13 @@ def no_images(photos):
         (no_file, {}, ["image 1 (images/1.png)", "does not exist"]),
         (no_picture, {}, ["image 1 (images/1.png)", "cannot be read"]),
         (other_size, {}, ["image 1 (images/1.png)", "24 x 32 pixels (width x height)", "32 x 24"]),
-        (climbing, {}, ["result.json", "'../images/1.png' leads out of"]),
+        (climbing, {}, ["result.json", "'../images/1.png' is outside of"]),
         (box_only, {}, ["image 1 (images/1.png)", "annotation 2 has no segmentation"]),
         (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
         (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
         (unknown_category, {}, ["annotation 2", "no category 77"]),
         (nothing_marked, {}, ["none of its 1 images"]),
-        (no_images, {}, ["lists no image"]),
+        (no_images, {}, ["contains no images"]),
         (None, {"text": "{caption}"}, ["annotation 1", "no words in its field 'caption'"]),
         (None, {"text": "{caption"}, ["cannot be filled"]),
         (None, {"text": "{0}"}, ["names of fields"]),
@@ -144,7 +144,7 @@ def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, cap
     with pytest.raises(ValueError):
         photos.load()
     assert photos.load(max_bad=1)["source"] == ["coco_instances/train/images/2.png"]
-    assert "left out, as max_bad allows" in caplog.text and "result.json" in caplog.text
+    assert "skipped: " in caplog.text and "result.json" in caplog.text
 
 
 def test_verify_names_every_bad_record(tmp_path, capsys):

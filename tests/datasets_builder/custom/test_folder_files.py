@@ -11,7 +11,6 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     find_mask,
     pair_up,
     share_out,
-    split_up,
     text_files,
 )
 from gemma_lisa.datasets_builder.custom.folder_tables import Question
@@ -44,7 +43,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with
         "1_a": [(None, "1_a.png"), ("dog", "1_a_dog.png")],
         "2": [("cat", "cat.png")],
     }
-    assert pairs.complaints == [] and pairs.others == []
+    assert pairs.errors == [] and pairs.others == []
 
 
 def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_path):
@@ -56,12 +55,11 @@ def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_pat
     write(tmp_path, "images/6.HEIC", "x")
     mask(tmp_path, "6_cat.png", numbers())
     pairs = pair_up(tmp_path, asked={tmp_path / "masks/9.png"})
-    said = [str(complaint).removeprefix(f"{tmp_path}/") for complaint in pairs.complaints]
+    said = [str(error).removeprefix(f"{tmp_path}/") for error in pairs.errors]
     assert said == [
-        "masks/6_cat.png: its picture 6.HEIC cannot be opened here; save it as JPEG or PNG.",
-        "masks/8.png: is the mask of no picture; add its picture to images/ under this name, or take this out.",
-        "labels/7.json: is the LabelMe file of no picture; add its picture to images/ under this name, or take this "
-        "out.",
+        "masks/6_cat.png: its photo 6.HEIC cannot be opened; save it as JPEG or PNG.",
+        "masks/8.png: there is no photo for this mask; add a photo with this name to images/, or remove it.",
+        "labels/7.json: there is no photo for this LabelMe file; add a photo with this name to images/, or remove it.",
     ]
     assert [path.name for path in pairs.others] == ["6.HEIC", "notes.txt"]
 
@@ -74,10 +72,10 @@ def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
     labelme(tmp_path, "labels/1.json", [])
     mask(tmp_path, "2.png", numbers())
     labelme(tmp_path, "labels/2.json", [])
-    said = sorted(str(complaint) for complaint in pair_up(tmp_path, set()).complaints)
+    said = sorted(str(error) for error in pair_up(tmp_path, set()).errors)
     assert said == [
-        f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json is of the same picture; keep one of the two.",
-        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png is of the same picture; keep one of the two.",
+        f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json belongs to the same photo; keep one of the two.",
+        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png belongs to the same photo; keep one of the two.",
     ]
 
 
@@ -103,28 +101,12 @@ def test_a_question_of_no_picture_or_of_two_is_a_line(tmp_path):
     for split in ("train", "test"):
         photo(tmp_path, f"{split}/images/1.jpg")
         splits[split] = pair_up(tmp_path / split, set()).photos
-    said = share_out([question("1.jpg"), question("2.jpg"), question("1.jpg", "test")], splits, tmp_path)
-    assert [str(complaint) for complaint in said] == [
-        "questions.csv line 2: '1.jpg' is in train and test; say which in a column split.",
-        "questions.csv line 2: no picture is called '2.jpg'; write its name as in images/.",
+    errors = share_out([question("1.jpg"), question("2.jpg"), question("1.jpg", "test")], splits, tmp_path)
+    assert [str(error) for error in errors] == [
+        "questions.csv line 2: '1.jpg' is in train and test; add a column split to choose one.",
+        "questions.csv line 2: there is no photo '2.jpg'; write its file name as in images/.",
     ]
     assert len(splits["test"]["1"].questions) == 1 and not splits["train"]["1"].questions
-
-
-def test_pictures_are_split_by_their_questions_and_else_by_a_hash_of_their_name(tmp_path):
-    for at in range(30):
-        photo(tmp_path, f"{at}.jpg")
-    photos = pair_up(tmp_path, set()).photos
-    photos["3"].questions = [question("3.jpg", "test")]
-    splits, complaints = split_up(photos, 0.3)
-    assert [found.stem for found in splits["test"]] == ["3"] and complaints == []
-    assert sum(map(len, splits.values())) == 30 and 3 < len(splits["validation"]) < 16
-    fewer, _ = split_up({stem: photos[stem] for stem in photos if int(stem) < 20}, 0.3)
-    assert set(map(id, fewer["validation"])) <= set(map(id, splits["validation"]))
-    photos["3"].questions.append(question("3.jpg", "train", "questions.csv line 5"))
-    splits, [complaint] = split_up(photos, 0)
-    assert str(complaint) == "questions.csv line 5: says train of 3.jpg, but questions.csv line 2 says test."
-    assert "3" not in [found.stem for found in splits["train"]]
 
 
 def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(tmp_path):
@@ -134,7 +116,7 @@ def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(
     found = [find_mask(f"{name}.png", split, tmp_path, "line 2") for name in "abc"]
     assert found == [split / "a.png", split / "masks/b.png", tmp_path / "c.png"]
     assert find_mask("d.png", split, tmp_path, "line 2") is None
-    with pytest.raises(ValueError, match="line 2: .*leads out of"):
+    with pytest.raises(ValueError, match="line 2: .*is outside of"):
         find_mask("../../c.png", split, tmp_path, "line 2")
 
 

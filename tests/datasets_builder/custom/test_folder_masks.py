@@ -30,7 +30,7 @@ def test_numbers_have_the_names_of_their_classes_and_the_same_name_is_one_area(t
     mask(tmp_path, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 4), n255=slice(5, 6)))
     reader = MaskReader({1: "cat", 2: "dog", 3: "cat"}, 255)
     assert pixels(reader.areas(the_photo(tmp_path))) == {"cat": (16, 8), "dog": (16, 8)}
-    with pytest.raises(ValueError, match="1.png: holds the number 3, which is no class; there are: 1 cat, 2 dog"):
+    with pytest.raises(ValueError, match="1.png: contains the number 3, which is not a class; the classes are: 1 cat, 2 dog"):
         MaskReader({1: "cat", 2: "dog"}, 255).areas(the_photo(tmp_path))
 
 
@@ -54,7 +54,7 @@ def test_255_cannot_be_the_thing_in_one_mask_and_not_counted_in_another(tmp_path
             each.areas(the_photo(tmp_path, stem))
             each.check_agreement() if stem == "1" else None
     nothing_ignored.check_agreement()
-    with pytest.raises(ValueError, match="2.png: marks with 255, but .*1.png with another number"):
+    with pytest.raises(ValueError, match="2.png: marks the object with 255, but .*1.png marks it with another number"):
         reader.check_agreement()
 
 
@@ -66,7 +66,7 @@ def test_shapes_of_labelme_are_areas_and_its_ignore_label_is_not_counted(tmp_pat
     assert {name: area[0] > 0 and area[1] > 0 for name, area in found.items()} == {"cat": True, "dog 2": True}
     listed = MaskReader({1: "Cat", 2: "dog"}, 255).areas(the_photo(tmp_path))
     assert list(listed) == ["Cat", "dog"]
-    with pytest.raises(ValueError, match="labels/1.json: 'dog 2' is no class; there are: cat"):
+    with pytest.raises(ValueError, match="labels/1.json: 'dog 2' is not a class; the classes are: cat"):
         MaskReader({1: "cat"}, 255).areas(the_photo(tmp_path))
 
 
@@ -77,7 +77,7 @@ def test_one_class_of_a_map_can_be_asked_for_and_where_nobody_names_numbers_all_
     named = MaskReader({1: "cat", 2: "dog"}, 255)
     assert pixels({"": named.of_class(path, shown, "DOG", "line 2")}) == {"": (16, None)}
     assert pixels({"": MaskReader({}, 255).of_class(path, shown, "dog", "line 2")}) == {"": (24, None)}
-    with pytest.raises(ValueError, match="line 2: 1.png: no 'cow' is marked in it, but cat, dog; leave class empty"):
+    with pytest.raises(ValueError, match="line 2: 1.png: 'cow' is not marked in it, only cat, dog; leave class empty"):
         named.of_class(path, shown, "cow", "line 2")
 
 
@@ -85,16 +85,16 @@ def test_a_class_is_picked_by_its_name_in_any_spelling_if_it_is_marked():
     rle = encode_mask(np.ones((2, 2)))
     areas = {"coffee cup": Area(rle, None), "dog": Area(None, None), None: Area(rle, None)}
     assert pick(areas, "Coffee_Cup", "here", "do that").mask == rle
-    with pytest.raises(ValueError, match="here: no 'dog' is marked in it, but coffee cup; do that."):
+    with pytest.raises(ValueError, match="here: 'dog' is not marked in it, only coffee cup; do that."):
         pick(areas, "dog", "here", "do that")
-    with pytest.raises(ValueError, match="but nothing that has a name"):
+    with pytest.raises(ValueError, match="only no named class"):
         pick({None: Area(rle, None)}, "dog", "here", "do that")
 
 
 def test_a_picture_without_a_mask_and_a_mask_in_jpeg_are_refused(tmp_path):
     photo(tmp_path, "1.jpg")
-    with pytest.raises(ValueError, match="1.jpg: has no mask; draw masks/1.png"):
+    with pytest.raises(ValueError, match="1.jpg: the photo has no mask; add masks/1.png"):
         MaskReader({}, 255).areas(the_photo(tmp_path))
     mask(tmp_path, "1.jpeg", numbers())
-    with pytest.raises(ValueError, match="1.jpeg: JPEG does not keep the numbers of a mask"):
+    with pytest.raises(ValueError, match="1.jpeg: JPEG compression changes the numbers of a mask"):
         MaskReader({}, 255).areas(the_photo(tmp_path))

@@ -85,7 +85,7 @@ def test_labels_that_are_listed_are_united_and_others_refused(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
     assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
-    assert "1.json: 'dog-1' is no class; there are: cat" in refusal(root, classes=["cat"])
+    assert "1.json: 'dog-1' is not a class; the classes are: cat" in refusal(root, classes=["cat"])
 
 
 def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
@@ -103,7 +103,7 @@ def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_ar
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU keeps the smallest numbers")
     try:
-        with pytest.raises(ValueError, match=r"center is x 1, y 1 and its radius 1.41421e\+308"):
+        with pytest.raises(ValueError, match=r"center is x 1, y 1 and the radius 1.41421e\+308"):
             load(root)
     finally:
         torch.set_flush_denormal(False)
@@ -112,29 +112,29 @@ def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_ar
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: its shape 1 \(a\): a line is no area here; draw"),
-        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle of 3 points"),
-        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"its center is x 1e\+300, y 1 and its radius 1e\+300 pixels"),
+        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: shape 1 \(a\): shape type line is not supported; draw"),
+        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle must have 2 points, got 3"),
+        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"the center is x 1e\+300, y 1 and the radius 1e\+300 pixels"),
         (
             [shape("a", [[1, 1], [1e308, 1e308]], "circle")],
-            r"center is x 1, y 1 and its radius 1.41421e\+308",
+            r"center is x 1, y 1 and the radius 1.41421e\+308",
         ),
-        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle of 3 points"),
-        ([shape("a", [[0, 0], [4, 4]], "mask")], r"its shape 1 \(a\): its mask is no PNG in base64; draw it again"),
-        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): its mask is no PNG in base64"),
-        ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): its mask cannot be read"),
-        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "its mask is 9000 x 9000 .* its box 3 x 2"),
-        ([drawn("a", [[0, 0]], ONES)], "a mask of 1 points"),
-        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box 6 x 2; draw it again"),
-        ([drawn("a", [[9, 0], [11, 1]], ONES)], "reaches out of its image, which is 8 x 6 pixels"),
-        ([drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))], "its mask is a picture in RGB"),
-        ([shape("c\ud83dat", [])], r"1.json: the label of its shape 1: 'c\\ud83dat' holds half a character"),
-        ([shape("a", [[0, 0], [4, 4]])], "its shape 1 .*three points"),
-        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"its shape 1 .*its image is 8 x 6"),
-        ([shape("a", ["x"])], "its points are no pairs of numbers"),
-        ([shape(" ", [])], "its shape 1 has no label"),
-        (["a"], "its shape 1 has no label"),
-        (None, "1.json: has no shapes, imageHeight and imageWidth"),
+        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle must have 2 points, got 3"),
+        ([shape("a", [[0, 0], [4, 4]], "mask")], r"shape 1 \(a\): the mask is not a PNG in base64; draw it again"),
+        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): the mask is not a PNG in base64"),
+        ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): the mask cannot be read"),
+        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "the mask is 9000 x 9000 .* its box is 3 x 2"),
+        ([drawn("a", [[0, 0]], ONES)], "a mask must have 2 points, got 1"),
+        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box is 6 x 2; draw it again"),
+        ([drawn("a", [[9, 0], [11, 1]], ONES)], "extends beyond the image, which is 8 x 6 pixels"),
+        ([drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))], "the mask must have one number per pixel, got an image in mode RGB"),
+        ([shape("c\ud83dat", [])], r"1.json: the label of shape 1: 'c\\ud83dat' contains half of a character"),
+        ([shape("a", [[0, 0], [4, 4]])], "shape 1 .*at least 3 points"),
+        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"shape 1 .*its image is 8 x 6"),
+        ([shape("a", ["x"])], "points must be pairs of numbers"),
+        ([shape(" ", [])], "shape 1 has no label"),
+        (["a"], "shape 1 has no label"),
+        (None, "1.json: shapes, imageHeight or imageWidth is missing"),
     ],
 )
 def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):

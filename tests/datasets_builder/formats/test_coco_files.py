@@ -59,8 +59,8 @@ def test_options_name_files_and_splits(tmp_path):
     ("names", "option", "words"),
     [
         ([], None, "no COCO JSON"),
-        (["a.json", "b.json"], None, "which split is each of a.json, b.json?"),
-        (["train_1.json", "train_2.json"], None, "which split"),
+        (["a.json", "b.json"], None, "cannot tell the splits of a.json, b.json"),
+        (["train_1.json", "train_2.json"], None, "cannot tell the splits"),
         (["a.json"], "b.json", "b.json: no such file"),
         (["a.json"], {"train": "a.json", "test": "b.json"}, "b.json: no such file"),
     ],
@@ -100,7 +100,7 @@ def test_an_image_that_is_nowhere_is_named_with_the_places(tmp_path):
 
 @pytest.mark.parametrize("file_name", ["../1.jpg", "a/../../1.jpg", "..\\1.jpg", "/etc/1.jpg"])
 def test_file_names_that_leave_the_folder_are_refused(tmp_path, file_name):
-    with pytest.raises(ValueError, match="^here: file_name .* leads out of"):
+    with pytest.raises(ValueError, match="^here: file_name .* is outside of"):
         path_inside(tmp_path, file_name, (tmp_path,), "here")
 
 
@@ -172,31 +172,31 @@ TWICE = content()
         ("{", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "no COCO instances file"),
-        ("{}", "no COCO instances file"),
-        (content(images={}), "no COCO instances file"),
-        (content(categories=None), "no COCO instances file"),
-        (content(images=[]), "lists no image"),
-        (content(images=["1.jpg"]), "the image at place 0 of its list (from 0 on) has no id"),
-        (content(images__id=None), "the image at place 0"),
-        (content(images__id=[1]), "the image at place 0"),
-        (content(categories__name="(" * 10**6), "category 3 has a name of 1,000,000 characters"),
-        (content(images__height=10**4000), "height an integer of 13,288 bits"),
+        ("[]", "is not a COCO instances file"),
+        ("{}", "is not a COCO instances file"),
+        (content(images={}), "is not a COCO instances file"),
+        (content(categories=None), "is not a COCO instances file"),
+        (content(images=[]), "contains no images"),
+        (content(images=["1.jpg"]), "the image at index 0 of its list has no id"),
+        (content(images__id=None), "the image at index 0"),
+        (content(images__id=[1]), "the image at index 0"),
+        (content(categories__name="(" * 10**6), "the name of category 3 must have at most 1,000 characters, got 1,000,000"),
+        (content(images__height=10**4000), "an integer of 13,288 bits"),
         (content(images__id="x" * 10**6, images__width=0), "image xxx"),
         (content(images__file_name=None), "image 1 has no file_name"),
-        (content(images__file_name=5), "image 1: file_name 5"),
+        (content(images__file_name=5), "image 1: file_name must be a string, height and width numbers of pixels, got 5"),
         (content(images__width=None), "image 1 has no width"),
-        (content(images__width=0), "width 0"),
-        (content(images__height="6"), "height '6'"),
-        (content(images=TWICE["images"] * 2), "image 1 is there twice"),
-        (content(annotations=TWICE["annotations"] * 2), "annotation 7 is there twice"),
-        (content(annotations__id=None), "the annotation at place 0"),
+        (content(images__width=0), "and 0"),
+        (content(images__height="6"), "'1.jpg', '6' and 8"),
+        (content(images=TWICE["images"] * 2), "image 1 exists twice"),
+        (content(annotations=TWICE["annotations"] * 2), "annotation 7 exists twice"),
+        (content(annotations__id=None), "the annotation at index 0"),
         (content(annotations__image_id=None), "annotation 7 has no image_id"),
         (content(annotations__image_id=2), "annotation 7: there is no image 2"),
         (content(annotations__image_id=[1]), "annotation 7: there is no image [1]"),
         (content(annotations__category_id=4), "annotation 7: there is no category 4"),
         (content(annotations__iscrowd="0"), "annotation 7: iscrowd is '0'"),
-        (content(categories=TWICE["categories"] * 2), "category 3 is there twice"),
+        (content(categories=TWICE["categories"] * 2), "category 3 exists twice"),
         (content(categories__name=None), "category 3 has no name"),
         (content(categories__name=" _ "), "category 3 has no name"),
     ],
@@ -248,12 +248,12 @@ def test_both_images_of_an_annotation_that_is_there_twice_are_left_out(tmp_path)
     path, told = tmp_path / "a.json", []
     path.write_text(json.dumps(broken))
     images, _, _ = read_coco(path, told.append)
-    assert [image["id"] for image in images] == [3] and len(told) == 1 and "is there twice" in str(told[0])
+    assert [image["id"] for image in images] == [3] and len(told) == 1 and "exists twice" in str(told[0])
 
 
 def test_the_folder_is_that_of_the_first_image_that_is_there(tmp_path):
     touch(tmp_path, "images/3.jpg")
     names = ["../../1.jpg", "x" * 300, "2.jpg", "3.jpg"]
     assert find_folder(tmp_path / "result.json", tmp_path, names) == tmp_path / "images"
-    with pytest.raises(ValueError, match="'../../1.jpg' leads out of"):
+    with pytest.raises(ValueError, match="'../../1.jpg' is outside of"):
         find_folder(tmp_path / "result.json", tmp_path, names[:3])

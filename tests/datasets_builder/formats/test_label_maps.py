@@ -34,5 +34,5 @@ def test_a_palette_gives_its_indices_though_its_colors_repeat(tmp_path):
 
 def test_a_map_of_colors_is_refused_by_its_name(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "colors.png")
-    with pytest.raises(ValueError, match="colors.png.*one number a pixel"):
+    with pytest.raises(ValueError, match="colors.png.*one number per pixel"):
         read_label_map(tmp_path / "colors.png")

@@ -61,7 +61,7 @@ def test_what_is_unlabeled_or_the_rest_of_a_sort_is_not_counted(root):
 def test_a_photo_of_nothing_but_rest_is_no_row_and_is_counted(root, caplog):
     write(root, "train2017", "000000000030", np.full((6, 8), WALL, dtype=np.uint8))
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
-    assert "left out 1 of its records" in caplog.text
+    assert "skipped records without a question (1)" in caplog.text
 
 
 def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
@@ -89,7 +89,7 @@ def test_names_are_the_182_official_ones_and_no_phrase_keeps_a_hyphen():
         ),
         (
             lambda folder: Image.new("RGB", (8, 6)).save(folder / "cocostuff/train2017/000000000025.png"),
-            "25.png.*one number a pixel",
+            "25.png.*one number per pixel",
         ),
     ],
     ids=["no photo", "no map", "unknown number", "another size", "colors"],

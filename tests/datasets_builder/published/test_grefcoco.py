@@ -95,7 +95,7 @@ def test_an_object_without_a_pixel_never_makes_a_phrase_one_of_what_is_not_there
     (target,) = row["targets"]
     assert target["texts"] == ["both"] and np.array_equal(decode_mask(target["masks"][0], ""), BOXES[3])
     assert "left out 1 refs to what covers no pixel" in caplog.text and "ref 0" in caplog.text
-    assert "left out 1 annotations that cover no pixel" in caplog.text and "annotation 5" in caplog.text
+    assert "skipped annotations with an empty mask (1)" in caplog.text and "annotation 5" in caplog.text
 
 
 def test_an_object_named_twice_is_one(rows_of):

@@ -81,7 +81,7 @@ def test_every_split_has_its_file(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "../MMR/MMR_val.json"}, "leads out of"),
+        ({"file_name": "../MMR/MMR_val.json"}, "is outside of"),
         ({"file_name": "train2017/8.jpg"}, "8.jpg: no such file.*val2017.zip"),
         ({"file_name": None}, "its file_name is None"),
         ({"answers": [[CAN], [LID], [CAN]]}, "question 0: its text answer has 2 {seg} but there are 1 masks"),

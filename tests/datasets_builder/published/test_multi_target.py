@@ -78,7 +78,7 @@ def test_a_bad_question_alone_is_left_out_where_so_many_are_allowed(build):
     ("change", "said"),
     [
         ({"photo": " "}, "its photo is ' ', which says nothing"),
-        ({"photo": "../1.jpg"}, "leads out of"),
+        ({"photo": "../1.jpg"}, "is outside of"),
         ({"photo": "train2017/2.jpg"}, "no such file. Draw it."),
         ({"height": 0}, "its height and width are"),
         ({"questions": "what?"}, "its questions are 'what.', which is no list"),

@@ -81,7 +81,7 @@ def test_a_row_has_a_target_for_every_category_and_two_wordings_for_a_part(root,
         [["the car"]],
     ]
     assert rows[0]["image"] == {"bytes": None, "path": str(root / "coco/train2017/000000000009.jpg")}
-    assert "left out 2 annotations of categories that are not marked throughout" in caplog.text
+    assert "skipped annotations of categories that are not exhaustively annotated (2)" in caplog.text
     assert "annotation 3" in caplog.text
 
 
@@ -132,7 +132,7 @@ def change(root, where, index, **fields):
     [
         (lambda root: (root / "coco/train2017/000000000009.jpg").unlink(), "image 9 .*no such file.*paco_lvis_v1.zip"),
         (lambda root: (root / "coco/train2017/000000000009.jpg").write_bytes(b""), "image 9 .*cannot be read"),
-        (lambda root: change(root, "images", 0, file_name="../../x.jpg"), "image 9 .*leads out of"),
+        (lambda root: change(root, "images", 0, file_name="../../x.jpg"), "image 9 .*is outside of"),
         (lambda root: change(root, "images", 0, height=7), "image 9 .*8 x 7"),
         (lambda root: change(root, "images", 0, not_exhaustive_category_ids=3), "image 9 .*no list of ids"),
         (lambda root: change(root, "annotations", 0, segmentation=None), "image 9 .*annotation 1 has no segmentation"),

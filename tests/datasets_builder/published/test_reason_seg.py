@@ -181,7 +181,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, change, messa
         load_rows("reason_seg", "train", str(root))
     assert "1_a_o" in str(caught.value) and "\n" not in str(caught.value)
     rows = load_rows("reason_seg", "train", str(root), {"max_bad": 1})
-    assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "left out, as max_bad" in caplog.text
+    assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "skipped: " in caplog.text
 
 
 def test_shapes_lie_on_the_photo_as_it_is_shown(root):

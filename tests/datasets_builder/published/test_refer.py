@@ -181,11 +181,11 @@ def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplo
     (row,) = load_rows("refcoco", "train", str(root))
     (target,) = row["targets"]
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
-    assert "left out 2 polygons of less than three points; the first:" in caplog.text
-    assert "left out 3 annotations that cover no pixel" in caplog.text and "annotation 51" in caplog.text
+    assert "skipped polygons of fewer than three points (2), first:" in caplog.text
+    assert "skipped annotations with an empty mask (3)" in caplog.text and "annotation 51" in caplog.text
     assert "left out 3 refs to what covers no pixel" in caplog.text and "ref 1" in caplog.text
     assert "left out 2 refs without a word" in caplog.text and "ref 4" in caplog.text
-    assert "left out 1 of its records, in which nothing can be asked" in caplog.text
+    assert "skipped records without a question (1)" in caplog.text
 
 
 def test_masks_of_a_photo_that_lies_on_its_side_are_set_upright(root):
@@ -209,7 +209,7 @@ IMAGES = [photo(9), photo(11), photo(12)]
         (changed(REFS, 2, image_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*instances.json has no image 77"),
         (changed(REFS, 2, ann_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 77 in image 11"),
         (changed(REFS, 2, ann_id=50), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 50 in image 11"),
-        (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*leads out of"),
+        (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*is outside of"),
         (REFS, changed(IMAGES, 1, file_name="none.jpg"), ANNOTATIONS, r"image 11: .*none.jpg: no such file"),
         (REFS, changed(IMAGES, 1, height="6"), ANNOTATIONS, r"image 11: .*height '6'"),
         (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: noted as 9 x 6 pixels"),
@@ -227,7 +227,7 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, caplog, ref
         load_rows("refcoco", "train", str(root))
     assert "\n" not in str(caught.value)
     assert len(load_rows("refcoco", "train", str(root), {"max_bad": 1})) == 1
-    assert "left out, as max_bad allows" in caplog.text
+    assert "skipped: " in caplog.text
 
 
 def test_what_is_not_there_is_said_with_where_it_is_got(root, tmp_path):
