@@ -108,7 +108,7 @@ class TolerantBuilder(RowsBuilder):
         text, max_bad = shorten(_escaped(str(error))), self.config.max_bad
         self.bad.append(ValueError(text))
         if len(self.bad) > max_bad:
-            allowed = f"More than {max_bad} files or records are bad. " if max_bad else ""
+            allowed = f"This is one more than max_bad {max_bad} allows. " if max_bad else ""
             raise ValueError(f"{text} {allowed}{SKIP_ADVICE}") from error
         if max_bad < NO_LIMIT:
             self.remark(f"skipped: {text}")

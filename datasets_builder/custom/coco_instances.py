@@ -120,9 +120,7 @@ class CocoInstances(TolerantBuilder):
             yield where, row
         self.remark_cases(file, skipped)
         if not n_rows and len(self.bad) == num_bad:
-            raise ValueError(
-                f"{file}: none of the {count_of(len(images), 'image')} has an annotation with a mask; add some."
-            )
+            raise ValueError(f"{file}: no annotation with a mask in {count_of(len(images), 'image')}; add some.")
 
 
 def _name(image: dict) -> str:

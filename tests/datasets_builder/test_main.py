@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from own_folder import mask, numbers, photo
 from PIL import Image
 
 from gemma_lisa.datasets_builder import __main__ as program
@@ -79,6 +80,48 @@ def test_max_bad_leaves_out_so_many_and_says_which(root, tmp_path, capsys, caplo
         call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
     call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out", "--max_bad", 1)
     assert "train 2 rows" in capsys.readouterr().out and "ADE_train_00000001" in caplog.text
+
+
+def test_verify_prints_each_error_once(tmp_path, capsys, caplog):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1_mug.png", numbers(n1=slice(0, 2)))
+    photo(tmp_path, "2.jpg")
+    with pytest.raises(ValueError, match=r"^folder: 1 error \(listed above\), 1 valid row\.$"):
+        call("verify", "folder", "--data_dir", tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        f"{tmp_path}/images/2.jpg: the photo has no mask; add masks/2.png or its LabelMe file, or remove the photo."
+    ]
+    assert "2.jpg" not in caplog.text and "max_bad" not in printed
+
+
+def test_outputs_use_the_singular_for_one_row(tmp_path, capsys):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1_mug.png", numbers(n1=slice(0, 2)))
+    call("verify", "folder", "--data_dir", tmp_path)
+    call("inspect", "folder", "--data_dir", tmp_path, "--output", tmp_path / "sheet.png")
+    call("prepare", "folder", "--data_dir", tmp_path, "--output", tmp_path / "out")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:3] == [
+        "folder: 1 row, no errors",
+        "train        1 row",
+        "train: 1 target, 1 mask, 0 without a mask (not in the image), 0 conversation turns",
+    ]
+    assert printed[-1] == f"saved {tmp_path / 'out'}: train 1 row"
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "prepare"])
+def test_a_folder_in_place_of_a_data_set_name_is_one_line_that_says_what_to_type(tmp_path, command):
+    photo(tmp_path, "1.jpg")
+    output = [] if command == "verify" else ["--output", tmp_path / "out"]
+    with pytest.raises(UsageError, match=f"found images/.*use {command} folder --data_dir {tmp_path}"):
+        call(command, tmp_path, *output)
+    with pytest.raises(UsageError, match=f"no prepared rows; .*use {command} folder --data_dir"):
+        call(command, tmp_path / "images", *output)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/plan.json").write_text("{}")
+    with pytest.raises(UsageError, match="its rows are already prepared"):
+        call(command, tmp_path / "rows", *output)
 
 
 def test_prepare_does_not_write_into_the_original_files(root):

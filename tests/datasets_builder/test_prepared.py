@@ -87,7 +87,7 @@ def test_a_row_saved_to_disk_names_no_picture_outside_its_folder(rows, tmp_path,
     named = path.format(tmp_path)
     save_as_they_are([row(tmp_path / "one" / "b.png", 0), row(named, 1)], tmp_path / "one")
     (tmp_path / "one" / "link.png").symlink_to(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"one: set/train/1: names the picture {re.escape(named)}, which is not below"):
+    with pytest.raises(ValueError, match=f"one: set/train/1: the image {re.escape(named)} is not in this folder"):
         load_rows(str(tmp_path / "one"), "train")
     if "://" not in path:
         assert len(load_rows(str(tmp_path / "one"), "train", data_dir=str(tmp_path))) == 2
@@ -122,11 +122,11 @@ def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, pa
     table = Dataset.from_list(foreign, features=ROW_FEATURES).data.table
     parquet.write_table(table, tmp_path / "foreign" / "train.parquet")
     with pytest.raises(
-        ValueError, match=f"foreign: set/train/2: names the picture {re.escape(path)} and does not hold"
+        ValueError, match=f"foreign: set/train/2: the row has the path {re.escape(path)} but not the image"
     ):
         load_rows(str(tmp_path / "foreign"), "train")
     part = Part("foreign", open_stream(str(tmp_path / "foreign"), "train", None), 1.0)
-    with pytest.raises(ValueError, match="set/train/2: names the picture"):
+    with pytest.raises(ValueError, match="set/train/2: the row has the path"):
         list(itertools.islice(StreamedQuestions([part], 0, 3), 3))
 
 
@@ -160,6 +160,23 @@ def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
         load_rows("shapes", "none", options={"train_rows": 1, "validation_rows": 1, "test_rows": 1})
     with pytest.raises(ValueError, match="shapes: no prepared rows"):
         load_rows("./shapes", "none")
+
+
+@pytest.mark.parametrize("options", [None, {"validation_share": 0.25}])
+def test_a_folder_of_photos_in_place_of_a_data_set_name_is_one_line_that_says_what_to_type(tmp_path, options):
+    for name in ("one/images", "two/train/image", "three/annotations", "four"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "three/annotations/instances_train.json").write_text("{}")
+    for name, found, data_set in (
+        ("one", "found images/, no prepared rows", "folder"),
+        ("two", "found train/image/, no prepared rows", "folder"),
+        ("three", "found COCO JSON, no prepared rows", "coco_instances"),
+        ("four", "no prepared rows", "folder"),
+    ):
+        with pytest.raises(ValueError, match=found) as refusal:
+            load_rows(str(tmp_path / name), "train", options=options)
+        assert f"--dataset {data_set} --data_dir {tmp_path / name}." in str(refusal.value)
+        assert "\n" not in str(refusal.value)
 
 
 def test_prepared_rows_have_no_options(shards):

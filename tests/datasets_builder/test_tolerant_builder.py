@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import datasets
 import pytest
 
-from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
+from gemma_lisa.datasets_builder.tolerant_builder import NO_LIMIT, SKIP_ADVICE, TolerantBuilder, TolerantConfig
 
 HALF = "\ud83d"  # of an emoji that was cut after its first half; JSON may say it
 
@@ -61,7 +61,7 @@ def made(tmp_path, records, **options):
 
 
 def refuse(record):
-    raise ValueError("here: is broken")
+    raise ValueError("here: is broken.")
 
 
 def test_what_was_left_out_is_said_at_every_start(tmp_path, caplog):
@@ -74,7 +74,7 @@ def test_what_was_left_out_is_said_at_every_start(tmp_path, caplog):
         said.append(caplog.messages)
     assert said[0] == said[1] == said[2]
     assert said[0][:2] == [
-        "skipped: here: is broken",
+        "skipped: here: is broken.",
         f"{builder.title}: skipped records without a question (1), first: train.json: record 2",
     ]
     assert len(said[0]) == 4  # of two splits
@@ -83,8 +83,21 @@ def test_what_was_left_out_is_said_at_every_start(tmp_path, caplog):
 def test_max_bad_counts_all_splits_together(tmp_path):
     with pytest.raises(datasets.exceptions.DatasetGenerationError) as failure:
         made(tmp_path, (row("a"), refuse), max_bad=1)
-    assert str(failure.value.__cause__) == "here: is broken"
+    said = str(failure.value.__cause__)
+    assert said == f"here: is broken. This is one more than max_bad 1 allows. {SKIP_ADVICE}"
     assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_without_max_bad_the_first_bad_record_is_one_line_with_one_hint(tmp_path, caplog):
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as failure:
+        made(tmp_path, (row("a"), refuse))
+    assert str(failure.value.__cause__) == f"here: is broken. {SKIP_ADVICE}"
+    assert SKIP_ADVICE.count("--max_bad N") == 1 and "here" not in caplog.text
+
+
+def test_without_a_limit_all_bad_records_are_collected_and_none_is_logged(tmp_path, caplog):
+    builder = made(tmp_path, (row("a"), refuse), max_bad=NO_LIMIT)
+    assert [str(error) for error in builder.bad] == ["here: is broken."] * 2 and "here" not in caplog.text
 
 
 @pytest.mark.parametrize("max_bad", ["3", True, 2.5, -1])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, listed, name_of, shorten, show
+from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, count_of, listed, name_of, shorten, show
 
 
 def nested(depth, leaf=1):
@@ -43,3 +43,8 @@ def test_a_name_is_shown_without_quotes_and_a_message_keeps_its_beginning():
     assert shorten("short") == "short"
     assert listed(["cat", 3, "dog"]) == "cat, 3, dog"
     assert len(listed("x" * 10**6 for _ in range(10**9))) == 200  # most of them are never made
+
+
+def test_a_count_has_the_singular_or_the_plural_of_its_noun():
+    assert [count_of(number, "row") for number in (0, 1, 2, 1_200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert [count_of(number, "entry", "entries") for number in (1, 2)] == ["1 entry", "2 entries"]

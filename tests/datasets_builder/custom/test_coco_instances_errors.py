@@ -82,15 +82,15 @@ def no_images(photos):
         (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
         (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
         (unknown_category, {}, ["annotation 2", "no category 77"]),
-        (nothing_marked, {}, ["none of its 1 images"]),
+        (nothing_marked, {}, ["no annotation with a mask in 1 image;"]),
         (no_images, {}, ["contains no images"]),
-        (None, {"text": "{caption}"}, ["annotation 1", "no words in its field 'caption'"]),
-        (None, {"text": "{caption"}, ["cannot be filled"]),
-        (None, {"text": "{0}"}, ["names of fields"]),
-        (None, {"text": "{category.upper}"}, ["names of fields"]),
-        (None, {"text": "{category!r}"}, ["names of fields"]),
-        (None, {"text": " "}, ["names of fields"]),
-        (None, {"text": 5}, ["cannot be filled"]),
+        (None, {"text": "{caption}"}, ["annotation 1", "no text in its field 'caption'"]),
+        (None, {"text": "{caption"}, ["is not a valid format string"]),
+        (None, {"text": "{0}"}, ["field names in braces"]),
+        (None, {"text": "{category.upper}"}, ["field names in braces"]),
+        (None, {"text": "{category!r}"}, ["field names in braces"]),
+        (None, {"text": " "}, ["field names in braces"]),
+        (None, {"text": 5}, ["is not a valid format string"]),
         (None, {"text": "{id}", "absent": 1}, ["absent"]),
         (None, {"absent": -1}, ["absent"]),
         (None, {"absent": "1"}, ["absent"]),
@@ -153,7 +153,7 @@ def test_verify_names_every_bad_record(tmp_path, capsys):
     (photos.root / "result.json").write_text(json.dumps(photos.content))
     for number in (1, 2):
         (photos.root / f"images/{number}.png").unlink()
-    with pytest.raises(ValueError, match="2 of its records are bad, listed above; 1 were made"):
+    with pytest.raises(ValueError, match="2 errors \\(listed above\\), 1 valid row"):
         datasets_main(["verify", "coco_instances", "--data_dir", str(photos.root)])
     said = capsys.readouterr().out
     assert "image 1 (images/1.png)" in said and "image 2 (images/2.png)" in said

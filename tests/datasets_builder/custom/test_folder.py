@@ -71,7 +71,10 @@ def test_it_must_be_clear_whether_255_is_the_thing(root):
     mask(root, "1.png", numbers(n1=slice(0, 2)))
     photo(root, "2.jpg")
     mask(root, "2.png", numbers(n255=slice(0, 2)))
-    assert "2.png: marks the object with 255, but" in (said := refusal(root, text="the mug")) and "ignore_value to 0" in said
+    assert (
+        "2.png: marks the object with 255, but" in (said := refusal(root, text="the mug"))
+        and "ignore_value to 0" in said
+    )
     assert len(load(root, text="the mug", ignore_value=0)) == 2
     mask(root, "1.png", numbers(n90=slice(0, 1), n180=slice(1, 2), n255=slice(2, 3)))
     assert "1.png: has 3 numbers besides 0" in (said := refusal(root, text="the mug")) and "soft edges" in said
@@ -224,7 +227,10 @@ def test_a_share_and_a_validation_folder_exclude_each_other(root):
             lambda root: mask(root, "2.png", np.ones((9, 6), dtype=np.uint8)),
             "masks/2.png: its size is 6 x 9 pixels .*2.jpg is 8 x 6",
         ),
-        (lambda root: mask(root, "2.png", numbers(n3=slice(0, 1))), "2.png: contains the number 3, .*the classes are: 1 cat, 2"),
+        (
+            lambda root: mask(root, "2.png", numbers(n3=slice(0, 1))),
+            "2.png: contains the number 3, .*the classes are: 1 cat, 2",
+        ),
         (
             lambda root: Image.new("RGB", SIZE).save(root / "masks/2.png"),
             "2.png: .* got an image in mode RGB. A mask must be a grayscale or palette PNG",
@@ -288,8 +294,8 @@ def test_what_is_wrong_is_listed_where_no_picture_is_whole(root):
     (root / "images").mkdir()
     builder = builder_of("folder", str(root), {"max_bad": 9})
     make_rows(builder)
-    assert [str(error).partition(" of no")[0][-18:] for error in builder.bad] == [
-        f"{stem}.png: is the mask" for stem in ("1", "2")
+    assert [str(error).partition(" for this mask")[0][-24:] for error in builder.bad] == [
+        f"{stem}.png: there is no photo" for stem in ("1", "2")
     ]
     assert "1.png: there is no photo for this mask" in refusal(root)
 
@@ -302,7 +308,7 @@ def test_a_name_that_is_not_in_utf_8_is_a_line_that_names_it_and_may_be_left_out
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_bytes((root / "images/1.jpg").read_bytes())
-    assert (said := refusal(root, text="the mug")).isascii() and said.endswith(": the name is not in UTF-8; rename it.")
+    assert (said := refusal(root, text="the mug")).isascii() and "': the name is not in UTF-8; rename it. " in said
     assert ascii(name)[1:-1] in said
     (root / "masks/caf\udce9.txt").write_bytes(b"")  # nobody reads it
     assert areas(load(root, text="the mug", max_bad=1)[0]) == {"the mug": 8}
@@ -327,6 +333,18 @@ def test_a_folder_that_holds_something_else_is_refused_with_what_it_should_hold(
     assert "val and valid are both validation; keep one" in refusal(root)
     with pytest.raises(ValueError, match="folder: data_dir is missing"):
         load_rows("folder", "train")
+
+
+def test_photos_without_any_mask_are_one_line_that_says_where_to_put_them(root, caplog):
+    for stem in ("1", "2"):
+        photo(root, f"{stem}.jpg")
+    mask(root, "annotations/1.png", numbers(n1=slice(0, 1)))
+    for max_bad in (0, 9):
+        said = refusal(root, text="the mug", max_bad=max_bad)
+        assert "none of the 2 photos has a mask or a LabelMe file, such as masks/1.png or labels/1.json" in said
+    (root / "annotations").rename(root / "mask")
+    assert len(load(root, text="the mug", max_bad=1)) == 1
+    assert f"{root}/mask: used as masks/, which does not exist" in caplog.text
 
 
 def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):

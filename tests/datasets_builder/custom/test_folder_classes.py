@@ -70,8 +70,14 @@ def test_names_with_numbers_in_them_stay_whole(root, text, names):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1: cat\ndog\n", "line 2: it is not clear whether 'dog' starts or ends with a class number; write a number and a name"),
-        ("cat\n\n3 wheeler\n", "line 3: it is not clear whether '3 wheeler' starts or ends with a class number; .*`1: cat`"),
+        (
+            "1: cat\ndog\n",
+            "line 2: it is not clear whether 'dog' starts or ends with a class number; write a number and a name",
+        ),
+        (
+            "cat\n\n3 wheeler\n",
+            "line 3: it is not clear whether '3 wheeler' starts or ends with a class number; .*`1: cat`",
+        ),
         (f"1: cat\n1{chr(9) * 10**5}x\n", "line 2: the line has 100,002 characters"),
         ("cat: 1\ndog\n", "line 2: it is not clear whether 'dog'"),
         ("1: cat\n2:\n", "line 2: it is not clear whether '2:'"),
@@ -102,7 +108,11 @@ def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("classes.json", '{"1": "cat", "01": "dog"}', "two classes have the number 1; each class needs a different number"),
+        (
+            "classes.json",
+            '{"1": "cat", "01": "dog"}',
+            "two classes have the number 1; each class needs a different number",
+        ),
         ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' is there twice)"),
         ("classes.json", '{"cat": 1, "dog": 1}', "two classes have the number 1"),
         ("classes.json", '["0 background", "1 cat"]', "the name '0 background' starts with a number"),

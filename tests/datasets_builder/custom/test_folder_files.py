@@ -9,7 +9,9 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     composed,
     find_folders,
     find_mask,
+    find_place,
     pair_up,
+    place_remarks,
     share_out,
     text_files,
 )
@@ -30,6 +32,38 @@ def test_splits_are_found_by_their_words_in_any_case(tmp_path):
     assert find_folders(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "VALID"}
     with pytest.raises(ValueError, match="no such folder"):
         find_folders(tmp_path / "nowhere")
+
+
+def test_folders_with_singular_names_are_used_if_the_plural_is_missing(tmp_path):
+    photo(tmp_path, "image/1.jpg")
+    mask(tmp_path, "mask/1_cat.png", numbers())
+    labelme(tmp_path, "label/2.json", [])
+    photo(tmp_path, "image/2.jpg")
+    folders = find_folders(tmp_path)
+    pairs = pair_up(tmp_path, asked=set())
+    assert folders == {"train": tmp_path} and pairs.errors == []
+    assert names_of(pairs.photos) == {"1": [("cat", "1_cat.png")], "2": []}
+    assert pairs.photos["2"].labels == tmp_path / "label/2.json"
+    assert str(tmp_path / "label/2.json") in text_files(tmp_path, folders)
+    assert find_mask("1_cat.png", tmp_path, tmp_path, "line 2") == tmp_path / "mask/1_cat.png"
+    assert share_out([question("images/1.jpg"), question("image/1.jpg")], {"train": pairs.photos}, tmp_path) == []
+    assert place_remarks(folders) == [
+        f"{tmp_path}/{name}: used as {name}s/, which does not exist" for name in ("image", "mask", "label")
+    ]
+
+
+def test_folders_with_singular_names_are_ignored_if_the_plural_exists(tmp_path):
+    photo(tmp_path, "1.jpg")
+    photo(tmp_path, "image/2.jpg")
+    assert find_place(tmp_path, "images") == tmp_path / "images"
+    assert list(pair_up(tmp_path, asked=set()).photos) == ["1"]
+    assert place_remarks({"train": tmp_path}) == [f"{tmp_path}/image: ignored because images/ exists"]
+
+
+def test_splits_are_in_the_order_train_validation_test(tmp_path):
+    for name in ("test", "val", "train"):
+        photo(tmp_path, f"{name}/image/1.jpg")
+    assert list(find_folders(tmp_path)) == ["train", "validation", "test"]
 
 
 def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with(tmp_path):

@@ -30,7 +30,9 @@ def test_numbers_have_the_names_of_their_classes_and_the_same_name_is_one_area(t
     mask(tmp_path, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 4), n255=slice(5, 6)))
     reader = MaskReader({1: "cat", 2: "dog", 3: "cat"}, 255)
     assert pixels(reader.areas(the_photo(tmp_path))) == {"cat": (16, 8), "dog": (16, 8)}
-    with pytest.raises(ValueError, match="1.png: contains the number 3, which is not a class; the classes are: 1 cat, 2 dog"):
+    with pytest.raises(
+        ValueError, match="1.png: contains the number 3, which is not a class; the classes are: 1 cat, 2 dog"
+    ):
         MaskReader({1: "cat", 2: "dog"}, 255).areas(the_photo(tmp_path))
 
 

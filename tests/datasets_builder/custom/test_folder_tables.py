@@ -74,7 +74,7 @@ def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(ro
 def test_pictures_of_which_nothing_is_asked_are_left_out_and_counted(asked, caplog):
     write(asked, "questions.csv", "image,question,class\n1.jpg,the cat,cat\n")
     assert len(load(asked)) == 1
-    assert "left out 1 pictures of which nothing is asked" in caplog.text and "2.png" in caplog.text
+    assert "skipped photos without a question (1)" in caplog.text and "2.png" in caplog.text
 
 
 def test_masks_that_questions_name_need_no_picture_of_their_name(root):
@@ -98,16 +98,25 @@ def test_a_name_that_a_mac_decomposed_is_found(root):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("3.jpg,the cat,,cat,", "questions.csv line 2: no picture is called '3.jpg'; write its name as in images/"),
-        ("1.jpg,the cow,,cow,", "questions.csv line 2: 1.jpg: 'cow' is not marked in it, only cat, dog; leave mask and"),
+        ("3.jpg,the cat,,cat,", "questions.csv line 2: there is no photo '3.jpg'; write its name as in images/"),
+        (
+            "1.jpg,the cow,,cow,",
+            "questions.csv line 2: 1.jpg: 'cow' is not marked in it, only cat, dog; leave mask and",
+        ),
         ("2.png,the cat,,cat,", "images/2.png: the photo has no mask; add masks/2.png"),
         ("1.jpg,the cat,no.png,,", "line 2: there is no mask 'no.png'; write its path relative to"),
         ("1.jpg,the cat,../../no.png,,", "line 2: file_name '../../no.png' is outside of"),
         ("2.png,the cat,drawn/chair.png,cat,", "line 2: chair.png: 'cat' is not marked in it, .*leave class empty to"),
-        ("1.jpg,the cat,,cat,There it is.", r"line 2: the answer 'There it is.' has 0 \{seg\}, but the question has 1 mask;"),
+        (
+            "1.jpg,the cat,,cat,There it is.",
+            r"line 2: the answer 'There it is.' has 0 \{seg\}, but the question has 1 mask;",
+        ),
         ("1.jpg,the cow,,,It is {seg}.", r"line 2: the answer .* has 1 \{seg\}, but the question has 0 masks"),
         ("1.jpg,the cat,,cat,It is [SEG].", r"line 2: the answer .*write \{seg\} once for each mask"),
-        ("1.jpg,the cat,,cat,\n1.jpg,the cat,,dog,", "line 3: 'the cat' is already asked about 1.jpg in .* line 2; merge"),
+        (
+            "1.jpg,the cat,,cat,\n1.jpg,the cat,,dog,",
+            "line 3: 'the cat' is already asked about 1.jpg in .* line 2; merge",
+        ),
         ("1.jpg,,,cat,", "line 2: the column question is empty"),
         ("1.jpg,the cat,,cat", "line 2: 4 cells, but the first line has 5; put cells that contain ','"),
         ('1.jpg,"the cat,,cat,', "line 2: not valid CSV"),
@@ -127,18 +136,40 @@ def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
         ("questions.csv", "image,question,masc\n1.jpg,a,b\n", "line 1: unknown column 'masc'; columns can be image,"),
         ("questions.csv", "image,mask\n1.jpg,a\n", "line 1: the column question is missing"),
         ("questions.csv", "image,question,class,label\n1.jpg,a,b,c\n", "line 1: a column exists twice"),
-        ("questions.csv", "image,question,split\n1.jpg,a,exam\n", "line 2: split must be train, validation, test or empty, got 'exam'"),
+        (
+            "questions.csv",
+            "image,question,split\n1.jpg,a,exam\n",
+            "line 2: split must be train, validation, test or empty, got 'exam'",
+        ),
         ("questions.csv", "image,question\n1.jpg,the two\n", "line 2: 1.jpg has masks of cat, dog; add a column class"),
         ("questions.jsonl", '{"image": "1.jpg", "question": 3}\n', "line 1: the line must be an object of strings"),
         ("questions.jsonl", "[]\n", "line 1: the line must be an object of strings"),
         ("questions.jsonl", "\n{\n", "line 2: not valid JSON"),
-        ("questions.jsonl", '{"image": "1", "image": "2"}\n', "line 1: not valid JSON ('image' is there twice); write one"),
+        (
+            "questions.jsonl",
+            '{"image": "1", "image": "2"}\n',
+            "line 1: not valid JSON ('image' is there twice); write one",
+        ),
         ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said_with_its_line(asked, name, content, said):
     write(asked, name, content)
     assert f"{name} {said}" in refusal(asked)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_line_of_excel_that_names_the_delimiter_is_supported(asked, delimiter):
+    write(asked, "questions.csv", f"sep={delimiter}\r\n" + table(QUESTIONS[1:2], delimiter), "utf-8-sig")
+    assert areas(load(asked)[0]) == {"the barking one": 16}
+    write(asked, "questions.csv", f"sep={delimiter}\n" + table([{"image": "1.jpg"}], delimiter))
+    assert "questions.csv line 3: the column question is empty" in refusal(asked)
+
+
+def test_a_delimiter_that_is_not_supported_is_one_line_with_those_that_are(asked):
+    write(asked, "questions.csv", "image|question\n1.jpg|the cat\n")
+    said = refusal(asked)
+    assert "line 1: unknown column 'image|question'" in said and "separated by commas, semicolons or tabs" in said
 
 
 @pytest.mark.parametrize("word", ["{seg}", "[SEG]"])
@@ -148,7 +179,10 @@ def test_an_explanation_that_points_at_a_mask_is_refused(asked, word, kind):
     content = table([question], ",") if kind == "csv" else json.dumps(question)
     write(asked, f"questions.{kind}", content)
     line = 2 if kind == "csv" else 1
-    assert f"questions.{kind} line {line}: explanation contains {word}, which is only allowed in the column answer" in refusal(asked)
+    assert (
+        f"questions.{kind} line {line}: explanation contains {word}, which is only allowed in the column answer"
+        in refusal(asked)
+    )
 
 
 @pytest.mark.parametrize("name", ["Questions.csv", "QUESTIONS.CSV", "questions.JSONL"])
@@ -166,7 +200,9 @@ def test_a_table_under_another_name_is_not_passed_over(asked, name):
     mask(asked, "2.png", numbers(n1=slice(0, 1)))
     assert len(load(asked)) == 2
     write(asked, name, table(QUESTIONS[:1], ","))
-    assert f"{name}: this file name is not supported; save the file as questions.csv or questions.jsonl" in refusal(asked)
+    assert f"{name}: this file name is not supported; save the file as questions.csv or questions.jsonl" in refusal(
+        asked
+    )
 
 
 BAD_LINES = """image,question,mask,class,answer,explanation,split
@@ -198,7 +234,7 @@ def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
 
 def test_a_table_of_bad_lines_alone_does_not_let_the_classes_be_asked_for(asked):
     write(asked, "questions.csv", BAD_LINES)
-    assert "has no rows" in refusal(asked, max_bad=99)
+    assert "no row" in refusal(asked, max_bad=99)
 
 
 @pytest.mark.parametrize("length", [0, 1_500])
@@ -219,7 +255,9 @@ def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
     assert "questions.jsonl line 1: not valid JSON" in refusal(asked)
     assert areas(load(asked, max_bad=4)[0]) == {"the cow": 8, "the barking one": 16}
     write(asked, "questions.jsonl", half)
-    assert r"questions.jsonl line 1: the column question: 'the c\ud83dat' contains half of a character" in refusal(asked)
+    assert r"questions.jsonl line 1: the column question: 'the c\ud83dat' contains half of a character" in refusal(
+        asked
+    )
 
 
 def test_a_quote_that_swallows_lines_stops_whatever_is_allowed(asked):

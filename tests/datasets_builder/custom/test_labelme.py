@@ -127,7 +127,10 @@ def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_ar
         ([drawn("a", [[0, 0]], ONES)], "a mask must have 2 points, got 1"),
         ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box is 6 x 2; draw it again"),
         ([drawn("a", [[9, 0], [11, 1]], ONES)], "extends beyond the image, which is 8 x 6 pixels"),
-        ([drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))], "the mask must have one number per pixel, got an image in mode RGB"),
+        (
+            [drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))],
+            "the mask must have one number per pixel, got an image in mode RGB",
+        ),
         ([shape("c\ud83dat", [])], r"1.json: the label of shape 1: 'c\\ud83dat' contains half of a character"),
         ([shape("a", [[0, 0], [4, 4]])], "shape 1 .*at least 3 points"),
         ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"shape 1 .*its image is 8 x 6"),

@@ -100,38 +100,38 @@ WHOLE = encode_mask(np.ones(SIZE))
     [
         (None, "no segmentation"),
         ([], "no segmentation"),
-        ([[]], "polygon of 0 numbers"),
-        ([[1, 1, 5, 5]], "polygon of 4 numbers"),
-        ([[1, 1, 5, 1, 5, 5, 1]], "polygon of 7 numbers"),
-        ([[[1, 1], [5, 1], [5, 5]]], "not a list of numbers"),
-        ([["one", 1, 5, 1, 5, 5]], "not a list of numbers"),
-        ([[{}, 1, 5, 1, 5, 5]], "not a list of numbers"),
-        ([[10**400, 1, 5, 1, 5, 5]], "not a list of numbers"),
-        ([1, 1, 5, 1, 5, 5], "neither polygons"),
-        ("polygon", "neither polygons"),
+        ([[]], "got 0 numbers"),
+        ([[1, 1, 5, 5]], "got 4 numbers"),
+        ([[1, 1, 5, 1, 5, 5, 1]], "got 7 numbers"),
+        ([[[1, 1], [5, 1], [5, 5]]], "must be a list of numbers"),
+        ([["one", 1, 5, 1, 5, 5]], "must be a list of numbers"),
+        ([[{}, 1, 5, 1, 5, 5]], "must be a list of numbers"),
+        ([[10**400, 1, 5, 1, 5, 5]], "must be a list of numbers"),
+        ([1, 1, 5, 1, 5, 5], "must be polygons"),
+        ("polygon", "must be polygons"),
         ([[float("nan"), 1, 5, 1, 5, 5]], "not a finite number"),
         ([[float("inf"), 1, 5, 1, 5, 5]], "not a finite number"),
         ([[None, 1, 5, 1, 5, 5]], "not a finite number"),
-        ([[0, 0, 22.5, 0, 22.5, 12]], "x 0 to 22.5 and y 0 to 12, but its image is 20 x 12"),
+        ([[0, 0, 22.5, 0, 22.5, 12]], "from x 0 to 22.5 and from y 0 to 12, but its image is 20 x 12"),
         ([[-3, 0, 5, 0, 5, 5]], "x -3 to 5"),
         ([[0, 0, 12, 0, 12, 20]], "y 0 to 20"),
         ([[0, -2.5, 12, 0, 12, 3]], "y -2.5 to 3"),
-        ({}, "neither polygons"),
-        ({"size": list(SIZE)}, "neither polygons"),
-        ({**WHOLE, "size": [20, 12]}, "[20, 12] (height, width) but its image is [12, 20]"),
+        ({}, "must be polygons"),
+        ({"size": list(SIZE)}, "must be polygons"),
+        ({**WHOLE, "size": [20, 12]}, "[20, 12] (height, width), but its image is [12, 20]"),
         ({**WHOLE, "size": None}, "None (height, width)"),
-        ({**WHOLE, "counts": WHOLE["counts"] + "1"}, "broken RLE"),
-        ({**WHOLE, "counts": ""}, "broken RLE"),
-        ({**WHOLE, "counts": 240}, "broken RLE"),
+        ({**WHOLE, "counts": WHOLE["counts"] + "1"}, "invalid RLE"),
+        ({**WHOLE, "counts": ""}, "invalid RLE"),
+        ({**WHOLE, "counts": 240}, "invalid RLE"),
         ({"size": list(SIZE), "counts": [100, 139]}, "cover 239 pixels, not the 240"),
-        ({"size": list(SIZE), "counts": [250, -10]}, "no run length"),
-        ({"size": list(SIZE), "counts": [120.5, 119.5]}, "no run length"),
+        ({"size": list(SIZE), "counts": [250, -10]}, "not a run length"),
+        ({"size": list(SIZE), "counts": [120.5, 119.5]}, "not a run length"),
         ({"size": list(SIZE), "counts": []}, "empty"),
         ({"size": list(SIZE), "counts": [2**31 - 1] * 2**20}, "cover 225179981"),
         ({"size": [10**400, 1], "counts": "1"}, "an integer of 1,329 bits"),
         ({"size": [1] * 10**6, "counts": "1"}, "[1, 1, 1, 1, 1, 1, ...] (height, width)"),
-        ([[0, 0, 19, 11] * 110_000], "longer than 4,000,000 pixels"),
-        ([[0, 0, 19, 11] * 1_000 for _ in range(110)], "longer than 4,000,000 pixels"),
+        ([[0, 0, 19, 11] * 110_000], "have more than 4,000,000 pixels"),
+        ([[0, 0, 19, 11] * 1_000 for _ in range(110)], "have more than 4,000,000 pixels"),
     ],
 )
 def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
@@ -144,6 +144,8 @@ def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
 @pytest.mark.parametrize("size", [(30_000, 30_000), (10**400, 10**400), (2**31, 1), (2**62, 2**62)])
 def test_an_image_noted_larger_than_any_that_is_read_is_refused_before_its_mask_is_made(size):
     for segmentation in ([[0, 0, 9, 0, 9, 9]], {"size": list(size), "counts": [7]}):
-        with pytest.raises(ValueError, match="a.json: annotation 1: its image is noted as .* more than the") as refused:
+        with pytest.raises(
+            ValueError, match="a.json: annotation 1: the size of its image is .* more than the"
+        ) as refused:
             segmentation_runs(segmentation, size, "a.json: annotation 1")
         assert len(str(refused.value)) < 500

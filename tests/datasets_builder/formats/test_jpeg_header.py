@@ -94,7 +94,7 @@ def test_a_jpeg_that_was_cut_off_is_refused_and_one_with_more_behind_it_is_not(t
     assert stored_size(path, "here") == ((30, 50), orientation)
     assert stored_size(spoil(path, behind=b"a camera's own"), "here") == ((30, 50), orientation)
     cut = spoil(save(tmp_path / "b.jpg", **options), cut=200)
-    with pytest.raises(ValueError, match="^here: the image .*b.jpg cannot be read .*; replace it or take it out.$"):
+    with pytest.raises(ValueError, match="^here: the image .*b.jpg cannot be read .*; replace or remove it.$"):
         stored_size(cut, "here")
 
 

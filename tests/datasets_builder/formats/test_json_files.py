@@ -56,7 +56,7 @@ def test_records_are_the_list_at_the_top(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{"id": 1}]))
     assert read_records(tmp_path / "a.json") == [{"id": 1}]
     (tmp_path / "a.json").write_text(json.dumps({"records": []}))
-    with pytest.raises(ValueError, match="a.json: is no list of records at its top; get it again."):
+    with pytest.raises(ValueError, match="a.json: the top level must be a list of records; download the file again."):
         read_records(tmp_path / "a.json")
 
 

@@ -119,7 +119,8 @@ def test_what_is_no_data_of_refs_is_not_converted(tmp_path, content):
     file = tmp_path / "refs(unc).p"
     file.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(
-        ValueError, match=r"refs\(unc\).p(: (the content cannot be written as JSON|the top level must be a list of refs)| cannot .*EMPTY_SET)"
+        ValueError,
+        match=r"refs\(unc\).p(: (the content cannot be written as JSON|the top level must be a list of refs)| cannot .*EMPTY_SET)",
     ):
         convert(file)
     assert list(tmp_path.iterdir()) == [file]
@@ -218,7 +219,10 @@ def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
         ({"images": []}, "the lists images and annotations are missing"),
         (instances([7]), r"the image at index 0 of its list has no id"),
         (instances([IMAGE, {**IMAGE, "width": 3}]), "two different records have the id of image 1"),
-        (instances([IMAGE], [ANNOTATION, {**ANNOTATION, "image_id": 2}]), "two different records have the id of annotation 5"),
+        (
+            instances([IMAGE], [ANNOTATION, {**ANNOTATION, "image_id": 2}]),
+            "two different records have the id of annotation 5",
+        ),
     ],
 )
 def test_wrong_instances_are_one_line(tmp_path, content, message):

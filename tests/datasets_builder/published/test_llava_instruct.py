@@ -131,7 +131,10 @@ def test_a_folder_of_photos_is_listed_once(root, monkeypatch):
         (record("7", None, turns("Who?", "I.", "And there?\n<image>", "He.")), "id 7: .*names no image"),
         (record("7", "cut.jpg", turns("Who?", "I.")), "id 7: the image .*cut.jpg cannot be read"),
         (record("7", "empty.jpg", turns("Who?", "I.")), "id 7: the image .*empty.jpg cannot be read"),
-        (record("7", "000000000009.jpg", turns("Who?", "\\ud83d")), r"record 1 .*'\\ud83d' contains half of a character"),
+        (
+            record("7", "000000000009.jpg", turns("Who?", "\\ud83d")),
+            r"record 1 .*'\\ud83d' contains half of a character",
+        ),
         ({"conversations": []}, "record 1 .*has no id"),
         (None, "record 1 .*has no id"),
     ],
@@ -145,7 +148,7 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, bad, messag
         load_rows("llava_instruct", "train", str(root))
     assert "\n" not in str(refusal.value)
     assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 2
-    assert f"skipped: {refusal.value}" in caplog.text
+    assert f"skipped: {str(refusal.value).partition(' To skip')[0]}" in caplog.text
 
 
 @pytest.mark.parametrize("content", ['{"id": "7"}', "[", ""], ids=["no list", "cut off", "empty"])
