@@ -38,7 +38,7 @@ def call(*arguments):
     program.main([str(argument) for argument in arguments])
 
 
-def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(root, tmp_path, capsys):
+def test_prepared_rows_load_without_the_original_files(root, tmp_path, capsys):
     original = load_rows("ade20k", "train", str(root))
     call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
     assert "train 3 rows" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_prepare_writes_what_load_rows_reads_on_a_machine_without_the_originals(
     assert "Zhou et al." in card and "| train | 3 |" in card and "non-commercial" in card
 
 
-def test_inspect_counts_and_draws(root, tmp_path, capsys):
+def test_inspect_prints_counts_and_draws_a_sheet(root, tmp_path, capsys):
     call("inspect", "ade20k", "--data_dir", root, "--output", tmp_path / "sheet.png")
     said = capsys.readouterr().out
     assert "train       3 rows (published: 20,210 images)" in said
@@ -58,7 +58,7 @@ def test_inspect_counts_and_draws(root, tmp_path, capsys):
     assert Image.open(tmp_path / "sheet.png").width > 1500
 
 
-def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
+def test_verify_lists_all_errors_and_fails(root, capsys, monkeypatch):
     call("verify", "ade20k", "--data_dir", root)
     assert "ade20k: 3 rows, no errors" in capsys.readouterr().out
     folder = root / "ade20k"
@@ -74,7 +74,7 @@ def test_verify_lists_everything_bad_and_fails(root, capsys, monkeypatch):
     assert all(f"ADE_train_0000000{number}" in printed.out for number in range(3))
 
 
-def test_max_bad_leaves_out_so_many_and_says_which(root, tmp_path, capsys, caplog):
+def test_max_bad_skips_and_lists_bad_records(root, tmp_path, capsys, caplog):
     (root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="ADE_train_00000001"):
         call("prepare", "ade20k", "--data_dir", root, "--output", tmp_path / "out")
@@ -139,7 +139,7 @@ def test_prepare_does_not_write_into_a_folder_with_other_files(root, tmp_path, n
     assert path.read_text() == "{}" and [found for found in (tmp_path / "out").rglob("*") if found.is_file()] == [path]
 
 
-def test_inspect_does_not_overwrite_a_photo_or_another_picture(root, tmp_path, monkeypatch, capsys):
+def test_inspect_does_not_overwrite_inputs_or_other_files(root, tmp_path, monkeypatch, capsys):
     photo = next(root.rglob("*.jpg"))
     with pytest.raises(UsageError, match="in the input folder"):
         call("inspect", "ade20k", "--data_dir", root, "--output", photo, "--overwrite")
@@ -152,7 +152,7 @@ def test_inspect_does_not_overwrite_a_photo_or_another_picture(root, tmp_path, m
     assert capsys.readouterr().err.count(f"overwriting {other}") == 2
 
 
-def test_terminated_in_the_middle_prepare_leaves_whole_shards_and_continues(root, tmp_path, monkeypatch, capsys):
+def test_a_terminated_prepare_leaves_complete_shards_and_resumes(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shards, "ROWS_PER_SHARD", 1)
     written, write = [], shards.parquet.write_table
 
@@ -173,7 +173,7 @@ def test_terminated_in_the_middle_prepare_leaves_whole_shards_and_continues(root
     assert len(written) == 4 and len(load_rows(str(tmp_path / "out"), "train")) == 3
 
 
-def test_it_is_called_as_a_module():
+def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "gemma_lisa.datasets_builder", "inspect", "ade20k", "--output", "sheet.txt"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --output sheet.txt")

@@ -50,7 +50,7 @@ def shards(rows, tmp_path, monkeypatch):
     return tmp_path / "shards"
 
 
-def test_shards_give_the_rows_that_were_written_with_their_pictures(shards, rows, tmp_path):
+def test_shards_give_the_written_rows_with_their_images(shards, rows, tmp_path):
     (tmp_path / "a.png").unlink()
     found = load_rows(str(shards), "train")
     assert found.features == ROW_FEATURES
@@ -60,7 +60,7 @@ def test_shards_give_the_rows_that_were_written_with_their_pictures(shards, rows
     assert len(load_rows(str(shards), "validation", data_dir=str(tmp_path))) == 1
 
 
-def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
+def test_rows_saved_to_disk_load_with_and_without_splits(rows, tmp_path):
     rows.save_to_disk(tmp_path / "one")
     DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "several")
     found = load_rows(str(tmp_path / "one"), "train")
@@ -82,7 +82,7 @@ def save_as_they_are(rows, folder):
 
 
 @pytest.mark.parametrize("path", ["a.png", "one/../a.png", "one/link.png", "file://{}/a.png", "zip://x::{}/one/x.zip"])
-def test_a_row_saved_to_disk_names_no_picture_outside_its_folder(rows, tmp_path, path, monkeypatch):
+def test_a_row_saved_to_disk_cannot_name_an_image_outside_its_folder(rows, tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = path.format(tmp_path)
     save_as_they_are([row(tmp_path / "one" / "b.png", 0), row(named, 1)], tmp_path / "one")
@@ -93,14 +93,14 @@ def test_a_row_saved_to_disk_names_no_picture_outside_its_folder(rows, tmp_path,
         assert len(load_rows(str(tmp_path / "one"), "train", data_dir=str(tmp_path))) == 2
 
 
-def test_a_row_saved_to_disk_names_pictures_in_its_folder_by_any_way(rows, tmp_path, monkeypatch):
+def test_a_row_saved_to_disk_can_name_images_by_relative_or_absolute_path(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("one/b.png", tmp_path / "one" / "b.png")
     save_as_they_are([row(name, at) for at, name in enumerate(names)], tmp_path / "one")
     assert len(load_rows("one", "train")) == len(load_rows(str(tmp_path / "one"), "train")) == 2
 
 
-def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):
+def test_a_hub_name_is_loaded_from_the_hub(shards, monkeypatch):
     asked, rows = [], load_rows(str(shards), "validation")
     monkeypatch.setattr(
         datasets,
@@ -113,7 +113,7 @@ def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png"])
-def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, path):
+def test_a_parquet_row_cannot_choose_a_local_file(rows, tmp_path, path):
     (tmp_path / "foreign").mkdir()
     foreign = [
         {**row(path, at), "image": {"bytes": b"", "path": None} if at < 2 else row(path, at)["image"]}
@@ -130,7 +130,7 @@ def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, pa
         list(itertools.islice(StreamedQuestions([part], 0, 3), 3))
 
 
-def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards, tmp_path):
+def test_pattern_characters_in_a_folder_name_are_literal(shards, tmp_path):
     for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second means the third too
         shutil.copytree(shards, tmp_path / name)
     for name in ("rows [v2]", "rows?x", "rows*x"):
@@ -141,19 +141,19 @@ def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards
         }
 
 
-def test_hidden_files_are_no_shards(shards):
+def test_hidden_files_are_not_shards(shards):
     for name in (".parquet", ".train-00009-of-00009.parquet"):
         (shards / name).write_bytes(b"")
     assert len(load_rows(str(shards), "train")) == 3
 
 
-def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line():
+def test_a_missing_hub_name_is_one_line():
     with pytest.raises(ValueError, match="someone/rows: there is no such folder") as refusal:
         load_rows("someone/rows", "train")
     assert "\n" not in str(refusal.value)
 
 
-def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+def test_a_builder_has_precedence_over_a_folder_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "shapes").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="shapes has no split 'none'"):
@@ -214,7 +214,7 @@ def changed(rows, change):
     ],
     ids=["missing", "more", "missing in a target", "another type", "no list", "no picture"],
 )
-def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message):
+def test_other_columns_are_refused_by_name(rows, tmp_path, spoil, message):
     spoiled = spoil(rows)
     spoiled.save_to_disk(tmp_path / "disk")
     (tmp_path / "shards").mkdir()
@@ -241,14 +241,14 @@ def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message)
     ],
     ids=["missing shard", "broken shard", "stopped", "no shards"],
 )
-def test_what_is_wrong_with_shards_is_said_in_one_line(shards, spoil, message):
+def test_errors_in_shards_are_one_line(shards, spoil, message):
     spoil(shards)
     with pytest.raises(ValueError, match=message) as refusal:
         load_rows(str(shards), "train")
     assert "\n" not in str(refusal.value)
 
 
-def test_a_split_that_is_not_there_or_empty_is_refused(shards, rows, tmp_path):
+def test_a_missing_or_empty_split_is_refused(shards, rows, tmp_path):
     with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
         load_rows(str(shards), "test")
     (tmp_path / "empty").mkdir()

@@ -70,7 +70,7 @@ def assert_refused(call, *words):
         assert word in message
 
 
-def test_rows_come_back_from_disk_as_they_were_written(tmp_path):
+def test_rows_load_from_disk_as_they_were_saved(tmp_path):
     box = box_mask(1, 2, 4, 5)
     path = tmp_path / "picture.png"
     Image.new("RGB", (8, 6)).save(path)
@@ -91,7 +91,7 @@ def test_rows_come_back_from_disk_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (64, 64), (33, 50), (300, 401)])
-def test_masks_survive_encoding_and_agree_with_pycocotools(size):
+def test_encoded_masks_decode_to_the_same_mask_as_with_pycocotools(size):
     rng = np.random.default_rng(0)
     masks = [np.zeros(size, bool), np.ones(size, bool), rng.random(size) < 0.5, rng.random(size) < 0.003]
     for mask in [*masks, masks[2].T.copy().T, masks[2][::-1]]:
@@ -125,17 +125,17 @@ GOOD = encode_mask(box_mask(5, 10, 40, 50, (64, 64)))
         {**GOOD, "size": [0, 0]},
     ],
 )
-def test_a_broken_rle_is_refused_by_name(rle):
+def test_an_invalid_rle_is_refused_by_name(rle):
     assert decode_mask(GOOD, SOURCE).sum() == 35 * 40
     assert_refused(lambda: decode_mask(rle, SOURCE), "RLE")
 
 
-def test_an_rle_that_breaks_off_inside_a_number_is_called_cut_off():
+def test_an_rle_that_ends_inside_a_number_is_truncated():
     for counts in (GOOD["counts"] + "o", "o"):  # "o" says that more follows
         assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "truncated")
 
 
-def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
+def test_a_damaged_rle_gives_a_mask_or_an_error():
     rng = np.random.default_rng(0)
     n_refused = 0
     for _ in range(2000):
@@ -184,7 +184,7 @@ def test_exif_orientation_is_applied():
         assert load_image(image, SOURCE).size == (6, 8)  # not turned twice
 
 
-def test_no_image_is_no_image():
+def test_a_text_only_row_has_no_image():
     assert load_image(None, SOURCE) is None
 
 
@@ -207,12 +207,12 @@ def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
     assert_refused(lambda: load_image(tmp_path, SOURCE), "does not exist", str(tmp_path))
 
 
-def test_images_whose_range_is_not_agreed_on_are_refused_by_name():
+def test_images_with_more_than_eight_bits_are_refused_by_name():
     deep = Image.fromarray(np.full((6, 8), 1000, dtype=np.int32))
     assert_refused(lambda: load_image({"bytes": encoded(deep, format="TIFF"), "path": None}, SOURCE), "8 bits")
 
 
-def test_masks_are_ordered_by_centroid_from_the_top_then_from_the_left():
+def test_masks_are_ordered_by_centroid_from_top_to_bottom_then_left_to_right():
     bottom_left, top_right = box_mask(4, 0, 6, 2), box_mask(0, 6, 2, 8)
     middle_right, middle_left = box_mask(2, 5, 4, 7), box_mask(2, 1, 4, 3)
     empty = box_mask(0, 0, 0, 0)
@@ -222,7 +222,7 @@ def test_masks_are_ordered_by_centroid_from_the_top_then_from_the_left():
     assert sort_by_centroid([]) == []
 
 
-def test_ignored_pixels_are_marked_except_where_the_thing_is():
+def test_ignored_pixels_are_set_except_on_the_object():
     thing, other, ignore = box_mask(0, 0, 2, 2), box_mask(4, 4, 6, 6), box_mask(1, 1, 3, 3)
     masks = target_masks(make_target([thing, other], ignore), (6, 8), SOURCE)
     assert masks.shape == (2, 6, 8) and masks.dtype == np.uint8
@@ -234,11 +234,11 @@ def test_ignored_pixels_are_marked_except_where_the_thing_is():
     assert set(np.unique(target_masks(make_target([thing]), (6, 8), SOURCE))) == {0, 1}
 
 
-def test_an_absent_thing_has_no_masks_of_the_images_size():
+def test_an_absent_object_has_zero_masks_of_the_image_size():
     assert target_masks(make_target(), (6, 8), SOURCE).shape == (0, 6, 8)
 
 
-def test_a_mask_of_another_size_than_its_image_is_refused_with_both_sizes():
+def test_a_mask_with_another_size_than_its_image_is_refused():
     thing = box_mask(0, 0, 2, 2)
     assert_refused(lambda: target_masks(make_target([thing]), (8, 6), SOURCE), "6 x 8", "8 x 6")
     ignoring = make_target([thing], ignore=box_mask(0, 0, 2, 2, (5, 8)))
@@ -282,7 +282,7 @@ def test_a_mask_of_a_huge_size_is_refused_before_it_is_decoded(side, peak_memory
         assert peak_memory(lambda: assert_refused(lambda: decode_mask(huge, SOURCE), "RLE")) < 1e6
 
 
-def test_runs_whose_sum_overflows_do_not_pass_for_a_small_mask(peak_memory):
+def test_runs_with_an_overflowing_sum_are_refused(peak_memory):
     # 2 ** 15 runs of the same length, each as a difference of 0 to the run two before
     length = (2**64 + 64 * 64) // 2**15
     digits = [length >> (5 * place) & 0x1F for place in range(11)]
@@ -292,7 +292,7 @@ def test_runs_whose_sum_overflows_do_not_pass_for_a_small_mask(peak_memory):
     assert peak_memory(lambda: assert_refused(lambda: decode_mask(growing, SOURCE), "the runs cover")) < 2e7
 
 
-def test_more_masks_than_memory_holds_are_refused_before_any_is_decoded(peak_memory):
+def test_too_many_masks_are_refused_before_decoding(peak_memory):
     side = 9_000  # a picture of this size is a PNG of 100 KB
     target = {"masks": [{"size": [side, side], "counts": one_run(side * side)}] * 100, "ignore": None}
     assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (side, side), SOURCE), "100 masks")) < 1e6
@@ -316,7 +316,7 @@ def test_a_new_row_has_every_column_of_the_schema_in_its_order():
     assert new_row(None, SOURCE, [], (turn,)) == make_row(conversation=[turn])
 
 
-def test_what_an_error_quotes_is_cut():
+def test_long_texts_in_errors_are_shortened():
     long = "x" * 10**6
     for row in (
         make_row([make_target(texts=("a",), answer=long + "{seg}")]),

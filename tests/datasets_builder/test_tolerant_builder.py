@@ -64,7 +64,7 @@ def refuse(record):
     raise ValueError("here: is broken.")
 
 
-def test_what_was_left_out_is_said_at_every_start(tmp_path, caplog):
+def test_warnings_about_skipped_files_are_logged_at_every_start(tmp_path, caplog):
     records = (row("a"), refuse, None)
     said = []
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_without_a_limit_all_bad_records_are_collected_and_none_is_logged(tmp_pa
 
 
 @pytest.mark.parametrize("max_bad", ["3", True, 2.5, -1])
-def test_max_bad_is_a_whole_number(tmp_path, max_bad):
+def test_max_bad_must_be_an_integer(tmp_path, max_bad):
     with pytest.raises(ValueError, match="^max_bad must be an integer of at least 0, got "):
         made(tmp_path, (), max_bad=max_bad)
 
@@ -120,7 +120,7 @@ def test_max_bad_is_a_whole_number(tmp_path, max_bad):
     ],
     ids=["source", "path", "text", "answer", "explanation", "conversation", "in the making", "a name too long"],
 )
-def test_a_record_that_cannot_be_written_or_looked_for_is_a_bad_one(tmp_path, record):
+def test_a_record_that_cannot_be_written_is_bad(tmp_path, record):
     whole = row("😀 Zürich")
     builder = made(tmp_path, (whole, record), max_bad=2)
     assert list(builder.as_dataset(split="train")) == [whole]
@@ -128,7 +128,7 @@ def test_a_record_that_cannot_be_written_or_looked_for_is_a_bad_one(tmp_path, re
     assert all("record 1: " in str(error) and "\n" not in str(error) for error in builder.bad)
 
 
-def test_what_is_said_can_be_written_to_any_terminal(tmp_path, caplog):
+def test_warnings_can_be_written_to_any_terminal(tmp_path, caplog):
     def nameless(record):
         raise ValueError(f"{HALF}.jpg: no such file in Zürich")
 
@@ -137,7 +137,7 @@ def test_what_is_said_can_be_written_to_any_terminal(tmp_path, caplog):
     assert str(builder.bad[0]) == "\\ud83d.jpg: no such file in Zürich"
 
 
-def test_nothing_is_said_where_nothing_was_left_out(tmp_path, caplog):
+def test_nothing_is_logged_if_nothing_was_skipped(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="gemma_lisa"):
         for _ in range(2):
             made(tmp_path, (row("a"),))

@@ -88,7 +88,7 @@ requests = st.one_of(
 
 @budget(3)
 @given(requests)
-def test_any_request_is_answered_or_refused_as_wrong(endpoint, request_):
+def test_any_request_is_answered_or_refused_as_invalid(endpoint, request_):
     answer = endpoint(request_)
     if "error" not in answer:
         assert len(answer["masks"]) == 1
@@ -100,7 +100,7 @@ def test_any_request_is_answered_or_refused_as_wrong(endpoint, request_):
 
 @budget()
 @given(st.integers(200, 3_000), st.sampled_from(["points", "boxes", "threshold"]))
-def test_lists_in_lists_are_refused_at_any_depth(endpoint, depth, name):
+def test_nested_lists_are_refused_at_any_depth(endpoint, depth, name):
     nested = []
     for _ in range(depth):
         nested = [nested]

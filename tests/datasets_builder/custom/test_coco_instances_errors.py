@@ -99,7 +99,7 @@ def no_images(photos):
         (None, {"annotations": "other.json"}, ["other.json: no such file"]),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cache(photos, cache, spoil, options, words):
+def test_errors_are_one_line_and_leave_no_files_in_the_cache(photos, cache, spoil, options, words):
     if spoil is not None:
         spoil(photos)
     with pytest.raises(ValueError) as refusal:
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cach
     assert left == [] and not list(cache.rglob("*.incomplete"))
 
 
-def test_a_data_folder_is_needed(tmp_path):
+def test_data_dir_is_required(tmp_path):
     with pytest.raises(ValueError, match="data_dir is missing"):
         load_rows("coco_instances", "train")
     with pytest.raises(ValueError, match="no such folder"):
@@ -120,7 +120,7 @@ def test_a_data_folder_is_needed(tmp_path):
         load_rows("coco_instances", "train", str(tmp_path))
 
 
-def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
+def test_a_program_prints_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
     far_out(photos)
     (photos.root / "result.json").write_text(json.dumps(photos.content))
     arguments = ["--model", "m", "--dataset", "coco_instances", "--data_dir", str(photos.root), "--split", "train"]
@@ -134,7 +134,7 @@ def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, box_only, unknown_category, other_size])
-def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, caplog):
+def test_bad_records_are_skipped_up_to_max_bad(tmp_path, spoil, caplog):
     photos = Photos(tmp_path / "two")
     spoil(photos)
     if spoil is not no_file:  # which adds it itself
@@ -147,7 +147,7 @@ def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, cap
     assert "skipped: " in caplog.text and "result.json" in caplog.text
 
 
-def test_verify_names_every_bad_record(tmp_path, capsys):
+def test_verify_lists_every_bad_record(tmp_path, capsys):
     photos = Photos(tmp_path / "three", 3)
     photos.content["annotations"] += [annotation(7 + image, [box(*LOW)], image=image) for image in (2, 3)]
     (photos.root / "result.json").write_text(json.dumps(photos.content))

@@ -37,7 +37,7 @@ def lying(path, orientation, file_format):
 @pytest.mark.parametrize(  # below 5 the size does not tell in which frame masks are: they are taken to be upright
     ("orientation", "frame"), [*((at, "upright") for at in range(1, 9)), *((at, "stored") for at in range(5, 9))]
 )
-def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_format, orientation, frame):
+def test_masks_match_the_object_for_every_orientation_of_the_photo(photos, file_format, orientation, frame):
     path = photos.root / "images/1.png"
     lying(path, orientation, file_format)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L")) > 127
@@ -49,7 +49,7 @@ def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
+def test_masks_match_the_object_in_a_tiff_for_every_orientation(photos, orientation):
     path = photos.root / "images/1.png"
     lying(path, orientation, "TIFF")  # which Pillow sets upright while it reads it
     upright = np.asarray(load_image(path, "a photo").convert("L")) > 127
@@ -59,7 +59,7 @@ def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
     np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [upright])
 
 
-def test_masks_of_square_photos_are_taken_to_be_upright(photos):
+def test_masks_of_square_photos_are_taken_as_upright(photos):
     path = photos.root / "images/1.png"
     picture = Image.new("RGB", (WIDTH, WIDTH))
     exif = picture.getexif()

@@ -29,7 +29,7 @@ def root(tmp_path):
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["1.jpg", "1.JPEG", "1.png", "1.webp", "1.tif", "1.bmp"])
-def test_a_photo_with_a_mask_is_a_row_that_asks_by_the_option(root, name):
+def test_a_photo_with_a_mask_is_a_row_with_the_question_of_the_option(root, name):
     photo(root, name)
     mask(root, "1.png", numbers(n255=slice(0, 2)))
     rows = load(root, text="the mug")
@@ -41,7 +41,7 @@ def test_a_photo_with_a_mask_is_a_row_that_asks_by_the_option(root, name):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "I"])
-def test_whatever_is_not_0_is_the_thing_in_any_mode(root, mode):
+def test_all_nonzero_pixels_are_the_object_in_any_mode(root, mode):
     photo(root, "1.jpg")
     labels = numbers(n1=slice(0, 1), n7=slice(3, 4))
     if mode == "1":
@@ -58,7 +58,7 @@ def test_whatever_is_not_0_is_the_thing_in_any_mode(root, mode):
     assert areas(load(root, text="the mug")[0]) == {"the mug": 16}
 
 
-def test_a_mask_of_1_and_255_does_not_count_255(root):
+def test_255_is_ignored_in_a_mask_of_1_and_255(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 2), n255=slice(2, 3)))
     masks = EvaluationQuestions(load(root, text="the mug"), with_conversations=False)[0]["masks"][0]
@@ -66,7 +66,7 @@ def test_a_mask_of_1_and_255_does_not_count_255(root):
     assert areas(load(root, text="the mug", ignore_value=0)[0]) == {"the mug": 24}
 
 
-def test_it_must_be_clear_whether_255_is_the_thing(root):
+def test_an_ambiguous_255_is_refused(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 2)))
     photo(root, "2.jpg")
@@ -89,19 +89,19 @@ def test_a_mask_without_a_name_needs_the_option_text(root):
     assert load(root, text="Where is it?")[0]["targets"][0]["is_sentence"] is True
 
 
-def test_several_numbers_of_one_name_are_one_mask(root):
+def test_numbers_with_the_same_name_are_one_mask(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     assert areas(load(root, classes={"1": "dog", "2": "dog"})[0]) == {"the dog": 24}
 
 
-def test_a_single_class_may_be_marked_with_255(root):
+def test_a_single_class_can_be_marked_with_255(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n255=slice(0, 1)))
     assert areas(load(root, classes=["dog"])[0]) == {"the dog": 8}
 
 
-def test_each_class_may_have_a_mask_of_its_own(root, caplog):
+def test_each_class_can_have_its_own_mask_file(root, caplog):
     photo(root, "1.jpg")
     photo(root, "1_a.jpg")
     for name, rows in (("1_coffee_cup", slice(0, 1)), ("1_dog", slice(1, 3)), ("1_a_dog", slice(0, 6))):
@@ -115,7 +115,7 @@ def test_each_class_may_have_a_mask_of_its_own(root, caplog):
     assert "skipped empty masks (1), first: cat in" in caplog.text
 
 
-def test_numbered_masks_of_a_listed_class_are_united(root):
+def test_numbered_masks_of_a_listed_class_are_merged(root):
     photo(root, "1.jpg")
     for at, name in enumerate(("1_Dog_1", "1_Dog_2", "1_3")):
         mask(root, f"{name}.png", numbers(n255=slice(at, at + 1)))
@@ -128,7 +128,7 @@ def test_numbered_masks_of_a_listed_class_are_united(root):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("as_stored", [False, True])
-def test_a_mask_lies_on_the_upright_photo_or_on_the_stored_pixels_where_only_these_fit(root, orientation, as_stored):
+def test_a_mask_matches_the_upright_photo_or_the_stored_pixels_by_its_size(root, orientation, as_stored):
     photo(root, "1.jpg", exif=turned(orientation))
     upright = np.zeros((8, 6) if orientation in (6, 8) else (6, 8), dtype=np.uint8)
     upright[:2, :3] = 1  # no symmetry
@@ -139,7 +139,7 @@ def test_a_mask_lies_on_the_upright_photo_or_on_the_stored_pixels_where_only_the
 
 
 @pytest.mark.skipif(not (SAMPLES / "ade20k").is_dir(), reason=f"no real samples: {SAMPLES}")
-def test_a_real_label_map_has_the_pixels_that_are_known_of_it(root):
+def test_a_real_label_map_has_the_known_areas(root):
     for folder, kind in (("images", "images"), ("masks", "annotations")):
         shutil.copytree(SAMPLES / "ade20k" / kind / "validation", root / folder)
     write(root, "classes.txt", "\n".join(NAMES))
@@ -150,7 +150,7 @@ def test_a_real_label_map_has_the_pixels_that_are_known_of_it(root):
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
-def test_splits_are_the_folders_that_hold_images(root):
+def test_splits_are_the_folders_that_contain_images(root):
     for folder, rows in (("train", slice(0, 1)), ("val", slice(0, 2)), ("test", slice(0, 3))):
         photo(root, f"{folder}/images/1.jpg")
         mask(root, f"{folder}/masks/1.png", numbers(n1=rows))
@@ -165,7 +165,7 @@ def test_splits_are_the_folders_that_hold_images(root):
     assert "line 2: there is no photo 'train/images/1.jpg' in test" in refusal(root)
 
 
-def test_questions_may_lie_in_the_folder_of_their_split(root):
+def test_questions_can_be_in_the_folder_of_their_split(root):
     for folder in ("train", "valid"):
         photo(root, f"{folder}/images/1.jpg")
         mask(root, f"{folder}/masks/1.png", numbers(n1=slice(0, 1)))
@@ -174,7 +174,7 @@ def test_questions_may_lie_in_the_folder_of_their_split(root):
     assert areas(load(root, "validation")[0]) == {"the valid mug": 8}
 
 
-def test_a_folder_without_splits_is_split_by_its_questions_or_a_share(root):
+def test_a_folder_without_splits_is_divided_by_its_questions_or_a_share(root):
     for at in range(40):
         photo(root, f"{at}.png", color=(at, 0, 0))
         mask(root, f"{at}.png", numbers(n1=slice(0, 1)))
@@ -253,7 +253,7 @@ def test_a_share_and_a_validation_folder_exclude_each_other(root):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_does_not_fit_is_one_line_and_may_be_left_out(root, spoil, said, caplog):
+def test_an_invalid_file_is_one_line_and_can_be_skipped(root, spoil, said, caplog):
     for stem in ("1", "2"):
         photo(root, f"{stem}.jpg")
         mask(root, f"{stem}.png", numbers(n1=slice(0, 1), n2=slice(2, 3)))
@@ -282,13 +282,13 @@ def test_what_does_not_fit_is_one_line_and_may_be_left_out(root, spoil, said, ca
         ({"classes": []}, "the option classes: there are no classes"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(root, options, said):
+def test_invalid_options_are_refused(root, options, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     assert said in refusal(root, **options)
 
 
-def test_what_is_wrong_is_listed_where_no_picture_is_whole(root):
+def test_errors_are_listed_if_no_photo_is_valid(root):
     for stem in ("1", "2"):
         mask(root, f"{stem}.png", numbers(n1=slice(0, 1)))
     (root / "images").mkdir()
@@ -303,7 +303,7 @@ def test_what_is_wrong_is_listed_where_no_picture_is_whole(root):
 @pytest.mark.parametrize(
     "name", ["images/caf\udce9.jpg", "labels/caf\udce9.json", "masks/caf\udce9.png", "masks/1/\udce9.png"]
 )
-def test_a_name_that_is_not_in_utf_8_is_a_line_that_names_it_and_may_be_left_out(root, name):
+def test_a_file_name_that_is_not_utf_8_is_one_line_and_can_be_skipped(root, name):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     (root / name).parent.mkdir(exist_ok=True)
@@ -314,14 +314,14 @@ def test_a_name_that_is_not_in_utf_8_is_a_line_that_names_it_and_may_be_left_out
     assert areas(load(root, text="the mug", max_bad=1)[0]) == {"the mug": 8}
 
 
-def test_a_folder_whose_name_is_not_in_utf_8_is_refused_by_it(root):
+def test_a_folder_name_that_is_not_utf_8_is_refused(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     broken = root.rename(root.with_name("caf\udce9"))
     assert "caf\\udce9': the name of the folder is not in UTF-8; rename it" in refusal(broken, text="the mug")
 
 
-def test_a_folder_that_holds_something_else_is_refused_with_what_it_should_hold(root):
+def test_a_folder_with_another_layout_is_refused_with_the_expected_layout(root):
     assert "contains neither images/ nor train/images/, only nothing; put the photos into images/" in refusal(root)
     (root / "images").mkdir()
     assert "images/ contains no photo" in refusal(root)
@@ -347,7 +347,7 @@ def test_photos_without_any_mask_are_one_line_that_says_where_to_put_them(root, 
     assert f"{root}/mask: used as masks/, which does not exist" in caplog.text
 
 
-def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):
+def test_system_files_are_ignored_and_other_files_counted(root, caplog):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     at_root = (".DS_Store", "README.md", "labels.txt", "questions.csv.bak", "~$questions.xlsx", "question.png", "x.csv")
@@ -357,7 +357,7 @@ def test_files_of_the_system_are_passed_over_and_others_counted(root, caplog):
     assert "skipped files that are not images (1), first" in caplog.text and "notes.txt" in caplog.text
 
 
-def test_what_was_left_out_is_said_at_every_start(root, caplog):
+def test_warnings_about_skipped_files_are_logged_at_every_start(root, caplog):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     mask(root, "1_cat.png", numbers())
@@ -368,7 +368,7 @@ def test_what_was_left_out_is_said_at_every_start(root, caplog):
         assert "skipped files that are not images (1)" in caplog.text and "skipped empty masks (1)" in caplog.text
 
 
-def test_a_picture_in_which_nothing_is_marked_is_left_out_and_counted(root, caplog):
+def test_a_photo_with_an_empty_mask_is_skipped_and_counted(root, caplog):
     for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
         photo(root, f"{stem}.jpg")
         mask(root, f"{stem}.png", numbers(n1=rows))
@@ -377,7 +377,7 @@ def test_a_picture_in_which_nothing_is_marked_is_left_out_and_counted(root, capl
     assert "2.jpg" in caplog.text
 
 
-def test_changed_files_are_prepared_anew(root):
+def test_changed_files_are_prepared_again(root):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     assert areas(load(root, text="the mug")[0]) == {"the mug": 8}

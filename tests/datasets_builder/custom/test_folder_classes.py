@@ -40,7 +40,7 @@ def root(tmp_path):
         (None, ["coffee cup", "dog"]),
     ],
 )
-def test_classes_are_named_by_a_file_or_the_option(root, name, text):
+def test_class_names_come_from_a_file_or_the_option(root, name, text):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n255=slice(5, 6)))
     if name:
@@ -60,7 +60,7 @@ def test_classes_are_named_by_a_file_or_the_option(root, name, text):
         ("1) dog\n2) dog (small)\n3) cat\n", ["dog", "dog (small)", "cat"]),
     ],
 )
-def test_names_with_numbers_in_them_stay_whole(root, text, names):
+def test_names_that_contain_numbers_are_kept(root, text, names):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 6)))
     write(root, "classes.txt", text)
@@ -96,7 +96,7 @@ def test_names_with_numbers_in_them_stay_whole(root, text, names):
         ("cat: 1\ndog: 1\n", "line 2: the number 1 is also in line 1"),
     ],
 )
-def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line(root, text, said):
+def test_an_ambiguous_line_of_classes_txt_is_refused(root, text, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     write(root, "classes.txt", text)
@@ -123,7 +123,7 @@ def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line
         ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' is there twice)"),
     ],
 )
-def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said):
+def test_errors_in_classes_name_the_file(root, name, text, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     write(root, name, text)
@@ -131,7 +131,7 @@ def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said
 
 
 @pytest.mark.parametrize("name", ["Classes.txt", "CLASSES.TXT", "masks/Classes.TXT"])
-def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
+def test_a_classes_file_can_have_an_upper_case_name(root, name):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     write(root, name, "cat\n")
@@ -143,7 +143,7 @@ def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
 
 
 @pytest.mark.parametrize("name", ["class.txt", "classes.csv", "masks/classes.txt.txt", "classes (1).txt"])
-def test_a_file_of_classes_under_another_name_is_not_passed_over(root, name):
+def test_a_classes_file_with_a_similar_name_is_refused(root, name):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     assert areas(load(root, text="the mug")[0]) == {"the mug": 8}
@@ -153,7 +153,7 @@ def test_a_file_of_classes_under_another_name_is_not_passed_over(root, name):
 
 
 @pytest.mark.parametrize(("name", "text"), [("classes.json", "{"), ("classes.yaml", "a: ["), ("classes.txt", "")])
-def test_a_file_of_classes_that_names_none_is_refused(root, name, text):
+def test_an_empty_classes_file_is_refused(root, name, text):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     write(root, name, text)

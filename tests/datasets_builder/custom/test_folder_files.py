@@ -26,7 +26,7 @@ def names_of(photos):
     return {stem: [(rest, path.name) for rest, path in found.masks] for stem, found in photos.items()}
 
 
-def test_splits_are_found_by_their_words_in_any_case(tmp_path):
+def test_split_folders_can_have_upper_case_names(tmp_path):
     for name in ("Train", "VALID", "other"):
         photo(tmp_path, f"{name}/images/1.jpg")
     assert find_folders(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "VALID"}
@@ -66,7 +66,7 @@ def test_splits_are_in_the_order_train_validation_test(tmp_path):
     assert list(find_folders(tmp_path)) == ["train", "validation", "test"]
 
 
-def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with(tmp_path):
+def test_a_mask_belongs_to_the_photo_with_the_longest_matching_name(tmp_path):
     for name in ("1.jpg", "1_a.jpg", "2.jpg"):
         photo(tmp_path, name)
     for name in ("1.png", "1_dog.png", "1_a.png", "1_a_dog.png", "masks/2/cat.png"):
@@ -80,7 +80,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with
     assert pairs.errors == [] and pairs.others == []
 
 
-def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_path):
+def test_unmatched_files_are_errors_unless_a_question_names_them(tmp_path):
     photo(tmp_path, "1.jpg")
     for name in ("1.png", "9.png", "8.png"):
         mask(tmp_path, name, numbers())
@@ -98,7 +98,7 @@ def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_pat
     assert [path.name for path in pairs.others] == ["6.HEIC", "notes.txt"]
 
 
-def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
+def test_a_photo_has_either_masks_or_one_labelme_file(tmp_path):
     for name in ("1.jpg", "2.jpg"):
         photo(tmp_path, name)
     labelme(tmp_path, "images/1.json", [])
@@ -113,7 +113,7 @@ def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
     ]
 
 
-def test_a_decomposed_name_is_the_composed_one(tmp_path):
+def test_decomposed_and_composed_names_are_equal(tmp_path):
     apart = unicodedata.normalize("NFD", "café")
     assert apart != "café" == composed(apart)
     photo(tmp_path, f"{apart}.jpg")
@@ -122,7 +122,7 @@ def test_a_decomposed_name_is_the_composed_one(tmp_path):
 
 
 @pytest.mark.parametrize("image", ["1", "1.jpg", "images/1.jpg", "images\\1.jpg", "./images/1.jpg"])
-def test_a_question_finds_its_picture_by_any_spelling_of_its_name(tmp_path, image):
+def test_a_question_finds_its_photo_by_name_stem_or_path(tmp_path, image):
     photo(tmp_path, "1.jpg")
     photos = pair_up(tmp_path, set()).photos
     asked = question(image)
@@ -130,7 +130,7 @@ def test_a_question_finds_its_picture_by_any_spelling_of_its_name(tmp_path, imag
     assert photos["1"].questions == [asked]
 
 
-def test_a_question_of_no_picture_or_of_two_is_a_line(tmp_path):
+def test_a_question_about_no_photo_or_two_is_an_error(tmp_path):
     splits = {}
     for split in ("train", "test"):
         photo(tmp_path, f"{split}/images/1.jpg")
@@ -143,7 +143,7 @@ def test_a_question_of_no_picture_or_of_two_is_a_line(tmp_path):
     assert len(splits["test"]["1"].questions) == 1 and not splits["train"]["1"].questions
 
 
-def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(tmp_path):
+def test_a_mask_path_is_relative_to_the_split_its_masks_or_the_data_folder(tmp_path):
     split = tmp_path / "train"
     for name in ("train/a.png", "train/masks/b.png", "c.png"):
         mask(tmp_path, f"./{name}", numbers())
@@ -154,7 +154,7 @@ def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(
         find_mask("../../c.png", split, tmp_path, "line 2")
 
 
-def test_tables_classes_and_labels_are_the_files_of_text(tmp_path):
+def test_text_files_are_tables_classes_and_labels(tmp_path):
     photo(tmp_path, "1.jpg")
     for name in ("questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json", "notes.txt"):
         write(tmp_path, name, "x")

@@ -25,7 +25,7 @@ def pixels(areas):
     }
 
 
-def test_numbers_have_the_names_of_their_classes_and_the_same_name_is_one_area(tmp_path):
+def test_numbers_with_the_same_class_name_are_one_area(tmp_path):
     photo(tmp_path, "1.jpg")
     mask(tmp_path, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 4), n255=slice(5, 6)))
     reader = MaskReader({1: "cat", 2: "dog", 3: "cat"}, 255)
@@ -36,7 +36,7 @@ def test_numbers_have_the_names_of_their_classes_and_the_same_name_is_one_area(t
         MaskReader({1: "cat", 2: "dog"}, 255).areas(the_photo(tmp_path))
 
 
-def test_a_mask_of_one_thing_is_whatever_is_not_0(tmp_path):
+def test_a_mask_of_one_object_is_all_nonzero_pixels(tmp_path):
     photo(tmp_path, "1.jpg")
     mask(tmp_path, "1_cat.png", numbers(n7=slice(0, 1), n9=slice(1, 2)))
     mask(tmp_path, "1_dog.png", numbers(n1=slice(0, 1), n255=slice(1, 2)))
@@ -46,7 +46,7 @@ def test_a_mask_of_one_thing_is_whatever_is_not_0(tmp_path):
     assert pixels(found) == {"bird": (24, None), "cat": (16, None), "cow": (None, None), "dog": (8, 8)}
 
 
-def test_255_cannot_be_the_thing_in_one_mask_and_not_counted_in_another(tmp_path):
+def test_255_cannot_be_the_object_in_one_mask_and_ignored_in_another(tmp_path):
     for stem, labels in (("1", numbers(n1=slice(0, 1))), ("2", numbers(n255=slice(0, 1)))):
         photo(tmp_path, f"{stem}.jpg")
         mask(tmp_path, f"{stem}.png", labels)
@@ -60,7 +60,7 @@ def test_255_cannot_be_the_thing_in_one_mask_and_not_counted_in_another(tmp_path
         reader.check_agreement()
 
 
-def test_shapes_of_labelme_are_areas_and_its_ignore_label_is_not_counted(tmp_path):
+def test_labelme_shapes_are_areas_and_its_ignore_label_is_ignored(tmp_path):
     photo(tmp_path, "1.jpg")
     shapes = [shape("cat", BOX), shape("dog 2", [[4, 0], [8, 0], [8, 6], [4, 6]])]
     labelme(tmp_path, "labels/1.json", [*shapes, shape("__ignore__", [[0, 4], [4, 4], [4, 6], [0, 6]])])
@@ -72,7 +72,7 @@ def test_shapes_of_labelme_are_areas_and_its_ignore_label_is_not_counted(tmp_pat
         MaskReader({1: "cat"}, 255).areas(the_photo(tmp_path))
 
 
-def test_one_class_of_a_map_can_be_asked_for_and_where_nobody_names_numbers_all_of_it(tmp_path):
+def test_one_class_of_a_label_map_or_the_whole_unnamed_mask_is_selected(tmp_path):
     photo(tmp_path, "1.jpg")
     mask(tmp_path, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     path, shown = tmp_path / "masks/1.png", the_photo(tmp_path)
@@ -83,7 +83,7 @@ def test_one_class_of_a_map_can_be_asked_for_and_where_nobody_names_numbers_all_
         named.of_class(path, shown, "cow", "line 2")
 
 
-def test_a_class_is_picked_by_its_name_in_any_spelling_if_it_is_marked():
+def test_a_class_is_picked_by_name_ignoring_case_and_underscores():
     rle = encode_mask(np.ones((2, 2)))
     areas = {"coffee cup": Area(rle, None), "dog": Area(None, None), None: Area(rle, None)}
     assert pick(areas, "Coffee_Cup", "here", "do that").mask == rle
@@ -93,7 +93,7 @@ def test_a_class_is_picked_by_its_name_in_any_spelling_if_it_is_marked():
         pick({None: Area(rle, None)}, "dog", "here", "do that")
 
 
-def test_a_picture_without_a_mask_and_a_mask_in_jpeg_are_refused(tmp_path):
+def test_a_photo_without_a_mask_and_a_jpeg_mask_are_refused(tmp_path):
     photo(tmp_path, "1.jpg")
     with pytest.raises(ValueError, match="1.jpg: the photo has no mask; add masks/1.png"):
         MaskReader({}, 255).areas(the_photo(tmp_path))

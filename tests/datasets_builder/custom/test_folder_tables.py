@@ -47,7 +47,7 @@ def table(questions, delimiter):
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv;", "csv\t", "jsonl"])
-def test_every_question_is_a_target_of_its_picture(asked, kind):
+def test_every_question_is_a_target_of_its_photo(asked, kind):
     if kind == "jsonl":
         write(asked, "questions.jsonl", "".join(json.dumps(question) + "\n" for question in QUESTIONS))
     else:
@@ -62,7 +62,7 @@ def test_every_question_is_a_target_of_its_picture(asked, kind):
     assert len(TrainingQuestions(rows, 0, 9)[1]["conversations"]) == 3
 
 
-def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(root):
+def test_without_a_mask_column_a_question_asks_for_the_mask_of_its_photo(root):
     for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
         photo(root, f"{stem}.jpg")
         mask(root, f"{stem}.png", numbers(n255=rows))
@@ -71,13 +71,13 @@ def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(ro
     assert [areas(row) for row in rows] == [{"What holds coffee?": 8}, {"What holds tea?": None}]
 
 
-def test_pictures_of_which_nothing_is_asked_are_left_out_and_counted(asked, caplog):
+def test_photos_without_a_question_are_skipped_and_counted(asked, caplog):
     write(asked, "questions.csv", "image,question,class\n1.jpg,the cat,cat\n")
     assert len(load(asked)) == 1
     assert "skipped photos without a question (1)" in caplog.text and "2.png" in caplog.text
 
 
-def test_masks_that_questions_name_need_no_picture_of_their_name(root):
+def test_masks_named_in_questions_need_no_photo_with_their_name(root):
     photo(root, "1.jpg")
     mask(root, "masks/a/cup.png", numbers(n255=slice(0, 1)))
     mask(root, "saucer.png", numbers(n255=slice(0, 2)))
@@ -87,7 +87,7 @@ def test_masks_that_questions_name_need_no_picture_of_their_name(root):
     assert areas(load(root)[0]) == {"the cup": 8, "the saucer": 16}
 
 
-def test_a_name_that_a_mac_decomposed_is_found(root):
+def test_a_name_decomposed_by_macos_is_found(root):
     name = "Bär が"
     photo(root, f"{unicodedata.normalize('NFD', name)}.jpg")
     mask(root, f"{unicodedata.normalize('NFC', name)}.png", numbers(n1=slice(0, 1)))
@@ -123,7 +123,7 @@ def test_a_name_that_a_mac_decomposed_is_found(root):
         ("", "questions.csv: the file contains no questions"),
     ],
 )
-def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
+def test_errors_in_a_question_name_its_line(asked, line, said):
     write(asked, "questions.csv", f"image,question,mask,class,answer\n{line}\n")
     with pytest.raises(ValueError, match=said) as refused:
         load(asked)
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
         ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_with_its_line(asked, name, content, said):
+def test_errors_in_a_table_name_the_line(asked, name, content, said):
     write(asked, name, content)
     assert f"{name} {said}" in refusal(asked)
 
@@ -174,7 +174,7 @@ def test_a_delimiter_that_is_not_supported_is_one_line_with_those_that_are(asked
 
 @pytest.mark.parametrize("word", ["{seg}", "[SEG]"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_an_explanation_that_points_at_a_mask_is_refused(asked, word, kind):
+def test_an_explanation_with_a_reserved_word_is_refused(asked, word, kind):
     question = {"image": "1.jpg", "question": "Who purrs?", "class": "cat", "explanation": f"The {word} purrs."}
     content = table([question], ",") if kind == "csv" else json.dumps(question)
     write(asked, f"questions.{kind}", content)
@@ -186,7 +186,7 @@ def test_an_explanation_that_points_at_a_mask_is_refused(asked, word, kind):
 
 
 @pytest.mark.parametrize("name", ["Questions.csv", "QUESTIONS.CSV", "questions.JSONL"])
-def test_a_table_may_be_written_in_upper_case(asked, name):
+def test_a_table_can_have_an_upper_case_name(asked, name):
     content = json.dumps(QUESTIONS[0]) if name.lower().endswith("jsonl") else table(QUESTIONS[:1], ",")
     write(asked, name, content)
     assert areas(load(asked)[0]) == {"Who purrs?": 8}
@@ -196,7 +196,7 @@ def test_a_table_may_be_written_in_upper_case(asked, name):
     "name",
     ["questions.tsv", "question.csv", "questions.json", "questions.csv.txt", "Questions (1).csv", "questions.xlsx"],
 )
-def test_a_table_under_another_name_is_not_passed_over(asked, name):
+def test_a_table_with_a_similar_name_is_refused(asked, name):
     mask(asked, "2.png", numbers(n1=slice(0, 1)))
     assert len(load(asked)) == 2
     write(asked, name, table(QUESTIONS[:1], ","))
@@ -219,7 +219,7 @@ BAD_LINES = """image,question,mask,class,answer,explanation,split
 """
 
 
-def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
+def test_bad_lines_are_skipped_and_listed(asked):
     write(asked, "questions.csv", BAD_LINES + "1.jpg,Who barks?,,dog,,,\n2.png,What is it?,drawn/chair.png,,,,\n")
     with pytest.raises(ValueError):
         load(asked, max_bad=9)
@@ -232,13 +232,13 @@ def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
     assert len(builder.bad) == 10 and all(f"questions.csv line {line}: " in listed for line in range(2, 12))
 
 
-def test_a_table_of_bad_lines_alone_does_not_let_the_classes_be_asked_for(asked):
+def test_a_table_with_only_bad_lines_does_not_ask_for_the_classes(asked):
     write(asked, "questions.csv", BAD_LINES)
     assert "no row" in refusal(asked, max_bad=99)
 
 
 @pytest.mark.parametrize("length", [0, 1_500])
-def test_a_damaged_photo_is_one_complaint_whatever_is_asked_of_it(asked, length):
+def test_a_damaged_photo_with_several_questions_is_one_error(asked, length):
     lines = ["1.jpg,the cat,cat", "2.png,the chair,", "2.png,the stool,", "2.png,the couch,"]
     write(asked, "questions.csv", "\n".join(["image,question,class", *lines]))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB, whatever the compression
@@ -248,7 +248,7 @@ def test_a_damaged_photo_is_one_complaint_whatever_is_asked_of_it(asked, length)
     assert [areas(row) for row in load(asked, max_bad=1)] == [{"the cat": 8}]
 
 
-def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
+def test_bad_lines_of_jsonl_are_skipped(asked):
     half = '{"image": "1.jpg", "question": "the c\\ud83dat", "class": "cat"}'
     lines = ["{", "[]", '{"image": "1.jpg"}', half, half.replace("c\\ud83dat", "cow"), json.dumps(QUESTIONS[1])]
     write(asked, "questions.jsonl", "\n".join(lines))
@@ -260,14 +260,14 @@ def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
     )
 
 
-def test_a_quote_that_swallows_lines_stops_whatever_is_allowed(asked):
+def test_an_open_quote_is_refused_whatever_max_bad_is(asked):
     write(asked, "questions.csv", 'image,question,class\n1.jpg,"the cat,cat\n1.jpg,the dog,dog\n')
     assert "questions.csv line 2: not valid CSV" in refusal(asked, max_bad=99)
     write(asked, "questions.csv", 'image,question,class\n1.jpg,"the\ncat",cat\n1.jpg,,dog\n')
     assert "questions.csv line 4: the column question is empty" in refusal(asked)
 
 
-def test_a_table_that_is_not_utf_8_or_there_twice_is_refused(asked):
+def test_a_table_that_is_not_utf_8_or_exists_twice_is_refused(asked):
     write(asked, "questions.csv", "image,question\n1.jpg,die Tür\n", "cp1252")
     assert 'questions.csv is not UTF-8; save it as "CSV UTF-8"' in refusal(asked)
     write(asked, "questions.jsonl", "")

@@ -23,7 +23,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["images", "labels"])
-def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
+def test_labelme_shapes_are_masks_by_label(root, place):
     photo(root, "1.jpg", (40, 30))
     shapes = [
         shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
@@ -43,7 +43,7 @@ def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
 
 
 @pytest.mark.parametrize(("kind", "marked"), [(bool, 1), (np.uint8, 1), (np.uint8, 255)])
-def test_a_mask_of_labelmes_ai_lies_from_the_first_pixel_of_its_box_to_the_last(root, kind, marked):
+def test_a_mask_of_labelmes_ai_tools_fills_its_box(root, kind, marked):
     photo(root, "1.jpg")
     pixels = (np.array([[1, 0, 1], [0, 1, 1]]) * marked).astype(kind)
     labelme(root, "labels/1.json", [drawn("mug", [[2, 3], [4, 4]], pixels)])
@@ -51,7 +51,7 @@ def test_a_mask_of_labelmes_ai_lies_from_the_first_pixel_of_its_box_to_the_last(
     assert np.argwhere(mug).tolist() == [[3, 2], [3, 4], [4, 3], [4, 4]]
 
 
-def test_a_mask_of_labelmes_ai_may_reach_over_the_border_and_its_box_be_a_pixel_larger(root):
+def test_a_mask_of_labelmes_ai_tools_can_exceed_the_border_by_a_pixel(root):
     photo(root, "1.jpg")
     everything = np.ones((3, 3), dtype=np.uint8)
     shapes = [
@@ -69,7 +69,7 @@ def test_a_mask_of_labelmes_ai_may_reach_over_the_border_and_its_box_be_a_pixel_
 
 
 @pytest.mark.parametrize("kind", ["rectangle", "oriented_rectangle", "rotation"])
-def test_a_rectangle_of_four_corners_is_the_polygon_that_they_are(root, kind):
+def test_a_rectangle_of_four_corners_is_a_polygon(root, kind):
     photo(root, "1.jpg", (20, 20))
     corners = [[4, 2], [12, 2], [12, 5], [4, 5]]
     labelme(root, "labels/1.json", [shape("mug", corners, kind)], (20, 20))
@@ -81,14 +81,14 @@ def test_a_rectangle_of_four_corners_is_the_polygon_that_they_are(root, kind):
     assert mug[10, 1] and not mug[1, 1] and not mug[18, 18] and abs(int(mug.sum()) - 200) <= 20
 
 
-def test_labels_that_are_listed_are_united_and_others_refused(root):
+def test_labels_of_a_listed_class_are_merged_and_others_refused(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
     assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
     assert "1.json: 'dog-1' is not a class; the classes are: cat" in refusal(root, classes=["cat"])
 
 
-def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
+def test_shapes_on_a_rotated_photo_are_aligned_like_masks(root):
     photo(root, "1.jpg", (8, 6), exif=turned(6))
     labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
     upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
@@ -97,7 +97,7 @@ def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
     assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
 
 
-def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_are_0(root):
+def test_an_overflowing_circle_is_refused_with_flushed_denormals(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape("a", [[1, 1], [1e308, 1e308]], "circle")])
     if not torch.set_flush_denormal(True):
@@ -140,7 +140,7 @@ def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_ar
         (None, "1.json: shapes, imageHeight or imageWidth is missing"),
     ],
 )
-def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
+def test_errors_in_a_shape_are_one_line(root, content, said):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", content)
     with pytest.raises(ValueError, match=said) as refused:
@@ -149,7 +149,7 @@ def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_json_file_that_is_none_of_labelme_is_refused(root, text):
+def test_a_json_file_that_is_not_from_labelme_is_refused(root, text):
     photo(root, "1.jpg")
     write(root, "images/1.json", text)
     assert "images/1.json" in refusal(root)

@@ -51,14 +51,14 @@ def listed(mask):
         [[-1.5, 3, 5, 3, 5, 13.9, -1.5, 13.9]],  # a little over the border
     ],
 )
-def test_polygons_are_filled_as_pycocotools_fills_them(segmentation):
+def test_polygons_are_filled_as_by_pycocotools(segmentation):
     expected = drawn_by_pycocotools(segmentation)
     assert expected.any()
     np.testing.assert_array_equal(mask_of(segmentation), expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_runs_listed_and_compressed_are_the_mask_they_were_made_of(seed):
+def test_uncompressed_and_compressed_rle_give_the_mask(seed):
     mask = (np.random.default_rng(seed).random(SIZE) < (0.0, 1.1, 0.5, 0.1, 0.9)[seed]).astype(np.uint8)
     compressed, counts = encode_mask(mask), listed(mask)
     assert sum(counts) == mask.size
@@ -66,7 +66,7 @@ def test_runs_listed_and_compressed_are_the_mask_they_were_made_of(seed):
         np.testing.assert_array_equal(mask_of(segmentation), mask)
 
 
-def test_runs_and_polygons_of_one_object_are_united():
+def test_rle_and_polygons_of_one_object_are_merged():
     box = np.zeros(SIZE, np.uint8)
     box[9:11, 1:4] = 1
     expected = drawn_by_pycocotools([SQUARE]) | box
@@ -75,7 +75,7 @@ def test_runs_and_polygons_of_one_object_are_united():
     np.testing.assert_array_equal(coco_mask.decode(united), expected)
 
 
-def test_runs_of_length_zero_do_not_end_the_mask_where_it_is_united():
+def test_runs_of_length_zero_do_not_truncate_a_merged_mask():
     counts = [10, 0, 0, 20, 0, 0, 210]
     mask = mask_of({"size": list(SIZE), "counts": counts})
     assert mask.sum() == 20
@@ -85,7 +85,7 @@ def test_runs_of_length_zero_do_not_end_the_mask_where_it_is_united():
 
 
 @pytest.mark.parametrize("method", list(Image.Transpose))
-def test_masks_turn_with_their_image(method):
+def test_masks_are_rotated_with_their_image(method):
     mask = np.random.default_rng(0).random(SIZE) < 0.5
     turned = turn(segmentation_runs(encode_mask(mask), SIZE, WHERE), method)
     expected = np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(method))
@@ -134,7 +134,7 @@ WHOLE = encode_mask(np.ones(SIZE))
         ([[0, 0, 19, 11] * 1_000 for _ in range(110)], "have more than 4,000,000 pixels"),
     ],
 )
-def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
+def test_invalid_segmentations_are_refused_by_name(segmentation, words):
     with pytest.raises(ValueError) as refusal:
         segmentation_runs(segmentation, SIZE, WHERE)
     message = str(refusal.value)
@@ -142,7 +142,7 @@ def test_what_is_no_mask_of_its_image_is_refused_by_name(segmentation, words):
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (10**400, 10**400), (2**31, 1), (2**62, 2**62)])
-def test_an_image_noted_larger_than_any_that_is_read_is_refused_before_its_mask_is_made(size):
+def test_a_declared_size_above_the_limit_is_refused_before_the_mask_is_allocated(size):
     for segmentation in ([[0, 0, 9, 0, 9, 9]], {"size": list(size), "counts": [7]}):
         with pytest.raises(
             ValueError, match="a.json: annotation 1: the size of its image is .* more than the"

@@ -53,7 +53,7 @@ def as_python_2(value, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
-def test_the_texts_of_python_2_are_read_in_their_encoding(tmp_path, encoding):
+def test_strings_of_python_2_are_decoded(tmp_path, encoding):
     sent = "the lady" if encoding == "ascii" else "the café"
     file = tmp_path / "refs(unc).p"
     file.write_bytes(b"\x80\x02" + as_python_2([record(sent=sent)], encoding) + b".")
@@ -72,7 +72,7 @@ class Malice:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path, protocol):
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
     file, proof = tmp_path / "refs(unc).p", tmp_path / "proof"
     file.write_bytes(pickle.dumps([record(), Malice(proof)], protocol=protocol))
     with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data .*mkdir; only lists, dicts"):
@@ -96,7 +96,7 @@ def test_a_damaged_pickle_is_one_line(tmp_path, stored):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_converted_is_the_same_and_is_read_instead(tmp_path, capsys):
+def test_a_converted_file_has_the_same_content_and_has_precedence(tmp_path, capsys):
     file = tmp_path / "refs(unc).p"
     records = [record(0, "train", "the café"), record(1, "testAB", ann_id=[7, 8]), record(2, "val", ann_id=[-1])]
     file.write_bytes(b"\x80\x02" + as_python_2(records, "latin-1") + b".")
@@ -115,18 +115,18 @@ def test_what_is_converted_is_the_same_and_is_read_instead(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [[{**record(), "more": b"bytes"}], [{**record(), "more": {1, 2}}], {"refs": []}])
-def test_what_is_no_data_of_refs_is_not_converted(tmp_path, content):
+def test_content_that_is_not_refs_is_not_converted(tmp_path, content):
     file = tmp_path / "refs(unc).p"
     file.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(
         ValueError,
-        match=r"refs\(unc\).p(: (the content cannot be written as JSON|the top level must be a list of refs)| cannot .*EMPTY_SET)",
+        match=r"refs\(unc\).p(: the content cannot be written as JSON|: the top level must be a list| cannot .*EMPTY_SET)",
     ):
         convert(file)
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+def test_the_command_prints_errors_on_one_line(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -154,11 +154,11 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
         ("A", []),
     ],
 )
-def test_a_label_names_its_splits_by_letter(label, splits):
+def test_the_letters_of_a_label_are_its_splits(label, splits):
     assert splits_of(label) == splits
 
 
-def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(tmp_path):
+def test_refs_are_grouped_by_split_and_photo_and_others_counted(tmp_path):
     file = tmp_path / "refs(unc).json"
     records = [record(0, "testBC"), record(1, "train"), record(2, "none"), record(3, "train", image_id=9)]
     file.write_text(json.dumps([*records, record(4, "train")]))
@@ -189,7 +189,7 @@ def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(t
         ([record(5, sentences=[{"raw": "the lady"}])], "ref 5: sentences must be a list"),
     ],
 )
-def test_a_wrong_record_is_one_line(tmp_path, content, message):
+def test_an_invalid_ref_is_one_line(tmp_path, content, message):
     file = tmp_path / "refs(unc).json"
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"refs\(unc\).json: (record 0 \(counted from 0\), )?{message}") as caught:
@@ -205,7 +205,7 @@ IMAGE = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 2}
 ANNOTATION = {"id": 5, "image_id": 1, "segmentation": []}
 
 
-def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
+def test_instances_are_found_by_id_and_identical_records_are_merged(tmp_path):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(instances([IMAGE, IMAGE], [ANNOTATION])))
     found = read_instances(file)
@@ -225,14 +225,14 @@ def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
         ),
     ],
 )
-def test_wrong_instances_are_one_line(tmp_path, content, message):
+def test_invalid_instances_are_one_line(tmp_path, content, message):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"instances.json: {message}"):
         read_instances(file)
 
 
-def test_what_may_pass_is_told_and_left_out(tmp_path):
+def test_tolerated_records_are_reported_and_skipped(tmp_path):
     told = []
     file = tmp_path / "instances.json"
     other = {**ANNOTATION, "id": 6}
@@ -244,7 +244,7 @@ def test_what_may_pass_is_told_and_left_out(tmp_path):
     assert [ref.where[-5:] for ref in read_refs(file, told.append)] == ["ref 0", "ref 2"] and len(told) == 3
 
 
-def test_a_ref_to_a_record_that_lacks_something_is_named_with_it(tmp_path):
+def test_a_ref_to_an_incomplete_record_is_named(tmp_path):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(instances([{"id": 3}], [{"id": 5, "image_id": 3}])))
     found = read_instances(file)
