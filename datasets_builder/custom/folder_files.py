@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, path_inside
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
 from gemma_lisa.datasets_builder.rows import is_unicode
 from gemma_lisa.safety.short_text import listed, show
 
@@ -222,7 +222,7 @@ def find_mask(name: str, folder: Path, root: Path, where: str) -> Path | None:
     """
     for place in (folder, find_place(folder, MASKS), root):
         path = path_inside(place, name, (root,), where)
-        if path.is_file():
+        if exists(path, Path.is_file):
             return path
     return None
 

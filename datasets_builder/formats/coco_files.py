@@ -21,6 +21,7 @@ ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its im
 # Patterns of JSON files, in order; the first that matches a file is used.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
 LONGEST_SIDE = 2**31 - 1  # pixels: rows store sizes as int32
+LONGEST_PATH = 500  # characters of a path in an error
 LONGEST_NAME = 1_000  # characters of a category: the time of splitting it into words is quadratic
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
@@ -56,12 +57,14 @@ def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str
             )
         files = dict(zip(splits, found, strict=True))
     for path in files.values():
-        if not _exists(path, Path.is_file):
-            raise ValueError(f"{shorten(str(path))}: no such file; write the option annotations relative to {root}.")
+        if not exists(path, Path.is_file):
+            raise ValueError(
+                f"{shorten(str(path), LONGEST_PATH)}: no such file; write the option annotations relative to {root}."
+            )
     return files
 
 
-def _exists(path: Path, kind: Callable[[Path], bool]) -> bool:
+def exists(path: Path, kind: Callable[[Path], bool]) -> bool:
     """Return whether a path is a file or folder; False for a name that the file system does not support."""
     try:
         return kind(path)
@@ -94,8 +97,10 @@ def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[st
         raise ValueError(f"{root}: the option images has no folder for {', '.join(sorted(missing))}; add it.")
     folders = {split: Path(os.path.abspath(root / named[split])) for split in splits}
     for folder in folders.values():
-        if not _exists(folder, Path.is_dir):
-            raise ValueError(f"{shorten(str(folder))}: no such folder; write the option images relative to {root}.")
+        if not exists(folder, Path.is_dir):
+            raise ValueError(
+                f"{shorten(str(folder), LONGEST_PATH)}: no such folder; write the option images relative to {root}."
+            )
     return folders
 
 

@@ -1,4 +1,4 @@
-"""`python -m gemma_lisa.datasets_builder`: what it writes, what it counts, and its exit code."""
+"""`python -m gemma_lisa.datasets_builder`: output files, printed lines and exit codes."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture
 def root(tmp_path):
-    """Three photos of ADE20K with a wall and a floor."""
+    """Return a folder with three photos of ADE20K with two classes."""
     labels = np.repeat(np.array([[1], [4]], dtype=np.uint8), 20, axis=0).repeat(60, axis=1)
     for number in range(3):
         for kind, picture, suffix in (
@@ -63,7 +63,7 @@ def test_verify_lists_all_errors_and_fails(root, capsys, monkeypatch):
     assert "ade20k: 3 rows, no errors" in capsys.readouterr().out
     folder = root / "ade20k"
     photo = (folder / "images/training/ADE_train_00000000.jpg").read_bytes()
-    (folder / "images/training/ADE_train_00000000.jpg").write_bytes(photo[: len(photo) // 2])  # header whole
+    (folder / "images/training/ADE_train_00000000.jpg").write_bytes(photo[: len(photo) // 2])  # the header is complete
     (folder / "images/training/ADE_train_00000001.jpg").unlink()
     Image.new("L", (60, 40), 200).save(folder / "annotations/training/ADE_train_00000002.png")
     monkeypatch.setattr(sys, "argv", ["datasets_builder", "verify", "ade20k", "--data_dir", str(root)])
@@ -148,7 +148,7 @@ def test_inspect_does_not_overwrite_inputs_or_other_files(root, tmp_path, monkey
     with pytest.raises(UsageError, match="add --overwrite"):
         call("inspect", "ade20k", "--data_dir", root, "--output", other)
     call("inspect", "ade20k", "--data_dir", root, "--output", other, "--overwrite")
-    call("inspect", "ade20k", "--data_dir", root, "--output", other)  # its own by now
+    call("inspect", "ade20k", "--data_dir", root, "--output", other)  # written by Gemma-LISA
     assert capsys.readouterr().err.count(f"overwriting {other}") == 2
 
 

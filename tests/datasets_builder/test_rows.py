@@ -1,4 +1,4 @@
-"""The row schema: what goes in comes out, and what is wrong is refused by the name of its row."""
+"""The row schema: rows load as they were saved, and errors name the row."""
 
 import tracemalloc
 from io import BytesIO
@@ -24,12 +24,12 @@ from gemma_lisa.datasets_builder.rows import (
 )
 from gemma_lisa.images_gemma_lisa import pixel_limit
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SOURCE = "some_set/val/000007"
 EXIF_ORIENTATION = 0x0112
-ROTATED = 6  # stored lying on its side; shown turned 90 degrees clockwise
+ROTATED = 6  # must be rotated by 90 degrees clockwise
 
 
 def box_mask(top, left, bottom, right, size=(6, 8)):
@@ -61,7 +61,7 @@ def encoded(picture, **options):
 
 
 def assert_refused(call, *words):
-    """call raises a ValueError of one line that names the row and holds the words."""
+    """Check that the call raises a one-line ValueError that starts with the row and contains the words."""
     with pytest.raises(ValueError) as refusal:
         call()
     message = str(refusal.value)
@@ -86,7 +86,7 @@ def test_rows_load_from_disk_as_they_were_saved(tmp_path):
     Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
     read = Dataset.load_from_disk(tmp_path / "rows")
     assert read.features == ROW_FEATURES
-    rows[-1]["image"] = {"bytes": path.read_bytes(), "path": path.name}  # files are taken in on the way
+    rows[-1]["image"] = {"bytes": path.read_bytes(), "path": path.name}  # save_to_disk embeds files
     assert read.to_list() == rows
 
 
@@ -131,7 +131,7 @@ def test_an_invalid_rle_is_refused_by_name(rle):
 
 
 def test_an_rle_that_ends_inside_a_number_is_truncated():
-    for counts in (GOOD["counts"] + "o", "o"):  # "o" says that more follows
+    for counts in (GOOD["counts"] + "o", "o"):  # "o" has the flag for another digit
         assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "truncated")
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_rle_gives_a_mask_or_an_error():
         (Image.new("1", (8, 6), 1), (255, 255, 255)),
         (Image.new("RGB", (8, 6), (10, 200, 30)).quantize(4), (10, 200, 30)),
         (Image.new("RGBA", (8, 6), (10, 200, 30, 255)), (10, 200, 30)),
-        (Image.new("LA", (8, 6), (77, 0)), (255, 255, 255)),  # clear, on white
+        (Image.new("LA", (8, 6), (77, 0)), (255, 255, 255)),  # transparent, on white
     ],
 )
 def test_every_eight_bit_mode_becomes_rgb_from_memory_path_and_bytes(picture, rgb, tmp_path):
@@ -181,7 +181,7 @@ def test_exif_orientation_is_applied():
         image = load_image(way, SOURCE)
         assert image.size == (6, 8)
         assert image.getpixel((5, 0)) == (0, 0, 0) and image.getpixel((0, 0)) == (255, 255, 255)
-        assert load_image(image, SOURCE).size == (6, 8)  # not turned twice
+        assert load_image(image, SOURCE).size == (6, 8)  # not rotated twice
 
 
 def test_a_text_only_row_has_no_image():
@@ -217,7 +217,9 @@ def test_masks_are_ordered_by_centroid_from_top_to_bottom_then_left_to_right():
     middle_right, middle_left = box_mask(2, 5, 4, 7), box_mask(2, 1, 4, 3)
     empty = box_mask(0, 0, 0, 0)
     assert sort_by_centroid([bottom_left, empty, middle_right, top_right, middle_left]) == [3, 4, 2, 0, 1]
-    tall = box_mask(0, 0, 6, 1)  # begins higher than middle_left, but its centroid is as high and further left
+    tall = box_mask(
+        0, 0, 6, 1
+    )  # starts higher than middle_left, but its centroid has the same height and is further left
     assert sort_by_centroid([middle_left, tall]) == [1, 0]
     assert sort_by_centroid([]) == []
 
@@ -246,7 +248,7 @@ def test_a_mask_with_another_size_than_its_image_is_refused():
 
 
 def one_run(length):
-    """COCO's compressed counts of one run, of background."""
+    """Return COCO's compressed counts of one background run."""
     counts = ""
     while True:
         digit, length = length & 0x1F, length >> 5
@@ -258,7 +260,7 @@ def one_run(length):
 
 @pytest.fixture
 def peak_memory():
-    """The most bytes that Python and NumPy held while something was done."""
+    """Return a function that measures the peak memory of a call in bytes."""
 
     def measure(do):
         tracemalloc.start()
@@ -283,17 +285,17 @@ def test_a_mask_of_a_huge_size_is_refused_before_it_is_decoded(side, peak_memory
 
 
 def test_runs_with_an_overflowing_sum_are_refused(peak_memory):
-    # 2 ** 15 runs of the same length, each as a difference of 0 to the run two before
+    # 2 ** 15 runs of the same length, each with difference 0 to the run two before
     length = (2**64 + 64 * 64) // 2**15
     digits = [length >> (5 * place) & 0x1F for place in range(11)]
     too_long = {"size": [64, 64], "counts": "".join(chr(48 + digit + 0x20) for digit in digits) + "0"}
     assert_refused(lambda: decode_mask(too_long, SOURCE), "RLE")
-    growing = {"size": [64, 64], "counts": "oooooo3" * 2**15}  # each run longer than the one before by 2 ** 33
+    growing = {"size": [64, 64], "counts": "oooooo3" * 2**15}  # each run is longer than the previous one by 2 ** 33
     assert peak_memory(lambda: assert_refused(lambda: decode_mask(growing, SOURCE), "the runs cover")) < 2e7
 
 
 def test_too_many_masks_are_refused_before_decoding(peak_memory):
-    side = 9_000  # a picture of this size is a PNG of 100 KB
+    side = 9_000  # a PNG of this size can have 100 kB
     target = {"masks": [{"size": [side, side], "counts": one_run(side * side)}] * 100, "ignore": None}
     assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (side, side), SOURCE), "100 masks")) < 1e6
 

@@ -1,4 +1,4 @@
-"""Shards: whole or not taken for whole, gone on with where they stopped, and read back as the rows they were."""
+"""Shards are complete or written again, resume after a stop, and load as the same rows."""
 
 import json
 
@@ -18,7 +18,7 @@ from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 
 @pytest.fixture
 def rows(tmp_path):
-    """Seven rows that refer to picture files."""
+    """Return seven rows with paths of images."""
     made = []
     for number in range(7):
         path = tmp_path / "pictures" / f"{number}.png"
@@ -79,7 +79,7 @@ def test_a_stopped_run_resumes_without_writing_shards_again(rows, tmp_path, monk
 
 def test_a_second_call_does_not_change_a_complete_folder(rows, tmp_path, monkeypatch):
     write_shards({"train": rows}, tmp_path / "out", "a")
-    (tmp_path / "out" / "data" / ".train-00000-of-00003.parquet.77").write_text("of a process that was killed")
+    (tmp_path / "out" / "data" / ".train-00000-of-00003.parquet.77").write_text("from a killed process")
     monkeypatch.setattr(shards, "_write_shard", None)
     write_shards({"train": rows}, tmp_path / "out", "a")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", COMPLETE]
@@ -114,7 +114,7 @@ def test_a_folder_with_other_rows_is_refused(rows, tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_write_the_same_shards_as_one(rows, tmp_path, monkeypatch):
-    monkeypatch.undo()  # other processes know nothing of the short shards
+    monkeypatch.undo()  # other processes do not have short shards
     many = rows.select(list(range(7)) * 300)
     write_shards({"train": many}, tmp_path / "one", "a")
     write_shards({"train": many}, tmp_path / "two", "a", num_proc=2)

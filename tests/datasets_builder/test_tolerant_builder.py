@@ -1,4 +1,4 @@
-"""Bad records that are allowed, and listed at every start."""
+"""Bad records are skipped up to max_bad and listed at every start."""
 
 import logging
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pytest
 
 from gemma_lisa.datasets_builder.tolerant_builder import NO_LIMIT, SKIP_ADVICE, TolerantBuilder, TolerantConfig
 
-HALF = "\ud83d"  # of an emoji that was cut after its first half; JSON may say it
+HALF = "\ud83d"  # a lone surrogate, which JSON can contain
 
 
 def row(source, **fields):
@@ -36,7 +36,7 @@ class MadeConfig(TolerantConfig):
 
 
 class Made(TolerantBuilder):
-    """Its records are rows, none, or functions that raise."""
+    """A builder whose records are rows, None, or functions that raise."""
 
     BUILDER_CONFIG_CLASS = MadeConfig
     BUILDER_CONFIGS = [MadeConfig(name="default")]
@@ -51,7 +51,7 @@ class Made(TolerantBuilder):
 
 
 def made(tmp_path, records, **options):
-    """A builder with its rows made."""
+    """Return a builder after preparing its rows."""
     (tmp_path / "data").mkdir(exist_ok=True)
     builder = type("Made", (Made,), {"RECORDS": records})(
         data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"), **options
@@ -77,7 +77,7 @@ def test_warnings_about_skipped_files_are_logged_at_every_start(tmp_path, caplog
         "skipped: here: is broken.",
         f"{builder.title}: skipped records without a question (1), first: train.json: record 2",
     ]
-    assert len(said[0]) == 4  # of two splits
+    assert len(said[0]) == 4  # two splits
 
 
 def test_max_bad_counts_all_splits_together(tmp_path):

@@ -1,4 +1,4 @@
-"""Picture files, random and damaged: upright RGB of the size that they declare, or a short ValueError."""
+"""Random and damaged image files load as upright RGB of the declared size, or raise a short ValueError."""
 
 import io
 

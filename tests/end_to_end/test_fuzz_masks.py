@@ -1,4 +1,4 @@
-"""Masks in runs and outlines, random and damaged: the mask that was written, or a short ValueError."""
+"""Random and damaged masks decode to the encoded mask, or raise a short ValueError."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""Pickles and YAML with random content: plain values in bounded memory, or a short ValueError."""
+"""Random pickles and YAML load as plain values in bounded memory, or raise a short ValueError."""
 
 import pickle
 

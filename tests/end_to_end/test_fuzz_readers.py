@@ -1,4 +1,4 @@
-"""Readers of data sets and of users' files, with random content: plain rows, or a short ValueError."""
+"""Readers of data sets and users' files return plain rows for random content, or raise a short ValueError."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from gemma_lisa.datasets_builder.mixture import sets_of
 
 pytestmark = [
     pytest.mark.fuzz,
-    # pycocotools' own business with NumPy 2
+    # raised inside pycocotools with NumPy 2
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -45,7 +45,7 @@ tables = st.one_of(
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     Image.new("RGB", (32, 32)).save(folder / "p.png")
-    with pytest.MonkeyPatch.context() as patch:  # a collection takes 100 ms where torch is loaded
+    with pytest.MonkeyPatch.context() as patch:  # a collection takes 100 ms with torch loaded
         patch.setattr(coco_files, "gc", SimpleNamespace(collect=lambda: 0, freeze=lambda: None))
         yield folder
 
@@ -65,9 +65,9 @@ def test_every_line_of_a_table_is_a_question_or_an_error(folder, header, rows, d
     found = result_or_refusal(lambda: read_questions(written(folder, "questions.csv", text.getvalue().encode())))
     if isinstance(found, ValueError) or not {"image", "question"} <= set(header):
         return
-    questions, complaints = found
+    questions, errors = found
     filled = [row for row in rows if any(cell.strip() for cell in row[: len(header)])]
-    assert len(questions) + len(complaints) == len(filled)
+    assert len(questions) + len(errors) == len(filled)
     pairs = {(row[header.index("image")].strip(), row[header.index("question")].strip()) for row in filled}
     assert {(question.image, question.question) for question in questions} <= pairs
 

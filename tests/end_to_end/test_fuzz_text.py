@@ -1,4 +1,4 @@
-"""What people type, random and hostile: it never becomes a special token, however it is cut into parts."""
+"""Random and hostile user texts never become special tokens, in one part or several."""
 
 import pytest
 from fuzzing import budget, result_or_refusal

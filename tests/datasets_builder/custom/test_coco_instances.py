@@ -1,4 +1,4 @@
-"""Own pictures as rows: what the masks are, what is asked, and a cache that follows the files."""
+"""A user's own photos with COCO JSON: masks, questions and the cache."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQ
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "samples" / "coco"
@@ -37,7 +37,7 @@ def photos(tmp_path):
     return Photos(tmp_path / "photos")
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- questions -------------------------------------------------------------------------------------------------------
 def test_each_category_is_one_target_with_all_its_masks_merged(photos):
     rows = photos.load()
     assert rows.features == ROW_FEATURES
@@ -72,7 +72,7 @@ def test_a_crowd_region_is_ignored_only_for_its_own_category(photos):
     photos.content["annotations"].append(annotation(5, [box(0, 20, 8, 24)], category=9, iscrowd=1))
     for instances, order in (("united", [(LOW, HIGH)]), ("separate", [(HIGH,), (LOW,)])):
         found = masks_of(photos.load(instances=instances)[0])
-        assert list(found) == ["the trash can", "the cat"]  # what is there as a crowd only is not asked
+        assert list(found) == ["the trash can", "the cat"]  # no question for a category with crowd regions only
         for mask, boxes in zip(found["the trash can"], order, strict=True):
             expected = 255 * box_mask(18, 0, 32, 10)
             for inside in boxes:
@@ -201,7 +201,7 @@ def test_changed_files_are_never_read_from_the_cache(photos):
         return [target["texts"][0] for target in photos.load()[0]["targets"]]
 
     assert texts() == ["the trash can", "the cat"]
-    photos.content["categories"] = [{"id": 1, "name": "trash_bin"}, *CATEGORIES[1:]]  # as long as before
+    photos.content["categories"] = [{"id": 1, "name": "trash_bin"}, *CATEGORIES[1:]]  # of the same length
     assert texts() == ["the trash bin", "the cat"]
     photos.content["annotations"].pop()
     assert texts() == ["the trash bin"]
@@ -231,7 +231,7 @@ def test_folders_with_the_same_name_have_different_caches(tmp_path, monkeypatch)
 @pytest.fixture
 def photo():
     if not PHOTO.is_file():
-        pytest.skip(f"COCO's photo 39769 is not here: no file {PHOTO}")
+        pytest.skip(f"no COCO photo 39769: {PHOTO}")
     return SHARED
 
 

@@ -1,4 +1,4 @@
-"""Own pictures as rows: what is refused, and what is left out where bad records are allowed."""
+"""A user's own photos with COCO JSON: errors, and bad records that are skipped."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.interfaces.command_line import run
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 

@@ -1,4 +1,4 @@
-"""A user's own folder: photos with masks, in splits, and what does not fit."""
+"""A user's own folder: masks, splits and invalid files."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from gemma_lisa.datasets_builder.rows import IGNORE_VALUE
 
 pytestmark = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
 ]
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
@@ -131,8 +131,8 @@ def test_numbered_masks_of_a_listed_class_are_merged(root):
 def test_a_mask_matches_the_upright_photo_or_the_stored_pixels_by_its_size(root, orientation, as_stored):
     photo(root, "1.jpg", exif=turned(orientation))
     upright = np.zeros((8, 6) if orientation in (6, 8) else (6, 8), dtype=np.uint8)
-    upright[:2, :3] = 1  # no symmetry
-    back = {1: 0, 3: 0, 6: 1, 8: 3}[orientation]  # quarter turns, anticlockwise, from upright to stored
+    upright[:2, :3] = 1  # not symmetric
+    back = {1: 0, 3: 0, 6: 1, 8: 3}[orientation]  # quarter turns counterclockwise from upright to stored
     mask(root, "1.png", np.ascontiguousarray(np.rot90(upright, back)) if as_stored else upright)
     sample = EvaluationQuestions(load(root, text="the mug"), with_conversations=False)[0]
     assert np.array_equal(sample["masks"][0][0], upright)
@@ -210,7 +210,7 @@ def test_a_share_and_a_validation_folder_exclude_each_other(root):
     assert "validation_share is 0.5, but val/ contains the validation photos; remove validation_share" in said
 
 
-# --- what does not fit ------------------------------------------------------------------------------------------------
+# --- invalid files ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -310,7 +310,7 @@ def test_a_file_name_that_is_not_utf_8_is_one_line_and_can_be_skipped(root, name
     (root / name).write_bytes((root / "images/1.jpg").read_bytes())
     assert (said := refusal(root, text="the mug")).isascii() and "': the name is not in UTF-8; rename it. " in said
     assert ascii(name)[1:-1] in said
-    (root / "masks/caf\udce9.txt").write_bytes(b"")  # nobody reads it
+    (root / "masks/caf\udce9.txt").write_bytes(b"")  # an ignored file
     assert areas(load(root, text="the mug", max_bad=1)[0]) == {"the mug": 8}
 
 

@@ -1,4 +1,4 @@
-"""What the numbers in a user's masks are called: files of classes, and the option."""
+"""Class names of the numbers in a user's masks: from a file or the option."""
 
 import pytest
 from own_folder import areas, load, mask, numbers, photo, refusal, write
@@ -7,7 +7,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 pytestmark = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
 ]
 
 

@@ -1,4 +1,4 @@
-"""Which files of a user's folder belong together: pictures with masks, labels and questions, by their names."""
+"""The files of a user's folder are matched by name: photos with masks, labels and questions."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""What is marked in a picture of a user's own folder, by name, however it is written."""
+"""The areas marked in a photo of a user's own folder, by class name."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from gemma_lisa.datasets_builder.custom.folder_files import pair_up
 from gemma_lisa.datasets_builder.custom.folder_masks import Area, MaskReader, pick
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # raised inside pycocotools
 
 BOX = [[0, 0], [4, 0], [4, 2], [0, 2]]
 
@@ -18,7 +20,7 @@ def the_photo(root, stem="1"):
 
 
 def pixels(areas):
-    """By name: pixels of the mask, and of what is not counted; none where there is none."""
+    """Return (pixels of the mask, ignored pixels) by class name; None for no mask."""
     return {
         name: tuple(None if rle is None else int(decode_mask(rle, "").sum()) for rle in area)
         for name, area in areas.items()

@@ -1,4 +1,4 @@
-"""The questions beside a user's own photos."""
+"""The questions about a user's own photos."""
 
 import json
 import unicodedata
@@ -22,7 +22,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def asked(root):
-    """Two photos; the first shows a cat and a dog."""
+    """Return a folder of two photos; the first has a cat and a dog."""
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     photo(root, "2.png")
@@ -241,7 +241,7 @@ def test_a_table_with_only_bad_lines_does_not_ask_for_the_classes(asked):
 def test_a_damaged_photo_with_several_questions_is_one_error(asked, length):
     lines = ["1.jpg,the cat,cat", "2.png,the chair,", "2.png,the stool,", "2.png,the couch,"]
     write(asked, "questions.csv", "\n".join(["image,question,class", *lines]))
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB, whatever the compression
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB with any compression
     Image.fromarray(pixels).save(asked / "images/2.png")
     (asked / "images/2.png").write_bytes((asked / "images/2.png").read_bytes()[:length])
     assert "2.png cannot be read" in refusal(asked)

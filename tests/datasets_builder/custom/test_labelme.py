@@ -1,4 +1,4 @@
-"""LabelMe's shapes beside photos: masks by their labels."""
+"""LabelMe's shapes become masks by label."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 pytestmark = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
 ]
 
 
@@ -29,7 +29,7 @@ def test_labelme_shapes_are_masks_by_label(root, place):
         shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
         shape("coffee_cup", [[30, 20], [20, 30]], "rectangle"),  # from any corner
         shape("ball", [[20, 10], [25, 10]], "circle"),
-        shape("sun", [[0, 30], [3, 30]], "circle"),  # reaches out of the picture
+        shape("sun", [[0, 30], [3, 30]], "circle"),  # extends beyond the image
         shape("__ignore__", [[0, 28], [40, 28], [40, 30], [0, 30]]),
     ]
     labelme(root, f"{place}/1.json", shapes, (40, 30))
@@ -56,7 +56,7 @@ def test_a_mask_of_labelmes_ai_tools_can_exceed_the_border_by_a_pixel(root):
     everything = np.ones((3, 3), dtype=np.uint8)
     shapes = [
         drawn("left", [[-1, -1], [1, 1]], everything),
-        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as the older versions cut it off
+        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as cropped by older versions
         drawn("moved", [[2.4, 2.6], [4.6, 4.4]], everything),  # a box between the pixels
     ]
     labelme(root, "labels/1.json", shapes)
@@ -93,7 +93,9 @@ def test_shapes_on_a_rotated_photo_are_aligned_like_masks(root):
     labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
     upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
     assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
-    labelme(root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6))  # the same, as stored
+    labelme(
+        root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6)
+    )  # the same pixels before rotation
     assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
 
 
@@ -101,7 +103,7 @@ def test_an_overflowing_circle_is_refused_with_flushed_denormals(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape("a", [[1, 1], [1e308, 1e308]], "circle")])
     if not torch.set_flush_denormal(True):
-        pytest.skip("this CPU keeps the smallest numbers")
+        pytest.skip("this CPU cannot flush denormals")
     try:
         with pytest.raises(ValueError, match=r"center is x 1, y 1 and the radius 1.41421e\+308"):
             load(root)

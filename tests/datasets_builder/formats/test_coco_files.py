@@ -1,4 +1,4 @@
-"""Where COCO JSON files lie in the layouts people have, and what is refused in them, each by its record."""
+"""Find COCO JSON files in common layouts, and name the record in each error."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_the_fingerprint_depends_only_on_json_files_and_images(tmp_path):
 
 # --- records ---------------------------------------------------------------------------------------------------------
 def content(**changes):
-    """A file of one image, one category and one annotation; `image__width=3` changes a field, None takes it out."""
+    """Return a file of one image, category and annotation; `image__width=3` changes a field, None removes it."""
     parts = {
         "images": [{"id": 1, "file_name": "1.jpg", "height": 6, "width": 8}],
         "annotations": [{"id": 7, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
@@ -240,21 +240,21 @@ def test_the_image_of_a_bad_record_is_skipped(tmp_path, change, left):
     broken = content(**change)
     broken["images"].append({**content()["images"][0], "id": 2})
     broken["annotations"] += [{**content()["annotations"][0], "id": number, "image_id": 2} for number in (8, 9)]
-    path, told = tmp_path / "a.json", []
+    path, errors = tmp_path / "a.json", []
     path.write_text(json.dumps(broken))
-    images, annotations, _ = read_coco(path, told.append)
+    images, annotations, _ = read_coco(path, errors.append)
     assert [image["id"] for image in images] == left and [one["id"] for one in annotations[2]] == [8, 9]
-    assert all(str(error).startswith(str(path)) for error in told)
+    assert all(str(error).startswith(str(path)) for error in errors)
 
 
 def test_both_images_of_a_duplicate_annotation_are_skipped(tmp_path):
     broken = content()
     broken["images"] += [{**broken["images"][0], "id": number} for number in (2, 3)]
     broken["annotations"].append({**broken["annotations"][0], "image_id": 2})
-    path, told = tmp_path / "a.json", []
+    path, errors = tmp_path / "a.json", []
     path.write_text(json.dumps(broken))
-    images, _, _ = read_coco(path, told.append)
-    assert [image["id"] for image in images] == [3] and len(told) == 1 and "exists twice" in str(told[0])
+    images, _, _ = read_coco(path, errors.append)
+    assert [image["id"] for image in images] == [3] and len(errors) == 1 and "exists twice" in str(errors[0])
 
 
 def test_the_folder_is_that_of_the_first_existing_image(tmp_path):

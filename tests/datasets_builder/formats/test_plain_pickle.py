@@ -46,7 +46,7 @@ def test_plain_values_are_read_in_every_protocol(stored, protocol):
         pickle.dumps({frozenset([1])}, 4),
         b"\x80\x02" + b"]" + b"r\xff\xff\xff\x7f" + b".",  # a memo of 16 GB
         b"]p99999999999\n.",
-        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # a text of a terabyte
+        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # a string of 1 TB
         b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b"x.",
         b"\x80\x02(" + b"(" * 1000 + b"2222.",
         b"\x80\x02]2a.",  # DUP
@@ -63,7 +63,7 @@ def test_a_small_pickle_that_needs_much_memory_is_refused_with_a_short_message(s
 
 def test_nested_tuples_are_refused_before_they_are_hashed(stored, monkeypatch):
     monkeypatch.setattr(plain_pickle.PlainUnpickler, "load", lambda self: pytest.fail("it was unpickled"))
-    key = b"K\x01\x85" + b"q\x00h\x00\x86" * 40  # (1,), then a pair of the one before: 2 ** 40 steps to hash
+    key = b"K\x01\x85" + b"q\x00h\x00\x86" * 40  # (1,), then pairs of the previous tuple: hashing takes 2 ** 40 steps
     with pytest.raises(ValueError, match="instruction TUPLE1"):
         unpickle(stored(b"\x80\x02}" + key + b"K\x01s."))
 

@@ -1,4 +1,4 @@
-"""Files of refs: pickles that only hold data, their JSON, and what is wrong with either in one line."""
+"""Files of refs: plain pickles, their conversion to JSON, and one-line errors."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def record(number=0, split="train", sent="the lady", ann_id=7, **more):
 
 
 def as_python_2(value, encoding):
-    """The bytes between a pickle's header and its end, as Python 2 wrote them: its str were bytes."""
+    """Return the bytes between the header and the end of a pickle of Python 2, whose strings are bytes."""
     if isinstance(value, str):
         text = value.encode(encoding)
         return b"T" + struct.pack("<i", len(text)) + text
@@ -81,7 +81,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
         convert(file)
     assert not proof.exists()
     pickle.loads(file.read_bytes())
-    assert proof.exists()  # so it would have run
+    assert proof.exists()  # the pickle does run code in pickle.loads
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_content_that_is_not_refs_is_not_converted(tmp_path, content):
     file.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(
         ValueError,
-        match=r"refs\(unc\).p(: the content cannot be written as JSON|: the top level must be a list| cannot .*EMPTY_SET)",
+        match=r"\(unc\).p(: the content cannot be written as JSON|: the top level must be a list| cannot .*EMPTY_SET)",
     ):
         convert(file)
     assert list(tmp_path.iterdir()) == [file]
@@ -198,7 +198,7 @@ def test_an_invalid_ref_is_one_line(tmp_path, content, message):
 
 
 def instances(images=(), annotations=()):
-    return {"images": list(images), "annotations": list(annotations), "categories": "are not looked at"}
+    return {"images": list(images), "annotations": list(annotations), "categories": "are not read"}
 
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 2}
@@ -233,15 +233,15 @@ def test_invalid_instances_are_one_line(tmp_path, content, message):
 
 
 def test_tolerated_records_are_reported_and_skipped(tmp_path):
-    told = []
+    errors = []
     file = tmp_path / "instances.json"
     other = {**ANNOTATION, "id": 6}
     file.write_text(json.dumps(instances([IMAGE, 7], [ANNOTATION, {**ANNOTATION, "image_id": 2}, other])))
-    found = read_instances(file, told.append)
-    assert found.images == {1: IMAGE} and found.annotations == {6: other} and len(told) == 2
+    found = read_instances(file, errors.append)
+    assert found.images == {1: IMAGE} and found.annotations == {6: other} and len(errors) == 2
     file = tmp_path / "refs(unc).json"
     file.write_text(json.dumps([record(0), record(1, split=3), record(2)]))
-    assert [ref.where[-5:] for ref in read_refs(file, told.append)] == ["ref 0", "ref 2"] and len(told) == 3
+    assert [ref.where[-5:] for ref in read_refs(file, errors.append)] == ["ref 0", "ref 2"] and len(errors) == 3
 
 
 def test_a_ref_to_an_incomplete_record_is_named(tmp_path):
