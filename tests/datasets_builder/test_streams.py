@@ -234,10 +234,10 @@ def test_a_reader_of_held_out_photos_only_is_refused_and_an_uneven_deal_is_said(
     [
         (["ade20k"], "ade20k: only prepared rows are streamed; run `prepare ade20k`"),
         ({"wide": {"seed": 1}}, "have no options, not seed"),
-        (["saved"], "is what save_to_disk wrote"),
-        (["nothing"], "holds no prepared rows"),
+        (["saved"], "the output of save_to_disk cannot be streamed"),
+        (["nothing"], "no prepared rows"),
         (["broken"], "cannot be read as Parquet"),
-        (["someone/rows"], "no folder is called so here"),
+        (["someone/rows"], "there is no such folder"),
     ],
     ids=["builder", "options", "saved to disk", "empty folder", "broken", "not on the Hub"],
 )
@@ -264,5 +264,5 @@ def test_a_set_of_the_hub_is_streamed_from_its_addresses(folders, monkeypatch, t
     assert {row["source"] for row in islice(part.rows.read((0,), [0], 1), 9)} == {f"few/{at}" for at in range(9)}
     with pytest.raises(ValueError, match="someone/few has no split 'dev'; it has: train, notes"):
         open_stream("someone/few", "dev", None)
-    with pytest.raises(ValueError, match="notes.csv is no Parquet"):
+    with pytest.raises(ValueError, match="notes.csv is not Parquet"):
         open_stream("someone/few", "notes", None)

@@ -88,7 +88,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     with pytest.raises(ValueError, match=message):
         load_rows("ade20k", "train", str(root))
     rows = load_rows("ade20k", "train", str(root), {"max_bad": 1})
-    assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
+    assert len(rows) == 1 and "skipped: " in caplog.text and "00000002" in caplog.text
 
 
 def test_a_split_without_label_maps_is_none_and_said_where_photos_are(root, caplog):

@@ -116,7 +116,7 @@ def test_what_is_not_marked_throughout_is_not_asked_for(photo, partly, asked):
 
 def test_an_annotation_without_a_pixel_is_left_out_and_noted(photo):
     targets, skipped = targets_of(photo, [annotation(1, CUP, box(0, 0, 0, 0))])
-    assert not targets and skipped == {"annotations that cover no pixel": ["file: image 1: annotation 1"]}
+    assert not targets and skipped == {"annotations with an empty mask": ["file: image 1: annotation 1"]}
 
 
 def test_masks_drawn_on_a_photo_that_lies_on_its_side_are_set_upright(tmp_path):

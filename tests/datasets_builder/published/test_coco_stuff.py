@@ -99,7 +99,7 @@ def test_a_bad_file_stops_the_run_unless_so_many_are_allowed(root, spoil, messag
     with pytest.raises(ValueError, match=message):
         load_rows("coco_stuff", "train", str(root))
     rows = load_rows("coco_stuff", "train", str(root), {"max_bad": 1})
-    assert len(rows) == 1 and "left out" in caplog.text and "000000000025" in caplog.text
+    assert len(rows) == 1 and "skipped: " in caplog.text and "000000000025" in caplog.text
 
 
 def test_what_is_not_there_is_said_with_where_it_is_got(tmp_path):

@@ -94,7 +94,7 @@ def test_an_object_without_a_pixel_never_makes_a_phrase_one_of_what_is_not_there
     (row,) = rows_of(("nobody can see it", [5]), ("both", [5, 3]))
     (target,) = row["targets"]
     assert target["texts"] == ["both"] and np.array_equal(decode_mask(target["masks"][0], ""), BOXES[3])
-    assert "left out 1 refs to what covers no pixel" in caplog.text and "ref 0" in caplog.text
+    assert "skipped refs to what covers no pixel (1)" in caplog.text and "ref 0" in caplog.text
     assert "skipped annotations with an empty mask (1)" in caplog.text and "annotation 5" in caplog.text
 
 

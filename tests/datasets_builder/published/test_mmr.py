@@ -97,7 +97,7 @@ def test_a_bad_record_stops_the_run_unless_so_many_are_allowed(root, change, mes
     with pytest.raises(ValueError, match=f"MMR_train.json: record 0 .*{message}"):
         load_rows("mmr", "train", str(root))
     rows = load_rows("mmr", "train", str(root), {"max_bad": 1})
-    assert rows[-1]["source"] == "mmr/train/000000000009-1" and "left out" in caplog.text
+    assert rows[-1]["source"] == "mmr/train/000000000009-1" and "skipped: " in caplog.text
     # of a question that is wrong, the others of its photo stay
     whole = len(rows[-1]["targets"])
     assert [len(row["targets"]) for row in [*rows][:-1]] == ([whole - 1] if "question 0" in message else [])

@@ -176,7 +176,7 @@ def test_a_photo_without_questions_is_counted_and_said(root, caplog):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read as JSON"), ("{}", "is no list"), ("[7]", "is 7")]
+    ("content", "message"), [("{", "cannot be read as JSON"), ("{}", "must be a list of records"), ("[7]", "is 7")]
 )
 def test_a_file_that_is_no_list_of_records_stops_the_run(root, content, message):
     (root / "muse/muse_train.json").write_text(content)

@@ -183,8 +183,8 @@ def test_what_covers_no_pixel_or_has_no_word_is_left_out_and_counted(root, caplo
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
     assert "skipped polygons of fewer than three points (2), first:" in caplog.text
     assert "skipped annotations with an empty mask (3)" in caplog.text and "annotation 51" in caplog.text
-    assert "left out 3 refs to what covers no pixel" in caplog.text and "ref 1" in caplog.text
-    assert "left out 2 refs without a word" in caplog.text and "ref 4" in caplog.text
+    assert "skipped refs to what covers no pixel (3)" in caplog.text and "ref 1" in caplog.text
+    assert "skipped refs without a word (2)" in caplog.text and "ref 4" in caplog.text
     assert "skipped records without a question (1)" in caplog.text
 
 
