@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
 from gemma_lisa.datasets_builder.rows import RESERVED, is_unicode
-from gemma_lisa.safety.parsing import each_once, parse_json
+from gemma_lisa.safety.parsing import CSV_DELIMITERS, csv_delimiter, each_once, parse_json
 from gemma_lisa.safety.short_text import count_of, show
 
 QUESTION_FILES = ("questions.csv", "questions.jsonl")
@@ -24,8 +24,7 @@ TABLE_NAME = re.compile(
     r"(questions?|class(es)?)( ?\(\d+\))?(\.\w+)*\.(csv|tsv|txt|jsonl?|ndjson|ya?ml|xlsx?|ods)", re.IGNORECASE
 )
 COLUMNS = ("image", "question", "mask", "class", "answer", "split", "explanation")
-DELIMITERS = ",;\t"  # spreadsheets write semicolons in countries with a decimal comma
-DELIMITER_LINE = re.compile(f"sep=([{DELIMITERS}])", re.IGNORECASE)  # first line of some CSV files of Excel
+DELIMITER_LINE = re.compile(f"sep=([{CSV_DELIMITERS}])", re.IGNORECASE)  # first line of some CSV files of Excel
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]
     text = read_text(file)
     first = text.split("\n", 1)[0].strip()
     named = DELIMITER_LINE.fullmatch(first)
-    delimiter = named[1] if named else max(DELIMITERS, key=first.count)
+    delimiter = named[1] if named else csv_delimiter(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     if named:
         next(reader)
