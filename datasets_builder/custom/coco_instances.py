@@ -197,8 +197,8 @@ def _absent(
     there = {names[annotation["category_id"]] for annotation in annotations}  # including crowds and empty masks
     there |= {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
     texts = dict.fromkeys(_of_category(config.text, name) for name in candidates)
-    said = {_of_category(config.text, name) for name in there - {None}}
-    texts = [text for text in texts if text not in said]
+    present = {_of_category(config.text, name) for name in there - {None}}
+    texts = [text for text in texts if text not in present]
     rng = np.random.default_rng((config.seed, zlib.crc32(str(image["id"]).encode())))
     return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
 

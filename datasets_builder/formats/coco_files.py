@@ -17,7 +17,7 @@ from gemma_lisa.safety.short_text import listed, name_of, shorten, show
 
 from .json_files import read_json, refuse
 
-ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
+ROBOFLOW = "_annotations.coco.json"  # in each split's folder, next to its images
 # Patterns of JSON files, in order; the first that matches a file is used.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
 LONGEST_SIDE = 2**31 - 1  # pixels: rows store sizes as int32

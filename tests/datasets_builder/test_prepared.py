@@ -1,4 +1,4 @@
-"""Rows that are prepared already: from shards, from disk, by a name of the Hub; and what is said of others."""
+"""Load prepared rows from shards, from disk and from the Hub, and the errors of other folders."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Rows reach the disk as they were made, whatever the number of tables they are written in."""
+"""Rows are written unchanged for any number of tables."""
 
 import datasets
 import pytest

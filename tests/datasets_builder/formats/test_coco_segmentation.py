@@ -1,4 +1,4 @@
-"""COCO segmentations in all their spellings become the mask that pycocotools draws; broken ones are named."""
+"""All formats of COCO segmentations give the mask of pycocotools, and errors name invalid ones."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, unite
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = (12, 20)
@@ -23,14 +23,14 @@ def mask_of(segmentation, size=SIZE):
 
 
 def drawn_by_pycocotools(segmentation, size=SIZE):
-    """As COCO's own interface draws an annotation."""
+    """Return the mask that the COCO API draws for an annotation."""
     coco = COCO()
     coco.imgs = {1: {"height": size[0], "width": size[1]}}
     return coco.annToMask({"image_id": 1, "segmentation": segmentation})
 
 
 def listed(mask):
-    """A mask as uncompressed counts, read down the columns."""
+    """Return a mask as uncompressed counts in column order."""
     flat = np.concatenate([[0], mask.flatten(order="F"), [2]])
     ends = np.flatnonzero(np.diff(flat))
     runs = np.diff(ends, prepend=0)
@@ -44,9 +44,9 @@ def listed(mask):
     [
         [SQUARE],
         [SQUARE, OTHER],
-        [SQUARE, [4, 4, 12, 4, 12, 12, 4, 12]],  # overlapping parts are one
+        [SQUARE, [4, 4, 12, 4, 12, 12, 4, 12]],  # overlapping parts are merged
         [[2, 2, 10, 2, 10, 10, 2, 10, 2, 2, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4]],  # a hole, cut open to its border
-        [[2, 2, 10, 10, 10, 2, 2, 10]],  # crossing itself
+        [[2, 2, 10, 10, 10, 2, 2, 10]],  # self-intersecting
         [[0, 0, 20, 0, 20, 12, 0, 12]],
         [[-1.5, 3, 5, 3, 5, 13.9, -1.5, 13.9]],  # a little over the border
     ],

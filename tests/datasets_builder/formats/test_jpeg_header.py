@@ -1,4 +1,4 @@
-"""The size of a plain JPEG is what Pillow says; of every other file nothing is said."""
+"""The size of a plain JPEG equals that of Pillow; other files are read by Pillow."""
 
 import numpy as np
 import pytest

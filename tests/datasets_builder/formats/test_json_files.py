@@ -1,4 +1,4 @@
-"""JSON files of data sets: any UTF, errors of one line, and a garbage collector that is left as it was."""
+"""JSON files of data sets: any UTF encoding, one-line errors, and an unchanged garbage collector."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Label maps: indices and not colors, and every class's mask in one pass."""
+"""Label maps are read as indices, not colors, and all classes are encoded in one pass."""
 
 import numpy as np
 import pytest
