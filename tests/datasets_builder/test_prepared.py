@@ -44,7 +44,7 @@ def rows(tmp_path):
 
 @pytest.fixture
 def shards(rows, tmp_path, monkeypatch):
-    """A folder of shards of two rows."""
+    """Return a folder of shards with two rows each."""
     monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_PER_SHARD", 2)
     write_shards({"train": rows, "validation": rows.select([0])}, tmp_path / "shards", "rows")
     return tmp_path / "shards"
@@ -73,7 +73,7 @@ def test_rows_saved_to_disk_load_with_and_without_splits(rows, tmp_path):
 
 
 def save_as_they_are(rows, folder):
-    """As `save_to_disk`, which takes the pictures in where they are there."""
+    """Save rows as `save_to_disk` does, but without embedding the images."""
     Dataset.from_list([{**found, "image": None} for found in rows], features=ROW_FEATURES).save_to_disk(folder)
     table = Dataset.from_list(rows, features=ROW_FEATURES).data.table
     [file] = folder.glob("*.arrow")
@@ -131,7 +131,7 @@ def test_a_parquet_row_cannot_choose_a_local_file(rows, tmp_path, path):
 
 
 def test_pattern_characters_in_a_folder_name_are_literal(shards, tmp_path):
-    for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second means the third too
+    for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second matches the third too
         shutil.copytree(shards, tmp_path / name)
     for name in ("rows [v2]", "rows?x", "rows*x"):
         assert len(load_rows(str(tmp_path / name), "train")) == 3
@@ -185,7 +185,7 @@ def test_prepared_rows_have_no_options(shards):
 
 
 def changed(rows, change):
-    """Rows of other features: what `change` makes of the features' target."""
+    """Return rows with changed features; `change` modifies or replaces the features of a target."""
     features = ROW_FEATURES.copy()
     target = dict(features["targets"].feature)
     features["targets"] = datasets.List(change(target) or target)

@@ -14,7 +14,7 @@ SIZES = {"train": 7, "test": 0, "validation": 250}
 
 
 def row(number):
-    """With and without an image, with and without what may be none."""
+    """Return rows with and without an image and optional values."""
     target = {
         "texts": ["the cat", f"cat {number}"],
         "kind": None if number % 2 else "kind",
