@@ -33,7 +33,7 @@ from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_s
 from gemma_lisa.interfaces.terminal_chat import Talk, converse
 from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.parsing import csv_delimiter, parse_json
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 COLUMNS = ("image", "query")  # of a table
@@ -191,7 +191,9 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{path}: a table is a .csv or a .jsonl file.")
     with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
+            delimiter = csv_delimiter(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             try:
                 for row in reader:
                     yield reader.line_num, row

@@ -25,7 +25,7 @@ from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.safety.short_text import show
 
 from .leakage import kept_rows, report
-from .prepared import load_prepared
+from .prepared import is_prepared, load_prepared, own_data_advice
 from .questions import Part
 from .rows_builder import RowsBuilder, damaged_cache
 from .streams import Stream, open_stream
@@ -72,6 +72,8 @@ def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[
             or a file is wrong (the message names the file and the record).
     """
     if name.partition("/")[0] not in BUILDERS and ("/" in name or Path(name).is_dir()):
+        if Path(name).is_dir() and not is_prepared(Path(name)):
+            raise ValueError(own_data_advice(name))
         if options:
             raise ValueError(f"{name}: {NO_OPTIONS}, got {', '.join(sorted(options))}.")
         return load_prepared(name, split, data_dir)

@@ -1,8 +1,8 @@
-"""Rows that are prepared already: Parquet shards, what `datasets` saved to disk, or a data set of the Hub.
+"""Load prepared rows: Parquet shards, the output of `save_to_disk`, or a data set on the Hub.
 
-    prepared/ade20k/data/train-00000-of-00021.parquet, ...      as `prepare` writes them, see shards.py
-    prepared/ade20k/{dataset_dict.json,train/}                  DatasetDict.save_to_disk; or Dataset.save_to_disk
-    someone/ade20k-rows                                         a name on the Hub
+    prepared/ade20k/data/train-00000-of-00021.parquet, ...      output of `prepare`, see shards.py
+    prepared/ade20k/{dataset_dict.json,train/}                  output of DatasetDict or Dataset.save_to_disk
+    someone/ade20k-rows                                         name on the Hub
 
 Their columns must be those of `rows.ROW_FEATURES`.
 """
@@ -19,28 +19,31 @@ import pyarrow.compute
 import pyarrow.parquet as parquet
 from datasets.exceptions import DatasetGenerationError
 
-from gemma_lisa.safety.short_text import show
+from gemma_lisa.safety.short_text import name_of, show
 
+from .custom.folder_files import IMAGES, LABELS, MASKS, find_place
+from .formats.coco_files import PATTERNS
 from .rows import ROW_FEATURES
-from .shards import PLAN, WHOLE
+from .shards import COMPLETE, PLAN
 
-DISK = ("dataset_dict.json", "state.json")  # what save_to_disk writes, with splits and without
+DISK = ("dataset_dict.json", "state.json")  # output of save_to_disk, with and without splits
+SHARD_PATTERNS = ("[!.]*.parquet", "data/[!.]*.parquet")
 SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-(?P<count>\d+))?\.parquet")
-AGAIN = "Bring it to the columns of rows.ROW_FEATURES, or prepare it again from its original files."
+PREPARE_AGAIN = "Convert it to the columns of rows.ROW_FEATURES, or run prepare again on the original files."
 
 
 def load_prepared(path_or_hub_name: str, split: str, data_dir: str | None = None) -> datasets.Dataset:
-    """The rows of a split.
+    """Load the rows of a split.
 
     Args:
         path_or_hub_name: a folder, or a name on the Hub.
-        split: of it.
-        data_dir: rows that were saved to disk may name pictures below this folder too.
+        split: name of the split.
+        data_dir: additional folder that can contain the images of rows saved with `save_to_disk`.
 
     Raises:
-        ValueError: there is no such thing, it has no such split, shards are missing, it holds no row, or which of its
-            columns is missing or of another type; a row of Parquet that names a picture and does not hold it; a row
-            saved to disk that names one outside its folder and `data_dir`.
+        ValueError: the folder or data set does not exist, or its split, shards, rows or columns are missing or wrong.
+            Also if a Parquet row has the path of an image but not its bytes, or a row of `save_to_disk` has a path
+            outside of its folder and `data_dir`.
     """
     folder = Path(path_or_hub_name)
     on_disk = any((folder / name).is_file() for name in DISK)
@@ -52,39 +55,41 @@ def load_prepared(path_or_hub_name: str, split: str, data_dir: str | None = None
         rows = _from_shards(folder, split)
     check_features(rows.features, path_or_hub_name)
     _check_pictures(rows, path_or_hub_name, [folder, *([data_dir] if data_dir else [])] if on_disk else None)
-    # Casting to what it is already would copy it; and a picture that is decoded here would not name its row in errors
+    # A cast to the same features would copy the rows. Images are not decoded here: errors must name their row
     if rows.features["image"] != ROW_FEATURES["image"]:
         rows = rows.cast_column("image", ROW_FEATURES["image"])
     return rows
 
 
 def find_shards(path_or_hub_name: str, split: str) -> list[str]:
-    """The Parquet shards of a split, not loaded: their paths, or their addresses on the Hub.
+    """Return the Parquet shards of a split without loading them: paths, or URLs on the Hub.
 
     Raises:
-        ValueError: as `load_prepared`; or the rows are not in Parquet.
+        ValueError: as in `load_prepared`, or the rows are not in Parquet.
     """
     folder = Path(path_or_hub_name)
     if not folder.is_dir():
         return _shards_on_hub(path_or_hub_name, split)
     if any((folder / name).is_file() for name in DISK):
-        raise ValueError(f"{folder}: is what save_to_disk wrote, and no Parquet; it is on this disk, so do not stream.")
+        raise ValueError(
+            f"{folder}: the output of save_to_disk cannot be streamed; load it without streaming, or run prepare."
+        )
     return [str(path) for path in _shards_in(folder, split)]
 
 
 def as_data_file(shard: str) -> str:
-    """A path or an address of `find_shards` as `load_dataset` takes it, which reads `[`, `*` and `?` as patterns."""
+    """Return a path of `find_shards` escaped for `load_dataset`, which reads `[`, `*` and `?` as patterns."""
     return shard if "://" in shard else glob.escape(shard)
 
 
 def check_features(features: datasets.Features, where: str) -> None:
-    """Refuse columns that are not those of rows; how pictures are decoded may differ."""
+    """Raise an error if the columns are not those of rows. The decoding of images can differ."""
     if difference := _difference(features, ROW_FEATURES, ""):
-        raise ValueError(f"{where}: {difference}. {AGAIN}")
+        raise ValueError(f"{where}: {difference}. {PREPARE_AGAIN}")
 
 
 def _check_pictures(rows: datasets.Dataset, where: str, folders: list[str | Path] | None) -> None:
-    """Refuse rows that name a picture and do not hold it; where folders are given, one that lies in none of them."""
+    """Raise an error for rows with the path of an image but no bytes; with folders, only for paths outside of them."""
     roots = [os.path.realpath(folder) for folder in folders or []]
     start = 0
     for chunk in rows.data["image"].chunks:
@@ -94,17 +99,16 @@ def _check_pictures(rows: datasets.Dataset, where: str, folders: list[str | Path
             if folders is None or not _is_below(paths[at].as_py(), roots):
                 source = rows.data["source"][start + at].as_py()
                 if folders is None:
-                    check_picture({"bytes": None, "path": paths[at].as_py()}, f"{where}: {source}")
+                    check_picture({"bytes": None, "path": paths[at].as_py()}, f"{where}: {name_of(source)}")
                 raise ValueError(
-                    f"{where}: {source}: names the picture {_line(paths[at])}, which is not below this folder; if you "
-                    "trust these rows, give the folder of their pictures as data_dir."
+                    f"{where}: {name_of(source)}: the image {_line(paths[at])} is not in this folder; if you trust "
+                    "these rows, set data_dir to the folder of their images."
                 )
         start += len(chunk)
 
 
 def _is_below(path: str, roots: list[str]) -> bool:
-    """Whether a path leads into one of these folders, which are real paths. An address, and a file in an archive, do
-    not."""
+    """Return whether a path is in one of these folders (real paths); False for URLs and files in archives."""
     if "://" in path or "\0" in path:
         return False
     real = os.path.realpath(path)
@@ -112,10 +116,14 @@ def _is_below(path: str, roots: list[str]) -> bool:
 
 
 def check_picture(image: dict | None, where: str) -> None:
-    """Refuse the picture of a row of Parquet that names a file: whoever made the rows does not choose what is read
-    here."""
+    """Raise an error if a Parquet row has the path of an image but not its bytes.
+
+    Otherwise, the author of the rows could choose which local files are read.
+    """
     if image is not None and image["bytes"] is None and image["path"] is not None:
-        raise ValueError(f"{where}: names the picture {image['path']} and does not hold it; use `save_to_disk`.")
+        raise ValueError(
+            f"{where}: the row has the path {_line(image['path'])} but not the image itself; use `save_to_disk`."
+        )
 
 
 def _from_shards(folder: Path, split: str) -> datasets.Dataset:
@@ -124,22 +132,40 @@ def _from_shards(folder: Path, split: str) -> datasets.Dataset:
         return datasets.load_dataset("parquet", data_files={split: shards}, features=ROW_FEATURES, split=split)
     except (DatasetGenerationError, OSError, ValueError) as error:
         raise ValueError(
-            f"{folder}: {split} cannot be read ({_line(error.__cause__ or error)}); get it again."
+            f"{folder}: {split} cannot be read ({_line(error.__cause__ or error)}); download it again."
         ) from error
 
 
+def is_prepared(folder: Path) -> bool:
+    """Return whether a folder contains prepared rows, complete or not."""
+    return any((folder / name).is_file() for name in (*DISK, PLAN)) or any(
+        next(folder.glob(pattern), None) for pattern in SHARD_PATTERNS
+    )
+
+
+def own_data_advice(folder: str | Path) -> str:
+    """Return the error for a folder without prepared rows: which options load the user's own photos in it."""
+    folder = Path(folder)
+    places = [place for place in (folder, folder / "train") if find_place(place, IMAGES).is_dir()]
+    has_masks = any(find_place(place, kind).is_dir() for place in places for kind in (MASKS, LABELS))
+    has_json = any(next(folder.glob(pattern), None) for pattern in PATTERNS)
+    if has_json and not has_masks:
+        return f"{folder}: found COCO JSON, no prepared rows; use --dataset coco_instances --data_dir {folder}."
+    found = f"found {find_place(places[0], IMAGES).relative_to(folder)}/, no" if places else "no"
+    return f"{folder}: {found} prepared rows; for your own photos and masks use --dataset folder --data_dir {folder}."
+
+
 def _shards_in(folder: Path, split: str) -> list[Path]:
-    """A folder's shards of a split, all of them there and with the columns of rows."""
-    if (folder / PLAN).is_file() and not (folder / WHOLE).is_file():
-        raise ValueError(f"{folder}: is not whole; `prepare` was stopped, and goes on when it is started again.")
+    """Return a folder's shards of a split after checking that all exist and have the columns of rows."""
+    if (folder / PLAN).is_file() and not (folder / COMPLETE).is_file():
+        raise ValueError(
+            f"{folder}: the folder is incomplete because `prepare` was stopped; run the same command again to resume."
+        )
     shards = defaultdict(list)
-    for path in sorted([*folder.glob("[!.]*.parquet"), *folder.glob("data/[!.]*.parquet")]):
+    for path in sorted(path for pattern in SHARD_PATTERNS for path in folder.glob(pattern)):
         shards[SHARD.fullmatch(path.name)["split"]].append(path)
     if not shards:
-        raise ValueError(
-            f"{folder}: holds no prepared rows, neither data/train-00000-of-00001.parquet nor what save_to_disk writes."
-            " A folder of your own pictures and masks is the data_dir of the data set called folder."
-        )
+        raise ValueError(own_data_advice(folder))
     if split not in shards:
         raise ValueError(f"{folder} has no split {show(split)}; it has: {', '.join(shards)}.")
     num_rows = 0
@@ -147,25 +173,25 @@ def _shards_in(folder: Path, split: str) -> list[Path]:
         count = SHARD.fullmatch(path.name)["count"]
         if count and int(count) != len(shards[split]):
             raise ValueError(
-                f"{folder}: {len(shards[split])} of the {int(count)} shards of {split} are there; get all."
+                f"{folder}: only {len(shards[split])} of {int(count)} shards of {split} exist; download all of them."
             )
         try:
             header = parquet.read_metadata(path)
             features = datasets.Features.from_arrow_schema(header.schema.to_arrow_schema())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as Parquet ({_line(error)}); get it again.") from error
+            raise ValueError(f"{path} cannot be read as Parquet ({_line(error)}); download it again.") from error
         check_features(features, str(path))
         num_rows += header.num_rows
     if not num_rows:
-        raise ValueError(f"{folder}: its split {show(split)} holds no row.")
+        raise ValueError(f"{folder}: the split {show(split)} has no rows.")
     return shards[split]
 
 
 def _from_disk(folder: Path, split: str) -> datasets.Dataset:
     try:
         saved = datasets.load_from_disk(folder)
-    except IndexError as error:  # what load_from_disk makes of no row at all
-        raise ValueError(f"{folder}: holds no row.") from error
+    except IndexError as error:  # raised by load_from_disk for 0 rows
+        raise ValueError(f"{folder}: the data set has no rows.") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read ({_line(error)}); save it to disk again.") from error
     if isinstance(saved, datasets.Dataset):
@@ -180,7 +206,7 @@ def _from_hub(name: str, split: str) -> datasets.Dataset:
         return datasets.load_dataset(name, split=split)
     except (DatasetGenerationError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loading script
         raise ValueError(
-            f"{name}: no folder is called so here, and from the Hub its split {show(split)} cannot be loaded "
+            f"{name}: there is no such folder, and the split {show(split)} cannot be loaded from the Hub "
             f"({_line(error.__cause__ or error)})."
         ) from error
 
@@ -190,17 +216,17 @@ def _shards_on_hub(name: str, split: str) -> list[str]:
         files = datasets.load_dataset_builder(name).config.data_files or {}
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{name}: no folder is called so here, and from the Hub it cannot be loaded ({_line(error)})."
+            f"{name}: there is no such folder, and it cannot be loaded from the Hub ({_line(error)})."
         ) from error
     if split not in files:
-        raise ValueError(f"{name} has no split {show(split)}; it has: {', '.join(files) or 'none in files'}.")
+        raise ValueError(f"{name} has no split {show(split)}; it has: {', '.join(files) or 'no split in files'}.")
     if others := [path for path in files[split] if not path.endswith(".parquet")]:
-        raise ValueError(f"{name}: {others[0]} is no Parquet; `push_to_hub` of 🤗 Datasets writes it.")
+        raise ValueError(f"{name}: {others[0]} is not Parquet; upload the rows with `push_to_hub` of 🤗 Datasets.")
     return list(files[split])
 
 
 def _difference(found: Any, wanted: Any, name: str) -> str | None:
-    """What is first seen to differ between two features, or none."""
+    """Return the first difference between two features, or None."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         dot = f"{name}." if name else ""
         for key in wanted:
@@ -209,7 +235,7 @@ def _difference(found: Any, wanted: Any, name: str) -> str | None:
             if difference := _difference(found[key], wanted[key], f"{dot}{key}"):
                 return difference
         more = [f"{dot}{key}" for key in found if key not in wanted]
-        return f"the column {more[0]} is none that rows have" if more else None
+        return f"the column {more[0]} is unknown" if more else None
     if isinstance(wanted, datasets.List) and isinstance(found, datasets.List):
         return _difference(found.feature, wanted.feature, f"{name}[]")
     if isinstance(wanted, datasets.Image) and isinstance(found, datasets.Image):
@@ -217,6 +243,6 @@ def _difference(found: Any, wanted: Any, name: str) -> str | None:
     return None if found == wanted else f"the column {name} is {_line(found)}, not {_line(wanted)}"
 
 
-def _line(words: Any) -> str:
-    """In one line, and not a long one."""
-    return " ".join(str(words).split())[:200]
+def _line(text: Any) -> str:
+    """Return a text of at most 200 characters on one line."""
+    return " ".join(str(text)[:1_000].split())[:200]

@@ -1,7 +1,7 @@
-"""What every data set's builder is: one that makes rows one by one, and hands them to 🤗 datasets as Arrow tables.
+"""Base class of the data set builders: subclasses yield rows, which are passed to 🤗 Datasets as Arrow tables.
 
-A row goes to Arrow in one step. By `datasets.GeneratorBasedBuilder` it would be taken apart and put together twice in
-Python before, which takes a third of the time of indexing COCO.
+Rows are converted to Arrow in one step. `datasets.GeneratorBasedBuilder` encodes each row twice in Python, which is a
+third of the time of indexing COCO.
 """
 
 import gc
@@ -14,24 +14,24 @@ import pyarrow
 
 from .rows import ROW_FEATURES
 
-ROWS_A_TABLE = 1_000  # so many are held at once, and lie in one record batch
+ROWS_PER_TABLE = 1_000  # rows in memory at once, and in one record batch
 
 
 class RowsBuilder(datasets.ArrowBasedBuilder):
-    """A builder of rows in `rows.ROW_FEATURES`; a subclass says which splits there are, and makes their rows."""
+    """A builder of rows with `rows.ROW_FEATURES`. Subclasses define the splits and yield the rows."""
 
-    # Rows of a record batch on the disk. Who reads one counts references in the batch's objects, 8 kB that a forked
-    # worker then holds for itself; the 100 rows 🤗 datasets would take, for pictures stored as bytes, let workers grow
-    DEFAULT_WRITER_BATCH_SIZE = ROWS_A_TABLE
+    # Rows per record batch on disk. Reading a batch copies 8 kB of it in each forked worker (reference counts), so
+    # the default of 🤗 Datasets (100 rows, for images stored as bytes) lets the memory of workers grow
+    DEFAULT_WRITER_BATCH_SIZE = ROWS_PER_TABLE
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=ROW_FEATURES)
 
     def as_dataset(self, *args, **kwargs) -> datasets.Dataset:
-        """As 🤗 datasets; damaged rows in its cache are named.
+        """Return the data set, as the method of 🤗 Datasets does.
 
         Raises:
-            ValueError: the file of the rows cannot be opened.
+            ValueError: the cached rows are damaged; the message names their folder.
         """
         try:
             return super().as_dataset(*args, **kwargs)
@@ -39,30 +39,32 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
             raise ValueError(damaged_cache(self.cache_dir, error)) from error
 
     def _generate_examples(self, **kwargs: Any) -> Iterator[tuple[Any, dict]]:
-        """The rows of a split, each with a key that says where it is from; kwargs: its generator's."""
+        """Yield (key, row) for each row of a split. The key names the row in errors; kwargs are `gen_kwargs`."""
         raise NotImplementedError
 
     def _generate_tables(self, **kwargs: Any) -> Iterator[tuple[int, pyarrow.Table]]:
         rows = (_checked(key, row) for key, row in self._generate_examples(**kwargs))
         try:
             for number in itertools.count():
-                some = list(itertools.islice(rows, ROWS_A_TABLE))
+                some = list(itertools.islice(rows, ROWS_PER_TABLE))
                 if not some:
                     return
                 yield number, pyarrow.Table.from_pylist(some, schema=ROW_FEATURES.arrow_schema)
         finally:
-            gc.unfreeze()  # what a reader of large files froze, see coco_files
+            gc.unfreeze()  # undo gc.freeze of coco_files.read_coco
 
 
 def damaged_cache(folder: str, error: Exception) -> str:
-    """Say in one line that prepared rows cannot be read, and what to do."""
+    """Return a one-line message: the cached rows cannot be read, and what to do."""
     reason = " ".join(str(error).split())
-    return f"{folder}: the prepared rows kept there are damaged ({reason}); delete this folder to prepare them again."
+    return f"{folder}: the cached rows are damaged ({reason}); delete this folder to prepare them again."
 
 
 def _checked(key: Any, row: dict) -> dict:
-    """The row, with the columns of the schema and no others: Arrow would drop these, and leave those empty."""
+    """Return the row if it has exactly the columns of the schema; Arrow would silently drop or add columns."""
     if row.keys() != ROW_FEATURES.keys():
         wrong = ", ".join(sorted(row.keys() ^ ROW_FEATURES.keys()))
-        raise ValueError(f"{key}: a row has other columns than rows.ROW_FEATURES: {wrong}.")
+        raise ValueError(
+            f"{key}: the columns of a row must be those of rows.ROW_FEATURES; missing or unknown: {wrong}."
+        )
     return row

@@ -1,7 +1,8 @@
-"""A builder that skips bad files and records of a data set, as many as its option `max_bad` allows, and lists them."""
+"""A builder that skips and lists bad files and records of a data set, up to its option `max_bad`."""
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +17,35 @@ from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
 
-REMARKS = "remarks.json"  # beside the rows in the cache: what was said when they were made
+REMARKS = "remarks.json"  # in the cache, next to the rows: the warnings logged when they were prepared
+SKIP_ADVICE = "To skip up to N bad files or records, set --max_bad N."
+NO_LIMIT = sys.maxsize  # a `max_bad` that collects all errors in `TolerantBuilder.bad` and logs none of them
 
 
 @dataclass
 class TolerantConfig(datasets.BuilderConfig):
     """Options of a data set that is made from files."""
 
-    # So many files or records, of all splits together, may be wrong: each is left out and listed, at every start. The
-    # next one stops the run.
+    # Maximum number of bad files or records of all splits together. Each is skipped, and listed at every start.
     max_bad: int = 0
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name of the cache, which changes with the folder and with the files that the rows are made from.
+        """Return the name of the cache. It changes with the folder and with the files that the rows are made from.
+
+        🤗 Datasets calls this for every configuration.
 
         Raises:
-            ValueError: no folder, or a `max_bad` that is no number. datasets calls this for every configuration.
+            ValueError: `data_dir` is missing, or `max_bad` is not an integer of at least 0.
         """
         if type(self.max_bad) is not int or self.max_bad < 0:
-            raise ValueError(f"max_bad must be a whole number, 0 or more, not {show(self.max_bad)}.")
+            raise ValueError(f"max_bad must be an integer of at least 0, got {show(self.max_bad)}.")
         return super().create_config_id(
             {**config_kwargs, "data_dir": str(self.root), "files": self.state_of_files()}, custom_features
         )
 
     @property
     def root(self) -> Path:
-        """The data folder, absolute.
+        """Return the absolute path of the data folder.
 
         Raises:
             ValueError: `data_dir` is missing.
@@ -49,24 +53,24 @@ class TolerantConfig(datasets.BuilderConfig):
         raise NotImplementedError
 
     def state_of_files(self) -> list[str]:
-        """Return what changes when a file that the rows are made from does."""
+        """Return texts that change when a file that the rows are made from changes."""
         raise NotImplementedError
 
 
 class TolerantBuilder(RowsBuilder):
-    """A builder that leaves out so many bad records as its configuration's `max_bad` allows."""
+    """A builder that skips at most `max_bad` (an option of its configuration) bad files and records."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.bad: list[ValueError] = []  # what preparing the rows left out, as max_bad allows
-        self.remarks: list[str] = []  # what was said meanwhile
+        self.bad: list[ValueError] = []  # errors of the files and records that were skipped
+        self.remarks: list[str] = []  # the warnings logged when the rows were prepared
 
     @property
     def title(self) -> str:
         return self.name
 
     def download_and_prepare(self, *args, **kwargs) -> None:
-        """Make the rows, or find them made; then say again what was left out when they were."""
+        """Prepare the rows if they are not cached. For cached rows, log again the warnings of their preparation."""
         super().download_and_prepare(*args, **kwargs)
         file = Path(self._output_dir) / REMARKS
         if not self.remarks and file.is_file():
@@ -75,37 +79,49 @@ class TolerantBuilder(RowsBuilder):
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)
-        # the folder is still the incomplete one, which is renamed once all of it is there
+        # 🤗 Datasets renames this temporary folder when it is complete
         (Path(self._output_dir) / REMARKS).write_text(json.dumps(self.remarks), encoding="utf-8")
 
     def remark(self, text: str) -> None:
-        """Say what was left out of the rows, now and at every start that finds them made."""
+        """Log a warning about the rows, now and at every start that reads them from the cache."""
         text = shorten(_escaped(text))
         logger.warning("%s", text)
         self.remarks.append(text)
 
     def remark_cases(self, where: Any, skipped: dict[str, list]) -> None:
-        """Say how many cases of each reason were left out, and the first of them."""
+        """Log how many records were skipped for each reason, and the first of them.
+
+        Args:
+            where: file, folder or split.
+            skipped: names of the skipped records by reason. A reason is a plural, such as "empty masks".
+        """
         for reason, cases in skipped.items():
             if cases:
-                self.remark(f"{where}: left out {len(cases)} {reason}; the first: {cases[0]}")
+                self.remark(f"{where}: skipped {reason} ({len(cases):,}), first: {cases[0]}")
 
     def tolerate(self, error: ValueError) -> None:
-        """Note and say what is left out; raise it, if so many were before it as `max_bad` allows."""
-        if (text := shorten(_escaped(str(error)))) != str(error):
-            error = ValueError(text)
-        self.bad.append(error)
-        if len(self.bad) > self.config.max_bad:
-            raise error
-        self.remark(f"left out, as max_bad allows: {error}")
-
-    def rows(self, records: Iterable[tuple[str, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
-        """(where, row) of every (where, record), where names the record in errors.
-
-        row_of: gives a record's row, or none where nothing can be asked.
+        """Record the error of a skipped file or record and log it.
 
         Raises:
-            ValueError: of `row_of`, or a row that cannot be written, from the (`max_bad` + 1)th on.
+            ValueError: the error, with advice, if `max_bad` errors were recorded before it.
+        """
+        text, max_bad = shorten(_escaped(str(error))), self.config.max_bad
+        self.bad.append(ValueError(text))
+        if len(self.bad) > max_bad:
+            allowed = f"This is one more than max_bad {max_bad} allows. " if max_bad else ""
+            raise ValueError(f"{text} {allowed}{SKIP_ADVICE}") from error
+        if max_bad < NO_LIMIT:
+            self.remark(f"skipped: {text}")
+
+    def rows(self, records: Iterable[tuple[str, Any]], row_of: Callable[[Any], dict | None]) -> Iterator[tuple]:
+        """Yield (where, row) for every (where, record). `where` names the record in errors.
+
+        Args:
+            records: pairs of a name and a record.
+            row_of: returns the row of a record, or None if the record has no question.
+
+        Raises:
+            ValueError: more than `max_bad` records are bad: `row_of` raised, or their row cannot be written.
         """
         empty = []
         for where, record in records:
@@ -113,7 +129,7 @@ class TolerantBuilder(RowsBuilder):
                 row = row_of(record)
                 if row is not None:
                     _check_texts(row, where)
-            except (OSError, UnicodeError) as error:  # a name that is too long, or no name at all
+            except (OSError, UnicodeError) as error:  # not a valid file name
                 self.tolerate(ValueError(f"{where}: {error}"))
                 continue
             except ValueError as error:
@@ -123,16 +139,16 @@ class TolerantBuilder(RowsBuilder):
                 empty.append(where)
             else:
                 yield where, row
-        self.remark_cases(self.title, {"of its records, in which nothing can be asked": empty})
+        self.remark_cases(self.title, {"records without a question": empty})
 
 
 def _escaped(text: str) -> str:
-    """The text with a lone surrogate, which no terminal or file takes, as JSON writes it: "\\ud83d"."""
+    """Return the text with lone surrogates escaped ("\\ud83d"); terminals and files do not support them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _check_texts(row: dict, where: str) -> None:
-    """Refuse a row with a text that is no Unicode, which Arrow cannot write and would not name."""
+    """Raise an error for a text that is not valid Unicode: the error of Arrow would not name it."""
     texts = [row["source"]]
     if row["image"] is not None:
         texts.append(row["image"]["path"])
@@ -142,4 +158,4 @@ def _check_texts(row: dict, where: str) -> None:
         texts += part.values()
     for text in texts:
         if text is not None and not is_unicode(text):
-            raise ValueError(f"{where}: {show(text)} holds half a character, as of a cut emoji; correct it.")
+            raise ValueError(f"{where}: {show(text)} contains half of a character (a lone surrogate); write it again.")

@@ -10,6 +10,7 @@ import yaml
 
 from .short_text import VALUE_LENGTH, shorten, show
 
+CSV_DELIMITERS = ",;\t"  # spreadsheets write semicolons in countries with a decimal comma
 MAX_YAML_CHARACTERS = 1_000_000  # PyYAML parses about 100,000 characters a second
 MAX_NUMBER_CHARACTERS = 1_000  # PyYAML takes quadratic time for 1:59:59:…
 # Maximum of nodes and characters after expanding aliases: per character of the text, plus a constant
@@ -31,6 +32,11 @@ def parse_json(
         return json.loads(text, object_hook=object_hook, object_pairs_hook=object_pairs_hook)
     except RecursionError as error:
         raise ValueError("its lists and objects are nested too deeply") from error
+
+
+def csv_delimiter(first_line: str) -> str:
+    """Return the delimiter of a CSV file by its first line: comma, semicolon or tab."""
+    return max(CSV_DELIMITERS, key=first_line.count)
 
 
 def json_or_none(text: str) -> Any:

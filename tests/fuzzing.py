@@ -1,7 +1,7 @@
-"""What the tests with random inputs share: how many inputs they try, and what must hold of every reader.
+"""Settings and input strategies of the tests with random inputs.
 
-In CI each property is tried with a few dozen inputs, the same every time. `make fuzz` tries new ones, as many as
-FUZZ_EXAMPLES says; a property that fails prints the smallest input that it found.
+In CI, each property is tested with the same few dozen inputs. `make fuzz` tests FUZZ_EXAMPLES new ones. A failing
+property prints the smallest failing input.
 """
 
 import io
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 EXAMPLES_VARIABLE = "FUZZ_EXAMPLES"
 CI_EXAMPLES = 60
-LONGEST_ERROR = 3_000  # characters; a path in it has 255 bytes a name
+LONGEST_ERROR = 3_000  # characters; file names have up to 255 bytes
 _long = os.environ.get(EXAMPLES_VARIABLE)
 
 
 def budget(share: float = 1.0) -> settings:
-    """Settings of a property that tries this share of the examples of a whole one."""
+    """Return settings for this share of the usual number of examples."""
     return settings(
         max_examples=max(1, round(share * int(_long or CI_EXAMPLES))),
         derandomize=_long is None,
@@ -30,7 +30,7 @@ def budget(share: float = 1.0) -> settings:
 
 
 def result_or_refusal(do: Callable[[], Any]) -> Any:
-    """What `do` returns, or the ValueError it raises, which must be short. Every other error is a fault."""
+    """Return the result of `do`, or its ValueError, which must be short. Other errors fail the test."""
     try:
         return do()
     except ValueError as error:
@@ -39,7 +39,7 @@ def result_or_refusal(do: Callable[[], Any]) -> Any:
 
 
 def damaged(content: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Files with bytes that are changed, and cut off somewhere or not."""
+    """Return a strategy of files with changed bytes, optionally truncated."""
     flips = st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6)
 
     def damage(stored: bytes, flips: list[tuple[float, int]], cut: float) -> bytes:
@@ -58,7 +58,7 @@ def picture_bytes(picture, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-# Values of JSON, with the names and the kinds of values that the readers look for
+# JSON values with the keys and types that the readers expect
 KEYS = [
     *("id", "image_id", "category_id", "file_name", "height", "width", "segmentation", "size", "counts", "iscrowd"),
     *("images", "annotations", "categories", "name", "shapes", "imageHeight", "imageWidth", "points", "label"),

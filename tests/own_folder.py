@@ -1,4 +1,4 @@
-"""A user's own folder as tests write it: photos, masks, LabelMe's shapes."""
+"""Write a user's own folder for tests: photos, masks and LabelMe files."""
 
 import base64
 import io
@@ -14,20 +14,21 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 SIZE = (8, 6)  # width, height
 
 
-def photo(root, name, size=SIZE, **options):
+def photo(root, name, size=SIZE, color="red", **options):
     path = root / (name if "/" in name else f"images/{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "red").save(path, **options)
+    Image.new("RGB", size, color).save(path, **options)
 
 
 def turned(orientation):
+    """EXIF data with this orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def numbers(**places):
-    """A label map of SIZE: numbers by their rows, as n3=slice(0, 2)."""
+    """Return a label map of SIZE. n3=slice(0, 2) sets number 3 in the first two rows."""
     labels = np.zeros(SIZE[::-1], dtype=np.uint8)
     for number, rows in places.items():
         labels[rows] = int(number[1:])
@@ -51,8 +52,10 @@ def shape(label, points, kind="polygon"):
 
 
 def drawn(label, box, pixels, cut=None):
-    """As LabelMe's AI marks it: pixels of a box, whose corners are its first and its last pixel; of the PNG so many
-    bytes only."""
+    """Return a shape of LabelMe's AI tools: a mask for a box from its first to its last pixel.
+
+    cut: number of bytes of the PNG to keep; None for all.
+    """
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     return shape(label, box, "mask") | {"mask": base64.b64encode(png.getvalue()[:cut]).decode()}
@@ -69,7 +72,7 @@ def load(root, split="train", **options):
 
 
 def areas(row):
-    """Pixels of what is asked, by its words; none for what is not there."""
+    """Return the number of pixels of each target by its question; None for a target without a mask."""
     return {
         target["texts"][0]: int(decode_mask(target["masks"][0], "").sum()) if target["masks"] else None
         for target in row["targets"]
@@ -77,6 +80,7 @@ def areas(row):
 
 
 def refusal(root, **options):
+    """Return the error of loading the folder, which must be one line."""
     with pytest.raises(ValueError) as refused:
         load(root, **options)
     assert "\n" not in str(refused.value)

@@ -66,6 +66,14 @@ def test_a_table_has_an_image_and_a_query_in_each_row(scene, tmp_path, kind):
     assert [(found["image"], found["query"]) for found in records] == [(str(tmp_path / i), q) for i, q in pairs]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_table_of_a_spreadsheet_with_another_delimiter_is_read(tmp_path, delimiter):
+    lines = [("image", "query"), ("photos/a.png", "the mug, not the cup")]
+    table = tmp_path / "questions.csv"
+    table.write_text("\r\n".join(delimiter.join(cells) for cells in lines) + "\r\n", encoding="utf-8-sig")
+    assert predict.read_table(table) == [(tmp_path / "photos/a.png", "the mug, not the cup")]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [

@@ -1,11 +1,11 @@
-"""Own pictures: a folder of images with COCO instances JSON, as CVAT, Label Studio, Roboflow and COCO itself write it.
+"""Data set of a user's own folder with COCO instances JSON, as exported by CVAT, Label Studio and Roboflow.
 
-Splits are those of the JSON files found: train, validation, test. A row is one image; a target is one category in it
-(or one wording, see `text`), its masks united or one by one. Crowd regions (`iscrowd: 1`) are not counted.
+The JSON files found define the splits: train, validation, test. A row is one image. A target is one category in it (or
+one question, see `text`), with one mask or one mask per object. Crowd regions (`iscrowd: 1`) are ignored.
 
     rows = load_rows("coco_instances", "train", "my_photos")
 
-docs/data.md says how to lay the files out. Images are not copied: rows hold their paths.
+docs/data.md describes the folder layouts. Images are not copied: rows contain their paths.
 """
 
 import functools
@@ -34,28 +34,30 @@ from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_r
 from gemma_lisa.datasets_builder.leakage import coco_photo
 from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
-from gemma_lisa.safety.short_text import name_of, show
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, name_of, shorten, show
 
-CATEGORY = "category"  # in `text`: the category's name; any other name is a field of the annotation
+CATEGORY = "category"  # field of `text` for the category's name; other names are fields of the annotation
 
 
 @dataclass
 class CocoInstancesConfig(TolerantConfig):
-    """Where the files are, and what is asked. Paths are below data_dir."""
+    """Options of the files and the questions. Paths are relative to data_dir."""
 
-    annotations: str | dict[str, str] | None = None  # the JSON file, or one for each split; none: found by its name
-    images: str | dict[str, str] | None = None  # folder that file_name counts from, or one for each split; none: found
-    instances: str = "united"  # one mask for all of a text; "separate": one each, in the order of their centroids
-    text: str = f"the {{{CATEGORY}}}"  # "{caption}" would ask in the words of each annotation's own field caption
-    # Categories asked of each image that it does not hold. None by default: whether everything was marked in every
-    # image no COCO file says, and a thing that is there but called absent teaches to deny it.
+    annotations: str | dict[str, str] | None = None  # JSON file, or one for each split; None: find it by name
+    images: str | dict[str, str] | None = None  # folder of file_name, or one for each split; None: find it
+    instances: str = "united"  # one mask per question; "separate": one per object, ordered by centroid
+    text: str = f"the {{{CATEGORY}}}"  # "{caption}" asks the text in the annotation's field caption
+    # Questions per image about categories without annotations in it. 0 by default: COCO files do not state whether
+    # every object was annotated, and an object labelled as absent trains the model to refuse.
     absent: int = 0
-    seed: int = 0  # which of them
+    seed: int = 0  # of the choice of absent categories
 
     @property
     def root(self) -> Path:
         if self.data_dir is None:
-            raise ValueError("coco_instances: data_dir is missing; name the folder of the images and their COCO JSON.")
+            raise ValueError(
+                "coco_instances: data_dir is missing; set it to the folder of the images and their COCO JSON."
+            )
         return Path(os.path.abspath(self.data_dir))
 
     def state_of_files(self) -> list[str]:
@@ -63,13 +65,13 @@ class CocoInstancesConfig(TolerantConfig):
         return [fingerprint(files, sorted(set(folders.values())) or [self.root])]
 
     def files(self) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Each split's JSON file, and each split's image folder where the options name it."""
+        """Return the JSON file of each split, and the image folder of each split if the options name it."""
         files = find_annotations(self.root, self.annotations)
         return files, name_folders(self.root, self.images, files)
 
 
 class CocoInstances(TolerantBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.1.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoInstancesConfig
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -77,12 +79,12 @@ class CocoInstances(TolerantBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
         if config.instances not in ("united", "separate"):
-            raise ValueError(f"coco_instances: instances is {show(config.instances)}; take united or separate.")
+            raise ValueError(f"coco_instances: instances must be united or separate, got {show(config.instances)}.")
         fields = _fields(config.text)
         if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
             raise ValueError(
-                f"coco_instances: absent is {show(config.absent)} and text is {show(config.text)}; absent counts from "
-                f"0 on, and only a text of nothing but {{{CATEGORY}}} can be asked of an image without it."
+                f"coco_instances: absent must be an integer of at least 0, and above 0 text can only contain the field "
+                f"{{{CATEGORY}}}, got absent {show(config.absent)} and text {show(config.text)}."
             )
         files, folders = config.files()
         return [
@@ -96,7 +98,7 @@ class CocoInstances(TolerantBuilder):
         root = self.config.root
         if images and folder is None:
             folder = find_folder(file, root, (image["file_name"] for image in images))
-        # A category that occurs nowhere was perhaps never looked for: Roboflow writes the set's own name as one
+        # Without categories that never occur: Roboflow writes the name of the data set as one
         used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
         skipped, n_rows = defaultdict(list), 0
 
@@ -118,11 +120,11 @@ class CocoInstances(TolerantBuilder):
             yield where, row
         self.remark_cases(file, skipped)
         if not n_rows and len(self.bad) == num_bad:
-            raise ValueError(f"{file}: none of its {len(images)} images holds anything to ask; mark something in them.")
+            raise ValueError(f"{file}: no annotation with a mask in {count_of(len(images), 'image')}; add some.")
 
 
 def _name(image: dict) -> str:
-    """What an image is called; behind that, COCO's own name of it where only its address tells that it is COCO's."""
+    """Return the name of an image, followed by the COCO file name if only `coco_url` shows that it is from COCO."""
     url = image.get("coco_url")
     if isinstance(url, str) and coco_photo(image["file_name"]) is None and coco_photo(url) is not None:
         return f"{image['file_name']}/{url.rpartition('/')[2]}"
@@ -130,14 +132,14 @@ def _name(image: dict) -> str:
 
 
 def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, skipped: dict) -> list[dict | None]:
-    """The mask of each annotation on the upright image, as rows hold it; none where it covers no pixel."""
+    """Return the mask of each annotation on the upright image, in the format of rows; None for an empty mask."""
     method = turn_of(path, size, where)
     masks = []
     for annotation in annotations:
         name = f"{where}: annotation {name_of(annotation['id'])}"
         mask = segmentation_runs(annotation.get("segmentation"), size, name)
         if not coco_mask.area(mask):
-            skipped["annotations that cover no pixel"].append(name)
+            skipped["annotations with an empty mask"].append(name)
             masks.append(None)
         else:
             masks.append(turn(mask, method))
@@ -153,9 +155,9 @@ def _present(
     where: str,
     skipped: dict,
 ) -> list[dict]:
-    """What is in the image: one target for each text, in the order of the file."""
+    """Return one target for each question about the image, in the order of the file."""
     fields = _fields(config.text)
-    # LVIS: of these only some are marked, so all of them cannot be asked for
+    # LVIS annotated only some objects of these categories
     partly = {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
     crowds, things = defaultdict(list), defaultdict(list)
     for annotation, mask in zip(annotations, masks, strict=True):
@@ -165,7 +167,7 @@ def _present(
         if annotation.get("iscrowd"):
             crowds[name].append(mask)
         elif name in partly and fields <= {CATEGORY}:
-            skipped["annotations of categories that are not marked throughout"].append(
+            skipped["annotations of categories that are not exhaustively annotated"].append(
                 f"{where}: annotation {name_of(annotation['id'])}"
             )
         else:
@@ -186,14 +188,17 @@ def _present(
 def _absent(
     config: CocoInstancesConfig, image: dict, annotations: list[dict], names: dict[Any, str], used: list[str]
 ) -> list[dict]:
-    """Targets without masks: categories that LVIS says are not in the image, in other files any that are not marked."""
+    """Return targets without masks: categories that are not in the image.
+
+    These are `neg_category_ids` in files of LVIS, and all categories without annotations in other files.
+    """
     negative = image.get("neg_category_ids")
     candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
-    there = {names[annotation["category_id"]] for annotation in annotations}  # also as a crowd, also without a pixel
+    there = {names[annotation["category_id"]] for annotation in annotations}  # including crowds and empty masks
     there |= {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
     texts = dict.fromkeys(_of_category(config.text, name) for name in candidates)
-    said = {_of_category(config.text, name) for name in there - {None}}
-    texts = [text for text in texts if text not in said]
+    present = {_of_category(config.text, name) for name in there - {None}}
+    texts = [text for text in texts if text not in present]
     rng = np.random.default_rng((config.seed, zlib.crc32(str(image["id"]).encode())))
     return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
 
@@ -204,19 +209,21 @@ def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
 
 @functools.cache
 def _fields(text: str) -> frozenset[str]:
-    """The names in braces."""
+    """Return the field names in braces."""
     try:
         parsed = list(string.Formatter().parse(text))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"coco_instances: text {show(text)} cannot be filled ({error}).") from error
+        raise ValueError(
+            f"coco_instances: text {show(text)} is not a valid format string ({shorten(str(error), VALUE_LENGTH)})."
+        ) from error
     fields = frozenset(field for _, field, _, _ in parsed if field is not None)
     if not text.strip() or any(form or how for _, _, form, how in parsed) or not all(map(str.isidentifier, fields)):
-        raise ValueError(f"coco_instances: text is {show(text)}; write words, and names of fields in braces.")
+        raise ValueError(f"coco_instances: text must contain words or field names in braces, got {show(text)}.")
     return fields
 
 
 def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str) -> str:
-    """The text for one annotation; CVAT writes a user's own fields one level down, under attributes."""
+    """Return the question for one annotation. CVAT writes custom fields under `attributes`."""
     if fields <= {CATEGORY}:
         return _of_category(text, name)
     attributes = annotation.get("attributes")
@@ -224,8 +231,8 @@ def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str
     for field in fields:
         if not isinstance(given.get(field), str | int | float) or not str(given[field]).strip():
             raise ValueError(
-                f"{where}: annotation {name_of(annotation['id'])} has no words in its field {show(field)}, which "
-                "text asks for."
+                f"{where}: annotation {name_of(annotation['id'])} has no text in its field {show(field)}, which the "
+                "option text uses."
             )
     return _words(text, given)
 

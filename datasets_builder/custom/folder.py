@@ -1,14 +1,15 @@
-"""Own pictures: a folder of images with masks, or with shapes drawn in LabelMe, and questions if there are any.
+"""Data set of a user's own folder: photos with masks or LabelMe files, and optionally questions.
 
-    images/1.jpg                            any kind of picture
-    masks/1.png                             a picture of numbers: 0 = background
-    masks/1_cat.png or masks/1/cat.png      instead, one for each class
-    images/1.json or labels/1.json          instead, LabelMe's: polygons, rectangles, circles, masks
-    classes.txt, .json or .yaml             what the numbers are called: a line `1: cat` for each
-    questions.csv or .jsonl                 image, question; mask or class, answer, split, explanation as needed
+    images/1.jpg                            photo in any image format
+    masks/1.png                             label map: class numbers, 0 = background
+    masks/1_cat.png or masks/1/cat.png      or one mask for each class
+    images/1.json or labels/1.json          or LabelMe's polygons, rectangles, circles and masks
+    classes.txt, .json or .yaml             names of the class numbers: a line `1: cat` for each
+    questions.csv or .jsonl                 image, question; optionally mask or class, answer, split, explanation
 
-All of it may lie below train/, val/ and test/ instead; tables and classes also beside these. A row is one picture. With
-questions, each is a target of its picture; without, each class is, all its instances united. docs/data.md says more.
+These files can also be in train/, val/ and test/; questions and classes also next to these folders. A row is one photo.
+Its targets are its questions, or without questions its classes, with all instances of a class in one mask. docs/data.md
+describes the format.
 
     rows = load_rows("folder", "train", "my_photos", {"text": "the mug"})
 """
@@ -25,11 +26,24 @@ from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
 from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new_row, new_target
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
-from gemma_lisa.safety.short_text import show
+from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .folder_classes import class_names, read_classes
-from .folder_files import MASKS, Photo, find_folders, find_mask, pair_up, share_out, split_up, text_files
+from .folder_files import (
+    LABELS,
+    LAYOUT,
+    MASKS,
+    Photo,
+    find_folders,
+    find_mask,
+    find_place,
+    pair_up,
+    place_remarks,
+    share_out,
+    text_files,
+)
 from .folder_masks import Area, MaskReader, pick
+from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
@@ -37,21 +51,21 @@ SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 @dataclass
 class FolderConfig(TolerantConfig):
-    """How masks are read, and what is asked."""
+    """Options of the masks and the questions."""
 
-    classes: dict | list | None = None  # {1: "cat"} or ["cat", ...] from 1 on; none: a file classes.* if there is one
-    text: str | None = None  # what is asked for by masks that have no name: "the mug"
-    # Pixels of this number are not counted; 0: all are. But where a mask of one thing holds no other, it is the thing.
+    classes: dict | list | None = None  # {1: "cat"} or ["cat", ...] from 1; None: read classes.* if it exists
+    text: str | None = None  # question of masks without a class name: "the mug"
+    # Pixels with this number are ignored; 0: none. In a mask of one object with no other number, it is the object
     ignore_value: int = 255
-    validation_share: float = 0.0  # so much of train becomes validation: by the names, so always the same pictures
+    validation_share: float = 0.0  # part of train that becomes validation, see folder_splits.split_up
 
     @property
     def root(self) -> Path:
         if self.data_dir is None:
-            raise ValueError("folder: data_dir is missing; name the folder that images/ and masks/ are in.")
+            raise ValueError("folder: data_dir is missing; set it to the folder that contains images/ and masks/.")
         root = Path(os.path.abspath(self.data_dir))
         if not is_unicode(str(root)):
-            raise ValueError(f"{ascii(str(root))}: a folder's name is not in UTF-8; rename it.")
+            raise ValueError(f"{ascii(str(root))}: the name of the folder is not in UTF-8; rename it.")
         return root
 
     def state_of_files(self) -> list[str]:
@@ -59,7 +73,7 @@ class FolderConfig(TolerantConfig):
 
 
 class Folder(TolerantBuilder):
-    VERSION = datasets.Version("1.1.0")  # raise it whenever the rows of the same files change
+    VERSION = datasets.Version("1.2.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -68,13 +82,21 @@ class Folder(TolerantBuilder):
         config, root = self.config, self.config.root
         _check_options(config)
         folders = find_folders(root)
+        for remark in place_remarks(folders):
+            self.remark(remark)
         questions, bad_lines = _read_questions(root, folders)
-        splits, complaints, others = _find_photos(config, folders, questions or [])
-        complaints = bad_lines + complaints
-        self.remark_cases(root, {"files that are no pictures": others})
-        if not splits and not complaints:
-            raise ValueError(f"{root}: images/ holds no picture; put some there.")
-        splits = splits or {next(iter(folders)): []}  # for verify to list the complaints
+        splits, errors, others = _find_photos(config, folders, questions or [])
+        errors = bad_lines + errors
+        self.remark_cases(root, {"files that are not images": others})
+        if not splits and not errors:
+            raise ValueError(f"{root}: images/ contains no photo; {LAYOUT}.")
+        photos = [photo for of_split in splits.values() for photo in of_split]
+        if questions is None and photos and not any(photo.masks or photo.labels for photo in photos):
+            raise ValueError(
+                f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
+                f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
+            )
+        splits = splits or {next(iter(folders)): []}  # verify lists the errors
         names = {split: _names(config, folder) for split, folder in folders.items()}
         first = next(iter(splits))
         return [
@@ -83,8 +105,8 @@ class Folder(TolerantBuilder):
                 gen_kwargs={
                     "split": split,
                     "photos": photos,
-                    "complaints": complaints if split == first else [],
-                    "names": names[split if split in names else "train"],  # which it was split off
+                    "errors": errors if split == first else [],
+                    "names": names[split if split in names else "train"],  # validation_share divides train
                     "with_questions": questions is not None,
                 },
             )
@@ -95,21 +117,21 @@ class Folder(TolerantBuilder):
         self,
         split: str,
         photos: list[Photo],
-        complaints: list[ValueError],
+        errors: list[ValueError],
         names: dict[int, str],
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
         reader = MaskReader(names, self.config.ignore_value)
         skipped = defaultdict(list)
         if with_questions:
-            skipped["pictures of which nothing is asked"] = [photo.path for photo in photos if not photo.questions]
+            skipped["photos without a question"] = [photo.path for photo in photos if not photo.questions]
             photos = [photo for photo in photos if photo.questions]
 
         def row_of(record: Photo | ValueError) -> dict | None:
             if isinstance(record, ValueError):
                 raise record
             if with_questions:
-                photo_size(record.path, "folder")  # or each of its questions would complain of a damaged one
+                photo_size(record.path, "folder")  # one error for a damaged photo, not one for each question
                 targets, turns = _asked(record, reader, self.config.root, self.tolerate)
             else:
                 targets, turns = _class_targets(record, reader, self.config.text, skipped), []
@@ -117,7 +139,7 @@ class Folder(TolerantBuilder):
                 return None
             return new_row(record.path, f"folder/{split}/{record.stem}", targets, turns)
 
-        records = [(str(complaint), complaint) for complaint in complaints]
+        records = [(str(error), error) for error in errors]
         records += [(str(photo.path), photo) for photo in photos]
         yield from self.rows(records, row_of)
         reader.check_agreement()
@@ -125,58 +147,65 @@ class Folder(TolerantBuilder):
 
 
 def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
-    """The questions beside the splits, and those in the folder of one, or none where there is no table; what is wrong
-    with the other lines."""
-    questions, complaints = None, []
+    """Return the questions of the data folder and of the split folders, and the errors of bad lines.
+
+    The questions are None if there is no table.
+    """
+    questions, errors = None, []
     for place, split in ({folder: split for split, folder in folders.items()} | {root: ""}).items():
         if table := find_one([place], QUESTION_FILES):
             of_table, bad_lines = read_questions(table, split)
             questions = (questions or []) + of_table
-            complaints += bad_lines
-    return questions, complaints
+            errors += bad_lines
+    return questions, errors
 
 
 def _find_photos(
     config: FolderConfig, folders: dict[str, Path], questions: list[Question]
 ) -> tuple[dict[str, list[Photo]], list[ValueError], list[Path]]:
-    """The pictures of each split with what belongs to them, a line for each file or question that fits nowhere, and
-    the files that are no pictures."""
-    root, asked, inside, complaints = config.root, set(), [], []
+    """Return the photos of each split, an error for each unmatched file or question, and files that are not images."""
+    root, asked, inside, errors = config.root, set(), [], []
     for question in questions:
         try:
             if question.mask:
                 asked |= {find_mask(question.mask, folder, root, question.where) for folder in folders.values()}
         except ValueError as error:
-            complaints.append(error)
+            errors.append(error)
         else:
             inside.append(question)
     pairs = {split: pair_up(folder, asked) for split, folder in folders.items()}
-    complaints += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
-    complaints += [complaint for found in pairs.values() for complaint in found.complaints]
+    errors += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
+    errors += [error for found in pairs.values() for error in found.errors]
     splits = {split: list(found.photos.values()) for split, found in pairs.items()}
     if "validation" not in folders and "train" in folders:
-        train, doubtful = split_up(pairs["train"].photos, config.validation_share)
-        splits, complaints = {**splits, "train": [], **train}, complaints + doubtful
+        train, conflicts = split_up(pairs["train"].photos, config.validation_share)
+        splits, errors = {**splits, "train": [], **train}, errors + conflicts
     splits = {split: photos for split, photos in splits.items() if photos}
-    if config.validation_share and ("validation" in folders or not {"train", "validation"} <= set(splits)):
+    if config.validation_share and "validation" in folders:
         raise ValueError(
-            f"{root}: validation_share {config.validation_share} finds a folder of validation there already, or leaves "
-            "it or train without a picture; change the share, or set it to 0."
+            f"{root}: validation_share is {config.validation_share}, but {folders['validation'].name}/ contains "
+            "the validation photos; remove validation_share."
         )
-    return splits, complaints, [path for found in pairs.values() for path in found.others]
+    if config.validation_share and not {"train", "validation"} <= set(splits):
+        num_photos = sum(map(len, splits.values()))
+        raise ValueError(
+            f"{root}: validation_share {config.validation_share} needs at least 2 different photos in images/, "
+            f"found {num_photos}; add photos or remove validation_share."
+        )
+    return splits, errors, [path for found in pairs.values() for path in found.others]
 
 
 def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: dict) -> list[dict]:
-    """Every class that is marked."""
+    """Return a target for every class with a mask."""
     targets = []
     for name, area in reader.areas(photo).items():
         if area.mask is None:
-            skipped["masks of nothing"].append(f"{name or text} in {photo.path}")
+            skipped["empty masks"].append(f"{name_of(name or text)} in {photo.path}")
             continue
         if name is None and text is None:
             raise ValueError(
-                f"{photo.path}: what do its masks mark? Say it by the option text, as in --dataset_options "
-                '\'{"text": "the mug"}\'; or name its numbers in classes.txt, a line `1: mug` for each.'
+                f"{photo.path}: its masks have no class name; set the option text, such as --dataset_options "
+                '\'{"text": "the mug"}\', or name the numbers in classes.txt with one line `1: mug` for each.'
             )
         targets.append(_target(text if name is None else f"the {name}", area))
     return targets
@@ -185,20 +214,20 @@ def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: 
 def _asked(
     photo: Photo, reader: MaskReader, root: Path, tolerate: Callable[[ValueError], None]
 ) -> tuple[list[dict], list[dict]]:
-    """The targets, and the turns of questions that are answered in words alone.
+    """Return the targets, and the turns of questions that have an answer but no mask.
 
-    tolerate: takes what is wrong with a question, which is left out.
+    tolerate: called with the error of a bad question, which is skipped.
     """
     targets, turns, asked = [], [], {}
-    # Before the questions, for it is the picture that is wrong then
+    # Outside of the loop: a bad mask is an error of the photo, not of each question
     needed = any(not question.mask and (question.label or not question.points) for question in photo.questions)
     areas = reader.areas(photo) if needed else {}
     for question in photo.questions:
         try:
             if asked.setdefault(question.question, question.where) != question.where:
                 raise ValueError(
-                    f"{question.where}: asks {show(question.question)} of {photo.path.name} as "
-                    f"{asked[question.question]} does; unite what answers it in one mask."
+                    f"{question.where}: {show(question.question)} is already asked about {photo.path.name} in "
+                    f"{asked[question.question]}; merge the two masks into one."
                 )
             area = _area(question, photo, reader, root, areas)
             _check_answer(question, num_masks=int(area.mask is not None))
@@ -213,35 +242,38 @@ def _asked(
 
 
 def _check_answer(question: Question, num_masks: int) -> None:
-    """Refuse an answer with a place too many or too few for its masks."""
+    """Raise an error if the number of {seg} in an answer is not its number of masks."""
     num_slots, words = question.answer.count(SEG_SLOT), question.answer.replace(SEG_SLOT, "")
     if question.answer and num_slots != num_masks or any(reserved in words for reserved in RESERVED):
         raise ValueError(
-            f"{question.where}: its answer {show(question.answer)} has {num_slots} {SEG_SLOT} for {num_masks} masks; "
-            f"write {SEG_SLOT} where the mask stands, once for each."
+            f"{question.where}: the answer {show(question.answer)} has {num_slots} {SEG_SLOT}, but the question has "
+            f"{count_of(num_masks, 'mask')}; write {SEG_SLOT} once for each mask."
         )
     if question.answer and question.explanation and not num_masks:
-        raise ValueError(f"{question.where}: has an explanation but no mask; put it into the answer.")
+        raise ValueError(
+            f"{question.where}: the question has an explanation but no mask; move the explanation into the answer."
+        )
 
 
 def _area(question: Question, photo: Photo, reader: MaskReader, root: Path, areas: dict[str | None, Area]) -> Area:
-    """What a question asks for. areas: what is marked in its picture."""
+    """Return the mask of a question. areas: the classes marked in its photo."""
     where = question.where
     if question.mask:
         path = find_mask(question.mask, photo.folder, root, where)
         if path is None:
             raise ValueError(
-                f"{where}: there is no mask {show(question.mask)}; write its path as seen from {photo.folder}."
+                f"{where}: there is no mask {show(question.mask)}; write its path relative to {photo.folder}."
             )
         return reader.of_class(path, photo, question.label, where) if question.label else reader.thing(path, photo)
     if question.label:
-        advice = "leave mask and class empty to say that it is not there"
+        advice = "leave mask and class empty if the object is not in the photo"
         return pick(areas, question.label, f"{where}: {photo.path.name}", advice)
     if question.points:
         return Area(None, None)
     if len(areas) > 1:
-        names = ", ".join(str(name) for name in areas)
-        raise ValueError(f"{where}: {photo.path.name} shows {names}; say in a column class which is asked for.")
+        raise ValueError(
+            f"{where}: {photo.path.name} has masks of {listed(areas)}; add a column class to choose one of them."
+        )
     return next(iter(areas.values()), Area(None, None))
 
 
@@ -257,20 +289,24 @@ def _target(text: str, area: Area, answer: str = "", explanation: str = "") -> d
 
 
 def _names(config: FolderConfig, folder: Path) -> dict[int, str]:
-    """What the numbers of a split's masks are called; {} where nobody says it."""
+    """Return the class names of a split's masks by number; {} without classes."""
     if config.classes is not None:
         return class_names(config.classes, "folder: the option classes")
-    file = find_one([folder / MASKS, folder, config.root], CLASS_FILES)
+    file = find_one([find_place(folder, MASKS), folder, config.root], CLASS_FILES)
     return read_classes(file) if file else {}
 
 
 def _check_options(config: FolderConfig) -> None:
     share, ignore_value, text = config.validation_share, config.ignore_value, config.text
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"folder: validation_share is {show(share)}; take a part of 1, as 0.2.")
+        raise ValueError(
+            f"folder: validation_share must be at least 0 and less than 1, such as 0.2, got {show(share)}."
+        )
     if type(ignore_value) is not int or ignore_value < 0:
-        raise ValueError(f"folder: ignore_value is {show(ignore_value)}; take a number from 1 on, or 0 for none.")
+        raise ValueError(
+            f"folder: ignore_value must be an integer of at least 1, or 0 for none, got {show(ignore_value)}."
+        )
     if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise ValueError(f'folder: text is {show(text)}; take words, as in "the mug".')
+        raise ValueError(f'folder: text must be a phrase such as "the mug", got {show(text)}.')
     if text:
         check_characters(text, "folder: the option text")

@@ -1,4 +1,4 @@
-"""How a user's classes are called: classes.txt, .json or .yaml beside own pictures, or the option classes."""
+"""Read the class names of a user's own folder: classes.txt, .json or .yaml, or the option classes."""
 
 import re
 from pathlib import Path
@@ -9,28 +9,28 @@ from gemma_lisa.safety.short_text import shorten, show
 
 from .folder_tables import check_characters, read_text
 
-BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # what number 0 may be called
-IGNORED = "__ignore__"  # LabelMe's word for what is not counted
+BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # names that number 0 can have
+IGNORED = "__ignore__"  # LabelMe's label of ignore regions
 
-# A line of classes.txt: `1: cat`, or with another sign between; `cat: 1`; or `cat`. `3 wheeler` may be the first or the
-# last of these, `7up` is a name.
+# A line of classes.txt: `1: cat`, also with another separator; `cat: 1`; or `cat`. `3 wheeler` could be the first or
+# the last of these. `7up` is a name.
 NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,9})(?P<separator>\s*[:=,;)]\s*|\.\s*(?=\D)|\s+-\s+|\s+)(?P<name>[^\s:=,;\"].*)"
 )
 NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;\t]\s*(?P<number>\d{1,9})")
-LONGEST_LINE = 1_000  # characters: the patterns take quadratic time
+LONGEST_LINE = 1_000  # characters: the time of the patterns is quadratic
 NAME_ALONE = re.compile(r".*")
 NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
-NO_NAME = '#%/{}[]<>*|,;:=-"'  # begins no name, but comments, lists and other formats
+NO_NAME = '#%/{}[]<>*|,;:=-"'  # characters that start comments, lists and other formats, but not names
 HEADINGS = {"id", "ids", "index", "number", "value", "name", "names", "class", "classes", "label", "labels"}
 HEADINGS |= {"category", "categories"}
 
 
 def read_classes(file: Path) -> dict[int, str]:
-    """How the numbers of label maps are called.
+    """Return the class names by number.
 
     Raises:
-        ValueError: what is wrong, with the file, and the line of a text.
+        ValueError: the file cannot be read or is ambiguous; the message names the file and the line.
     """
     text = read_text(file)
     if file.suffix.lower() == ".txt":
@@ -42,33 +42,33 @@ def read_classes(file: Path) -> dict[int, str]:
             content = parse_yaml(text)
     except ValueError as error:
         raise ValueError(
-            f"{file} cannot be read ({shorten(str(error))}); write a line `1: cat` for each class."
+            f"{file} cannot be read ({shorten(str(error))}); write one line `1: cat` for each class."
         ) from error
     return class_names(content, str(file))
 
 
 def _class_lines(text: str, file: Path) -> list[str] | dict[int, str]:
-    """The names, or the names by their numbers; all lines must be written in one way.
+    """Return the names, or the names by number. All lines must have the same format.
 
     Raises:
-        ValueError: a line that may mean something else, with its number.
+        ValueError: a line is ambiguous; the message has its number.
     """
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
     if long := [number for number, line in lines.items() if len(line) > LONGEST_LINE]:
-        raise ValueError(f"{file} line {long[0]}: it has {len(lines[long[0]]):,} characters; write `1: cat`.")
+        raise ValueError(f"{file} line {long[0]}: the line has {len(lines[long[0]]):,} characters; write `1: cat`.")
     kinds = {number: _kind(line) for number, line in lines.items()}
     first = next(iter(lines), 0)
     for number, line in lines.items():
         words = set(re.findall(r"[^\W\d_]+", line.lower()))
         if line[0] in NO_NAME or (number == first and words and words <= HEADINGS and not re.search(r"\d", line)):
             raise ValueError(
-                f"{file} line {number}: {show(line)} looks like a comment, a heading or another format; take it out, "
-                "or write a number and a name on every line, as in `1: cat`."
+                f"{file} line {number}: {show(line)} looks like a comment, a heading or another format; remove it, or "
+                "write a number and a name on every line, such as `1: cat`."
             )
         if kinds[number] is None or kinds[number] is not kinds[first]:
             raise ValueError(
-                f"{file} line {number}: it is not clear whether {show(line)} has a number; write a number and a name "
-                "on every line, as in `1: cat`, or names alone, none of which begins with a number."
+                f"{file} line {number}: it is not clear whether {show(line)} starts or ends with a class number; write "
+                "a number and a name on every line, such as `1: cat`, or only names that do not start with a number."
             )
     if not lines or kinds[first] is NAME_ALONE:
         return list(lines.values())
@@ -78,15 +78,15 @@ def _class_lines(text: str, file: Path) -> list[str] | dict[int, str]:
         number = int(match["number"])
         if number in names:
             raise ValueError(
-                f"{file} line {place}: the number {number} is there twice, also in line {places[number]}; each class "
-                "needs one of its own."
+                f"{file} line {place}: the number {number} is also in line {places[number]}; each class needs a "
+                "different number."
             )
         names[number], places[number] = match["name"], place
     return names
 
 
 def _kind(line: str) -> re.Pattern | None:
-    """How a class is written; none where it cannot be told."""
+    """Return the pattern of a line, or None if it is ambiguous."""
     match = NUMBER_FIRST.fullmatch(line)
     if match is None:
         if NUMBER_BEGINS.match(line):
@@ -95,27 +95,30 @@ def _kind(line: str) -> re.Pattern | None:
     separator = match["separator"].strip(" ")
     if separator in (":", "="):
         return NUMBER_FIRST
-    # `0 1 cat`, `1,cat,255,0,0`: a table of more than numbers and names
+    # `0 1 cat`, `1,cat,255,0,0`: a table with more columns than number and name
     if NUMBER_BEGINS.match(match["name"]) or (separator in (",", ";", "\t") and separator in match["name"]):
         return None
     return NUMBER_FIRST
 
 
 def class_names(content: Any, where: str) -> dict[int, str]:
-    """What each number is called, from a list, {number: name} or {name: number}; names have blanks for underscores.
+    """Return the class names by number, with spaces instead of underscores.
 
-    A list counts from 1 on, or from 0 on where its first name is the background's.
+    Args:
+        content: a list of names, {number: name} or {name: number}. A list is numbered from 1, or from 0 if its first
+            name is that of the background.
+        where: names the file or option in errors.
 
     Raises:
-        ValueError: what is wrong, with where.
+        ValueError: the content has another format, or a number or name is not valid.
     """
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         if numbered := [name for name in content if NUMBER_BEGINS.match(name.strip())]:
             raise ValueError(
-                f"{where}: the name {show(numbered[0])} begins with a number; if it is the name, number all of them, "
-                'as in {"1": "cat"}.'
+                f"{where}: the name {show(numbered[0])} starts with a number; if that is part of the name, number all "
+                'classes, such as {"1": "cat"}.'
             )
-        names = [name for name in content if name != IGNORED]  # LabelMe's lists begin with it, at -1
+        names = [name for name in content if name != IGNORED]  # LabelMe's lists start with it, as number -1
         content = dict(enumerate(names, start=0 if names and _is_background(names[0]) else 1))
     pairs = list(content.items()) if isinstance(content, dict) else []
     if pairs and all(type(number) is int for _, number in pairs):
@@ -124,22 +127,24 @@ def class_names(content: Any, where: str) -> dict[int, str]:
     for number, name in pairs:
         if not isinstance(name, str) or not re.fullmatch(r"-?\d{1,9}", str(number).strip()):
             raise ValueError(
-                f"{where}: {show(number)} and {show(name)} are no number and name; write `1: cat` for each."
+                f"{where}: {show(number)}: {show(name)} is not a number and a name; write `1: cat` for each class."
             )
         if int(number) in names:
-            raise ValueError(f"{where}: the number {int(number)} is there twice; each class needs one of its own.")
+            raise ValueError(
+                f"{where}: two classes have the number {int(number)}; each class needs a different number."
+            )
         check_characters(name, where)
         names[int(number)] = clean(name)
     if 0 in names and not _is_background(names[0]):
-        raise ValueError(f"{where}: calls 0 {show(names[0])}, but 0 is the background; number the classes from 1 on.")
+        raise ValueError(f"{where}: number 0 is {show(names[0])}, but 0 is the background; number the classes from 1.")
     names.pop(0, None)
     if not names or not all(names.values()):
-        raise ValueError(f"{where}: names no classes, or one has no name; write a line `1: cat` for each.")
+        raise ValueError(f"{where}: there are no classes, or one has no name; write one line `1: cat` for each class.")
     return names
 
 
 def clean(name: str) -> str:
-    """A class's name as people write it."""
+    """Return a class name with single spaces instead of underscores."""
     return " ".join(name.replace("_", " ").split())
 
 

@@ -1,14 +1,14 @@
-"""A user's own folder on disk: which masks, labels and questions belong to which picture.
+"""Find the files of a user's own folder: which masks, labels and questions belong to which photo.
 
-    images/1.jpg            a picture of any kind
-    masks/1.png             its label map; or one mask for each class, as masks/1_cat.png or masks/1/cat.png
-    images/1.json           or labels/1.json: its shapes, drawn with LabelMe
+    images/1.jpg            a photo in any image format
+    masks/1.png             its label map; or one mask for each class: masks/1_cat.png or masks/1/cat.png
+    images/1.json           or labels/1.json: its shapes from LabelMe
 
-Names are compared in Unicode's composed form, for a Mac writes them decomposed.
+`image/`, `mask/` and `label/` are accepted if the folder with the plural name does not exist. Names are compared in
+Unicode's composed form because macOS writes them decomposed.
 """
 
 import functools
-import hashlib
 import os
 import unicodedata
 from collections import defaultdict
@@ -17,25 +17,27 @@ from pathlib import Path
 
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, path_inside
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
 from gemma_lisa.datasets_builder.rows import is_unicode
-from gemma_lisa.safety.short_text import show
+from gemma_lisa.safety.short_text import listed, show
 
 from .folder_tables import CLASS_FILES, Question, is_table
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
-NOT_THE_USERS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # what systems leave in folders, besides hidden files
-LAYOUT = "put the pictures into images/, and the mask of images/1.jpg into masks/1.png or its LabelMe file into labels/"
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")  # besides hidden files
+LAYOUT = (
+    "put the photos into images/, and for images/1.jpg its mask into masks/1.png or its LabelMe file into labels/1.json"
+)
 
 
 @dataclass
 class Photo:
-    """A picture and what belongs to it."""
+    """A photo and the files that belong to it."""
 
     path: Path
-    folder: Path  # of its split, that holds images/
-    masks: list[tuple[str | None, Path]] = field(default_factory=list)  # the rest of the mask's name, if there is one
-    labels: Path | None = None  # of LabelMe
+    folder: Path  # of its split; it contains images/
+    masks: list[tuple[str | None, Path]] = field(default_factory=list)  # the class in the mask's file name, if any
+    labels: Path | None = None  # file of LabelMe
     questions: list[Question] = field(default_factory=list)
 
     @property
@@ -43,123 +45,153 @@ class Photo:
         return composed(self.path.stem)
 
 
+def find_place(folder: Path, name: str) -> Path:
+    """Return `folder`/`name`, or the folder with the singular name if only that one exists.
+
+    name: IMAGES, MASKS or LABELS.
+    """
+    singular = folder / name.removesuffix("s")
+    return singular if singular.is_dir() and not (folder / name).exists() else folder / name
+
+
+def place_remarks(folders: dict[str, Path]) -> list[str]:
+    """Return one text for each folder with a singular name: that it is used, or that it is ignored."""
+    remarks = []
+    for folder in folders.values():
+        for name in (IMAGES, MASKS, LABELS):
+            singular = folder / name.removesuffix("s")
+            if find_place(folder, name) == singular:
+                remarks.append(f"{singular}: used as {name}/, which does not exist")
+            elif singular.is_dir():
+                remarks.append(f"{singular}: ignored because {name}/ exists")
+    return remarks
+
+
 def find_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split, that holds images/; one without splits is "train".
+    """Return the folder of each split, which contains images/. A folder without splits is "train".
 
     Raises:
-        ValueError: there is none, or more than one of a split.
+        ValueError: there is no such folder, or there are two of a split.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder.")
     found = defaultdict(list)
     for path in sorted(path for path in root.iterdir() if path.name.lower() in SPLIT_WORDS):
-        if (path / IMAGES).is_dir():
+        if find_place(path, IMAGES).is_dir():
             found[SPLIT_WORDS[path.name.lower()]].append(path)
-    if (root / IMAGES).is_dir():
+    if find_place(root, IMAGES).is_dir():
         if found:
             places = ", ".join(f"{path.name}/images/" for paths in found.values() for path in paths)
-            raise ValueError(f"{root}: holds images/ and also {places}; move the pictures into one or the other.")
+            raise ValueError(f"{root}: contains images/ and also {places}; move the photos into one or the other.")
         return {"train": root}
     if not found:
-        raise ValueError(f"{root}: holds neither images/ nor train/images/; {LAYOUT}.")
+        there = listed(f"{path.name}/" if path.is_dir() else path.name for path in _listed(root)) or "nothing"
+        raise ValueError(f"{root}: contains neither images/ nor train/images/, only {there}; {LAYOUT}.")
     for split, paths in found.items():
         if len(paths) > 1:
             raise ValueError(f"{root}: {' and '.join(path.name for path in paths)} are both {split}; keep one.")
-    return {split: path for split, [path] in found.items()}
+    return {split: found[split][0] for split in dict.fromkeys(SPLIT_WORDS.values()) if split in found}
 
 
 @dataclass
 class Pairs:
-    """What lies in a split's folder, and belongs together."""
+    """The files in the folder of a split, matched by name."""
 
-    photos: dict[str, Photo] = field(default_factory=dict)  # by their stems
-    complaints: list[ValueError] = field(default_factory=list)  # a line for each file that has no partner, or two
-    others: list[Path] = field(default_factory=list)  # what is no picture, mask or LabelMe file
+    photos: dict[str, Photo] = field(default_factory=dict)  # by stem
+    errors: list[ValueError] = field(default_factory=list)  # one for each file without a match, or with two
+    others: list[Path] = field(default_factory=list)  # files that are not images, masks or LabelMe files
 
     def listed(self, folder: Path) -> list[Path]:
-        """As `_listed`, but what a row would name and cannot, for its name is in no UTF-8, is complained of instead."""
+        """Return the paths in a folder as `_listed` does; add an error for each relevant name that is not UTF-8."""
         paths = []
         for path in _listed(folder):
-            if is_unicode(path.name) or not (_is_picture(path) or path.is_dir() or path.suffix.lower() == ".json"):
+            if is_unicode(path.name) or not (_is_image(path) or path.is_dir() or path.suffix.lower() == ".json"):
                 paths.append(path)
             else:
-                self.complaints.append(ValueError(f"{ascii(str(path))}: its name is not in UTF-8; rename it."))
+                self.errors.append(ValueError(f"{ascii(str(path))}: the name is not in UTF-8; rename it."))
         return paths
 
-    def complain(self, path: Path, words: str) -> None:
-        self.complaints.append(ValueError(f"{path}: {words}."))
+    def add_error(self, path: Path, text: str) -> None:
+        self.errors.append(ValueError(f"{path}: {text}."))
 
-    def complain_alone(self, path: Path, kind: str) -> None:
+    def add_unmatched(self, path: Path, kind: str) -> None:
+        """Add the error that no photo has the name of this file or folder."""
         stem = composed(path.stem)
         for other in self.others:
-            if other.parent.name == IMAGES and composed(other.stem) in (stem, stem.rpartition("_")[0]):
-                return self.complain(path, f"its picture {other.name} cannot be opened here; save it as JPEG or PNG")
-        self.complain(path, f"is {kind} of no picture; add its picture to images/ under this name, or take this out")
+            if other.parent.name in (IMAGES, IMAGES[:-1]) and composed(other.stem) in (stem, stem.rpartition("_")[0]):
+                return self.add_error(path, f"its photo {other.name} cannot be opened; save it as JPEG or PNG")
+        self.add_error(path, f"there is no photo for this {kind}; add a photo with this name to images/, or remove it")
 
 
 def pair_up(folder: Path, asked: set[Path]) -> Pairs:
-    """The pictures of a split with their masks and labels.
+    """Match the photos of a split with their masks and labels.
 
-    asked: masks that questions name; they need no picture of their name.
+    Args:
+        folder: of the split.
+        asked: masks that questions name; these need no photo with their name.
     """
     pairs = Pairs()
-    labels = _add_pictures(pairs, folder)
+    labels = _add_photos(pairs, folder)
     _add_masks(pairs, folder, asked)
-    for path in labels + [path for path in pairs.listed(folder / LABELS) if path.name.lower() not in CLASS_FILES]:
+    in_labels = pairs.listed(find_place(folder, LABELS))
+    for path in labels + [path for path in in_labels if path.name.lower() not in CLASS_FILES]:
         photo = pairs.photos.get(composed(path.stem))
         if path.suffix.lower() != ".json":
             pairs.others.append(path)
         elif photo is None:
-            pairs.complain_alone(path, "the LabelMe file")
+            pairs.add_unmatched(path, "LabelMe file")
         elif photo.labels or photo.masks:
-            pairs.complain(path, f"{photo.labels or photo.masks[0][1]} is of the same picture; keep one of the two")
+            pairs.add_error(path, f"{photo.labels or photo.masks[0][1]} belongs to the same photo; keep one of the two")
         else:
             photo.labels = path
     return pairs
 
 
-def _add_pictures(pairs: Pairs, folder: Path) -> list[Path]:
-    """The JSON files beside the pictures."""
+def _add_photos(pairs: Pairs, folder: Path) -> list[Path]:
+    """Add the photos of a split to `pairs`. Return the JSON files next to them."""
     labels = []
-    for path in pairs.listed(folder / IMAGES):
+    for path in pairs.listed(find_place(folder, IMAGES)):
         stem = composed(path.stem)
         if path.is_dir():
-            pairs.complain(path, "is a folder in images/; move its pictures up into images/")
+            pairs.add_error(path, "is a folder inside images/; move its photos into images/")
         elif path.suffix.lower() == ".json":
             labels.append(path)
-        elif not _is_picture(path):
+        elif not _is_image(path):
             pairs.others.append(path)
         elif stem in pairs.photos:
-            pairs.complain(path, f"{pairs.photos[stem].path.name} has the same name; rename one of the two")
+            pairs.add_error(path, f"{pairs.photos[stem].path.name} has the same name; rename one of the two")
         else:
             pairs.photos[stem] = Photo(path, folder)
     return labels
 
 
 def _add_masks(pairs: Pairs, folder: Path, asked: set[Path]) -> None:
-    for path in pairs.listed(folder / MASKS):
+    for path in pairs.listed(find_place(folder, MASKS)):
         if path.is_dir():
             inside = pairs.listed(path)
-            pictures = [mask for mask in inside if _is_picture(mask)]
-            pairs.others += [mask for mask in inside if not _is_picture(mask)]
+            masks = [mask for mask in inside if _is_image(mask)]
+            pairs.others += [mask for mask in inside if not _is_image(mask)]
             if photo := pairs.photos.get(composed(path.name)):
-                photo.masks += [(composed(mask.stem), mask) for mask in pictures]
-            elif set(pictures) - asked:
-                pairs.complain_alone(path, "the folder of masks")
-        elif not _is_picture(path):
+                photo.masks += [(composed(mask.stem), mask) for mask in masks]
+            elif set(masks) - asked:
+                pairs.add_unmatched(path, "folder of masks")
+        elif not _is_image(path):
             pairs.others += [path] if path.name.lower() not in CLASS_FILES else []
         elif owner := _owner(composed(path.stem), pairs.photos):
             pairs.photos[owner].masks.append((composed(path.stem)[len(owner) + 1 :] or None, path))
         elif path not in asked:
-            pairs.complain_alone(path, "the mask")
+            pairs.add_unmatched(path, "mask")
 
 
 def share_out(questions: list[Question], photos: dict[str, dict[str, Photo]], root: Path) -> list[ValueError]:
-    """Give each question to its picture; gives a line for each that names none, or several.
+    """Add each question to its photo. Return an error for each that names no photo, or several.
 
-    photos: of every split's folder, by their stems; root: the whole folder.
+    Args:
+        questions: of all splits.
+        photos: of each split's folder, by stem.
+        root: the data folder.
     """
-    called, complaints = defaultdict(list), []
+    called, errors = defaultdict(list), []
     for split, of_split in photos.items():
         for photo in of_split.values():
             names = {photo.path.stem, photo.path.name, f"{IMAGES}/{photo.path.name}"}
@@ -167,52 +199,38 @@ def share_out(questions: list[Question], photos: dict[str, dict[str, Photo]], ro
                 called[composed(name)].append((split, photo))
     for question in questions:
         found = called.get(composed(os.path.normpath(question.image.replace("\\", "/"))), [])
-        # A folder without splits is split by what the questions say
-        if question.split and (root / IMAGES) not in [photo.path.parent for _, photo in found]:
+        # In a folder without splits, the questions define the splits
+        if question.split and root not in [photo.folder for _, photo in found]:
             found = [(split, photo) for split, photo in found if split == question.split]
         if len(found) == 1:
             found[0][1].questions.append(question)
         elif found:
             splits = " and ".join(split for split, _ in found)
-            words = f"{show(question.image)} is in {splits}; say which in a column split"
-            complaints.append(ValueError(f"{question.where}: {words}."))
+            text = f"{show(question.image)} is in {splits}; add a column split to choose one"
+            errors.append(ValueError(f"{question.where}: {text}."))
         else:
-            of_split = f" of {question.split}" if question.split else ""
-            words = f"no picture{of_split} is called {show(question.image)}; write its name as in images/"
-            complaints.append(ValueError(f"{question.where}: {words}."))
-    return complaints
-
-
-def split_up(photos: dict[str, Photo], validation_share: float) -> tuple[dict[str, list[Photo]], list[ValueError]]:
-    """The pictures of a folder without splits by splits, and a line for each that its questions put into two.
-
-    A picture is where its questions say; where they do not, the hash of its stem puts such a share into validation.
-    """
-    splits, complaints = defaultdict(list), []
-    for photo in photos.values():
-        said = {question.split: question.where for question in photo.questions if question.split}
-        if len(said) > 1:
-            (one, here), (other, there) = list(said.items())[:2]
-            complaints.append(ValueError(f"{there}: says {other} of {photo.path.name}, but {here} says {one}."))
-            continue
-        place = int.from_bytes(hashlib.sha256(photo.stem.encode()).digest()[:8], "big") / 2**64
-        splits[next(iter(said), "validation" if place < validation_share else "train")].append(photo)
-    return dict(splits), complaints
+            in_split = f" in {question.split}" if question.split else ""
+            text = f"there is no photo {show(question.image)}{in_split}; write its file name as in images/"
+            errors.append(ValueError(f"{question.where}: {text}."))
+    return errors
 
 
 def find_mask(name: str, folder: Path, root: Path, where: str) -> Path | None:
-    """The mask that a question names: below its picture's split, its masks/, or the whole folder."""
-    for place in (folder, folder / MASKS, root):
+    """Return the path of the mask that a question names, or None.
+
+    It can be relative to the folder of its photo's split, to masks/ in that folder, or to the data folder.
+    """
+    for place in (folder, find_place(folder, MASKS), root):
         path = path_inside(place, name, (root,), where)
-        if path.is_file():
+        if exists(path, Path.is_file):
             return path
     return None
 
 
 def text_files(root: Path, folders: dict[str, Path]) -> dict[str, Path]:
-    """All files of tables, classes and labels, by their paths."""
+    """Return all files of questions, classes and labels: {path as text: path}."""
     places = {root, *folders.values()}
-    places |= {folder / name for folder in folders.values() for name in (IMAGES, MASKS, LABELS)}
+    places |= {find_place(folder, name) for folder in folders.values() for name in (IMAGES, MASKS, LABELS)}
     found = [path for place in places for path in _listed(place) if path.is_file()]
     return {str(path): path for path in sorted(found) if is_table(path.name) or path.suffix.lower() == ".json"}
 
@@ -222,25 +240,25 @@ def composed(name: str) -> str:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What the user put into a folder, sorted; nothing where there is no such folder."""
+    """Return the sorted paths in a folder without hidden and system files; [] if the folder does not exist."""
     if not folder.is_dir():
         return []
     paths = sorted(folder.iterdir())
-    return [path for path in paths if not path.name.startswith(".") and path.name not in NOT_THE_USERS]
+    return [path for path in paths if not path.name.startswith(".") and path.name not in SYSTEM_FILES]
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _suffixes() and path.is_file()
 
 
 @functools.cache
 def _suffixes() -> set[str]:
-    """Of the kinds of pictures that Pillow opens, and does not only write."""
+    """Return the suffixes of the image formats that Pillow can read."""
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _owner(stem: str, photos: dict[str, Photo]) -> str | None:
-    """The stem of the picture that a mask belongs to: the longest that it begins with, up to an underscore."""
+    """Return the stem of the photo that a mask belongs to: the longest that it starts with, up to an underscore."""
     while stem not in photos:
         stem, underscore, _ = stem.rpartition("_")
         if not underscore:

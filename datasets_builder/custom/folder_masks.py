@@ -1,4 +1,4 @@
-"""The masks of a user's own folder: what is marked in a picture, by name, however it is written."""
+"""Read the masks of a user's own folder: the area of each class in a photo, from any of the mask formats."""
 
 import string
 from collections import defaultdict
@@ -17,40 +17,43 @@ from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
 from .labelme import read_labelme
 
-BACKGROUND, THING = 0, 1  # the thing's number in a mask that also holds pixels that are not counted
-NAMELESS = "mask"  # masks/1_mask.png is a mask of something, not of a mask
+BACKGROUND, THING = 0, 1  # numbers in a mask of one object that also has ignored pixels
+NAMELESS = "mask"  # in masks/1_mask.png, "mask" is not a class name
 LOSSY = (".jpg", ".jpeg")
 
 
 class Area(NamedTuple):
-    """A thing in a picture, as rows hold masks: none = it is not there; and what is not counted, or none."""
+    """The mask of a class in a photo, or None if it is not there; and the ignore region, or None."""
 
     mask: dict | None
     ignore: dict | None
 
 
 class MaskReader:
-    """Reads masks by what their numbers are called, and remembers how those of a single thing were written.
+    """Read masks with named class numbers, and remember the numbers used in masks of a single object.
 
-    ignore_value: of pixels that are not counted; 0 for none.
+    Args:
+        names: class names by number; {} if there are none.
+        ignore_value: number of ignored pixels; 0 for none.
     """
 
     def __init__(self, names: dict[int, str], ignore_value: int):
         self.names, self.ignore_value = names, ignore_value
-        self._only_ignored: Path | None = None  # the first mask whose thing has the number of what is not counted
-        self._otherwise: Path | None = None  # and the first whose thing has another
+        self._only_ignored: Path | None = None  # the first mask whose object has this number
+        self._otherwise: Path | None = None  # and the first whose object has another number
 
     def areas(self, photo: Photo) -> dict[str | None, Area]:
-        """What is marked in a picture, by name; none for what has no name.
+        """Return the areas marked in a photo by class name; the key is None for a mask without a name.
 
         Raises:
-            ValueError: it has no mask; a mask of another size, of unknown classes, or that cannot be read.
+            ValueError: the photo has no mask, or a mask has another size or unknown classes or cannot be read.
         """
         if photo.labels:
             return self._labelme(photo)
         if not photo.masks:
             raise ValueError(
-                f"{photo.path}: has no mask; draw {MASKS}/{photo.path.stem}.png (or its LabelMe file), or take it out."
+                f"{photo.path}: the photo has no mask; add {MASKS}/{photo.path.stem}.png or its LabelMe file, or "
+                "remove the photo."
             )
         found = defaultdict(list)
         for rest, path in photo.masks:
@@ -61,15 +64,15 @@ class MaskReader:
         return {name: _united(areas) for name, areas in found.items()}
 
     def thing(self, path: Path, photo: Photo) -> Area:
-        """A mask of one thing: what is not 0, in whatever number."""
+        """Return the area of a mask of one object: all pixels that are neither 0 nor ignored."""
         masks = class_masks(_numbers(path, photo))
         masks.pop(BACKGROUND, None)
         ignore = masks.pop(self.ignore_value, None)
         if ignore and set(masks) - {THING}:
             raise ValueError(
-                f"{path}: holds {len(masks) + 1} numbers besides 0, among them {self.ignore_value}, which is not "
-                "counted. If it is one thing with soft edges, save it without them or set ignore_value to 0; if it "
-                "is several classes, name them in classes.txt."
+                f"{path}: has {len(masks) + 1} numbers besides 0, and one is ignore_value ({self.ignore_value}). If "
+                "it is one object with soft edges, save it without anti-aliasing or set ignore_value to 0. If it has "
+                "several classes, name them in classes.txt."
             )
         if masks:
             self._otherwise = self._otherwise or path
@@ -79,18 +82,18 @@ class MaskReader:
         return Area(ignore, None)
 
     def of_class(self, path: Path, photo: Photo, label: str, where: str) -> Area:
-        """One class of a label map; all of a mask whose numbers nobody names."""
+        """Return the area of one class of a label map; the area of the whole mask if there are no class names."""
         if not self.names:
             return self.thing(path, photo)
-        return pick(self._map(path, photo), label, f"{where}: {path.name}", "leave class empty if all of it is meant")
+        return pick(self._map(path, photo), label, f"{where}: {path.name}", "leave class empty to use the whole mask")
 
     def check_agreement(self) -> None:
-        """Refuse masks of which it is unclear whether `ignore_value` is the thing or what is not counted."""
+        """Raise an error if `ignore_value` is the object in one mask, while other masks use another number."""
         if self._only_ignored and self._otherwise:
             raise ValueError(
-                f"{self._only_ignored}: marks with {self.ignore_value}, but {self._otherwise} with another number, "
-                f"where {self.ignore_value} is not counted. Set ignore_value to 0 if whatever is not 0 is the "
-                "thing; otherwise mark with 1."
+                f"{self._only_ignored}: marks the object with {self.ignore_value}, but {self._otherwise} marks it with "
+                f"another number, and there {self.ignore_value} is ignored. Set ignore_value to 0 if every number "
+                "except 0 is the object; otherwise mark the object with 1."
             )
 
     def _map(self, path: Path, photo: Photo) -> dict[str | None, Area]:
@@ -105,7 +108,9 @@ class MaskReader:
         ignore = None if self.ignore_value in self.names else masks.pop(self.ignore_value, None)
         if unknown := sorted(set(masks) - set(self.names)):
             known = listed(f"{number} {name_of(name)}" for number, name in sorted(self.names.items()))
-            raise ValueError(f"{path}: holds the number {unknown[0]}, which is no class; there are: {known}.")
+            raise ValueError(
+                f"{path}: contains the number {unknown[0]}, which is not a class; the classes are: {known}."
+            )
         found = defaultdict(list)
         for number, mask in masks.items():
             found[self.names[number]].append(mask)
@@ -120,46 +125,47 @@ class MaskReader:
         return {name: _united(areas) for name, areas in found.items()}
 
     def _name_of_file(self, rest: str | None, path: Path) -> str | None:
-        """The class that a mask's file name ends with; none where it has only the picture's name."""
+        """Return the class in a mask's file name; None if the name is only that of the photo."""
         if rest is None or (clean(rest) == NAMELESS and NAMELESS not in self.names.values()):
             return None
         if rest.isdecimal():
             if int(rest) not in self.names:
                 raise ValueError(
-                    f"{path}: {rest} is no name; rename it, as in {path.stem}_cat, or say it in classes.txt."
+                    f"{path}: {rest} is not a class name; rename the file, such as {path.stem}_cat, or name {rest} in "
+                    "classes.txt."
                 )
             return self.names[int(rest)]
         return self._known(clean(rest), path)
 
     def _known(self, name: str, path: Path) -> str:
-        """The name as the classes write it, where they are listed; "cat 2" is a second cat then."""
+        """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)
         for candidate in (name, numberless if numberless == name else numberless.rstrip(" -")):
             if candidate.casefold() in known:
                 return known[candidate.casefold()]
         if known:
-            raise ValueError(f"{path}: {show(name)} is no class; there are: {listed(known.values())}.")
+            raise ValueError(f"{path}: {show(name)} is not a class; the classes are: {listed(known.values())}.")
         return name
 
 
 def pick(areas: dict[str | None, Area], label: str, where: str, advice: str) -> Area:
-    """The area that a question's class names."""
+    """Return the area of the class that a question names."""
     shown = {name.casefold(): area for name, area in areas.items() if name and area.mask}
     if clean(label).casefold() in shown:
         return shown[clean(label).casefold()]
-    names = listed(name for name, area in areas.items() if name and area.mask) or "nothing that has a name"
-    raise ValueError(f"{where}: no {show(label)} is marked in it, but {names}; {advice}.")
+    names = listed(name for name, area in areas.items() if name and area.mask) or "no named class"
+    raise ValueError(f"{where}: {show(label)} is not marked in it, only {names}; {advice}.")
 
 
 def _numbers(path: Path, photo: Photo) -> np.ndarray:
-    """A mask's numbers (H, W) on the upright picture."""
+    """Return the numbers (H, W) of a mask, aligned with the upright photo."""
     if path.suffix.lower() in LOSSY:
-        raise ValueError(f"{path}: JPEG does not keep the numbers of a mask; save it as PNG where it was drawn.")
+        raise ValueError(f"{path}: JPEG compression changes the numbers of a mask; export it again as PNG.")
     try:
         numbers = read_label_map(path)
     except ValueError as error:
-        raise ValueError(f"{error} A mask is a PNG file in greyscale or with a palette.") from error
+        raise ValueError(f"{error} A mask must be a grayscale or palette PNG file.") from error
     method = turn_of(photo.path, numbers.shape, str(path))
     return numbers if method is None else np.asarray(Image.fromarray(numbers).transpose(method))
 

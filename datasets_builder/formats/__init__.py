@@ -1,1 +1,1 @@
-"""File formats that several data sets share."""
+"""Readers of file formats that several data sets use."""

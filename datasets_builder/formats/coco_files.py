@@ -1,4 +1,4 @@
-"""COCO JSON files on disk: where they and their images lie, and what they say, checked record by record."""
+"""Find COCO JSON files and their images, and read them with a check of each record."""
 
 import contextlib
 import gc
@@ -13,28 +13,29 @@ from typing import Any
 
 from PIL import Image
 
-from gemma_lisa.safety.short_text import name_of, show
+from gemma_lisa.safety.short_text import listed, name_of, shorten, show
 
 from .json_files import read_json, refuse
 
-ROBOFLOW = "_annotations.coco.json"  # in each split's own folder, beside its images
-# Where the JSON files are looked for, in this order; the first pattern that finds any is taken.
+ROBOFLOW = "_annotations.coco.json"  # in each split's folder, next to its images
+# Patterns of JSON files, in order; the first that matches a file is used.
 PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
-LONGEST_SIDE = 2**31 - 1  # pixels: rows hold sizes as int32
-LONGEST_NAME = 1_000  # characters of a category: how it is divided into words takes quadratic time
+LONGEST_SIDE = 2**31 - 1  # pixels: rows store sizes as int32
+LONGEST_PATH = 500  # characters of a path in an error
+LONGEST_NAME = 1_000  # characters of a category: the time of splitting it into words is quadratic
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
 def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str, Path]:
-    """The JSON file of each split.
+    """Return the JSON file of each split.
 
     Args:
-        root: the data folder, absolute.
-        named: paths below root: one file, or one for each split; none: found by PATTERNS. Splits not given are read
-            off the names; a file without a split's word in its name, if it is the only one, is "train".
+        root: absolute path of the data folder.
+        named: paths relative to root: one file, or one for each split; None to search PATTERNS. Without given splits,
+            the file names define them. A single file without a split in its name is "train".
 
     Raises:
-        ValueError: there is none, or it cannot be told which is which.
+        ValueError: there is no file, or the splits are ambiguous.
     """
     if isinstance(named, dict):
         files = {split: root / name for split, name in named.items()}
@@ -45,47 +46,74 @@ def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str
             found = [root / named]
         if not found:
             raise ValueError(
-                f"{root}: no COCO JSON is there as {' or '.join(PATTERNS)}; the option annotations names it."
+                f"{root}: no COCO JSON file found as {' or '.join(PATTERNS)}; set the option annotations to its path."
             )
         splits = [_split_of(path) or ("train" if len(found) == 1 else None) for path in found]
         if None in splits or len(set(splits)) < len(splits):
             names = [str(path.relative_to(root)) for path in found]
             raise ValueError(
-                f"{root}: which split is each of {', '.join(names)}? The option annotations says it: "
-                f'{{"train": "{names[0]}", ...}}.'
+                f"{root}: cannot tell the splits of {listed(names)}; set the option annotations, such as "
+                f'{{"train": "{names[0]}"}}.'
             )
         files = dict(zip(splits, found, strict=True))
     for path in files.values():
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; the option annotations counts from {root}.")
+        if not exists(path, Path.is_file):
+            raise ValueError(
+                f"{shorten(str(path), LONGEST_PATH)}: no such file; write the option annotations relative to {root}."
+            )
     return files
 
 
+def exists(path: Path, kind: Callable[[Path], bool]) -> bool:
+    """Return whether a path is a file or folder; False for a name that the file system does not support."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
+
+
 def _split_of(path: Path) -> str | None:
-    """As the name says: annotations/instances_val2017.json, valid/_annotations.coco.json."""
+    """Return the split in a file name: annotations/instances_val2017.json, valid/_annotations.coco.json."""
     name = path.parent.name if path.name == ROBOFLOW else path.stem
     splits = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
     return splits.pop() if len(splits) == 1 else None
 
 
 def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[str, Path]) -> dict[str, Path]:
-    """The image folder of each split as it is given (one for all, or one for each split); {} where none is."""
+    """Return the image folder of each split.
+
+    Args:
+        root: absolute path of the data folder.
+        named: one folder for all splits, or one for each split, relative to root; None returns {}.
+        splits: the JSON file of each split.
+
+    Raises:
+        ValueError: a folder is missing.
+    """
     if named is None:
         return {}
     named = named if isinstance(named, dict) else dict.fromkeys(splits, named)
     if missing := set(splits) - set(named):
-        raise ValueError(f"{root}: the option images names no folder for {', '.join(sorted(missing))}.")
+        raise ValueError(f"{root}: the option images has no folder for {', '.join(sorted(missing))}; add it.")
     folders = {split: Path(os.path.abspath(root / named[split])) for split in splits}
     for folder in folders.values():
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; the option images counts from {root}.")
+        if not exists(folder, Path.is_dir):
+            raise ValueError(
+                f"{shorten(str(folder), LONGEST_PATH)}: no such folder; write the option images relative to {root}."
+            )
     return folders
 
 
 def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
-    """Where images lie: what the first file_name of one that is there counts from.
+    """Return the folder of the images: the first in which one of the file names exists.
 
-    file: the JSON file; root: the data folder.
+    Args:
+        file: the JSON file.
+        root: the data folder.
+        file_names: of the images.
+
+    Raises:
+        ValueError: none of the images exists.
     """
     name = file.stem.removeprefix("instances_")  # train2017
     places = [file.parent, root, root / "images", root / name, root / "images" / name, file.parent / "images"]
@@ -95,29 +123,31 @@ def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
             for folder in places:
                 if path_inside(folder, file_name, (folder, root), str(file)).is_file():
                     return folder
-        except OSError as error:  # no name of a file
-            wrong = wrong or ValueError(f"{file}: its image {show(file_name)}: {error.strerror}.")
+        except OSError as error:  # not a valid file name
+            wrong = wrong or ValueError(f"{file}: the image {show(file_name)}: {error.strerror}.")
             continue
         except ValueError as error:
             wrong = wrong or error
             continue
         wrong = wrong or ValueError(
-            f"{file}: its image {name_of(file_name)} is in none of {', '.join(dict.fromkeys(map(str, places)))}; the "
-            "option images names its folder, and the option annotations the JSON files whose images are there."
+            f"{file}: the image {name_of(file_name)} is in none of {', '.join(dict.fromkeys(map(str, places)))}; set "
+            "the option images to its folder, or the option annotations to the JSON files whose images exist."
         )
     raise wrong
 
 
 def path_inside(folder: Path, file_name: str, roots: tuple[Path, ...], where: str) -> Path:
-    """The image's path, which must lie in one of the roots; by its name alone, for folders may be links elsewhere."""
+    """Return the path of an image, which must be in one of the roots by its name: folders can be links."""
     path = Path(os.path.normpath(folder / file_name.replace("\\", "/")))
     if not any(path.is_relative_to(root) for root in roots):
-        raise ValueError(f"{where}: file_name {show(file_name)} leads out of {roots[-1]}; write it as seen from there.")
+        raise ValueError(
+            f"{where}: file_name {show(file_name)} is outside of {roots[-1]}; write it relative to this folder."
+        )
     return path
 
 
 def fingerprint(files: dict[str, Path], folders: list[Path]) -> str:
-    """Changes when a JSON file, or a picture anywhere below the folders, is changed, added, taken out or renamed."""
+    """Return a hash that changes if a JSON file or an image in the folders is changed, added, removed or renamed."""
     state = hashlib.sha256()
     for split, path in sorted(files.items()):
         state.update(f"{split}\0{path}\0{_state_of(path)}\0".encode("utf-8", "surrogateescape"))
@@ -128,46 +158,48 @@ def fingerprint(files: dict[str, Path], folders: list[Path]) -> str:
 
 
 def _state_of(path: Path | str) -> str:
-    """Size and time of last change; a hash of the content would read every picture at every start."""
+    """Return size and time of modification. Hashing the content would read every image at every start."""
     status = os.stat(path)
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Paths of all picture files below the folder, sorted; not in hidden folders, but behind links to folders."""
+    """Return the sorted paths of all image files below a folder, following links, without hidden folders."""
     suffixes, paths, seen = Image.registered_extensions(), [], set()
     for here, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link back up
+        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         candidates = (os.path.join(here, name) for name in names if os.path.splitext(name)[1].lower() in suffixes)
-        paths += [path for path in candidates if os.path.exists(path)]  # a broken link is no picture
+        paths += [path for path in candidates if os.path.exists(path)]  # without broken links
     return sorted(paths)
 
 
 def read_coco(
     file: Path, tolerate: Callable[[ValueError], None] = refuse
 ) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
-    """(images, annotations by image id, category names by id) of a JSON file.
+    """Return (images, annotations by image id, category names by id) of a JSON file.
 
-    Every id is there once, and every annotation's image and category are known. Names have blanks for underscores.
+    All ids are unique, and the image and the category of every annotation exist. Names have spaces for underscores.
 
-    tolerate: is told of a wrong image or annotation. Where it lets it pass, the image that this is about is left out:
-    not all that it shows would be known.
+    Args:
+        file: to read.
+        tolerate: called with the error of each bad image or annotation. If it returns, the whole image is skipped
+            because its annotations are incomplete.
 
     Raises:
-        ValueError: what is wrong with the file or its categories; what tolerate raises, with the file and the record.
+        ValueError: the file or its categories are not valid; errors raised by `tolerate`, with the file and the record.
     """
-    gc.collect()  # for nothing is collected of what is frozen below
+    gc.collect()  # before gc.freeze below, which exempts all objects from collection
     content = read_json(file, "export it again", _packed)
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-        raise ValueError(f"{file} is no COCO instances file: it needs the lists {', '.join(parts)} at its top.")
+        raise ValueError(f"{file} is not a COCO instances file: the lists {', '.join(parts)} must be at its top level.")
     if not content["images"]:
-        raise ValueError(f"{file} lists no image; an empty data set teaches nothing.")
-    bad = set()  # ids of the images that are left out
+        raise ValueError(f"{file} contains no images; add some.")
+    bad = set()  # ids of the skipped images
 
     def skip(error: ValueError, *images: Any) -> None:
         tolerate(error)
@@ -195,7 +227,7 @@ def read_coco(
             skip(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
         else:
             of_image[image].append(annotation)
-    gc.freeze()  # else collections go through millions of objects again and again while rows are made
+    gc.freeze()  # otherwise each collection scans millions of objects while rows are made
     return [image for number, image in images.items() if number not in bad], of_image, names
 
 
@@ -203,8 +235,8 @@ def _wrong_with_image(image: dict) -> str | None:
     name, height, width = image["file_name"], image["height"], image["width"]
     if isinstance(name, str) and all(isinstance(side, int) and 0 < side <= LONGEST_SIDE for side in (height, width)):
         return None
-    sides = f"height {show(height)} and width {show(width)}"
-    return f"file_name {show(name)}, {sides} are not a name and two numbers of pixels"
+    got = f"got {show(name)}, {show(height)} and {show(width)}"
+    return f"file_name must be a string, height and width numbers of pixels, {got}"
 
 
 def _wrong_with_annotation(annotation: dict, images: dict, categories: dict) -> str | None:
@@ -218,39 +250,39 @@ def _wrong_with_annotation(annotation: dict, images: dict, categories: dict) -> 
 
 
 def _category_names(file: Path, categories: dict[Any, dict]) -> dict[Any, str]:
-    """The names by id, with blanks for underscores."""
+    """Return the names by id, with spaces for underscores."""
     names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
     if nameless := [number for number, name in names.items() if not name]:
-        raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; it is what is asked for.")
+        raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; add one.")
     if long := [number for number, name in names.items() if len(name) > LONGEST_NAME]:
         raise ValueError(
-            f"{file}: category {name_of(long[0])} has a name of {len(names[long[0]]):,} characters; at most "
-            f"{LONGEST_NAME:,} are read."
+            f"{file}: the name of category {name_of(long[0])} must have at most {LONGEST_NAME:,} characters, got "
+            f"{len(names[long[0]]):,}."
         )
     return names
 
 
 def _packed(record: dict) -> dict:
-    """An object of the file with its polygons as arrays of doubles: a list of floats takes four times the memory."""
+    """Convert the polygons of a record to arrays of doubles: a list of floats needs four times the memory."""
     polygons = record.get("segmentation")
     if isinstance(polygons, list):
-        # what is no list of numbers stays, to be refused with its place
+        # other values stay: the error that is raised later names their record
         with contextlib.suppress(TypeError, OverflowError):
             record["segmentation"] = [array("d", part) if isinstance(part, list) else part for part in polygons]
     return record
 
 
 def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...], skip: Callable[..., None]) -> dict[Any, dict]:
-    """The records by their ids. skip: is given what is wrong, and the records that this is about."""
+    """Return the records by id. skip: called with the error of bad records, and these records."""
     found = {}
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
-            error = f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."
+            error = f"{file}: the {kind} at index {place} of its list has no id."
             skip(ValueError(error), *([record] if isinstance(record, dict) else []))
         elif missing := [key for key in keys if record.get(key) is None]:
             skip(ValueError(f"{file}: {kind} {name_of(record['id'])} has no {', '.join(missing)}."), record)
         elif record["id"] in found:
-            error = f"{file}: {kind} {name_of(record['id'])} is there twice; every id must be used once."
+            error = f"{file}: {kind} {name_of(record['id'])} exists twice; every id must be unique."
             skip(ValueError(error), record, found[record["id"]])
         else:
             found[record["id"]] = record

@@ -1,11 +1,11 @@
-"""The size of a photo, read off its header where it is a plain JPEG, else by Pillow.
+"""Read the size of a photo: from the header of a plain JPEG, otherwise with Pillow.
 
-Pillow takes 4.5 times as long for a plain JPEG, 166 against 37 µs CPU (medians of 9 turns over 200 photos). That is
-15 s more for COCO's 118,287 photos, whose first start takes 59 s.
+For a plain JPEG, Pillow takes 4.5 times as long: 166 instead of 37 µs CPU (medians of 9 runs with 200 photos). For
+COCO's 118,287 photos that is 15 s of the 59 s of the first start.
 Measured by `python benchmarks/bench_data.py --case headers --output FOLDER` at 242a778, 2026-11-28, 2-core CPU.
 
-A photo that was cut off has a header too. So its last bytes are looked at: a JPEG that does not end as one is decoded,
-for some cameras write more behind it, and others stopped in between.
+A truncated photo also has a header, so the last bytes are checked. A JPEG without an end marker is decoded: it can be
+truncated, or a camera appended data to it.
 """
 
 import os
@@ -19,43 +19,46 @@ from gemma_lisa.images_gemma_lisa import check_palette, open_image, own_limit, p
 
 # ITU-T T.81, table B.1
 _START, _END, _SCAN, _APP1 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE1
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; others are seldom
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; others are rare
 _PREFIX = 0xFF
 
 
 def stored_size(path: Path, where: str) -> tuple[tuple[int, int], int | None]:
-    """(height, width) in pixels of a photo as stored, and its EXIF orientation if it has one.
+    """Return (height, width) in pixels of a photo as stored, and its EXIF orientation or None.
 
-    The pixels are decoded only where the photo may have been cut off, and of pictures that are no JPEG. where: names
-    in errors what the photo belongs to.
+    The pixels are decoded only if the photo can be truncated or is not a JPEG.
+
+    Args:
+        path: of the photo.
+        where: names the record of the photo in errors.
 
     Raises:
-        ValueError: a file that is no picture, or a damaged one.
+        ValueError: the file is damaged or not an image.
     """
     try:
         size = plain_size(path)
         if size is not None and size[0] * size[1] <= pixel_limit():
             return size, None
         return size_by_pillow(path)
-    except Exception as error:  # on a damaged file Pillow's decoders raise a dozen different classes
+    except Exception as error:  # Pillow's decoders raise many classes of errors on damaged files
         reason = why_unreadable(error, path)
-        raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace it or take it out.") from error
+        raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace or remove it.") from error
 
 
 def size_by_pillow(path: Path) -> tuple[tuple[int, int], int | None]:
-    """As `stored_size`, for any picture; errors are those of Pillow."""
+    """Return the same as `stored_size`, for any image format. Errors are those of Pillow."""
     with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
         if image.format not in ("JPEG", "MPO") or not _ends_whole(image.fp):
-            image.load()  # PNG may hold its EXIF behind the pixels, TIFF sets itself upright on the way
+            image.load()  # PNG can have EXIF after the pixels; TIFF applies its orientation while loading
             check_palette(image)
         return (image.height, image.width), image.getexif().get(ExifTags.Base.Orientation)
 
 
 def plain_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) in pixels, as stored, of a whole JPEG that says nothing of its orientation.
+    """Return (height, width) in pixels, as stored, of a complete JPEG without an orientation.
 
-    None: it may say something (EXIF and XMP are in APP1), it is no JPEG, or not as a JPEG usually is, or it does not
-    end as one; let Pillow judge.
+    Returns None if Pillow must read the file. It can have an orientation (EXIF and XMP are in APP1), has no end marker,
+    or is not a common JPEG.
     """
     size = None
     with path.open("rb") as file:
@@ -81,7 +84,7 @@ def plain_size(path: Path) -> tuple[int, int] | None:
 
 
 def _ends_whole(file: BinaryIO) -> bool:
-    """Whether the last bytes of a JPEG are those that end one; the file stands where it stood."""
+    """Return whether a JPEG ends with the end marker. The position in the file does not change."""
     place = file.tell()
     file.seek(-len(_END), os.SEEK_END)
     end = file.read()

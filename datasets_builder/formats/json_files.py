@@ -1,4 +1,4 @@
-"""JSON files of data sets, read with errors of one line."""
+"""Read the JSON files of data sets with one-line errors."""
 
 import gc
 from collections.abc import Callable
@@ -8,18 +8,21 @@ from typing import Any
 from gemma_lisa.safety.parsing import parse_json
 
 
-def read_json(file: Path, advice: str = "get it again", object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """What a JSON file in any of the UTFs holds.
+def read_json(file: Path, advice: str = "download it again", object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Return the content of a JSON file in any UTF encoding.
 
-    object_hook: what becomes of each object as soon as it is read, as in `json.loads`.
+    Args:
+        file: to read.
+        advice: what the user can do if the file is damaged, for the error.
+        object_hook: as in `json.loads`.
 
     Raises:
-        ValueError: no such file, or no JSON; with what to do.
+        ValueError: the file does not exist or is not valid JSON.
     """
     collected = gc.isenabled()
-    gc.disable()  # nothing in JSON is a cycle, and millions of lists would be looked through again and again
+    gc.disable()  # JSON has no cycles, and each collection would scan millions of lists
     try:
-        return parse_json(file.read_bytes(), object_hook=object_hook)  # bytes: json finds out which UTF it is
+        return parse_json(file.read_bytes(), object_hook=object_hook)  # json detects the encoding of bytes
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); {advice}.") from error
     finally:
@@ -28,13 +31,13 @@ def read_json(file: Path, advice: str = "get it again", object_hook: Callable[[d
 
 
 def read_records(file: Path) -> list:
-    """The list that a JSON file holds at its top; errors as in `read_json`."""
+    """Return the list in a JSON file; errors as in `read_json`."""
     records = read_json(file)
     if not isinstance(records, list):
-        raise ValueError(f"{file}: is no list of records at its top; get it again.")
+        raise ValueError(f"{file}: the top level must be a list of records; download the file again.")
     return records
 
 
 def refuse(error: ValueError) -> None:
-    """What a reader does with a bad record where it is told of nothing else: it stops."""
+    """Raise the error of a bad record: the default of readers that can skip records."""
     raise error

@@ -1,7 +1,7 @@
-"""Pickles of plain data: lists, dicts, texts and numbers. No code of a file runs, and memory stays in proportion to it.
+"""Load pickles of plain data: lists, dicts, strings and numbers. No code in a file runs, and memory use is bounded.
 
-The instructions of a pickle are checked before any is carried out. Tuples are refused with everything else that a file
-of refs does not need: as keys of a dict, nested ones take exponential time to hash.
+All instructions of a pickle are checked before the first is executed. Everything that a file of refs does not need is
+refused. That includes tuples: hashing nested tuples as dict keys takes exponential time.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
 
-# How many values a file can hold when each shared list is counted at every place, per byte, and beside that
+# Maximum number of values, counting shared lists at every place: this many per byte, plus the allowance
 SHARED_GROWTH, SHARED_ALLOWANCE = 10, 10_000
 PLAIN = {
     *("MARK", "STOP", "PROTO", "FRAME", "NONE", "NEWTRUE", "NEWFALSE"),
@@ -22,9 +22,9 @@ PLAIN = {
     *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
     *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
 }
-CLASSES = {"GLOBAL", "STACK_GLOBAL", "INST"}  # refused by `PlainUnpickler`, which knows the name of the class
+CLASSES = {"GLOBAL", "STACK_GLOBAL", "INST"}  # refused by `PlainUnpickler`, whose error names the class
 _BY_CODE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
-# Size in bytes of the length that is written before an argument, by pickletools' constant for it
+# Size in bytes of the length field before an argument, by pickletools' constant
 _LENGTH_SIZES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -32,7 +32,7 @@ _LENGTH_SIZES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 _STOP, _PUT, _LONG_BINPUT = ord("."), ord("p"), ord("r")
-# Size in bytes of the argument where it is fixed; other instructions are looked at one by one
+# Size in bytes of arguments with a fixed size; -1 for all other instructions
 _FIXED = [-1] * 256
 for _code, _opcode in _BY_CODE.items():
     if _opcode.name in PLAIN - {"STOP", "LONG_BINPUT"} and (_opcode.arg is None or _opcode.arg.n >= 0):
@@ -40,17 +40,19 @@ for _code, _opcode in _BY_CODE.items():
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dicts, texts and numbers; nothing that a file names is ever looked up, so none of it can run."""
+    """Unpickler of lists, dicts, strings and numbers. It never imports a name, so no code of a file can run."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a file of refs needs no class")
+        raise pickle.UnpicklingError(
+            f"it contains the class {module}.{name}; only lists, dicts, strings and numbers are supported"
+        )
 
 
 def unpickle(file: Path) -> Any:
-    """What a pickle of Python 2 or 3 holds; the texts of the former are bytes, in UTF-8 or else in Latin-1.
+    """Return the content of a pickle of Python 2 or 3. Strings of Python 2 are decoded as UTF-8, or else as Latin-1.
 
     Raises:
-        ValueError: no such file, a damaged one, or one that holds more than data.
+        ValueError: the file does not exist, is damaged or contains more than plain data.
     """
     try:
         stored = file.read_bytes()
@@ -61,18 +63,20 @@ def unpickle(file: Path) -> Any:
             content = PlainUnpickler(io.BytesIO(stored), encoding="latin-1").load()
         check_growth(content, SHARED_GROWTH * len(stored) + SHARED_ALLOWANCE)
         return content
-    except Exception as error:  # on a damaged file pickle raises a dozen different classes
+    except Exception as error:  # pickle raises many classes of errors on damaged files
         reason = shorten(" ".join(str(error).split()) or type(error).__name__, 2 * VALUE_LENGTH)
-        raise ValueError(f"{file} cannot be read as plain data ({reason}); get it again from its homepage.") from error
+        raise ValueError(
+            f"{file} cannot be read as plain data ({reason}); download it again from its homepage."
+        ) from error
 
 
 def check_instructions(stored: bytes) -> None:
-    """Refuse a pickle with other instructions than PLAIN, or with lengths and memo numbers beyond its end.
+    """Check that a pickle has only PLAIN instructions, and no lengths or memo numbers beyond its end.
 
-    pickle itself would set memory aside for them. The check ends at the first class, which `PlainUnpickler` refuses.
+    pickle would allocate memory for these. The check stops at the first class, which `PlainUnpickler` refuses.
 
     Raises:
-        ValueError: what is wrong, and at which byte.
+        ValueError: an instruction is not supported; the message has its byte offset.
     """
     at, end, fixed = 0, len(stored), _FIXED
     while at < end:
@@ -85,11 +89,11 @@ def check_instructions(stored: bytes) -> None:
         if code == _STOP or (opcode is not None and opcode.name in CLASSES):
             return
         if opcode is None or opcode.name not in PLAIN:
-            name = "no instruction" if opcode is None else f"the instruction {opcode.name}"
+            name = "an unknown instruction" if opcode is None else f"the instruction {opcode.name}"
             raise ValueError(
-                f"{name} at byte {place}; lists, dicts, texts and numbers are read: save it as JSON if it is your own"
+                f"{name} at byte {place}; only lists, dicts, strings and numbers are supported: save your data as JSON"
             )
-        number = 0  # of the memo
+        number = 0  # memo number
         if code == _LONG_BINPUT:
             number = int.from_bytes(stored[at : at + 4], "little")
             at += 4
@@ -103,15 +107,15 @@ def check_instructions(stored: bytes) -> None:
             size = _LENGTH_SIZES[opcode.arg.n]
             at += size + int.from_bytes(stored[at : at + size], "little")
         if number > end:
-            raise ValueError(f"the memo number {number} at byte {place} of {end}")
-    raise ValueError("it is cut off")
+            raise ValueError(f"memo number {number} at byte {place} is larger than the file ({end} bytes)")
+    raise ValueError("the file is truncated")
 
 
 def check_growth(content: Any, limit: int) -> None:
-    """Refuse lists and dicts that hold more than `limit` values when shared ones are counted at every place.
+    """Check that lists and dicts have at most `limit` values, counting shared ones at every place.
 
     Raises:
-        ValueError: they do, or one of them holds itself.
+        ValueError: they have more, or one of them contains itself.
     """
     pending, count = [content], 0
     while pending:
@@ -119,5 +123,5 @@ def check_growth(content: Any, limit: int) -> None:
         values = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
         count += len(values)
         if count > limit:
-            raise ValueError("its lists hold each other again and again")
+            raise ValueError("its lists contain each other too many times")
         pending += [value for value in values if isinstance(value, list | dict)]

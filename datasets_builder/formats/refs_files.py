@@ -1,10 +1,10 @@
-"""The files of the referring sets: who is meant in a photo and in which words, and the outlines of everything in it.
+"""Read the files of the referring data sets: the referring expressions (refs) and the COCO annotations they refer to.
 
     refs(unc).p         a Python 2 pickle, or refs(unc).json of the same content; gRefCOCO's is called grefs(unc).json
-    instances.json      images and annotations, as COCO has them
+    instances.json      images and annotations in COCO format
 
-A pickle can run code while it is read. These hold lists, dicts, texts and numbers, and anything else in one is refused.
-Once converted, the pickle is not needed any more:
+A pickle can run code when it is loaded. These contain lists, dicts, strings and numbers, and anything else is refused.
+The pickle is not needed after this conversion:
 
     python -m gemma_lisa.datasets_builder.formats.refs_files convert "data/refer_seg/refcoco/refs(unc).p"
 """
@@ -29,37 +29,37 @@ from .plain_pickle import unpickle
 logger = logging.getLogger(__name__)
 
 INSTANCES = "instances.json"
-SUFFIXES = (".json", ".p")  # whoever converted the pickle wants the other read
+SUFFIXES = (".json", ".p")  # a converted file has precedence
 KEYS = ("ref_id", "image_id", "ann_id", "split", "sentences")
-NOBODY = [-1]  # ann_id of what is not in the photo
+NO_OBJECT = [-1]  # ann_id of an expression without an object in the photo
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 LETTERS = {"testA": "A", "testB": "B", "testC": "C"}  # RefCLEF's label "testAB" is in two splits
 
 
 @dataclass(frozen=True)
 class Ref:
-    """What objects of one photo are called together: one object, or in gRefCOCO several or none."""
+    """Referring expressions for the same objects of one photo: one object, or in gRefCOCO several or none."""
 
     where: str  # names it in errors
     image: int | str  # ids of instances.json
     annotations: tuple[int | str, ...]
-    label: str  # of its split, or of its splits
+    label: str  # of its split or splits
     sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The records of instances.json by their ids. They are checked when a ref names them: many more are there."""
+    """The records of instances.json by id. Each is checked when a ref names it: the file has many others."""
 
     file: Path
     images: dict[int | str, dict]
     annotations: dict[int | str, dict]
 
     def image(self, ref: Ref) -> dict:
-        """The record of a ref's photo.
+        """Return the record of a ref's photo.
 
         Raises:
-            ValueError: there is none, or what it lacks.
+            ValueError: there is no such record, or it is incomplete.
         """
         where = f"{ref.where}: {self.file}"
         if ref.image not in self.images:
@@ -67,7 +67,7 @@ class Instances:
         return _whole(self.images[ref.image], ("file_name", "height", "width"), f"{where}: image {name_of(ref.image)}")
 
     def annotation(self, number: int | str, ref: Ref) -> dict:
-        """The record of an object that a ref means; errors as of `image`, or that it is in another photo."""
+        """Return the record of a ref's object; errors as in `image`, or if the object is in another photo."""
         where = f"{ref.where}: {self.file}"
         annotation = self.annotations.get(number)
         if annotation is None or annotation.get("image_id") not in (None, ref.image):
@@ -76,7 +76,7 @@ class Instances:
 
 
 def find_refs(folder: Path, stem: str) -> Path | None:
-    """The file of this stem, "refs(unc)", in the way of writing that is there."""
+    """Return the path of the file with this stem, such as "refs(unc)", in the format that exists; None if none does."""
     return next((path for path in refs_paths(folder, stem) if path.is_file()), None)
 
 
@@ -85,15 +85,17 @@ def refs_paths(folder: Path, stem: str) -> list[Path]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Who is meant
+# Refs
 # ---------------------------------------------------------------------------------------------------------------------
 def read_refs(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> list[Ref]:
-    """The refs of a pickle or a JSON file, in its order.
+    """Return the refs of a pickle or a JSON file, in its order.
 
-    tolerate: is told of a wrong record, which is left out where it lets it pass.
+    Args:
+        file: to read.
+        tolerate: called with the error of each bad record. The record is skipped if it returns.
 
     Raises:
-        ValueError: it cannot be read or holds what is no data; what tolerate raises.
+        ValueError: the file cannot be read or contains more than plain data; errors raised by `tolerate`.
     """
     return _refs(read_json(file) if file.suffix == ".json" else unpickle(file), file, tolerate)
 
@@ -101,25 +103,28 @@ def read_refs(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> li
 def refs_by_split(
     refs: list[Ref], file: Path, remark: Callable[[str], None] = logger.warning
 ) -> dict[str, dict[int | str, list[Ref]]]:
-    """The refs of each split that has any, by the ids of their photos, as the refer API divides them.
+    """Return the refs of each split by image id, divided as in the refer API.
 
-    remark: is told how many are of no split, and so left out.
+    Args:
+        refs: of all splits.
+        file: named in warnings.
+        remark: called with a warning about refs without a split, which are skipped.
     """
-    found, strange = defaultdict(lambda: defaultdict(list)), []
+    found, without_split = defaultdict(lambda: defaultdict(list)), []
     for ref in refs:
         splits = splits_of(ref.label)
         for split in splits:
             found[split][ref.image].append(ref)
         if not splits:
-            strange.append(ref)
-    if strange:
-        first = f"{strange[0].where} is labelled {show(strange[0].label)}"
-        remark(f"{file}: left out {len(strange)} refs of no split; the first: {first}")
+            without_split.append(ref)
+    if without_split:
+        first = f"{without_split[0].where} with the label {show(without_split[0].label)}"
+        remark(f"{file}: skipped refs without a split ({len(without_split):,}), first: {first}")
     return {split: dict(found[split]) for split in ("train", "validation", *LETTERS, "test") if split in found}
 
 
 def splits_of(label: str) -> list[str]:
-    """The splits of which a ref with this label is: "val" is in validation, "testAB" in testA and testB."""
+    """Return the splits of a label: validation for "val", testA and testB for "testAB"."""
     named = [split for split, official in SPLITS.items() if label == official]
     if re.fullmatch("test[ABC]+", label):
         named += [split for split, letter in LETTERS.items() if letter in label]
@@ -128,11 +133,11 @@ def splits_of(label: str) -> list[str]:
 
 def _refs(content: Any, file: Path, tolerate: Callable[[ValueError], None] = refuse) -> list[Ref]:
     if not isinstance(content, list) or not content:
-        raise ValueError(f"{file}: is no list of refs; get it again.")
+        raise ValueError(f"{file}: the top level must be a list of refs; download the file again.")
     refs = []
     for place, record in enumerate(content):
         try:
-            refs.append(_ref(record, f"{file}: record {place} (from 0 on)"))
+            refs.append(_ref(record, f"{file}: record {place} (counted from 0)"))
         except ValueError as error:
             tolerate(error)
     return refs
@@ -140,48 +145,52 @@ def _refs(content: Any, file: Path, tolerate: Callable[[ValueError], None] = ref
 
 def _ref(record: Any, where: str) -> Ref:
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: is no ref, which has {', '.join(KEYS)}; get the file again.")
+        raise ValueError(f"{where}: a ref must be an object with {', '.join(KEYS)}; download the file again.")
     if missing := [key for key in KEYS if record.get(key) is None]:
-        raise ValueError(f"{where}: has no {', '.join(missing)}; get the file again.")
+        raise ValueError(f"{where}: {', '.join(missing)} missing; download the file again.")
     where += f", ref {name_of(record['ref_id'])}"
     marked = record["ann_id"] if isinstance(record["ann_id"], list) else [record["ann_id"]]
     if not marked or not all(isinstance(number, int | str) for number in (*marked, record["image_id"])):
         raise ValueError(
-            f"{where}: its image_id {show(record['image_id'])} or its ann_id {show(record['ann_id'])} is no id."
+            f"{where}: image_id {show(record['image_id'])} or ann_id {show(record['ann_id'])} is not a valid id."
         )
     if not isinstance(record["split"], str):
-        raise ValueError(f"{where}: its split is {show(record['split'])}, which is no name.")
+        raise ValueError(f"{where}: split must be a string, got {show(record['split'])}.")
     sentences = record["sentences"]
     if not isinstance(sentences, list) or not all(
         isinstance(sentence, dict) and isinstance(sentence.get("sent"), str) for sentence in sentences
     ):
-        raise ValueError(f"{where}: its sentences are {show(sentences)}, not a list of texts called sent.")
+        raise ValueError(f"{where}: sentences must be a list of objects with a string sent, got {show(sentences)}.")
     return Ref(
         where=where,
         image=record["image_id"],
-        annotations=() if record["ann_id"] == NOBODY else tuple(dict.fromkeys(marked)),
+        annotations=() if record["ann_id"] == NO_OBJECT else tuple(dict.fromkeys(marked)),
         label=record["split"],
         sentences=tuple(sentence["sent"] for sentence in sentences),
     )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What they look like
+# Images and annotations
 # ---------------------------------------------------------------------------------------------------------------------
 def read_instances(file: Path, tolerate: Callable[[ValueError], None] = refuse) -> Instances:
-    """The images and annotations of instances.json; its categories are not needed, for the refs have words.
+    """Return the images and annotations of instances.json. Its categories are not needed.
 
-    tolerate: is told of a record without an id, and of two that are not the same but have one; these are left out where
-    it lets them pass.
+    Args:
+        file: to read.
+        tolerate: called with the error of a record without an id, and of two different records with the same id. They
+            are skipped if it returns.
 
     Raises:
-        ValueError: it cannot be read; what tolerate raises.
+        ValueError: the file cannot be read; errors raised by `tolerate`.
     """
     content = read_json(file)
     if not isinstance(content, dict) or not all(
         isinstance(content.get(part), list) for part in ("images", "annotations")
     ):
-        raise ValueError(f"{file}: needs the lists images and annotations at its top; get it again.")
+        raise ValueError(
+            f"{file}: the lists images and annotations are missing at the top level; download the file again."
+        )
     return Instances(
         file,
         _by_id(file, "image", content["images"], tolerate),
@@ -193,18 +202,17 @@ def _by_id(file: Path, kind: str, records: list, tolerate: Callable[[ValueError]
     found, twice = {}, set()
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
-            tolerate(ValueError(f"{file}: the {kind} at place {place} of its list (from 0 on) has no id."))
+            tolerate(ValueError(f"{file}: the {kind} at index {place} of its list has no id."))
         elif found.setdefault(record["id"], record) != record:
-            tolerate(
-                ValueError(f"{file}: {kind} {name_of(record['id'])} is there twice, and not the same; get it again.")
-            )
+            text = f"two different records have the id of {kind} {name_of(record['id'])}"
+            tolerate(ValueError(f"{file}: {text}; download the file again."))
             twice.add(record["id"])
     return {number: record for number, record in found.items() if number not in twice}
 
 
 def _whole(record: dict, keys: tuple[str, ...], where: str) -> dict:
     if missing := [key for key in keys if record.get(key) is None]:
-        raise ValueError(f"{where} has no {', '.join(missing)}.")
+        raise ValueError(f"{where} has no {', '.join(missing)}; download the file again.")
     return record
 
 
@@ -212,20 +220,22 @@ def _whole(record: dict, keys: tuple[str, ...], where: str) -> dict:
 # Reading and converting
 # ---------------------------------------------------------------------------------------------------------------------
 def convert(file: Path) -> Path:
-    """Write what a pickle of refs holds as JSON beside it, and give the path of that.
+    """Write the content of a pickle of refs as JSON next to it. Return the path of the JSON file.
 
     Raises:
-        ValueError: it is no pickle of refs, or the JSON file is there already.
+        ValueError: the file is not a pickle of refs, or the JSON file exists.
     """
     path = file.with_suffix(".json")
     if path.exists():
-        raise ValueError(f"{path} is there already; take it away to have it written again.")
+        raise ValueError(f"{path} already exists; delete it to convert the pickle again.")
     content = unpickle(file)
     _refs(content, file)
     try:
         text = json.dumps(content)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: holds what JSON cannot say ({error}); get it again.") from error
+        raise ValueError(
+            f"{file}: the content cannot be written as JSON ({error}); download the file again."
+        ) from error
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -238,8 +248,8 @@ def convert(file: Path) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m gemma_lisa.datasets_builder.formats.refs_files")
     commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("convert", help="write a pickle of refs as JSON beside it")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.p")
+    sub = commands.add_parser("convert", help="convert pickles of refs to JSON files next to them")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.p", help="pickles to convert, such as refs(unc).p")
     for file in parser.parse_args(arguments).files:
         print(f"wrote {convert(file)}")
 

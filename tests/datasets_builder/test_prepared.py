@@ -1,4 +1,4 @@
-"""Rows that are prepared already: from shards, from disk, by a name of the Hub; and what is said of others."""
+"""Load prepared rows from shards, from disk and from the Hub, and the errors of other folders."""
 
 import itertools
 import re
@@ -44,13 +44,13 @@ def rows(tmp_path):
 
 @pytest.fixture
 def shards(rows, tmp_path, monkeypatch):
-    """A folder of shards of two rows."""
-    monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_A_SHARD", 2)
+    """Return a folder of shards with two rows each."""
+    monkeypatch.setattr("gemma_lisa.datasets_builder.shards.ROWS_PER_SHARD", 2)
     write_shards({"train": rows, "validation": rows.select([0])}, tmp_path / "shards", "rows")
     return tmp_path / "shards"
 
 
-def test_shards_give_the_rows_that_were_written_with_their_pictures(shards, rows, tmp_path):
+def test_shards_give_the_written_rows_with_their_images(shards, rows, tmp_path):
     (tmp_path / "a.png").unlink()
     found = load_rows(str(shards), "train")
     assert found.features == ROW_FEATURES
@@ -60,7 +60,7 @@ def test_shards_give_the_rows_that_were_written_with_their_pictures(shards, rows
     assert len(load_rows(str(shards), "validation", data_dir=str(tmp_path))) == 1
 
 
-def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
+def test_rows_saved_to_disk_load_with_and_without_splits(rows, tmp_path):
     rows.save_to_disk(tmp_path / "one")
     DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "several")
     found = load_rows(str(tmp_path / "one"), "train")
@@ -73,7 +73,7 @@ def test_rows_saved_to_disk_come_back_with_and_without_splits(rows, tmp_path):
 
 
 def save_as_they_are(rows, folder):
-    """As `save_to_disk`, which takes the pictures in where they are there."""
+    """Save rows as `save_to_disk` does, but without embedding the images."""
     Dataset.from_list([{**found, "image": None} for found in rows], features=ROW_FEATURES).save_to_disk(folder)
     table = Dataset.from_list(rows, features=ROW_FEATURES).data.table
     [file] = folder.glob("*.arrow")
@@ -82,25 +82,25 @@ def save_as_they_are(rows, folder):
 
 
 @pytest.mark.parametrize("path", ["a.png", "one/../a.png", "one/link.png", "file://{}/a.png", "zip://x::{}/one/x.zip"])
-def test_a_row_saved_to_disk_names_no_picture_outside_its_folder(rows, tmp_path, path, monkeypatch):
+def test_a_row_saved_to_disk_cannot_name_an_image_outside_its_folder(rows, tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = path.format(tmp_path)
     save_as_they_are([row(tmp_path / "one" / "b.png", 0), row(named, 1)], tmp_path / "one")
     (tmp_path / "one" / "link.png").symlink_to(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"one: set/train/1: names the picture {re.escape(named)}, which is not below"):
+    with pytest.raises(ValueError, match=f"one: set/train/1: the image {re.escape(named)} is not in this folder"):
         load_rows(str(tmp_path / "one"), "train")
     if "://" not in path:
         assert len(load_rows(str(tmp_path / "one"), "train", data_dir=str(tmp_path))) == 2
 
 
-def test_a_row_saved_to_disk_names_pictures_in_its_folder_by_any_way(rows, tmp_path, monkeypatch):
+def test_a_row_saved_to_disk_can_name_images_by_relative_or_absolute_path(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("one/b.png", tmp_path / "one" / "b.png")
     save_as_they_are([row(name, at) for at, name in enumerate(names)], tmp_path / "one")
     assert len(load_rows("one", "train")) == len(load_rows(str(tmp_path / "one"), "train")) == 2
 
 
-def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):
+def test_a_hub_name_is_loaded_from_the_hub(shards, monkeypatch):
     asked, rows = [], load_rows(str(shards), "validation")
     monkeypatch.setattr(
         datasets,
@@ -113,7 +113,7 @@ def test_a_name_of_the_hub_is_asked_for_there(shards, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png"])
-def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, path):
+def test_a_parquet_row_cannot_choose_a_local_file(rows, tmp_path, path):
     (tmp_path / "foreign").mkdir()
     foreign = [
         {**row(path, at), "image": {"bytes": b"", "path": None} if at < 2 else row(path, at)["image"]}
@@ -122,16 +122,16 @@ def test_a_row_of_parquet_does_not_choose_a_file_that_is_read(rows, tmp_path, pa
     table = Dataset.from_list(foreign, features=ROW_FEATURES).data.table
     parquet.write_table(table, tmp_path / "foreign" / "train.parquet")
     with pytest.raises(
-        ValueError, match=f"foreign: set/train/2: names the picture {re.escape(path)} and does not hold"
+        ValueError, match=f"foreign: set/train/2: the row has the path {re.escape(path)} but not the image"
     ):
         load_rows(str(tmp_path / "foreign"), "train")
     part = Part("foreign", open_stream(str(tmp_path / "foreign"), "train", None), 1.0)
-    with pytest.raises(ValueError, match="set/train/2: names the picture"):
+    with pytest.raises(ValueError, match="set/train/2: the row has the path"):
         list(itertools.islice(StreamedQuestions([part], 0, 3), 3))
 
 
-def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards, tmp_path):
-    for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second means the third too
+def test_pattern_characters_in_a_folder_name_are_literal(shards, tmp_path):
+    for name in ("rows [v2]", "rows?x", "rows*x"):  # as a pattern, the second matches the third too
         shutil.copytree(shards, tmp_path / name)
     for name in ("rows [v2]", "rows?x", "rows*x"):
         assert len(load_rows(str(tmp_path / name), "train")) == 3
@@ -141,25 +141,42 @@ def test_the_characters_of_patterns_in_a_folders_name_are_only_characters(shards
         }
 
 
-def test_hidden_files_are_no_shards(shards):
+def test_hidden_files_are_not_shards(shards):
     for name in (".parquet", ".train-00009-of-00009.parquet"):
         (shards / name).write_bytes(b"")
     assert len(load_rows(str(shards), "train")) == 3
 
 
-def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="someone/rows: no folder is called so here") as refusal:
+def test_a_missing_hub_name_is_one_line():
+    with pytest.raises(ValueError, match="someone/rows: there is no such folder") as refusal:
         load_rows("someone/rows", "train")
     assert "\n" not in str(refusal.value)
 
 
-def test_a_builder_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+def test_a_builder_has_precedence_over_a_folder_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "shapes").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="shapes has no split 'none'"):
         load_rows("shapes", "none", options={"train_rows": 1, "validation_rows": 1, "test_rows": 1})
-    with pytest.raises(ValueError, match="shapes: holds no prepared rows"):
+    with pytest.raises(ValueError, match="shapes: no prepared rows"):
         load_rows("./shapes", "none")
+
+
+@pytest.mark.parametrize("options", [None, {"validation_share": 0.25}])
+def test_a_folder_of_photos_in_place_of_a_data_set_name_is_one_line_that_says_what_to_type(tmp_path, options):
+    for name in ("one/images", "two/train/image", "three/annotations", "four"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "three/annotations/instances_train.json").write_text("{}")
+    for name, found, data_set in (
+        ("one", "found images/, no prepared rows", "folder"),
+        ("two", "found train/image/, no prepared rows", "folder"),
+        ("three", "found COCO JSON, no prepared rows", "coco_instances"),
+        ("four", "no prepared rows", "folder"),
+    ):
+        with pytest.raises(ValueError, match=found) as refusal:
+            load_rows(str(tmp_path / name), "train", options=options)
+        assert f"--dataset {data_set} --data_dir {tmp_path / name}." in str(refusal.value)
+        assert "\n" not in str(refusal.value)
 
 
 def test_prepared_rows_have_no_options(shards):
@@ -168,7 +185,7 @@ def test_prepared_rows_have_no_options(shards):
 
 
 def changed(rows, change):
-    """Rows of other features: what `change` makes of the features' target."""
+    """Return rows with changed features; `change` modifies or replaces the features of a target."""
     features = ROW_FEATURES.copy()
     target = dict(features["targets"].feature)
     features["targets"] = datasets.List(change(target) or target)
@@ -180,7 +197,7 @@ def changed(rows, change):
     ("spoil", "message"),
     [
         (lambda rows: rows.remove_columns("conversation"), "the column conversation is missing"),
-        (lambda rows: rows.add_column("more", [1, 2, 3]), "the column more is none that rows have"),
+        (lambda rows: rows.add_column("more", [1, 2, 3]), "the column more is unknown"),
         (lambda rows: changed(rows, lambda t: t.pop("kind") and None), r"the column targets\[\].kind is missing"),
         (
             lambda rows: changed(rows, lambda t: t.update(is_sentence=datasets.Value("int8"))),
@@ -197,7 +214,7 @@ def changed(rows, change):
     ],
     ids=["missing", "more", "missing in a target", "another type", "no list", "no picture"],
 )
-def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message):
+def test_other_columns_are_refused_by_name(rows, tmp_path, spoil, message):
     spoiled = spoil(rows)
     spoiled.save_to_disk(tmp_path / "disk")
     (tmp_path / "shards").mkdir()
@@ -213,31 +230,31 @@ def test_other_columns_are_refused_by_their_name(rows, tmp_path, spoil, message)
     [
         (
             lambda folder: (folder / "data/train-00001-of-00002.parquet").unlink(),
-            "1 of the 2 shards of train are there",
+            "only 1 of 2 shards of train exist",
         ),
         (
             lambda folder: (folder / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1"),
             "train-00001-of-00002.parquet cannot be read as Parquet",
         ),
-        (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "is not whole"),
-        (lambda folder: shutil.rmtree(folder / "data"), "holds no prepared rows.*called folder"),
+        (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "the folder is incomplete"),
+        (lambda folder: shutil.rmtree(folder / "data"), "no prepared rows; .*--dataset folder"),
     ],
     ids=["missing shard", "broken shard", "stopped", "no shards"],
 )
-def test_what_is_wrong_with_shards_is_said_in_one_line(shards, spoil, message):
+def test_errors_in_shards_are_one_line(shards, spoil, message):
     spoil(shards)
     with pytest.raises(ValueError, match=message) as refusal:
         load_rows(str(shards), "train")
     assert "\n" not in str(refusal.value)
 
 
-def test_a_split_that_is_not_there_or_empty_is_refused(shards, rows, tmp_path):
+def test_a_missing_or_empty_split_is_refused(shards, rows, tmp_path):
     with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
         load_rows(str(shards), "test")
     (tmp_path / "empty").mkdir()
     rows.select([]).to_parquet(tmp_path / "empty/train.parquet")
-    with pytest.raises(ValueError, match="empty: its split 'train' holds no row"):
+    with pytest.raises(ValueError, match="empty: the split 'train' has no rows"):
         load_rows(str(tmp_path / "empty"), "train")
     rows.select([]).save_to_disk(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="nothing: holds no row"):
+    with pytest.raises(ValueError, match="nothing: the data set has no rows"):
         load_rows(str(tmp_path / "nothing"), "train")

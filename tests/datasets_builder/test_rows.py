@@ -1,4 +1,4 @@
-"""The row schema: what goes in comes out, and what is wrong is refused by the name of its row."""
+"""The row schema: rows load as they were saved, and errors name the row."""
 
 import tracemalloc
 from io import BytesIO
@@ -24,12 +24,12 @@ from gemma_lisa.datasets_builder.rows import (
 )
 from gemma_lisa.images_gemma_lisa import pixel_limit
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SOURCE = "some_set/val/000007"
 EXIF_ORIENTATION = 0x0112
-ROTATED = 6  # stored lying on its side; shown turned 90 degrees clockwise
+ROTATED = 6  # must be rotated by 90 degrees clockwise
 
 
 def box_mask(top, left, bottom, right, size=(6, 8)):
@@ -61,7 +61,7 @@ def encoded(picture, **options):
 
 
 def assert_refused(call, *words):
-    """call raises a ValueError of one line that names the row and holds the words."""
+    """Check that the call raises a one-line ValueError that starts with the row and contains the words."""
     with pytest.raises(ValueError) as refusal:
         call()
     message = str(refusal.value)
@@ -70,7 +70,7 @@ def assert_refused(call, *words):
         assert word in message
 
 
-def test_rows_come_back_from_disk_as_they_were_written(tmp_path):
+def test_rows_load_from_disk_as_they_were_saved(tmp_path):
     box = box_mask(1, 2, 4, 5)
     path = tmp_path / "picture.png"
     Image.new("RGB", (8, 6)).save(path)
@@ -86,12 +86,12 @@ def test_rows_come_back_from_disk_as_they_were_written(tmp_path):
     Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
     read = Dataset.load_from_disk(tmp_path / "rows")
     assert read.features == ROW_FEATURES
-    rows[-1]["image"] = {"bytes": path.read_bytes(), "path": path.name}  # files are taken in on the way
+    rows[-1]["image"] = {"bytes": path.read_bytes(), "path": path.name}  # save_to_disk embeds files
     assert read.to_list() == rows
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (64, 64), (33, 50), (300, 401)])
-def test_masks_survive_encoding_and_agree_with_pycocotools(size):
+def test_encoded_masks_decode_to_the_same_mask_as_with_pycocotools(size):
     rng = np.random.default_rng(0)
     masks = [np.zeros(size, bool), np.ones(size, bool), rng.random(size) < 0.5, rng.random(size) < 0.003]
     for mask in [*masks, masks[2].T.copy().T, masks[2][::-1]]:
@@ -125,17 +125,17 @@ GOOD = encode_mask(box_mask(5, 10, 40, 50, (64, 64)))
         {**GOOD, "size": [0, 0]},
     ],
 )
-def test_a_broken_rle_is_refused_by_name(rle):
+def test_an_invalid_rle_is_refused_by_name(rle):
     assert decode_mask(GOOD, SOURCE).sum() == 35 * 40
     assert_refused(lambda: decode_mask(rle, SOURCE), "RLE")
 
 
-def test_an_rle_that_breaks_off_inside_a_number_is_called_cut_off():
-    for counts in (GOOD["counts"] + "o", "o"):  # "o" says that more follows
-        assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "cut off")
+def test_an_rle_that_ends_inside_a_number_is_truncated():
+    for counts in (GOOD["counts"] + "o", "o"):  # "o" has the flag for another digit
+        assert_refused(lambda counts=counts: decode_mask({**GOOD, "counts": counts}, SOURCE), "truncated")
 
 
-def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
+def test_a_damaged_rle_gives_a_mask_or_an_error():
     rng = np.random.default_rng(0)
     n_refused = 0
     for _ in range(2000):
@@ -157,7 +157,7 @@ def test_no_damage_to_an_rle_gives_anything_but_a_mask_or_a_refusal():
         (Image.new("1", (8, 6), 1), (255, 255, 255)),
         (Image.new("RGB", (8, 6), (10, 200, 30)).quantize(4), (10, 200, 30)),
         (Image.new("RGBA", (8, 6), (10, 200, 30, 255)), (10, 200, 30)),
-        (Image.new("LA", (8, 6), (77, 0)), (255, 255, 255)),  # clear, on white
+        (Image.new("LA", (8, 6), (77, 0)), (255, 255, 255)),  # transparent, on white
     ],
 )
 def test_every_eight_bit_mode_becomes_rgb_from_memory_path_and_bytes(picture, rgb, tmp_path):
@@ -181,10 +181,10 @@ def test_exif_orientation_is_applied():
         image = load_image(way, SOURCE)
         assert image.size == (6, 8)
         assert image.getpixel((5, 0)) == (0, 0, 0) and image.getpixel((0, 0)) == (255, 255, 255)
-        assert load_image(image, SOURCE).size == (6, 8)  # not turned twice
+        assert load_image(image, SOURCE).size == (6, 8)  # not rotated twice
 
 
-def test_no_image_is_no_image():
+def test_a_text_only_row_has_no_image():
     assert load_image(None, SOURCE) is None
 
 
@@ -207,22 +207,24 @@ def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
     assert_refused(lambda: load_image(tmp_path, SOURCE), "does not exist", str(tmp_path))
 
 
-def test_images_whose_range_is_not_agreed_on_are_refused_by_name():
+def test_images_with_more_than_eight_bits_are_refused_by_name():
     deep = Image.fromarray(np.full((6, 8), 1000, dtype=np.int32))
     assert_refused(lambda: load_image({"bytes": encoded(deep, format="TIFF"), "path": None}, SOURCE), "8 bits")
 
 
-def test_masks_are_ordered_by_centroid_from_the_top_then_from_the_left():
+def test_masks_are_ordered_by_centroid_from_top_to_bottom_then_left_to_right():
     bottom_left, top_right = box_mask(4, 0, 6, 2), box_mask(0, 6, 2, 8)
     middle_right, middle_left = box_mask(2, 5, 4, 7), box_mask(2, 1, 4, 3)
     empty = box_mask(0, 0, 0, 0)
     assert sort_by_centroid([bottom_left, empty, middle_right, top_right, middle_left]) == [3, 4, 2, 0, 1]
-    tall = box_mask(0, 0, 6, 1)  # begins higher than middle_left, but its centroid is as high and further left
+    tall = box_mask(
+        0, 0, 6, 1
+    )  # starts higher than middle_left, but its centroid has the same height and is further left
     assert sort_by_centroid([middle_left, tall]) == [1, 0]
     assert sort_by_centroid([]) == []
 
 
-def test_ignored_pixels_are_marked_except_where_the_thing_is():
+def test_ignored_pixels_are_set_except_on_the_object():
     thing, other, ignore = box_mask(0, 0, 2, 2), box_mask(4, 4, 6, 6), box_mask(1, 1, 3, 3)
     masks = target_masks(make_target([thing, other], ignore), (6, 8), SOURCE)
     assert masks.shape == (2, 6, 8) and masks.dtype == np.uint8
@@ -234,11 +236,11 @@ def test_ignored_pixels_are_marked_except_where_the_thing_is():
     assert set(np.unique(target_masks(make_target([thing]), (6, 8), SOURCE))) == {0, 1}
 
 
-def test_an_absent_thing_has_no_masks_of_the_images_size():
+def test_an_absent_object_has_zero_masks_of_the_image_size():
     assert target_masks(make_target(), (6, 8), SOURCE).shape == (0, 6, 8)
 
 
-def test_a_mask_of_another_size_than_its_image_is_refused_with_both_sizes():
+def test_a_mask_with_another_size_than_its_image_is_refused():
     thing = box_mask(0, 0, 2, 2)
     assert_refused(lambda: target_masks(make_target([thing]), (8, 6), SOURCE), "6 x 8", "8 x 6")
     ignoring = make_target([thing], ignore=box_mask(0, 0, 2, 2, (5, 8)))
@@ -246,7 +248,7 @@ def test_a_mask_of_another_size_than_its_image_is_refused_with_both_sizes():
 
 
 def one_run(length):
-    """COCO's compressed counts of one run, of background."""
+    """Return COCO's compressed counts of one background run."""
     counts = ""
     while True:
         digit, length = length & 0x1F, length >> 5
@@ -258,7 +260,7 @@ def one_run(length):
 
 @pytest.fixture
 def peak_memory():
-    """The most bytes that Python and NumPy held while something was done."""
+    """Return a function that measures the peak memory of a call in bytes."""
 
     def measure(do):
         tracemalloc.start()
@@ -282,18 +284,18 @@ def test_a_mask_of_a_huge_size_is_refused_before_it_is_decoded(side, peak_memory
         assert peak_memory(lambda: assert_refused(lambda: decode_mask(huge, SOURCE), "RLE")) < 1e6
 
 
-def test_runs_whose_sum_overflows_do_not_pass_for_a_small_mask(peak_memory):
-    # 2 ** 15 runs of the same length, each as a difference of 0 to the run two before
+def test_runs_with_an_overflowing_sum_are_refused(peak_memory):
+    # 2 ** 15 runs of the same length, each with difference 0 to the run two before
     length = (2**64 + 64 * 64) // 2**15
     digits = [length >> (5 * place) & 0x1F for place in range(11)]
     too_long = {"size": [64, 64], "counts": "".join(chr(48 + digit + 0x20) for digit in digits) + "0"}
     assert_refused(lambda: decode_mask(too_long, SOURCE), "RLE")
-    growing = {"size": [64, 64], "counts": "oooooo3" * 2**15}  # each run longer than the one before by 2 ** 33
+    growing = {"size": [64, 64], "counts": "oooooo3" * 2**15}  # each run is longer than the previous one by 2 ** 33
     assert peak_memory(lambda: assert_refused(lambda: decode_mask(growing, SOURCE), "the runs cover")) < 2e7
 
 
-def test_more_masks_than_memory_holds_are_refused_before_any_is_decoded(peak_memory):
-    side = 9_000  # a picture of this size is a PNG of 100 KB
+def test_too_many_masks_are_refused_before_decoding(peak_memory):
+    side = 9_000  # a PNG of this size can have 100 kB
     target = {"masks": [{"size": [side, side], "counts": one_run(side * side)}] * 100, "ignore": None}
     assert peak_memory(lambda: assert_refused(lambda: target_masks(target, (side, side), SOURCE), "100 masks")) < 1e6
 
@@ -316,7 +318,7 @@ def test_a_new_row_has_every_column_of_the_schema_in_its_order():
     assert new_row(None, SOURCE, [], (turn,)) == make_row(conversation=[turn])
 
 
-def test_what_an_error_quotes_is_cut():
+def test_long_texts_in_errors_are_shortened():
     long = "x" * 10**6
     for row in (
         make_row([make_target(texts=("a",), answer=long + "{seg}")]),
@@ -333,9 +335,9 @@ def test_rows_are_checked_for_texts_and_slots():
     check_row(make_row([make_target([box, box], answer="{seg} and {seg}"), make_target([box]), make_target()]))
     check_row(make_row())
     too_many = make_row([make_target([box], answer="{seg} and {seg}")])
-    assert_refused(lambda: check_row(too_many), "2 {seg}", "1 masks")
-    assert_refused(lambda: check_row(make_row([make_target([box], answer="There.")])), "0 {seg}", "1 masks")
-    assert_refused(lambda: check_row(make_row([make_target([box]), make_target(texts=[])])), "no text")
+    assert_refused(lambda: check_row(too_many), "2 {seg}", "1 mask;")
+    assert_refused(lambda: check_row(make_row([make_target([box], answer="There.")])), "0 {seg}", "1 mask;")
+    assert_refused(lambda: check_row(make_row([make_target([box]), make_target(texts=[])])), "no question")
     assert_refused(lambda: check_row(make_row([make_target(texts=["the box", " "])])), "empty")
     for word in ("{seg}", "[SEG]"):
         asked = {**make_target([box]), "explanation": f"It is near {word}."}

@@ -1,4 +1,4 @@
-"""Rows reach the disk as they were made, whatever the number of tables they are written in."""
+"""Rows are written unchanged for any number of tables."""
 
 import datasets
 import pytest
@@ -14,7 +14,7 @@ SIZES = {"train": 7, "test": 0, "validation": 250}
 
 
 def row(number):
-    """With and without an image, with and without what may be none."""
+    """Return rows with and without an image and optional values."""
     target = {
         "texts": ["the cat", f"cat {number}"],
         "kind": None if number % 2 else "kind",
@@ -50,8 +50,8 @@ class Broken(Made):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1_000])
-def test_rows_come_back_as_they_were_made(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(rows_builder, "ROWS_A_TABLE", size)
+def test_rows_are_returned_unchanged(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(rows_builder, "ROWS_PER_TABLE", size)
     builder = Made(cache_dir=str(tmp_path))
     builder.download_and_prepare()
     rows = builder.as_dataset(split="train")
@@ -60,13 +60,13 @@ def test_rows_come_back_as_they_were_made(tmp_path, monkeypatch, size):
     assert builder.info.splits["test"].num_examples == 0
 
 
-def test_rows_lie_in_few_record_batches(tmp_path):
+def test_rows_are_stored_in_few_record_batches(tmp_path):
     builder = Made(cache_dir=str(tmp_path))
     builder.download_and_prepare()
     assert [len(batch) for batch in builder.as_dataset(split="validation").data.to_batches()] == [250]
 
 
-def test_what_is_wrong_with_a_row_is_the_cause_of_the_error(tmp_path):
+def test_the_error_of_a_row_is_the_cause_of_the_raised_error(tmp_path):
     with pytest.raises(datasets.exceptions.DatasetGenerationError) as failure:
         Broken(cache_dir=str(tmp_path)).download_and_prepare()
     assert str(failure.value.__cause__) == "row 1: is broken"
@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_row_is_the_cause_of_the_error(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["*-validation.arrow", "dataset_info.json"])
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
-def test_damaged_rows_in_the_cache_are_named_with_what_to_do(own_cache, tmp_path, pattern, damage):
+def test_damaged_cached_rows_are_named_with_advice(own_cache, tmp_path, pattern, damage):
     options = {"train_rows": 2, "validation_rows": 2, "test_rows": 2}
     load_rows("shapes", "validation", options=options)
     [path] = (tmp_path / "cache").rglob(pattern)

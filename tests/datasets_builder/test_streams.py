@@ -39,7 +39,7 @@ def write(folder, rows, count=SHARDS):
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_A_GROUP", 2)
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 2)
     monkeypatch.setattr(streams, "MIXED_ROWS", 3)
 
 
@@ -238,7 +238,7 @@ def test_reader_with_only_held_out_photos_is_refused_and_uneven_readers_give_a_w
         (["saved"], "is what save_to_disk wrote"),
         (["nothing"], "holds no prepared rows"),
         (["broken"], "cannot be read as Parquet"),
-        (["someone/rows"], "no folder is called so here"),
+        (["someone/rows"], "there is no such folder"),
     ],
     ids=["builder", "options", "saved to disk", "empty folder", "broken", "not on the Hub"],
 )
@@ -265,5 +265,5 @@ def test_hub_data_set_is_streamed_from_its_urls(folders, monkeypatch, tmp_path):
     assert {row["source"] for row in islice(part.rows.read((0,), [0], 1), 9)} == {f"few/{at}" for at in range(9)}
     with pytest.raises(ValueError, match="someone/few has no split 'dev'; it has: train, notes"):
         open_stream("someone/few", "dev", None)
-    with pytest.raises(ValueError, match="notes.csv is no Parquet"):
+    with pytest.raises(ValueError, match="notes.csv is not Parquet"):
         open_stream("someone/few", "notes", None)

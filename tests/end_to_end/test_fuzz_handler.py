@@ -1,4 +1,4 @@
-"""Requests to the endpoint, random and hostile: an answer, or a short refusal with the status that says whose fault."""
+"""Random and hostile requests to the endpoint get an answer, or a short error with a 4xx status."""
 
 import base64
 import importlib.util
@@ -26,9 +26,9 @@ def as_picture(mask: torch.BoolTensor) -> Image.Image:
 
 
 class MarkingPipeline(ReasoningSegmentationPipeline):
-    """Marks one mask, whatever is asked."""
+    """A pipeline that returns one mask for every question."""
 
-    __module__ = ReasoningSegmentationPipeline.__module__  # the endpoint looks for the checkpoint's code beside it
+    __module__ = ReasoningSegmentationPipeline.__module__  # the endpoint loads the checkpoint's code next to it
 
     def __init__(self):
         pass
@@ -88,19 +88,19 @@ requests = st.one_of(
 
 @budget(3)
 @given(requests)
-def test_any_request_is_answered_or_refused_as_wrong(endpoint, request_):
+def test_any_request_is_answered_or_refused_as_invalid(endpoint, request_):
     answer = endpoint(request_)
     if "error" not in answer:
         assert len(answer["masks"]) == 1
         return
-    assert answer["status"] in (400, 413), answer  # a request is never a fault of the server
+    assert answer["status"] in (400, 413), answer  # never a server error
     assert answer["error"] and len(answer["error"]) <= LONGEST_REFUSAL
     json.dumps(answer).encode("ascii")
 
 
 @budget()
 @given(st.integers(200, 3_000), st.sampled_from(["points", "boxes", "threshold"]))
-def test_lists_in_lists_are_refused_at_any_depth(endpoint, depth, name):
+def test_nested_lists_are_refused_at_any_depth(endpoint, depth, name):
     nested = []
     for _ in range(depth):
         nested = [nested]

@@ -1,4 +1,4 @@
-"""Picture files, random and damaged: upright RGB of the size that they declare, or a short ValueError."""
+"""Random and damaged image files load as upright RGB of the declared size, or raise a short ValueError."""
 
 import io
 
@@ -59,7 +59,7 @@ def test_any_file_is_upright_rgb_or_refused(content):
 
 @budget(2)
 @given(files)
-def test_the_size_read_off_a_header_is_that_of_the_picture(tmp_path_factory, content):
+def test_the_size_in_the_header_is_that_of_the_image(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "photo"
     path.write_bytes(content)
     size = result_or_refusal(lambda: photo_size(path, "row"))
@@ -83,7 +83,7 @@ def test_a_declared_size_beyond_the_limit_is_refused_before_it_is_decoded(width,
 
 @budget()
 @given(st.sampled_from(["RGB", "L", "RGBA", "LA", "P", "1", "CMYK"]), st.integers(0, 9), st.integers(0, 9))
-def test_a_picture_in_memory_is_not_changed(mode, orientation, seed):
+def test_an_image_in_memory_is_not_changed(mode, orientation, seed):
     image = picture(mode, seed)
     image.getexif()[ExifTags.Base.Orientation] = orientation
     before = image.tobytes()

@@ -1,4 +1,4 @@
-"""Masks in runs and outlines, random and damaged: the mask that was written, or a short ValueError."""
+"""Random and damaged masks decode to the encoded mask, or raise a short ValueError."""
 
 from collections import defaultdict
 
@@ -36,7 +36,7 @@ counts = st.one_of(
 
 @budget()
 @given(masks)
-def test_a_mask_comes_back_as_it_was_written(mask):
+def test_a_mask_decodes_to_what_was_encoded(mask):
     rle = encode_mask(mask)
     assert (decode_mask(rle, "row") == mask).all()
     assert (coco_mask.decode({**rle, "counts": rle["counts"].encode()}) == mask).all()

@@ -1,4 +1,4 @@
-"""Pickles and YAML with random content: plain values in bounded memory, or a short ValueError."""
+"""Random pickles and YAML load as plain values in bounded memory, or raise a short ValueError."""
 
 import pickle
 
@@ -86,7 +86,7 @@ def test_any_pickle_is_plain_values_or_refused(file, content):
 
 @budget()
 @given(values)
-def test_a_pickle_of_plain_values_is_what_was_saved(file, value):
+def test_a_pickle_of_plain_values_loads_unchanged(file, value):
     for protocol in (0, 2, 4):
         file.write_bytes(pickle.dumps(value, protocol))
         assert show(unpickle(file)) == show(value)
@@ -142,7 +142,7 @@ def test_any_yaml_is_a_value_or_refused(file, text):
 
 @budget(0.5)
 @given(st.integers(2, 60), st.integers(2, 9), st.sampled_from(["[{}]", "{{a: [{}]}}"]))
-def test_aliases_of_aliases_are_refused_whatever_their_number(depth, width, form):
+def test_nested_aliases_are_refused(depth, width, form):
     text = "&a0 [x, x]" + "".join(
         f", &a{at} {form.format(', '.join([f'*a{at - 1}'] * width))}" for at in range(1, depth)
     )
@@ -152,7 +152,7 @@ def test_aliases_of_aliases_are_refused_whatever_their_number(depth, width, form
 
 @budget()
 @given(values)
-def test_any_value_is_shown_in_a_few_characters(value):
+def test_any_value_is_shown_with_bounded_length(value):
     for _ in range(200):
         value = [value, value]
     assert len(show(value)) <= VALUE_LENGTH

@@ -1,4 +1,4 @@
-"""Readers of data sets and of users' files, with random content: plain rows, or a short ValueError."""
+"""Readers of data sets and users' files return plain rows for random content, or raise a short ValueError."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from gemma_lisa.datasets_builder.mixture import sets_of
 
 pytestmark = [
     pytest.mark.fuzz,
-    # pycocotools' own business with NumPy 2
+    # raised inside pycocotools with NumPy 2
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -45,7 +45,7 @@ tables = st.one_of(
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     Image.new("RGB", (32, 32)).save(folder / "p.png")
-    with pytest.MonkeyPatch.context() as patch:  # a collection takes 100 ms where torch is loaded
+    with pytest.MonkeyPatch.context() as patch:  # a collection takes 100 ms with torch loaded
         patch.setattr(coco_files, "gc", SimpleNamespace(collect=lambda: 0, freeze=lambda: None))
         yield folder
 
@@ -58,16 +58,16 @@ def written(folder: Path, name: str, content) -> Path:
 
 @budget()
 @given(headers, st.lists(st.lists(cells, min_size=7, max_size=7), max_size=5), st.sampled_from(",;\t"), st.booleans())
-def test_a_table_gives_each_of_its_lines_or_says_what_is_wrong_with_it(folder, header, rows, delimiter, quoted):
+def test_every_line_of_a_table_is_a_question_or_an_error(folder, header, rows, delimiter, quoted):
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
     writer.writerows([header, *(row[: len(header)] for row in rows)])
     found = result_or_refusal(lambda: read_questions(written(folder, "questions.csv", text.getvalue().encode())))
     if isinstance(found, ValueError) or not {"image", "question"} <= set(header):
         return
-    questions, complaints = found
+    questions, errors = found
     filled = [row for row in rows if any(cell.strip() for cell in row[: len(header)])]
-    assert len(questions) + len(complaints) == len(filled)
+    assert len(questions) + len(errors) == len(filled)
     pairs = {(row[header.index("image")].strip(), row[header.index("question")].strip()) for row in filled}
     assert {(question.image, question.question) for question in questions} <= pairs
 
@@ -90,7 +90,7 @@ def test_any_json_is_read_or_refused_by_every_reader(folder, content):
 
 @budget()
 @given(values)
-def test_any_classes_and_any_mixture_are_taken_or_refused(content):
+def test_any_classes_and_any_mixture_are_read_or_refused(content):
     names = result_or_refusal(lambda: class_names(content, "classes"))
     if not isinstance(names, ValueError):
         assert names and all(isinstance(number, int) and number and name for number, name in names.items())
@@ -114,7 +114,7 @@ records = st.fixed_dictionaries(
 
 @budget(0.5)
 @given(records)
-def test_coco_records_are_read_or_refused_and_nothing_dangles(folder, content):
+def test_coco_records_are_read_or_refused_with_valid_ids(folder, content):
     file = written(folder, "c.json", content)
     found = result_or_refusal(lambda: read_coco(file, lambda error: None))
     if isinstance(found, ValueError):
@@ -150,6 +150,6 @@ def test_any_shapes_of_labelme_are_masks_or_refused(folder, drawn, height, width
         st.sampled_from(["../x", "..\\x", "/etc/passwd", "a/../../b", "C:\\x", "//host/x", "a/./b", "\0", "~/x"]),
     )
 )
-def test_no_name_leads_out_of_the_data(folder, name):
+def test_no_file_name_is_outside_of_the_data_folder(folder, name):
     found = result_or_refusal(lambda: path_inside(folder / "images", name, (folder,), "c.json"))
     assert isinstance(found, ValueError) or found == folder or folder in found.parents

@@ -1,4 +1,4 @@
-"""What people type, random and hostile: it never becomes a special token, however it is cut into parts."""
+"""Random and hostile user texts never become special tokens, in one part or several."""
 
 import pytest
 from fuzzing import budget, result_or_refusal
@@ -86,7 +86,7 @@ def test_typed_text_never_becomes_a_special_token(processor, question, second, w
 
 @budget()
 @given(texts)
-def test_a_question_is_the_same_alone_in_a_batch_and_as_a_plain_text(processor, question):
+def test_a_question_is_encoded_the_same_alone_and_in_a_batch(processor, question):
     typed = "".join(question)
     parts = [{"role": "user", "content": [{"type": "text", "text": typed}]}]
     other = [{"role": "user", "content": "hello"}]
@@ -98,7 +98,7 @@ def test_a_question_is_the_same_alone_in_a_batch_and_as_a_plain_text(processor, 
 
 @budget(2)
 @given(st.data())
-def test_any_tokens_of_the_model_are_an_answer_with_a_phrase_for_each_mask(processor, data):
+def test_any_generated_tokens_give_an_answer_with_one_phrase_per_mask(processor, data):
     tokenizer = processor.tokenizer
     special = tokenizer.convert_tokens_to_ids(["[SEG]", "<end_of_turn>", "<start_of_image>"])
     token = st.one_of(st.integers(0, len(tokenizer) - 1), st.sampled_from(special))
@@ -116,6 +116,6 @@ def test_any_tokens_of_the_model_are_an_answer_with_a_phrase_for_each_mask(proce
         st.one_of(pieces, st.sampled_from([" and ", ",", "It is ", "Sure, it is", "、", "です。", "."])), min_size=1
     )
 )
-def test_there_is_a_phrase_for_each_mask_whatever_stands_between_them(words):
+def test_there_is_one_phrase_per_mask_for_any_text_between_masks(words):
     phrases = phrases_of(words)
     assert len(phrases) == len(words) - 1 and all(isinstance(phrase, str) for phrase in phrases)

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from gemma_lisa.safety.parsing import MAX_YAML_CHARACTERS, parse_json, parse_yaml, read_yaml
+from gemma_lisa.safety.parsing import MAX_YAML_CHARACTERS, csv_delimiter, parse_json, parse_yaml, read_yaml
 
 
 def growing(depth, first="[x, x]", item="[*a{0}, *a{0}]"):
@@ -85,3 +85,18 @@ def test_invalid_json_gives_a_short_error(text):
     with pytest.raises(ValueError) as refused:
         parse_json(text)
     assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("line", "delimiter"),
+    [
+        ("image,query", ","),
+        ("image;query\r\n", ";"),
+        ("image\tquery", "\t"),
+        ("a;b;c,d", ";"),
+        ("query", ","),
+        ("", ","),
+    ],
+)
+def test_the_delimiter_of_a_csv_file_is_the_most_common_in_its_first_line(line, delimiter):
+    assert csv_delimiter(line) == delimiter

@@ -62,3 +62,4 @@ def test_the_reason_of_an_error_is_one_short_line():
 
 def test_a_count_has_the_singular_or_plural_of_its_noun():
     assert [count_of(count, "mask") for count in (0, 1, 2, 1_000)] == ["0 masks", "1 mask", "2 masks", "1,000 masks"]
+    assert [count_of(number, "entry", "entries") for number in (1, 2)] == ["1 entry", "2 entries"]

@@ -1,4 +1,4 @@
-"""Own pictures as rows: what the masks are, what is asked, and a cache that follows the files."""
+"""A user's own photos with COCO JSON: masks, questions and the cache."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQ
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask
 from gemma_lisa.scripts.init_tiny import build_tiny
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "samples" / "coco"
@@ -37,8 +37,8 @@ def photos(tmp_path):
     return Photos(tmp_path / "photos")
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
-def test_each_category_is_one_question_with_all_its_masks_united(photos):
+# --- questions -------------------------------------------------------------------------------------------------------
+def test_each_category_is_one_target_with_all_its_masks_merged(photos):
     rows = photos.load()
     assert rows.features == ROW_FEATURES
     [row] = rows
@@ -52,14 +52,14 @@ def test_each_category_is_one_question_with_all_its_masks_united(photos):
     assert all(target["answer"] is None and not target["is_sentence"] for target in row["targets"])
 
 
-def test_separate_instances_come_from_the_top_down(photos):
+def test_separate_instances_are_ordered_from_top_to_bottom(photos):
     [row] = photos.load(instances="separate")
     found = masks_of(row)
     np.testing.assert_array_equal(found["the trash can"], [box_mask(*HIGH), box_mask(*LOW)])
     assert found["the cat"].shape == (1, HEIGHT, WIDTH)
 
 
-def test_all_spellings_of_a_segmentation_are_rows(photos):
+def test_all_formats_of_a_segmentation_give_the_same_mask(photos):
     mask = box_mask(*LOW)
     counts = [int(run) for run in np.diff(np.flatnonzero(np.diff(mask.flatten(order="F"), prepend=2, append=2)))]
     for segmentation in ([box(*LOW)], encode_mask(mask), {"size": [HEIGHT, WIDTH], "counts": counts}):
@@ -67,12 +67,12 @@ def test_all_spellings_of_a_segmentation_are_rows(photos):
         np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [mask])
 
 
-def test_a_crowd_is_not_counted_for_its_category_and_nobody_elses(photos):
+def test_a_crowd_region_is_ignored_only_for_its_own_category(photos):
     photos.content["annotations"].append(annotation(4, encode_mask(box_mask(18, 0, 32, 10)), iscrowd=1))
     photos.content["annotations"].append(annotation(5, [box(0, 20, 8, 24)], category=9, iscrowd=1))
     for instances, order in (("united", [(LOW, HIGH)]), ("separate", [(HIGH,), (LOW,)])):
         found = masks_of(photos.load(instances=instances)[0])
-        assert list(found) == ["the trash can", "the cat"]  # what is there as a crowd only is not asked
+        assert list(found) == ["the trash can", "the cat"]  # no question for a category with crowd regions only
         for mask, boxes in zip(found["the trash can"], order, strict=True):
             expected = 255 * box_mask(18, 0, 32, 10)
             for inside in boxes:
@@ -81,7 +81,7 @@ def test_a_crowd_is_not_counted_for_its_category_and_nobody_elses(photos):
         assert found["the cat"].max() == 1
 
 
-def test_what_covers_no_pixel_is_left_out_aloud(photos, caplog):
+def test_annotations_with_an_empty_mask_are_skipped_with_a_warning(photos, caplog):
     photos.content["annotations"] += [
         annotation(4, [[5, 5, 5.1, 5, 5.1, 5.1]]),
         annotation(5, [[5, 5, 5.1, 5, 5.1, 5.1]], category=9),
@@ -89,16 +89,16 @@ def test_what_covers_no_pixel_is_left_out_aloud(photos, caplog):
     [row] = photos.load(instances="separate", absent=3)
     found = masks_of(row)
     assert list(found) == ["the trash can", "the cat"] and len(found["the trash can"]) == 2
-    assert "left out 2 annotations that cover no pixel; the first:" in caplog.text and "annotation 4" in caplog.text
+    assert "skipped annotations with an empty mask (2), first:" in caplog.text and "annotation 4" in caplog.text
 
 
-def test_images_without_annotations_are_left_out_aloud(tmp_path, caplog):
+def test_images_without_annotations_are_skipped_with_a_warning(tmp_path, caplog):
     assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
-    assert "left out 2 of its records, in which nothing can be asked; the first:" in caplog.text
+    assert "skipped records without a question (2), first:" in caplog.text
     assert "images/2.png" in caplog.text
 
 
-def test_a_photo_of_cocos_under_another_name_is_known_by_its_address(tmp_path):
+def test_a_renamed_coco_photo_is_recognized_by_its_coco_url(tmp_path):
     photos = Photos(tmp_path / "photos", n_images=2)
     photos.content["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000025.jpg"
     photos.content["annotations"].append(annotation(4, [box(*LOW)], image=2))
@@ -109,7 +109,7 @@ def test_a_photo_of_cocos_under_another_name_is_known_by_its_address(tmp_path):
     assert len(load_training_rows(str(tmp_path / "out"), "train", *options)) == 1
 
 
-def test_text_can_be_the_annotations_own(photos):
+def test_text_can_use_fields_of_the_annotations(photos):
     first, second, third = photos.content["annotations"]
     first["caption"], second["caption"] = "the  one {below}", "What is at the top?"
     third["attributes"] = {"caption": "the one {below}", "occluded": False}
@@ -129,7 +129,7 @@ def test_text_can_be_the_annotations_own(photos):
     assert len(row["targets"]) == 1
 
 
-def test_absent_categories_are_asked_only_if_wanted_and_the_same_each_time(tmp_path):
+def test_absent_categories_are_asked_only_with_the_option_and_deterministically(tmp_path):
     photos = Photos(tmp_path / "photos", n_images=12)
     photos.content["annotations"] += [annotation(10 + at, [box(*LOW)], category=9, image=at) for at in (2, 3)]
     photos.content["categories"] = [*CATEGORIES, {"id": 4, "name": "never marked"}]
@@ -155,7 +155,7 @@ def test_absent_categories_are_asked_only_if_wanted_and_the_same_each_time(tmp_p
     assert asked(photos.load(absent=1, seed=1)) != one
 
 
-def test_of_files_like_lvis_only_what_they_say_is_absent_is_asked(photos):
+def test_in_lvis_files_only_negative_categories_are_asked_as_absent(photos):
     photos.content["images"][0] |= {"neg_category_ids": [9, 2], "not_exhaustive_category_ids": [2]}
     [row] = photos.load(absent=5)
     assert [(t["texts"][0], len(t["masks"])) for t in row["targets"]] == [("the trash can", 1), ("the cars, parked", 0)]
@@ -173,7 +173,7 @@ def test_rows_become_samples(photos):
     assert [questions[at]["conversations"][0].turns[0][0] for at in range(2)] == ["the trash can", "the cat"]
 
 
-def test_one_file_a_split(tmp_path):
+def test_each_split_can_have_its_own_file(tmp_path):
     photos = Photos(tmp_path / "photos", n_images=2)
     for folder, number in (("train", 1), ("valid", 2)):
         photos.content["images"] = [{"id": 1, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH}]
@@ -196,12 +196,12 @@ def test_the_same_files_are_prepared_once(photos, monkeypatch):
     assert load_rows("coco_instances", "train", "photos", {})[0]["image"] == rows[0]["image"]
 
 
-def test_changed_files_are_never_old_rows(photos):
+def test_changed_files_are_never_read_from_the_cache(photos):
     def texts():
         return [target["texts"][0] for target in photos.load()[0]["targets"]]
 
     assert texts() == ["the trash can", "the cat"]
-    photos.content["categories"] = [{"id": 1, "name": "trash_bin"}, *CATEGORIES[1:]]  # as long as before
+    photos.content["categories"] = [{"id": 1, "name": "trash_bin"}, *CATEGORIES[1:]]  # of the same length
     assert texts() == ["the trash bin", "the cat"]
     photos.content["annotations"].pop()
     assert texts() == ["the trash bin"]
@@ -213,7 +213,7 @@ def test_changed_files_are_never_old_rows(photos):
         texts()
 
 
-def test_another_folder_of_the_same_name_is_another_data_set(tmp_path, monkeypatch):
+def test_folders_with_the_same_name_have_different_caches(tmp_path, monkeypatch):
     for number, category in enumerate(("trash_can", "cat")):
         photos = Photos(tmp_path / str(number) / "photos")
         photos.content["categories"] = [{**kind, "name": f"{category} {kind['id']}"} for kind in CATEGORIES]
@@ -231,11 +231,11 @@ def test_another_folder_of_the_same_name_is_another_data_set(tmp_path, monkeypat
 @pytest.fixture
 def photo():
     if not PHOTO.is_file():
-        pytest.skip(f"COCO's photo 39769 is not here: no file {PHOTO}")
+        pytest.skip(f"no COCO photo 39769: {PHOTO}")
     return SHARED
 
 
-def test_the_masks_of_a_real_photo_are_those_of_pycocotools(photo, capsys):
+def test_masks_of_a_real_photo_equal_those_of_pycocotools(photo, capsys):
     coco = COCO(photo / PHOTO_OPTIONS["annotations"])
     [row] = load_rows("coco_instances", "train", str(photo), PHOTO_OPTIONS)
     found = masks_of(row)
@@ -255,7 +255,7 @@ def test_the_masks_of_a_real_photo_are_those_of_pycocotools(photo, capsys):
 
 
 @pytest.mark.slow
-def test_a_model_from_scratch_learns_a_real_photo_by_heart(photo, tmp_path):
+def test_a_model_from_scratch_can_memorize_a_real_photo(photo, tmp_path):
     model, processor = build_tiny(image_size=128, seed=0)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "start")

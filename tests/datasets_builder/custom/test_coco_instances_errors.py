@@ -1,4 +1,4 @@
-"""Own pictures as rows: what is refused, and what is left out where bad records are allowed."""
+"""A user's own photos with COCO JSON: errors, and bad records that are skipped."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.interfaces.command_line import run
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -77,20 +77,20 @@ def no_images(photos):
         (no_file, {}, ["image 1 (images/1.png)", "does not exist"]),
         (no_picture, {}, ["image 1 (images/1.png)", "cannot be read"]),
         (other_size, {}, ["image 1 (images/1.png)", "24 x 32 pixels (width x height)", "32 x 24"]),
-        (climbing, {}, ["result.json", "'../images/1.png' leads out of"]),
+        (climbing, {}, ["result.json", "'../images/1.png' is outside of"]),
         (box_only, {}, ["image 1 (images/1.png)", "annotation 2 has no segmentation"]),
         (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
         (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
         (unknown_category, {}, ["annotation 2", "no category 77"]),
-        (nothing_marked, {}, ["none of its 1 images"]),
-        (no_images, {}, ["lists no image"]),
-        (None, {"text": "{caption}"}, ["annotation 1", "no words in its field 'caption'"]),
-        (None, {"text": "{caption"}, ["cannot be filled"]),
-        (None, {"text": "{0}"}, ["names of fields"]),
-        (None, {"text": "{category.upper}"}, ["names of fields"]),
-        (None, {"text": "{category!r}"}, ["names of fields"]),
-        (None, {"text": " "}, ["names of fields"]),
-        (None, {"text": 5}, ["cannot be filled"]),
+        (nothing_marked, {}, ["no annotation with a mask in 1 image;"]),
+        (no_images, {}, ["contains no images"]),
+        (None, {"text": "{caption}"}, ["annotation 1", "no text in its field 'caption'"]),
+        (None, {"text": "{caption"}, ["is not a valid format string"]),
+        (None, {"text": "{0}"}, ["field names in braces"]),
+        (None, {"text": "{category.upper}"}, ["field names in braces"]),
+        (None, {"text": "{category!r}"}, ["field names in braces"]),
+        (None, {"text": " "}, ["field names in braces"]),
+        (None, {"text": 5}, ["is not a valid format string"]),
         (None, {"text": "{id}", "absent": 1}, ["absent"]),
         (None, {"absent": -1}, ["absent"]),
         (None, {"absent": "1"}, ["absent"]),
@@ -99,7 +99,7 @@ def no_images(photos):
         (None, {"annotations": "other.json"}, ["other.json: no such file"]),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cache(photos, cache, spoil, options, words):
+def test_errors_are_one_line_and_leave_no_files_in_the_cache(photos, cache, spoil, options, words):
     if spoil is not None:
         spoil(photos)
     with pytest.raises(ValueError) as refusal:
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_left_in_the_cach
     assert left == [] and not list(cache.rglob("*.incomplete"))
 
 
-def test_a_data_folder_is_needed(tmp_path):
+def test_data_dir_is_required(tmp_path):
     with pytest.raises(ValueError, match="data_dir is missing"):
         load_rows("coco_instances", "train")
     with pytest.raises(ValueError, match="no such folder"):
@@ -120,7 +120,7 @@ def test_a_data_folder_is_needed(tmp_path):
         load_rows("coco_instances", "train", str(tmp_path))
 
 
-def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
+def test_a_program_prints_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, capsys):
     far_out(photos)
     (photos.root / "result.json").write_text(json.dumps(photos.content))
     arguments = ["--model", "m", "--dataset", "coco_instances", "--data_dir", str(photos.root), "--split", "train"]
@@ -134,7 +134,7 @@ def test_a_program_says_one_line_and_fails(photos, tiny, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, box_only, unknown_category, other_size])
-def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, caplog):
+def test_bad_records_are_skipped_up_to_max_bad(tmp_path, spoil, caplog):
     photos = Photos(tmp_path / "two")
     spoil(photos)
     if spoil is not no_file:  # which adds it itself
@@ -144,16 +144,16 @@ def test_a_bad_record_is_left_out_where_so_many_are_allowed(tmp_path, spoil, cap
     with pytest.raises(ValueError):
         photos.load()
     assert photos.load(max_bad=1)["source"] == ["coco_instances/train/images/2.png"]
-    assert "left out, as max_bad allows" in caplog.text and "result.json" in caplog.text
+    assert "skipped: " in caplog.text and "result.json" in caplog.text
 
 
-def test_verify_names_every_bad_record(tmp_path, capsys):
+def test_verify_lists_every_bad_record(tmp_path, capsys):
     photos = Photos(tmp_path / "three", 3)
     photos.content["annotations"] += [annotation(7 + image, [box(*LOW)], image=image) for image in (2, 3)]
     (photos.root / "result.json").write_text(json.dumps(photos.content))
     for number in (1, 2):
         (photos.root / f"images/{number}.png").unlink()
-    with pytest.raises(ValueError, match="2 of its records are bad, listed above; 1 were made"):
+    with pytest.raises(ValueError, match="2 errors \\(listed above\\), 1 valid row"):
         datasets_main(["verify", "coco_instances", "--data_dir", str(photos.root)])
     said = capsys.readouterr().out
     assert "image 1 (images/1.png)" in said and "image 2 (images/2.png)" in said

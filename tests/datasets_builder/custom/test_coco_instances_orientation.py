@@ -1,4 +1,4 @@
-"""Own pictures as rows: masks lie on the thing whichever way the tool saw a photo."""
+"""A user's own photos with COCO JSON: masks match the object for every EXIF orientation."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from gemma_lisa.datasets_builder.rows import encode_mask, load_image
 
-# pycocotools' own business with NumPy 2
+# raised inside pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 EXIF_ORIENTATION = 0x0112
 
@@ -23,8 +23,8 @@ def photos(tmp_path):
     return Photos(tmp_path / "photos")
 
 
-def lying(path, orientation, file_format):
-    """A photo stored lying: black but for a white box where LOW is in the stored pixels."""
+def with_orientation(path, orientation, file_format):
+    """Write a photo with an EXIF orientation: a white box at LOW in the stored pixels, on black."""
     picture = Image.new("RGB", (WIDTH, HEIGHT))
     picture.paste("white", LOW)
     exif = picture.getexif()
@@ -34,12 +34,12 @@ def lying(path, orientation, file_format):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
-@pytest.mark.parametrize(  # below 5 the size does not tell in which frame masks are: they are taken to be upright
+@pytest.mark.parametrize(  # below 5 both frames have the same size, and masks are taken as upright
     ("orientation", "frame"), [*((at, "upright") for at in range(1, 9)), *((at, "stored") for at in range(5, 9))]
 )
-def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_format, orientation, frame):
+def test_masks_match_the_object_for_every_orientation_of_the_photo(photos, file_format, orientation, frame):
     path = photos.root / "images/1.png"
-    lying(path, orientation, file_format)
+    with_orientation(path, orientation, file_format)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L")) > 127
     mask = encode_mask(upright if frame == "upright" else box_mask(*LOW))
     photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
@@ -49,9 +49,9 @@ def test_masks_lie_on_the_thing_whichever_way_the_tool_saw_a_photo(photos, file_
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
+def test_masks_match_the_object_in_a_tiff_for_every_orientation(photos, orientation):
     path = photos.root / "images/1.png"
-    lying(path, orientation, "TIFF")  # which Pillow sets upright while it reads it
+    with_orientation(path, orientation, "TIFF")  # Pillow applies the orientation while reading
     upright = np.asarray(load_image(path, "a photo").convert("L")) > 127
     mask = encode_mask(upright)
     photos.content["images"][0] |= {"height": mask["size"][0], "width": mask["size"][1]}
@@ -59,7 +59,7 @@ def test_masks_of_a_tiff_lie_on_the_thing_too(photos, orientation):
     np.testing.assert_array_equal(masks_of(photos.load()[0])["the trash can"], [upright])
 
 
-def test_masks_of_square_photos_are_taken_to_be_upright(photos):
+def test_masks_of_square_photos_are_taken_as_upright(photos):
     path = photos.root / "images/1.png"
     picture = Image.new("RGB", (WIDTH, WIDTH))
     exif = picture.getexif()

@@ -1,4 +1,4 @@
-"""What the numbers in a user's masks are called: files of classes, and the option."""
+"""Class names of the numbers in a user's masks: from a file or the option."""
 
 import pytest
 from own_folder import areas, load, mask, numbers, photo, refusal, write
@@ -7,7 +7,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 pytestmark = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
 ]
 
 
@@ -40,7 +40,7 @@ def root(tmp_path):
         (None, ["coffee cup", "dog"]),
     ],
 )
-def test_classes_are_named_by_a_file_or_the_option(root, name, text):
+def test_class_names_come_from_a_file_or_the_option(root, name, text):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n255=slice(5, 6)))
     if name:
@@ -60,7 +60,7 @@ def test_classes_are_named_by_a_file_or_the_option(root, name, text):
         ("1) dog\n2) dog (small)\n3) cat\n", ["dog", "dog (small)", "cat"]),
     ],
 )
-def test_names_with_numbers_in_them_stay_whole(root, text, names):
+def test_names_that_contain_numbers_are_kept(root, text, names):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3), n3=slice(3, 6)))
     write(root, "classes.txt", text)
@@ -70,9 +70,15 @@ def test_names_with_numbers_in_them_stay_whole(root, text, names):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1: cat\ndog\n", "line 2: it is not clear whether 'dog' has a number; write a number and a name"),
-        ("cat\n\n3 wheeler\n", "line 3: it is not clear whether '3 wheeler' has a number; .*`1: cat`"),
-        (f"1: cat\n1{chr(9) * 10**5}x\n", "line 2: it has 100,002 characters"),
+        (
+            "1: cat\ndog\n",
+            "line 2: it is not clear whether 'dog' starts or ends with a class number; write a number and a name",
+        ),
+        (
+            "cat\n\n3 wheeler\n",
+            "line 3: it is not clear whether '3 wheeler' starts or ends with a class number; .*`1: cat`",
+        ),
+        (f"1: cat\n1{chr(9) * 10**5}x\n", "line 2: the line has 100,002 characters"),
         ("cat: 1\ndog\n", "line 2: it is not clear whether 'dog'"),
         ("1: cat\n2:\n", "line 2: it is not clear whether '2:'"),
         ("1.5 litre bottle\n2.5 litre bottle\n", "line 1: it is not clear whether '1.5 litre bottle'"),
@@ -81,16 +87,16 @@ def test_names_with_numbers_in_them_stay_whole(root, text, names):
         ("1\tcat\tred\n", r"line 1: it is not clear whether '1\\tcat\\tred'"),
         ("1\n2\n", "line 1: it is not clear whether '1'"),
         ("3-wheeler\ncat\n", "line 1: it is not clear whether '3-wheeler'"),
-        ("# classes\ncat\ndog\n", "line 1: '# classes' looks like a comment, a heading or another format; take it out"),
+        ("# classes\ncat\ndog\n", "line 1: '# classes' looks like a comment, a heading or another format; remove it"),
         ("1 cat\n// dogs\n2 dog\n", "line 2: '// dogs' looks like"),
         ("id,name\n1,cat\n", "line 1: 'id,name' looks like"),
         ('1,"cat"\n', "line 1: it is not clear whether '1,\"cat\"'"),
         ("Class_Name\ncat\n", "line 1: 'Class_Name' looks like"),
-        ("1: cat\n2: dog\n01 cow\n", "line 3: the number 1 is there twice, also in line 1"),
-        ("cat: 1\ndog: 1\n", "line 2: the number 1 is there twice, also in line 1"),
+        ("1: cat\n2: dog\n01 cow\n", "line 3: the number 1 is also in line 1"),
+        ("cat: 1\ndog: 1\n", "line 2: the number 1 is also in line 1"),
     ],
 )
-def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line(root, text, said):
+def test_an_ambiguous_line_of_classes_txt_is_refused(root, text, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     write(root, "classes.txt", text)
@@ -102,18 +108,22 @@ def test_a_text_of_classes_that_may_mean_something_else_is_refused_with_its_line
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("classes.json", '{"1": "cat", "01": "dog"}', "the number 1 is there twice; each class needs one of its own"),
+        (
+            "classes.json",
+            '{"1": "cat", "01": "dog"}',
+            "two classes have the number 1; each class needs a different number",
+        ),
         ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' is there twice)"),
-        ("classes.json", '{"cat": 1, "dog": 1}', "the number 1 is there twice"),
-        ("classes.json", '["0 background", "1 cat"]', "the name '0 background' begins with a number"),
-        ("classes.json", '{"1": "c\\ud83dat"}', r"'c\ud83dat' holds half a character"),
-        ("classes.json", '{"1e": "cat"}', "'1e' and 'cat' are no number and name"),
-        ("classes.json", f'{{"{"1" * 5000}": "cat"}}', "are no number and name"),
-        ("classes.json", '{"1": true}', "'1' and True are no number and name"),
+        ("classes.json", '{"cat": 1, "dog": 1}', "two classes have the number 1"),
+        ("classes.json", '["0 background", "1 cat"]', "the name '0 background' starts with a number"),
+        ("classes.json", '{"1": "c\\ud83dat"}', r"'c\ud83dat' contains half of a character"),
+        ("classes.json", '{"1e": "cat"}', "'1e': 'cat' is not a number and a name"),
+        ("classes.json", f'{{"{"1" * 5000}": "cat"}}', "is not a number and a name"),
+        ("classes.json", '{"1": true}', "'1': True is not a number and a name"),
         ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' is there twice)"),
     ],
 )
-def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said):
+def test_errors_in_classes_name_the_file(root, name, text, said):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     write(root, name, text)
@@ -121,7 +131,7 @@ def test_what_is_wrong_with_classes_is_said_with_the_file(root, name, text, said
 
 
 @pytest.mark.parametrize("name", ["Classes.txt", "CLASSES.TXT", "masks/Classes.TXT"])
-def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
+def test_a_classes_file_can_have_an_upper_case_name(root, name):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     write(root, name, "cat\n")
@@ -129,22 +139,22 @@ def test_a_file_of_classes_may_be_written_in_upper_case(root, name):
     write(root, name, "dog\n")
     assert areas(load(root)[0]) == {"the dog": 8}
     write(root, name.lower(), "cat\n")
-    assert "are both there; keep one" in refusal(root)
+    assert "both exist; keep one" in refusal(root)
 
 
 @pytest.mark.parametrize("name", ["class.txt", "classes.csv", "masks/classes.txt.txt", "classes (1).txt"])
-def test_a_file_of_classes_under_another_name_is_not_passed_over(root, name):
+def test_a_classes_file_with_a_similar_name_is_refused(root, name):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     assert areas(load(root, text="the mug")[0]) == {"the mug": 8}
     write(root, name, "cat\n")
     said = refusal(root, text="the mug")
-    assert f"{name}: is not read under this name; save it as classes.json or classes.txt or" in said
+    assert f"{name}: this file name is not supported; save the file as classes.json or classes.txt or" in said
 
 
 @pytest.mark.parametrize(("name", "text"), [("classes.json", "{"), ("classes.yaml", "a: ["), ("classes.txt", "")])
-def test_a_file_of_classes_that_names_none_is_refused(root, name, text):
+def test_an_empty_classes_file_is_refused(root, name, text):
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     write(root, name, text)
-    assert name in (said := refusal(root)) and "write a line `1: cat` for each" in said
+    assert name in (said := refusal(root)) and "write one line `1: cat` for each" in said

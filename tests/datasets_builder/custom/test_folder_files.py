@@ -1,4 +1,4 @@
-"""Which files of a user's folder belong together: pictures with masks, labels and questions, by their names."""
+"""The files of a user's folder are matched by name: photos with masks, labels and questions."""
 
 import unicodedata
 
@@ -9,9 +9,10 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     composed,
     find_folders,
     find_mask,
+    find_place,
     pair_up,
+    place_remarks,
     share_out,
-    split_up,
     text_files,
 )
 from gemma_lisa.datasets_builder.custom.folder_tables import Question
@@ -25,7 +26,7 @@ def names_of(photos):
     return {stem: [(rest, path.name) for rest, path in found.masks] for stem, found in photos.items()}
 
 
-def test_splits_are_found_by_their_words_in_any_case(tmp_path):
+def test_split_folders_can_have_upper_case_names(tmp_path):
     for name in ("Train", "VALID", "other"):
         photo(tmp_path, f"{name}/images/1.jpg")
     assert find_folders(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "VALID"}
@@ -33,7 +34,39 @@ def test_splits_are_found_by_their_words_in_any_case(tmp_path):
         find_folders(tmp_path / "nowhere")
 
 
-def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with(tmp_path):
+def test_folders_with_singular_names_are_used_if_the_plural_is_missing(tmp_path):
+    photo(tmp_path, "image/1.jpg")
+    mask(tmp_path, "mask/1_cat.png", numbers())
+    labelme(tmp_path, "label/2.json", [])
+    photo(tmp_path, "image/2.jpg")
+    folders = find_folders(tmp_path)
+    pairs = pair_up(tmp_path, asked=set())
+    assert folders == {"train": tmp_path} and pairs.errors == []
+    assert names_of(pairs.photos) == {"1": [("cat", "1_cat.png")], "2": []}
+    assert pairs.photos["2"].labels == tmp_path / "label/2.json"
+    assert str(tmp_path / "label/2.json") in text_files(tmp_path, folders)
+    assert find_mask("1_cat.png", tmp_path, tmp_path, "line 2") == tmp_path / "mask/1_cat.png"
+    assert share_out([question("images/1.jpg"), question("image/1.jpg")], {"train": pairs.photos}, tmp_path) == []
+    assert place_remarks(folders) == [
+        f"{tmp_path}/{name}: used as {name}s/, which does not exist" for name in ("image", "mask", "label")
+    ]
+
+
+def test_folders_with_singular_names_are_ignored_if_the_plural_exists(tmp_path):
+    photo(tmp_path, "1.jpg")
+    photo(tmp_path, "image/2.jpg")
+    assert find_place(tmp_path, "images") == tmp_path / "images"
+    assert list(pair_up(tmp_path, asked=set()).photos) == ["1"]
+    assert place_remarks({"train": tmp_path}) == [f"{tmp_path}/image: ignored because images/ exists"]
+
+
+def test_splits_are_in_the_order_train_validation_test(tmp_path):
+    for name in ("test", "val", "train"):
+        photo(tmp_path, f"{name}/image/1.jpg")
+    assert list(find_folders(tmp_path)) == ["train", "validation", "test"]
+
+
+def test_a_mask_belongs_to_the_photo_with_the_longest_matching_name(tmp_path):
     for name in ("1.jpg", "1_a.jpg", "2.jpg"):
         photo(tmp_path, name)
     for name in ("1.png", "1_dog.png", "1_a.png", "1_a_dog.png", "masks/2/cat.png"):
@@ -44,10 +77,10 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name_that_it_begins_with
         "1_a": [(None, "1_a.png"), ("dog", "1_a_dog.png")],
         "2": [("cat", "cat.png")],
     }
-    assert pairs.complaints == [] and pairs.others == []
+    assert pairs.errors == [] and pairs.others == []
 
 
-def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_path):
+def test_unmatched_files_are_errors_unless_a_question_names_them(tmp_path):
     photo(tmp_path, "1.jpg")
     for name in ("1.png", "9.png", "8.png"):
         mask(tmp_path, name, numbers())
@@ -56,17 +89,16 @@ def test_what_has_no_partner_is_complained_of_unless_a_question_names_it(tmp_pat
     write(tmp_path, "images/6.HEIC", "x")
     mask(tmp_path, "6_cat.png", numbers())
     pairs = pair_up(tmp_path, asked={tmp_path / "masks/9.png"})
-    said = [str(complaint).removeprefix(f"{tmp_path}/") for complaint in pairs.complaints]
+    said = [str(error).removeprefix(f"{tmp_path}/") for error in pairs.errors]
     assert said == [
-        "masks/6_cat.png: its picture 6.HEIC cannot be opened here; save it as JPEG or PNG.",
-        "masks/8.png: is the mask of no picture; add its picture to images/ under this name, or take this out.",
-        "labels/7.json: is the LabelMe file of no picture; add its picture to images/ under this name, or take this "
-        "out.",
+        "masks/6_cat.png: its photo 6.HEIC cannot be opened; save it as JPEG or PNG.",
+        "masks/8.png: there is no photo for this mask; add a photo with this name to images/, or remove it.",
+        "labels/7.json: there is no photo for this LabelMe file; add a photo with this name to images/, or remove it.",
     ]
     assert [path.name for path in pairs.others] == ["6.HEIC", "notes.txt"]
 
 
-def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
+def test_a_photo_has_either_masks_or_one_labelme_file(tmp_path):
     for name in ("1.jpg", "2.jpg"):
         photo(tmp_path, name)
     labelme(tmp_path, "images/1.json", [])
@@ -74,14 +106,14 @@ def test_a_picture_has_masks_or_a_labelme_file_and_only_one(tmp_path):
     labelme(tmp_path, "labels/1.json", [])
     mask(tmp_path, "2.png", numbers())
     labelme(tmp_path, "labels/2.json", [])
-    said = sorted(str(complaint) for complaint in pair_up(tmp_path, set()).complaints)
+    said = sorted(str(error) for error in pair_up(tmp_path, set()).errors)
     assert said == [
-        f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json is of the same picture; keep one of the two.",
-        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png is of the same picture; keep one of the two.",
+        f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json belongs to the same photo; keep one of the two.",
+        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png belongs to the same photo; keep one of the two.",
     ]
 
 
-def test_a_decomposed_name_is_the_composed_one(tmp_path):
+def test_decomposed_and_composed_names_are_equal(tmp_path):
     apart = unicodedata.normalize("NFD", "café")
     assert apart != "café" == composed(apart)
     photo(tmp_path, f"{apart}.jpg")
@@ -90,7 +122,7 @@ def test_a_decomposed_name_is_the_composed_one(tmp_path):
 
 
 @pytest.mark.parametrize("image", ["1", "1.jpg", "images/1.jpg", "images\\1.jpg", "./images/1.jpg"])
-def test_a_question_finds_its_picture_by_any_spelling_of_its_name(tmp_path, image):
+def test_a_question_finds_its_photo_by_name_stem_or_path(tmp_path, image):
     photo(tmp_path, "1.jpg")
     photos = pair_up(tmp_path, set()).photos
     asked = question(image)
@@ -98,47 +130,31 @@ def test_a_question_finds_its_picture_by_any_spelling_of_its_name(tmp_path, imag
     assert photos["1"].questions == [asked]
 
 
-def test_a_question_of_no_picture_or_of_two_is_a_line(tmp_path):
+def test_a_question_about_no_photo_or_two_is_an_error(tmp_path):
     splits = {}
     for split in ("train", "test"):
         photo(tmp_path, f"{split}/images/1.jpg")
         splits[split] = pair_up(tmp_path / split, set()).photos
-    said = share_out([question("1.jpg"), question("2.jpg"), question("1.jpg", "test")], splits, tmp_path)
-    assert [str(complaint) for complaint in said] == [
-        "questions.csv line 2: '1.jpg' is in train and test; say which in a column split.",
-        "questions.csv line 2: no picture is called '2.jpg'; write its name as in images/.",
+    errors = share_out([question("1.jpg"), question("2.jpg"), question("1.jpg", "test")], splits, tmp_path)
+    assert [str(error) for error in errors] == [
+        "questions.csv line 2: '1.jpg' is in train and test; add a column split to choose one.",
+        "questions.csv line 2: there is no photo '2.jpg'; write its file name as in images/.",
     ]
     assert len(splits["test"]["1"].questions) == 1 and not splits["train"]["1"].questions
 
 
-def test_pictures_are_split_by_their_questions_and_else_by_a_hash_of_their_name(tmp_path):
-    for at in range(30):
-        photo(tmp_path, f"{at}.jpg")
-    photos = pair_up(tmp_path, set()).photos
-    photos["3"].questions = [question("3.jpg", "test")]
-    splits, complaints = split_up(photos, 0.3)
-    assert [found.stem for found in splits["test"]] == ["3"] and complaints == []
-    assert sum(map(len, splits.values())) == 30 and 3 < len(splits["validation"]) < 16
-    fewer, _ = split_up({stem: photos[stem] for stem in photos if int(stem) < 20}, 0.3)
-    assert set(map(id, fewer["validation"])) <= set(map(id, splits["validation"]))
-    photos["3"].questions.append(question("3.jpg", "train", "questions.csv line 5"))
-    splits, [complaint] = split_up(photos, 0)
-    assert str(complaint) == "questions.csv line 5: says train of 3.jpg, but questions.csv line 2 says test."
-    assert "3" not in [found.stem for found in splits["train"]]
-
-
-def test_a_mask_is_found_below_its_split_in_its_masks_or_below_the_whole_folder(tmp_path):
+def test_a_mask_path_is_relative_to_the_split_its_masks_or_the_data_folder(tmp_path):
     split = tmp_path / "train"
     for name in ("train/a.png", "train/masks/b.png", "c.png"):
         mask(tmp_path, f"./{name}", numbers())
     found = [find_mask(f"{name}.png", split, tmp_path, "line 2") for name in "abc"]
     assert found == [split / "a.png", split / "masks/b.png", tmp_path / "c.png"]
     assert find_mask("d.png", split, tmp_path, "line 2") is None
-    with pytest.raises(ValueError, match="line 2: .*leads out of"):
+    with pytest.raises(ValueError, match="line 2: .*is outside of"):
         find_mask("../../c.png", split, tmp_path, "line 2")
 
 
-def test_tables_classes_and_labels_are_the_files_of_text(tmp_path):
+def test_text_files_are_tables_classes_and_labels(tmp_path):
     photo(tmp_path, "1.jpg")
     for name in ("questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json", "notes.txt"):
         write(tmp_path, name, "x")

@@ -1,4 +1,4 @@
-"""The questions beside a user's own photos."""
+"""The questions about a user's own photos."""
 
 import json
 import unicodedata
@@ -22,7 +22,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def asked(root):
-    """Two photos; the first shows a cat and a dog."""
+    """Return a folder of two photos; the first has a cat and a dog."""
     photo(root, "1.jpg")
     mask(root, "1.png", numbers(n1=slice(0, 1), n2=slice(1, 3)))
     photo(root, "2.png")
@@ -47,7 +47,7 @@ def table(questions, delimiter):
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv;", "csv\t", "jsonl"])
-def test_every_question_is_a_target_of_its_picture(asked, kind):
+def test_every_question_is_a_target_of_its_photo(asked, kind):
     if kind == "jsonl":
         write(asked, "questions.jsonl", "".join(json.dumps(question) + "\n" for question in QUESTIONS))
     else:
@@ -62,7 +62,7 @@ def test_every_question_is_a_target_of_its_picture(asked, kind):
     assert len(TrainingQuestions(rows, 0, 9)[1]["conversations"]) == 3
 
 
-def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(root):
+def test_without_a_mask_column_a_question_asks_for_the_mask_of_its_photo(root):
     for stem, rows in (("1", slice(0, 1)), ("2", slice(0, 0))):
         photo(root, f"{stem}.jpg")
         mask(root, f"{stem}.png", numbers(n255=rows))
@@ -71,13 +71,13 @@ def test_without_a_column_of_masks_a_question_asks_for_what_its_picture_marks(ro
     assert [areas(row) for row in rows] == [{"What holds coffee?": 8}, {"What holds tea?": None}]
 
 
-def test_pictures_of_which_nothing_is_asked_are_left_out_and_counted(asked, caplog):
+def test_photos_without_a_question_are_skipped_and_counted(asked, caplog):
     write(asked, "questions.csv", "image,question,class\n1.jpg,the cat,cat\n")
     assert len(load(asked)) == 1
-    assert "left out 1 pictures of which nothing is asked" in caplog.text and "2.png" in caplog.text
+    assert "skipped photos without a question (1)" in caplog.text and "2.png" in caplog.text
 
 
-def test_masks_that_questions_name_need_no_picture_of_their_name(root):
+def test_masks_named_in_questions_need_no_photo_with_their_name(root):
     photo(root, "1.jpg")
     mask(root, "masks/a/cup.png", numbers(n255=slice(0, 1)))
     mask(root, "saucer.png", numbers(n255=slice(0, 2)))
@@ -87,7 +87,7 @@ def test_masks_that_questions_name_need_no_picture_of_their_name(root):
     assert areas(load(root)[0]) == {"the cup": 8, "the saucer": 16}
 
 
-def test_a_name_that_a_mac_decomposed_is_found(root):
+def test_a_name_decomposed_by_macos_is_found(root):
     name = "Bär が"
     photo(root, f"{unicodedata.normalize('NFD', name)}.jpg")
     mask(root, f"{unicodedata.normalize('NFC', name)}.png", numbers(n1=slice(0, 1)))
@@ -98,23 +98,32 @@ def test_a_name_that_a_mac_decomposed_is_found(root):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("3.jpg,the cat,,cat,", "questions.csv line 2: no picture is called '3.jpg'; write its name as in images/"),
-        ("1.jpg,the cow,,cow,", "questions.csv line 2: 1.jpg: no 'cow' is marked in it, but cat, dog; leave mask and"),
-        ("2.png,the cat,,cat,", "images/2.png: has no mask; draw masks/2.png"),
-        ("1.jpg,the cat,no.png,,", "line 2: there is no mask 'no.png'; write its path as seen from"),
-        ("1.jpg,the cat,../../no.png,,", "line 2: file_name '../../no.png' leads out of"),
-        ("2.png,the cat,drawn/chair.png,cat,", "line 2: chair.png: no 'cat' is marked in it, .*leave class empty if"),
-        ("1.jpg,the cat,,cat,There it is.", r"line 2: its answer 'There it is.' has 0 \{seg\} for 1 masks"),
-        ("1.jpg,the cow,,,It is {seg}.", r"line 2: its answer .* has 1 \{seg\} for 0 masks"),
-        ("1.jpg,the cat,,cat,It is [SEG].", r"line 2: its answer .*write \{seg\} where"),
-        ("1.jpg,the cat,,cat,\n1.jpg,the cat,,dog,", "line 3: asks 'the cat' of 1.jpg as .* line 2 does; unite"),
-        ("1.jpg,,,cat,", "line 2: its question is empty"),
-        ("1.jpg,the cat,,cat", "line 2: has 4 cells, but the first line has 5"),
-        ('1.jpg,"the cat,,cat,', "line 2: is no CSV"),
-        ("", "questions.csv: holds no question"),
+        ("3.jpg,the cat,,cat,", "questions.csv line 2: there is no photo '3.jpg'; write its name as in images/"),
+        (
+            "1.jpg,the cow,,cow,",
+            "questions.csv line 2: 1.jpg: 'cow' is not marked in it, only cat, dog; leave mask and",
+        ),
+        ("2.png,the cat,,cat,", "images/2.png: the photo has no mask; add masks/2.png"),
+        ("1.jpg,the cat,no.png,,", "line 2: there is no mask 'no.png'; write its path relative to"),
+        ("1.jpg,the cat,../../no.png,,", "line 2: file_name '../../no.png' is outside of"),
+        ("2.png,the cat,drawn/chair.png,cat,", "line 2: chair.png: 'cat' is not marked in it, .*leave class empty to"),
+        (
+            "1.jpg,the cat,,cat,There it is.",
+            r"line 2: the answer 'There it is.' has 0 \{seg\}, but the question has 1 mask;",
+        ),
+        ("1.jpg,the cow,,,It is {seg}.", r"line 2: the answer .* has 1 \{seg\}, but the question has 0 masks"),
+        ("1.jpg,the cat,,cat,It is [SEG].", r"line 2: the answer .*write \{seg\} once for each mask"),
+        (
+            "1.jpg,the cat,,cat,\n1.jpg,the cat,,dog,",
+            "line 3: 'the cat' is already asked about 1.jpg in .* line 2; merge",
+        ),
+        ("1.jpg,,,cat,", "line 2: the column question is empty"),
+        ("1.jpg,the cat,,cat", "line 2: 4 cells, but the first line has 5; put cells that contain ','"),
+        ('1.jpg,"the cat,,cat,', "line 2: not valid CSV"),
+        ("", "questions.csv: the file contains no questions"),
     ],
 )
-def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
+def test_errors_in_a_question_name_its_line(asked, line, said):
     write(asked, "questions.csv", f"image,question,mask,class,answer\n{line}\n")
     with pytest.raises(ValueError, match=said) as refused:
         load(asked)
@@ -124,35 +133,60 @@ def test_what_is_wrong_with_a_question_is_said_with_its_line(asked, line, said):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("questions.csv", "image,question,masc\n1.jpg,a,b\n", "line 1: no column is called 'masc'; there are: image,"),
+        ("questions.csv", "image,question,masc\n1.jpg,a,b\n", "line 1: unknown column 'masc'; columns can be image,"),
         ("questions.csv", "image,mask\n1.jpg,a\n", "line 1: the column question is missing"),
-        ("questions.csv", "image,question,class,label\n1.jpg,a,b,c\n", "line 1: a column is there twice"),
-        ("questions.csv", "image,question,split\n1.jpg,a,exam\n", "line 2: its split is 'exam'; take train"),
-        ("questions.csv", "image,question\n1.jpg,the two\n", "line 2: 1.jpg shows cat, dog; say in a column class"),
-        ("questions.jsonl", '{"image": "1.jpg", "question": 3}\n', "line 1: is no object of texts"),
-        ("questions.jsonl", "[]\n", "line 1: is no object of texts"),
-        ("questions.jsonl", "\n{\n", "line 2: is no JSON"),
-        ("questions.jsonl", '{"image": "1", "image": "2"}\n', "line 1: is no JSON ('image' is there twice); write one"),
+        ("questions.csv", "image,question,class,label\n1.jpg,a,b,c\n", "line 1: a column exists twice"),
+        (
+            "questions.csv",
+            "image,question,split\n1.jpg,a,exam\n",
+            "line 2: split must be train, validation, test or empty, got 'exam'",
+        ),
+        ("questions.csv", "image,question\n1.jpg,the two\n", "line 2: 1.jpg has masks of cat, dog; add a column class"),
+        ("questions.jsonl", '{"image": "1.jpg", "question": 3}\n', "line 1: the line must be an object of strings"),
+        ("questions.jsonl", "[]\n", "line 1: the line must be an object of strings"),
+        ("questions.jsonl", "\n{\n", "line 2: not valid JSON"),
+        (
+            "questions.jsonl",
+            '{"image": "1", "image": "2"}\n',
+            "line 1: not valid JSON ('image' is there twice); write one",
+        ),
         ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_with_its_line(asked, name, content, said):
+def test_errors_in_a_table_name_the_line(asked, name, content, said):
     write(asked, name, content)
     assert f"{name} {said}" in refusal(asked)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_line_of_excel_that_names_the_delimiter_is_supported(asked, delimiter):
+    write(asked, "questions.csv", f"sep={delimiter}\r\n" + table(QUESTIONS[1:2], delimiter), "utf-8-sig")
+    assert areas(load(asked)[0]) == {"the barking one": 16}
+    write(asked, "questions.csv", f"sep={delimiter}\n" + table([{"image": "1.jpg"}], delimiter))
+    assert "questions.csv line 3: the column question is empty" in refusal(asked)
+
+
+def test_a_delimiter_that_is_not_supported_is_one_line_with_those_that_are(asked):
+    write(asked, "questions.csv", "image|question\n1.jpg|the cat\n")
+    said = refusal(asked)
+    assert "line 1: unknown column 'image|question'" in said and "separated by commas, semicolons or tabs" in said
+
+
 @pytest.mark.parametrize("word", ["{seg}", "[SEG]"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_an_explanation_that_points_at_a_mask_is_refused(asked, word, kind):
+def test_an_explanation_with_a_reserved_word_is_refused(asked, word, kind):
     question = {"image": "1.jpg", "question": "Who purrs?", "class": "cat", "explanation": f"The {word} purrs."}
     content = table([question], ",") if kind == "csv" else json.dumps(question)
     write(asked, f"questions.{kind}", content)
     line = 2 if kind == "csv" else 1
-    assert f"questions.{kind} line {line}: its explanation has a {word}, but masks stand in answers" in refusal(asked)
+    assert (
+        f"questions.{kind} line {line}: explanation contains {word}, which is only allowed in the column answer"
+        in refusal(asked)
+    )
 
 
 @pytest.mark.parametrize("name", ["Questions.csv", "QUESTIONS.CSV", "questions.JSONL"])
-def test_a_table_may_be_written_in_upper_case(asked, name):
+def test_a_table_can_have_an_upper_case_name(asked, name):
     content = json.dumps(QUESTIONS[0]) if name.lower().endswith("jsonl") else table(QUESTIONS[:1], ",")
     write(asked, name, content)
     assert areas(load(asked)[0]) == {"Who purrs?": 8}
@@ -162,11 +196,13 @@ def test_a_table_may_be_written_in_upper_case(asked, name):
     "name",
     ["questions.tsv", "question.csv", "questions.json", "questions.csv.txt", "Questions (1).csv", "questions.xlsx"],
 )
-def test_a_table_under_another_name_is_not_passed_over(asked, name):
+def test_a_table_with_a_similar_name_is_refused(asked, name):
     mask(asked, "2.png", numbers(n1=slice(0, 1)))
     assert len(load(asked)) == 2
     write(asked, name, table(QUESTIONS[:1], ","))
-    assert f"{name}: is not read under this name; save it as questions.csv or questions.jsonl" in refusal(asked)
+    assert f"{name}: this file name is not supported; save the file as questions.csv or questions.jsonl" in refusal(
+        asked
+    )
 
 
 BAD_LINES = """image,question,mask,class,answer,explanation,split
@@ -183,11 +219,11 @@ BAD_LINES = """image,question,mask,class,answer,explanation,split
 """
 
 
-def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
+def test_bad_lines_are_skipped_and_listed(asked):
     write(asked, "questions.csv", BAD_LINES + "1.jpg,Who barks?,,dog,,,\n2.png,What is it?,drawn/chair.png,,,,\n")
     with pytest.raises(ValueError):
         load(asked, max_bad=9)
-    assert "questions.csv line 2: its question is empty" in refusal(asked)
+    assert "questions.csv line 2: the column question is empty" in refusal(asked)
     rows = load(asked, max_bad=10)
     assert [areas(row) for row in rows] == [{"Who barks?": 16}, {"What is it?": 32}]
     builder = builder_of("folder", str(asked), {"max_bad": 99})
@@ -196,41 +232,43 @@ def test_bad_lines_are_left_out_one_by_one_and_all_are_listed(asked):
     assert len(builder.bad) == 10 and all(f"questions.csv line {line}: " in listed for line in range(2, 12))
 
 
-def test_a_table_of_bad_lines_alone_does_not_let_the_classes_be_asked_for(asked):
+def test_a_table_with_only_bad_lines_does_not_ask_for_the_classes(asked):
     write(asked, "questions.csv", BAD_LINES)
-    assert "holds no row" in refusal(asked, max_bad=99)
+    assert "no row" in refusal(asked, max_bad=99)
 
 
 @pytest.mark.parametrize("length", [0, 1_500])
-def test_a_damaged_photo_is_one_complaint_whatever_is_asked_of_it(asked, length):
+def test_a_damaged_photo_with_several_questions_is_one_error(asked, length):
     lines = ["1.jpg,the cat,cat", "2.png,the chair,", "2.png,the stool,", "2.png,the couch,"]
     write(asked, "questions.csv", "\n".join(["image,question,class", *lines]))
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB, whatever the compression
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)  # 3 kB with any compression
     Image.fromarray(pixels).save(asked / "images/2.png")
     (asked / "images/2.png").write_bytes((asked / "images/2.png").read_bytes()[:length])
     assert "2.png cannot be read" in refusal(asked)
     assert [areas(row) for row in load(asked, max_bad=1)] == [{"the cat": 8}]
 
 
-def test_bad_lines_of_jsonl_are_left_out_one_by_one(asked):
+def test_bad_lines_of_jsonl_are_skipped(asked):
     half = '{"image": "1.jpg", "question": "the c\\ud83dat", "class": "cat"}'
     lines = ["{", "[]", '{"image": "1.jpg"}', half, half.replace("c\\ud83dat", "cow"), json.dumps(QUESTIONS[1])]
     write(asked, "questions.jsonl", "\n".join(lines))
-    assert "questions.jsonl line 1: is no JSON" in refusal(asked)
+    assert "questions.jsonl line 1: not valid JSON" in refusal(asked)
     assert areas(load(asked, max_bad=4)[0]) == {"the cow": 8, "the barking one": 16}
     write(asked, "questions.jsonl", half)
-    assert r"questions.jsonl line 1: its question: 'the c\ud83dat' holds half a character" in refusal(asked)
+    assert r"questions.jsonl line 1: the column question: 'the c\ud83dat' contains half of a character" in refusal(
+        asked
+    )
 
 
-def test_a_quote_that_swallows_lines_stops_whatever_is_allowed(asked):
+def test_an_open_quote_is_refused_whatever_max_bad_is(asked):
     write(asked, "questions.csv", 'image,question,class\n1.jpg,"the cat,cat\n1.jpg,the dog,dog\n')
-    assert "questions.csv line 2: is no CSV" in refusal(asked, max_bad=99)
+    assert "questions.csv line 2: not valid CSV" in refusal(asked, max_bad=99)
     write(asked, "questions.csv", 'image,question,class\n1.jpg,"the\ncat",cat\n1.jpg,,dog\n')
-    assert "questions.csv line 4: its question is empty" in refusal(asked)
+    assert "questions.csv line 4: the column question is empty" in refusal(asked)
 
 
-def test_a_table_that_is_not_utf_8_or_there_twice_is_refused(asked):
+def test_a_table_that_is_not_utf_8_or_exists_twice_is_refused(asked):
     write(asked, "questions.csv", "image,question\n1.jpg,die Tür\n", "cp1252")
     assert 'questions.csv is not UTF-8; save it as "CSV UTF-8"' in refusal(asked)
     write(asked, "questions.jsonl", "")
-    assert "questions.csv and questions.jsonl are both there; keep one" in refusal(asked)
+    assert "questions.csv and questions.jsonl both exist; keep one" in refusal(asked)

@@ -1,4 +1,4 @@
-"""LabelMe's shapes beside photos: masks by their labels."""
+"""LabelMe's shapes become masks by label."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 pytestmark = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools' own business
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
 ]
 
 
@@ -23,13 +23,13 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["images", "labels"])
-def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
+def test_labelme_shapes_are_masks_by_label(root, place):
     photo(root, "1.jpg", (40, 30))
     shapes = [
         shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
         shape("coffee_cup", [[30, 20], [20, 30]], "rectangle"),  # from any corner
         shape("ball", [[20, 10], [25, 10]], "circle"),
-        shape("sun", [[0, 30], [3, 30]], "circle"),  # reaches out of the picture
+        shape("sun", [[0, 30], [3, 30]], "circle"),  # extends beyond the image
         shape("__ignore__", [[0, 28], [40, 28], [40, 30], [0, 30]]),
     ]
     labelme(root, f"{place}/1.json", shapes, (40, 30))
@@ -43,7 +43,7 @@ def test_shapes_of_labelme_are_masks_by_their_labels(root, place):
 
 
 @pytest.mark.parametrize(("kind", "marked"), [(bool, 1), (np.uint8, 1), (np.uint8, 255)])
-def test_a_mask_of_labelmes_ai_lies_from_the_first_pixel_of_its_box_to_the_last(root, kind, marked):
+def test_a_mask_of_labelmes_ai_tools_fills_its_box(root, kind, marked):
     photo(root, "1.jpg")
     pixels = (np.array([[1, 0, 1], [0, 1, 1]]) * marked).astype(kind)
     labelme(root, "labels/1.json", [drawn("mug", [[2, 3], [4, 4]], pixels)])
@@ -51,12 +51,12 @@ def test_a_mask_of_labelmes_ai_lies_from_the_first_pixel_of_its_box_to_the_last(
     assert np.argwhere(mug).tolist() == [[3, 2], [3, 4], [4, 3], [4, 4]]
 
 
-def test_a_mask_of_labelmes_ai_may_reach_over_the_border_and_its_box_be_a_pixel_larger(root):
+def test_a_mask_of_labelmes_ai_tools_can_exceed_the_border_by_a_pixel(root):
     photo(root, "1.jpg")
     everything = np.ones((3, 3), dtype=np.uint8)
     shapes = [
         drawn("left", [[-1, -1], [1, 1]], everything),
-        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as the older versions cut it off
+        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as cropped by older versions
         drawn("moved", [[2.4, 2.6], [4.6, 4.4]], everything),  # a box between the pixels
     ]
     labelme(root, "labels/1.json", shapes)
@@ -69,7 +69,7 @@ def test_a_mask_of_labelmes_ai_may_reach_over_the_border_and_its_box_be_a_pixel_
 
 
 @pytest.mark.parametrize("kind", ["rectangle", "oriented_rectangle", "rotation"])
-def test_a_rectangle_of_four_corners_is_the_polygon_that_they_are(root, kind):
+def test_a_rectangle_of_four_corners_is_a_polygon(root, kind):
     photo(root, "1.jpg", (20, 20))
     corners = [[4, 2], [12, 2], [12, 5], [4, 5]]
     labelme(root, "labels/1.json", [shape("mug", corners, kind)], (20, 20))
@@ -81,29 +81,31 @@ def test_a_rectangle_of_four_corners_is_the_polygon_that_they_are(root, kind):
     assert mug[10, 1] and not mug[1, 1] and not mug[18, 18] and abs(int(mug.sum()) - 200) <= 20
 
 
-def test_labels_that_are_listed_are_united_and_others_refused(root):
+def test_labels_of_a_listed_class_are_merged_and_others_refused(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
     assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
-    assert "1.json: 'dog-1' is no class; there are: cat" in refusal(root, classes=["cat"])
+    assert "1.json: 'dog-1' is not a class; the classes are: cat" in refusal(root, classes=["cat"])
 
 
-def test_shapes_on_a_turned_photo_follow_the_rule_of_masks(root):
+def test_shapes_on_a_rotated_photo_are_aligned_like_masks(root):
     photo(root, "1.jpg", (8, 6), exif=turned(6))
     labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
     upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
     assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
-    labelme(root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6))  # the same, as stored
+    labelme(
+        root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6)
+    )  # the same pixels before rotation
     assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
 
 
-def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_are_0(root):
+def test_an_overflowing_circle_is_refused_with_flushed_denormals(root):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", [shape("a", [[1, 1], [1e308, 1e308]], "circle")])
     if not torch.set_flush_denormal(True):
-        pytest.skip("this CPU keeps the smallest numbers")
+        pytest.skip("this CPU cannot flush denormals")
     try:
-        with pytest.raises(ValueError, match=r"center is x 1, y 1 and its radius 1.41421e\+308"):
+        with pytest.raises(ValueError, match=r"center is x 1, y 1 and the radius 1.41421e\+308"):
             load(root)
     finally:
         torch.set_flush_denormal(False)
@@ -112,32 +114,35 @@ def test_a_circle_too_large_for_numbers_is_refused_where_the_smallest_numbers_ar
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: its shape 1 \(a\): a line is no area here; draw"),
-        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle of 3 points"),
-        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"its center is x 1e\+300, y 1 and its radius 1e\+300 pixels"),
+        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: shape 1 \(a\): shape type line is not supported; draw"),
+        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle must have 2 points, got 3"),
+        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"the center is x 1e\+300, y 1 and the radius 1e\+300 pixels"),
         (
             [shape("a", [[1, 1], [1e308, 1e308]], "circle")],
-            r"center is x 1, y 1 and its radius 1.41421e\+308",
+            r"center is x 1, y 1 and the radius 1.41421e\+308",
         ),
-        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle of 3 points"),
-        ([shape("a", [[0, 0], [4, 4]], "mask")], r"its shape 1 \(a\): its mask is no PNG in base64; draw it again"),
-        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): its mask is no PNG in base64"),
-        ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): its mask cannot be read"),
-        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "its mask is 9000 x 9000 .* its box 3 x 2"),
-        ([drawn("a", [[0, 0]], ONES)], "a mask of 1 points"),
-        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box 6 x 2; draw it again"),
-        ([drawn("a", [[9, 0], [11, 1]], ONES)], "reaches out of its image, which is 8 x 6 pixels"),
-        ([drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))], "its mask is a picture in RGB"),
-        ([shape("c\ud83dat", [])], r"1.json: the label of its shape 1: 'c\\ud83dat' holds half a character"),
-        ([shape("a", [[0, 0], [4, 4]])], "its shape 1 .*three points"),
-        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"its shape 1 .*its image is 8 x 6"),
-        ([shape("a", ["x"])], "its points are no pairs of numbers"),
-        ([shape(" ", [])], "its shape 1 has no label"),
-        (["a"], "its shape 1 has no label"),
-        (None, "1.json: has no shapes, imageHeight and imageWidth"),
+        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle must have 2 points, got 3"),
+        ([shape("a", [[0, 0], [4, 4]], "mask")], r"shape 1 \(a\): the mask is not a PNG in base64; draw it again"),
+        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): the mask is not a PNG in base64"),
+        ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): the mask cannot be read"),
+        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "the mask is 9000 x 9000 .* its box is 3 x 2"),
+        ([drawn("a", [[0, 0]], ONES)], "a mask must have 2 points, got 1"),
+        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box is 6 x 2; draw it again"),
+        ([drawn("a", [[9, 0], [11, 1]], ONES)], "extends beyond the image, which is 8 x 6 pixels"),
+        (
+            [drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))],
+            "the mask must have one number per pixel, got an image in mode RGB",
+        ),
+        ([shape("c\ud83dat", [])], r"1.json: the label of shape 1: 'c\\ud83dat' contains half of a character"),
+        ([shape("a", [[0, 0], [4, 4]])], "shape 1 .*at least 3 points"),
+        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"shape 1 .*its image is 8 x 6"),
+        ([shape("a", ["x"])], "points must be pairs of numbers"),
+        ([shape(" ", [])], "shape 1 has no label"),
+        (["a"], "shape 1 has no label"),
+        (None, "1.json: shapes, imageHeight or imageWidth is missing"),
     ],
 )
-def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
+def test_errors_in_a_shape_are_one_line(root, content, said):
     photo(root, "1.jpg")
     labelme(root, "labels/1.json", content)
     with pytest.raises(ValueError, match=said) as refused:
@@ -146,7 +151,7 @@ def test_what_is_wrong_with_a_shape_is_said_in_one_line(root, content, said):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_json_file_that_is_none_of_labelme_is_refused(root, text):
+def test_a_json_file_that_is_not_from_labelme_is_refused(root, text):
     photo(root, "1.jpg")
     write(root, "images/1.json", text)
     assert "images/1.json" in refusal(root)

@@ -1,4 +1,4 @@
-"""Where COCO JSON files lie in the layouts people have, and what is refused in them, each by its record."""
+"""Find COCO JSON files in common layouts, and name the record in each error."""
 
 import json
 
@@ -42,7 +42,7 @@ def touch(root, *names):
         (["annotations/photos.json"], {"train": "annotations/photos.json"}),
     ],
 )
-def test_files_are_found_and_their_names_say_the_split(tmp_path, names, expected):
+def test_files_are_found_and_their_names_define_the_split(tmp_path, names, expected):
     touch(tmp_path, *names)
     assert find_annotations(tmp_path, None) == {split: tmp_path / name for split, name in expected.items()}
 
@@ -59,13 +59,13 @@ def test_options_name_files_and_splits(tmp_path):
     ("names", "option", "words"),
     [
         ([], None, "no COCO JSON"),
-        (["a.json", "b.json"], None, "which split is each of a.json, b.json?"),
-        (["train_1.json", "train_2.json"], None, "which split"),
+        (["a.json", "b.json"], None, "cannot tell the splits of a.json, b.json"),
+        (["train_1.json", "train_2.json"], None, "cannot tell the splits"),
         (["a.json"], "b.json", "b.json: no such file"),
         (["a.json"], {"train": "a.json", "test": "b.json"}, "b.json: no such file"),
     ],
 )
-def test_files_that_cannot_be_found_or_told_apart_are_refused(tmp_path, names, option, words):
+def test_missing_or_ambiguous_files_are_refused(tmp_path, names, option, words):
     touch(tmp_path, *names)
     with pytest.raises(ValueError, match="annotations|no such file") as refusal:
         find_annotations(tmp_path, option)
@@ -86,21 +86,21 @@ def test_files_that_cannot_be_found_or_told_apart_are_refused(tmp_path, names, o
         ("annotations/train.json", "photos/1.jpg", "../photos/1.jpg"),
     ],
 )
-def test_images_are_found_in_the_layouts_people_have(tmp_path, file, picture, file_name):
+def test_images_are_found_in_common_layouts(tmp_path, file, picture, file_name):
     touch(tmp_path, file, picture)
     folder = find_folder(tmp_path / file, tmp_path, [file_name])
     assert path_inside(folder, file_name, (tmp_path,), "here") == tmp_path / picture
 
 
-def test_an_image_that_is_nowhere_is_named_with_the_places(tmp_path):
+def test_a_missing_image_is_named_with_the_searched_folders(tmp_path):
     with pytest.raises(ValueError, match=r"1\.jpg is in none of .*images") as refusal:
         find_folder(tmp_path / "result.json", tmp_path, ["1.jpg"])
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("file_name", ["../1.jpg", "a/../../1.jpg", "..\\1.jpg", "/etc/1.jpg"])
-def test_file_names_that_leave_the_folder_are_refused(tmp_path, file_name):
-    with pytest.raises(ValueError, match="^here: file_name .* leads out of"):
+def test_file_names_outside_of_the_folder_are_refused(tmp_path, file_name):
+    with pytest.raises(ValueError, match="^here: file_name .* is outside of"):
         path_inside(tmp_path, file_name, (tmp_path,), "here")
 
 
@@ -115,7 +115,7 @@ def test_image_folders_by_option(tmp_path):
         name_folders(tmp_path, "b", splits)
 
 
-def test_the_fingerprint_follows_files_and_pictures_and_nothing_else(tmp_path):
+def test_the_fingerprint_depends_only_on_json_files_and_images(tmp_path):
     touch(tmp_path, "result.json", "images/1.jpg", "images/deep/2.PNG", "notes.txt", ".cache/3.jpg")
     (tmp_path / "images/deep/loop").symlink_to(tmp_path / "images")
     (tmp_path / "images/broken.jpg").symlink_to(tmp_path / "gone.jpg")
@@ -137,7 +137,7 @@ def test_the_fingerprint_follows_files_and_pictures_and_nothing_else(tmp_path):
 
 # --- records ---------------------------------------------------------------------------------------------------------
 def content(**changes):
-    """A file of one image, one category and one annotation; `image__width=3` changes a field, None takes it out."""
+    """Return a file of one image, category and annotation; `image__width=3` changes a field, None removes it."""
     parts = {
         "images": [{"id": 1, "file_name": "1.jpg", "height": 6, "width": 8}],
         "annotations": [{"id": 7, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
@@ -154,7 +154,7 @@ def content(**changes):
     return parts
 
 
-def test_what_is_read_is_joined_by_id_and_names_are_cleaned(tmp_path):
+def test_records_are_joined_by_id_and_names_cleaned(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content()), encoding="utf-8-sig")
     images, annotations, names = read_coco(path)
@@ -172,36 +172,42 @@ TWICE = content()
         ("{", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "no COCO instances file"),
-        ("{}", "no COCO instances file"),
-        (content(images={}), "no COCO instances file"),
-        (content(categories=None), "no COCO instances file"),
-        (content(images=[]), "lists no image"),
-        (content(images=["1.jpg"]), "the image at place 0 of its list (from 0 on) has no id"),
-        (content(images__id=None), "the image at place 0"),
-        (content(images__id=[1]), "the image at place 0"),
-        (content(categories__name="(" * 10**6), "category 3 has a name of 1,000,000 characters"),
-        (content(images__height=10**4000), "height an integer of 13,288 bits"),
+        ("[]", "is not a COCO instances file"),
+        ("{}", "is not a COCO instances file"),
+        (content(images={}), "is not a COCO instances file"),
+        (content(categories=None), "is not a COCO instances file"),
+        (content(images=[]), "contains no images"),
+        (content(images=["1.jpg"]), "the image at index 0 of its list has no id"),
+        (content(images__id=None), "the image at index 0"),
+        (content(images__id=[1]), "the image at index 0"),
+        (
+            content(categories__name="(" * 10**6),
+            "the name of category 3 must have at most 1,000 characters, got 1,000,000",
+        ),
+        (content(images__height=10**4000), "an integer of 13,288 bits"),
         (content(images__id="x" * 10**6, images__width=0), "image xxx"),
         (content(images__file_name=None), "image 1 has no file_name"),
-        (content(images__file_name=5), "image 1: file_name 5"),
+        (
+            content(images__file_name=5),
+            "image 1: file_name must be a string, height and width numbers of pixels, got 5",
+        ),
         (content(images__width=None), "image 1 has no width"),
-        (content(images__width=0), "width 0"),
-        (content(images__height="6"), "height '6'"),
-        (content(images=TWICE["images"] * 2), "image 1 is there twice"),
-        (content(annotations=TWICE["annotations"] * 2), "annotation 7 is there twice"),
-        (content(annotations__id=None), "the annotation at place 0"),
+        (content(images__width=0), "and 0"),
+        (content(images__height="6"), "'1.jpg', '6' and 8"),
+        (content(images=TWICE["images"] * 2), "image 1 exists twice"),
+        (content(annotations=TWICE["annotations"] * 2), "annotation 7 exists twice"),
+        (content(annotations__id=None), "the annotation at index 0"),
         (content(annotations__image_id=None), "annotation 7 has no image_id"),
         (content(annotations__image_id=2), "annotation 7: there is no image 2"),
         (content(annotations__image_id=[1]), "annotation 7: there is no image [1]"),
         (content(annotations__category_id=4), "annotation 7: there is no category 4"),
         (content(annotations__iscrowd="0"), "annotation 7: iscrowd is '0'"),
-        (content(categories=TWICE["categories"] * 2), "category 3 is there twice"),
+        (content(categories=TWICE["categories"] * 2), "category 3 exists twice"),
         (content(categories__name=None), "category 3 has no name"),
         (content(categories__name=" _ "), "category 3 has no name"),
     ],
 )
-def test_records_that_are_wrong_are_named_in_one_line(tmp_path, broken, words):
+def test_invalid_records_are_named_in_one_line(tmp_path, broken, words):
     path = tmp_path / "a.json"
     path.write_text(broken if isinstance(broken, str) else json.dumps(broken))
     with pytest.raises(ValueError) as refusal:
@@ -210,7 +216,7 @@ def test_records_that_are_wrong_are_named_in_one_line(tmp_path, broken, words):
     assert message.startswith(str(path)) and words in message and "\n" not in message, message
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b'{"images": "\xff\xfe"}')
     with pytest.raises(ValueError, match="cannot be read as JSON"):
@@ -230,30 +236,30 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         ({"annotations__image_id": [1]}, [1, 2]),
     ],
 )
-def test_the_image_of_a_record_that_may_be_wrong_is_left_out(tmp_path, change, left):
+def test_the_image_of_a_bad_record_is_skipped(tmp_path, change, left):
     broken = content(**change)
     broken["images"].append({**content()["images"][0], "id": 2})
     broken["annotations"] += [{**content()["annotations"][0], "id": number, "image_id": 2} for number in (8, 9)]
-    path, told = tmp_path / "a.json", []
+    path, errors = tmp_path / "a.json", []
     path.write_text(json.dumps(broken))
-    images, annotations, _ = read_coco(path, told.append)
+    images, annotations, _ = read_coco(path, errors.append)
     assert [image["id"] for image in images] == left and [one["id"] for one in annotations[2]] == [8, 9]
-    assert all(str(error).startswith(str(path)) for error in told)
+    assert all(str(error).startswith(str(path)) for error in errors)
 
 
-def test_both_images_of_an_annotation_that_is_there_twice_are_left_out(tmp_path):
+def test_both_images_of_a_duplicate_annotation_are_skipped(tmp_path):
     broken = content()
     broken["images"] += [{**broken["images"][0], "id": number} for number in (2, 3)]
     broken["annotations"].append({**broken["annotations"][0], "image_id": 2})
-    path, told = tmp_path / "a.json", []
+    path, errors = tmp_path / "a.json", []
     path.write_text(json.dumps(broken))
-    images, _, _ = read_coco(path, told.append)
-    assert [image["id"] for image in images] == [3] and len(told) == 1 and "is there twice" in str(told[0])
+    images, _, _ = read_coco(path, errors.append)
+    assert [image["id"] for image in images] == [3] and len(errors) == 1 and "exists twice" in str(errors[0])
 
 
-def test_the_folder_is_that_of_the_first_image_that_is_there(tmp_path):
+def test_the_folder_is_that_of_the_first_existing_image(tmp_path):
     touch(tmp_path, "images/3.jpg")
     names = ["../../1.jpg", "x" * 300, "2.jpg", "3.jpg"]
     assert find_folder(tmp_path / "result.json", tmp_path, names) == tmp_path / "images"
-    with pytest.raises(ValueError, match="'../../1.jpg' leads out of"):
+    with pytest.raises(ValueError, match="'../../1.jpg' is outside of"):
         find_folder(tmp_path / "result.json", tmp_path, names[:3])

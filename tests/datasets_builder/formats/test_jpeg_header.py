@@ -1,4 +1,4 @@
-"""The size of a plain JPEG is what Pillow says; of every other file nothing is said."""
+"""The size of a plain JPEG equals that of Pillow; other files are read by Pillow."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def exif(orientation):
         {"icc_profile": bytes(200_000)},  # in several segments
     ],
 )
-def test_size_of_a_plain_jpeg_is_pillow_s(tmp_path, options):
+def test_the_size_of_a_plain_jpeg_equals_that_of_pillow(tmp_path, options):
     path = save(tmp_path / "a.jpg", **options)
     with Image.open(path) as image:
         assert plain_size(path) == (image.height, image.width) == (30, 50)
@@ -49,17 +49,17 @@ def test_size_of_a_plain_jpeg_is_pillow_s(tmp_path, options):
 
 
 @pytest.mark.parametrize("options", [{"exif": exif(1)}, {"exif": exif(6)}, {"xmp": XMP}])
-def test_a_jpeg_that_may_speak_of_its_orientation_is_left_to_pillow(tmp_path, options):
+def test_a_jpeg_that_can_have_an_orientation_is_read_by_pillow(tmp_path, options):
     assert plain_size(save(tmp_path / "a.jpg", **options)) is None
 
 
-def test_a_file_of_another_kind_is_left_to_pillow(tmp_path):
+def test_a_file_of_another_format_is_read_by_pillow(tmp_path):
     assert plain_size(save(tmp_path / "a.png")) is None
     (tmp_path / "a.txt").write_text("no picture")
     assert plain_size(tmp_path / "a.txt") is None
 
 
-def test_a_header_that_is_cut_off_anywhere_is_left_to_pillow(tmp_path):
+def test_a_truncated_header_is_read_by_pillow(tmp_path):
     whole = save(tmp_path / "a.jpg").read_bytes()
     scan = whole.index(b"\xff\xda")
     cut = tmp_path / "cut.jpg"
@@ -70,16 +70,20 @@ def test_a_header_that_is_cut_off_anywhere_is_left_to_pillow(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(-4, 0x00), (0, 12), (5, 2)],  # no marker; 12 bits a channel; two channels. Counted from the frame's first number
+    [
+        (-4, 0x00),
+        (0, 12),
+        (5, 2),
+    ],  # no marker; 12 bits per channel; two channels. Offsets from the first number of the frame
 )
-def test_an_unusual_frame_is_left_to_pillow(tmp_path, place, value):
+def test_an_unusual_frame_is_read_by_pillow(tmp_path, place, value):
     content = bytearray(save(tmp_path / "a.jpg").read_bytes())
     content[content.index(b"\xff\xc0") + 4 + place] = value
     (tmp_path / "b.jpg").write_bytes(content)
     assert plain_size(tmp_path / "b.jpg") is None
 
 
-def test_a_picture_without_a_pixel_is_left_to_pillow(tmp_path):
+def test_an_image_without_pixels_is_read_by_pillow(tmp_path):
     content = bytearray(save(tmp_path / "a.jpg").read_bytes())
     height = content.index(b"\xff\xc0") + 5
     content[height : height + 2] = b"\0\0"
@@ -88,23 +92,23 @@ def test_a_picture_without_a_pixel_is_left_to_pillow(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"exif": exif(6)}, {"progressive": True}])
-def test_a_jpeg_that_was_cut_off_is_refused_and_one_with_more_behind_it_is_not(tmp_path, options):
+def test_a_truncated_jpeg_is_refused_and_trailing_data_is_accepted(tmp_path, options):
     orientation = 6 if "exif" in options else None
     path = save(tmp_path / "a.jpg", **options)
     assert stored_size(path, "here") == ((30, 50), orientation)
     assert stored_size(spoil(path, behind=b"a camera's own"), "here") == ((30, 50), orientation)
     cut = spoil(save(tmp_path / "b.jpg", **options), cut=200)
-    with pytest.raises(ValueError, match="^here: the image .*b.jpg cannot be read .*; replace it or take it out.$"):
+    with pytest.raises(ValueError, match="^here: the image .*b.jpg cannot be read .*; replace or remove it.$"):
         stored_size(cut, "here")
 
 
-def test_a_whole_jpeg_is_not_decoded(tmp_path, monkeypatch):
+def test_a_complete_jpeg_is_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", None)
     for options in ({}, {"exif": exif(6)}):
         assert stored_size(save(tmp_path / "a.jpg", **options), "here")[0] == (30, 50)
 
 
-def test_other_pictures_are_decoded(tmp_path):
+def test_other_images_are_decoded(tmp_path):
     assert stored_size(save(tmp_path / "a.png"), "here") == ((30, 50), None)
     with pytest.raises(ValueError, match="a.png cannot be read"):
         stored_size(spoil(tmp_path / "a.png", cut=200), "here")

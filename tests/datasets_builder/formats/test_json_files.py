@@ -1,4 +1,4 @@
-"""JSON files of data sets: any UTF, errors of one line, and a garbage collector that is left as it was."""
+"""JSON files of data sets: any UTF encoding, one-line errors, and an unchanged garbage collector."""
 
 import gc
 import json
@@ -9,12 +9,12 @@ from gemma_lisa.datasets_builder.formats.json_files import read_json, read_recor
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_a_file_is_read_in_any_of_the_utfs(tmp_path, encoding):
+def test_a_file_is_read_in_any_utf_encoding(tmp_path, encoding):
     (tmp_path / "a.json").write_bytes('{"name": "Zürich 😀"}'.encode(encoding))
     assert read_json(tmp_path / "a.json") == {"name": "Zürich 😀"}
 
 
-def test_every_object_goes_through_the_hook_as_it_is_read(tmp_path):
+def test_the_hook_is_called_for_every_object(tmp_path):
     (tmp_path / "a.json").write_text('{"inner": [{"n": 1}, {"n": 2}]}')
     seen = []
     read_json(tmp_path / "a.json", object_hook=lambda record: seen.append(dict(record)) or len(seen))
@@ -22,7 +22,7 @@ def test_every_object_goes_through_the_hook_as_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000])
-def test_what_is_no_json_is_one_line_with_the_file_and_the_advice(tmp_path, content):
+def test_invalid_json_is_one_line_with_the_file_and_the_advice(tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError) as refused:
@@ -34,7 +34,7 @@ def test_what_is_no_json_is_one_line_with_the_file_and_the_advice(tmp_path, cont
 
 @pytest.mark.parametrize("content", ["[]", "{"])
 @pytest.mark.parametrize("is_on", [True, False])
-def test_the_garbage_collector_is_off_meanwhile_and_then_as_it_was(tmp_path, content, is_on):
+def test_the_garbage_collector_is_disabled_only_while_reading(tmp_path, content, is_on):
     (tmp_path / "a.json").write_text(content)
     try:
         (gc.enable if is_on else gc.disable)()
@@ -52,15 +52,15 @@ def test_the_garbage_collector_is_off_meanwhile_and_then_as_it_was(tmp_path, con
         gc.enable()
 
 
-def test_records_are_the_list_at_the_top(tmp_path):
+def test_read_records_returns_the_top_level_list(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{"id": 1}]))
     assert read_records(tmp_path / "a.json") == [{"id": 1}]
     (tmp_path / "a.json").write_text(json.dumps({"records": []}))
-    with pytest.raises(ValueError, match="a.json: is no list of records at its top; get it again."):
+    with pytest.raises(ValueError, match="a.json: the top level must be a list of records; download the file again."):
         read_records(tmp_path / "a.json")
 
 
-def test_a_bad_record_stops_the_reader_where_nothing_else_is_said():
+def test_refuse_raises_the_error_of_a_bad_record():
     error = ValueError("broken")
     with pytest.raises(ValueError) as refused:
         refuse(error)

@@ -1,4 +1,4 @@
-"""Label maps: indices and not colors, and every class's mask in one pass."""
+"""Label maps are read as indices, not colors, and all classes are encoded in one pass."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 
 @pytest.mark.parametrize("shape, num_classes", [((1, 1), 1), ((7, 5), 3), ((40, 60), 150), ((30, 1), 2)])
-def test_every_class_has_the_mask_that_comparing_gives(shape, num_classes):
+def test_class_masks_equal_a_comparison_with_each_number(shape, num_classes):
     labels = np.random.default_rng(0).integers(0, num_classes, shape).astype(np.uint8)
     masks = class_masks(labels)
     assert sorted(masks) == sorted(np.unique(labels))
@@ -17,14 +17,14 @@ def test_every_class_has_the_mask_that_comparing_gives(shape, num_classes):
         assert np.array_equal(decode_mask(mask, "test"), labels == value)
 
 
-def test_a_map_of_many_numbers_takes_time_in_proportion_to_its_size():
+def test_a_label_map_with_many_numbers_is_supported():
     labels = np.arange(100 * 200, dtype=np.int32).reshape(100, 200)
     masks = class_masks(labels)
     assert len(masks) == labels.size
     assert all(decode_mask(masks[value], "test").ravel()[value] == 1 for value in (0, 7_777, 19_999))
 
 
-def test_a_palette_gives_its_indices_though_its_colors_repeat(tmp_path):
+def test_a_palette_image_gives_its_indices_even_if_colors_repeat(tmp_path):
     labels = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
     picture = Image.fromarray(labels).convert("P")
     picture.putpalette([9, 9, 9] * 256)
@@ -32,7 +32,7 @@ def test_a_palette_gives_its_indices_though_its_colors_repeat(tmp_path):
     assert np.array_equal(read_label_map(tmp_path / "p.png"), labels)
 
 
-def test_a_map_of_colors_is_refused_by_its_name(tmp_path):
+def test_a_color_image_is_refused_by_name(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "colors.png")
-    with pytest.raises(ValueError, match="colors.png.*one number a pixel"):
+    with pytest.raises(ValueError, match="colors.png.*one number per pixel"):
         read_label_map(tmp_path / "colors.png")

@@ -29,7 +29,7 @@ def itself():
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_are_read_whatever_the_protocol(stored, protocol):
+def test_plain_values_are_read_in_every_protocol(stored, protocol):
     sentences = [{"sent": "the café", "sent_id": 10**30, "tokens": ["the", "café"]}]
     content = [{"ref_id": 1, "box": [1.5, -2, None, True], "sentences": sentences}] * 2 + ["x" * 1000]
     assert unpickle(stored(pickle.dumps(content, protocol=protocol))) == content
@@ -46,7 +46,7 @@ def test_plain_values_are_read_whatever_the_protocol(stored, protocol):
         pickle.dumps({frozenset([1])}, 4),
         b"\x80\x02" + b"]" + b"r\xff\xff\xff\x7f" + b".",  # a memo of 16 GB
         b"]p99999999999\n.",
-        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # a text of a terabyte
+        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # a string of 1 TB
         b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b"x.",
         b"\x80\x02(" + b"(" * 1000 + b"2222.",
         b"\x80\x02]2a.",  # DUP
@@ -55,7 +55,7 @@ def test_plain_values_are_read_whatever_the_protocol(stored, protocol):
         b"\xff.",
     ],
 )
-def test_a_small_pickle_that_would_grow_is_refused_with_a_short_message(stored, content):
+def test_a_small_pickle_that_needs_much_memory_is_refused_with_a_short_message(stored, content):
     with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data") as refused:
         unpickle(stored(content))
     assert len(str(refused.value)) < 500 + len(str(stored(content)))
@@ -63,12 +63,12 @@ def test_a_small_pickle_that_would_grow_is_refused_with_a_short_message(stored, 
 
 def test_nested_tuples_are_refused_before_they_are_hashed(stored, monkeypatch):
     monkeypatch.setattr(plain_pickle.PlainUnpickler, "load", lambda self: pytest.fail("it was unpickled"))
-    key = b"K\x01\x85" + b"q\x00h\x00\x86" * 40  # (1,), then a pair of the one before: 2 ** 40 steps to hash
+    key = b"K\x01\x85" + b"q\x00h\x00\x86" * 40  # (1,), then pairs of the previous tuple: hashing takes 2 ** 40 steps
     with pytest.raises(ValueError, match="instruction TUPLE1"):
         unpickle(stored(b"\x80\x02}" + key + b"K\x01s."))
 
 
-def test_a_number_of_any_length_is_read_and_a_deep_list_too(stored):
+def test_long_numbers_and_deep_lists_are_read(stored):
     assert unpickle(stored(pickle.dumps([2**100_000], 2))) == [2**100_000]
     deep = unpickle(stored(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."))
     assert isinstance(deep, list) and len(deep) == 1

@@ -1,4 +1,4 @@
-"""Files of refs: pickles that only hold data, their JSON, and what is wrong with either in one line."""
+"""Files of refs: plain pickles, their conversion to JSON, and one-line errors."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def record(number=0, split="train", sent="the lady", ann_id=7, **more):
 
 
 def as_python_2(value, encoding):
-    """The bytes between a pickle's header and its end, as Python 2 wrote them: its str were bytes."""
+    """Return the bytes between the header and the end of a pickle of Python 2, whose strings are bytes."""
     if isinstance(value, str):
         text = value.encode(encoding)
         return b"T" + struct.pack("<i", len(text)) + text
@@ -53,7 +53,7 @@ def as_python_2(value, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
-def test_the_texts_of_python_2_are_read_in_their_encoding(tmp_path, encoding):
+def test_strings_of_python_2_are_decoded(tmp_path, encoding):
     sent = "the lady" if encoding == "ascii" else "the café"
     file = tmp_path / "refs(unc).p"
     file.write_bytes(b"\x80\x02" + as_python_2([record(sent=sent)], encoding) + b".")
@@ -72,16 +72,16 @@ class Malice:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path, protocol):
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
     file, proof = tmp_path / "refs(unc).p", tmp_path / "proof"
     file.write_bytes(pickle.dumps([record(), Malice(proof)], protocol=protocol))
-    with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data .*mkdir, and .*needs no class"):
+    with pytest.raises(ValueError, match=r"refs\(unc\).p cannot be read as plain data .*mkdir; only lists, dicts"):
         read_refs(file)
-    with pytest.raises(ValueError, match="needs no class"):
+    with pytest.raises(ValueError, match="contains the class"):
         convert(file)
     assert not proof.exists()
     pickle.loads(file.read_bytes())
-    assert proof.exists()  # so it would have run
+    assert proof.exists()  # the pickle does run code in pickle.loads
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_damaged_pickle_is_one_line(tmp_path, stored):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_converted_is_the_same_and_is_read_instead(tmp_path, capsys):
+def test_a_converted_file_has_the_same_content_and_has_precedence(tmp_path, capsys):
     file = tmp_path / "refs(unc).p"
     records = [record(0, "train", "the café"), record(1, "testAB", ann_id=[7, 8]), record(2, "val", ann_id=[-1])]
     file.write_bytes(b"\x80\x02" + as_python_2(records, "latin-1") + b".")
@@ -110,22 +110,23 @@ def test_what_is_converted_is_the_same_and_is_read_instead(tmp_path, capsys):
     assert [ref.annotations for ref in from_json] == [(7,), (7, 8), ()]
     assert [vars(ref) | {"where": ""} for ref in from_json] == [vars(ref) | {"where": ""} for ref in from_pickle]
     assert sorted(tmp_path.iterdir()) == [path, file]
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists"):
         convert(file)
 
 
 @pytest.mark.parametrize("content", [[{**record(), "more": b"bytes"}], [{**record(), "more": {1, 2}}], {"refs": []}])
-def test_what_is_no_data_of_refs_is_not_converted(tmp_path, content):
+def test_content_that_is_not_refs_is_not_converted(tmp_path, content):
     file = tmp_path / "refs(unc).p"
     file.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(
-        ValueError, match=r"refs\(unc\).p(: (holds what JSON cannot say|is no list of refs)| cannot .*EMPTY_SET)"
+        ValueError,
+        match=r"\(unc\).p(: the content cannot be written as JSON|: the top level must be a list| cannot .*EMPTY_SET)",
     ):
         convert(file)
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+def test_the_command_prints_errors_on_one_line(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -153,11 +154,11 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
         ("A", []),
     ],
 )
-def test_a_label_names_its_splits_by_letter(label, splits):
+def test_the_letters_of_a_label_are_its_splits(label, splits):
     assert splits_of(label) == splits
 
 
-def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(tmp_path):
+def test_refs_are_grouped_by_split_and_photo_and_others_counted(tmp_path):
     file = tmp_path / "refs(unc).json"
     records = [record(0, "testBC"), record(1, "train"), record(2, "none"), record(3, "train", image_id=9)]
     file.write_text(json.dumps([*records, record(4, "train")]))
@@ -170,41 +171,41 @@ def test_refs_are_grouped_by_split_and_photo_and_those_of_no_split_are_counted(t
     }
     assert list(groups) == ["train", "testB", "testC"]
     [said] = remarks
-    assert "left out 1 refs of no split" in said and "ref 2" in said and "'none'" in said
+    assert "skipped refs without a split (1)" in said and "ref 2" in said and "'none'" in said
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "is no list of refs"),
-        ({}, "is no list of refs"),
-        ([7], "record 0 .*is no ref"),
-        ([record(), {"ref_id": 1}], r"record 1 \(from 0 on\): has no image_id, ann_id, split, sentences"),
-        ([record(5, image_id=[3])], r"ref 5: its image_id \[3\]"),
+        ([], "the top level must be a list of refs"),
+        ({}, "the top level must be a list of refs"),
+        ([7], "record 0 .*a ref must be an object"),
+        ([record(), {"ref_id": 1}], r"record 1 \(counted from 0\): image_id, ann_id, split, sentences missing"),
+        ([record(5, image_id=[3])], r"ref 5: image_id \[3\]"),
         ([record(5, ann_id=[])], "ref 5: .*ann_id"),
         ([record(5, ann_id=[1.5])], "ref 5: .*ann_id"),
-        ([record(5, split=1)], "ref 5: its split is 1"),
-        ([record(5, sentences="the lady")], "ref 5: its sentences"),
-        ([record(5, sentences=[{"raw": "the lady"}])], "ref 5: its sentences"),
+        ([record(5, split=1)], "ref 5: split must be a string, got 1"),
+        ([record(5, sentences="the lady")], "ref 5: sentences must be a list"),
+        ([record(5, sentences=[{"raw": "the lady"}])], "ref 5: sentences must be a list"),
     ],
 )
-def test_a_wrong_record_is_one_line(tmp_path, content, message):
+def test_an_invalid_ref_is_one_line(tmp_path, content, message):
     file = tmp_path / "refs(unc).json"
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"refs\(unc\).json: (record 0 \(from 0 on\), )?{message}") as caught:
+    with pytest.raises(ValueError, match=rf"refs\(unc\).json: (record 0 \(counted from 0\), )?{message}") as caught:
         read_refs(file)
     assert "\n" not in str(caught.value)
 
 
 def instances(images=(), annotations=()):
-    return {"images": list(images), "annotations": list(annotations), "categories": "are not looked at"}
+    return {"images": list(images), "annotations": list(annotations), "categories": "are not read"}
 
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 2}
 ANNOTATION = {"id": 5, "image_id": 1, "segmentation": []}
 
 
-def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
+def test_instances_are_found_by_id_and_identical_records_are_merged(tmp_path):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(instances([IMAGE, IMAGE], [ANNOTATION])))
     found = read_instances(file)
@@ -214,33 +215,36 @@ def test_instances_are_found_by_their_ids_and_the_same_twice_is_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "needs the lists images and annotations"),
-        ({"images": []}, "needs the lists images and annotations"),
-        (instances([7]), r"the image at place 0 of its list \(from 0 on\) has no id"),
-        (instances([IMAGE, {**IMAGE, "width": 3}]), "image 1 is there twice, and not the same"),
-        (instances([IMAGE], [ANNOTATION, {**ANNOTATION, "image_id": 2}]), "annotation 5 is there twice, and not the"),
+        ([], "the lists images and annotations are missing"),
+        ({"images": []}, "the lists images and annotations are missing"),
+        (instances([7]), r"the image at index 0 of its list has no id"),
+        (instances([IMAGE, {**IMAGE, "width": 3}]), "two different records have the id of image 1"),
+        (
+            instances([IMAGE], [ANNOTATION, {**ANNOTATION, "image_id": 2}]),
+            "two different records have the id of annotation 5",
+        ),
     ],
 )
-def test_wrong_instances_are_one_line(tmp_path, content, message):
+def test_invalid_instances_are_one_line(tmp_path, content, message):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"instances.json: {message}"):
         read_instances(file)
 
 
-def test_what_may_pass_is_told_and_left_out(tmp_path):
-    told = []
+def test_tolerated_records_are_reported_and_skipped(tmp_path):
+    errors = []
     file = tmp_path / "instances.json"
     other = {**ANNOTATION, "id": 6}
     file.write_text(json.dumps(instances([IMAGE, 7], [ANNOTATION, {**ANNOTATION, "image_id": 2}, other])))
-    found = read_instances(file, told.append)
-    assert found.images == {1: IMAGE} and found.annotations == {6: other} and len(told) == 2
+    found = read_instances(file, errors.append)
+    assert found.images == {1: IMAGE} and found.annotations == {6: other} and len(errors) == 2
     file = tmp_path / "refs(unc).json"
     file.write_text(json.dumps([record(0), record(1, split=3), record(2)]))
-    assert [ref.where[-5:] for ref in read_refs(file, told.append)] == ["ref 0", "ref 2"] and len(told) == 3
+    assert [ref.where[-5:] for ref in read_refs(file, errors.append)] == ["ref 0", "ref 2"] and len(errors) == 3
 
 
-def test_a_ref_to_a_record_that_lacks_something_is_named_with_it(tmp_path):
+def test_a_ref_to_an_incomplete_record_is_named(tmp_path):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(instances([{"id": 3}], [{"id": 5, "image_id": 3}])))
     found = read_instances(file)

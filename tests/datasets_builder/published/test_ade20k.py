@@ -88,7 +88,7 @@ def test_bad_file_is_refused_or_skipped_with_max_bad(root, spoil, message, caplo
     with pytest.raises(ValueError, match=message):
         load_rows("ade20k", "train", str(root))
     rows = load_rows("ade20k", "train", str(root), {"max_bad": 1})
-    assert len(rows) == 1 and "left out" in caplog.text and "00000002" in caplog.text
+    assert len(rows) == 1 and "skipped: " in caplog.text and "00000002" in caplog.text
 
 
 def test_split_without_label_maps_is_skipped_with_a_warning_if_it_has_photos(root, caplog):

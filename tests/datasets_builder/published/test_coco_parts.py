@@ -120,7 +120,7 @@ def test_categories_that_are_not_exhaustively_annotated_are_not_asked_for(photo,
 
 def test_annotation_with_an_empty_mask_is_skipped_and_recorded(photo):
     targets, skipped = targets_of(photo, [annotation(1, CUP, box(0, 0, 0, 0))])
-    assert not targets and skipped == {"annotations that cover no pixel": ["file: image 1: annotation 1"]}
+    assert not targets and skipped == {"annotations with an empty mask": ["file: image 1: annotation 1"]}
 
 
 def test_masks_are_rotated_by_the_exif_orientation_of_their_photo(tmp_path):

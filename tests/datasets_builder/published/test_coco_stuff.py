@@ -61,7 +61,7 @@ def test_unlabeled_and_other_classes_are_ignored(root):
 def test_photo_with_only_ignored_classes_gives_no_row_and_is_counted(root, caplog):
     write(root, "train2017", "000000000030", np.full((6, 8), WALL, dtype=np.uint8))
     assert len(load_rows("coco_stuff", "train", str(root))) == 2
-    assert "left out 1 of its records" in caplog.text
+    assert "skipped records without a question (1)" in caplog.text
 
 
 def test_names_are_the_182_official_names_and_phrases_have_no_hyphen():
@@ -89,7 +89,7 @@ def test_names_are_the_182_official_names_and_phrases_have_no_hyphen():
         ),
         (
             lambda folder: Image.new("RGB", (8, 6)).save(folder / "cocostuff/train2017/000000000025.png"),
-            "25.png.*one number a pixel",
+            "25.png.*one number per pixel",
         ),
     ],
     ids=["no photo", "no map", "unknown number", "another size", "colors"],
@@ -99,7 +99,7 @@ def test_bad_file_is_refused_or_skipped_with_max_bad(root, spoil, message, caplo
     with pytest.raises(ValueError, match=message):
         load_rows("coco_stuff", "train", str(root))
     rows = load_rows("coco_stuff", "train", str(root), {"max_bad": 1})
-    assert len(rows) == 1 and "left out" in caplog.text and "000000000025" in caplog.text
+    assert len(rows) == 1 and "skipped: " in caplog.text and "000000000025" in caplog.text
 
 
 def test_missing_files_are_refused_with_download_instructions(tmp_path):

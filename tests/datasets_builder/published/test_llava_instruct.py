@@ -92,7 +92,7 @@ def test_photos_of_mix665k_are_relative_to_the_data_folder_and_some_rows_have_no
     assert rows[3]["source"] == "llava_instruct/train/sharegpt_0-3"
     assert rows[3]["conversation"][0]["question"] == "What does `docker run <image>` do?"
     assert EvaluationQuestions(rows, with_conversations=True)[3]["image"] is None
-    assert "left out 1 of its records, in which nothing can be asked" in caplog.text
+    assert "skipped records without a question (1)" in caplog.text
 
 
 def test_folder_of_photos_is_listed_once(root, monkeypatch):
@@ -113,7 +113,7 @@ def test_folder_of_photos_is_listed_once(root, monkeypatch):
             record("7", "000000000007.jpg", turns("Who?", "I.")),
             "record 1 .*id 7: .*train2017/000000000007.jpg: no such",
         ),
-        (record("7", "../../../secret.jpg", turns("Who?", "I.")), "id 7: .*leads out of"),
+        (record("7", "../../../secret.jpg", turns("Who?", "I.")), "id 7: .*is outside of"),
         (record("7", ["a.jpg"], turns("Who?", "I.")), "id 7: image must be the path of an image file, got"),
         (record("7", "", turns("Who?", "I.")), "id 7: image must be the path of an image file, got ''"),
         (
@@ -134,7 +134,10 @@ def test_folder_of_photos_is_listed_once(root, monkeypatch):
         (record("7", None, turns("Who?", "I.", "And there?\n<image>", "He.")), "id 7: .*it has no image"),
         (record("7", "cut.jpg", turns("Who?", "I.")), "id 7: the image .*cut.jpg cannot be read"),
         (record("7", "empty.jpg", turns("Who?", "I.")), "id 7: the image .*empty.jpg cannot be read"),
-        (record("7", "000000000009.jpg", turns("Who?", "\\ud83d")), r"record 1 .*'\\ud83d' holds half a character"),
+        (
+            record("7", "000000000009.jpg", turns("Who?", "\\ud83d")),
+            r"record 1 .*'\\ud83d' contains half of a character",
+        ),
         ({"conversations": []}, "record 1 .*has no id"),
         (None, "record 1 .*has no id"),
     ],
@@ -148,7 +151,7 @@ def test_bad_record_is_refused_or_skipped_with_max_bad(root, bad, message, caplo
         load_rows("llava_instruct", "train", str(root))
     assert "\n" not in str(refusal.value)
     assert len(load_rows("llava_instruct", "train", str(root), {"max_bad": 1})) == 2
-    assert f"left out, as max_bad allows: {refusal.value}" in caplog.text
+    assert f"skipped: {str(refusal.value).partition(' To skip')[0]}" in caplog.text
 
 
 @pytest.mark.parametrize("content", ['{"id": "7"}', "[", ""], ids=["not a list", "truncated", "empty"])

@@ -81,7 +81,7 @@ def test_each_split_has_its_own_file(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "../MMR/MMR_val.json"}, "leads out of"),
+        ({"file_name": "../MMR/MMR_val.json"}, "is outside of"),
         ({"file_name": "train2017/8.jpg"}, "8.jpg: no such file.*val2017.zip"),
         ({"file_name": None}, "file_name must be a text that is not empty, got None"),
         ({"answers": [[CAN], [LID], [CAN]]}, "question 0: its text answer has 2 {seg} but there are 1 masks"),
@@ -97,8 +97,8 @@ def test_bad_record_is_refused_or_skipped_with_max_bad(root, change, message, ca
     with pytest.raises(ValueError, match=f"MMR_train.json: record 0 .*{message}"):
         load_rows("mmr", "train", str(root))
     rows = load_rows("mmr", "train", str(root), {"max_bad": 1})
-    assert rows[-1]["source"] == "mmr/train/000000000009-1" and "left out" in caplog.text
-    # only the wrong question is skipped, not the others of its photo
+    assert rows[-1]["source"] == "mmr/train/000000000009-1" and "skipped: " in caplog.text
+    # of a question that is wrong, the others of its photo stay
     whole = len(rows[-1]["targets"])
     assert [len(row["targets"]) for row in [*rows][:-1]] == ([whole - 1] if "question 0" in message else [])
 

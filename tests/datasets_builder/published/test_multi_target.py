@@ -78,7 +78,7 @@ def test_only_the_bad_question_is_skipped_with_max_bad(build):
     ("change", "message"),
     [
         ({"photo": " "}, "photo must be a text that is not empty, got ' '"),
-        ({"photo": "../1.jpg"}, "leads out of"),
+        ({"photo": "../1.jpg"}, "is outside of"),
         ({"photo": "train2017/2.jpg"}, "no such file. Made: Draw it. Homepage: https://example.org"),
         ({"height": 0}, "height and width must be integers above 0 .pixels., got 0 and 8"),
         ({"questions": "what?"}, "questions must be a list, got 'what.'"),

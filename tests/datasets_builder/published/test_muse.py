@@ -154,8 +154,8 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
         ({"width": None}, "height and width must be integers above 0 .*, got 6 and None"),
         ({"coco_url": None}, "coco_url must be a text that is not empty, got None"),
         ({"file_name": 3}, "file_name must be a text that is not empty, got 3"),
-        ({"file_name": "../../x.jpg"}, "leads out of"),
-        (CLIMBS, "leads out of"),
+        ({"file_name": "../../x.jpg"}, "is outside of"),
+        (CLIMBS, "is outside of"),
         (NO_PHOTO, "7.jpg: no such file.*train2017.zip"),
     ],
 )
@@ -166,16 +166,16 @@ def test_bad_record_is_refused_or_skipped_with_max_bad(root, change, message, ca
     assert "\n" not in str(caught.value)
     rows = load_rows("muse", "train", str(root), {"max_bad": 1})
     assert rows[-1]["source"] == "muse/train/COCO_train2014_000000000030-1"
-    # only the wrong question is skipped, not the others of its photo
-    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question ") else [])
-    assert "left out, as max_bad allows" in caplog.text
+    # of a question that is wrong, the others of its photo stay
+    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question") else [])
+    assert "skipped: " in caplog.text
 
 
 def test_photo_without_questions_is_skipped_and_counted(root, caplog):
     unasked = {key: value for key, value in FIRST.items() if key not in ("questions", "answers", "text_answers")}
     write(root, "muse_train.json", [unasked, SECOND])
     assert len(load_rows("muse", "train", str(root))) == 1
-    assert "MUSE: left out 1 of its records" in caplog.text
+    assert "MUSE: skipped records without a question (1)" in caplog.text
 
 
 @pytest.mark.parametrize(

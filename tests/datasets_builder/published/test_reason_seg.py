@@ -69,7 +69,7 @@ def test_all_texts_ask_for_one_mask_and_evaluation_asks_the_first(root, caplog):
     questions = EvaluationQuestions(rows, with_conversations=False)
     assert questions[0]["conversations"][0].turns[0][0] == "What’s the café’s front?"
     assert questions[0]["image"].mode == "RGB"
-    assert "left out 1 shapes labelled flag" in caplog.text and "1_a_o.json: shape 2" in caplog.text
+    assert "skipped shapes labelled flag (1)" in caplog.text and "1_a_o.json: shape 2" in caplog.text
 
 
 def test_smaller_shapes_cover_larger_ones_and_ignore_shapes_are_ignored(root):
@@ -104,7 +104,7 @@ def test_explanation_adds_its_question_to_the_target_or_becomes_a_target(root, c
     assert phrase["texts"] == ["the door"] and phrase["explanation"] is None
     assert sentence["texts"] == ["How do I get out?"] and sentence["is_sentence"]
     assert sentence["masks"] == phrase["masks"] and sentence["explanation"] == "By the door."
-    assert "left out 1 explanations of photos not in train; the first: 9.jpg" in caplog.text
+    assert "skipped explanations of photos not in train (1), first: 9.jpg" in caplog.text
     explain(root, ("1_a_o.jpg", "What is seen?", "A house."))
     [target] = load_rows("reason_seg", "train", str(root))[0]["targets"]
     assert target["texts"][2:] == ["What is seen?"] and target["explanation"] == "A house."
@@ -155,7 +155,7 @@ def spoil(**fields):
         (lambda folder: (folder / "train/1_a_o.json").unlink(), "1_a_o.json: no such file"),
         (lambda folder: (folder / "train/1_a_o.jpg").write_bytes(b""), "1_a_o.jpg cannot be read"),
         (lambda folder: cut_off(folder / "train/1_a_o.jpg"), "1_a_o.jpg cannot be read"),
-        (spoil(text=["who?", "a \ud83d"]), "1_a_o.json: .*half a character"),
+        (spoil(text=["who?", "a \ud83d"]), "1_a_o.json: .*half of a character"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"{"), "1_a_o.json cannot be read as JSON"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b'"\x81"'), "1_a_o.json cannot be read as JSON"),
         (lambda folder: (folder / "train/1_a_o.json").write_bytes(b"[]"), "1_a_o.json: has no text"),
@@ -181,7 +181,7 @@ def test_bad_file_is_refused_or_skipped_with_max_bad(root, change, message, capl
         load_rows("reason_seg", "train", str(root))
     assert "1_a_o" in str(caught.value) and "\n" not in str(caught.value)
     rows = load_rows("reason_seg", "train", str(root), {"max_bad": 1})
-    assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "left out, as max_bad" in caplog.text
+    assert [row["source"] for row in rows] == ["reason_seg/train/2.b_o"] and "skipped: " in caplog.text
 
 
 def test_shapes_are_relative_to_the_upright_photo(root):
@@ -270,7 +270,7 @@ def test_masks_of_the_real_samples_have_the_known_areas(tmp_path, caplog):
     assert decode_mask(ball["masks"][0], "").sum() == 10_672 and ball["ignore"] is None
     assert decode_mask(ship["masks"][0], "").sum() == 117_027 and decode_mask(ship["ignore"], "").sum() == 67_439
     assert ship["texts"] == ["the source of power for the ship"] and not ship["is_sentence"]
-    assert "left out 1 shapes labelled flag" in caplog.text
+    assert "skipped shapes labelled flag (1)" in caplog.text
 
 
 @pytest.mark.skipif(not (SAMPLES / "reason_seg").is_dir(), reason=f"no real samples: {SAMPLES}")

@@ -181,11 +181,11 @@ def test_empty_masks_and_refs_without_text_are_skipped_and_counted(root, caplog)
     (row,) = load_rows("refcoco", "train", str(root))
     (target,) = row["targets"]
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
-    assert "left out 2 polygons of less than three points; the first:" in caplog.text
-    assert "left out 3 annotations that cover no pixel" in caplog.text and "annotation 51" in caplog.text
-    assert "left out 3 refs to objects with empty masks" in caplog.text and "ref 1" in caplog.text
-    assert "left out 2 refs without text" in caplog.text and "ref 4" in caplog.text
-    assert "left out 1 of its records, in which nothing can be asked" in caplog.text
+    assert "skipped polygons of fewer than three points (2), first:" in caplog.text
+    assert "skipped annotations with an empty mask (3)" in caplog.text and "annotation 51" in caplog.text
+    assert "skipped refs to what covers no pixel (3)" in caplog.text and "ref 1" in caplog.text
+    assert "skipped refs without a word (2)" in caplog.text and "ref 4" in caplog.text
+    assert "skipped records without a question (1)" in caplog.text
 
 
 def test_masks_are_rotated_by_the_exif_orientation_of_their_photo(root):
@@ -209,7 +209,7 @@ IMAGES = [photo(9), photo(11), photo(12)]
         (changed(REFS, 2, image_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*instances.json has no image 77"),
         (changed(REFS, 2, ann_id=77), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 77 in image 11"),
         (changed(REFS, 2, ann_id=50), IMAGES, ANNOTATIONS, r"ref 2: .*has no annotation 50 in image 11"),
-        (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*leads out of"),
+        (REFS, changed(IMAGES, 1, file_name="../../x.jpg"), ANNOTATIONS, r"image 11: .*is outside of"),
         (REFS, changed(IMAGES, 1, file_name="none.jpg"), ANNOTATIONS, r"image 11: .*none.jpg: no such file"),
         (
             REFS,
@@ -232,7 +232,7 @@ def test_bad_record_is_refused_or_skipped_with_max_bad(root, caplog, refs, image
         load_rows("refcoco", "train", str(root))
     assert "\n" not in str(caught.value)
     assert len(load_rows("refcoco", "train", str(root), {"max_bad": 1})) == 1
-    assert "left out, as max_bad allows" in caplog.text
+    assert "skipped: " in caplog.text
 
 
 def test_missing_files_are_refused_with_download_instructions(root, tmp_path):
