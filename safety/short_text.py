@@ -50,3 +50,8 @@ def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
 def listed(names: Iterable[Any], length: int = 200) -> str:
     """Return the names with commas between, cut to `length` characters; names beyond that are not even looked at."""
     return shorten(", ".join(name_of(name) for name in islice(names, length)), length)
+
+
+def count_of(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as "1 process" or "2 processes". plural: singular + "s" if None."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

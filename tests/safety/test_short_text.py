@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, listed, name_of, shorten, show
+from gemma_lisa.safety.short_text import MESSAGE_LENGTH, VALUE_LENGTH, count_of, listed, name_of, shorten, show
 
 
 def nested(depth, leaf=1):
@@ -43,3 +43,8 @@ def test_a_name_is_shown_without_quotes_and_a_message_keeps_its_beginning():
     assert shorten("short") == "short"
     assert listed(["cat", 3, "dog"]) == "cat, 3, dog"
     assert len(listed("x" * 10**6 for _ in range(10**9))) == 200  # most of them are never made
+
+
+def test_a_count_has_the_singular_or_the_plural_of_its_noun():
+    assert (count_of(1, "mask"), count_of(0, "mask"), count_of(1234, "mask")) == ("1 mask", "0 masks", "1,234 masks")
+    assert (count_of(1, "process", "processes"), count_of(2, "process", "processes")) == ("1 process", "2 processes")
