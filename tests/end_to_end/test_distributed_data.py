@@ -160,7 +160,7 @@ def rows_in(steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
 @pytest.mark.parametrize("data", ["mixture", "stream"])
-def test_a_run_gone_on_with_in_the_middle_of_an_epoch_is_the_whole_run(runs, ranks, data):
+def test_a_run_resumed_within_an_epoch_equals_the_whole_run(runs, ranks, data):
     for found in runs[ranks]:
         for workers in WORKERS[ranks]:
             whole, resumed = found[f"{data} {workers}"], found[f"{data} {workers} resumed"]
@@ -170,7 +170,7 @@ def test_a_run_gone_on_with_in_the_middle_of_an_epoch_is_the_whole_run(runs, ran
 
 
 @pytest.mark.slow
-def test_a_mixture_is_the_same_with_any_number_of_workers_and_processes(runs):
+def test_a_mixture_does_not_depend_on_the_number_of_workers_and_processes(runs):
     expected = steps_of(runs[1], "mixture 0")
     assert len({sample for step in expected for sample in step}) > STEPS * ROWS_A_STEP / 2
     for ranks, found in runs.items():
@@ -182,7 +182,7 @@ def test_a_mixture_is_the_same_with_any_number_of_workers_and_processes(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
-def test_an_epoch_of_a_mixture_covers_what_it_says(runs, ranks):
+def test_an_epoch_of_a_mixture_has_the_given_shares(runs, ranks):
     steps = steps_of(runs[ranks], "mixture 0")
     first, both = rows_in(steps[:EPOCH_STEPS]), rows_in(steps)
     # 12 and 8 samples an epoch: not all scenes in one, and none a second time before all came
@@ -194,7 +194,7 @@ def test_an_epoch_of_a_mixture_covers_what_it_says(runs, ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS[2])
-def test_processes_of_a_stream_take_as_many_batches_and_no_row_twice(runs, workers):
+def test_processes_of_a_stream_get_equally_many_batches_and_no_row_twice(runs, workers):
     one, two = (found[f"stream {workers}"]["learned"] for found in runs[2])
     assert [len(step) for step in one] == [len(step) for step in two] == [ROWS_A_STEP // 2] * STEPS
     assert not set(rows_in(one)) & set(rows_in(two))
@@ -202,7 +202,7 @@ def test_processes_of_a_stream_take_as_many_batches_and_no_row_twice(runs, worke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
-def test_a_stream_begins_anew_where_it_is_told_to(runs, ranks):
+def test_a_stream_restarts_with_ignore_data_skip(runs, ranks):
     for found in runs[ranks]:
         assert found["stream 0 anew"]["learned"] == found["stream 0"]["learned"][: STEPS - STOP]
 

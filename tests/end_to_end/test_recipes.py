@@ -68,12 +68,12 @@ def parse(path, checkpoint, folder, *more):
     )
 
 
-def test_each_recipe_is_known_here():
+def test_each_recipe_is_listed():
     assert {path.stem for path in RECIPES} == set(TRAINED)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypatch):
+def test_a_recipe_is_parsed(path, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     content = yaml.safe_load(path.read_text())
     model_args, data_args, args = parse(path, checkpoint, tmp_path)
@@ -87,7 +87,7 @@ def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_what_a_recipe_trains_moves_and_nothing_else_does(path, checkpoint, rows, tmp_path, monkeypatch):
+def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     steps = (
         "8" if "prompted_loss_weight" in yaml.safe_load(path.read_text()) else "3"

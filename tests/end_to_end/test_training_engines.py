@@ -169,7 +169,7 @@ def numbers(folder: Path) -> np.ndarray:
     return np.array([[entry.get(part, 0.0) for part in COMPARED] for entry in history if "language_loss" in entry])
 
 
-def test_the_mixture_leaves_a_process_without_masks_and_images(start):
+def test_the_mixture_has_batches_without_masks_and_images_in_a_process(start):
     recipe = yaml.safe_load((start / "recipe.yaml").read_text())
     parts = load_mixture(recipe["mixture"], "train", None, None)
     questions = MixtureQuestions(parts, recipe["seed"], recipe["max_questions"], recipe["epoch_length"])
@@ -185,12 +185,12 @@ def test_the_mixture_leaves_a_process_without_masks_and_images(start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, one, tmp_path):
+def test_an_engine_trains_saves_and_resumes_like_one_process(engine, start, one, tmp_path):
     if engine == "zero3_offload" and not shutil.which("c++"):
         pytest.skip("DeepSpeed compiles its Adam for the host, and there is no C++ compiler")
     told = run_all(start, tmp_path, engine)
     # Every process says it in every run; a resumed one has half of the steps to do
-    said = [tuple(map(int, found)) for found in re.findall(r"<(\d+) steps, shared out: (\d+) of (\d+)>", told)]
+    said = [tuple(map(int, found)) for found in re.findall(r"<(\d+) steps, sharded: (\d+) of (\d+)>", told)]
     whole = [RUNS[name][1] for name in runs_of(engine)]
     assert sorted(steps for steps, _, _ in said) == sorted(2 * [*whole, *(steps // 2 for steps in whole)])
     assert all(of > 200 and found == (of if engine[:5] in ("zero3", "fsdp2") else 0) for _, found, of in said)

@@ -186,13 +186,13 @@ def test_every_field_has_an_entry_and_every_entry_a_field():
     assert set(OPTIONS) - OURS == set(), "these are no longer options: remove their entries"
 
 
-def test_conditions_and_options_belong_to_each_other():
+def test_every_condition_is_used_and_refers_to_options():
     assert {option.only_with for option in OPTIONS.values()} - {None} == set(CONDITIONS)
     deciding = {name for condition in CONDITIONS.values() for name in condition.decided_by}
     assert deciding - {LAUNCHER} <= OURS
 
 
-def test_a_refused_option_has_a_reason_and_no_condition():
+def test_an_unsupported_option_has_a_reason_and_no_condition():
     assert all(option.reason for option in OPTIONS.values() if option.reader is None)
     assert all(option.only_with is None for option in OPTIONS.values() if option.reader is None)
 
@@ -216,7 +216,7 @@ def test_the_named_code_reads_the_option(name):
 
 
 @pytest.mark.parametrize("name", sorted(THEIRS & set(SUPPORTED) - STARTED_ELSEWHERE, key=list(OPTIONS).index))
-def test_an_option_of_transformers_arrives_as_it_was_given(name, read, monkeypatch):
+def test_an_option_of_transformers_is_passed_on(name, read, monkeypatch):
     condition = OPTIONS[name].only_with
     if condition is not None and LAUNCHER in CONDITIONS[condition].decided_by:
         monkeypatch.setitem(CONDITIONS, condition, Condition((LAUNCHER,), lambda *_: True))
@@ -238,7 +238,7 @@ def test_an_option_is_refused_without_what_it_needs(name, read):
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_a_refused_option_is_refused_with_its_reason(name):
+def test_an_unsupported_option_is_refused_with_its_reason(name):
     default = object()
     with pytest.raises(UsageError, match=f"^{name} is not supported, got 'other': ") as refusal:
         refuse_unsupported({name: "other"}, {name: COMMAND_LINE}, {name: default})
@@ -254,7 +254,7 @@ def test_an_option_of_a_newer_release_is_refused_until_it_has_an_entry(read, mon
     read()
 
 
-def test_old_names_are_no_options_and_the_new_ones_are():
+def test_old_names_are_not_options_and_the_new_ones_are():
     assert not (set(RENAMED) | set(REMOVED)) & OURS
     for old, new in RENAMED.items():
         assert old == "logging_dir" or re.match(r"\w+", new).group() in OURS, old

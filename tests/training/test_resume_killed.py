@@ -123,7 +123,7 @@ def kill_and_go_on(folder: Path, arguments: list[str], seconds: tuple[float, flo
         newest = check_whole(out) if out.exists() else 0
         assert newest >= step, f"step {step} was there, {newest} is"
         if newest > step or "going on" in said:
-            assert (f"going on from step {step}: " in said) == (step > 0), said
+            assert (f"resuming from step {step}: " in said) == (step > 0), said
         during = "saving" if is_saving(out, since) else "training" if newest > step else "start"
         report["during"].append(during)
         report["steps"].append(step := newest)
@@ -170,7 +170,7 @@ def main(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
+def test_a_run_killed_twenty_times_gives_the_same_weights(tmp_path):
     environment = {
         **os.environ,
         "HF_HOME": str(tmp_path / "home"),

@@ -30,7 +30,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_run_is_refused_with_the_first_ones_process_and_start(holder, tmp_path):
+def test_a_second_run_is_refused_and_the_first_one_is_named(holder, tmp_path):
     folder = tmp_path / "run"
     lock = json.loads((folder / LOCK).read_text())
     assert lock["pid"] == holder.pid
@@ -42,12 +42,12 @@ def test_a_second_run_is_refused_with_the_first_ones_process_and_start(holder, t
     assert (folder / LOCK).is_file()  # that of the first
 
 
-def test_the_lock_ends_with_its_run_and_leaves_nothing(holder, tmp_path):
+def test_the_lock_is_released_with_its_run_and_leaves_no_file(holder, tmp_path):
     holder.communicate("\n")
     assert holder.returncode == 0 and not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_holds_nobody_up(holder, tmp_path):
+def test_a_killed_run_releases_its_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / LOCK).is_file()
@@ -55,7 +55,7 @@ def test_a_killed_run_holds_nobody_up(holder, tmp_path):
         assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_the_lock_ends_with_an_error_too(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     (tmp_path / "kept").write_text("")
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
@@ -81,7 +81,7 @@ def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_the_lock_that_was_deleted_between_opening_and_locking_is_not_taken(tmp_path, monkeypatch):
+def test_a_lock_file_deleted_between_opening_and_locking_is_not_used(tmp_path, monkeypatch):
     lock, deleted = fcntl.flock, []
 
     def flock(descriptor, operation):
@@ -104,7 +104,7 @@ def test_the_lock_that_was_deleted_between_opening_and_locking_is_not_taken(tmp_
         ({"host": "elsewhere"}, True),
     ],
 )
-def test_where_there_are_no_locks_the_process_is_looked_up(tmp_path, monkeypatch, changed, is_held):
+def test_without_file_locks_the_process_is_looked_up(tmp_path, monkeypatch, changed, is_held):
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -120,7 +120,7 @@ def test_where_there_are_no_locks_the_process_is_looked_up(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("content", ["", "half of {", "[1]", '{"pid": 1}'])
-def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
+def test_an_empty_lock_file_is_free(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with locked(tmp_path):
         pass

@@ -200,12 +200,12 @@ def own_private_methods(part: type) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [*PATCHED, *ORDER])
-def test_transformers_method_is_as_it_is_relied_on(name):
+def test_a_method_of_transformers_is_unchanged(name):
     [*found] = changes(Trainer, {name: {**PATCHED, **ORDER}[name]})
     assert not found, found[0]
 
 
-def test_nobody_else_asks_for_the_folder_of_checkpoints():
+def test_no_other_method_uses_the_folder_of_checkpoints():
     package = Path(transformers.__file__).parent
     files = {path for path in package.rglob("*.py") if "models" not in path.relative_to(package).parts}
     counts = {path.name: path.read_text().count("._get_output_dir(") for path in files}
@@ -216,7 +216,7 @@ def test_nobody_else_asks_for_the_folder_of_checkpoints():
     )
 
 
-def test_a_scheduler_gives_the_last_rates_that_are_set():
+def test_a_scheduler_returns_the_last_rates_that_were_set():
     scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda step: 1.0)
     scheduler._last_lr[0] = 0.5
     assert scheduler.get_last_lr() == [0.5], (
@@ -230,7 +230,7 @@ def test_every_private_override_is_in_the_one_file_and_in_the_table():
     assert own_private_methods(GemmaLisaTrainer) == own_private_methods(HubPushes) == set()
 
 
-def test_every_override_says_its_reason():
+def test_every_override_has_a_reason():
     for name in PATCHED:
         assert "Reason: " in getattr(PatchedTrainer, name).__doc__, name
 
@@ -242,7 +242,7 @@ def test_the_file_names_both_ends_of_the_supported_range():
     assert set(re.findall(r"\d+\.\d+\.\d+", trainer_patches.__doc__)) == ends
 
 
-def test_a_changed_method_is_named_with_what_to_do():
+def test_a_changed_method_is_named_with_advice():
     class Renamed:
         pass
 
@@ -265,6 +265,6 @@ def test_a_changed_method_is_named_with_what_to_do():
         assert re.match(words, sentence) and "adapt it" in sentence
 
 
-def test_the_events_of_callbacks_that_are_used_exist():
+def test_the_used_callback_events_exist():
     events = {"on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end", "on_step_begin", "on_evaluate"}
     assert events <= set(vars(TrainerCallback))
