@@ -1,4 +1,4 @@
-"""Every recipe: it is read, what it trains moves and nothing else does, at the rates it gives."""
+"""Every recipe is parsed, and changes only the parameters that it trains, at its rates."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ EVERYTHING = {
     *("model.language_model", "model.vision_tower", "model.multi_modal_projector"),
     *("seg_projector", "sam.vision_encoder", "sam.mask_decoder", "sam.prompt_encoder"),
 }
-# Recipe -> the parts that it trains, as train.py's description counts them.
+# Recipe -> the parts that it trains, as in train.py's description
 TRAINED = {
     "align-bridge": {"seg_projector"},
     "few_pictures": EVERYTHING,
@@ -44,11 +44,11 @@ TRAINED = {
     "shapes_conversations": EVERYTHING,
     "shapes_text": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
-# What is trained of a part that is not trained whole: without clicks and boxes, which are simulated where the recipe
-# weighs them, SAM's prompt encoder gets no other gradient.
+# Trained parameters of a part that is not trained completely. Without simulated prompts, SAM's prompt encoder gets a
+# gradient only here.
 ONLY = {"sam.prompt_encoder": ["sam.prompt_encoder.no_mask_embed.weight"]}
-# What nothing pulls at: the decoder's answers to prompts of several meanings, and SAM's own estimate of the IoU, where
-# the recipe does not weigh its error.
+# Parameters without a gradient: the decoder's further masks for ambiguous prompts, and SAM's estimate of the IoU if the
+# recipe has no weight for it.
 UNPULLED = re.compile(r"output_hypernetworks_mlps\.[123]\.")
 SCORES = re.compile(r"iou_prediction_head")
 
@@ -91,7 +91,7 @@ def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows,
     monkeypatch.chdir(ROOT)
     steps = (
         "8" if "prompted_loss_weight" in yaml.safe_load(path.read_text()) else "3"
-    )  # to meet clicks on and beside a thing
+    )  # so that foreground and background points occur
     small = ["--max_steps", steps, "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--eval_strategy", "no"]
     small += ["--lr_scheduler_kwargs", "{}", "--save_strategy", "no", "--dataloader_num_workers", "0"]
     small += ["--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
@@ -123,7 +123,7 @@ def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows,
         optimizer_cls_and_kwargs=train.muon_of(args),
     )
     trainer.train()
-    # Bits, not numbers: what is packed in 4 bits and read as bf16 may be NaN, which equals nothing
+    # Compare bytes: packed 4-bit values read as bf16 can be NaN, which is not equal to itself
     bits = {name: parameter.detach().view(torch.uint8) for name, parameter in model.named_parameters()}
     moved = {name for name in bits if not torch.equal(bits[name], before[name].view(torch.uint8))}
     assert moved <= trained

@@ -1,4 +1,4 @@
-"""What is relied on in transformers' Trainer is there: a release that changes it fails here, with what to do."""
+"""Trainer's methods are as the overrides expect them. A release that changes one fails here, with advice."""
 
 import inspect
 import re
@@ -19,12 +19,12 @@ from gemma_lisa.training.trainer_patches import PatchedTrainer
 
 @dataclass(frozen=True)
 class Relied:
-    """A method of Trainer that is overridden, or relied on.
+    """A method of Trainer that is overridden or relied on.
 
     Args:
-        parameters: its names, without self.
-        lines: what its source must hold, in this order.
-        used_for: what breaks without it, and where to mend that.
+        parameters: names of its parameters, without self.
+        lines: lines that its source must have, in this order.
+        used_for: what breaks without it, and where to fix that.
     """
 
     parameters: tuple[str, ...]
@@ -78,7 +78,7 @@ PATCHED = {
         "(GemmaLisaTrainer.create_scheduler, ResumedOptionsCallback)",
     ),
 }
-# Private methods that are not overridden, but whose order of calls the public ones rely on
+# Private methods that are not overridden, but on whose order of calls the public ones rely
 ORDER = {
     "_inner_training_loop": Relied(
         ("batch_size", "args", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
@@ -175,7 +175,7 @@ ORDER = {
 
 
 def changes(trainer: type, relied: dict[str, Relied]) -> list[str]:
-    """A sentence for every method that is not as it is relied on."""
+    """Return a sentence for every method that changed."""
     found = []
     for name, expected in relied.items():
         advice = f"needed so that {expected.used_for}; adapt it, and this table"
@@ -195,7 +195,7 @@ def changes(trainer: type, relied: dict[str, Relied]) -> list[str]:
 
 
 def own_private_methods(part: type) -> set[str]:
-    """Names that a class gives a meaning of its own to, of Trainer's private ones."""
+    """Return the names of Trainer's private methods that a class overrides."""
     return {name for name in vars(part) if name.startswith("_") and not name.startswith("__")} & set(dir(Trainer))
 
 
