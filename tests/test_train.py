@@ -287,12 +287,20 @@ NOISE = ("gemm_4bit_forward", "Setting accelerator to CPU", "nstall torchvision"
 # --- a whole run -----------------------------------------------------------------------------------------------------
 def run_program(path, home, steps, *arguments):
     """Run train.py as a program for `steps` steps. Returns what it printed."""
-    command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
+    return run_command(home, "train.py", "--config", path, "--max_steps", steps, *arguments)
+
+
+def run_command(home, *arguments):
+    """Run a program of the project. Returns what it printed, which must have no message of `NOISE`."""
     environment = {**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_DATASETS_CACHE", None)
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
+    output = done.stdout + done.stderr
+    for noise in NOISE:
+        assert noise not in output, noise
+    return output
 
 
 @pytest.mark.slow
@@ -331,8 +339,6 @@ def test_a_run_prints_its_progress_writes_all_its_files_and_resumes(tmp_path, ch
         "python eval.py --model ",
     ):
         assert words in said, words
-    for noise in NOISE:
-        assert noise not in said, noise
     model, processor = load_checkpoint(out)
     start, _ = load_checkpoint(checkpoint)
     before = dict(start.named_parameters())
@@ -350,6 +356,9 @@ def test_a_run_prints_its_progress_writes_all_its_files_and_resumes(tmp_path, ch
     assert (out / "curve.png").stat().st_size > 0
     assert f"Model saved: {out}" in said and "Newest checkpoint, to resume from: " in said
     load_checkpoint(out)
+    picture = out / "previews" / "step-000004.png"
+    query = ("--image", picture, "--query", "the circle", "--output", tmp_path / "answer.png", "--max_new_tokens", 3)
+    run_command(home, "predict.py", "--model", out, *query)
 
     (stage,) = json.loads((out / "training.json").read_text())["stages"]
     assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]

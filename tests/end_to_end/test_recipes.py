@@ -49,7 +49,7 @@ TRAINED = {
 ONLY = {"sam.prompt_encoder": ["sam.prompt_encoder.no_mask_embed.weight"]}
 # Parameters without a gradient: the decoder's further masks for ambiguous prompts, and SAM's estimate of the IoU if the
 # recipe has no weight for it.
-UNPULLED = re.compile(r"output_hypernetworks_mlps\.[123]\.")
+NO_GRADIENT = re.compile(r"output_hypernetworks_mlps\.[123]\.")
 SCORES = re.compile(r"iou_prediction_head")
 
 
@@ -127,7 +127,7 @@ def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows,
     bits = {name: parameter.detach().view(torch.uint8) for name, parameter in model.named_parameters()}
     moved = {name for name in bits if not torch.equal(bits[name], before[name].view(torch.uint8))}
     assert moved <= trained
-    still = {name for name in trained - moved if not UNPULLED.search(name)}
+    still = {name for name in trained - moved if not NO_GRADIENT.search(name)}
     if not model.config.score_loss_weight:
         still = {name for name in still if not SCORES.search(name)}
     assert still == set()

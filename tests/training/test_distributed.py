@@ -79,7 +79,7 @@ def test_the_engine_is_named(args, engine):
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    ("args", "message"),
     [
         (arguments(n_gpu=4), "torchrun --nproc_per_node 4 train.py"),
         (
@@ -116,8 +116,8 @@ def test_the_engine_is_named(args, engine):
         (arguments(2, DistributedType.DEEPSPEED, {"stage": 2}, muon_learning_rate=0.02), "Muon needs whole matrices"),
     ],
 )
-def test_unsupported_processes_and_engines_are_refused(args, complaint):
-    with pytest.raises(UsageError, match=complaint) as refused:
+def test_unsupported_processes_and_engines_are_refused(args, message):
+    with pytest.raises(UsageError, match=message) as refused:
         check_processes(args)
     assert "\n" not in str(refused.value)
 

@@ -122,7 +122,7 @@ def kill_and_resume(folder: Path, arguments: list[str], seconds: tuple[float, fl
         assert "error" not in said and "Traceback" not in said, said
         newest = check_whole(out) if out.exists() else 0
         assert newest >= step, f"step {step} was there, {newest} is"
-        if newest > step or "going on" in said:
+        if newest > step or "resuming from" in said:
             assert (f"resuming from step {step}: " in said) == (step > 0), said
         during = "saving" if is_saving(out, since) else "training" if newest > step else "start"
         report["during"].append(during)

@@ -1,4 +1,4 @@
-"""One folder, one run: a second one is refused at once, and a lock of a process that is gone holds nobody up."""
+"""One run per folder: a second one is refused at once, and the lock of an ended process is free."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.re
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of tmp_path/run until its input ends."""
+    """A process that holds the lock of tmp_path/run until its input ends."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -39,7 +39,7 @@ def test_a_second_run_is_refused_and_the_first_one_is_named(holder, tmp_path):
         locked(folder),
     ):
         pass
-    assert (folder / LOCK).is_file()  # that of the first
+    assert (folder / LOCK).is_file()  # the lock of the first run
 
 
 def test_the_lock_is_released_with_its_run_and_leaves_no_file(holder, tmp_path):
@@ -74,7 +74,7 @@ def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
     child = int(parent.stdout.readline())
     assert parent.wait() == -signal.SIGKILL
     try:
-        os.kill(child, 0)  # it lives
+        os.kill(child, 0)  # it still runs
         with locked(tmp_path):
             pass
     finally:
@@ -98,7 +98,7 @@ def test_a_lock_file_deleted_between_opening_and_locking_is_not_used(tmp_path, m
     ("changed", "is_held"),
     [
         ({}, True),
-        ({"started": 1.0}, False),  # the id was given to another process since
+        ({"started": 1.0}, False),  # another process has the id now
         ({"pid": 2**22 + 1}, False),
         ({"boot": "before"}, False),
         ({"host": "elsewhere"}, True),

@@ -1,4 +1,4 @@
-"""A step on the meta device takes the memory that it takes on the CPU."""
+"""The bytes counted on the meta device match the allocations on the CPU."""
 
 import copy
 
@@ -16,7 +16,7 @@ ROWS, QUESTIONS, QUESTION_TOKENS, SIZE = 2, 2, 24, (120, 160)
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """A model whose language tower takes most of the memory, as it does at real sizes."""
+    """A model whose language model needs most of the memory, as at real sizes."""
     config = build_config(tiny[1], image_size=64)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_attention_heads, text.head_dim = 256, 1024, 8, 32
@@ -49,7 +49,7 @@ def real(batch):
 
 
 def peak_of_profile(run):
-    """Bytes allocated at most while `run` ran, beyond those before it: torch's own record of every allocation."""
+    """Return the peak of allocated bytes during `run` minus those before, from torch's allocation record."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]

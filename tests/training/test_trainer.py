@@ -1,4 +1,4 @@
-"""The trainer: how a step is cut changes nothing, what is frozen stays, evaluation only measures."""
+"""The trainer: micro-batches, frozen parameters and evaluations do not change what is trained."""
 
 import copy
 
@@ -16,8 +16,8 @@ from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
 
-# What nothing pulls at: SAM's own estimate of the IoU, and the decoder's answers to prompts of several meanings.
-UNPULLED = (
+# Parameters without a gradient: SAM's estimate of the IoU, and the decoder's further masks for ambiguous prompts
+NO_GRADIENT = (
     "sam.mask_decoder.iou_prediction_head.",
     "sam.mask_decoder.output_hypernetworks_mlps.1.",
     "sam.mask_decoder.output_hypernetworks_mlps.2.",
@@ -26,7 +26,7 @@ UNPULLED = (
 
 
 class GradientTrainer(GemmaLisaTrainer):
-    """Keeps the gradient of the last step."""
+    """Stores the gradient of the last step."""
 
     def training_step(self, model, *args, **kwargs):
         loss = super().training_step(model, *args, **kwargs)
@@ -36,7 +36,7 @@ class GradientTrainer(GemmaLisaTrainer):
 
 ROWS_OF_A_STEP = {
     "masks everywhere": [scene_row(number) for number in range(8)],
-    # Micro-batches of 2 and of 1 among these: with masks, with an image only, with words only, mixed
+    # Includes micro-batches of 2 and 1 with masks, with an image only, with text only, and mixed
     "masks in the first micro-batch only": [
         scene_row(0),
         scene_row(1),
@@ -60,7 +60,7 @@ def test_a_step_does_not_depend_on_the_micro_batch_size_and_equals_the_models_lo
     output = model(**GemmaLisaCollator(small[1])([questions[at] for at in range(8)]))
     output.loss.backward()
     plain = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    # Some gradients are zero but for rounding, as a bias of keys under softmax
+    # Some gradients are zero up to rounding, such as a key bias under softmax
     negligible = 1e-3 * torch.stack([gradient.norm() for gradient in plain.values()]).norm()
     weights = {"language_loss": 1.0, "mask_bce_loss": 2.0, "mask_dice_loss": 0.5}
     expected = {name: 0.0 if output[name] is None else output[name].item() for name in weights}
@@ -98,7 +98,7 @@ def test_the_divisors_of_a_step_survive_rounding_of_inputs_to_bf16(small, tmp_pa
         return {"loss": torch.ones(())}
 
     trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([1001.0, 259.0], dtype=torch.float64))
-    # FSDP2 casts what is floating, and 1001 and 259 are 1000 and 260 in bf16
+    # FSDP2 casts floating-point inputs, and 1001 and 259 become 1000 and 260 in bf16
     counts = [given["num_items_in_batch"], given["num_masks_in_batch"]]
     assert not any(count.is_floating_point() for count in counts) and [int(count) for count in counts] == [1001, 259]
 
@@ -126,7 +126,7 @@ def test_frozen_parameters_do_not_change_and_trained_ones_do(small, tmp_path):
     assert moved == {
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith(UNPULLED)
+        if parameter.requires_grad and not name.startswith(NO_GRADIENT)
     }
 
 
@@ -160,7 +160,7 @@ def test_an_evaluation_equals_scores_computed_directly(small, tmp_path):
     first, second = scene_row(0), scene_row(1)
     rows = dataset_of([first, {**second, "targets": second["targets"][:1]}])
     questions = EvaluationQuestions(rows, with_conversations=False)
-    assert len(questions) == 5  # odd: the last batch of 2 is not full
+    assert len(questions) == 5  # an odd number: the last batch of 2 is not full
     trainer = trainer_of(small, None, tmp_path, evaluation=questions, per_device_eval_batch_size=2)
     found = trainer.evaluate()
     model, samples = copy.deepcopy(small[0]).eval(), [questions[at] for at in range(5)]
@@ -201,7 +201,7 @@ def test_samples_that_pad_the_last_batch_are_counted_once():
     counts = np.array([[5, 10, 1, 1, 1], [0, 10, 1, 1, 1], [5, 10, 1, 1, 1]])
     scores = scores_of_counts(EvalPrediction(predictions=counts, label_ids=np.array([4, 7, 4])))
     assert (scores["count"], scores["gIoU"]) == (2, 0.25)
-    assert "N-acc" not in scores  # over no question there is no score, and a log takes no None
+    assert "N-acc" not in scores  # a score without questions does not exist, and logs cannot hold None
 
 
 def test_a_mixture_keeps_its_own_order(small, tmp_path):

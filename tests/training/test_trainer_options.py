@@ -1,4 +1,4 @@
-"""Options of transformers that pass through the trainer: they change the losses, or do not, as they should."""
+"""Options of transformers in the trainer: they change the losses if they should, and only then."""
 
 import pytest
 import torch

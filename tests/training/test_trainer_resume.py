@@ -1,4 +1,4 @@
-"""Epochs and resuming: every epoch has its own words and order, and a resumed run is the same run."""
+"""Epochs and resuming: every epoch has its own wording and order, and a resumed run equals the whole run."""
 
 import copy
 
@@ -40,7 +40,7 @@ def test_a_worker_process_creates_the_same_questions(small, tmp_path, uninterrup
 @pytest.mark.parametrize(
     ("num_rows", "optimizer", "workers"),
     [
-        (4, "adamw", 0),  # stopped in the middle of the second epoch, goes on into the third
+        (4, "adamw", 0),  # stopped within the second epoch, resumed into the third
         (4, "muon", 0),
         (4, "adamw", 1),
         (6, "adamw", 0),  # stopped between two epochs
@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(small, tmp_path, uninterrupt
     other = copy.deepcopy(small[0])
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.zero_()  # everything must come from the checkpoint
+            parameter.zero_()  # all weights must come from the checkpoint
     resumed = trainer_of(
         (other, small[1]),
         questions,

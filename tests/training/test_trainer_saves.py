@@ -1,4 +1,4 @@
-"""What the trainer saves: whole folders with checksums, and nothing that is secret."""
+"""What the trainer saves: complete folders with checksums, without secrets."""
 
 import shutil
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_only_the_best_checkpoint_is_kept_and_the_other_is_deleted_at_once(small
         eval_strategy="steps",
         eval_steps=1,
         save_total_limit=1,
-        metric_for_best_model="count",  # it stays as it is, so that the first one is the best
+        metric_for_best_model="count",  # it never changes, so the first one is the best
     )
     deleted, delete = [], shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (deleted.append(Path(path)), delete(path, **options)))
