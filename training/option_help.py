@@ -128,7 +128,7 @@ def help_lines(classes: tuple[type, ...], with_all: bool = False) -> list[str]:
     lines += ["", *(line for name in ("help", "help_all", "debug") for line in _entry(name, known, with_all))]
     if not with_all:
         return [*lines, "", FOOTER]
-    listed = {name for names in GROUPS.values() for name in names}
+    listed = {*PROGRAM, *(name for names in GROUPS.values() for name in names)}
     others = [name for name in OPTIONS if name in known and name not in listed]
     others += sorted(known.keys() - listed - OPTIONS.keys())  # of a newer release of transformers
     supported = [name for name in others if name in OPTIONS and OPTIONS[name].reader is not None]

@@ -291,7 +291,9 @@ def test_wrappers_do_not_change_the_part():
 
 def test_each_group_is_described_in_a_line():
     group = {"part": "lora", "lr": 2e-4, "weight_decay": 0.0, "params": [torch.zeros(40, 50), torch.zeros(3)]}
-    assert describe_groups([group]) == ["lora       learning rate 2.0e-04, weight decay 0: 2,003 in 2 tensors"]
+    assert describe_groups([group]) == [
+        "lora       learning rate 2.0e-04, weight decay 0: 2,003 parameters in 2 tensors"
+    ]
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"])

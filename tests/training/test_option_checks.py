@@ -128,7 +128,7 @@ def test_a_number_out_of_range_is_refused(refusal, arguments, words):
         (["--learn_masks", "false", "--eval_on_start", "true"], "so there are none to evaluate"),
         (["--lora_rank", "2", "--push_to_hub", "true"], "push_to_hub is not supported for an adapter"),
         (["--fresh", "true", "--resume_from_checkpoint", "some"], "cannot be combined. Remove one of them"),
-        (["stray"], "stray belongs to no option"),
+        (["stray"], "stray does not belong to an option"),
     ],
 )
 def test_values_that_transformers_refuses_late_or_ignores_are_refused_at_the_start(refusal, arguments, words):
