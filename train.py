@@ -76,7 +76,7 @@ def train(
     facts = {"weights": weights, "rows_a_step": args.rows_a_step, "rows": data[:-1]}  # without the evaluation data
     settings = settings_of([model_args, data_args], args, secrets_of(arguments), **facts)
     start = begin(args, settings, command_of(arguments))
-    for line in start.says:
+    for line in start.messages:
         logger.info("%s", line)
     if start.is_finished:
         return

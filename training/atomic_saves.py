@@ -19,7 +19,7 @@ from gemma_lisa.checkpoints.training_record import TRAINING_RECORD
 from gemma_lisa.safety.errors import FULL_DISK, WriteError, one_line_errors
 
 ASIDE = ".saving"
-GOING = ".removing-"
+REMOVING = ".removing-"
 PUSHING = ".pushing-"  # folder of an upload to the Hub
 NONFINITE_FILE = "nonfinite.json"
 DISK_IS_FULL = (FULL_DISK, "Disk quota exceeded")  # in errors
@@ -137,10 +137,10 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that it disappears at once."""
-    going = folder.with_name(f"{GOING}{folder.name}")
-    shutil.rmtree(going, ignore_errors=True)
-    os.replace(folder, going)
-    shutil.rmtree(going)
+    renamed = folder.with_name(f"{REMOVING}{folder.name}")
+    shutil.rmtree(renamed, ignore_errors=True)
+    os.replace(folder, renamed)
+    shutil.rmtree(renamed)
 
 
 def rotate(folder: Path, limit: int | None, best: str | None) -> None:
@@ -154,7 +154,7 @@ def rotate(folder: Path, limit: int | None, best: str | None) -> None:
 
 def remove_scraps(folder: Path) -> None:
     """Delete what killed processes left."""
-    for path in (folder / ASIDE, *folder.glob(f"{GOING}*"), *folder.glob(f"{PUSHING}*")):
+    for path in (folder / ASIDE, *folder.glob(f"{REMOVING}*"), *folder.glob(f"{PUSHING}*")):
         shutil.rmtree(path, ignore_errors=True)
     for name in (TRAINING_RECORD, NONFINITE_FILE):  # temporary files of `write_whole`
         for path in folder.glob(f".{name}.*"):

@@ -24,7 +24,7 @@ from gemma_lisa.safety.short_text import count_of
 from .atomic_saves import ASIDE
 
 ROWS, LOOKED_AT = 8, 64  # rows to overfit, chosen from so many, rows with masks first
-STEPS, STEPS_A_LOOK = 100, 5  # maximum number of steps, and steps between two looks at the losses
+STEPS, LOOK_EVERY = 100, 5  # maximum number of steps, and steps between two looks at the losses
 FALLEN, LEARNED = 0.9, 0.05  # a loss must fall below this fraction of its first value, or below this value
 SAME = 1e-3  # largest difference of a reloaded model's outputs, as a fraction of the largest output
 
@@ -148,7 +148,7 @@ def memorize(
             torch.nn.utils.clip_grad_norm_(trained.values(), args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if step % STEPS_A_LOOK == 0:
+        if step % LOOK_EVERY == 0:
             last = losses_of(trainer, model, batches)
             if not any(_has_stayed(first, last, name) for name in wanted):
                 break

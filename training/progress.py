@@ -46,13 +46,13 @@ class TableCallback(ProgressCallback):
     values. Without a progress bar (`disable_tqdm`) the lines are the same.
 
     Args:
-        rows_a_step: samples per optimizer step, for the column samples/s.
+        samples_per_step: global batch size, for the column samples/s.
         has_bar: whether to show progress bars.
     """
 
-    def __init__(self, rows_a_step: int, has_bar: bool = True):
+    def __init__(self, samples_per_step: int, has_bar: bool = True):
         super().__init__()
-        self.rows_a_step, self.has_bar = rows_a_step, has_bar
+        self.samples_per_step, self.has_bar = samples_per_step, has_bar
         self.parts: list[str] = []  # loss parts that have a column
         self.has_header = False
         self._mark = time.monotonic()  # end of the last step, evaluation or checkpoint
@@ -106,7 +106,7 @@ class TableCallback(ProgressCallback):
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         (steps, seconds), (all_steps, all_seconds) = self._recent, self._whole
-        speed = f"{steps * self.rows_a_step / seconds:.3g}" if seconds > 0 else "-"
+        speed = f"{steps * self.samples_per_step / seconds:.3g}" if seconds > 0 else "-"
         left = state.max_steps - state.global_step
         values = (
             f"{logs['epoch']:.2f}" if "epoch" in logs else "-",

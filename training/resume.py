@@ -47,13 +47,13 @@ class Start:
     Args:
         checkpoint: checkpoint to resume from, or None.
         is_finished: whether all steps are trained.
-        says: lines to print.
+        messages: lines to print.
         undone: files and folders that `DeletePickleCallback` deletes, in this order.
     """
 
     checkpoint: str | None = None
     is_finished: bool = False
-    says: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     undone: list[Path] = field(default_factory=list)
 
 
@@ -183,7 +183,7 @@ def choose_start(
     if fresh:
         undone = _undone(folder, checkpoints)
         line = f"fresh: deletes {_names(undone)} in {folder} and replaces the model there; other files stay"
-        return Start(says=[line] if undone else [], undone=undone)
+        return Start(messages=[line] if undone else [], undone=undone)
     commands = [_last_stage(path).get("command") for path in (newest, folder) if path]
     is_again = any(before is not None and redact_command(before) == command for before in commands)
     if wanted is not None and not is_again:
@@ -207,7 +207,7 @@ def choose_start(
         )
     if is_over and all(settings[name] == stage["settings"][name] for name in LENGTHS):
         return Start(
-            is_finished=True, says=[f"finished: this run has trained all its {finished['steps']} steps in {folder}"]
+            is_finished=True, messages=[f"finished: this run has trained all its {finished['steps']} steps in {folder}"]
         )
     if newest is None:
         raise ValueError(
@@ -215,7 +215,7 @@ def choose_start(
             f"state and cannot be extended. Start a new run from its model: --model {folder} --output_dir NEW; or "
             "start over with --fresh true."
         )
-    return Start(str(newest), says=[f"resuming from step {step_of(newest)}: {newest}"])
+    return Start(str(newest), messages=[f"resuming from step {step_of(newest)}: {newest}"])
 
 
 def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
@@ -229,12 +229,12 @@ def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
         )
     step = json.loads((wanted / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     newer = [path for path in checkpoints_of(folder) if step_of(path) > step and path.resolve() != wanted.resolve()]
-    says = [f"resuming from step {step}: {wanted}"]
+    messages = [f"resuming from step {step}: {wanted}"]
     if changed := differences(_last_stage(wanted).get("settings", {}), settings):
-        says.append(f"with other settings: {'; '.join(changed)}")
+        messages.append(f"with other settings: {'; '.join(changed)}")
     if undone := _undone(folder, newer):
-        says.append(f"deletes {_names(undone)} in {folder}, which are newer")
-    return Start(str(wanted), says=says, undone=undone)
+        messages.append(f"deletes {_names(undone)} in {folder}, which are newer")
+    return Start(str(wanted), messages=messages, undone=undone)
 
 
 def _undone(folder: Path, checkpoints: list[Path]) -> list[Path]:

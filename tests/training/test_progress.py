@@ -56,7 +56,7 @@ def test_a_run_prints_a_table_and_scores_and_keeps_all_values_in_its_history(sma
 
 
 def test_the_header_is_printed_again_only_for_a_new_loss_part(capsys):
-    callback = TableCallback(rows_a_step=4)
+    callback = TableCallback(samples_per_step=4)
     for logs in (LOGS, LOGS, {**LOGS, "mask_bce_loss": 0.5}, LOGS):
         callback.on_log(None, state_of(), None, logs=logs)
     lines = lines_of(capsys)
@@ -67,7 +67,7 @@ def test_the_header_is_printed_again_only_for_a_new_loss_part(capsys):
 def test_speed_and_time_left_come_from_the_steps_without_evaluations(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 2.0, 2.0, 100.0, 104.0, 104.0]).__next__
     monkeypatch.setattr("gemma_lisa.training.progress.time.monotonic", clock)
-    callback = TableCallback(rows_a_step=4, has_bar=False)  # 0
+    callback = TableCallback(samples_per_step=4, has_bar=False)  # 0
     callback.on_train_begin(None, state_of(0), None)  # 0
     callback.on_step_end(None, state_of(1), None)  # 2 seconds
     callback.on_evaluate(None, state_of(1), None, metrics={})  # until 100
@@ -78,7 +78,7 @@ def test_speed_and_time_left_come_from_the_steps_without_evaluations(capsys, mon
 
 
 def test_other_processes_print_nothing(capsys):
-    callback = TableCallback(rows_a_step=4)
+    callback = TableCallback(samples_per_step=4)
     state = TrainerState(global_step=2, max_steps=8, is_world_process_zero=False)
     callback.on_log(None, state, None, logs=LOGS)
     callback.on_evaluate(None, state, None, metrics={"eval_gIoU": 0.5})

@@ -52,14 +52,14 @@ def names_in(folder):
 
 def test_an_empty_folder_starts_from_the_beginning(tmp_path):
     start = start_of(tmp_path / "not there yet")
-    assert (start.checkpoint, start.is_finished, start.says) == (None, False, [])
+    assert (start.checkpoint, start.is_finished, start.messages) == (None, False, [])
 
 
 def test_a_start_resumes_from_the_newest_checkpoint_and_prints_it(run):
     folder = run(2, 10, 4)
     start = start_of(folder)
     assert start.checkpoint == str(folder / "checkpoint-10")
-    assert start.says == [f"resuming from step 10: {folder / 'checkpoint-10'}"]
+    assert start.messages == [f"resuming from step 10: {folder / 'checkpoint-10'}"]
 
 
 def test_temporary_folders_of_killed_processes_are_deleted(run):
@@ -77,7 +77,7 @@ def test_a_finished_run_resumes_only_for_more_steps(run):
     before = names_in(folder)
     start = start_of(folder)
     assert start.is_finished and start.checkpoint is None
-    assert start.says == [f"finished: this run has trained all its 4 steps in {folder}"]
+    assert start.messages == [f"finished: this run has trained all its 4 steps in {folder}"]
     assert names_in(folder) == before
     further = start_of(folder, {**SETTINGS, "max_steps": 6})
     assert (further.is_finished, further.checkpoint) == (False, str(folder / "checkpoint-4"))
@@ -179,7 +179,7 @@ def test_fresh_deletes_the_checkpoints_and_lists_them(run):
     (folder / "model.safetensors").write_text("weights")
     start = start_of(folder, {**SETTINGS, "learning_rate": 9}, fresh=True)
     assert start.checkpoint is None and not start.is_finished
-    assert start.says == [
+    assert start.messages == [
         f"fresh: deletes training.json, checkpoint-4, checkpoint-2 in {folder} and replaces the model there; other "
         "files stay"
     ]
@@ -193,7 +193,7 @@ def test_a_requested_checkpoint_is_used_only_by_the_first_start(run):
     options = {"command": "train.py --resume", "wanted": str(folder / "checkpoint-2")}
     start = start_of(folder, {**SETTINGS, "learning_rate": 0.2}, **options)
     assert start.checkpoint == str(folder / "checkpoint-2")
-    assert start.says == [
+    assert start.messages == [
         f"resuming from step 2: {folder / 'checkpoint-2'}",
         "with other settings: learning_rate 0.1, not 0.2",
         f"deletes training.json, checkpoint-6, checkpoint-4 in {folder}, which are newer",
