@@ -285,6 +285,22 @@ NOISE = ("gemm_4bit_forward", "Setting accelerator to CPU", "nstall torchvision"
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------
+# Options of the whole run
+WHOLE_RUN = {
+    "dataset_options": OPTIONS,
+    "muon_learning_rate": 0.01,
+    "per_device_train_batch_size": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "preview_samples": 2,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+}
+
+
 def run_program(path, home, steps, *arguments):
     """Run train.py as a program for `steps` steps. Returns what it printed."""
     return run_command(home, "train.py", "--config", path, "--max_steps", steps, *arguments)
@@ -306,20 +322,7 @@ def run_command(home, *arguments):
 @pytest.mark.slow
 def test_a_run_prints_its_progress_writes_all_its_files_and_resumes(tmp_path, checkpoint, recipe):
     out, home = tmp_path / "out", tmp_path / "home"
-    path = recipe(
-        model=str(checkpoint),
-        dataset_options=OPTIONS,
-        muon_learning_rate=0.01,
-        per_device_train_batch_size=2,
-        logging_steps=1,
-        eval_strategy="steps",
-        eval_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        preview_samples=2,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
+    path = recipe(model=str(checkpoint), **WHOLE_RUN)
     said = run_program(path, home, 2)
     for words in (
         "shapes train: 6 rows",
