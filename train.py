@@ -1,22 +1,21 @@
-"""Train or fine-tune a Gemma-LISA.
+"""Train or fine-tune a Gemma-LISA model.
 
     python train.py --config configs/shapes.yaml --model outputs/demo/words --output_dir outputs/shapes
     torchrun --nproc_per_node 2 train.py --config configs/shapes.yaml --model outputs/demo/words \
         --output_dir outputs/shapes --per_device_train_batch_size 8
 
-The recipe (YAML) sets defaults, the command line overrides them, an unknown key is an error. What is not listed here
-is a field of transformers' TrainingArguments.
+The recipe (YAML) sets options, and the command line overrides them. --help lists the most important options,
+--help_all lists all of them.
 """
 
 import logging
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import transformers
 from torch.utils.data import Dataset, IterableDataset
-from transformers import PreTrainedModel, set_seed
 
 from gemma_lisa.checkpoints.adapter_base import identify
 from gemma_lisa.checkpoints.training_record import Record, command_of
@@ -35,6 +34,7 @@ from gemma_lisa.training.load_questions import find_held_out, load_questions
 from gemma_lisa.training.optimizers import muon_of
 from gemma_lisa.training.overfit_check import self_check
 from gemma_lisa.training.previews import PreviewCallback
+from gemma_lisa.training.progress import summary_lines
 from gemma_lisa.training.resume import DeletePickleCallback, Start, begin, settings_of
 from gemma_lisa.training.run_lock import run_locked
 from gemma_lisa.training.trainer import GemmaLisaTrainer
@@ -55,11 +55,11 @@ def main(arguments: list[str]) -> None:
 def train(
     arguments: list[str], model_args: ModelArguments, data_args: DataArguments, args: GemmaLisaTrainingArguments
 ) -> None:
-    """Train in a folder that no other run writes to."""
+    """Train in a locked output folder."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if args.should_log else logging.WARNING)
-    set_seed(args.seed)
-    # Confident masks and attention make numbers below 1e-38, on which a CPU computes several times slower
+    transformers.set_seed(args.seed)  # imported here, after `quiet_libraries`: it imports bitsandbytes
+    # Numbers below 1e-38, from confident masks and attention, make a CPU several times slower
     torch.set_flush_denormal(args.device.type == "cpu")
     loaded_as = (torch.bfloat16 if args.bf16 else torch.float32, args.device)
     with whole_weights(args):
@@ -73,10 +73,10 @@ def train(
     logger.info("%s", describe(model, data, args))
 
     weights = identify(model_args.adapter or model_args.model).fingerprint
-    facts = {"weights": weights, "global_batch_size": args.rows_a_step, "rows": data[:-1]}  # the last is evaluated on
+    facts = {"weights": weights, "global_batch_size": args.rows_a_step, "rows": data[:-1]}  # without the evaluation data
     settings = settings_of([model_args, data_args], args, secrets_of(arguments), **facts)
     start = begin(args, settings, command_of(arguments))
-    for line in start.says:
+    for line in start.messages:
         logger.info("%s", line)
     if start.is_finished:
         return
@@ -90,11 +90,11 @@ def train(
     trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        print(f"saved {args.output_dir}", file=sys.stderr)
+        print("\n".join(summary_lines(trainer.state, args, data_args)), flush=True)
 
 
 def build_trainer(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     processor: GemmaLisaProcessor,
     questions: tuple[Dataset | IterableDataset, EvaluationQuestions],
     data_args: DataArguments,
@@ -102,7 +102,7 @@ def build_trainer(
     start: Start,
     record: Record,
 ) -> GemmaLisaTrainer:
-    """Return the trainer of a run. questions: what is trained on, and what is evaluated on."""
+    """Return the trainer of a run. questions: those to train on, and those to evaluate on."""
     train_questions, eval_questions = questions
     callbacks = [DeletePickleCallback(start)]
     if data_args.preview_samples:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed  # transformers' own imports bitsandbytes
 from safetensors import SafetensorError
 from tokenizers import AddedToken
 from torch import nn
@@ -27,7 +28,6 @@ from transformers import (
     SamConfig,
     SamModel,
     logging,
-    set_seed,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil

@@ -1,10 +1,10 @@
-"""What the launchers start in tests: several trainings of train.py, on a machine whose processes have no GPU.
+"""Program for the launchers in tests: several trainings of train.py, in processes without a GPU.
 
     accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 2 tests/launched.py RUNS.json
 
-RUNS.json holds the arguments of each training. Accelerate shards on GPUs only, and without one finds no backend for
-DeepSpeed; so the processes are introduced to each other by gloo before train.py looks for them, and for FSDP their kind
-is given as that of GPUs. All else is what the launcher, its configuration and train.py do.
+RUNS.json holds the arguments of each training. Accelerate shards on GPUs only, and has no backend for DeepSpeed without
+a GPU. So the processes are connected by gloo before train.py looks for them, and for FSDP they are reported as GPU
+processes. Everything else is done by the launcher, its configuration and train.py.
 """
 
 import json
@@ -23,8 +23,8 @@ from gemma_lisa import train
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 
-def introduce() -> None:
-    """Make the processes one group, anew for every training."""
+def connect() -> None:
+    """Connect the processes to a new group, for every training."""
     AcceleratorState._reset_state(reset_partial_state=True)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         PartialState(backend="gloo")
@@ -35,7 +35,7 @@ def introduce() -> None:
 
 
 class WatchedTrainer(GemmaLisaTrainer):
-    """Says of how many parameters every process holds its share only, once a step is done."""
+    """Prints how many parameters are sharded after each step."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -48,21 +48,21 @@ class WatchedTrainer(GemmaLisaTrainer):
 
     def train(self, *args, **kwargs):
         output = super().train(*args, **kwargs)
-        told = f"{len(self.shared)} steps, shared out: {min(self.shared)} of {len(list(self.model.parameters()))}"
-        print(f"<{told}>\n", end="", flush=True)  # in one piece, wherever the other process is in a line of its own
+        line = f"{len(self.shared)} steps, sharded: {min(self.shared)} of {len(list(self.model.parameters()))}"
+        print(f"<{line}>\n", end="", flush=True)  # one write, so that processes do not mix their lines
         return output
 
 
 def held(parameter: torch.nn.Parameter) -> int:
-    """How many of its numbers are in this process."""
+    """Return how many values of a parameter this process holds."""
     if isinstance(parameter, DTensor):
         return parameter.to_local().numel()
-    # DeepSpeed keeps the share apart, and empties the weight when it was used
+    # DeepSpeed keeps the shard separately, and frees the gathered weight after use
     return parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
 
 
 def share(parameter: torch.nn.Parameter) -> int:
-    """How many of them that may be, of whole rows or of all numbers."""
+    """Return the size of a shard: of whole rows, or of all values."""
     size = parameter.size() if isinstance(parameter, DTensor) else (getattr(parameter, "ds_numel", parameter.numel()),)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     return -(-size[0] // processes) * (torch.Size(size[1:]).numel()) if processes > 1 else 0
@@ -73,12 +73,12 @@ if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         import deepspeed
 
-        # gloo in place of an operation for shared memory, which would be compiled for a minute
+        # use gloo; the operation for shared memory would be compiled for a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     train.GemmaLisaTrainer = WatchedTrainer
-    transformers.training_args.is_torch_bf16_gpu_available = lambda: True  # a CPU computes in it as well
+    transformers.training_args.is_torch_bf16_gpu_available = lambda: True  # a CPU supports it too
     for arguments in json.loads(Path(sys.argv[1]).read_text()):
-        introduce()
+        connect()
         train.main([*arguments, "--accelerator_config", '{"use_configured_state": true}'])
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""train.py as people meet it: recipes, errors of one line with the right exit code, and a whole run that goes on."""
+"""train.py as a program: recipes, errors of one line with the right exit code, and a whole run that is resumed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Writes a recipe and gives its path."""
+    """Writes a recipe and returns its path."""
 
     def write(**content):
         path = tmp_path / "recipe.yaml"
@@ -49,7 +49,7 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs train.py with arguments that are wrong; gives its exit code and the one line on stderr."""
+    """Runs train.py with wrong arguments; returns its exit code and the error line on stderr."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
@@ -60,9 +60,6 @@ def refused(monkeypatch, capsys):
         return leaving.value.code, lines[0]
 
     return call
-
-
-# --- recipes and command line ----------------------------------------------------------------------------------------
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -82,32 +79,35 @@ def test_an_unknown_key_in_the_recipe_is_a_usage_error(refused, recipe):
         (["--learn_masks", "false", "--eval_strategy", "epoch"], "learn_masks"),
         (["--config", "no/such.yaml"], "no/such.yaml"),
         (["--config"], "--config"),
-        (["--languages", "ja"], "languages: 'ja' is not JSON"),
+        (["--languages", "ja"], "languages: 'ja' is not valid JSON"),
         (["--max_questions", "0"], "max_questions"),
-        (["--max_bad", "-1"], "max_bad counts from 0"),
-        (["--mixture", "{}", "--epoch_length", "3"], "mixture needs a group"),
+        (["--max_bad", "-1"], "max_bad must be at least 0, got -1"),
+        (["--mixture", "{}", "--epoch_length", "3"], "mixture must have at least one group"),
         (["--mixture", '{"a": {}}', "--epoch_length", "3"], "eval_dataset"),
-        (["--mixture", '{"a": {}}', "--dataset", "shapes"], "leave dataset"),
-        (["--epoch_length", "3"], "are of a mixture"),
-        (["--streaming", "true"], "are of a mixture"),
+        (["--mixture", '{"a": {}}', "--dataset", "shapes"], "mixture replaces dataset"),
+        (["--epoch_length", "3"], "need a mixture"),
+        (["--streaming", "true"], "need a mixture"),
         (["--mixture", '{"a": {}}'], "needs epoch_length"),
-        (["--mixture", '{"a": {}}', "--streaming", "true"], "give max_steps"),
+        (["--mixture", '{"a": {}}', "--streaming", "true"], "Give max_steps"),
         (
             ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--epoch_length", "3"],
-            "no epoch_length",
+            "remove epoch_length",
         ),
         (
             ["--mixture", '{"a": {}}', "--streaming", "true", "--max_steps", "3", "--save_strategy", "epoch"],
             "save_strategy to steps",
         ),
-        (["--mixture", "no/such.yaml", "--epoch_length", "3"], "no/such.yaml is not there or has no mixture"),
-        (["--mixture", "configs/shapes.yaml", "--epoch_length", "3"], "configs/shapes.yaml is not there or has no mix"),
-        (["--global_batch_size", "20"], "16 or 24 would be"),
-        (["--global_batch_size", "16", "--gradient_accumulation_steps", "2"], "give one of them"),
+        (["--mixture", "no/such.yaml", "--epoch_length", "3"], "no/such.yaml does not exist or has no key `mixture`"),
+        (
+            ["--mixture", "configs/shapes.yaml", "--epoch_length", "3"],
+            "configs/shapes.yaml does not exist or has no key `mix",
+        ),
+        (["--global_batch_size", "20"], "Use 16 or 24"),
+        (["--global_batch_size", "16", "--gradient_accumulation_steps", "2"], "Remove one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and len(value) < 3 else "",
 )
-def test_what_the_command_line_gets_wrong_is_a_usage_error(refused, tmp_path, arguments, word):
+def test_a_wrong_command_line_is_a_usage_error(refused, tmp_path, arguments, word):
     code, line = refused("--model", "some/model", "--output_dir", tmp_path, "--use_cpu", "true", *arguments)
     assert (code, word in line) == (2, True), line
 
@@ -117,7 +117,7 @@ def test_a_missing_model_name_is_a_usage_error(refused, recipe):
     assert (code, "--model" in line) == (2, True)
 
 
-def test_a_recipe_that_is_no_yaml_is_a_usage_error(refused, tmp_path):
+def test_an_invalid_yaml_recipe_is_a_usage_error(refused, tmp_path):
     path = tmp_path / "broken.yaml"
     for content in ("a: [", "- a", ""):
         path.write_text(content)
@@ -125,7 +125,7 @@ def test_a_recipe_that_is_no_yaml_is_a_usage_error(refused, tmp_path):
         assert (code, "broken.yaml" in line) == (2, True)
 
 
-def test_a_recipe_or_a_mixture_that_grows_is_a_usage_error_of_one_short_line(refused, tmp_path, recipe):
+def test_nested_yaml_aliases_in_a_recipe_or_mixture_are_a_usage_error_of_one_short_line(refused, tmp_path, recipe):
     lists = ["&a0 [x, x]", *(f"&a{at} [*a{at - 1}, *a{at - 1}]" for at in range(1, 40))]
     path = tmp_path / "grows.yaml"
     path.write_text(f"model: m\nmixture: [{', '.join(lists)}]\n")
@@ -138,15 +138,15 @@ def test_a_recipe_or_a_mixture_that_grows_is_a_usage_error_of_one_short_line(ref
             assert code == 2 and option[2:] in line and len(line) < 1_000
 
 
-def test_a_model_folder_that_is_not_there_is_a_failure_that_names_it(refused, tmp_path, recipe):
+def test_a_missing_model_folder_is_a_failure_that_names_it(refused, tmp_path, recipe):
     code, line = refused("--config", recipe(), "--model", tmp_path / "nowhere")
     assert (code, str(tmp_path / "nowhere") in line) == (1, True)
 
 
-def test_what_a_training_starts_from_is_not_written_over(refused, checkpoint):
+def test_the_model_to_start_from_is_not_overwritten(refused, checkpoint):
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     code, line = refused("--model", checkpoint, "--output_dir", checkpoint, "--use_cpu", "true")
-    assert (code, "starts from what is there" in line) == (2, True)
+    assert (code, "holds the model that the training starts from" in line) == (2, True)
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
 
 
@@ -156,7 +156,7 @@ def test_another_kind_of_model_is_a_failure_that_names_it(refused, tmp_path, rec
     assert (code, "'bert'" in line, "[SEG]" in line) == (1, True, True)
 
 
-def test_a_checkpoint_with_weights_left_out_is_a_failure_that_names_one(refused, tmp_path, recipe, checkpoint):
+def test_a_checkpoint_with_missing_weights_is_a_failure_that_names_one(refused, tmp_path, recipe, checkpoint):
     for path in checkpoint.iterdir():
         (tmp_path / path.name).symlink_to(path)
     config = json.loads((checkpoint / "config.json").read_text())
@@ -179,22 +179,20 @@ def test_a_pattern_that_matches_nothing_is_a_failure_that_names_it(refused, reci
     [({"dataset": "no_such_set"}, "no_such_set"), ({"eval_split": "no_such"}, "'no_such'")],
     ids=["data set", "split"],
 )
-def test_data_that_are_not_there_are_a_failure_that_names_them(
-    refused, recipe, checkpoint, monkeypatch, tmp_path, option, word
-):
+def test_missing_data_are_a_failure_that_names_them(refused, recipe, checkpoint, monkeypatch, tmp_path, option, word):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     path = recipe(**{"dataset_options": OPTIONS, **option})
     code, line = refused("--config", path, "--model", checkpoint)
     assert (code, word in line) == (1, True)
 
 
-def test_debug_lets_the_error_through(monkeypatch):
+def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", "no/such.yaml", "--debug"])
     with pytest.raises(UsageError):
         run(train.main)
 
 
-def test_a_second_process_says_which_it_is(refused, monkeypatch):
+def test_an_error_of_a_second_process_names_its_rank(refused, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert refused("--config", "no/such.yaml")[1].endswith("(rank 1)")
 
@@ -210,16 +208,16 @@ RATES = ("--lora_learning_rate", "1e-3", "--bridge_learning_rate", "1e-3", "--de
     [
         ({}, ["--lora_rank", "2", *RATES, "--learning_rate", "0.5"], "learning_rate 0.5 has no effect: every trained"),
         ({"learning_rate": 0.5}, ["--lora_rank", "2", *RATES], None),
-        ({}, ["--learning_rate", "0.5", *RATES[2:]], None),  # the language model has it
+        ({}, ["--learning_rate", "0.5", *RATES[2:]], None),  # the rate of the language model
         (
             {"dataset_options": {**OPTIONS, "validation_rows": 1}, "eval_strategy": "epoch"},
             ["--metric_for_best_model", "N-acc"],
-            "metric_for_best_model N-acc: the evaluation questions do not measure it; use one of",
+            "metric_for_best_model N-acc: the evaluation questions do not measure it. Use one of",
         ),
     ],
     ids=["all rates replaced", "the recipe's rate replaced", "a rate that counts", "a score without questions"],
 )
-def test_what_only_model_and_data_can_tell_is_refused_before_the_training(
+def test_options_that_need_model_and_data_are_refused_before_the_training(
     refused, recipe, checkpoint, monkeypatch, options, arguments, words
 ):
     def begin(*_):
@@ -235,7 +233,7 @@ def test_what_only_model_and_data_can_tell_is_refused_before_the_training(
         assert (code, words in line) == (2, True), line
 
 
-def test_the_launchers_precision_is_computed_in_printed_and_recorded(
+def test_the_precision_of_the_launcher_is_used_printed_and_recorded(
     recipe, checkpoint, monkeypatch, tmp_path, caplog, own_cache
 ):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
@@ -256,7 +254,7 @@ def test_the_launchers_precision_is_computed_in_printed_and_recorded(
 
 
 @pytest.mark.parametrize("at", ["self_check", "optimizer", "epoch"])
-def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path, recipe, checkpoint, at):
+def test_a_refused_run_deletes_nothing(refused, monkeypatch, tmp_path, recipe, checkpoint, at):
     old = tmp_path / "out" / "checkpoint-2" / "trainer_state.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
@@ -282,34 +280,49 @@ def test_a_run_that_is_refused_takes_nothing_away(refused, monkeypatch, tmp_path
     assert not old.is_file() and (tmp_path / "out" / "model.safetensors").is_file()
 
 
+# Messages of libraries that a user cannot act on (`quiet_libraries`)
+NOISE = ("gemm_4bit_forward", "Setting accelerator to CPU", "nstall torchvision", "script_method", "{'loss'")
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------------
+# Options of the whole run
+WHOLE_RUN = {
+    "dataset_options": OPTIONS,
+    "muon_learning_rate": 0.01,
+    "per_device_train_batch_size": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "preview_samples": 2,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+}
+
+
 def run_program(path, home, steps, *arguments):
-    """Run train.py as a program until so many steps; what it said."""
-    command = [sys.executable, "train.py", "--config", path, "--max_steps", str(steps), *arguments]
+    """Run train.py as a program for `steps` steps. Returns what it printed."""
+    return run_command(home, "train.py", "--config", path, "--max_steps", steps, *arguments)
+
+
+def run_command(home, *arguments):
+    """Run a program of the project. Returns what it printed, which must have no message of `NOISE`."""
     environment = {**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_DATASETS_CACHE", None)
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
+    output = done.stdout + done.stderr
+    for noise in NOISE:
+        assert noise not in output, noise
+    return output
 
 
 @pytest.mark.slow
-def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopped(tmp_path, checkpoint, recipe):
+def test_a_run_prints_its_progress_writes_all_its_files_and_resumes(tmp_path, checkpoint, recipe):
     out, home = tmp_path / "out", tmp_path / "home"
-    path = recipe(
-        model=str(checkpoint),
-        dataset_options=OPTIONS,
-        muon_learning_rate=0.01,
-        per_device_train_batch_size=2,
-        logging_steps=1,
-        eval_strategy="steps",
-        eval_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        preview_samples=2,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
+    path = recipe(model=str(checkpoint), **WHOLE_RUN)
     said = run_program(path, home, 2)
     for words in (
         "shapes train: 6 rows",
@@ -322,6 +335,13 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     ):
         assert words in said, words
     assert "Traceback" not in said
+    for words in (
+        " step ",
+        " mask BCE ",
+        "mean IoU over questions with a target; 1 is best",
+        "python eval.py --model ",
+    ):
+        assert words in said, words
     model, processor = load_checkpoint(out)
     start, _ = load_checkpoint(checkpoint)
     before = dict(start.named_parameters())
@@ -337,8 +357,11 @@ def test_a_run_says_what_it_does_writes_all_it_should_and_goes_on_where_it_stopp
     assert [(entry["step"], entry["eval_count"]) for entry in scores] == [(2, 8), (4, 8)]
     assert sorted(path.name for path in (out / "previews").iterdir()) == ["step-000002.png", "step-000004.png"]
     assert (out / "curve.png").stat().st_size > 0
-    assert f"saved {out}" in said
+    assert f"Model saved: {out}" in said and "Newest checkpoint, to resume from: " in said
     load_checkpoint(out)
+    picture = out / "previews" / "step-000004.png"
+    query = ("--image", picture, "--query", "the circle", "--output", tmp_path / "answer.png", "--max_new_tokens", 3)
+    run_command(home, "predict.py", "--model", out, *query)
 
     (stage,) = json.loads((out / "training.json").read_text())["stages"]
     assert stage["command"].startswith("train.py --config") and "--max_steps 4" in stage["command"]

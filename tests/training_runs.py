@@ -1,4 +1,4 @@
-"""What the tests of the trainer share: rows of small scenes, a trainer of a tiny model, what it logged."""
+"""Shared by the trainer's tests: rows of small scenes, a trainer of a tiny model, and its logged values."""
 
 import copy
 
@@ -14,7 +14,7 @@ from gemma_lisa.training.optimizers import build_muon
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
-SIZE = 32  # pixels a side
+SIZE = 32  # height and width in pixels
 PARTS = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss")
 MUON = (lambda: build_muon, {"muon_lr": 0.01, "adamw_lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.98)})
 
@@ -25,7 +25,7 @@ def scene_row(number):
 
 
 def without_masks(row):
-    """The row's dialogue about its image, and nothing to point at."""
+    """Return a row with a conversation about its image and without targets."""
     return {**row, "targets": []}
 
 
@@ -38,7 +38,7 @@ def dataset_of(rows):
 
 
 class Recorded(TrainingQuestions):
-    """Training questions that remember what was asked."""
+    """Training questions that record every question."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -57,7 +57,7 @@ def words_of(sample):
 def trainer_of(
     small, train, folder, kind=GemmaLisaTrainer, evaluation=None, optimizer=None, callbacks=(), args=None, **options
 ):
-    """A trainer of a copy of the tiny model. args: as they are, in place of those made of `options`."""
+    """Return a trainer of a copy of the tiny model. args: training arguments, in place of `options`."""
     model, processor = small
     arguments = {
         "per_device_train_batch_size": 2,

@@ -1,7 +1,7 @@
-"""A run's folder, in which nothing appears before it is whole.
+"""Save and delete checkpoints atomically, so that a killed process never leaves half of one.
 
-Checkpoints and the final model are written aside, flushed to the disc and renamed. What is to go is renamed first. A
-process that is killed leaves scraps, which the next start takes away, and never half a checkpoint.
+Checkpoints and the final model are written to a temporary folder, flushed to the disk and renamed. A folder is renamed
+before it is deleted. The next start deletes the temporary folders of killed processes.
 """
 
 import os
@@ -19,11 +19,11 @@ from gemma_lisa.checkpoints.training_record import TRAINING_RECORD
 from gemma_lisa.safety.errors import FULL_DISK, WriteError, one_line_errors
 
 ASIDE = ".saving"
-GOING = ".removing-"
-PUSHING = ".pushing-"  # what is on its way to the Hub
+REMOVING = ".removing-"
+PUSHING = ".pushing-"  # folder of an upload to the Hub
 NONFINITE_FILE = "nonfinite.json"
 DISK_IS_FULL = (FULL_DISK, "Disk quota exceeded")  # in errors
-# Without one of these a folder is no checkpoint to anybody: what is moved last, and taken away first.
+# Without one of these files no program opens a folder as a checkpoint, so they are moved last and deleted first
 SEALS = (CONFIG_NAME, ADAPTER_CONFIG, TRAINING_RECORD)
 
 
@@ -36,12 +36,12 @@ def step_of(checkpoint: str | Path) -> int:
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, by step."""
+    """Return the complete checkpoints of a run, by step."""
     return [Path(path) for path in sort_checkpoints(str(folder))]
 
 
 def place_checkpoint(aside: Path, place: Path) -> None:
-    """Let a checkpoint that was written aside appear, in the place of one of the same step if there is one."""
+    """Move a checkpoint from its temporary folder to its place; one of the same step there is replaced."""
     flush(aside)
     if place.exists():
         remove_folder(place)
@@ -50,9 +50,9 @@ def place_checkpoint(aside: Path, place: Path) -> None:
 
 
 def place_model(aside: Path, folder: Path) -> None:
-    """Move the files of a model that was written aside into a folder, and delete the weights and the code there.
+    """Move the files of a model from a temporary folder into `folder`, and delete the weights and code there.
 
-    In between the folder has no configuration: nobody can take half of one model and half of another for a checkpoint.
+    Meanwhile the folder has no configuration, so a mix of two models cannot be opened.
     """
     flush(aside)
     for name in reversed(SEALS):
@@ -72,10 +72,10 @@ def place_model(aside: Path, folder: Path) -> None:
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder beside `output` to write to, which takes that name when the block ends well; else it is deleted.
+    """Yield a temporary folder that is renamed to `output` when the block succeeds, and deleted if it fails.
 
     Raises:
-        WriteError: it cannot be written, as on a full disk.
+        WriteError: the folder cannot be written, as on a full disk.
     """
     output = Path(os.path.abspath(output))
     created = [path for path in output.parents if not path.exists()]
@@ -86,16 +86,16 @@ def whole_folder(output: Path) -> Iterator[Path]:
             yield aside
             aside.replace(output)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
+        shutil.rmtree(aside, ignore_errors=True)  # it still exists only after an error
         remove_empty(created)
 
 
 @contextmanager
 def folder_in_place(output: Path) -> Iterator[Path]:
-    """As `whole_folder`, into a folder that may hold other files: those of an older model there are replaced.
+    """Like `whole_folder`, but `output` can exist: the files of an older model there are replaced, others stay.
 
     Raises:
-        WriteError: it cannot be written, as on a full disk.
+        WriteError: the folder cannot be written, as on a full disk.
     """
     output = Path(os.path.abspath(output))
     created = [path for path in (output, *output.parents) if not path.exists()]
@@ -106,18 +106,18 @@ def folder_in_place(output: Path) -> Iterator[Path]:
             yield aside
             place_model(aside, output)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already, unless something went wrong
+        shutil.rmtree(aside, ignore_errors=True)  # it still exists only after an error
         remove_empty([aside.parent, *created])
 
 
 @contextmanager
 def written_aside(aside: Path, place: Path) -> Iterator[None]:
-    """Say in one line where what is written aside should have gone, if that fails; on a full disk, free its space.
+    """Turn write errors into one line that names `place`; on a full disk, delete the temporary folder `aside`.
 
-    After other errors it stays, for whoever looks for the reason; the next start deletes it.
+    After other errors the folder stays for inspection; the next start deletes it.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: a file cannot be written.
     """
     try:
         with one_line_errors(place, "cannot be written"):
@@ -129,22 +129,22 @@ def written_aside(aside: Path, place: Path) -> Iterator[None]:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Delete those of the folders that are empty, in the given order."""
+    """Delete the empty ones of the folders, in the given order."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away, at once for everybody who looks."""
-    going = folder.with_name(f"{GOING}{folder.name}")
-    shutil.rmtree(going, ignore_errors=True)
-    os.replace(folder, going)
-    shutil.rmtree(going)
+    """Delete a folder; it is renamed first, so that it disappears at once."""
+    renamed = folder.with_name(f"{REMOVING}{folder.name}")
+    shutil.rmtree(renamed, ignore_errors=True)
+    os.replace(folder, renamed)
+    shutil.rmtree(renamed)
 
 
 def rotate(folder: Path, limit: int | None, best: str | None) -> None:
-    """Keep the newest `limit` checkpoints of a run, and the best one among them; None or 0: all."""
+    """Keep the newest `limit` checkpoints of a run and the best one, and delete the others. None or 0 keeps all."""
     checkpoints = checkpoints_of(folder)
     kept = checkpoints[-1:] + [path for path in checkpoints if best is not None and path.name == Path(best).name]
     excess = len(checkpoints) - max(limit or len(checkpoints), len(set(kept)))
@@ -153,22 +153,22 @@ def rotate(folder: Path, limit: int | None, best: str | None) -> None:
 
 
 def remove_scraps(folder: Path) -> None:
-    """Take away what killed processes left."""
-    for path in (folder / ASIDE, *folder.glob(f"{GOING}*"), *folder.glob(f"{PUSHING}*")):
+    """Delete what killed processes left."""
+    for path in (folder / ASIDE, *folder.glob(f"{REMOVING}*"), *folder.glob(f"{PUSHING}*")):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (TRAINING_RECORD, NONFINITE_FILE):  # as `write_whole` begins them
+    for name in (TRAINING_RECORD, NONFINITE_FILE):  # temporary files of `write_whole`
         for path in folder.glob(f".{name}.*"):
             path.unlink()
 
 
 def flush(folder: Path) -> None:
-    """Have the disc hold everything in a folder, and its list of it: a rename must not overtake what it renames."""
+    """Flush all files of a folder and its directory entries to the disk, so that a rename cannot overtake them."""
     for path in (*folder.rglob("*"), folder):
         flush_entry(path)
 
 
 def flush_entry(path: Path) -> None:
-    """Have the disc hold a file's content, or a folder's list."""
+    """Flush a file, or the entries of a directory, to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -1,4 +1,4 @@
-"""Callbacks of GemmaLisaTrainer: epochs and streams of the data, what a resumed run takes, and where a run ends."""
+"""Callbacks of GemmaLisaTrainer: epochs and streams of the data, options of a resumed run, and the last step."""
 
 import logging
 from pathlib import Path
@@ -10,23 +10,23 @@ from transformers.trainer_callback import ExportableState
 from .atomic_saves import checkpoints_of, remove_folder
 from .training_arguments import GemmaLisaTrainingArguments
 
-# Options of an optimizer's groups that a resumed run takes from its arguments
+# Options of parameter groups that a resumed run takes from its arguments
 ASKED_AT_RESUME = ("initial_lr", "weight_decay", "betas", "eps")
-# Begin of Trainer's warning about an epoch without a batch
+# Start of Trainer's warning about an epoch without a batch
 EMPTY_EPOCH = "There seems not to be a single sample in your epoch_iterator"
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch begins; accelerate does not in several processes, nor in a resumed epoch."""
+    """Sets the epoch of the training data; Accelerate does not in several processes or in a resumed epoch."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
         train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
 class StreamCallback(TrainerCallback, ExportableState):
-    """Tells a stream, whose only epoch is the whole training, how much of it was seen before a resume.
+    """Skips the rows of a stream that were read before a resume. The whole training is one epoch of a stream.
 
-    Every checkpoint states how the stream is distributed. If that changes, the stream would resume at other rows.
+    Every checkpoint records how the stream is distributed. If that changes, the stream would resume at other rows.
     """
 
     def __init__(self, dealt: dict[str, int]):
@@ -40,19 +40,19 @@ class StreamCallback(TrainerCallback, ExportableState):
             return
         before = state.stateful_callbacks.get(type(self).__name__, {}).get("args", {}).get("dealt", {})
         if changed := [
-            f"{name} {value}, not {before.get(name)}"
+            f"{name} was {before.get(name)} and is {value}"
             for name, value in distribution_of(args).items()
             if before.get(name) != value
         ]:
             raise ValueError(
-                f"The stream was distributed in another way: {'; '.join(changed)}. Resume with the values before, or "
-                "start the data from the beginning with ignore_data_skip."
+                f"streaming: the checkpoint's stream was distributed differently: {'; '.join(changed)}. Resume with "
+                "the old values, or start the data from the beginning with --ignore_data_skip true."
             )
         train_dataloader.dataset.skip(state.global_step * args.gradient_accumulation_steps, args.train_batch_size)
 
 
 def distribution_of(args: GemmaLisaTrainingArguments) -> dict[str, int]:
-    """Return what decides which rows of a stream come to which step."""
+    """Return the settings that decide which rows of a stream each step gets."""
     return {
         "seed": args.order_seed,
         "processes": args.world_size,
@@ -63,16 +63,16 @@ def distribution_of(args: GemmaLisaTrainingArguments) -> dict[str, int]:
 
 
 class ResumedOptionsCallback(TrainerCallback):
-    """Gives a resumed optimizer the options of the arguments in place of the checkpoint's.
+    """Sets the options of a resumed optimizer to those of the arguments.
 
-    A schedule that follows the scores has no initial rates, so that its rates stay the checkpoint's.
+    A schedule that follows the scores has no initial rates, so its rates stay those of the checkpoint.
     """
 
     def __init__(self):
         self.asked: list[dict] = []
 
     def remember(self, optimizer: Optimizer) -> None:
-        """Keep the options of every group before a checkpoint is loaded."""
+        """Store the options of every group before a checkpoint is loaded."""
         self.asked = [
             {name: group[name] for name in ASKED_AT_RESUME if name in group} for group in optimizer.param_groups
         ]
@@ -82,17 +82,17 @@ class ResumedOptionsCallback(TrainerCallback):
             group = optimizer.param_groups[at]
             rate = options.pop("initial_lr", None)
             group |= options
-            if rate is not None and rate != group["initial_lr"]:  # the schedule's place is kept, and every bit if equal
+            if rate is not None and rate != group["initial_lr"]:  # keep the position in the schedule
                 group["lr"] *= rate / group["initial_lr"]
                 group["initial_lr"] = lr_scheduler.base_lrs[at] = rate
-                lr_scheduler._last_lr[at] = group["lr"]  # what is logged
+                lr_scheduler._last_lr[at] = group["lr"]  # the logged rate
 
 
 class LastStepCallback(TrainerCallback):
-    """Ends a run that is resumed from the checkpoint of its last step; Trainer would take one more step.
+    """Ends a run that is resumed from the checkpoint of its last step. Trainer would train one more step.
 
-    `GemmaLisaTrainer.get_batch_samples` gives no batches then. Nothing is logged, evaluated or saved a second time.
-    Trainer's warning about an epoch without batches is suppressed, as it would blame the data.
+    `GemmaLisaTrainer.get_batch_samples` then returns no batches. Nothing is logged, evaluated or saved again.
+    Trainer's warning about an epoch without batches is suppressed, because it would blame the data.
     """
 
     def __init__(self):
@@ -116,7 +116,7 @@ def _is_no_empty_epoch(record: logging.LogRecord) -> bool:
 
 
 class BestOnlyCallback(TrainerCallback):
-    """Keeps the best checkpoint alone at the end where save_total_limit is 1, as Trainer does; each deleted at once."""
+    """Keeps only the best checkpoint at the end if save_total_limit is 1, as Trainer does, with atomic deletions."""
 
     def on_train_end(self, args, state, control, **kwargs):
         folder, best = Path(args.output_dir), state.best_model_checkpoint

@@ -1,4 +1,4 @@
-"""Describe a run: to people in a few lines before it begins, and in its training record."""
+"""Describe a run: in a few printed lines before it starts, and in its training record."""
 
 from collections import Counter
 from typing import Any
@@ -7,6 +7,7 @@ from gemma_lisa.checkpoints.lora import count_weights, part_of_weight, type_of
 from gemma_lisa.checkpoints.training_record import Record
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
+from gemma_lisa.safety.short_text import count_of
 
 from .arguments import DataArguments, ModelArguments
 from .distributed import device_name, engine_of
@@ -14,7 +15,7 @@ from .optimizers import describe_groups
 from .trainer import groups_of
 from .training_arguments import GemmaLisaTrainingArguments
 
-# Parameters of a model, and samples per optimizer step, that do not go together
+# Models with more parameters than this need more samples per optimizer step than that
 LARGE_MODEL, SMALL_BATCH = 1_000_000_000, 64
 
 
@@ -29,12 +30,12 @@ def record_of(
     settings: dict[str, Any],
     held_out: dict[int, str] | None,
 ) -> Record:
-    """Return the training record that every folder of the run gets.
+    """Return the training record to save in every folder of the run.
 
     Args:
-        checkpoint: to resume from, or None.
+        checkpoint: checkpoint to resume from, or None.
         data: lines of `describe_data`.
-        settings: of `resume.settings_of`.
+        settings: result of `resume.settings_of`.
         held_out: photos that are not trained on (`find_held_out`).
     """
     return Record(
@@ -57,18 +58,18 @@ def describe_data(
     train_questions: TrainingQuestions | MixtureQuestions | StreamedQuestions,
     eval_questions: EvaluationQuestions,
 ) -> list[str]:
-    """What is trained and evaluated on, a line each."""
+    """Return lines about the data for training and evaluation."""
     if data_args.mixture is None:
-        count = f"{len(train_questions):,} rows (images, each asked several questions)"
+        count = f"{count_of(len(train_questions), 'row')} (images, each with several questions)"
         lines = [f"{data_args.dataset} {data_args.train_split}: {count}"]
     else:
         lines = train_questions.describe()
     name = data_args.eval_dataset or data_args.dataset
-    return [*lines, f"{name} {data_args.eval_split}: {len(eval_questions):,} questions"]
+    return [*lines, f"{name} {data_args.eval_split}: {count_of(len(eval_questions), 'question')}"]
 
 
 def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
-    """What is about to happen, in a few lines. data: those about the data."""
+    """Return a few lines about the run. data: lines of `describe_data`."""
     trained, total = Counter(), Counter()
     types = {True: Counter(), False: Counter()}
     for name, parameter in model.named_parameters():
@@ -79,23 +80,24 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     held = {
         is_trained: " and ".join(name for name, count in found.most_common() if 100 * count >= found.total())
         for is_trained, found in types.items()
-    }  # what is held in a type of less than 1 % is not told
+    }  # data types of less than 1% of the parameters are not listed
     rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
     if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
         rates.append(
-            f"WARNING: {args.rows_a_step} samples per optimizer step are few for a model of this size. LISA's paper "
-            "has 160, and small steps are what its users failed with; raise global_batch_size, which costs no memory."
+            f"WARNING: {count_of(args.rows_a_step, 'sample')} per optimizer step is little for a model of this size. "
+            "LISA's paper uses 160. Set a larger global_batch_size; it needs no more memory."
         )
     return "\n".join(
         [
             *(f"  {line}" for line in data),
             f"  {sum(trained.values()):,} of {sum(total.values()):,} parameters are trained:",
             *(f"    {part:32s} {trained[part]:>14,} of {total[part]:>14,}" for part in total),
-            f"  {args.world_size} process(es), {engine_of(args)}, on {device_name(args)}, weights in "
-            f"{held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
+            f"  {count_of(args.world_size, 'process', 'processes')}, {engine_of(args)}, on {device_name(args)}, "
+            f"weights in {held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {args.rows_a_step} samples per optimizer step = {args.train_batch_size} a device × "
-            f"{args.gradient_accumulation_steps} micro-batches × {args.world_size} process(es)",
+            f"  {count_of(args.rows_a_step, 'sample')} per optimizer step = {args.train_batch_size} per device × "
+            f"{count_of(args.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} × "
+            f"{count_of(args.world_size, 'process', 'processes')}",
             *(f"  {line}" for line in rates),
         ]
     )

@@ -1,4 +1,4 @@
-"""Which processes train and by which engine: what is found, and what is refused before any weight is read."""
+"""Find the processes and the engine (DDP, FSDP2, DeepSpeed), and refuse unsupported ones before weights are loaded."""
 
 import os
 from collections.abc import Iterator
@@ -14,18 +14,19 @@ from torch.distributed.fsdp import FSDPModule
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.short_text import count_of
 
 from .training_arguments import GemmaLisaTrainingArguments
 
-# What launchers tell a process of how many were started; a launcher that tells nothing is caught by expected_processes.
+# Variables in which launchers give the number of processes; for other launchers there is expected_processes
 STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-# What accelerate launch sets for what is not supported -> its option, and the values without effect
+# Variable of accelerate launch for an unsupported feature -> its option, and the values that leave it off
 UNSUPPORTED = {
     "ACCELERATE_DYNAMO_BACKEND": ("dynamo_backend", ("", "no")),
     "ACCELERATE_USE_MEGATRON_LM": ("use_megatron_lm", ("", "false")),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("use_parallelism_config", ("", "false")),
 }
-# Of fsdp_config, what FSDP2 reads; transformers adds those that begin with xla
+# Keys of fsdp_config that FSDP2 reads; transformers adds those that start with xla
 FSDP_OPTIONS = {
     *("version", "reshard_after_forward", "cpu_offload", "activation_checkpointing", "cpu_ram_efficient_loading"),
     *("state_dict_type", "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params"),
@@ -37,46 +38,49 @@ WHOLE = "FULL_STATE_DICT"
 
 
 def check_processes(args: GemmaLisaTrainingArguments) -> None:
-    """Refuse to train in other processes, or by another engine, than were asked for.
+    """Refuse a number of processes or an engine that differs from what was asked for.
 
     Raises:
-        UsageError: what was asked for, what would run, and what to do.
+        UsageError: the training would run in other processes or on another engine.
     """
     if args.n_gpu > 1:
         raise UsageError(
-            f"{args.n_gpu} GPUs in one process: images and conversations would be split apart. Start one "
-            f"process each: torchrun --nproc_per_node {args.n_gpu} train.py ..."
+            f"one process sees {args.n_gpu} GPUs, which is not supported. Start one process per GPU: torchrun "
+            f"--nproc_per_node {args.n_gpu} train.py ..., or use one GPU: CUDA_VISIBLE_DEVICES=0 python train.py ..."
         )
     started = max(int(os.environ.get(name) or 1) for name in STARTED)
     if args.world_size < started:
         raise UsageError(
-            f"{started} processes were started, but {args.world_size} would train, each alone; start them by torchrun, "
-            "and without a GPU for each add --use_cpu true."
+            f"{started} processes were started, but each would train alone. Start them with torchrun; if there are "
+            "fewer GPUs than processes, add --use_cpu true."
         )
     if args.expected_processes not in (None, args.world_size):
         raise UsageError(
-            f"expected_processes: {args.expected_processes}, but {args.world_size} would train; start them by "
-            f"torchrun --nproc_per_node {args.expected_processes} train.py ... (accelerate launch --cpu starts one "
-            "only, whatever --num_processes says)."
+            f"expected_processes is {args.expected_processes}, but {count_of(args.world_size, 'process', 'processes')} "
+            f"would train. Start them with torchrun --nproc_per_node {args.expected_processes} train.py ... "
+            "(accelerate launch --cpu always starts only one)."
         )
     if asks_for_fsdp(args):
         _check_fsdp(args)
     stage = zero_stage(args)
     if stage is not None and args.distributed_state.distributed_type != DistributedType.DEEPSPEED:
-        raise UsageError("deepspeed and use_cpu: the engine would be left out without a word; leave one of them out.")
+        raise UsageError(
+            "deepspeed with use_cpu is not supported: DeepSpeed would silently not be used. Remove one of them."
+        )
     if stage == 3 and not args.deepspeed_plugin.deepspeed_config["zero_optimization"].get(GATHER):
-        raise UsageError(f"ZeRO-3 without {GATHER}: what is saved could not be loaded; set it to true.")
+        raise UsageError(f"ZeRO-3 without {GATHER} saves models that cannot be loaded. Set it to true.")
     if args.muon_learning_rate is not None and (asks_for_fsdp(args) or stage is not None):
         raise UsageError(
-            "muon_learning_rate: Muon needs whole matrices, and this engine cuts them apart; use DDP, or leave it out."
+            "muon_learning_rate is not supported with FSDP or DeepSpeed: Muon needs whole matrices, and they shard "
+            "them. Use DDP, or remove it."
         )
 
 
 def check_engine(args: GemmaLisaTrainingArguments) -> None:
-    """Refuse options of accelerate launch, FSDP and DeepSpeed that have no effect, or that replace the recipe's.
+    """Refuse options of accelerate launch, FSDP and DeepSpeed that have no effect or override the recipe's.
 
     Raises:
-        UsageError: of the first of them.
+        UsageError: for the first of them.
     """
     for name, (option, without_effect) in UNSUPPORTED.items():
         if (value := os.environ.get(name, "").lower()) not in without_effect:
@@ -85,19 +89,19 @@ def check_engine(args: GemmaLisaTrainingArguments) -> None:
         unread = sorted(set(args.fsdp_config) - FSDP_OPTIONS)
         unread += [name for name in args.fsdp_config if name.startswith("xla") and args.fsdp_config[name]]
         if unread:
-            raise UsageError(f"fsdp_config: FSDP2 does not read {', '.join(unread)}. Remove what it does not read.")
+            raise UsageError(f"fsdp_config: FSDP2 does not read {', '.join(unread)}. Remove it.")
     in_engine = (args.fsdp_plugin_args or {}).get("activation_checkpointing") or (
         asks_for_fsdp(args) and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true"
     )
     if in_engine and args.activation_checkpointing:
-        raise UsageError("activation_checkpointing is given twice, and to FSDP too; remove one of them.")
+        raise UsageError("activation_checkpointing is given both to train.py and to FSDP. Remove one of them.")
     if args.deepspeed_plugin is None:
         return
     for name in ("optimizer", "scheduler"):
         if name in args.deepspeed_plugin.deepspeed_config:
             raise UsageError(
-                f"DeepSpeed's configuration has a {name} of its own, beside which learning rates and other options "
-                f"have no effect; remove {name} from it."
+                f"DeepSpeed's configuration has its own {name}, which would override learning rates and other options. "
+                f"Remove {name} from it."
             )
     if args.deepspeed and (mismatches := args.hf_deepspeed_config.mismatches):
         raise UsageError(
@@ -107,22 +111,24 @@ def check_engine(args: GemmaLisaTrainingArguments) -> None:
 
 def _check_fsdp(args: GemmaLisaTrainingArguments) -> None:
     if (kind := args.distributed_state.distributed_type) in NOT_SHARDED:
-        what = "one process" if kind == DistributedType.NO else "CPU"
+        what = "in one process" if kind == DistributedType.NO else "on the CPU"
         raise UsageError(
-            f"fsdp on {what}: nothing would be sharded, and nobody told; it needs several processes with a GPU each."
+            f"fsdp {what}: Accelerate would silently disable FSDP. It needs several processes with a GPU each."
         )
     options = args.fsdp_plugin_args or {}
     version = options.get("fsdp_version") or os.environ.get("FSDP_VERSION", "1")
     if int(version) != 2:
-        raise UsageError(f"fsdp version {version}: use FSDP2, as configs/accelerate/fsdp2.yaml has it.")
+        raise UsageError(
+            f"fsdp version {version} is not supported. Use version 2, as in configs/accelerate/fsdp2.yaml."
+        )
     state = str(options.get("state_dict_type") or os.environ.get("FSDP_STATE_DICT_TYPE", WHOLE))
     if WHOLE not in state:
-        raise UsageError(f"fsdp state_dict_type {state}: no model would be saved at the end; use {WHOLE}.")
+        raise UsageError(f"fsdp state_dict_type {state} would save no model at the end. Use {WHOLE}.")
     thrifty = options.get("cpu_ram_efficient_loading", os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false"))
     if str(thrifty).lower() in ("true", "1"):
         raise UsageError(
-            "fsdp cpu_ram_efficient_loading: every process needs the weights, LoRA and the row of [SEG] are made from "
-            "them; set it to false."
+            "fsdp cpu_ram_efficient_loading is not supported: every process needs the weights to create LoRA and the "
+            "embedding of [SEG]. Set it to false."
         )
 
 
@@ -131,12 +137,12 @@ def asks_for_fsdp(args: GemmaLisaTrainingArguments) -> bool:
 
 
 def zero_stage(args: GemmaLisaTrainingArguments) -> int | None:
-    """DeepSpeed's stage, or None without DeepSpeed."""
+    """Return DeepSpeed's ZeRO stage, or None without DeepSpeed."""
     return None if args.deepspeed_plugin is None else int(args.deepspeed_plugin.zero_stage)
 
 
 def engine_of(args: GemmaLisaTrainingArguments) -> str:
-    """What keeps the processes together, in words."""
+    """Return the name of the engine that connects the processes."""
     if (stage := zero_stage(args)) is not None:
         return f"DeepSpeed ZeRO-{stage}"
     if asks_for_fsdp(args):
@@ -145,14 +151,14 @@ def engine_of(args: GemmaLisaTrainingArguments) -> str:
 
 
 def device_name(args: GemmaLisaTrainingArguments) -> str:
-    """Return the name of the GPU, or how many cores the CPU has."""
+    """Return the name of the GPU, or the CPU's number of cores."""
     return torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"cpu, {os.cpu_count()} cores"
 
 
 def hold_constants(model: nn.Module) -> None:
-    """SAM's positional code as buffers: engines leave those whole and in fp32, and cut or round parameters.
+    """Turn SAM's positional encodings into buffers: engines shard and round parameters, but keep buffers in fp32.
 
-    Names in a state dict stay the same, and what is shared stays shared.
+    Names in a state dict stay the same, and shared tensors stay shared.
     """
     held: dict[int, torch.Tensor] = {}
     for module in model.modules():
@@ -164,10 +170,10 @@ def hold_constants(model: nn.Module) -> None:
 
 @contextmanager
 def whole_weights(args: GemmaLisaTrainingArguments) -> Iterator[None]:
-    """While the model is made, ZeRO-3 does not cut its weights apart; DeepSpeed does it at the start of the training.
+    """Create the model without ZeRO-3's sharding; DeepSpeed shards it at the start of the training.
 
-    transformers would do it while it reads them, in bf16, and LoRA, the row of `[SEG]` and SAM's positional code are
-    made from whole weights. It costs memory of the host: every process reads all weights.
+    transformers would shard weights while it reads them. But LoRA, the embedding of `[SEG]` and SAM's positional
+    encodings are created from whole weights. Cost: every process reads all weights into host memory.
     """
     if zero_stage(args) != 3:
         yield
@@ -181,18 +187,20 @@ def whole_weights(args: GemmaLisaTrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def accelerate_prepares(model: nn.Module, plugin: FullyShardedDataParallelPlugin | None) -> Iterator[None]:
-    """While Accelerate hands the model to its engine, keep FSDP2 from what it would do to it.
+    """Prepare a model for FSDP2 while Accelerate passes it to the engine.
 
-    An adapted model does not show its embedding and head. Accelerate gives them a unit each unless their weights are
-    one tensor; PEFT, which trains the row of `[SEG]` in both, makes a new tensor at every look, and torch refuses a
-    weight that two units share. In the outermost unit they are gathered as in their own. And the row is in a module of
-    each: in one that both share, torch finds it once where its checkpoints have it twice, and does not go on from them.
+    Embedding and head of an adapted model: Accelerate would wrap each in an FSDP unit unless they share one tensor.
+    PEFT trains the embedding of `[SEG]` in both and creates a new tensor at every access, and torch refuses a weight
+    in two units. So they are hidden, and belong to the outermost unit.
 
-    In bf16 gradients are added up over the processes in fp32, as under DDP, and losses are not rounded.
+    Each of the two also gets its own module for that embedding. With a shared module, torch finds one tensor where its
+    checkpoints have two, and cannot resume.
 
-    The class that FSDP2 makes of the model's keeps that one's name: what is saved tells by it which code opens it.
+    In bf16, gradients are summed over the processes in fp32, as under DDP, and losses are not rounded.
+
+    FSDP2 makes a subclass of the model's class. It keeps the class's name, because saved folders record it.
     """
-    if plugin is None or isinstance(model, FSDPModule):  # another engine; or it is prepared already
+    if plugin is None or isinstance(model, FSDPModule):  # another engine, or already prepared
         yield
         return
     is_adapted = isinstance(model, PeftModel)

@@ -1,4 +1,4 @@
-"""What an accelerate configuration spreads over the devices, and what it moves to the host's memory."""
+"""Read from an accelerate configuration what it shards over the devices and what it offloads to host memory."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-# What each stage of DeepSpeed ZeRO shares out
+# What each stage of DeepSpeed ZeRO shards
 ZERO_SHARES = {
     0: (),
     1: ("optimizer",),
@@ -20,13 +20,13 @@ ZERO_SHARES = {
 
 @dataclass(frozen=True)
 class Engine:
-    """How a training is spread.
+    """How a training is distributed.
 
     Args:
-        name: as people call it.
+        name: name to print.
         kind: "ddp", "deepspeed" or "fsdp".
-        shares: of "weights", "gradients" and "optimizer", what a device holds only its share of.
-        offloads: of the same, what lies in the host's memory instead.
+        shares: which of "weights", "gradients" and "optimizer" are sharded over the devices.
+        offloads: which of them are in host memory.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Engine:
 
 
 def engine_of_recipe(recipe: Path) -> Engine:
-    """The engine of the first accelerate file that the comments at the head of a recipe name; none: DDP."""
+    """Return the engine of the accelerate file that the comments at the top of a recipe name; DDP if none."""
     head = "".join(line for line in recipe.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
     named = re.search(r"--config_file (\S+\.yaml)", head)
     return Engine("one process, or DDP") if named is None else read_engine(ROOT / named.group(1))
 
 
 def read_engine(path: Path) -> Engine:
-    """The engine of an accelerate configuration.
+    """Return the engine of an accelerate configuration.
 
     Raises:
-        UsageError: it cannot be read, or starts an engine that is not known here.
+        UsageError: it cannot be read, or its engine is not supported.
     """
     try:
         content = read_yaml(path)
@@ -59,12 +59,14 @@ def read_engine(path: Path) -> Engine:
         if kind == "DEEPSPEED":
             return _zero(content["deepspeed_config"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path}: no accelerate configuration that can be read ({error}).") from error
-    raise UsageError(f"{path}: distributed_type {kind} is none of NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED.")
+        raise UsageError(f"{path} cannot be read as an accelerate configuration ({error}).") from error
+    raise UsageError(
+        f"{path}: distributed_type must be one of NO, MULTI_GPU, MULTI_CPU, FSDP and DEEPSPEED, got {kind}."
+    )
 
 
 def _zero(options: dict) -> Engine:
-    """ZeRO, by accelerate's own keys or a DeepSpeed file."""
+    """Return the engine of ZeRO, from Accelerate's keys or a DeepSpeed file."""
     if "deepspeed_config_file" in options:
         zero = json.loads((ROOT / options["deepspeed_config_file"]).read_text(encoding="utf-8"))["zero_optimization"]
         stage = zero["stage"]

@@ -21,16 +21,16 @@ def stop_unless_finite(
 ) -> None:
     """End the run on all ranks if a loss of this step, or the gradient, is not finite on one of them.
 
-    The weights are still those of the step before, except for a gradient under DeepSpeed: its norm is known only after
-    the update. The last checkpoint on disk is good in both cases.
+    The weights are still those of the step before. Exception: DeepSpeed knows the gradient's norm only after the
+    update. The last checkpoint on disk is good in both cases.
 
     Args:
-        sources: of the rows of every micro-batch of the step.
-        losses: of every micro-batch up to now, by name.
-        grad_norm: before clipping, or None if it is not known yet.
+        sources: sources of the rows, per micro-batch of the step.
+        losses: losses by name, per micro-batch so far.
+        grad_norm: norm before clipping, or None if it is not known yet.
 
     Raises:
-        FloatingPointError: it is not; `nonfinite.json` then names the rows.
+        FloatingPointError: a value is not finite; `nonfinite.json` then names the rows.
     """
     norm = None if grad_norm is None else float(grad_norm)
     losses = [{name: float(part) for name, part in parts.items()} for parts in losses]
@@ -44,7 +44,7 @@ def stop_unless_finite(
             "sources": names,
             **{name: _shown(part) for name, part in parts.items()},
         }
-        for names, parts in zip(sources, losses, strict=False)  # DeepSpeed: those up to now
+        for names, parts in zip(sources, losses, strict=False)  # under DeepSpeed only those so far
     ]
     batches = gather_object(batches)
     path, step = Path(trainer.args.output_dir) / NONFINITE_FILE, trainer.state.global_step + 1
@@ -54,16 +54,16 @@ def stop_unless_finite(
     start = f"resume with --resume_from_checkpoint {checkpoints[-1]}" if checkpoints else "restart with --fresh true"
     part = "gradient" if all(map(_is_finite, batches)) else "loss"
     raise FloatingPointError(
-        f"step {step}: the {part} is not finite, so the run stops and this step is not saved. {path} names its rows: "
-        f"look at them, or lower learning_rate or max_grad_norm, and {start}."
+        f"step {step}: the {part} is not finite, so the run stops and this step is not saved. {path} names its rows. "
+        f"Check them, or lower learning_rate or max_grad_norm, and {start}."
     )
 
 
 def _shown(value: float | None) -> float | str | None:
-    """A number as JSON has it, which knows no nan."""
+    """Return a number for JSON, which has no NaN: as text if it is not finite."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
 def _is_finite(batch: dict[str, Any]) -> bool:
-    """Whether no loss of a micro-batch of `nonfinite.json` is a word."""
+    """Return whether all losses of a micro-batch in `nonfinite.json` are finite (no text)."""
     return not any(isinstance(value, str) for value in batch.values())

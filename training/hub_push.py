@@ -1,4 +1,4 @@
-"""HubPushes: a training's pushes to the Hub, each a repository that is complete, in one commit."""
+"""HubPushes: pushes of a training to the Hub. Each push is a complete repository in one commit."""
 
 import logging
 import shutil
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class HubPushes:
-    """What Trainer would do by `push_to_hub`, for a trainer whose checkpoints appear when they are whole.
+    """Mixin that replaces Trainer's pushes to the Hub.
 
-    Trainer copies half of a checkpoint into the output folder and uploads what lies there: without the code, with its
-    own pickles. Here each push is of a folder made for it, as scripts/export.py makes it, of links to files that nobody
-    writes to any more. `hub_strategy` means what it means there.
+    Trainer copies part of a checkpoint into the output folder and uploads that folder: without the model's code, and
+    with pickles. Here each push has its own folder, made as scripts/export.py makes it. The folder holds links to files
+    that are no longer written to. `hub_strategy` means the same as in Trainer.
     """
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         if isinstance(self.model, AdaptedGemmaLisa):
             raise UsageError(
-                "push_to_hub: an adapter alone does not open by its name; push what scripts/export.py makes."
+                "push_to_hub is not supported for an adapter. Merge it with scripts/export.py and push that."
             )
         super().init_hf_repo(token=token, private=private)
 
@@ -46,7 +46,7 @@ class HubPushes:
         revision: str | None = None,
         private: bool | None = None,
     ) -> CommitInfo | Future | None:
-        """Save the model and push it; what it returns is None but on the first process."""
+        """Save the model and push it. Returns None on all processes but the first."""
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
@@ -55,7 +55,7 @@ class HubPushes:
     def push_saved(
         self, commit_message: str, blocking: bool = True, token: str | None = None, revision: str | None = None
     ) -> CommitInfo | Future | None:
-        """Push the model that lies in the output folder."""
+        """Push the model in the output folder."""
         if not self.is_world_process_zero():
             return None
         if self.push_in_progress is not None:
@@ -64,9 +64,9 @@ class HubPushes:
         return job.result() if blocking else job
 
     def push_checkpoint(self, checkpoint: Path) -> None:
-        """Begin to push a checkpoint that is in its place; the training goes on.
+        """Start to push a saved checkpoint in the background.
 
-        As in Trainer it is passed over while the last push still runs, unless `hub_always_push`.
+        As in Trainer, it is skipped while the previous push still runs, unless `hub_always_push` is set.
         """
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
@@ -90,7 +90,7 @@ class HubPushes:
         token: str | None = None,
         revision: str | None = None,
     ) -> Future:
-        """Make the folder of a push now, and upload it in the background; then it goes."""
+        """Create the folder of a push, upload it in the background, and delete it afterwards."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = Path(self.args.output_dir) / f"{PUSHING}{self.state.global_step}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,7 +116,7 @@ class HubPushes:
 
 
 def _clear(done: Future[Any], folder: Path) -> None:
-    """Take the folder of a push away, and say so if it failed: nobody else looks."""
+    """Delete the folder of a push, and log a warning if the push failed."""
     shutil.rmtree(folder, ignore_errors=True)
     if not done.cancelled() and (error := done.exception()) is not None:
         logger.warning("a push to the Hub failed: %s", mask_text(" ".join(str(error).split()), environment_secrets()))

@@ -1,4 +1,4 @@
-"""Open the model that a run trains, with what is trainable set so."""
+"""Load the model to train, and set which parameters are trained."""
 
 import torch
 
@@ -20,7 +20,7 @@ from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .arguments import ModelArguments, given_lora_options
 
-# Patterns of what is trained by default, without LoRA.
+# Patterns of the parameters that are trained by default without LoRA
 TRAINED_WHOLE = ["model.language_model.*", "seg_projector.*", "sam.mask_decoder.*"]
 LOSS_WEIGHTS = [f"{name}_loss_weight" for name in ("ce", "bce", "dice", "score", "prompted")]
 
@@ -28,12 +28,13 @@ LOSS_WEIGHTS = [f"{name}_loss_weight" for name in ("ce", "bce", "dice", "score",
 def load_model(
     model_args: ModelArguments, compute_dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> tuple[GemmaLisaForConditionalGeneration | AdaptedGemmaLisa, GemmaLisaProcessor]:
-    """The checkpoint, with what is trainable set so and held in fp32. What is frozen is in `compute_dtype`, unless the
-    language model itself is trained: then all is in fp32.
+    """Return the model and its processor.
+
+    Trained parameters are in fp32. Frozen ones are in `compute_dtype`, or in fp32 if the language model is trained.
 
     Raises:
-        ValueError: a checkpoint that is not whole (`load_checkpoint`); a pattern that matches no parameter; an adapter
-            other than the options of LoRA say.
+        ValueError: the checkpoint is incomplete (`load_checkpoint`), a pattern matches no parameter, or the adapter
+            does not match the LoRA options.
     """
     quantization = {"load_in_4bit": model_args.load_in_4bit, "load_in_8bit": model_args.load_in_8bit, "device": device}
     uses_adapter = model_args.lora_rank is not None or model_args.adapter or is_adapter(model_args.model)
@@ -71,7 +72,7 @@ def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
     """Check that the resumed adapter matches the given LoRA arguments.
 
     Raises:
-        ValueError: it was made with other options.
+        ValueError: it was trained with other options.
     """
     made = options_of(model)
     asked = made if model_args.lora_rank is not None else given_lora_options(model_args)
@@ -83,9 +84,9 @@ def check_adapter(model: AdaptedGemmaLisa, model_args: ModelArguments) -> None:
     if trainable is not None and (found := trained_whole(model)) != set(
         modules := whole_modules(model.get_base_model(), trainable)
     ):
-        wrong.append(f"trained whole {', '.join(sorted(found))}, not {', '.join(modules)}")
+        wrong.append(f"fully trained modules {', '.join(sorted(found))}, not {', '.join(modules)}")
     if wrong:
         raise ValueError(
-            f"{model_args.adapter or model_args.model}: an adapter made with {'; '.join(wrong)}. Leave the options out "
-            "to go on with it; to start another on top, merge it with scripts/export.py first."
+            f"{model_args.adapter or model_args.model} is an adapter with {'; '.join(wrong)}. Remove these options to "
+            "train it further. To start a new adapter on top of it, merge it with scripts/export.py first."
         )

@@ -1,4 +1,4 @@
-"""Open the questions that a run trains and is evaluated on, without photos of held-out splits."""
+"""Load the questions for training and evaluation, without photos of held-out splits."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from .training_arguments import GemmaLisaTrainingArguments
 
 
 def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
-    """The photos that must not be trained on (`leakage.held_out_images`), {} where no split is known; none: all may."""
+    """Return the photos not to train on (`leakage.held_out_images`), {} if no split is known; None allows all."""
     if data_args.allow_leakage:
         return None
     folders = [data_args.data_dir, *(options.get("data_dir") for options in sets_of(data_args.mixture or {}).values())]
@@ -29,10 +29,10 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
 def load_questions(
     data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
 ) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
-    """What is trained on, and what is evaluated on.
+    """Return the questions to train on and those to evaluate on.
 
     Raises:
-        ValueError: what is wrong with the data or with what they are called.
+        ValueError: the data or their names are wrong.
     """
     return training_questions(data_args, args, held_out), evaluation_questions(data_args)
 
@@ -40,7 +40,7 @@ def load_questions(
 def training_questions(
     data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
 ) -> TrainingQuestions | MixtureQuestions | StreamedQuestions:
-    """Return what is trained on."""
+    """Return the questions to train on."""
     translations = _read_translations(data_args.translations)
     phrasing = Phrasing(data_args.languages or {ENGLISH: 1.0}, translations, data_args.conversation_share)
     place = (data_args.train_split, data_args.data_dir)
@@ -56,7 +56,7 @@ def training_questions(
 
 
 def evaluation_questions(data_args: DataArguments) -> EvaluationQuestions:
-    """Return what is evaluated on."""
+    """Return the questions to evaluate on."""
     name = data_args.eval_dataset or data_args.dataset
     options = data_args.dataset_options if name == data_args.dataset else sets_of(data_args.mixture or {}).get(name)
     options = tolerating(name, options, data_args.max_bad)
@@ -65,7 +65,9 @@ def evaluation_questions(data_args: DataArguments) -> EvaluationQuestions:
         rows = rows.select(range(min(data_args.eval_rows, len(rows))))
     questions = EvaluationQuestions(rows, with_conversations=False)
     if not len(questions):
-        raise ValueError(f"{name} {data_args.eval_split} asks for no mask; eval_dataset names a data set that does.")
+        raise ValueError(
+            f"{name} {data_args.eval_split} has no questions for masks. Set eval_dataset to a set that does."
+        )
     return questions
 
 
@@ -78,5 +80,5 @@ def _read_translations(file: str | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"translations: {file} cannot be read as JSON ({error}).") from error
     if not isinstance(translations, dict):
-        raise ValueError(f"translations: {file} is no table of languages, as {{'ja': ...}}.")
+        raise ValueError(f'translations: {file} must hold a JSON object of languages, such as {{"ja": ...}}.')
     return translations

@@ -1,4 +1,4 @@
-"""The configurations of Gemma 3 and SAM as they are published, without their weights.
+"""The published configurations of Gemma 3 and SAM, without their weights.
 
 Source: transformers' convert_gemma3_weights.py and convert_sam_to_hf.py.
 """
@@ -7,7 +7,7 @@ from transformers import Gemma3TextConfig, SamConfig, SiglipVisionConfig
 
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 
-# hidden size, layers, heads, heads of keys and values, head's size, MLP's size
+# hidden size, layers, attention heads, KV heads, head size, MLP size
 GEMMA_SIZES = {
     "4b": (2560, 34, 8, 4, 256, 10_240),
     "12b": (3840, 48, 16, 8, 256, 15_360),
@@ -16,7 +16,7 @@ GEMMA_SIZES = {
 
 
 def build_real_config(size: str, **overrides) -> GemmaLisaConfig:
-    """Gemma 3 of a size of GEMMA_SIZES with its SigLIP, and SAM ViT-H; `overrides` are fields of the configuration."""
+    """Return the configuration of Gemma 3 with SigLIP, and SAM ViT-H. size: key of GEMMA_SIZES; overrides: fields."""
     hidden, layers, heads, kv_heads, head, mlp = GEMMA_SIZES[size]
     text_config = Gemma3TextConfig(
         hidden_size=hidden,

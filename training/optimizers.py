@@ -1,7 +1,7 @@
-"""What the optimizer is given: groups of parameters with rates of their own, or Muon for the weight matrices.
+"""Parameter groups with their own learning rates, and Muon for weight matrices.
 
-`parameter_groups` is for the optimizers that Trainer knows. `MuonWithAdamW` is one optimizer that Trainer steps,
-schedules and saves: Muon for weight matrices, AdamW for everything else.
+`parameter_groups` serves the optimizers of Trainer. `MuonWithAdamW` is one optimizer for Trainer: Muon trains weight
+matrices, AdamW everything else.
 """
 
 import copy
@@ -15,49 +15,50 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from gemma_lisa.checkpoints.lora import LORA, SEG_ROW, part_of_weight
+from gemma_lisa.safety.short_text import count_of
 
-# Parts of the model that can have a learning rate of their own, and what they hold by `lora.part_of_weight`. The bridge
-# is what the project adds between Gemma and SAM: the projector, and the row of [SEG] where it is trained alone.
+# Part of the model that can have its own learning rate -> its parts by `lora.part_of_weight`. The bridge is what the
+# project adds between Gemma and SAM: the projector, and the embedding of [SEG] where it is trained separately.
 PARTS = {
     "lora": (LORA,),
     "bridge": ("seg_projector", SEG_ROW),
     "decoder": ("sam.mask_decoder",),
 }
 OTHER = "all else"
-# Beside Trainer's own (biases and norms): tables of positions, the row of [SEG], DoRA's magnitudes
+# Trainer's own patterns (biases and norms), position tables, the embedding of [SEG], DoRA's magnitudes
 NEVER_DECAYED = [
     *(r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),
     *(r"pos_embed", r"rel_pos_", r"trainable_tokens_delta", r"lora_magnitude_vector"),
 ]
 
-# Words in the names of optimizers that make groups of parameters of their own, without rates for parts
+# Names of optimizers that make their own parameter groups, without rates for parts
 OWN_GROUPS = ("galore", "apollo", "lomo")
-PROBES = ("0.125", "3", "true", "?")  # values for an argument of an optimizer: one that is read tells them apart
+PROBES = ("0.125", "3", "true", "?")  # values for an optimizer argument; if it is read, they make a difference
 
 MOMENTUM = 0.95  # Keller Jordan, Muon (2024)
 
 
 def part_of(name: str) -> str:
-    """The part, of PARTS or OTHER, that the parameter of this name belongs to, whatever wrapped the model."""
+    """Return the part (of PARTS, or OTHER) of a parameter. name: can have the prefixes of wrappers."""
     return next((part for part, held in PARTS.items() if part_of_weight(name) in held), OTHER)
 
 
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, rates: dict[str, float | None]
 ) -> list[dict[str, Any]]:
-    """The trained parameters in groups of one part and one weight decay; biases, norms and embeddings are not decayed.
+    """Return the trained parameters in groups by part and weight decay. Biases, norms and embeddings have no decay.
 
     Args:
         model: the model, wrapped or not.
-        learning_rate: of every part that has no rate of its own.
-        weight_decay: of matrices and kernels.
+        learning_rate: rate of every part without its own rate.
+        weight_decay: decay of matrices and kernels.
         rates: part of PARTS -> its learning rate, or None.
 
     Returns:
         {"part", "params", "lr", "weight_decay"} of each group that is not empty.
 
     Raises:
-        ValueError: a rate for a part of which nothing is trained.
+        ValueError: a part has a rate, but no trained parameters.
     """
     decayed = set(get_parameter_names(model, [nn.LayerNorm, nn.Embedding], NEVER_DECAYED))
     groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
@@ -66,7 +67,9 @@ def parameter_groups(
             groups[part_of(name), name in decayed].append(parameter)
     for part, rate in rates.items():
         if rate is not None and not any(part == trained for trained, _ in groups):
-            raise ValueError(f"{part}_learning_rate: nothing of that part is trained; leave it out, or train the part.")
+            raise ValueError(
+                f"{part}_learning_rate: no parameter of this part is trained. Remove it, or train the part."
+            )
     return [
         {
             "part": part,
@@ -79,34 +82,36 @@ def parameter_groups(
 
 
 def describe_groups(groups: list[dict[str, Any]]) -> list[str]:
-    """A line for each of `parameter_groups`: part, rate, how many numbers it moves."""
+    """Return a line per group of `parameter_groups`: part, learning rate, weight decay, number of parameters."""
     return [
         f"{group['part']:10s} learning rate {group['lr']:.1e}, weight decay {group['weight_decay']:g}: "
-        f"{sum(parameter.numel() for parameter in group['params']):,} in {len(group['params'])} tensors"
+        f"{sum(parameter.numel() for parameter in group['params']):,} parameters in "
+        f"{count_of(len(group['params']), 'tensor')}"
         for group in groups
     ]
 
 
 def optimizer_options(args: TrainingArguments) -> dict[str, Any]:
-    """What Trainer hands to the class that `optim` names, beside the parameters.
+    """Return the keyword arguments that Trainer passes to the optimizer class of `optim`.
 
     Raises:
-        ValueError, ImportError: an optimizer that makes its own groups or is not installed, or wrong `optim_args`.
+        ValueError: the optimizer makes its own groups, or `optim_args` are wrong.
+        ImportError: the optimizer is not installed.
     """
     if any(word in args.optim for word in OWN_GROUPS):
-        raise ValueError("this optimizer makes its own groups of parameters; use an AdamW.")
+        raise ValueError("this optimizer makes its own parameter groups. Use an AdamW.")
     if args.optim_args and not all(len(part.split("=")) == 2 for part in args.optim_args.split(",")):
-        raise ValueError("expected name=value, or several of them with commas between.")
+        raise ValueError("expected name=value, or several of them separated by commas.")
     return Trainer.get_optimizer_cls_and_kwargs(args, None)[1]
 
 
 def reads_optimizer_option(args: TrainingArguments, name: str) -> bool:
-    """Whether the optimizer of a run takes `betas`, or `eps`."""
+    """Return whether the optimizer of a run takes an option: `betas` or `eps`."""
     return args.muon_learning_rate is not None or name in optimizer_options(args)
 
 
 def reads_optim_args(args: TrainingArguments) -> bool:
-    """Whether the optimizer of a run takes every one of `optim_args`. Weight decay comes from the groups instead."""
+    """Return whether the optimizer reads all of `optim_args`. It does not read weight_decay: the groups have it."""
     names = [part.partition("=")[0].strip() for part in args.optim_args.split(",")]
     return args.muon_learning_rate is None and all(
         name != "weight_decay" and _tells_apart(args, [f"{name}={value}" for value in PROBES]) for name in names
@@ -114,7 +119,7 @@ def reads_optim_args(args: TrainingArguments) -> bool:
 
 
 def _tells_apart(args: TrainingArguments, alternatives: list[str]) -> bool:
-    """Whether the optimizer's options differ, or are refused, with other `optim_args`."""
+    """Return whether other `optim_args` change the optimizer's options, or are refused."""
     found = []
     for optim_args in alternatives:
         probed = copy.copy(args)
@@ -127,7 +132,7 @@ def _tells_apart(args: TrainingArguments, alternatives: list[str]) -> bool:
 
 
 def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
-    """What tells Trainer to use Muon, where the arguments give it a rate."""
+    """Return Trainer's optimizer_cls_and_kwargs for Muon, or None without muon_learning_rate."""
     if args.muon_learning_rate is None:
         return None
     options = {
@@ -141,10 +146,10 @@ def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
 
 
 class StackedMuon(torch.optim.Muon):
-    """torch's Muon, which makes the updates of all matrices of one shape orthogonal at once, and in float32.
+    """torch's Muon that orthogonalizes the updates of all matrices of one shape at once, in float32.
 
-    torch's own takes them one by one in bfloat16. Measured reason to keep this one: a step of the demo's 103 matrices
-    takes 5 to 14 times less CPU time (benchmarks/RESULTS.md). It was not measured on a GPU.
+    torch's own processes them one by one in bfloat16. A step of the demo's 103 matrices takes 5 to 14 times less CPU
+    time here (benchmarks/RESULTS.md). It was not measured on a GPU.
     """
 
     def __init__(self, params: Iterable, lr: float, weight_decay: float, momentum: float = MOMENTUM):
@@ -170,7 +175,7 @@ class StackedMuon(torch.optim.Muon):
         return loss
 
     def _average(self, matrix: nn.Parameter) -> torch.Tensor:
-        """The running average of a matrix's gradients."""
+        """Return the running average of a matrix's gradients."""
         state = self.state[matrix]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
@@ -178,9 +183,9 @@ class StackedMuon(torch.optim.Muon):
 
 
 def orthogonalize(matrices: torch.Tensor, coefficients: tuple[float, float, float], num_steps: int) -> torch.Tensor:
-    """Matrices (N, R, C) with singular values near 1 in place of their own, by Newton and Schulz's iteration.
+    """Return matrices (N, R, C) with all singular values close to 1, by the Newton-Schulz iteration.
 
-    Source: Keller Jordan, Muon (2024). Values come to lie between about 0.7 and 1.2; zero stays zero.
+    Source: Keller Jordan, Muon (2024). The singular values end between about 0.7 and 1.2; zero stays zero.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT, coefficients, num_steps).mT
@@ -193,16 +198,16 @@ def orthogonalize(matrices: torch.Tensor, coefficients: tuple[float, float, floa
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Two optimizers behind one face.
+    """Two optimizers in one: Muon and AdamW.
 
-    Muon is made for the matrices inside a network; embeddings, tokens, heads, kernels, biases and norms get AdamW.
+    Muon is for the matrices inside a network. Embeddings, heads, convolution kernels, biases and norms get AdamW.
 
     Args:
-        named_parameters: (name, parameter) of what is to be trained.
-        embeddings: parameters that are matrices by shape but tables by use.
+        named_parameters: (name, parameter) of the trained parameters.
+        embeddings: parameters with two dimensions that are embedding tables.
         muon_lr, adamw_lr: learning rates; a schedule scales both.
-        weight_decay: of both.
-        betas, eps: AdamW's.
+        weight_decay: weight decay of both.
+        betas, eps: options of AdamW.
     """
 
     def __init__(
@@ -221,11 +226,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
             inner = parameter.ndim == 2 and id(parameter) not in tables
             (matrices if inner else others).append((name, parameter))
         if not matrices or not others:
-            raise ValueError("Muon needs weight matrices, and AdamW something beside them; use AdamW alone for this.")
+            raise ValueError(
+                "muon_learning_rate: Muon needs trained weight matrices, and AdamW other trained parameters. Remove it."
+            )
         self.muon = StackedMuon(matrices, lr=muon_lr, weight_decay=weight_decay)
         self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         super().__init__([parameter for _, parameter in matrices + others], {"lr": muon_lr})
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the very same dicts: one schedule
+        self.param_groups = [
+            *self.muon.param_groups,
+            *self.adamw.param_groups,
+        ]  # the same dicts, so one schedule changes both
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -244,8 +254,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def build_muon(model: nn.Module, **options) -> MuonWithAdamW:
-    """`MuonWithAdamW` over the parameters of `model` that are trained; takes its options."""
+    """Return `MuonWithAdamW` for the trained parameters of `model`. options: its other arguments."""
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    tables += [parameter for name, parameter in trained if "trainable_tokens_delta" in name]  # the row of [SEG]
+    tables += [parameter for name, parameter in trained if "trainable_tokens_delta" in name]  # the embedding of [SEG]
     return MuonWithAdamW(trained, tables, **options)

@@ -1,6 +1,6 @@
-"""What of train.py's options is refused at the start: unknown names, options without an effect, numbers out of range.
+"""Refuse options of train.py at the start: unknown names, options without an effect, numbers out of range.
 
-`option_table` has the table; here is when its conditions hold, and how it is refused.
+`option_table` has the options; this file has their conditions and the errors.
 """
 
 import difflib
@@ -28,12 +28,12 @@ from .optimizers import optimizer_options, reads_optim_args, reads_optimizer_opt
 from .option_table import BEST, EVALUATED, NAMED, NAMED_RUNS, OPTIONS, REMOVED, RENAMED, SHARED_OUT, Option
 from .training_arguments import GemmaLisaTrainingArguments
 
-DEFAULT, RECIPE, COMMAND_LINE = range(3)  # where the value of an option comes from; the later one wins
-LAUNCHER = "launcher"  # how the processes were started, which a recipe does not know
+DEFAULT, RECIPE, COMMAND_LINE = range(3)  # where an option's value comes from; the later one wins
+LAUNCHER = "launcher"  # how the processes were started; a recipe does not know it
 SECRETS = ("hub_token",)  # never in a message
 NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-BY_SCORE = ("reduce_lr_on_plateau", "greedy")  # schedules that follow an evaluation
-# Smallest value of options that count something; None is always allowed
+BY_SCORE = ("reduce_lr_on_plateau", "greedy")  # schedules that follow a score
+# Smallest value of an option; None is always allowed
 MINIMUM = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -53,11 +53,11 @@ MINIMUM = {
     "adam_epsilon": 0,
 }
 BELOW_ONE = ("adam_beta1", "adam_beta2")
-# Of accelerator_config, what changes how batches are shared out
+# Keys of accelerator_config that change how batches are distributed
 SHARING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "gradient_accumulation_kwargs")
-# What an evaluation gives (`trainer.scores_of_counts`)
+# Scores of an evaluation (`trainer.scores_of_counts`)
 SCORES = ("loss", *(name for name in summarize_counts(np.zeros((0, NUM_COUNTS), np.int64)) if name != "gIoU_all"))
-ALWAYS_THERE = ("flyte", "kubeflow")  # integrations that transformers does not look for
+ALWAYS_THERE = ("flyte", "kubeflow")  # integrations whose packages transformers does not check
 ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
 
 
@@ -67,7 +67,7 @@ class Condition:
 
     Args:
         decided_by: the options that decide it, or LAUNCHER.
-        holds: whether it does; takes the training, model and data arguments.
+        holds: returns whether it holds, given the training, model and data arguments.
     """
 
     decided_by: tuple[str, ...]
@@ -83,7 +83,7 @@ def _may_skip_files(data: Any) -> bool:
     return any(tolerating(name, None, 1) for name in names if name)
 
 
-# The words complete "it needs"
+# Keys complete the sentence "it needs ..."
 CONDITIONS = {
     "an unset `max_steps`": Condition(("max_steps",), lambda args, *_: args.max_steps < 1),
     EVALUATED: Condition(("eval_strategy", "eval_on_start"), lambda args, *_: is_evaluated(args)),
@@ -95,7 +95,7 @@ CONDITIONS = {
     ),
     "`logging_strategy` steps": Condition(
         ("logging_strategy", "eval_strategy"),
-        # transformers takes it for eval_steps if that is not given
+        # transformers uses it as eval_steps if that is not given
         lambda args, *_: (
             args.logging_strategy == "steps"
             or (args.eval_strategy == "steps" and args.eval_steps == args.logging_steps)
@@ -184,10 +184,10 @@ CONDITIONS = {
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse options that do not exist, with what to write instead where it is known.
+    """Refuse options that do not exist, and name the replacement if there is one.
 
     Raises:
-        UsageError: of the first of `names` that is not in `known`.
+        UsageError: for the first of `names` that is not in `known`.
     """
     known = set(known)
     for name in names:
@@ -195,31 +195,31 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
         if name in known:
             continue
         if plain in RENAMED:
-            raise UsageError(f"{name} is not an option here; use {RENAMED[plain]}.")
+            raise UsageError(f"{name} is not an option of train.py. Use {RENAMED[plain]}.")
         if plain in REMOVED:
-            raise UsageError(f"{name} is not an option here: {REMOVED[plain]}.")
+            raise UsageError(f"{name} is not an option of train.py: {REMOVED[plain]}.")
         near = difflib.get_close_matches(plain, known, n=1, cutoff=0.75)
-        advice = f"did you mean {near[0]}?" if near else "--help lists what there is."
-        raise UsageError(f"{reprlib.repr(name)[1:-1]} is not an option; {advice}")
+        advice = f"Did you mean {near[0]}?" if near else "--help lists the options."
+        raise UsageError(f"{reprlib.repr(name)[1:-1]} is not an option. {advice}")
 
 
 def refuse_unsupported(values: Mapping[str, Any], given: Mapping[str, int], defaults: Mapping[str, Any]) -> None:
-    """Refuse given options that the table refuses, and empty values.
+    """Refuse options that are not supported, and empty values.
 
     Args:
-        values: of all options, as they were parsed.
-        given: name of each option that was given -> RECIPE or COMMAND_LINE.
-        defaults: of all options.
+        values: option -> parsed value.
+        given: name of each given option -> RECIPE or COMMAND_LINE.
+        defaults: option -> default.
 
     Raises:
-        UsageError: of the first of them.
+        UsageError: for the first of them.
     """
     for name in given:
         value, option = values[name], OPTIONS.get(name)
         if value == "" or (value is None and defaults[name] is not None):
-            raise UsageError(f"{name} is empty; give it a value or leave it out.")
+            raise UsageError(f"{name} is empty. Give it a value or remove it.")
         if option is None:
-            raise UsageError(f"{name} is not supported yet: it came with a newer release of transformers. Remove it.")
+            raise UsageError(f"{name} is not supported yet: it is new in this release of transformers. Remove it.")
         if option.reader is None and (option.is_never_given or value != defaults[name]):
             advice = "" if option.reason.startswith("use ") else " Remove it."
             raise UsageError(f"{name} is not supported, got {_shown(name, value)}: {option.reason}.{advice}")
@@ -233,10 +233,12 @@ def without_effect(
     given: Mapping[str, int],
     defaults: Mapping[str, Any],
 ) -> list[str]:
-    """Names of a recipe's options that have no effect because of the command line or of how train.py was started.
+    """Return the recipe's options that have no effect because of the command line.
+
+    A recipe can hold options for a GPU or for several processes; elsewhere they have no effect and are no error.
 
     Raises:
-        UsageError: an option without an effect that was given beside, or after, what it depends on.
+        UsageError: an option without an effect was given together with, or after, the option that it depends on.
     """
     superseded = []
     for name, level in given.items():
@@ -247,11 +249,11 @@ def without_effect(
         if condition.holds(args, model_args, data_args):
             continue
         if level == RECIPE and LAUNCHER in condition.decided_by:
-            continue  # one recipe is for one GPU and for several machines
+            continue  # one recipe serves one GPU and several machines
         if level == COMMAND_LINE or level >= max(given.get(by, DEFAULT) for by in condition.decided_by):
             needed = option.only_with.replace("`", "")
             raise UsageError(
-                f"{name} {_shown(name, values[name])} has no effect here: it needs {needed}. Change that, or remove "
+                f"{name} {_shown(name, values[name])} has no effect here: it needs {needed}. Set that, or remove "
                 f"{name}."
             )
         superseded.append(name)
@@ -270,7 +272,7 @@ def check_numbers(args: GemmaLisaTrainingArguments, data_args: Any) -> None:
     """Refuse numbers that are out of range or would be rounded silently.
 
     Raises:
-        UsageError: of the first of them.
+        UsageError: for the first of them.
     """
     values = {**vars(data_args), **vars(args)}
     for name in (*MINIMUM, *ABOVE_ZERO):
@@ -286,28 +288,28 @@ def check_numbers(args: GemmaLisaTrainingArguments, data_args: Any) -> None:
         if values[name] is not None and not values[name] > 0:
             raise UsageError(f"{name} must be above 0, got {values[name]}.")
     if args.max_steps != -1 and args.max_steps < 1:
-        raise UsageError(f"max_steps must be at least 1, got {args.max_steps}; without it num_train_epochs counts.")
+        raise UsageError(f"max_steps must be at least 1, got {args.max_steps}. Or remove it and use num_train_epochs.")
     if args.warmup_steps >= 1 and args.warmup_steps != int(args.warmup_steps):
-        raise UsageError(f"warmup_steps must be a whole number or a share below 1, got {args.warmup_steps}.")
+        raise UsageError(f"warmup_steps must be a whole number or a fraction below 1, got {args.warmup_steps}.")
 
 
 def check_training(args: GemmaLisaTrainingArguments) -> None:
-    """Refuse values that transformers would refuse only after model and data are loaded, or would ignore.
+    """Refuse values that transformers would ignore, or refuse only after model and data are loaded.
 
     Raises:
-        UsageError: of the first of them.
+        UsageError: for the first of them.
     """
     if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
         raise UsageError(
-            f"train_sampling_strategy {args.train_sampling_strategy} is not supported: the length of a row is known "
-            "only when its question is drawn. Use random or sequential."
+            f"train_sampling_strategy {args.train_sampling_strategy} is not supported: the length of a sample is "
+            "known only when its questions are drawn. Use random or sequential."
         )
     if DebugOption.TPU_METRICS_DEBUG in args.debug:
-        raise UsageError("debug tpu_metrics_debug is not supported: there is no training on TPU. Remove it.")
+        raise UsageError("debug tpu_metrics_debug is not supported, as there is no training on TPU. Remove it.")
     if args.local_rank not in (-1, args.local_process_index):
         raise UsageError(
-            f"local_rank {args.local_rank}, but this is process {args.local_process_index} of its machine; launchers "
-            "set LOCAL_RANK, so remove local_rank."
+            f"local_rank is {args.local_rank}, but this process has local rank {args.local_process_index}. Remove "
+            "local_rank: launchers set LOCAL_RANK."
         )
     for name in SHARING:
         if (value := getattr(args.accelerator_config, name)) != getattr(AcceleratorConfig, name):
@@ -319,7 +321,7 @@ def check_training(args: GemmaLisaTrainingArguments) -> None:
         if name not in INTEGRATION_TO_CALLBACK:
             raise UsageError(f"report_to must be among {', '.join(INTEGRATION_TO_CALLBACK)}, got {name}.")
         if name not in (*get_available_reporting_integrations(), *ALWAYS_THERE):
-            raise UsageError(f"report_to {name}: the package is not installed; install it, or remove report_to.")
+            raise UsageError(f"report_to {name}: the package is not installed. Install it, or remove report_to.")
 
 
 def _check_best_model(args: GemmaLisaTrainingArguments) -> None:

@@ -1,23 +1,14 @@
-"""The table of train.py's options: honoured, and by which code, or refused, and why.
+"""Every option of train.py: the code that reads it, or the reason why it is not supported.
 
-    python -m gemma_lisa.training.option_table            # print the table
-    python -m gemma_lisa.training.option_table --write    # write it into docs/training.md
-
-`option_checks` refuses by this table, and docs/training.md shows it. An option that a new release of transformers adds
-is refused until it has an entry here.
+`option_checks` refuses options by this table, and `train.py --help_all` shows it. An option that a new release of
+transformers adds is not supported until it has an entry here.
 """
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from gemma_lisa.safety.whole_files import write_whole
-
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 NAMED_RUNS = ("comet_ml", "dagshub", "mlflow", "swanlab", "trackio", "wandb")  # integrations that read run_name
 
-# What several options need; `option_checks.CONDITIONS` says when it holds
+# What several options need; `option_checks.CONDITIONS` has the conditions
 EVALUATED = "`eval_strategy` steps or epoch, or `eval_on_start`"
 BEST = "`eval_strategy` steps or epoch, and `save_strategy` other than no or a schedule that follows the score"
 NAMED = f"`report_to` one of {', '.join(NAMED_RUNS)}"
@@ -28,10 +19,10 @@ class Option:
     """An entry of the table.
 
     Args:
-        reader: "module:name" of the code that reads an honoured option; None if the option is refused.
-        reason: why it is refused; of an honoured option, which of its values are.
+        reader: "module:name" of the code that reads the option; None if the option is not supported.
+        reason: why the option is not supported; of a supported option, which values are supported.
         only_with: key of `option_checks.CONDITIONS`; without it the option has no effect.
-        neutral: values that ask for nothing, beside None and a default that is empty or zero.
+        neutral: values that change nothing, besides None and a default that is empty or zero.
         is_never_given: it is refused even with its default value.
     """
 
@@ -63,9 +54,9 @@ _DATA = "gemma_lisa.training.load_questions:training_questions"
 _EVAL_DATA = "gemma_lisa.training.load_questions:evaluation_questions"
 _PREVIEWS = "gemma_lisa.training.previews:PreviewCallback.of"
 _MAIN = "gemma_lisa.train:train"
-_NO_FLAG = "train.py always trains, and evaluates by eval_strategy; eval.py and predict.py do the rest"
-SHARED_OUT = "the counts and the record of a step rely on how batches are shared out"
-_LENGTHS = "the length of a row is known only when its question is drawn"
+_NO_FLAG = "train.py always trains; eval_strategy turns on evaluation, and eval.py and predict.py are for the rest"
+SHARED_OUT = "the loss and the training record depend on how Trainer distributes batches"
+_LENGTHS = "the length of a sample is known only when its questions are drawn"
 
 OPTIONS: dict[str, Option] = {
     # transformers' TrainingArguments
@@ -74,50 +65,50 @@ OPTIONS: dict[str, Option] = {
     "num_train_epochs": read_by(f"{_TRAINER}set_initial_training_values", "an unset `max_steps`"),
     "max_steps": read_by(f"{_TRAINER}set_initial_training_values"),
     "learning_rate": read_by(
-        "gemma_lisa.training.trainer:groups_of", limit="unless every trained part has a rate of its own"
+        "gemma_lisa.training.trainer:groups_of", limit="no effect if every trained part has its own rate"
     ),
     "lr_scheduler_type": read_by(f"{_TRAINER}create_scheduler"),
     "lr_scheduler_kwargs": read_by(
         f"{_TRAINER}create_scheduler", "an `lr_scheduler_type` that has options", neutral=({}, "{}")
     ),
     "warmup_steps": read_by(f"{_ARGUMENTS}get_warmup_steps", "an `lr_scheduler_type` that warms up"),
-    # AdamW beside Muon is torch's fused one
+    # With Muon, AdamW is torch's fused one
     "optim": read_by(
         f"{_TRAINER}get_optimizer_cls_and_kwargs",
         "an unset `muon_learning_rate`",
         neutral=("adamw_torch_fused",),
-        limit="not GaLore, APOLLO and LOMO, which make groups of their own",
+        limit="not GaLore, APOLLO or LOMO, which make their own parameter groups",
     ),
     "optim_args": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads each of them"),
     "weight_decay": read_by("gemma_lisa.training.trainer:groups_of"),
     "adam_beta1": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
     "adam_beta2": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that has betas"),
     "adam_epsilon": read_by(f"{_TRAINER}get_optimizer_cls_and_kwargs", "an `optim` that reads `adam_epsilon`"),
-    "optim_target_modules": refused("only GaLore and APOLLO read it, which make groups of parameters of their own"),
+    "optim_target_modules": refused("only GaLore and APOLLO read it, and they are not supported"),
     "gradient_accumulation_steps": read_by(f"{_TRAINER}_run_epoch"),
     "average_tokens_across_devices": refused("losses are always divided by the counts of all devices"),
     "max_grad_norm": read_by(f"{_TRAINER}_run_epoch"),
     "label_smoothing_factor": refused("the model computes its loss without smoothing"),
     "bf16": read_by(_MAIN),
     "fp16": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
-    "bf16_full_eval": refused("use bf16: transformers casts for this one only outside of a training"),
+    "bf16_full_eval": refused("use bf16: transformers applies this option only outside of a training"),
     "fp16_full_eval": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
     "tf32": read_by(f"{_ARGUMENTS}__post_init__"),
     "activation_checkpointing": read_by(f"{_TRAINER}train"),
     "activation_checkpointing_kwargs": read_by(f"{_TRAINER}train", "`activation_checkpointing`"),
     "gradient_checkpointing": refused("use activation_checkpointing, its new name", is_never_given=True),
     "gradient_checkpointing_kwargs": refused("use activation_checkpointing_kwargs, its new name", is_never_given=True),
-    "torch_compile": refused("the shapes of a batch change from step to step, and it was not measured to help"),
+    "torch_compile": refused("batch shapes change from step to step, and a speed-up was not measured"),
     "torch_compile_backend": refused("torch_compile is not supported"),
     "torch_compile_mode": refused("torch_compile is not supported"),
-    "use_liger_kernel": refused("Liger has no kernels for this model and would skip it silently"),
+    "use_liger_kernel": refused("Liger has no kernels for this model and would silently do nothing"),
     "liger_kernel_config": refused("use_liger_kernel is not supported"),
-    "use_cache": refused("a training step has no cache of keys and values"),
+    "use_cache": refused("a training step needs no KV cache"),
     "neftune_noise_alpha": read_by(f"{_TRAINER}train"),
     "torch_empty_cache_steps": read_by(f"{_TRAINER}training_step", "a GPU"),
     "auto_find_batch_size": refused(
-        "use a lower per_device_train_batch_size with global_batch_size: a smaller micro-batch alone would change the "
-        "samples of a step"
+        "use a lower per_device_train_batch_size with global_batch_size; a smaller micro-batch alone would change the "
+        "global batch size"
     ),
     "logging_strategy": read_by(f"{_FLOW}on_step_end"),
     "logging_steps": read_by(f"{_FLOW}on_step_end", "`logging_strategy` steps"),
@@ -140,22 +131,22 @@ OPTIONS: dict[str, Option] = {
     "eval_steps": read_by(f"{_FLOW}on_step_end", "`eval_strategy` steps"),
     "eval_delay": read_by(f"{_FLOW}on_step_end", "`eval_strategy` steps or epoch"),
     "per_device_eval_batch_size": read_by(f"{_ARGUMENTS}eval_batch_size", EVALUATED),
-    "prediction_loss_only": refused("an evaluation always has the scores"),
+    "prediction_loss_only": refused("an evaluation always computes the scores"),
     "eval_on_start": read_by(f"{_TRAINER}_inner_training_loop"),
-    "eval_do_concat_batches": refused("the scores are of all batches together"),
-    "eval_use_gather_object": refused("counts are tensors, and are gathered as tensors"),
+    "eval_do_concat_batches": refused("the scores are computed over all batches"),
+    "eval_use_gather_object": refused("the scores are computed from tensors, not from Python objects"),
     "eval_accumulation_steps": read_by(f"{_TRAINER}evaluation_loop", EVALUATED),
-    "include_for_metrics": refused("the scores are computed from counts alone"),
-    "batch_eval_metrics": refused("the scores are of all batches together"),
+    "include_for_metrics": refused("the scores are computed from pixel counts only"),
+    "batch_eval_metrics": refused("the scores are computed over all batches"),
     "save_only_model": refused("a run cannot be resumed from such a checkpoint"),
     "save_strategy": read_by(f"{_FLOW}on_step_end"),
     "save_steps": read_by(f"{_FLOW}on_step_end", "`save_strategy` steps"),
     "save_on_each_node": read_by(f"{_ARGUMENTS}should_save"),
     "save_total_limit": read_by(f"{_OURS}place_checkpoint", "a `save_strategy` other than no"),
     "enable_jit_checkpoint": refused(
-        "a run that SIGTERM stopped would count as finished; set save_steps, and repeat the command to resume"
+        "a run stopped by SIGTERM would look finished; set save_steps, and repeat the command to resume"
     ),
-    "push_to_hub": read_by(f"{_TRAINER}__init__", limit="not of an adapter"),
+    "push_to_hub": read_by(f"{_TRAINER}__init__", limit="not for an adapter"),
     "hub_token": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
     "hub_private_repo": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub` or `report_to` trackio"),
     "hub_model_id": read_by(f"{_TRAINER}init_hf_repo", "`push_to_hub`"),
@@ -169,22 +160,22 @@ OPTIONS: dict[str, Option] = {
     "hub_revision": read_by(f"{_PUSHES}_push", "`push_to_hub`"),
     "load_best_model_at_end": read_by(f"{_TRAINER}_finalize_training", "`eval_strategy` steps or epoch"),
     "metric_for_best_model": read_by(
-        f"{_TRAINER}_determine_best_metric", BEST, limit="the loss, or a score that the questions measure"
+        f"{_TRAINER}_determine_best_metric", BEST, limit="loss, or a score that the questions can measure"
     ),
     "greater_is_better": read_by(
         f"{_TRAINER}_determine_best_metric",
         "`metric_for_best_model`, `eval_strategy` and `save_strategy` other than no",
     ),
     "ignore_data_skip": read_by(f"{_TRAINER}_init_training_state"),
-    "restore_callback_states_from_checkpoint": refused("no callback here has a state that a resumed run needs"),
+    "restore_callback_states_from_checkpoint": refused("no callback has a state that a resumed run needs"),
     "full_determinism": read_by(f"{_TRAINER}__init__"),
     "seed": read_by(f"{_TRAINER}__init__"),
     "data_seed": read_by(f"{_PARTS}.order_seed"),
     "use_cpu": read_by(f"{_ARGUMENTS}_setup_devices"),
     "accelerator_config": read_by(
-        f"{_TRAINER}create_accelerator_and_postprocess", limit="not what changes how batches are shared out"
+        f"{_TRAINER}create_accelerator_and_postprocess", limit="not the keys that change how batches are distributed"
     ),
-    "parallelism_config": refused("a model is trained by DDP, FSDP2 or DeepSpeed ZeRO"),
+    "parallelism_config": refused("only DDP, FSDP2 and DeepSpeed ZeRO are supported"),
     "dataloader_drop_last": read_by(
         f"{_TRAINER}_get_dataloader", "no `streaming` and no evaluation (which must have all samples)"
     ),
@@ -195,14 +186,14 @@ OPTIONS: dict[str, Option] = {
     ),
     "dataloader_prefetch_factor": read_by(f"{_TRAINER}_get_dataloader", "`dataloader_num_workers` above 0"),
     "dataloader_multiprocessing_context": read_by(f"{_TRAINER}_get_dataloader", "`dataloader_num_workers` above 0"),
-    "dataloader_in_order": refused("a resumed run would not find the rows in the same order"),
-    "remove_unused_columns": refused("rows become the model's inputs only in the collator"),
-    "label_names": refused("the evaluation reads labels and masks by their own names"),
+    "dataloader_in_order": refused("a resumed run would read the rows in another order"),
+    "remove_unused_columns": refused("the collator needs all columns"),
+    "label_names": refused("the names of labels and masks are fixed"),
     "train_sampling_strategy": read_by(
         f"{_TRAINER}_get_train_sampler",
         "one data set (a mixture has its own order)",
         neutral=("random",),
-        limit="random or sequential",
+        limit="only random or sequential",
     ),
     "length_column_name": refused(f"grouping by length is not supported: {_LENGTHS}"),
     "ddp_find_unused_parameters": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
@@ -211,10 +202,12 @@ OPTIONS: dict[str, Option] = {
     "ddp_static_graph": read_by(f"{_TRAINER}_build_accelerator_args", "DDP, in several processes"),
     "ddp_backend": read_by(f"{_ARGUMENTS}_setup_devices", "several processes"),
     "ddp_timeout": read_by(f"{_ARGUMENTS}_setup_devices", "several processes with a GPU each"),
-    "fsdp": read_by(f"{_ARGUMENTS}_process_fsdp_args", limit="FSDP2, on GPUs"),
-    "fsdp_config": read_by(f"{_ARGUMENTS}_process_fsdp_args", "`fsdp`", limit="what FSDP2 reads"),
-    "deepspeed": read_by(f"{_ARGUMENTS}__post_init__", limit="without an optimizer or scheduler of its own"),
-    "debug": read_by(f"{_TRAINER}train", limit="underflow_overflow"),
+    "fsdp": read_by(f"{_ARGUMENTS}_process_fsdp_args", limit="only FSDP2, on GPUs"),
+    "fsdp_config": read_by(f"{_ARGUMENTS}_process_fsdp_args", "`fsdp`", limit="only keys that FSDP2 reads"),
+    "deepspeed": read_by(
+        f"{_ARGUMENTS}__post_init__", limit="its configuration must not have an optimizer or scheduler"
+    ),
+    "debug": read_by(f"{_TRAINER}train", limit="only underflow_overflow"),
     "skip_memory_metrics": read_by(f"{_TRAINER}__init__"),
     "do_train": refused(_NO_FLAG, is_never_given=True),
     "do_eval": refused(_NO_FLAG, is_never_given=True),
@@ -257,7 +250,7 @@ OPTIONS: dict[str, Option] = {
     "dataset_options": read_by(_DATA),
     "max_bad": read_by(_DATA, "a data set that reads files"),
     "train_split": read_by(_DATA),
-    "eval_dataset": read_by(_EVAL_DATA),  # its rows are read and counted without an evaluation too
+    "eval_dataset": read_by(_EVAL_DATA),  # its rows are read and counted even without an evaluation
     "eval_split": read_by(_EVAL_DATA),
     "eval_rows": read_by(_EVAL_DATA, EVALUATED),
     "max_questions": read_by(_DATA),
@@ -270,7 +263,7 @@ OPTIONS: dict[str, Option] = {
     "max_new_tokens": read_by(_PREVIEWS, "evaluation and `preview_samples` above 0"),
 }
 
-# Names of older releases of transformers, of LISA and of other trainers -> what to write here
+# Names in older releases of transformers, in LISA and in other trainers -> what to use here
 RENAMED = {
     "adafactor": "optim: adafactor",
     "batch_size": "global_batch_size, or per_device_train_batch_size",
@@ -290,7 +283,7 @@ RENAMED = {
     "fsdp_transformer_layer_cls_to_wrap": "fsdp_config",
     "grad_accumulation_steps": "gradient_accumulation_steps, or global_batch_size",
     "grad_clip": "max_grad_norm",
-    "group_by_length": f"train_sampling_strategy, but not for lengths: {_LENGTHS}",
+    "group_by_length": f"train_sampling_strategy, but not by length: {_LENGTHS}",
     "half_precision_backend": "bf16 (only bf16 and fp32 are supported)",
     "load_best": "load_best_model_at_end",
     "log_base_dir": "output_dir",
@@ -332,7 +325,7 @@ RENAMED = {
     "wd": "weight_decay",
     "workers": "dataloader_num_workers",
 }
-# Options that older releases of transformers had -> why there is none here
+# Options of older releases of transformers -> why they are not supported
 REMOVED = {
     "dispatch_batches": SHARED_OUT,
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
@@ -340,42 +333,11 @@ REMOVED = {
     "jit_mode_eval": "the model is not compiled",
     "mp_parameters": OPTIONS["parallelism_config"].reason,
     "past_index": OPTIONS["use_cache"].reason,
-    "ray_scope": "there is no search for hyperparameters",
+    "ray_scope": "hyperparameter search is not supported",
     "save_safetensors": "checkpoints are always safetensors",
     "split_batches": SHARED_OUT,
-    "tpu_num_cores": "there is no training on TPU",
-    "use_ipex": "torch is used without extensions",
-    "use_mps_device": "the device is found without it",
+    "tpu_num_cores": "training on TPU is not supported",
+    "use_ipex": "Intel's extension is not used",
+    "use_mps_device": "the device is found automatically",
     "xpu_backend": "use ddp_backend",
 }
-
-
-def verdict_of(option: Option) -> str:
-    """What the table says of an option: honoured or refused, and one reason."""
-    if option.reader is None:
-        return f"refused | {option.reason}"
-    reader = option.reader.rpartition(":")[2]
-    if option.reader.startswith("gemma_lisa."):
-        reader = option.reader.removeprefix("gemma_lisa.").replace(":", ".")
-    condition = f"; only with {option.only_with}" if option.only_with else ""
-    return f"honoured | `{reader}`{condition}{f'; {option.reason}' if option.reason else ''}"
-
-
-def table() -> str:
-    """The table of docs/training.md, as Markdown."""
-    rows = [f"| `{name}` | {verdict_of(option)} |" for name, option in OPTIONS.items()]
-    return "\n".join(["| option | verdict | read by, or why not |", "|---|---|---|", *rows])
-
-
-def with_table(page: str) -> str:
-    """The text of the page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
-
-
-if __name__ == "__main__":
-    if "--write" in sys.argv[1:]:
-        write_whole(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
-    else:
-        print(table())

@@ -1,4 +1,4 @@
-"""Before a long run: learn a few rows by heart with the run's recipe, save, reload, compare, put everything back."""
+"""Check a recipe before a long run: overfit a few rows, save, reload, compare, and restore everything."""
 
 import random
 import shutil
@@ -19,28 +19,29 @@ from transformers import Trainer
 from gemma_lisa.checkpoints.lora import part_of_weight
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.short_text import count_of
 
 from .atomic_saves import ASIDE
 
-ROWS, LOOKED_AT = 8, 64  # rows that are learned, of so many those with masks first
-STEPS, STEPS_A_LOOK = 100, 5  # at most, as it ends where all there is to see was seen
-FALLEN, LEARNED = 0.9, 0.05  # a loss has fallen below this share of what it was, or is small anyway
-SAME = 1e-3  # of the largest output: what rounding may do to a reloaded model
+ROWS, LOOKED_AT = 8, 64  # rows to overfit, chosen from so many, rows with masks first
+STEPS, LOOK_EVERY = 100, 5  # maximum number of steps, and steps between two looks at the losses
+FALLEN, LEARNED = 0.9, 0.05  # a loss must fall below this fraction of its first value, or below this value
+SAME = 1e-3  # largest difference of a reloaded model's outputs, as a fraction of the largest output
 
 
 def self_check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
-    """The first process does it, on the model as it is before the engine wraps it; all others wait.
+    """Run the check in the first process, before the engine wraps the model; all others wait.
 
     Args:
-        trainer: of the run, before it trains; is left as it was, bit by bit.
-        reload: opens the folder of a saved model as the run would.
+        trainer: the run's trainer, before it trains; model and random states are restored bit by bit.
+        reload: loads a saved model from a folder as the run would.
 
     Raises:
-        ValueError: what will not work, in a line.
-        UsageError: an engine cuts the model apart.
+        ValueError: the check failed.
+        UsageError: the engine shards the model.
     """
     if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-        raise UsageError("self_check: a process needs the whole model; make the check once without DeepSpeed or FSDP.")
+        raise UsageError("self_check is not supported with DeepSpeed or FSDP. Run it once without them.")
     found: list[ValueError | None] = [None]
     if trainer.args.process_index == 0:
         try:
@@ -65,7 +66,7 @@ def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
     if any("language_model." in name for name in trained):
         wanted |= {"language loss", "loss of [SEG]"}
     if args.activation_checkpointing:
-        model.activation_checkpointing_enable()  # as the run will do, or memory may not be enough
+        model.activation_checkpointing_enable()  # as in the run; memory could be too small without it
     was_training, folder = model.training, Path(args.output_dir) / ASIDE / "self_check"
     try:
         first = losses_of(trainer, model, batches)
@@ -89,10 +90,10 @@ def _check(trainer: Trainer, reload: Callable[[Path], nn.Module]) -> None:
 # Rows
 # ---------------------------------------------------------------------------------------------------------------------
 def batches_of(trainer: Trainer) -> list[dict[str, Any]]:
-    """A few rows of the training data, those with masks first, in batches as the run has them.
+    """Return a few training rows, those with masks first, in batches of the run's size.
 
     Raises:
-        ValueError: they have nothing to learn in them.
+        ValueError: the rows have no labels, no masks or no [SEG].
     """
     data = trainer.train_dataset
     if isinstance(data, IterableDataset):
@@ -107,15 +108,15 @@ def batches_of(trainer: Trainer) -> list[dict[str, Any]]:
     sources = [source for batch in batches for source in batch.pop("sources", [])]
     labels = torch.cat([batch["labels"][:, 1:].flatten() for batch in batches])
     if not (labels != IGNORE_INDEX).any():
-        raise ValueError(f"self-check: labels empty: no token of {', '.join(sources)} is to be learned.")
+        raise ValueError(f"self-check: labels empty: no token of {', '.join(sources)} is a label.")
     if trainer.data_collator.learn_masks:
         if not any(batch["prepared"].num_masks for batch in batches):
             raise ValueError(
-                f"self-check: labels empty: none of {looked_at} rows has a mask, as {sources[0]}; for words only, say "
-                "learn_masks: false."
+                f"self-check: labels empty: none of {count_of(looked_at, 'row')} has a mask, such as {sources[0]}. To "
+                "train on text only, set learn_masks to false."
             )
         if not (labels == trainer.processing_class.seg_token_id).any():
-            raise ValueError(f"self-check: no [SEG] learned: {', '.join(sources)} have masks, but no [SEG] in labels.")
+            raise ValueError(f"self-check: no [SEG] learned: {', '.join(sources)} have masks, but no [SEG] label.")
     return batches
 
 
@@ -129,7 +130,11 @@ def memorize(
     first: dict[str, float],
     wanted: set[str],
 ) -> tuple[set[str], dict[str, float]]:
-    """Train on the batches until all losses wanted have fallen; names of what had a gradient, and the losses."""
+    """Train on the batches until all wanted losses have fallen.
+
+    Returns:
+        The names of the parameters that had a gradient, and the last losses.
+    """
     model, args = trainer.model, trainer.args
     optimizer, pulled, last = trainer.create_optimizer(), set(), first
     for step in range(1, STEPS + 1):
@@ -143,7 +148,7 @@ def memorize(
             torch.nn.utils.clip_grad_norm_(trained.values(), args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if step % STEPS_A_LOOK == 0:
+        if step % LOOK_EVERY == 0:
             last = losses_of(trainer, model, batches)
             if not any(_has_stayed(first, last, name) for name in wanted):
                 break
@@ -152,7 +157,7 @@ def memorize(
 
 @torch.no_grad()
 def losses_of(trainer: Trainer, model: nn.Module, batches: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over all tokens, all [SEG] tokens and all batches with masks, in evaluation mode."""
+    """Return the mean losses of all tokens, of the [SEG] tokens and of the batches with masks, in evaluation mode."""
     model.eval()
     tokens, of_seg, of_masks = [], [], []
     weights = (model.config.bce_loss_weight, model.config.dice_loss_weight)
@@ -173,23 +178,23 @@ def losses_of(trainer: Trainer, model: nn.Module, batches: list[dict[str, Any]])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What must hold
+# Checks
 # ---------------------------------------------------------------------------------------------------------------------
 def _check_moves(trained: dict[str, nn.Parameter], before: dict[str, torch.Tensor], pulled: set[str]) -> None:
     moved = {name for name, parameter in trained.items() if not torch.equal(parameter.detach().cpu(), before[name])}
     if stuck := sorted(pulled - moved):
         raise ValueError(
-            f"self-check: {stuck[0]}, one of {len(stuck)}, has a gradient but did not move: the optimizer does "
-            "not have it, or its learning rate is 0."
+            f"self-check: {stuck[0]}, one of {count_of(len(stuck), 'parameter')}, has a gradient but did not move: the "
+            "optimizer does not have it, or its learning rate is 0."
         )
     if still := sorted({part_of_weight(name) for name in trained} - {part_of_weight(name) for name in moved}):
-        raise ValueError(f"self-check: {', '.join(still)} is trainable but did not move; leave it out of trainable.")
+        raise ValueError(f"self-check: {', '.join(still)} is trainable but did not move. Remove it from trainable.")
 
 
 def _check_frozen(model: nn.Module, frozen: dict[str, int]) -> None:
     moved = [name for name, weight in model.named_parameters() if name in frozen and _sum_of(weight) != frozen[name]]
     if moved:
-        raise ValueError(f"self-check: {moved[0]}, one of {len(moved)}, is frozen but moved.")
+        raise ValueError(f"self-check: {moved[0]}, one of {count_of(len(moved), 'parameter')}, is frozen but moved.")
 
 
 def _has_stayed(first: dict[str, float], last: dict[str, float], name: str) -> bool:
@@ -205,8 +210,8 @@ def _check_losses(first: dict[str, float], last: dict[str, float], wanted: set[s
     for name, meaning in meanings.items():
         if name in wanted and _has_stayed(first, last, name):
             raise ValueError(
-                f"self-check: {meaning}: {first[name]:.4g} at first, {last[name]:.4g} after {STEPS} steps on the same "
-                f"{ROWS} rows; look at learning_rate, trainable and the rows."
+                f"self-check: {meaning}: {first[name]:.4g} before, {last[name]:.4g} after {STEPS} steps on the same "
+                f"{ROWS} rows. Check learning_rate, trainable and the rows."
             )
 
 
@@ -224,19 +229,19 @@ def _check_outputs(trainer: Trainer, reloaded: nn.Module, batches: list[dict[str
             largest = ours[name].abs().max().item()
             if not furthest <= SAME * largest:
                 raise ValueError(
-                    f"self-check: weights not loaded: saved and reloaded, the model's {name} differ by {furthest:.3g} "
-                    f"(the largest is {largest:.3g})."
+                    f"self-check: weights not loaded: {name} of the reloaded model differ by up to {furthest:.3g} from "
+                    f"those of the saved one (their largest value is {largest:.3g})."
                 )
 
 
 def _sum_of(tensor: torch.Tensor) -> int:
-    """A sum over the bytes of a tensor, which changes with any of its numbers."""
+    """Return the sum of a tensor's bytes, as a checksum."""
     return int(tensor.detach().contiguous().flatten().view(torch.uint8).sum(dtype=torch.int64))
 
 
 @contextmanager
 def same_randomness(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn within, all generators go on afterwards as if nothing was."""
+    """Restore all random generators after the block."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

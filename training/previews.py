@@ -1,4 +1,4 @@
-"""A callback that draws what the model answers to a few held-out questions, at every evaluation."""
+"""Callback that draws the model's answers to a few held-out questions at every evaluation."""
 
 import io
 from pathlib import Path
@@ -19,12 +19,12 @@ from .arguments import DataArguments
 
 
 class PreviewCallback(TrainerCallback):
-    """Writes `previews/step-NNNNNN.png` and the training curve `curve.png` below the output folder.
+    """Writes `previews/step-NNNNNN.png` and the training curve `curve.png` in the output folder.
 
     Args:
-        processor: as in training.
-        samples: held-out samples (`EvaluationQuestions`), of which each is drawn.
-        max_new_tokens: of each answer.
+        processor: processor of the training.
+        samples: held-out samples (`EvaluationQuestions`) to draw.
+        max_new_tokens: maximum number of tokens per answer.
     """
 
     def __init__(self, processor: GemmaLisaProcessor, samples: list[dict], max_new_tokens: int):
@@ -32,13 +32,13 @@ class PreviewCallback(TrainerCallback):
 
     @classmethod
     def of(cls, processor: GemmaLisaProcessor, questions: EvaluationQuestions, data_args: DataArguments) -> Self:
-        """Return the callback for `preview_samples` of the questions, spread over all of them."""
+        """Return the callback for `preview_samples` questions, spread evenly over all."""
         count = min(data_args.preview_samples, len(questions))
         samples = [questions[at] for at in range(0, len(questions), len(questions) // count)][:count]
         return cls(processor, samples, data_args.max_new_tokens)
 
     def on_evaluate(self, args, state, control, model, **kwargs):
-        # Every rank answers, because a sharded model cannot run on one; the first one draws.
+        # Every rank generates, because a sharded model cannot run on one; the first one draws
         training = model.training
         model.eval()
         with torch.no_grad():

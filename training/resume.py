@@ -1,4 +1,4 @@
-"""Where a start of train.py begins: anew, at a checkpoint of its folder, or nowhere because the run is finished."""
+"""Decide where train.py starts: from the beginning, from a checkpoint, or not at all because the run is finished."""
 
 import hashlib
 import json
@@ -21,52 +21,52 @@ from gemma_lisa.safety.redaction import redact, redact_command
 
 from .atomic_saves import NONFINITE_FILE, checkpoints_of, remove_folder, remove_scraps, step_of
 
-# How long is trained may grow while a run goes on.
+# Lengths of the training, which can grow when a run is resumed.
 LENGTHS = ("max_steps", "num_train_epochs")
-# Of transformers' TrainingArguments, what decides which weights come out; the batch counts as rows a step.
+# Options of TrainingArguments that change the final weights; the batch is compared by samples per optimizer step.
 DECIDING = (
     *("seed", "data_seed", "bf16", "optim", "optim_args", "optim_target_modules", "learning_rate", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "label_smoothing_factor", "neftune_noise_alpha", "train_sampling_strategy"),
     *("dataloader_drop_last", "ignore_data_skip"),
 )
-# Of the program's own, what does not: where things lie, what is looked at on the way, how a batch is cut. The model
-# counts by its weights, not its name.
+# Own options that do not change the final weights: paths, evaluation, how a batch is split. The model is compared by
+# its weights, not by its name.
 FREE = (
     *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples", "max_new_tokens"),
     *("fresh", "self_check", "global_batch_size", "expected_processes"),
 )
-# A local path in settings: its short name, and a hash of the absolute path, which does not depend on the working folder
+# A local path in settings: its short name and a hash of the absolute path, independent of the working directory
 _MARKED = re.compile(r"<([^<>]*), path ([0-9a-f]{8})>")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """Where a run starts.
 
     Args:
-        checkpoint: to go on from, or None.
-        is_finished: nothing is left to do.
-        says: what is to be told, in lines.
-        undone: what of the folder is given up by that, in the order in which `DeletePickleCallback` takes it away.
+        checkpoint: checkpoint to resume from, or None.
+        is_finished: whether all steps are trained.
+        messages: lines to print.
+        undone: files and folders that `DeletePickleCallback` deletes, in this order.
     """
 
     checkpoint: str | None = None
     is_finished: bool = False
-    says: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     undone: list[Path] = field(default_factory=list)
 
 
 def settings_of(
     parts: list[Any], args: TrainingArguments, secrets: Collection[str] = (), **facts: Any
 ) -> dict[str, Any]:
-    """What may not change while a run goes on, as JSON would give it back; and LENGTHS.
+    """Return the settings that must stay the same when a run is resumed, and LENGTHS, as JSON values.
 
     Args:
         secrets: values to mask wherever they occur (`secret_names.secrets_of`).
         parts: dataclasses of the program's own arguments.
-        args: of the training, with fields of the program's own.
-        facts: what else it is, as the model's weights and the rows of a step.
+        args: training arguments.
+        facts: further settings, such as the fingerprint of the weights.
     """
     theirs = {found.name for found in fields(TrainingArguments)}
     own = {found.name: getattr(part, found.name) for part in parts for found in fields(part)}
@@ -77,7 +77,7 @@ def settings_of(
 
 
 def _mark_paths(value: Any) -> Any:
-    """Return settings in which every local path is its short name and a hash of the absolute path."""
+    """Return settings with each local path replaced by its short name and a hash of the absolute path."""
     if isinstance(value, dict):
         return {name: _mark_paths(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -96,7 +96,7 @@ def _mark_path(path: str) -> str:
 
 
 def _is_same(before: Any, now: Any) -> bool:
-    """Compare settings; local paths by their hashes, or by their names where an older record has no hashes."""
+    """Compare settings; local paths by their hashes, or by their names if an older record has no hashes."""
     if isinstance(before, dict) and isinstance(now, dict):
         return before.keys() == now.keys() and all(_is_same(before[name], now[name]) for name in before)
     if isinstance(before, list) and isinstance(now, list):
@@ -109,8 +109,11 @@ def _is_same(before: Any, now: Any) -> bool:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of the settings has changed, except that more is to be trained; a setting not known before is one of now."""
-    before = redact(before)  # an older record may hold absolute paths
+    """Return the settings that changed, each as "name old, not new".
+
+    Longer trainings and settings that the older record does not have are no changes.
+    """
+    before = redact(before)  # an older record can hold absolute paths
     return [
         f"{name} {_brief(before[name])}, not {_brief(now.get(name))}"
         for name in before
@@ -124,10 +127,10 @@ def _brief(value: Any) -> str:
 
 
 def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> Start:
-    """`choose_start` of the first process, for all of them; takes `fresh` and `resume_from_checkpoint` from `args`.
+    """Return `choose_start` of the first process, on all processes.
 
     Raises:
-        ValueError: on all processes what it raised on the first.
+        ValueError: on all processes, if the first one raised it.
     """
     found: list[Start | ValueError] = [Start()]
     if args.process_index == 0:
@@ -144,10 +147,10 @@ def begin(args: TrainingArguments, settings: dict[str, Any], command: str) -> St
 
 
 def check_start(start: Start) -> None:
-    """Compare the weights of the checkpoint to resume from with its checksums.
+    """Check the weights of the checkpoint to resume from against its checksums.
 
     Raises:
-        ValueError: they differ; with what to do.
+        ValueError: they differ.
     """
     if start.checkpoint is None:
         return
@@ -155,7 +158,7 @@ def check_start(start: Start) -> None:
         check_checksums(start.checkpoint)
     except ValueError as error:
         raise ValueError(
-            f"{error} Or resume from an older checkpoint with --resume_from_checkpoint FOLDER, or begin anew with "
+            f"{error} Or resume from an older checkpoint with --resume_from_checkpoint FOLDER, or start over with "
             "--fresh true."
         ) from error
 
@@ -163,24 +166,24 @@ def check_start(start: Start) -> None:
 def choose_start(
     folder: Path, settings: dict[str, Any], command: str, wanted: str | None = None, fresh: bool = False
 ) -> Start:
-    """Where a run in `folder` begins; takes away scraps.
+    """Return where a run in `folder` starts, and delete what killed processes left there.
 
     Args:
         settings: `settings_of` the run.
-        command: of the run, as its record tells it.
-        wanted: a checkpoint that is asked for: settings may differ then.
-        fresh: begin anew.
+        command: the run's command, as in its record.
+        wanted: checkpoint of `resume_from_checkpoint`; the settings can then differ.
+        fresh: start from the beginning.
 
     Raises:
-        ValueError: the folder holds another run, or `wanted` is no checkpoint.
+        ValueError: the folder holds another run, or `wanted` is not a checkpoint.
     """
     remove_scraps(folder)
     checkpoints = checkpoints_of(folder)
     newest = checkpoints[-1] if checkpoints else None
     if fresh:
         undone = _undone(folder, checkpoints)
-        told = f"fresh: takes {_names(undone)} from {folder} and replaces its weights and configuration"
-        return Start(says=[f"{told}; its other files stay"] if undone else [], undone=undone)
+        line = f"fresh: deletes {_names(undone)} in {folder} and replaces the model there; other files stay"
+        return Start(messages=[line] if undone else [], undone=undone)
     commands = [_last_stage(path).get("command") for path in (newest, folder) if path]
     is_again = any(before is not None and redact_command(before) == command for before in commands)
     if wanted is not None and not is_again:
@@ -193,47 +196,51 @@ def choose_start(
     stage = finished if is_over else _last_stage(newest)
     if "settings" not in stage:
         raise ValueError(
-            f"{folder} holds a run that does not say what it was made with; take another output_dir, or begin anew "
-            "with --fresh true."
+            f"{folder} holds a run without recorded settings, so it cannot be resumed. Use another output_dir, or "
+            "start over with --fresh true."
         )
     if changed := differences(stage["settings"], settings):
-        further = f", go on all the same with --resume_from_checkpoint {newest}" if newest else ""
+        further = f", resume it anyway with --resume_from_checkpoint {newest}" if newest else ""
         raise ValueError(
-            f"{folder} holds another run: {'; '.join(changed)}. Take another output_dir{further}, or begin anew with "
-            "--fresh true."
+            f"{folder} holds a run with other settings: {'; '.join(changed)}. Use another output_dir{further}, or "
+            "start over with --fresh true."
         )
     if is_over and all(settings[name] == stage["settings"][name] for name in LENGTHS):
-        return Start(is_finished=True, says=[f"finished: {folder} holds all {finished['steps']} steps of this run"])
+        return Start(
+            is_finished=True, messages=[f"finished: this run has trained all its {finished['steps']} steps in {folder}"]
+        )
     if newest is None:
         raise ValueError(
-            f"{folder} holds a finished run of {finished['steps']} steps and no checkpoint to go on from. Train on "
-            "from its weights in another output_dir with --model, or begin anew with --fresh true."
+            f"{folder} holds a finished run of {finished['steps']} steps without checkpoints, so it kept no optimizer "
+            f"state and cannot be extended. Start a new run from its model: --model {folder} --output_dir NEW; or "
+            "start over with --fresh true."
         )
-    return Start(str(newest), says=[f"going on from step {step_of(newest)}: {newest}"])
+    return Start(str(newest), messages=[f"resuming from step {step_of(newest)}: {newest}"])
 
 
 def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
-    """Begin at the checkpoint that was asked for; newer ones of the folder are of a run that is given up."""
+    """Return a start at a given checkpoint; newer checkpoints of the folder will be deleted."""
     if not (wanted / TRAINER_STATE_NAME).is_file():
-        raise ValueError(f"--resume_from_checkpoint {wanted}: no checkpoint, it holds no {TRAINER_STATE_NAME}.")
+        raise ValueError(f"--resume_from_checkpoint {wanted} is not a checkpoint: it has no {TRAINER_STATE_NAME}.")
     if wanted.resolve().parent != folder.resolve() and (checkpoints_of(folder) or _last_stage(folder)):
         raise ValueError(
-            f"--resume_from_checkpoint {wanted}: {folder} holds a run of its own; take another output_dir, or begin "
-            "anew with --fresh true."
+            f"--resume_from_checkpoint {wanted} is of another folder, and output_dir {folder} already holds a run. Use "
+            "another output_dir, or start over with --fresh true."
         )
     step = json.loads((wanted / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     newer = [path for path in checkpoints_of(folder) if step_of(path) > step and path.resolve() != wanted.resolve()]
-    says = [f"going on from step {step}: {wanted}"]
+    messages = [f"resuming from step {step}: {wanted}"]
     if changed := differences(_last_stage(wanted).get("settings", {}), settings):
-        says.append(f"with other settings: {'; '.join(changed)}")
+        messages.append(f"with other settings: {'; '.join(changed)}")
     if undone := _undone(folder, newer):
-        says.append(f"takes {_names(undone)} from {folder}, which came later")
-    return Start(str(wanted), says=says, undone=undone)
+        messages.append(f"deletes {_names(undone)} in {folder}, which are newer")
+    return Start(str(wanted), messages=messages, undone=undone)
 
 
 def _undone(folder: Path, checkpoints: list[Path]) -> list[Path]:
-    """The record that says the run is finished, and the checkpoints, the newest first: killed between two of them, the
-    folder holds a run that is further back.
+    """Return the record of a finished run, and the checkpoints, newest first.
+
+    In this order, a process that is killed between two deletions leaves an older state of the same run.
     """
     files = [folder / name for name in (TRAINING_RECORD, NONFINITE_FILE)]
     return [*(path for path in files if path.exists()), *reversed(checkpoints)]
@@ -244,7 +251,7 @@ def _names(paths: list[Path]) -> str:
 
 
 class DeletePickleCallback(TrainerCallback):
-    """Takes away what a start gives up, before the first step: all that could refuse the run has not then."""
+    """Deletes what a start replaces, before the first step: by then nothing can refuse the run any more."""
 
     def __init__(self, start: Start):
         self.undone = start.undone
@@ -260,11 +267,11 @@ class DeletePickleCallback(TrainerCallback):
                 path.unlink()
 
     def on_train_end(self, *args, **kwargs):
-        """Where no step was left to do."""
+        """Delete it also if no step was left to train."""
         self.on_step_begin(*args, **kwargs)
 
 
 def _last_stage(folder: Path) -> dict[str, Any]:
-    """The last stage of a folder's record, {} where it has none."""
+    """Return the last stage of a folder's record, {} if it has none."""
     stages = read_stages(folder)
     return stages[-1] if stages else {}

@@ -1,8 +1,9 @@
-"""Lock a run's folder: two runs that write to one folder would mix their checkpoints.
+"""Lock a run's folder, because two runs in one folder would mix their checkpoints.
 
-The lock is the operating system's (`flock`): it ends with the process that holds it, however that process ends, and
-holds between containers of one machine and, on NFS, between machines. The file says which process holds it. Where the
-file system has no locks, the process named in the file is looked up instead.
+The operating system holds the lock (`flock`) and releases it when the process ends, even after kill -9. It works
+between containers of one machine and, on NFS, between machines.
+
+The lock file names the process that holds it. On a file system without locks, that process is looked up instead.
 """
 
 import errno
@@ -25,18 +26,18 @@ from gemma_lisa.safety.whole_files import check_writable
 from .atomic_saves import remove_empty
 
 LOCK = ".lock"
-# What a file system without locks answers
+# Errors of a file system without locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-# Start times of one process, read twice, differ by the resolution of the machine's clock
+# Seconds: two readings of a process's start time differ by the clock's resolution
 SAME_START = 2.0
 
 
 @contextmanager
 def run_locked(args: TrainingArguments) -> Iterator[None]:
-    """Hold the lock of `output_dir` for all processes of a run; the first one takes it.
+    """Hold the lock of `output_dir` for all processes of a run; the first process takes it.
 
     Raises:
-        ValueError: another run holds it, or the folder cannot be written; on all processes.
+        ValueError: on all processes, if another run holds the lock or the folder cannot be written.
     """
     folder = Path(args.output_dir)
     lock = locked(folder)
@@ -60,11 +61,10 @@ def run_locked(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is created where it does not exist; a folder that stays empty is deleted again.
+    """Hold the lock of a folder. The folder is created if needed, and deleted at the end if it is still empty.
 
     Raises:
-        ValueError: another process holds it, with its id, machine and start; the folder or the lock file cannot be
-            written.
+        ValueError: another process holds the lock, or the folder or the lock file cannot be written.
     """
     check_writable(folder, "output_dir", is_folder=True)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -75,8 +75,8 @@ def locked(folder: Path) -> Iterator[None]:
             descriptor = _take(path)
         except OSError as error:
             raise ValueError(
-                f"{path}: the lock file of the run cannot be opened or written ({error.strerror or error}). If no "
-                "other run uses this folder, delete the file; otherwise give another output_dir."
+                f"{path}: the run's lock file cannot be opened or written ({error.strerror or error}). If no other run "
+                "uses this folder, delete the file. Otherwise give another output_dir."
             ) from error
         inherited = [descriptor]
         os.register_at_fork(after_in_child=lambda: _close_all(inherited))
@@ -101,7 +101,7 @@ def _take(path: Path) -> int:
         try:
             if not _is_free(descriptor):
                 raise ValueError(_refusal(path.parent, _read(descriptor)))
-            # The holder before may have deleted the file after it was opened here
+            # The previous holder can have deleted the file after it was opened here
             if _is_at(path, descriptor):
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(this_process()).encode(), 0)
@@ -113,7 +113,7 @@ def _take(path: Path) -> int:
 
 
 def _is_free(descriptor: int) -> bool:
-    """Lock an open file, if no other process has; where there are no locks, ask whether the process in it lives."""
+    """Lock an open file and return whether it worked. Without locks: whether the process in it has ended."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -129,7 +129,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """What the lock file says of the process that holds it; {} before it has written that."""
+    """Return the process that the lock file names, {} before it is written."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:
@@ -138,7 +138,7 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 
 def _close_all(descriptors: list[int]) -> None:
-    """Close the lock's file in a forked child, which would hold the lock when its parent is gone."""
+    """Close the lock file in a forked child, which would otherwise keep the lock after its parent ended."""
     while descriptors:
         os.close(descriptors.pop())
 
@@ -150,7 +150,7 @@ def _refusal(folder: Path, holder: dict[str, Any]) -> str:
         who = f"the run of process {holder['pid']} on {holder['host']}, started {started},"
     return (
         f"output_dir {folder}: {who} is writing to this folder. Wait for it, stop it, or give another output_dir. If "
-        f"that process is gone, delete {folder / LOCK}."
+        f"that process has ended, delete {folder / LOCK}."
     )
 
 
@@ -158,14 +158,14 @@ def _refusal(folder: Path, holder: dict[str, Any]) -> str:
 # Processes
 # ---------------------------------------------------------------------------------------------------------------------
 def this_process() -> dict[str, Any]:
-    """This process as a lock names it: id, machine, the machine's boot, and start in seconds since 1970."""
+    """Return this process for a lock file: id, machine, id of the boot, start in seconds since 1970."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": _start_of(os.getpid())}
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """Return whether the process that a lock names still runs; a process of another machine is taken to.
+    """Return whether the process in a lock file still runs; a process of another machine is assumed to.
 
-    A process with the same id that started at another time is another one.
+    A process with the same id but another start time is a different process.
     """
     if not holder:
         return False
@@ -176,10 +176,10 @@ def is_alive(holder: dict[str, Any]) -> bool:
 
 
 def _start_of(pid: int) -> float | None:
-    """When a process started, in seconds since 1970; None where there is none. Without /proc: now, if it runs."""
+    """Return the start of a process in seconds since 1970, or None if it does not run. Without /proc: now."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[19])  # field 22 of proc(5), the 20th behind the name
+        ticks = int(fields[19])  # field 22 of proc(5), the 20th after the name
         return _boot_time() + ticks / os.sysconf("SC_CLK_TCK")
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
@@ -199,6 +199,6 @@ def _boot_time() -> int:
 
 
 def _boot() -> str:
-    """An id of the machine's boot; empty where the system has none."""
+    """Return the id of the machine's boot, or "" if the system has none."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.is_file() else ""

@@ -1,7 +1,7 @@
-"""Count the bytes of one training step without computing it: the model is on torch's meta device, which has no memory.
+"""Count the bytes of one training step without computing it, on torch's meta device, which holds no data.
 
-The step is the model's own, forwards and backwards. Only integers have values (tokens, questions, sizes): they decide
-the shapes of all else. What a GPU's kernels keep for themselves is not counted.
+The step is the model's real forward and backward pass. Only integers have values (tokens, questions, sizes), because
+they decide the shapes of other tensors. Workspaces of GPU kernels are not included.
 """
 
 import weakref
@@ -17,16 +17,16 @@ from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, token_loss
 
 META = torch.device("meta")
-# An index that is known gives a shape that is known, so these keep it; all else is moved to the meta device
+# Operators whose index keeps its values, because it decides a shape; other tensors move to the meta device
 TAKE_INDICES = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten._index_put_impl_.default)
-TURN_TOKENS = 10  # what the chat template adds before an image and around it
+TURN_TOKENS = 10  # tokens that the chat template adds before and around an image
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors on the meta device that were made within it and still live.
+    """Counts the bytes of meta tensors that were created inside this mode and are still referenced.
 
     Attributes:
-        now, peak: bytes at this moment, and at most so far.
+        now, peak: bytes now, and their maximum so far.
     """
 
     def __init__(self):
@@ -40,12 +40,12 @@ class LiveBytes(TorchDispatchMode):
         with_values = [tensor for tensor in given if not tensor.is_meta]
         if with_values and len(with_values) == len(given):
             if func is torch.ops.aten._to_copy.default and not given[0].is_floating_point():
-                kwargs = {**kwargs, "device": None}  # integers and masks stay where their values are known
+                kwargs = {**kwargs, "device": None}  # integers and masks keep their values
         elif with_values and func not in TAKE_INDICES:
             with _disable_current_modes():
                 args, kwargs = tree_map(lambda leaf: leaf.to(META) if _has_values(leaf) else leaf, (args, kwargs))
         for tensor in given:
-            self._note(tensor, size=0)  # it was there before, or is counted already
+            self._note(tensor, size=0)  # it existed before, or is already counted
         made = func(*args, **kwargs)
         for tensor in (made,) if isinstance(made, torch.Tensor) else tree_leaves(made):
             self._note(tensor)
@@ -70,7 +70,7 @@ def _has_values(leaf: Any) -> bool:
 
 
 class FusedAttention(torch.autograd.Function):
-    """What a fused attention kernel keeps: queries, keys, values, the result, and a number a row; never the scores."""
+    """Keeps what a fused attention kernel keeps: queries, keys, values, the result and a number per row; no scores."""
 
     @staticmethod
     def forward(ctx, query, key, value, mask):
@@ -87,18 +87,18 @@ class FusedAttention(torch.autograd.Function):
 
 
 def fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    """torch's scaled_dot_product_attention as a GPU computes it; on the meta device it would write all scores down."""
+    """scaled_dot_product_attention with the memory of a GPU kernel; the meta device would create all scores."""
     return FusedAttention.apply(query, key, value, attn_mask)
 
 
 def make_batch(
     config: GemmaLisaConfig, rows: int, questions: int, question_tokens: int, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """A batch of which `forward` prepares the masks: each row one image and so many questions, each with one mask.
+    """Return a batch for `forward`: one image per row, with questions that have one mask each.
 
     Args:
-        rows, questions: images, and questions of each.
-        question_tokens: of a question and its answer together; half of them are learned.
+        rows, questions: number of images, and of questions per image.
+        question_tokens: tokens of a question and its answer together; half of them are labels.
         size: (height, width) of the masks in pixels.
     """
     prefix = [0] * TURN_TOKENS + [config.image_token_index] * config.mm_tokens_per_image
@@ -128,12 +128,12 @@ def make_batch(
 
 @dataclass
 class StepBytes:
-    """Bytes of one step beside weights, gradients and the optimizer's state.
+    """Bytes of one step in addition to weights, gradients and optimizer state.
 
     Attributes:
-        activations: kept from the forward pass for the backward pass, without `logits`.
-        logits: of the head and the cross-entropy behind it.
-        working: more than these two, at the worst moment.
+        activations: tensors kept for the backward pass, without `logits`.
+        logits: tensors of the head and the cross-entropy.
+        working: further memory at the peak.
     """
 
     activations: int
@@ -142,7 +142,7 @@ class StepBytes:
 
 
 def count_step(model: torch.nn.Module, batch: dict[str, Any]) -> StepBytes:
-    """The bytes of one step of a model on the meta device, wrapped by adapters or not, in training mode."""
+    """Return the bytes of one training step. model: on the meta device, in training mode, with or without adapters."""
     dtype = model.get_input_embeddings().weight.dtype
     batch = {
         name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
@@ -150,7 +150,7 @@ def count_step(model: torch.nn.Module, batch: dict[str, Any]) -> StepBytes:
     }
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)  # there from the second micro-batch on: not counted here
+            parameter.grad = torch.zeros_like(parameter)  # exists from the second micro-batch on, so it is excluded
     with LiveBytes() as live, patch("torch.nn.functional.scaled_dot_product_attention", fused_attention):
         output = model(**batch)
         loss, logits = output["loss"], output["logits"].shape
@@ -172,7 +172,7 @@ def count_step(model: torch.nn.Module, batch: dict[str, Any]) -> StepBytes:
 
 
 def _reaches_head(model: torch.nn.Module) -> bool:
-    """Whether anything before the head is trained, so that the backward pass goes through it."""
+    """Return whether parameters before the head are trained, so that the backward pass goes through the head."""
     return any(
         parameter.requires_grad and "seg_projector" not in name and "sam." not in name
         for name, parameter in model.named_parameters()

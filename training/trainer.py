@@ -1,4 +1,4 @@
-"""GemmaLisaTrainer: cross-entropy, BCE and Dice over the counts of the whole optimizer step, and the four scores."""
+"""GemmaLisaTrainer: Trainer with this model's loss, evaluation scores and saved folders."""
 
 import copy
 from collections import defaultdict
@@ -41,6 +41,7 @@ from .callbacks import (
 from .finite_check import stop_unless_finite
 from .hub_push import HubPushes
 from .optimizers import parameter_groups
+from .progress import show_table
 from .trainer_patches import PatchedTrainer
 from .training_arguments import GemmaLisaTrainingArguments
 
@@ -51,9 +52,10 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
     """Trainer for Gemma-LISA. Private methods are overridden in `PatchedTrainer` only.
 
     Loss: Σ CE / tokens, Σ BCE / masks and Σ Dice / masks, weighted by the model's configuration. The divisors count all
-    micro-batches on all ranks, so the result does not depend on how a step is cut into micro-batches. The run ends at a
-    loss or gradient that is not finite, before it changes a weight (`finite_check`). DeepSpeed is an exception: it
-    updates the weights inside backward, so a gradient is checked after the update, but before anything is saved.
+    micro-batches on all ranks, so the result does not depend on the micro-batch size.
+
+    A loss or gradient that is not finite ends the run before it changes a weight (`finite_check`). DeepSpeed updates
+    the weights inside backward: there a gradient is checked after the update, but before anything is saved.
 
     Optimizer: each part of the model can have its own learning rate (`optimizers.parameter_groups`).
 
@@ -64,17 +66,19 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
     Saving: every folder appears when it is complete (`atomic_saves`), with checksums and the training record. A push to
     the Hub is a complete repository (`hub_push`).
 
+    Logging: a table of the steps (`progress`) in place of Trainer's dictionaries.
+
     Args:
-        record: training record, which every saved folder gets; other arguments are Trainer's.
+        record: training record to write into every saved folder. Other arguments are Trainer's.
     """
 
-    # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation once more.
+    # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation again
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args, record: Record | None = None, **kwargs):
         super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
         self.record = record
-        self.step_sources: list[list[str]] = []  # of every micro-batch of the step
+        self.step_sources: list[list[str]] = []  # per micro-batch of the step
         self.step_losses: list[dict[str, torch.Tensor]] = []
         self._part_sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._seen_parts: set[str] = set()
@@ -88,9 +92,10 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             BestOnlyCallback(),
         ):
             self.add_callback(callback)
+        show_table(self)
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """The micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
+        """Return the micro-batches of one optimizer step, and (2,): its labelled tokens and masks on all ranks."""
         if self._last_step.is_over:
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -109,7 +114,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ):
-        """The weighted sum of the parts; `num_items_in_batch` is what `get_batch_samples` counted, or None."""
+        """Return the weighted sum of the loss parts. num_items_in_batch: counts of `get_batch_samples`, or None."""
         inputs = send_to_device(inputs, self.args.device)  # Trainer leaves `prepared` of a stream on the CPU
         inputs = self.processing_class.normalize_images(inputs)  # uint8 to float32, on the device
         if num_items_in_batch is None:
@@ -118,22 +123,22 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         else:
             tokens, masks = num_items_in_batch.long()  # whole numbers, which FSDP2 does not round to bf16
             outputs = model(**inputs, num_items_in_batch=tokens, num_masks_in_batch=masks)
-            # Gradients are averaged over ranks; the shares of the ranks are to be added up
+            # DDP averages gradients over ranks, but the ranks' shares of the loss must be summed
             loss = outputs["loss"] * self.accelerator.num_processes
             parts = {name: outputs[name].detach() for name in LOSS_PARTS if outputs.get(name) is not None}
             for name, part in parts.items():
                 self._part_sums[name] += part
                 self._seen_parts.add(name)
             self.step_losses.append({"loss": outputs["loss"].detach(), **parts})
-            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # it steps within backward
+            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # it updates the weights in backward
                 stop_unless_finite(self, self.step_sources, self.step_losses, None)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As Trainer; after the last micro-batch of a step, end the run if a loss or the gradient is not finite.
+        """Train on a micro-batch; after the last one of a step, end the run if a loss or gradient is not finite.
 
         `on_pre_optimizer_step` is too late: clipping turns a gradient whose norm overflows into zeros. The
-        norm reads all gradients once more: 0.6% of a step of examples/shapes-tiny on a CPU.
+        norm reads all gradients again: 0.6% of the time of a step of examples/shapes-tiny on a CPU.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -143,7 +148,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
     def _gradient_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
         """Return the norm of the whole gradient on all ranks, before clipping.
 
-        FSDP2 shards all parameters over one mesh, so that Trainer's case of gradients on several meshes cannot occur.
+        FSDP2 shards all parameters over one mesh, so gradients on several meshes, which Trainer handles, cannot occur.
         """
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             return self.accelerator.clip_grad_norm_(model.parameters(), float("inf"))  # reads the engine's norm
@@ -151,9 +156,9 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """As Trainer; the optimizer's options are those of the arguments after a resume too.
+        """Create the scheduler; after a resume, the optimizer uses the options of the arguments.
 
-        Under DeepSpeed, which loads its optimizer elsewhere, they stay the checkpoint's.
+        Exception: DeepSpeed loads its optimizer elsewhere and keeps the options of the checkpoint.
         """
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if not self.is_deepspeed_enabled:
@@ -161,9 +166,9 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs with the parts of the loss beside it, each the mean over the steps since the last log."""
+        """Log values; to a training loss, add the mean of each loss part over the steps since the last log."""
         if "loss" in logs and self._part_steps:
-            # The shares of the ranks are added up; a part that no batch had is not logged as 0
+            # Sum the shares of the ranks; a part that no batch had is not logged
             sums = torch.stack([self._part_sums[name] for name in LOSS_PARTS])
             seen = torch.tensor([float(name in self._seen_parts) for name in LOSS_PARTS], device=sums.device)
             sums, seen = self.accelerator.reduce(torch.stack([sums, seen]), reduction="sum").tolist()
@@ -175,15 +180,17 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
-        """Trainer's choice by `optim`, on groups with the rates of the arguments."""
+        """Return Trainer's optimizer for `optim`, with parameter groups at the rates of the arguments."""
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if options.keys() & {"params", "model", "optimizer_dict"}:
-            raise ValueError(f"optim: {args.optim.value} makes its own groups of parameters; use an AdamW.")
-        options["params"] = groups_of(model, args)  # Trainer hands them to the class, in place of its own
+            raise ValueError(
+                f"optim {args.optim.value} is not supported: it makes its own parameter groups. Use an AdamW."
+            )
+        options["params"] = groups_of(model, args)  # Trainer passes them to the class in place of its own
         return optimizer_class, options
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer; into the output folder with state and training record, moved there when all of it is written."""
+        """Save the model. Into output_dir, it is moved with state and training record when all files are written."""
         if output_dir is not None:
             self._write_model(Path(output_dir))
             if self.args.push_to_hub and not _internal_call:
@@ -199,10 +206,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             self.push_saved("Model save")
 
     def _write_model(self, folder: Path) -> None:
-        """As Trainer's save_model, with checksums beside the weights.
-
-        The arguments beside them are without secrets and absolute paths.
-        """
+        """Save the model with checksums. The saved arguments have no secrets and no absolute paths."""
         with self._use_args(self.args.redacted()):
             super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
@@ -218,9 +222,9 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             self.args = given
 
     def place_checkpoint(self, aside: Path, place: Path) -> None:
-        """Let a checkpoint appear when all ranks have written all they have to; then push it, and delete old ones."""
+        """Move a checkpoint to its place when all ranks have written it; then push it and delete old ones."""
         if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(place)  # and not where it lies still
+            self.state.best_model_checkpoint = str(place)  # not the temporary folder
         with one_line_errors(place, "cannot be written"):
             self._seal(aside, lambda: place_checkpoint(aside, place))
         if self.args.push_to_hub:
@@ -229,7 +233,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             rotate(place.parent, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _seal(self, aside: Path, place: Callable[[], None]) -> None:
-        """Add state and training record to what was written aside, and when all ranks are there, let it appear."""
+        """Add state and training record to a temporary folder, and call `place` when all ranks are ready."""
         if self.args.should_save:
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
             if self.record is not None:
@@ -238,8 +242,8 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         if self.is_world_process_zero():
             place()
         self.accelerator.wait_for_everyone()
-        if self.is_local_process_zero() and aside.exists():  # a node with a disc of its own
-            with suppress(FileNotFoundError):  # or one that was not told yet
+        if self.is_local_process_zero() and aside.exists():  # a node with its own disk
+            with suppress(FileNotFoundError):  # or its view of a shared disk is old
                 place()
         self.accelerator.wait_for_everyone()
         if self.is_local_process_zero() and aside.parent.exists():
@@ -248,7 +252,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         if isinstance(self.train_dataset, MixtureQuestions):
-            # A mixture shuffles itself: a row is not repeated before all other rows of its data set were used
+            # A mixture shuffles itself: no row repeats before all other rows of its data set were used
             args = copy.copy(self.args)
             args.train_sampling_strategy = "sequential"
             with self._use_args(args):
@@ -267,7 +271,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """(loss, counts (B, 5), sample ids (B,)): numbers of one size, whatever the images' sizes are."""
+        """Return (loss, counts (B, 5), sample ids (B,)): shapes that do not depend on the image sizes."""
         sample_ids = inputs.pop("sample_ids")
         inputs.pop("sources", None)
         inputs = send_to_device(inputs, self.args.device)
@@ -278,12 +282,12 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
 
 
 def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:
-    """`parameter_groups` at the rates of the arguments."""
+    """Return `parameter_groups` with the rates of the arguments."""
     return parameter_groups(model, args.learning_rate, args.weight_decay, args.part_rates)
 
 
 def measured_scores(questions: EvaluationQuestions) -> set[str]:
-    """Names of the scores that an evaluation on these questions gives, with the loss; without drawing a question."""
+    """Return the names of the scores that these questions can measure, and the loss; without creating a question."""
     targets = questions.rows.select_columns(["targets"]).with_format("arrow")[:]["targets"]
     masks = pyarrow.compute.struct_field(pyarrow.compute.list_flatten(targets), "masks")
     counts = pyarrow.compute.list_value_length(masks).fill_null(0).to_numpy().astype(np.int64)
@@ -293,12 +297,12 @@ def measured_scores(questions: EvaluationQuestions) -> set[str]:
 
 
 def scores_of_counts(prediction: EvalPrediction) -> dict[str, float | int]:
-    """The scores (`metrics`) of gathered counts; samples that filled up the last batch are counted once."""
+    """Return the scores (`metrics`) of gathered counts. Samples that padded the last batch count once."""
     _, first = np.unique(prediction.label_ids, return_index=True)
     return _scores(prediction.predictions[first].astype(np.int64))
 
 
 def _scores(counts: np.ndarray) -> dict[str, float | int]:
     scores = summarize_counts(counts)
-    del scores["gIoU_all"]  # with the answer given, a missing thing has no mask whatever the model thinks
+    del scores["gIoU_all"]  # with the answer given, an absent object never gets a mask
     return {name: value for name, value in scores.items() if value is not None}

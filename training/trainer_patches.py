@@ -1,7 +1,7 @@
-"""PatchedTrainer: every private method of transformers' Trainer that is overridden.
+"""PatchedTrainer: all overrides of private methods of transformers' Trainer.
 
-Each override says why there is no public way. Checked against transformers 5.23.0 and 5.24.0: what is relied on is
-listed in tests/training/test_trainer_patches.py, which fails when a release changes it.
+Each override gives the reason why there is no public way. Checked against transformers 5.23.0 and 5.24.0.
+tests/training/test_trainer_patches.py fails when a release changes what they rely on.
 """
 
 import os
@@ -17,12 +17,12 @@ from .distributed import accelerate_prepares
 
 
 class PatchedTrainer(Trainer):
-    """Trainer that writes checkpoints aside, and lets Accelerate prepare the model in the way FSDP2 needs."""
+    """Trainer that writes checkpoints to a temporary folder, and prepares the model for FSDP2."""
 
     _is_aside = False
 
     def place_checkpoint(self, aside: Path, place: Path) -> None:
-        """Complete the checkpoint that was written to `aside`, and move it to `place`."""
+        """Complete the checkpoint in the temporary folder `aside`, and move it to `place`."""
         raise NotImplementedError
 
     def _get_output_dir(self, trial: None) -> str:
@@ -31,7 +31,7 @@ class PatchedTrainer(Trainer):
         return os.path.join(folder, ASIDE) if self._is_aside else folder
 
     def _save_checkpoint(self, model, trial: None) -> None:
-        """Save a checkpoint. Reason: it gets its final name only when every process has written all of its files."""
+        """Save a checkpoint. Reason: it must get its final name only when every process has written all its files."""
         name = checkpoint_name(self.state.global_step)
         folder = Path(self.args.output_dir)
         aside, place = folder / ASIDE / name, folder / name
@@ -40,13 +40,13 @@ class PatchedTrainer(Trainer):
         self.place_checkpoint(aside, place)
 
     def _finalize_training(self, trial: None, num_train_samples: int, start_time: float) -> TrainOutput:
-        """End a training. Reason: Trainer would delete checkpoints file by file; see `BestOnlyCallback`."""
+        """Finish a training. Reason: Trainer would delete checkpoints file by file; see `BestOnlyCallback`."""
         with self._aside():
             return super()._finalize_training(trial, num_train_samples, start_time)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """Let Trainer read and write checkpoints aside only."""
+        """Make Trainer read and write checkpoints in the temporary folder only."""
         self._is_aside = True
         try:
             yield

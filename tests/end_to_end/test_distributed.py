@@ -1,4 +1,4 @@
-"""Two processes train and evaluate as one does. This file is also the program that both runs start."""
+"""Two processes train and evaluate like one. This file is also the program of the runs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from gemma_lisa.training.describe_run import describe
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
-SIZE = 32  # pixels a side
+SIZE = 32  # height and width in pixels
 ROWS_A_STEP = 4
 LOGGED = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss", "grad_norm")
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")
@@ -38,20 +38,20 @@ def scene_row(number, num_targets=4):
 
 
 def uneven_rows():
-    """Rows of three steps; two processes take the first and the second pair of each four."""
+    """Return the rows of three steps; of each four, two processes take the first and the second pair."""
     one_mask = scene_row(5, num_targets=1)
     assert len(one_mask["targets"][0]["masks"]) == 1
     masks, words = [scene_row(number) for number in range(4)], [scene_row(number, 0) for number in range(4)]
     no_image = [{**row, "image": None} for row in words]
     return [
-        *(masks[0], masks[1], no_image[0], no_image[1]),  # masks here, not even an image there
+        *(masks[0], masks[1], no_image[0], no_image[1]),  # one process has masks, the other no image
         *(words[0], no_image[2], one_mask, words[1]),  # fewer masks than processes
-        *(words[2], words[3], masks[2], masks[3]),  # an image here, masks there
+        *(words[2], words[3], masks[2], masks[3]),  # one process has an image, the other masks
     ]
 
 
 def train_and_evaluate(folder: Path) -> None:
-    """Train on uneven rows, evaluate on an odd number of questions, then train with a stop and go on; write all."""
+    """Train on uneven rows, evaluate on an odd number of questions, train, stop and resume. Writes all results."""
     model, processor = build_tiny(image_size=SIZE)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
@@ -64,7 +64,7 @@ def train_and_evaluate(folder: Path) -> None:
             per_device_train_batch_size=ROWS_A_STEP // int(os.environ.get("WORLD_SIZE", 1)),
             per_device_eval_batch_size=2,
             learning_rate=1e-3,
-            adam_epsilon=1e-4,  # a gradient that is zero but for rounding must not choose the direction
+            adam_epsilon=1e-4,  # gradients that are zero up to rounding must not decide the direction
             logging_steps=1,
             disable_tqdm=True,
             use_cpu=True,
@@ -91,7 +91,7 @@ def train_and_evaluate(folder: Path) -> None:
     found["uneven"] = trainer.state.log_history
     save("uneven")
 
-    # Two epochs and a half in new words and order; the stop is in the middle of the second
+    # Two and a half epochs with new wording and order; the stop is within the second
     shuffled = [scene_row(number, number % 5) for number in range(2 * ROWS_A_STEP)]
     saving = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3}
     trainer = trainer_of("whole", shuffled, **saving)
@@ -104,7 +104,7 @@ def train_and_evaluate(folder: Path) -> None:
     found["resumed"] = resumed.state.log_history
     found["resumed_equal"] = all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
-    # From the untrained weights, so that rounding cannot grow; last, because what was evaluated is not wrapped again
+    # With untrained weights, so that rounding cannot grow; last, because an evaluated model is not wrapped again
     questions = evaluation_questions()
     found["scores"] = trainer_of("scores", shuffled, questions).evaluate()
     found["num_questions"] = len(questions)
@@ -113,7 +113,7 @@ def train_and_evaluate(folder: Path) -> None:
 
 
 def evaluation_questions() -> EvaluationQuestions:
-    """An odd number of questions."""
+    """Return an odd number of questions."""
     rows = Dataset.from_list([scene_row(20), scene_row(21, num_targets=1)], features=ROW_FEATURES)
     return EvaluationQuestions(rows, with_conversations=False)
 
@@ -139,7 +139,7 @@ def parts(history):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU for each, two processes train as two")
-def test_processes_that_would_each_train_alone_are_refused(tmp_path):
+def test_processes_that_would_train_alone_are_refused(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = ["train.py", "--model", "some/model", "--output_dir", str(tmp_path)]
     done = subprocess.run(
@@ -155,19 +155,19 @@ def test_processes_that_would_each_train_alone_are_refused(tmp_path):
     assert "--use_cpu true" in done.stderr and not list(tmp_path.iterdir())
 
 
-# One test, because both runs are to be made once
+# One test, so that both runs are made only once
 @pytest.mark.slow
-def test_two_processes_train_resume_and_evaluate_as_one_does(tmp_path):
+def test_two_processes_train_resume_and_evaluate_like_one(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     train_and_evaluate(tmp_path / "one")
     in_two_processes(tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "found.json").read_text()) for name in ("one", "two"))
 
-    # The run says how many processes it found
-    assert "1 process(es)" in one["description"]
-    assert "2 process(es)" in two["description"]
-    assert "4 samples per optimizer step = 2 a device × 1 micro-batches × 2 process(es)" in two["description"]
+    # The description has the number of processes
+    assert "1 process, " in one["description"]
+    assert "2 processes, " in two["description"]
+    assert "4 samples per optimizer step = 2 per device × 1 micro-batch × 2 processes" in two["description"]
 
     # Logged losses and final weights
     for name, num_steps in (("uneven", 3), ("whole", 5), ("resumed", 5)):
@@ -179,7 +179,7 @@ def test_two_processes_train_resume_and_evaluate_as_one_does(tmp_path):
         for name, tensor in load_file(tmp_path / "one" / f"{run}.safetensors").items():
             assert torch.allclose(weights[name], tensor, rtol=1e-5, atol=1e-5), (run, name)
 
-    # A run resumed in the middle of the second epoch is the whole run
+    # A run resumed within the second epoch equals the whole run
     for found in (one, two):
         assert np.array_equal(parts(found["resumed"]), parts(found["whole"]))
         assert found["resumed_equal"]

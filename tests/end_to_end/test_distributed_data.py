@@ -1,6 +1,6 @@
-"""Which samples whole runs learn from: with workers, in two processes, and gone on with in the middle.
+"""The samples that whole runs train on: with workers, in two processes, and after a resume.
 
-This file is also the program that the runs are made by.
+This file is also the program of the runs.
 """
 
 import json
@@ -29,21 +29,21 @@ from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
-SIZE = 32  # pixels a side
+SIZE = 32  # height and width in pixels
 ROWS_A_STEP = 4
 EPOCH_STEPS = 5
 STEPS = 2 * EPOCH_STEPS
-STOP = 7  # in the middle of the second epoch
+STOP = 7  # within the second epoch
 SIZES = {"scenes": 16, "words": 8}
 SHARES = {"scenes": 3.0, "words": 2.0}
-WORKERS = {1: (0, 2, 4), 2: (0, 2)}  # by the number of processes
+WORKERS = {1: (0, 2, 4), 2: (0, 2)}  # by number of processes
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")
 NAME = re.compile(r"What of (\w+)/(\d+)\?")
-READERS = 4  # at most that a stream has here
+READERS = 4  # largest number of readers of a stream
 
 
 def row(name, number):
-    """A row that is asked for its own name, so that the words of a sample tell which row it is of."""
+    """Return a row whose question has its own name, so that a sample shows its row."""
     generator = np.random.default_rng(number)
     drawn = row_of_scene(draw_scene(generator, SIZE), generator, False, f"{name}/{number}")
     drawn["conversation"] = [{"question": f"What of {name}/{number}?", "answer": "Yes."}]
@@ -55,7 +55,7 @@ def rows_of(name):
 
 
 class RecordingTrainer(GemmaLisaTrainer):
-    """Remembers the words of every sample of every step."""
+    """Records the texts of every sample of every step."""
 
     def get_batch_samples(self, *args):
         batches, counts = super().get_batch_samples(*args)
@@ -68,7 +68,7 @@ class RecordingTrainer(GemmaLisaTrainer):
 
 
 def make_runs(folder: Path) -> None:
-    """Whole and resumed runs of a mixture and of a stream; what each process learned from, as JSON."""
+    """Train whole and resumed runs of a mixture and a stream. Writes the samples of each process as JSON."""
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     model, processor = build_tiny(image_size=SIZE)
     for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def make_runs(folder: Path) -> None:
             save_strategy="steps",
             save_steps=STOP,
             learning_rate=1e-3,
-            adam_epsilon=1e-4,  # a gradient that is zero but for rounding must not choose the direction
+            adam_epsilon=1e-4,  # gradients that are zero up to rounding must not decide the direction
             logging_steps=1,
             disable_tqdm=True,
             use_cpu=True,
@@ -123,7 +123,7 @@ def make_runs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{processes: [what each of them found]}, each made by real processes."""
+    """{number of processes: [recorded samples of each]}, from real processes."""
     folder, found = tmp_path_factory.mktemp("runs"), {}
     for name in SHARES:
         write_shards({"train": rows_of(name)}, folder / name, name, shards=READERS)
@@ -147,12 +147,12 @@ def runs(tmp_path_factory):
 
 
 def steps_of(ranks, name):
-    """The samples of every step of all processes, sorted."""
+    """Return the sorted samples of every step of all processes."""
     return [sorted(chain(*step)) for step in zip(*(found[name]["learned"] for found in ranks), strict=True)]
 
 
 def rows_in(steps):
-    """How often there is a sample of a row: {("scenes", 3): 1, ...}."""
+    """Return the number of samples per row: {("scenes", 3): 1, ...}."""
     names = [NAME.search(sample).groups() for step in steps for sample in step]
     return Counter((name, int(number)) for name, number in names)
 
@@ -160,7 +160,7 @@ def rows_in(steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
 @pytest.mark.parametrize("data", ["mixture", "stream"])
-def test_a_run_gone_on_with_in_the_middle_of_an_epoch_is_the_whole_run(runs, ranks, data):
+def test_a_run_resumed_within_an_epoch_equals_the_whole_run(runs, ranks, data):
     for found in runs[ranks]:
         for workers in WORKERS[ranks]:
             whole, resumed = found[f"{data} {workers}"], found[f"{data} {workers} resumed"]
@@ -170,7 +170,7 @@ def test_a_run_gone_on_with_in_the_middle_of_an_epoch_is_the_whole_run(runs, ran
 
 
 @pytest.mark.slow
-def test_a_mixture_is_the_same_with_any_number_of_workers_and_processes(runs):
+def test_a_mixture_does_not_depend_on_the_number_of_workers_and_processes(runs):
     expected = steps_of(runs[1], "mixture 0")
     assert len({sample for step in expected for sample in step}) > STEPS * ROWS_A_STEP / 2
     for ranks, found in runs.items():
@@ -182,10 +182,10 @@ def test_a_mixture_is_the_same_with_any_number_of_workers_and_processes(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
-def test_an_epoch_of_a_mixture_covers_what_it_says(runs, ranks):
+def test_an_epoch_of_a_mixture_has_the_given_shares(runs, ranks):
     steps = steps_of(runs[ranks], "mixture 0")
     first, both = rows_in(steps[:EPOCH_STEPS]), rows_in(steps)
-    # 12 and 8 samples an epoch: not all scenes in one, and none a second time before all came
+    # 12 and 8 samples per epoch: not all scenes in one, and none twice before all were used
     assert sorted(count for (name, _), count in first.items() if name == "scenes") == [1] * 12
     assert sorted(count for (name, _), count in both.items() if name == "scenes") == [1] * 8 + [2] * 8
     assert [both["words", number] for number in range(SIZES["words"])] == [2] * 8
@@ -194,7 +194,7 @@ def test_an_epoch_of_a_mixture_covers_what_it_says(runs, ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS[2])
-def test_processes_of_a_stream_take_as_many_batches_and_no_row_twice(runs, workers):
+def test_processes_of_a_stream_get_equally_many_batches_and_no_row_twice(runs, workers):
     one, two = (found[f"stream {workers}"]["learned"] for found in runs[2])
     assert [len(step) for step in one] == [len(step) for step in two] == [ROWS_A_STEP // 2] * STEPS
     assert not set(rows_in(one)) & set(rows_in(two))
@@ -202,7 +202,7 @@ def test_processes_of_a_stream_take_as_many_batches_and_no_row_twice(runs, worke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", WORKERS)
-def test_a_stream_begins_anew_where_it_is_told_to(runs, ranks):
+def test_a_stream_restarts_with_ignore_data_skip(runs, ranks):
     for found in runs[ranks]:
         assert found["stream 0 anew"]["learned"] == found["stream 0"]["learned"][: STEPS - STOP]
 

@@ -1,4 +1,4 @@
-"""Every recipe: it is read, what it trains moves and nothing else does, at the rates it gives."""
+"""Every recipe is parsed, and changes only the parameters that it trains, at its rates."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ EVERYTHING = {
     *("model.language_model", "model.vision_tower", "model.multi_modal_projector"),
     *("seg_projector", "sam.vision_encoder", "sam.mask_decoder", "sam.prompt_encoder"),
 }
-# Recipe -> the parts that it trains, as train.py's description counts them.
+# Recipe -> the parts that it trains, as in train.py's description
 TRAINED = {
     "align-bridge": {"seg_projector"},
     "few_pictures": EVERYTHING,
@@ -45,12 +45,12 @@ TRAINED = {
     "shapes_conversations": EVERYTHING,
     "shapes_text": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
-# What is trained of a part that is not trained whole: without clicks and boxes, which are simulated where the recipe
-# weighs them, SAM's prompt encoder gets no other gradient.
+# Trained parameters of a part that is not trained completely. Without simulated prompts, SAM's prompt encoder gets a
+# gradient only here.
 ONLY = {"sam.prompt_encoder": ["sam.prompt_encoder.no_mask_embed.weight"]}
-# What nothing pulls at: the decoder's answers to prompts of several meanings, and SAM's own estimate of the IoU, where
-# the recipe does not weigh its error.
-UNPULLED = re.compile(r"output_hypernetworks_mlps\.[123]\.")
+# Parameters without a gradient: the decoder's further masks for ambiguous prompts, and SAM's estimate of the IoU if the
+# recipe has no weight for it.
+NO_GRADIENT = re.compile(r"output_hypernetworks_mlps\.[123]\.")
 SCORES = re.compile(r"iou_prediction_head")
 
 
@@ -69,12 +69,12 @@ def parse(path, checkpoint, folder, *more):
     )
 
 
-def test_each_recipe_is_known_here():
+def test_each_recipe_is_listed():
     assert {path.stem for path in RECIPES} == set(TRAINED)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypatch):
+def test_a_recipe_is_parsed(path, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     content = yaml.safe_load(path.read_text())
     model_args, data_args, args = parse(path, checkpoint, tmp_path)
@@ -88,11 +88,11 @@ def test_a_recipe_is_read_as_it_is_written(path, checkpoint, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_what_a_recipe_trains_moves_and_nothing_else_does(path, checkpoint, rows, tmp_path, monkeypatch):
+def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     steps = (
         "8" if "prompted_loss_weight" in yaml.safe_load(path.read_text()) else "3"
-    )  # to meet clicks on and beside a thing
+    )  # so that foreground and background points occur
     small = ["--max_steps", steps, "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--eval_strategy", "no"]
     small += ["--lr_scheduler_kwargs", "{}", "--save_strategy", "no", "--dataloader_num_workers", "0"]
     small += ["--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
@@ -124,11 +124,11 @@ def test_what_a_recipe_trains_moves_and_nothing_else_does(path, checkpoint, rows
         optimizer_cls_and_kwargs=train.muon_of(args),
     )
     trainer.train()
-    # Bits, not numbers: what is packed in 4 bits and read as bf16 may be NaN, which equals nothing
+    # Compare bytes: packed 4-bit values read as bf16 can be NaN, which is not equal to itself
     bits = {name: parameter.detach().view(torch.uint8) for name, parameter in model.named_parameters()}
     moved = {name for name in bits if not torch.equal(bits[name], before[name].view(torch.uint8))}
     assert moved <= trained
-    still = {name for name in trained - moved if not UNPULLED.search(name)}
+    still = {name for name in trained - moved if not NO_GRADIENT.search(name)}
     if not model.config.score_loss_weight:
         still = {name for name in still if not SCORES.search(name)}
     assert still == set()

@@ -1,6 +1,6 @@
-"""DDP, ZeRO-2, ZeRO-3 and FSDP2 in two processes train as one process does, by configs/accelerate and train.py.
+"""DDP, ZeRO-2, ZeRO-3 and FSDP2 in two processes train like one process, with configs/accelerate and train.py.
 
-There is no GPU: what `launched.py` changes, so that engines shard all the same, it says itself.
+There is no GPU. `launched.py` describes its changes that make the engines shard without one.
 """
 
 import json
@@ -33,21 +33,21 @@ from gemma_lisa.training.trainer import LOSS_PARTS
 
 ROOT = Path(train.__file__).parent
 LAUNCHED = ROOT / "tests" / "launched.py"
-SIZE = 32  # pixels a side
+SIZE = 32  # height and width in pixels
 ROWS_A_STEP, STEPS_AN_EPOCH = 4, 8
 LORA = ("--lora_rank", "4")
-# How far losses may be apart, and the norm of gradients as a share
+# Tolerances: absolute for losses, relative for the gradient norm
 EXACT, BY_CHANCE = (1e-4, 1e-4), (0.3, 0.5)
-# Products in bf16 are rounded otherwise on a CPU that has no units for them
+# A CPU without bf16 units rounds bf16 products differently
 ROUNDED = (6e-3, 0.05) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (2e-2, 0.1)
-# What is trained and how, the steps, of which a resumed run does half again, and how far it may be apart
+# Run -> options, number of steps (a resumed run repeats the second half), tolerances
 RUNS = {
     "parts": ((), 20, EXACT),
     "lora": (LORA, 6, EXACT),
     "bf16": ((*LORA, "--bf16", "true"), 4, ROUNDED),
     "nf4": ((*LORA, "--bf16", "true", "--load_in_4bit", "true"), 4, ROUNDED),
-    # Where simulated hands click is drawn anew in every process
-    "hands": (("--prompted_loss_weight", "1.0"), 4, BY_CHANCE),
+    # Every process draws its own simulated prompts
+    "prompted": (("--prompted_loss_weight", "1.0"), 4, BY_CHANCE),
 }
 ENGINES = ("ddp", "zero2", "zero3", "zero3_offload", "fsdp2")
 COMPARED = (*LOSS_PARTS, "grad_norm")
@@ -55,7 +55,7 @@ COMPARED = (*LOSS_PARTS, "grad_norm")
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A folder with a model and a recipe: scenes with masks, scenes with words only, and rows without an image."""
+    """A folder with a model and a recipe: scenes with masks, scenes with text only, and rows without an image."""
     folder = tmp_path_factory.mktemp("start")
     model, processor = build_tiny(image_size=SIZE)
     model.save_pretrained(folder)
@@ -82,7 +82,7 @@ def start(tmp_path_factory):
         "seed": 0,
         "global_batch_size": ROWS_A_STEP,
         "learning_rate": 1e-3,
-        "adam_epsilon": 1e-4,  # a gradient that is zero but for rounding must not choose the direction
+        "adam_epsilon": 1e-4,  # gradients that are zero up to rounding must not decide the direction
         "optim": "adamw_torch",
         "logging_steps": 1,
         "disable_tqdm": True,
@@ -93,14 +93,12 @@ def start(tmp_path_factory):
 
 
 def runs_of(engine: str | None) -> list[str]:
-    """ZeRO-3 cannot cut 4-bit weights apart, and train.py refuses to."""
+    """Return the runs of an engine. ZeRO-3 cannot shard 4-bit weights, and train.py refuses it."""
     return [name for name in RUNS if name != "nf4" or not (engine or "").startswith("zero3")]
 
 
 def file_of(engine: str, folder: Path) -> Path:
-    """The engine's file for the launcher. ZeRO-3 would leave weights whole that are as small as a small model's; in a
-    copy it is told not to.
-    """
+    """Return the engine's file for the launcher. For ZeRO-3 it is a copy that shards small weights too."""
     path = ROOT / "configs" / "accelerate" / f"{engine}.yaml"
     if not engine.startswith("zero3"):
         return path
@@ -114,7 +112,7 @@ def file_of(engine: str, folder: Path) -> Path:
 
 
 def run_all(start: Path, folder: Path, engine: str | None) -> str:
-    """Train whole, then from the middle on again, by an engine in two processes or by none in one; what was said."""
+    """Train whole runs and resume them from the middle: with an engine in two processes, or in one. Returns stdout."""
     processes = 1 if engine is None else 2
     runs = []
     for name in runs_of(engine):
@@ -141,7 +139,7 @@ def run_all(start: Path, folder: Path, engine: str | None) -> str:
             "2",
         ]
         launcher += ["--main_process_port", str(port)]
-    # On the CPU, also where there is a GPU
+    # On the CPU, even if there is a GPU
     here = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *launcher, LAUNCHED, folder / "runs.json"],
@@ -157,27 +155,27 @@ def run_all(start: Path, folder: Path, engine: str | None) -> str:
 
 @pytest.fixture(scope="module")
 def one(start, tmp_path_factory):
-    """What one process does with the same rows a step."""
+    """Runs of one process with the same global batch size."""
     folder = tmp_path_factory.mktemp("one")
     run_all(start, folder, None)
     return folder
 
 
 def numbers(folder: Path) -> np.ndarray:
-    """(steps, parts) of a run; a part that no batch of a step had is 0."""
+    """Return (steps, parts) of a run; a part that no batch of a step had is 0."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return np.array([[entry.get(part, 0.0) for part in COMPARED] for entry in history if "language_loss" in entry])
 
 
-def test_the_mixture_leaves_a_process_without_masks_and_images(start):
+def test_the_mixture_has_batches_without_masks_and_images_in_a_process(start):
     recipe = yaml.safe_load((start / "recipe.yaml").read_text())
     parts = load_mixture(recipe["mixture"], "train", None, None)
     questions = MixtureQuestions(parts, recipe["seed"], recipe["max_questions"], recipe["epoch_length"])
     alone = {"masks": 0, "image": 0}
     for step in range(STEPS_AN_EPOCH):
-        halves = [[questions[4 * step + 2 * half + at] for at in (0, 1)] for half in (0, 1)]
-        has_image = [any(sample["image"] is not None for sample in half) for half in halves]
-        has_masks = [any(m is not None and len(m) for s in half for m in s["masks"]) for half in halves]
+        pairs = [[questions[4 * step + 2 * half + at] for at in (0, 1)] for half in (0, 1)]
+        has_image = [any(sample["image"] is not None for sample in half) for half in pairs]
+        has_masks = [any(m is not None and len(m) for s in half for m in s["masks"]) for half in pairs]
         alone["image"] += has_image[0] != has_image[1]
         alone["masks"] += has_masks[0] != has_masks[1]
     assert alone["masks"] >= 2 and alone["image"] >= 1, alone
@@ -185,12 +183,12 @@ def test_the_mixture_leaves_a_process_without_masks_and_images(start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, one, tmp_path):
+def test_an_engine_trains_saves_and_resumes_like_one_process(engine, start, one, tmp_path):
     if engine == "zero3_offload" and not shutil.which("c++"):
         pytest.skip("DeepSpeed compiles its Adam for the host, and there is no C++ compiler")
-    told = run_all(start, tmp_path, engine)
-    # Every process says it in every run; a resumed one has half of the steps to do
-    said = [tuple(map(int, found)) for found in re.findall(r"<(\d+) steps, shared out: (\d+) of (\d+)>", told)]
+    output = run_all(start, tmp_path, engine)
+    # Every process prints it in every run; a resumed run trains half of the steps
+    said = [tuple(map(int, found)) for found in re.findall(r"<(\d+) steps, sharded: (\d+) of (\d+)>", output)]
     whole = [RUNS[name][1] for name in runs_of(engine)]
     assert sorted(steps for steps, _, _ in said) == sorted(2 * [*whole, *(steps // 2 for steps in whole)])
     assert all(of > 200 and found == (of if engine[:5] in ("zero3", "fsdp2") else 0) for _, found, of in said)
@@ -198,19 +196,18 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
     for name in runs_of(engine):
         _, steps, (apart, share) = RUNS[name]
         expected = numbers(one / name)
-        assert len(expected) == steps and expected[:, COMPARED.index("prompted_loss")].any() == (name == "hands")
+        assert len(expected) == steps and expected[:, COMPARED.index("prompted_loss")].any() == (name == "prompted")
         found = numbers(tmp_path / name)
         assert np.allclose(found[:, :-1], expected[:, :-1], rtol=0, atol=apart), (name, np.abs(found - expected).max(0))
         assert np.allclose(found[:, -1], expected[:, -1], rtol=share, atol=0), (name, found[:, -1], expected[:, -1])
         resumed, whole = numbers(tmp_path / f"{name}-resumed")[-(steps // 2) :], found[-(steps // 2) :]
-        # In the host's memory DeepSpeed adds up the norm of gradients in no fixed order, and clips by it: as far apart
-        # as two engines may be
+        # With offloading, DeepSpeed sums the gradient norm in no fixed order, and clips by it: use the tolerances
         near, near_share = (apart, share) if engine == "zero3_offload" else (0.0, 0.0)
         differences = (name, np.abs(resumed - whole).max(0))
         assert np.allclose(resumed[:, :-1], whole[:, :-1], rtol=0, atol=near), differences
         assert np.allclose(resumed[:, -1], whole[:, -1], rtol=near_share, atol=0), differences
 
-    # One folder of safetensors with its code, which AutoModel opens, with the weights that one process ends with
+    # One folder of safetensors with its code, which AutoModel opens, with the weights of the one-process run
     parts = tmp_path / "parts"
     for kind in ("*.py", "*.json", "*.jinja"):
         assert {path.name for path in parts.glob(kind)} == {path.name for path in (one / "parts").glob(kind)}
@@ -224,7 +221,7 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
         moved += not torch.equal(tensor, before[name])
     assert moved > 50
     saved = load_file(parts / "model.safetensors")
-    assert "lm_head.weight" not in saved  # it is the embedding
+    assert "lm_head.weight" not in saved  # tied to the embedding
     for name in ("sam.shared_image_embedding.positional_embedding", "model.language_model.embed_tokens.weight"):
         assert saved[name].dtype == torch.float32
 
@@ -237,7 +234,7 @@ def test_an_engine_trains_saves_and_resumes_as_one_process_does(engine, start, o
     assert (lora / "adapter_config.json").read_text() == (one / "lora" / "adapter_config.json").read_text()
     load_checkpoint(lora)
 
-    if engine.startswith("zero"):  # what DeepSpeed leaves in a checkpoint, where nothing else is left of it
+    if engine.startswith("zero"):  # restore the model from DeepSpeed's own files in a checkpoint
         last = parts / f"checkpoint-{RUNS['parts'][1]}"
         (last / "model.safetensors").unlink()
         pieced, _ = merge_shards(last, None, "auto")

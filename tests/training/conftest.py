@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the trainer: a tiny model of 32 × 32 images, and runs that nothing interrupted."""
+"""Fixtures for the trainer's tests: a tiny model for 32 × 32 images, and uninterrupted runs."""
 
 import pytest
 from training_runs import MUON, SIZE, Recorded, dataset_of, scene_row, trainer_of
@@ -8,13 +8,13 @@ from gemma_lisa.scripts.init_tiny import build_tiny
 
 @pytest.fixture(scope="module")
 def small():
-    """(model, processor), as they are initialised."""
+    """(model, processor) with random weights."""
     return build_tiny(image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(small, tmp_path_factory):
-    """6 steps, by (rows, optimizer), each run once."""
+    """Runs of 6 steps by (number of rows, optimizer), each trained once."""
     runs = {}
 
     def run(num_rows, optimizer):

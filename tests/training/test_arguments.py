@@ -1,4 +1,4 @@
-"""The recipe and the command line: which option counts, where each comes from, and what is said of the others."""
+"""The recipe and the command line: which value of an option is used, and messages about the others."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ OPTIONS = {"image_size": 32, "train_rows": 6, "validation_rows": 2, "test_rows":
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Writes a recipe and gives the arguments that name it."""
+    """Writes a recipe and returns the arguments for it."""
 
     def write(**content):
         path = tmp_path / "recipe.yaml"
@@ -38,7 +38,7 @@ def recipe(tmp_path):
     return write
 
 
-def test_each_given_option_is_known_by_the_place_that_counts(recipe):
+def test_each_given_option_is_listed_with_its_source(recipe):
     arguments = [*recipe(seed=42, max_steps=7, bf16=False), "--max-steps", "9", "--no_learn_masks"]
     given = given_options(arguments)
     assert given == {
@@ -49,41 +49,41 @@ def test_each_given_option_is_known_by_the_place_that_counts(recipe):
     assert (args.max_steps, data_args.learn_masks, model_args.model) == (9, False, "some")
 
 
-def test_a_recipe_can_be_named_with_an_equals_sign(recipe):
+def test_config_accepts_an_equals_sign(recipe):
     _, path = recipe(seed=3)
     assert parse([f"--config={path}"])[2].seed == 3
 
 
-def test_epochs_of_the_command_line_replace_the_steps_of_the_recipe_which_is_said(recipe, caplog):
+def test_num_train_epochs_on_the_command_line_overrides_max_steps_of_the_recipe(recipe, caplog):
     with caplog.at_level(logging.WARNING):
         args = parse([*recipe(max_steps=7), "--num_train_epochs", "2"])[2]
     assert (args.max_steps, args.num_train_epochs) == (-1, 2.0)
-    assert caplog.messages == ["the recipe's max_steps: without effect, as the command line decides"]
+    assert caplog.messages == ["options of the recipe that the command line overrides: max_steps"]
 
 
-def test_steps_of_the_command_line_replace_the_epochs_of_the_recipe_which_is_said(recipe, caplog):
+def test_max_steps_on_the_command_line_overrides_num_train_epochs_of_the_recipe(recipe, caplog):
     with caplog.at_level(logging.WARNING):
         args = parse([*recipe(num_train_epochs=7), "--max_steps", "2"])[2]
     assert args.max_steps == 2
-    assert caplog.messages == ["the recipe's num_train_epochs: without effect, as the command line decides"]
+    assert caplog.messages == ["options of the recipe that the command line overrides: num_train_epochs"]
 
 
 @pytest.mark.parametrize("in_recipe", [True, False])
-def test_epochs_and_steps_of_one_place_are_refused(recipe, in_recipe):
+def test_num_train_epochs_with_max_steps_of_the_same_source_is_refused(recipe, in_recipe):
     options = {"max_steps": 7, "num_train_epochs": 2}
     on_line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with pytest.raises(UsageError, match="num_train_epochs 2.* needs an unset max_steps"):
         parse(recipe(**options) if in_recipe else [*recipe(), *on_line])
 
 
-def test_what_the_command_line_makes_useless_is_said_and_not_recorded(recipe, caplog):
+def test_overridden_options_of_the_recipe_are_printed_and_not_recorded(recipe, caplog):
     path = recipe(lr_scheduler_type="cosine", warmup_steps=5, adam_beta2=0.95, eval_strategy="steps", eval_steps=3)
     with caplog.at_level(logging.WARNING):
         parts = parse(
             [*path, "--lr_scheduler_type", "constant", "--optim", "adafactor", "--eval_strategy", "no"],
         )
     assert caplog.messages == [
-        "the recipe's adam_beta2, eval_steps, warmup_steps: without effect, as the command line decides"
+        "options of the recipe that the command line overrides: adam_beta2, eval_steps, warmup_steps"
     ]
     settings = settings_of(list(parts[:2]), parts[2])
     assert (settings["warmup_steps"], settings["adam_beta2"]) == (0, 0.999)
@@ -91,12 +91,12 @@ def test_what_the_command_line_makes_useless_is_said_and_not_recorded(recipe, ca
         parse([*path, "--lr_scheduler_type", "constant", "--warmup_steps", "6"])
 
 
-def test_a_recipe_that_contradicts_itself_is_refused(recipe):
+def test_a_contradictory_recipe_is_refused(recipe):
     with pytest.raises(UsageError, match="eval_steps 3.0 has no effect here: it needs eval_strategy steps"):
         parse(recipe(eval_steps=3))
 
 
-def test_one_recipe_is_for_one_process_and_for_many(recipe, caplog):
+def test_a_recipe_works_for_one_and_for_several_processes(recipe, caplog):
     path = recipe(ddp_timeout=14400, ddp_backend="gloo", dataloader_pin_memory=True)
     assert parse(path)[2].ddp_timeout == 14400
     assert caplog.messages == []
@@ -111,15 +111,15 @@ def test_one_recipe_is_for_one_process_and_for_many(recipe, caplog):
         ("3: 4", "must hold options as `name: value`"),
         ("a: [", "recipe.yaml cannot be read as YAML (while parsing"),
         ("env: 3", "env must hold variables"),
-        ("warmup_ratio: 0.1", "use warmup_steps"),
-        ("learning-rate: 0.1", "did you mean learning_rate"),
+        ("warmup_ratio: 0.1", "Use warmup_steps"),
+        ("learning-rate: 0.1", "Did you mean learning_rate"),
         ("max_steps: 7.5", "argument --max_steps/--max-steps: invalid int value: '7.5'"),
         ("max_grad_norm:", "max_grad_norm is empty"),
         ("eval_strategy: no", "False is not a valid"),
         ("label_smoothing_factor: 0.1", "label_smoothing_factor is not supported, got 0.1"),
     ],
 )
-def test_a_recipe_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, words):
+def test_an_invalid_recipe_is_refused_in_one_line(tmp_path, content, words):
     path = tmp_path / "recipe.yaml"
     path.write_text(content)
     with pytest.raises(UsageError) as refusal:
@@ -127,29 +127,29 @@ def test_a_recipe_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, 
     assert words in " ".join(str(refusal.value).split())
 
 
-def test_the_environment_of_a_recipe_is_set(recipe, monkeypatch):
+def test_env_of_a_recipe_is_set(recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert parse(recipe(env={"ACCELERATE_MIXED_PRECISION": "bf16"}))[2].bf16
     assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
-def test_what_accelerate_launch_says_of_the_precision_is_recorded(recipe, monkeypatch):
+def test_the_precision_of_accelerate_launch_is_recorded(recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     parts = parse(recipe())
     assert parts[2].bf16 and settings_of(list(parts[:2]), parts[2])["bf16"] is True
-    with pytest.raises(UsageError, match="bf16 false, but accelerate launch was given mixed_precision bf16"):
+    with pytest.raises(UsageError, match="bf16 is false, but accelerate launch has --mixed_precision bf16"):
         parse([*recipe(), "--bf16", "false"])
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert parse([*recipe(), "--bf16", "true"])[2].bf16
 
 
-def test_options_as_json_are_read_from_both_places(recipe):
+def test_json_options_are_read_from_recipe_and_command_line(recipe):
     given = {"image_size": 128}
     assert parse(recipe(dataset_options=given))[1].dataset_options == given
     assert parse([*recipe(), "--dataset_options", json.dumps(given)])[1].dataset_options == given
 
 
-def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recipe):
+def test_the_command_line_overrides_the_recipe_and_the_recipe_overrides_the_defaults(recipe):
     path = recipe(model="some/model", dataset_options=OPTIONS, learning_rate=0.5, trainable=["a.*", "b"], max_steps=7)
     model_args, data_args, training_args = parse(
         [*path, "--max_steps", "9", "--eval_rows", "3", "--eval_strategy", "epoch"]
@@ -162,7 +162,7 @@ def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(recip
     assert parse([*path, "--trainable", "c", "d.*"])[0].trainable == ["c", "d.*"]
 
 
-def test_the_programs_own_options_are_these():
+def test_the_list_of_own_options():
     own = [name for part in (ModelArguments, DataArguments, GemmaLisaTrainingArguments) for name in names_of(part)]
     assert len(own) == len(set(own))
     assert set(own) - names_of(TrainingArguments) == {
@@ -213,7 +213,7 @@ def test_the_programs_own_options_are_these():
     }
 
 
-def test_defaults_that_differ_from_transformers_are_these():
+def test_the_list_of_defaults_that_differ_from_transformers():
     theirs = {field.name: field.default for field in fields(TrainingArguments)}
     ours = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True)
     assert (ours.remove_unused_columns, ours.label_names) == (False, ["labels"])
@@ -233,31 +233,34 @@ def names_of(arguments):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"lora_rank": 0}, "lora_rank counts from 1 on"),
-        ({"lora_alpha": 8.0, "use_dora": True}, "lora_alpha, use_dora without LoRA; set lora_rank"),
-        ({"lora_rank": 2, "load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit: choose one"),
-        ({"load_in_4bit": True}, "load_in_4bit without LoRA"),
+        ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
+        ({"lora_alpha": 8.0, "use_dora": True}, "lora_alpha, use_dora: only LoRA has this option. Add --lora_rank"),
+        (
+            {"lora_rank": 2, "load_in_4bit": True, "load_in_8bit": True},
+            "load_in_4bit and load_in_8bit cannot be combined",
+        ),
+        ({"load_in_4bit": True}, "load_in_4bit needs LoRA"),
         ({"lora_rank": 2, "load_in_8bit": True, "use_dora": True}, "use_dora with load_in_8bit"),
-        ({"lora_rank": 2, "push_to_hub": True}, "push_to_hub: an adapter alone does not open by its name"),
-        ({"fresh": True, "resume_from_checkpoint": "some"}, "choose one of them"),
+        ({"lora_rank": 2, "push_to_hub": True}, "push_to_hub is not supported for an adapter"),
+        ({"fresh": True, "resume_from_checkpoint": "some"}, "cannot be combined. Remove one of them"),
         ({"train_split": " "}, "train_split is empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_options_that_do_not_go_together_are_refused(recipe, options, words):
+def test_unsupported_combinations_of_options_are_refused(recipe, options, words):
     with pytest.raises(UsageError, match=words):
         parse(recipe(**options))
 
 
-def test_the_options_of_lora_that_were_given_are_named():
+def test_given_lora_options_are_listed():
     assert given_lora_options(ModelArguments("some", lora_rank=2)) == []
     assert given_lora_options(ModelArguments("some", lora_mlp=True, lora_dropout=0.5)) == ["lora_dropout", "lora_mlp"]
 
 
-def test_a_training_is_not_written_over_what_it_starts_from(tmp_path):
+def test_output_dir_must_not_be_the_model_to_start_from(tmp_path):
     model, other = tmp_path / "model", tmp_path / "other"
     model.mkdir()
     check_output_dir(ModelArguments(str(model)), other)
     for arguments in (ModelArguments(str(model)), ModelArguments("org/base", adapter=str(model))):
-        with pytest.raises(UsageError, match="the training starts from what is there"):
+        with pytest.raises(UsageError, match="holds the model that the training starts from"):
             check_output_dir(arguments, tmp_path / "other" / ".." / "model")

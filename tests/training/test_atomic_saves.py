@@ -1,4 +1,4 @@
-"""The run's folder: what is moved appears whole, what is removed is gone at once."""
+"""Atomic saves: what is moved appears complete, what is deleted disappears at once."""
 
 import os
 
@@ -19,14 +19,14 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_checkpoint_takes_the_place_of_one_of_the_same_step(tmp_path):
+def test_a_checkpoint_replaces_one_of_the_same_step(tmp_path):
     old = write(tmp_path / "checkpoint-2", left_over="old", config__json="old")
     place_checkpoint(write(tmp_path / ".saving" / "checkpoint-2", config__json="new"), old)
     assert names_in(old) == ["config.json"] and (old / "config.json").read_text() == "new"
     assert names_in(tmp_path) == [".saving", "checkpoint-2"]
 
 
-def test_a_model_takes_the_place_of_another_and_of_its_weights(tmp_path):
+def test_a_model_replaces_another_and_its_weights(tmp_path):
     shards = {f"model-0000{number}-of-00002__safetensors": "old" for number in (1, 2)}
     write(tmp_path, **shards, model__safetensors__index__json="old", config__json="old", curve__png="kept")
     aside = write(tmp_path / ".saving" / "model", adapter_model__safetensors="new", adapter_config__json="new")
@@ -34,7 +34,7 @@ def test_a_model_takes_the_place_of_another_and_of_its_weights(tmp_path):
     assert names_in(tmp_path) == [".saving", "adapter_config.json", "adapter_model.safetensors", "curve.png"]
 
 
-def test_a_move_that_is_cut_off_leaves_nothing_that_opens(tmp_path, monkeypatch):
+def test_an_interrupted_move_leaves_nothing_that_can_be_opened(tmp_path, monkeypatch):
     contents = ("model__safetensors", "tokenizer__json", "config__json", "training__json")
     moves = len(contents)
     for cut in range(moves):
@@ -56,10 +56,10 @@ def test_a_move_that_is_cut_off_leaves_nothing_that_opens(tmp_path, monkeypatch)
         assert done == ["model.safetensors", "tokenizer.json", "config.json", "training.json"][:cut]
         if (folder / "config.json").exists():
             assert {(folder / name.replace("__", ".")).read_text() for name in contents[:3]} == {"new"}
-        assert not (folder / "training.json").exists()  # which would say that the run is finished
+        assert not (folder / "training.json").exists()  # it would mark the run as finished
 
 
-def test_the_newest_checkpoints_are_kept_and_the_best(tmp_path):
+def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
     for step in (2, 4, 10, 12):
         write(tmp_path / f"checkpoint-{step}", config__json="")
     rotate(tmp_path, None, None)

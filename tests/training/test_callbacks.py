@@ -1,4 +1,4 @@
-"""The callbacks of the trainer: what a resumed run takes from its arguments, a stream, and where a run ends."""
+"""The callbacks of the trainer: options of a resumed run, streams, and the end of a run."""
 
 import logging
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_that_goes_on_at_another_rate_takes_it(small, tmp_path, uninterrupted, optimizer):
+def test_a_resumed_run_uses_the_new_learning_rate(small, tmp_path, uninterrupted, optimizer):
     whole, checkpoint = uninterrupted(4, optimizer)
     muon = (MUON[0], {**MUON[1], "muon_lr": MUON[1]["muon_lr"] / 4, "adamw_lr": MUON[1]["adamw_lr"] / 4})
     resumed = trainer_of(
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_at_another_rate_takes_it(small, tmp_path, uninterrup
     assert np.allclose(after[3:], np.array(before[3:]) / 4, rtol=1e-6) and after[3] > 0
 
 
-def test_a_resumed_run_takes_other_betas_and_another_epsilon(small, tmp_path, uninterrupted):
+def test_a_resumed_run_uses_new_betas_and_epsilon(small, tmp_path, uninterrupted):
     whole, checkpoint = uninterrupted(4, "adamw")
     options = {"adam_beta1": 0.5, "adam_beta2": 0.75, "adam_epsilon": 1e-3, "weight_decay": 0.25, "max_steps": 4}
     resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, **options)
@@ -56,7 +56,7 @@ def test_a_schedule_that_follows_the_scores_is_resumed(small, tmp_path, schedule
             evaluation=EvaluationQuestions(rows.select(range(1)), with_conversations=False),
             lr_scheduler_type=schedule,
             lr_scheduler_kwargs={"patience": 0},
-            metric_for_best_model="count",  # it stays as it is, so that the rate falls
+            metric_for_best_model="count",  # it never changes, so the rate falls
             eval_strategy="steps",
             eval_steps=1,
             save_strategy="steps",
@@ -73,7 +73,7 @@ def test_a_schedule_that_follows_the_scores_is_resumed(small, tmp_path, schedule
 
 @contextmanager
 def transformers_warnings():
-    """Messages that Trainer logs."""
+    """Yields the messages that Trainer logs."""
     logger, messages = logging.getLogger("transformers.trainer"), []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -84,7 +84,7 @@ def transformers_warnings():
         logger.removeHandler(handler)
 
 
-def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(small, tmp_path):
+def test_a_stream_resumes_only_with_the_same_distribution(small, tmp_path):
     write_shards({"train": dataset_of([scene_row(number) for number in range(6)])}, tmp_path / "rows", "six", shards=2)
 
     def run(steps, resume=None, **options):
@@ -98,19 +98,19 @@ def test_a_stream_is_gone_on_with_as_it_was_dealt_out_and_not_otherwise(small, t
     names = (*PARTS, "grad_norm", "learning_rate", "epoch")
     assert logged(run(3, checkpoint), *names) == logged(whole, *names)
     for changed in ("gradient_accumulation_steps", "per_device_train_batch_size", "seed"):
-        with pytest.raises(ValueError, match=f"distributed in another way: {changed} 3, not "):
+        with pytest.raises(ValueError, match=f"distributed differently: {changed} was [0-9]+ and is 3"):
             run(3, checkpoint, **{changed: 3})
     with transformers_warnings() as said:
-        finished = run(2, checkpoint)  # all its steps were trained: none is taken
+        finished = run(2, checkpoint)  # all its steps are trained, so no step follows
     assert finished.state.global_step == 2 and logged(finished, *names) == logged(whole, *names)[:2]
     assert not any("single sample" in message for message in said)
-    with transformers_warnings() as said:  # and one that does lack rows still gets it
+    with transformers_warnings() as said:  # a run that really has no rows still gets the warning
         run(3, str(tmp_path / "out" / "checkpoint-2"), ignore_data_skip=True)
         logging.getLogger("transformers.trainer").warning(EMPTY_EPOCH)
     assert any("single sample" in message for message in said)
 
 
-def test_a_checkpoint_of_the_last_step_is_not_trained_on(small, tmp_path, uninterrupted):
+def test_resuming_from_the_last_step_trains_no_step(small, tmp_path, uninterrupted):
     whole, _ = uninterrupted(4, "adamw")
     last = whole.args.output_dir + "/checkpoint-6"
     resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=6)
@@ -125,7 +125,7 @@ class StopAtEvaluation(TrainerCallback):
         control.should_training_stop = True
 
 
-def test_a_run_that_an_evaluation_at_its_start_stops_takes_one_step_as_in_trainer(small, tmp_path):
+def test_a_run_stopped_by_an_evaluation_at_its_start_trains_one_step_as_in_trainer(small, tmp_path):
     rows = dataset_of([scene_row(number) for number in range(4)])
     trainer = trainer_of(
         small,
@@ -143,7 +143,7 @@ def test_a_run_that_an_evaluation_at_its_start_stops_takes_one_step_as_in_traine
 
 
 def control_after(callback, step, max_steps):
-    """The flags of a run at that step when an epoch begins and ends, where all is to be done at an epoch's end."""
+    """Return a run's flags at a step, after an epoch whose end asks for logging, evaluation and saving."""
     state, control = TrainerState(global_step=step, max_steps=max_steps), TrainerControl()
     callback.on_epoch_begin(None, state, control)
     control.should_log = control.should_evaluate = control.should_save = True
@@ -151,12 +151,12 @@ def control_after(callback, step, max_steps):
     return control.should_training_stop, control.should_log, control.should_evaluate, control.should_save
 
 
-def test_only_a_run_without_a_step_left_ends_with_its_next_epoch_and_does_nothing_at_its_end():
+def test_only_a_finished_run_ends_with_its_next_epoch_and_saves_nothing():
     assert control_after(LastStepCallback(), 6, 6) == (True, False, False, False)
     assert control_after(LastStepCallback(), 5, 6) == (False, True, True, True)
 
 
-def test_a_run_that_is_finished_within_an_epoch_takes_no_step_and_saves_nothing_again(small, tmp_path, uninterrupted):
+def test_a_run_that_finished_within_an_epoch_trains_no_step_and_saves_nothing(small, tmp_path, uninterrupted):
     whole, checkpoint = uninterrupted(4, "adamw")  # checkpoint-3 is in the middle of the second epoch
     saving = {"save_strategy": "epoch", "logging_strategy": "epoch"}
     resumed = trainer_of(small, TrainingQuestions(whole.train_dataset.rows, 0, 4), tmp_path, max_steps=3, **saving)
@@ -176,7 +176,7 @@ def test_a_run_that_is_finished_within_an_epoch_takes_no_step_and_saves_nothing_
         (1, "elsewhere/checkpoint-2", None),
     ],
 )
-def test_the_best_checkpoint_alone_stays_at_the_end_where_one_may_stay(tmp_path, limit, best, kept):
+def test_only_the_best_checkpoint_is_kept_at_the_end_with_save_total_limit_1(tmp_path, limit, best, kept):
     names = {"checkpoint-2", "checkpoint-4"}
     for name in names:
         (tmp_path / "run" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a run says before it begins counts every parameter once, and warns of small steps."""
+"""The description of a run counts every parameter once, and warns of a small global batch size."""
 
 import pytest
 
@@ -32,14 +32,14 @@ def test_the_description_counts_every_parameter_once(checkpoint):
     assert sum(int(line[1]) for line in counts) == trained
     assert f"{trained:,} of {model.num_parameters():,} parameters are trained" in text
     assert "shapes train: 1,234 rows (images)" in text
-    assert "6 samples per optimizer step = 3 a device × 2 micro-batches × 1 process(es)" in text
+    assert "6 samples per optimizer step = 3 per device × 2 micro-batches × 1 process" in text
     assert "bridge     learning rate 5.0e-05" in text
     assert "WARNING" not in text
 
 
-def test_a_small_step_for_a_large_model_is_warned_of(checkpoint, monkeypatch):
+def test_a_small_global_batch_for_a_large_model_gives_a_warning(checkpoint, monkeypatch):
     monkeypatch.setattr(describe_run, "LARGE_MODEL", 1000)
     model, _ = load_model(ModelArguments(str(checkpoint)))
     for rows, warned in ((56, True), (64, False)):
         args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
-        assert (f"WARNING: {rows} samples per optimizer step are few" in describe(model, [], args)) == warned
+        assert (f"WARNING: {rows} samples per optimizer step is little" in describe(model, [], args)) == warned

@@ -1,4 +1,4 @@
-"""Processes and engines other than those asked for are refused in one line; constants stay whole and exact."""
+"""Unsupported processes and engines are refused in one line; constants stay whole and exact."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def no_launcher(monkeypatch):
 
 
 def arguments(processes=1, kind=DistributedType.NO, zero=None, **options):
-    """What check_processes reads of the arguments, of machines that are not here."""
+    """Return the arguments that check_processes reads, for machines that this one is not."""
     plugin = (
         None
         if zero is None
@@ -73,20 +73,26 @@ FSDP = {"fsdp": True, "fsdp_plugin_args": {"fsdp_version": 2, "state_dict_type":
         (arguments(8, DistributedType.MULTI_GPU, **FSDP), "FSDP2"),
     ],
 )
-def test_an_engine_that_runs_as_asked_is_named(args, engine):
+def test_the_engine_is_named(args, engine):
     check_processes(args)
     assert engine_of(args) == engine
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    ("args", "message"),
     [
         (arguments(n_gpu=4), "torchrun --nproc_per_node 4 train.py"),
-        (arguments(expected_processes=2), "expected_processes: 2, but 1 would train.* torchrun --nproc_per_node 2"),
-        (arguments(4, DistributedType.MULTI_GPU, expected_processes=2), "expected_processes: 2, but 4 would train"),
-        (arguments(**FSDP), "fsdp on one process: nothing would be sharded"),
-        (arguments(2, DistributedType.MULTI_CPU, **FSDP), "fsdp on CPU: nothing would be sharded"),
-        (arguments(2, DistributedType.MULTI_GPU, fsdp=True, fsdp_plugin_args={"fsdp_version": 1}), "use FSDP2"),
+        (
+            arguments(expected_processes=2),
+            "expected_processes is 2, but 1 process would train.* torchrun --nproc_per_node 2",
+        ),
+        (
+            arguments(4, DistributedType.MULTI_GPU, expected_processes=2),
+            "expected_processes is 2, but 4 processes would train",
+        ),
+        (arguments(**FSDP), "fsdp in one process: Accelerate would silently disable FSDP"),
+        (arguments(2, DistributedType.MULTI_CPU, **FSDP), "fsdp on the CPU: Accelerate would silently disable FSDP"),
+        (arguments(2, DistributedType.MULTI_GPU, fsdp=True, fsdp_plugin_args={"fsdp_version": 1}), "Use version 2"),
         (
             arguments(
                 2,
@@ -94,43 +100,43 @@ def test_an_engine_that_runs_as_asked_is_named(args, engine):
                 fsdp=True,
                 fsdp_plugin_args={"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"},
             ),
-            "use FULL_STATE_DICT",
+            "Use FULL_STATE_DICT",
         ),
         (
             arguments(
                 2,
                 DistributedType.MULTI_GPU,
                 fsdp=True,
-                fsdp_plugin_args={"fsdp_version": 2, "cpu_ram_efficient_loading": 1},  # transformers' true
+                fsdp_plugin_args={"fsdp_version": 2, "cpu_ram_efficient_loading": 1},  # transformers passes 1 for true
             ),
             "every process needs the weights",
         ),
-        (arguments(2, DistributedType.MULTI_CPU, {"stage": 2}), "deepspeed and use_cpu"),
+        (arguments(2, DistributedType.MULTI_CPU, {"stage": 2}), "deepspeed with use_cpu"),
         (arguments(2, DistributedType.DEEPSPEED, {"stage": 3}), f"ZeRO-3 without {GATHER}"),
         (arguments(2, DistributedType.DEEPSPEED, {"stage": 2}, muon_learning_rate=0.02), "Muon needs whole matrices"),
     ],
 )
-def test_what_would_not_run_as_asked_is_refused(args, complaint):
-    with pytest.raises(UsageError, match=complaint) as refused:
+def test_unsupported_processes_and_engines_are_refused(args, message):
+    with pytest.raises(UsageError, match=message) as refused:
         check_processes(args)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", STARTED)
-def test_a_launcher_that_started_more_than_train_is_refused(name, monkeypatch):
+def test_more_started_processes_than_training_processes_are_refused(name, monkeypatch):
     monkeypatch.setenv(name, "2")
-    with pytest.raises(UsageError, match="2 processes were started, but 1 would train"):
+    with pytest.raises(UsageError, match="2 processes were started, but each would train alone"):
         check_processes(arguments())
     check_processes(arguments(2, DistributedType.MULTI_CPU))
 
 
 def engine_arguments(**options):
-    """What check_engine reads of the arguments."""
+    """Return the arguments that check_engine reads."""
     return arguments(**{"activation_checkpointing": False, "deepspeed": None, **options})
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_accelerate_launch_asks_for_and_nobody_would_record_is_refused(name, monkeypatch):
+def test_unsupported_options_of_accelerate_launch_are_refused(name, monkeypatch):
     monkeypatch.setenv(name, "NO" if "BACKEND" in name else "false")
     check_engine(engine_arguments())
     monkeypatch.setenv(name, "INDUCTOR" if "BACKEND" in name else "true")
@@ -149,26 +155,26 @@ def test_options_that_fsdp2_does_not_read_are_refused(config, unread):
         check_engine(engine_arguments(fsdp=True, fsdp_config={**made, **config}))
 
 
-def test_activation_checkpointing_is_asked_for_once(monkeypatch):
+def test_activation_checkpointing_given_twice_is_refused(monkeypatch):
     asked = {"fsdp": True, "fsdp_config": {}, "fsdp_plugin_args": {"activation_checkpointing": True}}
     check_engine(engine_arguments(**asked))
-    with pytest.raises(UsageError, match="activation_checkpointing is given twice"):
+    with pytest.raises(UsageError, match="activation_checkpointing is given both to train.py and to FSDP"):
         check_engine(engine_arguments(**asked, activation_checkpointing=True))
     monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
     check_engine(engine_arguments(activation_checkpointing=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UsageError, match="activation_checkpointing is given twice"):
+    with pytest.raises(UsageError, match="activation_checkpointing is given both to train.py and to FSDP"):
         check_engine(engine_arguments(activation_checkpointing=True))
 
 
 @pytest.mark.parametrize("name", ["optimizer", "scheduler"])
-def test_an_optimizer_of_deepspeeds_own_is_refused(name):
+def test_an_optimizer_in_deepspeeds_configuration_is_refused(name):
     plugin = SimpleNamespace(zero_stage=2, deepspeed_config={name: {"type": "AdamW"}})
-    with pytest.raises(UsageError, match=f"has a {name} of its own"):
+    with pytest.raises(UsageError, match=f"has its own {name}"):
         check_engine(engine_arguments(deepspeed_plugin=plugin))
 
 
-def test_numbers_of_deepspeeds_own_that_differ_are_refused():
+def test_a_deepspeed_configuration_that_differs_from_the_options_is_refused():
     plugin = SimpleNamespace(zero_stage=2, deepspeed_config={})
     differing = SimpleNamespace(mismatches=["- ds gradient_clipping=2 vs hf max_grad_norm=1"])
     options = {"deepspeed_plugin": plugin, "deepspeed": "some.json", "hf_deepspeed_config": differing}
@@ -177,13 +183,13 @@ def test_numbers_of_deepspeeds_own_that_differ_are_refused():
     check_engine(engine_arguments(**{**options, "hf_deepspeed_config": SimpleNamespace(mismatches=[])}))
 
 
-def test_one_task_a_machine_that_starts_its_processes_itself_is_let_through(monkeypatch):
+def test_one_slurm_task_per_machine_that_starts_its_processes_is_accepted(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     monkeypatch.setenv("WORLD_SIZE", "16")
     check_processes(arguments(16, DistributedType.MULTI_GPU, expected_processes=16))
 
 
-def test_the_shipped_configurations_are_those_that_are_not_refused():
+def test_the_shipped_accelerate_configurations_are_accepted():
     folder = ROOT / "configs" / "accelerate"
     stages = {}
     for path in folder.glob("*.yaml"):
@@ -204,7 +210,7 @@ def test_the_shipped_configurations_are_those_that_are_not_refused():
     assert stages == {"zero2": 2, "zero3": 3, "zero3_offload": 3, "zero3_nvme": 3}
 
 
-def test_the_positional_code_becomes_a_buffer_of_the_same_name_and_values(tmp_path):
+def test_positional_encodings_become_buffers_of_the_same_name_and_values(tmp_path):
     model, _ = build_tiny(image_size=32)
     names = [
         "sam.shared_image_embedding.positional_embedding",
@@ -229,11 +235,11 @@ def adapted(tiny):
 
 
 def rows_of_seg(model) -> list[torch.nn.ParameterDict]:
-    """Where the trained row of `[SEG]` is: of the embedding, and of the head."""
+    """Return the modules of the trained embedding of `[SEG]`: of the embedding, and of the head."""
     return [layer.trainable_tokens_delta for layer in model.modules() if isinstance(layer, TrainableTokensLayer)]
 
 
-def test_fsdp2_sees_an_adapted_model_without_its_embedding_and_each_row_in_a_module_of_its_own(adapted):
+def test_fsdp2_gets_an_adapted_model_with_hidden_embeddings_and_two_modules_for_seg(adapted):
     shown = adapted.get_input_embeddings()
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     with accelerate_prepares(adapted, plugin):
@@ -243,14 +249,14 @@ def test_fsdp2_sees_an_adapted_model_without_its_embedding_and_each_row_in_a_mod
     assert one is not other and one["default"] is other["default"]
 
 
-def test_other_engines_see_an_adapted_model_as_it_is(adapted):
+def test_other_engines_get_an_adapted_model_unchanged(adapted):
     with accelerate_prepares(adapted, None):
         assert adapted.get_input_embeddings() is not None
     one, other = rows_of_seg(adapted)
     assert one is other
 
 
-def test_fsdp2_adds_gradients_up_in_fp32_and_rounds_no_loss(tiny):
+def test_fsdp2_sums_gradients_in_fp32_and_does_not_round_losses(tiny):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")
     with accelerate_prepares(tiny[0], plugin):

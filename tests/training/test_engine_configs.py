@@ -1,4 +1,4 @@
-"""What an accelerate configuration is read as: which engine, what it shares out, what it moves off the device."""
+"""The engine of an accelerate configuration: its name, what it shards and what it offloads."""
 
 import json
 
@@ -22,12 +22,12 @@ def written(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["NO", "MULTI_GPU", "MULTI_CPU"])
-def test_ddp_shares_nothing(written, kind):
+def test_ddp_shards_nothing(written, kind):
     engine = read_engine(written(distributed_type=kind))
     assert (engine.kind, engine.shares, engine.offloads) == ("ddp", (), ())
 
 
-def test_fsdp_shares_everything_and_offloads_if_told(written):
+def test_fsdp_shards_everything_and_can_offload(written):
     engine = read_engine(written(distributed_type="FSDP", fsdp_config={"fsdp_version": 2}))
     assert (engine.kind, engine.shares, engine.offloads) == ("fsdp", EVERY, ())
     engine = read_engine(written(distributed_type="FSDP", fsdp_config={"fsdp_offload_params": True}))
@@ -39,7 +39,7 @@ def test_fsdp_shares_everything_and_offloads_if_told(written):
     [(1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, set(EVERY))],
     ids=["one", "two", "three"],
 )
-def test_zero_shares_what_its_stage_does(written, stage, shares):
+def test_zero_shards_by_its_stage(written, stage, shares):
     engine = read_engine(written(distributed_type="DEEPSPEED", deepspeed_config={"zero_stage": stage}))
     assert (engine.kind, set(engine.shares), engine.offloads) == ("deepspeed", shares, ())
     assert engine.name == f"DeepSpeed ZeRO-{stage}"
@@ -58,7 +58,7 @@ def test_offloading_is_read_from_accelerates_keys_and_from_a_deepspeed_file(writ
 
 
 @pytest.mark.parametrize("content", ["a: [", "- a", "distributed_type: FSDP", "distributed_type: TPU"])
-def test_what_is_no_engine_is_refused_with_its_name(tmp_path, content):
+def test_an_unknown_engine_is_refused_by_name(tmp_path, content):
     path = tmp_path / "engine.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match="engine.yaml"):
@@ -67,7 +67,7 @@ def test_what_is_no_engine_is_refused_with_its_name(tmp_path, content):
         read_engine(tmp_path / "nowhere.yaml")
 
 
-def test_the_engine_of_a_recipe_is_the_one_its_head_starts(tmp_path, written):
+def test_the_engine_of_a_recipe_is_the_one_in_its_first_comments(tmp_path, written):
     path = written(distributed_type="DEEPSPEED", deepspeed_config={"zero_stage": 2})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"# For many.\n#   accelerate launch --config_file {path} train.py\ndataset: shapes\n")

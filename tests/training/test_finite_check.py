@@ -12,7 +12,7 @@ from gemma_lisa.training.trainer import GemmaLisaTrainer
 
 
 class Spoiled(GemmaLisaTrainer):
-    """Whose loss is nan in the second micro-batch of the second step."""
+    """Trainer whose loss is NaN in the second micro-batch of the second step."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         is_it = (self.state.global_step, len(self.step_losses)) == (1, 1)
@@ -29,7 +29,7 @@ def _spoil(outputs):
     return outputs
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_rows(small, tmp_path):
+def test_a_non_finite_loss_ends_the_run_and_names_its_rows(small, tmp_path):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(8)]), 0, 4)
     trainer = trainer_of(
         small,
@@ -55,7 +55,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_rows(small, tmp_pa
     saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
     for name, parameter in trainer.model.named_parameters():
         if name in saved:
-            assert torch.equal(parameter, saved[name]), name  # the step was not taken
+            assert torch.equal(parameter, saved[name]), name  # the weights were not updated
 
 
 def test_an_overflow_ends_the_run(small, tmp_path):
@@ -68,13 +68,13 @@ def test_an_overflow_ends_the_run(small, tmp_path):
 
 
 class Huge(GemmaLisaTrainer):
-    """Whose gradient is finite, number by number, and has a norm that is not."""
+    """Trainer whose gradient has finite values but an infinite norm."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return 1e30 * super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
-def test_a_gradient_whose_norm_overflows_ends_the_run_though_clipping_would_make_it_zero(small, tmp_path):
+def test_a_gradient_norm_that_overflows_ends_the_run(small, tmp_path):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(2)]), 0, 4)
     trainer = trainer_of(small, questions, tmp_path, Huge, max_steps=1)
     with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite"):

@@ -1,4 +1,4 @@
-"""A training pushes complete repositories as it goes."""
+"""A training pushes complete repositories while it runs."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def train(server, folders, tmp_path, *options, token=hub_server.TOKEN, config="c
 
 
 @pytest.mark.slow
-def test_training_pushes_complete_repositories_as_it_goes(server, folders, tmp_path, monkeypatch):
+def test_training_pushes_complete_repositories(server, folders, tmp_path, monkeypatch):
     done = train(server, folders, tmp_path, "--hub_always_push", "true")
     assert done.returncode == 0, done.stderr
     commits = server.repositories["org/trained"].commits
@@ -46,7 +46,7 @@ def test_training_pushes_complete_repositories_as_it_goes(server, folders, tmp_p
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     assert not (tmp_path / "run" / "README.md").exists()
 
-    # What lies there opens by its name, as its own code
+    # The repository opens by its name, with its own code
     for name, value in hub_server.environment(server, tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     load = "from transformers import pipeline; from PIL import Image; "
@@ -68,7 +68,7 @@ def test_the_last_checkpoint_can_be_pushed_with_its_state(server, folders, tmp_p
 
 
 @pytest.mark.slow
-def test_every_checkpoint_can_be_kept_there(server, folders, tmp_path):
+def test_every_checkpoint_can_be_kept_on_the_hub(server, folders, tmp_path):
     done = train(server, folders, tmp_path, "--hub_always_push", "true", "--hub_strategy", "all_checkpoints")
     assert done.returncode == 0, done.stderr
     files = server.repositories["org/trained"].commits[-1].files
@@ -80,7 +80,7 @@ def test_every_checkpoint_can_be_kept_there(server, folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_only_the_end_can_be_pushed(server, folders, tmp_path):
+def test_the_final_model_alone_can_be_pushed(server, folders, tmp_path):
     done = train(server, folders, tmp_path, "--hub_strategy", "end")
     assert done.returncode == 0, done.stderr
     commits = server.repositories["org/trained"].commits
@@ -89,7 +89,7 @@ def test_only_the_end_can_be_pushed(server, folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_push_that_breaks_does_not_stop_the_training_but_the_last_one_is_told(server, folders, tmp_path):
+def test_a_failed_push_does_not_stop_the_training_and_the_last_one_is_reported(server, folders, tmp_path):
     server.break_after = 100_000
     done = train(server, folders, tmp_path, "--max_steps", 1)
     assert "a push to the Hub failed" in done.stderr and done.returncode == 1
@@ -97,7 +97,7 @@ def test_a_push_that_breaks_does_not_stop_the_training_but_the_last_one_is_told(
     assert (tmp_path / "run" / "model.safetensors").is_file() and (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
-def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
+def test_pushing_an_adapter_is_refused(folders, tmp_path):
     model, processor = load_checkpoint(folders / "model")
     model = add_lora(model, rank=2, base=identify(folders / "model"))
     arguments = GemmaLisaTrainingArguments(
@@ -109,7 +109,7 @@ def test_an_adapter_is_not_pushed_alone(folders, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["command line", "in one word", "recipe"])
-def test_no_token_and_no_local_path_leaves_with_a_training(server, folders, tmp_path, place):
+def test_a_push_has_no_token_and_no_local_path(server, folders, tmp_path, place):
     options = {"command line": ["--hub_token", hub_server.TOKEN], "in one word": [f"--hub_token={hub_server.TOKEN}"]}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text((ROOT / "configs/shapes.yaml").read_text())

@@ -1,4 +1,4 @@
-"""The model that a run trains: what is trained, in which type, with which weights of the loss."""
+"""The loaded model: trained parameters, data types and loss weights."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def test_what_matches_a_pattern_is_trained_and_all_else_is_frozen(checkpoint):
+def test_parameters_that_match_a_pattern_are_trained_and_all_others_frozen(checkpoint):
     arguments = ModelArguments(str(checkpoint), ["seg_projector.*", "sam.mask_decoder.iou_token.weight"], 3.0)
     model, _ = load_model(arguments)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""Groups with rates of their own; Muon and AdamW: who takes what, one schedule, a state that goes on as it stood."""
+"""Parameter groups with their own rates; Muon and AdamW: their parameters, one schedule, saved states."""
 
 import copy
 
@@ -27,7 +27,7 @@ OPTIONS = {"muon_lr": 0.02, "adamw_lr": 1e-3, "weight_decay": 0.1, "betas": (0.9
 
 
 class Net(nn.Module):
-    """One of each: a table, a convolution, a matrix, biases, a norm, and a head tied to the table."""
+    """One of each: an embedding table, a convolution, a matrix, biases, a norm, and a head tied to the table."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ def test_matrices_go_to_muon_and_tables_kernels_biases_and_norms_to_adamw(net):
     assert names_of(optimizer, parameters) == {name for name, _ in parameters}
 
 
-def test_frozen_parameters_are_left_out_and_stay(net):
+def test_frozen_parameters_are_not_in_the_optimizer_and_do_not_change(net):
     net.kernel.requires_grad_(False)
     net.norm.weight.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
@@ -92,7 +92,7 @@ def test_frozen_parameters_are_left_out_and_stay(net):
     assert moved == {"table.weight", "head.weight", "inner.weight", "inner.bias", "norm.bias"}
 
 
-def test_a_step_is_that_of_the_two_stock_optimizers(net, monkeypatch):
+def test_a_step_equals_that_of_the_two_stock_optimizers(net, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # torch's Muon computes in bfloat16
     other = copy.deepcopy(net)
     take_steps(net, build_muon(net, **OPTIONS), 3)
@@ -112,7 +112,7 @@ def test_a_step_is_that_of_the_two_stock_optimizers(net, monkeypatch):
         torch.testing.assert_close(tensor, other.state_dict()[name], msg=name)
 
 
-def test_matrices_of_one_shape_are_updated_as_each_alone():
+def test_matrices_of_one_shape_are_updated_as_if_one_by_one():
     torch.manual_seed(0)
     starts = [torch.randn(shape) for shape in ((4, 6), (4, 6), (6, 4), (5, 5), (4, 6))]
     together = [nn.Parameter(start.clone()) for start in starts]
@@ -127,7 +127,7 @@ def test_matrices_of_one_shape_are_updated_as_each_alone():
             optimizer.step()
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other)
-    assert torch.equal(together[-1], starts[-1])  # it never got a gradient
+    assert torch.equal(together[-1], starts[-1])  # it has no gradient
 
 
 def test_an_update_is_nearly_orthogonal_and_zero_stays_zero():
@@ -146,7 +146,7 @@ def test_one_schedule_scales_both_rates(net):
     assert rates == pytest.approx([0.02 / 4, 1e-3 / 4])
 
 
-def test_a_loaded_state_goes_on_as_if_nothing_had_happened(net, tmp_path):
+def test_a_loaded_state_gives_the_same_steps(net, tmp_path):
     optimizer = build_muon(net, **OPTIONS)
     schedule = get_linear_schedule_with_warmup(optimizer, 4, 10)
     take_steps(net, optimizer, 3, schedule)
@@ -166,13 +166,13 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(net, tmp_path):
         assert torch.equal(tensor, other.state_dict()[name]), name
 
 
-def test_a_model_without_matrices_or_with_nothing_else_is_refused():
+def test_a_model_without_matrices_or_with_matrices_only_is_refused():
     for parameters in ([("a", nn.Parameter(torch.ones(3)))], [("a", nn.Parameter(torch.ones(3, 3)))]):
-        with pytest.raises(ValueError, match="AdamW alone"):
+        with pytest.raises(ValueError, match="Muon needs trained weight matrices"):
             MuonWithAdamW(parameters, [], **OPTIONS)
 
 
-def test_adamw_beside_muon_has_the_given_epsilon(net):
+def test_adamw_has_the_given_epsilon_with_muon(net):
     assert build_muon(net, **OPTIONS, eps=0.5).adamw.param_groups[0]["eps"] == 0.5
 
 
@@ -184,13 +184,13 @@ def test_adamw_beside_muon_has_the_given_epsilon(net):
         ("sgd", "nesterov=true, momentum=0.9", True),
         ("sgd", "momentun=0.9", False),
         ("sgd", "momentum=0.9,momentun=0.9", False),
-        ("sgd", "weight_decay=0.1", False),  # the groups have their own
+        ("sgd", "weight_decay=0.1", False),  # the groups set it
         ("adamw_torch", "momentum=0.9", False),
         ("ademamix", "alpha=5.0", True),  # its default
         ("rmsprop", "centered=true", True),
     ],
 )
-def test_arguments_that_an_optimizer_does_not_read_are_noticed(optim, optim_args, read):
+def test_optim_args_that_an_optimizer_does_not_read_are_found(optim, optim_args, read):
     args = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True, optim=optim, optim_args=optim_args)
     assert reads_optim_args(args) == read
     args.muon_learning_rate = 0.1
@@ -201,7 +201,7 @@ def test_arguments_that_an_optimizer_does_not_read_are_noticed(optim, optim_args
     ("optim", "betas", "eps"),
     [("adamw_torch", True, True), ("adafactor", False, False), ("sgd", False, False), ("lion_32bit", True, False)],
 )
-def test_what_an_optimizer_takes_of_adams_options_is_known(optim, betas, eps):
+def test_options_of_adam_that_an_optimizer_takes_are_known(optim, betas, eps):
     args = GemmaLisaTrainingArguments(output_dir="out", use_cpu=True, optim=optim)
     assert (reads_optimizer_option(args, "betas"), reads_optimizer_option(args, "eps")) == (betas, eps)
     args.muon_learning_rate = 0.1
@@ -213,7 +213,7 @@ NO_RATES = {"lora": None, "bridge": None, "decoder": None}
 
 
 def adapted(model):
-    """The small model with LoRA and the row of [SEG], as adapters are made for it."""
+    """The small model with LoRA and a trained embedding of [SEG]."""
     return get_peft_model(
         copy.deepcopy(model),
         LoraConfig(
@@ -226,14 +226,14 @@ def adapted(model):
     )
 
 
-def test_the_row_of_seg_is_no_matrix_to_muon(tiny):
+def test_muon_does_not_train_the_embedding_of_seg(tiny):
     model = adapted(tiny[0])
     optimizer = build_muon(model, muon_lr=0.01, adamw_lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
     [row] = [parameter for name, parameter in model.named_parameters() if "trainable_tokens_delta" in name]
     assert any(parameter is row for group in optimizer.adamw.param_groups for parameter in group["params"])
 
 
-def test_every_trained_parameter_is_in_one_group_of_its_part_and_frozen_ones_in_none(tiny):
+def test_every_trained_parameter_is_in_one_group_of_its_part(tiny):
     model = adapted(tiny[0])
     groups = parameter_groups(model, 1e-5, 0.1, {"lora": 2e-4, "bridge": 1e-4, "decoder": 3e-5})
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -254,7 +254,7 @@ def test_every_trained_parameter_is_in_one_group_of_its_part_and_frozen_ones_in_
     assert decays == {name for name in found if shapes[name].ndim > 1 and not any(table in name for table in tables)}
 
 
-def test_the_whole_model_decays_its_matrices_but_no_bias_norm_or_table(tiny):
+def test_matrices_have_weight_decay_and_biases_norms_and_tables_have_none(tiny):
     model = copy.deepcopy(tiny[0]).requires_grad_(True)
     model.sam.shared_image_embedding.requires_grad_(False)  # a constant
     groups = parameter_groups(model, 1e-5, 0.1, NO_RATES)
@@ -277,7 +277,7 @@ def test_the_whole_model_decays_its_matrices_but_no_bias_norm_or_table(tiny):
 def test_a_rate_for_a_part_that_is_frozen_is_refused(tiny):
     model = copy.deepcopy(tiny[0]).requires_grad_(False)
     model.seg_projector.requires_grad_(True)
-    with pytest.raises(ValueError, match="lora_learning_rate: nothing of that part is trained"):
+    with pytest.raises(ValueError, match="lora_learning_rate: no parameter of this part is trained"):
         parameter_groups(model, 1e-5, 0.0, {**NO_RATES, "lora": 1e-4})
     assert [group["lr"] for group in parameter_groups(model, 1e-5, 0.0, {**NO_RATES, "bridge": 1e-4})] == [1e-4] * 2
 
@@ -289,13 +289,15 @@ def test_wrappers_do_not_change_the_part():
     assert part_of("sam.vision_encoder.pos_embed") == part_of("model.language_model.norm.weight") == OTHER
 
 
-def test_a_line_says_what_a_group_is_and_how_much_it_moves():
+def test_each_group_is_described_in_a_line():
     group = {"part": "lora", "lr": 2e-4, "weight_decay": 0.0, "params": [torch.zeros(40, 50), torch.zeros(3)]}
-    assert describe_groups([group]) == ["lora       learning rate 2.0e-04, weight decay 0: 2,003 in 2 tensors"]
+    assert describe_groups([group]) == [
+        "lora       learning rate 2.0e-04, weight decay 0: 2,003 parameters in 2 tensors"
+    ]
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"])
-def test_stock_optimizers_take_the_groups_and_one_schedule_scales_all_rates(tiny, tmp_path, optim):
+def test_stock_optimizers_accept_the_groups_and_one_schedule_scales_all_rates(tiny, tmp_path, optim):
     model = adapted(tiny[0])
     args = GemmaLisaTrainingArguments(
         output_dir=str(tmp_path),
@@ -328,5 +330,5 @@ def test_an_optimizer_that_makes_its_own_groups_is_refused(tiny, tmp_path, monke
     args = GemmaLisaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim="galore_adamw")
     made = (torch.optim.AdamW, {"params": []})
     monkeypatch.setattr("transformers.Trainer.get_optimizer_cls_and_kwargs", staticmethod(lambda args, model: made))
-    with pytest.raises(ValueError, match="galore_adamw makes its own groups"):
+    with pytest.raises(ValueError, match="galore_adamw is not supported: it makes its own parameter groups"):
         GemmaLisaTrainer.get_optimizer_cls_and_kwargs(args, tiny[0])

@@ -1,4 +1,4 @@
-"""The table of options: it has every field, the code that it names reads the option, and the docs show it."""
+"""The table of options has every field, and the code that it names reads the option."""
 
 import importlib
 import inspect
@@ -13,15 +13,15 @@ from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.training import option_checks
 from gemma_lisa.training.arguments import CLASSES, parse
 from gemma_lisa.training.option_checks import COMMAND_LINE, CONDITIONS, LAUNCHER, Condition, refuse_unsupported
-from gemma_lisa.training.option_table import OPTIONS, PAGE, REMOVED, RENAMED, table, with_table
+from gemma_lisa.training.option_table import OPTIONS, REMOVED, RENAMED
 
 THEIRS = {field.name for field in fields(TrainingArguments)}
 OURS = {field.name for part in CLASSES for field in fields(part)}
-HONOURED = [name for name, option in OPTIONS.items() if option.reader is not None]
-REFUSED = [name for name, option in OPTIONS.items() if option.reader is None]
+SUPPORTED = [name for name, option in OPTIONS.items() if option.reader is not None]
+UNSUPPORTED = [name for name, option in OPTIONS.items() if option.reader is None]
 EVALUATING = ["--eval_strategy", "epoch"]
 
-# Option of transformers that is honoured -> a value for it, and what Trainer then finds
+# Supported option of transformers -> a value on the command line, and the parsed value
 SAMPLES = {
     "output_dir": ("some", "some"),
     "per_device_train_batch_size": ("3", 3),
@@ -102,7 +102,7 @@ SAMPLES = {
     "resume_from_checkpoint": ("some", "some"),
     "local_rank": ("0", 0),
 }
-# Engines and backends start processes: test_distributed.py and test_training_engines.py have them
+# Engines and backends start processes: tested in test_distributed.py and test_training_engines.py
 STARTED_ELSEWHERE = {"fsdp", "fsdp_config", "deepspeed", "ddp_backend"}
 OWN_SAMPLES = {
     "hub_license": "mit",
@@ -118,7 +118,7 @@ OWN_SAMPLES = {
     "fsdp_config": '{"version": 2}',
     "ddp_backend": "gloo",
 }
-# What an option needs beside it
+# What an option needs
 WITH = {
     "lr_scheduler_kwargs": ["--lr_scheduler_type", "polynomial"],
     "optim_args": ["--optim", "sgd"],
@@ -145,7 +145,7 @@ WITH = {
     "dataloader_prefetch_factor": ["--dataloader_num_workers", "1"],
     "dataloader_multiprocessing_context": ["--dataloader_num_workers", "1"],
 }
-# What takes an option's effect away, where the defaults do not
+# What makes an option ineffective, where the defaults do not
 WITHOUT = {
     "num_train_epochs": ["--max_steps", "3"],
     "lr_scheduler_kwargs": ["--lr_scheduler_type", "constant_with_warmup"],
@@ -172,7 +172,7 @@ WITHOUT = {
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
-    """Parses a command line for the CPU, as if trackio was installed."""
+    """Parses a command line for the CPU, as if trackio were installed."""
     monkeypatch.setattr(option_checks, "get_available_reporting_integrations", lambda: ["tensorboard", "trackio"])
 
     def call(*arguments):
@@ -182,33 +182,23 @@ def read(tmp_path, monkeypatch):
 
 
 def test_every_field_has_an_entry_and_every_entry_a_field():
-    advice = (
-        "add it to OPTIONS in training/option_table.py, then run python -m gemma_lisa.training.option_table --write"
-    )
-    assert OURS - set(OPTIONS) == set(), advice
-    assert set(OPTIONS) - OURS == set(), "these are no options any more: remove their entries"
+    assert OURS - set(OPTIONS) == set(), "add it to OPTIONS in training/option_table.py"
+    assert set(OPTIONS) - OURS == set(), "these are no longer options: remove their entries"
 
 
-def test_the_docs_show_the_table_that_options_are_refused_by():
-    page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page) == page, "run python -m gemma_lisa.training.option_table --write"
-    assert page.count(table()) == 1
-    assert all(f"\n| `{name}` | " in page for name in OURS)
-
-
-def test_conditions_and_options_belong_to_each_other():
+def test_every_condition_is_used_and_refers_to_options():
     assert {option.only_with for option in OPTIONS.values()} - {None} == set(CONDITIONS)
     deciding = {name for condition in CONDITIONS.values() for name in condition.decided_by}
     assert deciding - {LAUNCHER} <= OURS
 
 
-def test_a_refused_option_has_a_reason_and_no_condition():
+def test_an_unsupported_option_has_a_reason_and_no_condition():
     assert all(option.reason for option in OPTIONS.values() if option.reader is None)
     assert all(option.only_with is None for option in OPTIONS.values() if option.reader is None)
 
 
 def source_of(reader: str) -> str:
-    """The source of "module:name", where a name can be a method or a property."""
+    """Return the source of "module:name", where a name can be a method or a property."""
     module, _, path = reader.partition(":")
     found = importlib.import_module(module)
     for name in path.split("."):
@@ -220,13 +210,13 @@ def source_of(reader: str) -> str:
     return inspect.getsource(found)
 
 
-@pytest.mark.parametrize("name", HONOURED)
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_the_named_code_reads_the_option(name):
     assert re.search(rf"\b{name}\b", source_of(OPTIONS[name].reader))
 
 
-@pytest.mark.parametrize("name", sorted(THEIRS & set(HONOURED) - STARTED_ELSEWHERE, key=list(OPTIONS).index))
-def test_an_option_of_transformers_arrives_as_it_was_given(name, read, monkeypatch):
+@pytest.mark.parametrize("name", sorted(THEIRS & set(SUPPORTED) - STARTED_ELSEWHERE, key=list(OPTIONS).index))
+def test_an_option_of_transformers_is_passed_on(name, read, monkeypatch):
     condition = OPTIONS[name].only_with
     if condition is not None and LAUNCHER in CONDITIONS[condition].decided_by:
         monkeypatch.setitem(CONDITIONS, condition, Condition((LAUNCHER,), lambda *_: True))
@@ -247,8 +237,8 @@ def test_an_option_is_refused_without_what_it_needs(name, read):
     assert name == "dataloader_prefetch_factor" or "has no effect here: it needs" in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_option_is_refused_with_its_reason(name):
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_unsupported_option_is_refused_with_its_reason(name):
     default = object()
     with pytest.raises(UsageError, match=f"^{name} is not supported, got 'other': ") as refusal:
         refuse_unsupported({name: "other"}, {name: COMMAND_LINE}, {name: default})
@@ -259,12 +249,12 @@ def test_a_refused_option_is_refused_with_its_reason(name):
 
 def test_an_option_of_a_newer_release_is_refused_until_it_has_an_entry(read, monkeypatch):
     monkeypatch.delitem(OPTIONS, "seed")
-    with pytest.raises(UsageError, match="seed is not supported yet: it came with a newer release of transformers"):
+    with pytest.raises(UsageError, match="seed is not supported yet: it is new in this release of transformers"):
         read("--seed", "3")
     read()
 
 
-def test_old_names_are_no_options_and_the_new_ones_are():
+def test_old_names_are_not_options_and_the_new_ones_are():
     assert not (set(RENAMED) | set(REMOVED)) & OURS
     for old, new in RENAMED.items():
         assert old == "logging_dir" or re.match(r"\w+", new).group() in OURS, old

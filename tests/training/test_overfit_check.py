@@ -1,4 +1,4 @@
-"""The self-check lets a good run through untouched, and tells in a line what is broken."""
+"""The self-check leaves a good run unchanged, and reports a broken one in one line."""
 
 import copy
 import random
@@ -23,7 +23,7 @@ from gemma_lisa.training.overfit_check import self_check
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
-SIZE = 32  # pixels a side
+SIZE = 32  # height and width in pixels
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")
 
 
@@ -42,7 +42,7 @@ def tiny():
 
 @pytest.fixture
 def trainer_of(tiny, tmp_path):
-    """Makes the trainer of a run over ten rows, from the small model or another."""
+    """Makes a trainer with ten rows, of the small model or another."""
 
     def make(model=None, collator=None, rows=None, **options):
         rows = rows or [scene_row(number) for number in range(10)]
@@ -68,7 +68,7 @@ def drawn():
     return random.random(), np.random.random(), torch.rand(()).item()
 
 
-def test_a_good_run_passes_and_is_left_as_it_was(trainer_of, tmp_path):
+def test_a_good_run_passes_and_is_unchanged(trainer_of, tmp_path):
     trainer = trainer_of()
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -102,45 +102,45 @@ def refusal_of(trainer, reload=reload):
     return str(refusal.value)
 
 
-class Forgetful(GemmaLisaCollator):
-    """Forgets to label some tokens."""
+class Unlabelled(GemmaLisaCollator):
+    """Leaves some tokens without a label."""
 
-    forgets = staticmethod(lambda labels: torch.ones_like(labels, dtype=torch.bool))
+    removes = staticmethod(lambda labels: torch.ones_like(labels, dtype=torch.bool))
 
     def __call__(self, samples):
         batch = super().__call__(samples)
-        batch["labels"][self.forgets(batch["labels"])] = IGNORE_INDEX
+        batch["labels"][self.removes(batch["labels"])] = IGNORE_INDEX
         return batch
 
 
-def test_labels_that_are_empty_are_found(tiny, trainer_of):
-    line = refusal_of(trainer_of(collator=Forgetful(tiny[1], with_sources=True)))
+def test_empty_labels_are_reported(tiny, trainer_of):
+    line = refusal_of(trainer_of(collator=Unlabelled(tiny[1], with_sources=True)))
     assert "labels empty: no token of drawn/0" in line
 
 
-def test_a_seg_token_that_is_not_labelled_is_found(tiny, trainer_of):
-    collator = Forgetful(tiny[1], with_sources=True)
-    collator.forgets = lambda labels: labels == tiny[1].seg_token_id
+def test_a_seg_token_without_a_label_is_reported(tiny, trainer_of):
+    collator = Unlabelled(tiny[1], with_sources=True)
+    collator.removes = lambda labels: labels == tiny[1].seg_token_id
     assert "no [SEG] learned" in refusal_of(trainer_of(collator=collator))
 
 
-def test_rows_without_masks_are_found(trainer_of):
+def test_rows_without_masks_are_reported(trainer_of):
     rows = [{**scene_row(number), "targets": []} for number in range(10)]
     assert "none of 10 rows has a mask" in refusal_of(trainer_of(rows=rows))
 
 
-def test_weights_that_are_not_loaded_are_found(tiny, trainer_of, tmp_path):
+def test_weights_that_are_not_loaded_are_reported(tiny, trainer_of, tmp_path):
     trainer = trainer_of()
     assert "weights not loaded" in refusal_of(trainer, lambda folder: copy.deepcopy(tiny[0]))
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_learning_rate_too_small_is_found(trainer_of, monkeypatch):
+def test_a_too_small_learning_rate_is_reported(trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     assert "the language loss does not fall" in refusal_of(trainer_of(learning_rate=1e-6))
 
 
-def test_a_seg_token_that_is_not_learned_is_found(trainer_of, monkeypatch):
+def test_a_seg_token_that_is_not_learned_is_reported(trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     losses_of = checking.losses_of
 
@@ -153,7 +153,7 @@ def test_a_seg_token_that_is_not_learned_is_found(trainer_of, monkeypatch):
     assert "no [SEG] learned: its loss does not fall" in refusal_of(trainer_of(learning_rate=1e-6))
 
 
-def test_a_mask_loss_that_stays_is_found(tiny, trainer_of, monkeypatch):
+def test_a_constant_mask_loss_is_reported(tiny, trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     model = copy.deepcopy(tiny[0])
     for name, parameter in model.named_parameters():
@@ -161,7 +161,7 @@ def test_a_mask_loss_that_stays_is_found(tiny, trainer_of, monkeypatch):
     assert "the mask loss does not fall" in refusal_of(trainer_of(model, learning_rate=1e-6))
 
 
-def test_what_is_trainable_and_does_not_move_is_found(tiny, trainer_of, monkeypatch):
+def test_trainable_parameters_that_do_not_move_are_reported(tiny, trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     assert "has a gradient but did not move" in refusal_of(trainer_of(learning_rate=0.0))
     model = copy.deepcopy(tiny[0])
@@ -169,7 +169,7 @@ def test_what_is_trainable_and_does_not_move_is_found(tiny, trainer_of, monkeypa
     assert "sam.prompt_encoder is trainable but did not move" in refusal_of(trainer_of(model, weight_decay=0.0))
 
 
-def test_what_is_frozen_and_moves_is_found(trainer_of, monkeypatch):
+def test_frozen_parameters_that_move_are_reported(trainer_of, monkeypatch):
     monkeypatch.setattr(checking, "STEPS", 5)
     trainer = trainer_of()
     frozen = trainer.model.sam.vision_encoder.pos_embed
@@ -181,4 +181,4 @@ def test_what_is_frozen_and_moves_is_found(trainer_of, monkeypatch):
         return memorize(*args)
 
     monkeypatch.setattr(checking, "memorize", careless)
-    assert "sam.vision_encoder.pos_embed, one of 1, is frozen but moved" in refusal_of(trainer)
+    assert "sam.vision_encoder.pos_embed, one of 1 parameter, is frozen but moved" in refusal_of(trainer)

@@ -1,4 +1,4 @@
-"""The callback that draws: its pictures carry the project's mark."""
+"""The preview callback: its pictures carry the project's mark."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from gemma_lisa.interfaces.output_checks import check_run_folder, is_own
 from gemma_lisa.training import previews
 
 
-def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):
+def test_pictures_of_a_training_carry_the_mark(tmp_path, monkeypatch):
     monkeypatch.setattr(previews, "by_generation", lambda *_: [])
     monkeypatch.setattr(previews, "draw_answers", lambda *_: Image.new("RGB", (5, 4)))
     state = SimpleNamespace(is_world_process_zero=True, global_step=3, log_history=[{"step": 3, "loss": 1.0}])
@@ -21,7 +21,7 @@ def test_what_is_drawn_in_a_training_is_known_again(tmp_path, monkeypatch):
     check_run_folder(tmp_path, [], draws=True)
 
 
-def test_the_questions_that_are_drawn_are_spread_over_all():
+def test_the_drawn_questions_are_spread_over_all():
     for wanted, expected in ((3, [0, 3, 6]), (1, [0]), (20, list(range(10)))):
         callback = previews.PreviewCallback.of(
             None, list(range(10)), SimpleNamespace(preview_samples=wanted, max_new_tokens=4)

@@ -1,6 +1,6 @@
-"""A run that is killed goes on by itself: 20 times, wherever it is hit, and comes to the very same weights.
+"""A run is killed 20 times at different moments, resumes each time, and ends with the same weights.
 
-This file is also the program that starts the runs: it imports train.py once, and every run is a process forked from it.
+This file is also the program that starts the runs. It imports train.py once, and forks a process for every run.
 """
 
 import json
@@ -27,14 +27,14 @@ STEPS, SAVE_STEPS, KEPT = 120, 2, 2
 
 
 def start_run(arguments: list[str], log: Path) -> int:
-    """A process that runs train.py's main, as if it had been started anew; its id."""
+    """Start a process that runs train.py's main. Returns its id."""
     return fork(lambda: train.main(arguments), log)
 
 
 def fork(function: Callable[[], None], log: Path) -> int:
-    """A process that calls a function, and its id.
+    """Start a process that calls a function. Returns its id.
 
-    All is done in such processes: tqdm's lock, once made, would be shared by all of them, and a killed one may hold it.
+    The parent must not train: it would create tqdm's lock, which all children share and a killed child can hold.
     """
     child = os.fork()
     if child:
@@ -54,7 +54,7 @@ def fork(function: Callable[[], None], log: Path) -> int:
 
 
 def run_whole(arguments: list[str], log: Path) -> float:
-    """Seconds of a run that nobody kills."""
+    """Run without killing. Returns the seconds."""
     begin = time.perf_counter()
     _, status = os.waitpid(start_run(arguments, log), 0)
     assert status == 0, log.read_text()[-3000:]
@@ -62,7 +62,7 @@ def run_whole(arguments: list[str], log: Path) -> float:
 
 
 def check_whole(folder: Path) -> int:
-    """Every checkpoint there is can be opened, all of it; the step of the newest."""
+    """Check that every checkpoint can be opened completely. Returns the step of the newest."""
     steps = [0]
     for path in folder.glob("checkpoint-*"):
         load_file(path / "model.safetensors")
@@ -73,16 +73,16 @@ def check_whole(folder: Path) -> int:
         assert json.loads((path / "training.json").read_text())["stages"][-1]["steps"] == step
         assert (path / "config.json").is_file() and (path / "tokenizer.json").is_file()
         steps.append(step)
-    assert len(steps) <= 1 + KEPT + 1  # one more between a save and what it takes away
+    assert len(steps) <= 1 + KEPT + 1  # one more between a save and the deletion of the oldest
     return max(steps)
 
 
 def wait_for_the_moment(number: int, draw: random.Random, seconds: tuple[float, float], out: Path, step: int) -> None:
-    """By turns: any moment until the first save, of the steps after it, and within a save.
+    """Wait for a random moment: in turn before the first save, in the steps after it, and within a save.
 
     Args:
-        seconds: that a short run takes, and that a step takes.
-        step: of the newest checkpoint.
+        seconds: duration of a short run, and of a step.
+        step: step of the newest checkpoint.
     """
     since, begin = time.time(), time.perf_counter()
     moment = draw.uniform(0, seconds[0])
@@ -103,12 +103,12 @@ def newest_of(out: Path) -> int:
 
 
 def is_saving(out: Path, since: float) -> bool:
-    """Whether a folder lies aside that is not older: what killed processes leave is."""
+    """Return whether a temporary folder is newer than `since`: those of killed processes are older."""
     return (out / ".saving").exists() and (out / ".saving").stat().st_mtime > since
 
 
-def kill_and_go_on(folder: Path, arguments: list[str], seconds: tuple[float, float]) -> dict:
-    """Start the same run again and again, and kill it at moments that a seed draws."""
+def kill_and_resume(folder: Path, arguments: list[str], seconds: tuple[float, float]) -> dict:
+    """Start the same run repeatedly, and kill it at random moments of a fixed seed."""
     draw, report, step = random.Random(0), {"steps": [], "during": []}, 0
     out, log = folder / "killed", folder / "killed.log"
     for number in range(KILLS):
@@ -122,8 +122,8 @@ def kill_and_go_on(folder: Path, arguments: list[str], seconds: tuple[float, flo
         assert "error" not in said and "Traceback" not in said, said
         newest = check_whole(out) if out.exists() else 0
         assert newest >= step, f"step {step} was there, {newest} is"
-        if newest > step or "going on" in said:
-            assert (f"going on from step {step}: " in said) == (step > 0), said
+        if newest > step or "resuming from" in said:
+            assert (f"resuming from step {step}: " in said) == (step > 0), said
         during = "saving" if is_saving(out, since) else "training" if newest > step else "start"
         report["during"].append(during)
         report["steps"].append(step := newest)
@@ -156,11 +156,11 @@ def main(folder: Path) -> None:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = ["--config", str(folder / "recipe.yaml"), "--output_dir"]
-    run_whole([*arguments, str(folder / "drawn"), "--max_steps", "1"], folder / "drawn.log")  # the rows are kept
+    run_whole([*arguments, str(folder / "drawn"), "--max_steps", "1"], folder / "drawn.log")  # prepares the rows
     few = run_whole([*arguments, str(folder / "few"), "--max_steps", "10"], folder / "few.log")
     history = json.loads((folder / "few" / "trainer_state.json").read_text())["log_history"]
     a_step = history[-1]["train_runtime"] / 10
-    report = kill_and_go_on(folder, [*arguments, str(folder / "killed")], (few, a_step))
+    report = kill_and_resume(folder, [*arguments, str(folder / "killed")], (few, a_step))
     run_whole([*arguments, str(folder / "whole")], folder / "whole.log")
     run_whole([*arguments, str(folder / "killed")], folder / "killed.log")
     weights = (folder / "killed" / "model.safetensors").stat()
@@ -170,7 +170,7 @@ def main(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
+def test_a_run_killed_twenty_times_gives_the_same_weights(tmp_path):
     environment = {
         **os.environ,
         "HF_HOME": str(tmp_path / "home"),
@@ -184,7 +184,10 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["steps"]) == KILLS and {"saving", "training", "start"} == set(report["during"])
-    assert f"finished: {tmp_path / 'killed'} holds all {STEPS} steps" in (tmp_path / "again.log").read_text()
+    assert (
+        f"finished: this run has trained all its {STEPS} steps in {tmp_path / 'killed'}"
+        in (tmp_path / "again.log").read_text()
+    )
 
     killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
     assert killed.keys() == whole.keys()
@@ -196,7 +199,7 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
 
 
 def logged(folder: Path) -> list[list[float]]:
-    """What every step said, without clocks."""
+    """Return the logged values of every step, without times."""
     names = ("step", "loss", "language_loss", "mask_bce_loss", "mask_dice_loss", "grad_norm", "learning_rate")
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     steps = [[entry[name] for name in names] for entry in history if "loss" in entry]

@@ -1,4 +1,4 @@
-"""One folder, one run: a second one is refused at once, and a lock of a process that is gone holds nobody up."""
+"""One run per folder: a second one is refused at once, and the lock of an ended process is free."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.re
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of tmp_path/run until its input ends."""
+    """A process that holds the lock of tmp_path/run until its input ends."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -30,7 +30,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_run_is_refused_with_the_first_ones_process_and_start(holder, tmp_path):
+def test_a_second_run_is_refused_and_the_first_one_is_named(holder, tmp_path):
     folder = tmp_path / "run"
     lock = json.loads((folder / LOCK).read_text())
     assert lock["pid"] == holder.pid
@@ -39,15 +39,15 @@ def test_a_second_run_is_refused_with_the_first_ones_process_and_start(holder, t
         locked(folder),
     ):
         pass
-    assert (folder / LOCK).is_file()  # that of the first
+    assert (folder / LOCK).is_file()  # the lock of the first run
 
 
-def test_the_lock_ends_with_its_run_and_leaves_nothing(holder, tmp_path):
+def test_the_lock_is_released_with_its_run_and_leaves_no_file(holder, tmp_path):
     holder.communicate("\n")
     assert holder.returncode == 0 and not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_holds_nobody_up(holder, tmp_path):
+def test_a_killed_run_releases_its_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / LOCK).is_file()
@@ -55,7 +55,7 @@ def test_a_killed_run_holds_nobody_up(holder, tmp_path):
         assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_the_lock_ends_with_an_error_too(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     (tmp_path / "kept").write_text("")
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
@@ -74,14 +74,14 @@ def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
     child = int(parent.stdout.readline())
     assert parent.wait() == -signal.SIGKILL
     try:
-        os.kill(child, 0)  # it lives
+        os.kill(child, 0)  # it still runs
         with locked(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-def test_the_lock_that_was_deleted_between_opening_and_locking_is_not_taken(tmp_path, monkeypatch):
+def test_a_lock_file_deleted_between_opening_and_locking_is_not_used(tmp_path, monkeypatch):
     lock, deleted = fcntl.flock, []
 
     def flock(descriptor, operation):
@@ -98,13 +98,13 @@ def test_the_lock_that_was_deleted_between_opening_and_locking_is_not_taken(tmp_
     ("changed", "is_held"),
     [
         ({}, True),
-        ({"started": 1.0}, False),  # the id was given to another process since
+        ({"started": 1.0}, False),  # another process has the id now
         ({"pid": 2**22 + 1}, False),
         ({"boot": "before"}, False),
         ({"host": "elsewhere"}, True),
     ],
 )
-def test_where_there_are_no_locks_the_process_is_looked_up(tmp_path, monkeypatch, changed, is_held):
+def test_without_file_locks_the_process_is_looked_up(tmp_path, monkeypatch, changed, is_held):
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -120,7 +120,7 @@ def test_where_there_are_no_locks_the_process_is_looked_up(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("content", ["", "half of {", "[1]", '{"pid": 1}'])
-def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
+def test_an_empty_lock_file_is_free(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with locked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""A step on the meta device takes the memory that it takes on the CPU."""
+"""The bytes counted on the meta device match the allocations on the CPU."""
 
 import copy
 
@@ -16,7 +16,7 @@ ROWS, QUESTIONS, QUESTION_TOKENS, SIZE = 2, 2, 24, (120, 160)
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """A model whose language tower takes most of the memory, as it does at real sizes."""
+    """A model whose language model needs most of the memory, as at real sizes."""
     config = build_config(tiny[1], image_size=64)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_attention_heads, text.head_dim = 256, 1024, 8, 32
@@ -49,7 +49,7 @@ def real(batch):
 
 
 def peak_of_profile(run):
-    """Bytes allocated at most while `run` ran, beyond those before it: torch's own record of every allocation."""
+    """Return the peak of allocated bytes during `run` minus those before, from torch's allocation record."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -62,7 +62,7 @@ def peak_of_profile(run):
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointed"])
-def test_a_counted_step_is_within_15_percent_of_the_allocations_on_the_cpu(config, lora, checkpointing):
+def test_counted_bytes_are_within_15_percent_of_the_allocations_on_the_cpu(config, lora, checkpointing):
     batch = make_batch(config, ROWS, QUESTIONS, QUESTION_TOKENS, SIZE)
     counted = count_step(build(config, "meta", lora, checkpointing), batch)
     model = build(config, "cpu", lora, checkpointing)
@@ -74,7 +74,7 @@ def test_a_counted_step_is_within_15_percent_of_the_allocations_on_the_cpu(confi
     assert planned == pytest.approx(measured, rel=0.15)
 
 
-def test_checkpointing_and_smaller_batches_keep_less_and_more_questions_more(config):
+def test_checkpointing_and_smaller_batches_need_less_memory_and_more_questions_more(config):
     def kept(checkpointing=False, rows=2, questions=2):
         model = build(config, "meta", lora=True, checkpointing=checkpointing)
         return count_step(model, make_batch(config, rows, questions, QUESTION_TOKENS, SIZE)).activations
@@ -83,7 +83,7 @@ def test_checkpointing_and_smaller_batches_keep_less_and_more_questions_more(con
     assert kept(rows=1) == pytest.approx(kept() / 2, rel=0.1)
 
 
-def test_the_bridge_alone_keeps_no_logits_and_next_to_nothing(config):
+def test_training_the_bridge_alone_keeps_no_logits_and_little_else(config):
     model = build(config, "meta", lora=False, checkpointing=False)
     batch = make_batch(config, ROWS, QUESTIONS, QUESTION_TOKENS, SIZE)
     whole = count_step(model, batch)
@@ -94,7 +94,7 @@ def test_the_bridge_alone_keeps_no_logits_and_next_to_nothing(config):
     assert bridge.activations < whole.activations / 2
 
 
-def test_the_batch_is_one_that_the_model_takes_and_learns_all_its_masks_from(config):
+def test_the_model_trains_on_all_masks_of_the_batch(config):
     batch = real(make_batch(config, ROWS, QUESTIONS, QUESTION_TOKENS, SIZE))
     output = build(config, "cpu", lora=False, checkpointing=False)(**batch)
     assert output.pred_masks.shape[0] == ROWS * QUESTIONS
@@ -102,7 +102,7 @@ def test_the_batch_is_one_that_the_model_takes_and_learns_all_its_masks_from(con
     assert torch.isfinite(output.loss)
 
 
-def test_live_bytes_are_those_that_live():
+def test_live_bytes_counts_only_referenced_tensors():
     with LiveBytes() as live:
         kept = torch.empty(10, 10, device="meta")
         assert (live.now, live.peak) == (400, 400)

@@ -1,4 +1,4 @@
-"""The trainer: how a step is cut changes nothing, what is frozen stays, evaluation only measures."""
+"""The trainer: micro-batches, frozen parameters and evaluations do not change what is trained."""
 
 import copy
 
@@ -16,8 +16,8 @@ from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
 
-# What nothing pulls at: SAM's own estimate of the IoU, and the decoder's answers to prompts of several meanings.
-UNPULLED = (
+# Parameters without a gradient: SAM's estimate of the IoU, and the decoder's further masks for ambiguous prompts
+NO_GRADIENT = (
     "sam.mask_decoder.iou_prediction_head.",
     "sam.mask_decoder.output_hypernetworks_mlps.1.",
     "sam.mask_decoder.output_hypernetworks_mlps.2.",
@@ -26,7 +26,7 @@ UNPULLED = (
 
 
 class GradientTrainer(GemmaLisaTrainer):
-    """Keeps the gradient of the last step."""
+    """Stores the gradient of the last step."""
 
     def training_step(self, model, *args, **kwargs):
         loss = super().training_step(model, *args, **kwargs)
@@ -36,7 +36,7 @@ class GradientTrainer(GemmaLisaTrainer):
 
 ROWS_OF_A_STEP = {
     "masks everywhere": [scene_row(number) for number in range(8)],
-    # Micro-batches of 2 and of 1 among these: with masks, with an image only, with words only, mixed
+    # Includes micro-batches of 2 and 1 with masks, with an image only, with text only, and mixed
     "masks in the first micro-batch only": [
         scene_row(0),
         scene_row(1),
@@ -53,14 +53,14 @@ ROWS_OF_A_STEP = {
 
 
 @pytest.mark.parametrize("name", ROWS_OF_A_STEP)
-def test_a_step_is_the_same_however_it_is_cut_and_equals_the_models_own_loss(small, tmp_path, name):
+def test_a_step_does_not_depend_on_the_micro_batch_size_and_equals_the_models_loss(small, tmp_path, name):
     questions = TrainingQuestions(dataset_of(ROWS_OF_A_STEP[name]), 0, 4)
 
     model = copy.deepcopy(small[0]).train()
     output = model(**GemmaLisaCollator(small[1])([questions[at] for at in range(8)]))
     output.loss.backward()
     plain = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    # Some gradients are zero but for rounding, as a bias of keys under softmax
+    # Some gradients are zero up to rounding, such as a key bias under softmax
     negligible = 1e-3 * torch.stack([gradient.norm() for gradient in plain.values()]).norm()
     weights = {"language_loss": 1.0, "mask_bce_loss": 2.0, "mask_dice_loss": 0.5}
     expected = {name: 0.0 if output[name] is None else output[name].item() for name in weights}
@@ -89,7 +89,7 @@ def test_a_step_is_the_same_however_it_is_cut_and_equals_the_models_own_loss(sma
         assert found == pytest.approx([expected[part] for part in PARTS], rel=1e-5), cut
 
 
-def test_what_a_step_is_divided_by_survives_an_engine_that_rounds_inputs_to_bf16(small, tmp_path):
+def test_the_divisors_of_a_step_survive_rounding_of_inputs_to_bf16(small, tmp_path):
     trainer = trainer_of(small, TrainingQuestions(dataset_of([scene_row(0)]), 0, 3), tmp_path)
     given = {}
 
@@ -98,7 +98,7 @@ def test_what_a_step_is_divided_by_survives_an_engine_that_rounds_inputs_to_bf16
         return {"loss": torch.ones(())}
 
     trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([1001.0, 259.0], dtype=torch.float64))
-    # FSDP2 casts what is floating, and 1001 and 259 are 1000 and 260 in bf16
+    # FSDP2 casts floating-point inputs, and 1001 and 259 become 1000 and 260 in bf16
     counts = [given["num_items_in_batch"], given["num_masks_in_batch"]]
     assert not any(count.is_floating_point() for count in counts) and [int(count) for count in counts] == [1001, 259]
 
@@ -113,7 +113,7 @@ def test_logged_parts_are_means_over_the_steps_between_two_logs(small, tmp_path)
     assert np.allclose(logged(second, *PARTS), means, rtol=1e-6)
 
 
-def test_frozen_parameters_stay_and_trained_ones_move(small, tmp_path):
+def test_frozen_parameters_do_not_change_and_trained_ones_do(small, tmp_path):
     model = copy.deepcopy(small[0])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("model.language_model.", "seg_projector.", "sam.mask_decoder.")))
@@ -126,11 +126,11 @@ def test_frozen_parameters_stay_and_trained_ones_move(small, tmp_path):
     assert moved == {
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith(UNPULLED)
+        if parameter.requires_grad and not name.startswith(NO_GRADIENT)
     }
 
 
-def test_an_evaluation_counts_the_same_however_its_counts_are_kept(small, tmp_path):
+def test_scores_do_not_depend_on_eval_accumulation_steps(small, tmp_path):
     rows = dataset_of([scene_row(number) for number in range(3)])
     questions = EvaluationQuestions(rows, with_conversations=False)
     found = []
@@ -142,7 +142,7 @@ def test_an_evaluation_counts_the_same_however_its_counts_are_kept(small, tmp_pa
     assert found[0] == pytest.approx(found[1])
 
 
-def test_the_scores_that_questions_can_measure_are_those_that_an_evaluation_gives(small, tmp_path):
+def test_the_measurable_scores_are_those_of_an_evaluation(small, tmp_path):
     def measured_and_found(rows):
         questions = EvaluationQuestions(dataset_of(rows), with_conversations=False)
         trainer = trainer_of(small, TrainingQuestions(dataset_of(rows), 0, 4), tmp_path, evaluation=questions)
@@ -156,11 +156,11 @@ def test_the_scores_that_questions_can_measure_are_those_that_an_evaluation_give
     assert not {"N-acc", "gIoU_plural"} & (measured | found) and "gIoU" in measured & found
 
 
-def test_evaluation_gives_the_scores_of_all_questions_taken_directly(small, tmp_path):
+def test_an_evaluation_equals_scores_computed_directly(small, tmp_path):
     first, second = scene_row(0), scene_row(1)
     rows = dataset_of([first, {**second, "targets": second["targets"][:1]}])
     questions = EvaluationQuestions(rows, with_conversations=False)
-    assert len(questions) == 5  # odd: the last batch of 2 is not full
+    assert len(questions) == 5  # an odd number: the last batch of 2 is not full
     trainer = trainer_of(small, None, tmp_path, evaluation=questions, per_device_eval_batch_size=2)
     found = trainer.evaluate()
     model, samples = copy.deepcopy(small[0]).eval(), [questions[at] for at in range(5)]
@@ -174,7 +174,7 @@ def test_evaluation_gives_the_scores_of_all_questions_taken_directly(small, tmp_
         assert found.get(f"eval_{name}") == (value if value is None else pytest.approx(value)), name
 
 
-def test_evaluation_and_previews_leave_the_training_as_it_was(small, tmp_path, uninterrupted):
+def test_evaluation_and_previews_do_not_change_the_training(small, tmp_path, uninterrupted):
     whole, _ = uninterrupted(4, "adamw")
     questions = EvaluationQuestions(dataset_of([scene_row(9)]), with_conversations=False)
     preview = PreviewCallback(small[1], [questions[0]], max_new_tokens=4)
@@ -197,14 +197,14 @@ def test_evaluation_and_previews_leave_the_training_as_it_was(small, tmp_path, u
     assert (tmp_path / "curve.png").stat().st_size > 0
 
 
-def test_samples_that_fill_up_the_last_batch_are_counted_once():
+def test_samples_that_pad_the_last_batch_are_counted_once():
     counts = np.array([[5, 10, 1, 1, 1], [0, 10, 1, 1, 1], [5, 10, 1, 1, 1]])
     scores = scores_of_counts(EvalPrediction(predictions=counts, label_ids=np.array([4, 7, 4])))
     assert (scores["count"], scores["gIoU"]) == (2, 0.25)
-    assert "N-acc" not in scores  # over no question there is no score, and a log takes no None
+    assert "N-acc" not in scores  # a score without questions does not exist, and logs cannot hold None
 
 
-def test_a_mixture_is_trained_on_in_its_own_order(small, tmp_path):
+def test_a_mixture_keeps_its_own_order(small, tmp_path):
     rows = dataset_of([scene_row(number) for number in range(4)])
     questions = MixtureQuestions([Part("scenes", rows, 1.0)], 0, 4, 4)
     trainer = trainer_of(small, questions, tmp_path)
@@ -213,7 +213,7 @@ def test_a_mixture_is_trained_on_in_its_own_order(small, tmp_path):
     assert sources == [questions[at]["source"] for at in range(4)]
 
 
-def test_a_mixture_does_not_change_the_arguments_that_it_shares_with_another_training(small, tmp_path):
+def test_a_mixture_does_not_change_shared_arguments(small, tmp_path):
     rows = dataset_of([scene_row(number) for number in range(4)])
     mixture = trainer_of(small, MixtureQuestions([Part("scenes", rows, 1.0)], 0, 4, 4), tmp_path)
     assert isinstance(mixture.get_train_dataloader().batch_sampler.sampler, SequentialSampler)
@@ -224,7 +224,7 @@ def test_a_mixture_does_not_change_the_arguments_that_it_shares_with_another_tra
     assert torch.load(tmp_path / "training_args.bin", weights_only=False).train_sampling_strategy == "random"
 
 
-def test_the_norm_of_the_gradient_is_that_of_clipping_and_leaves_the_gradient(small, tmp_path):
+def test_the_gradient_norm_equals_that_of_clipping_and_keeps_the_gradient(small, tmp_path):
     trainer = trainer_of(small, TrainingQuestions(dataset_of([scene_row(0)]), 0, 3), tmp_path, GradientTrainer)
     trainer.args.max_grad_norm = 0.0
     trainer.args.max_steps = 1

@@ -1,4 +1,4 @@
-"""Options of transformers that pass through the trainer: they change the losses, or do not, as they should."""
+"""Options of transformers in the trainer: they change the losses if they should, and only then."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_an_option_changes_the_losses(small, tmp_path, options):
     ],
     ids=lambda options: " ".join(options),
 )
-def test_an_option_that_must_not_change_the_losses_does_not(small, tmp_path, options):
+def test_an_option_that_must_not_change_the_losses_keeps_them(small, tmp_path, options):
     trainer, losses = losses_with(small, tmp_path / "a", **options)
     assert losses == pytest.approx(losses_with(small, tmp_path / "b")[1], rel=1e-6)
     if "skip_memory_metrics" in options:

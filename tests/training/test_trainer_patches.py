@@ -1,4 +1,4 @@
-"""What is relied on in transformers' Trainer is there: a release that changes it fails here, with what to do."""
+"""Trainer's methods are as the overrides expect them. A release that changes one fails here, with advice."""
 
 import inspect
 import re
@@ -19,12 +19,12 @@ from gemma_lisa.training.trainer_patches import PatchedTrainer
 
 @dataclass(frozen=True)
 class Relied:
-    """A method of Trainer that is overridden, or relied on.
+    """A method of Trainer that is overridden or relied on.
 
     Args:
-        parameters: its names, without self.
-        lines: what its source must hold, in this order.
-        used_for: what breaks without it, and where to mend that.
+        parameters: names of its parameters, without self.
+        lines: lines that its source must have, in this order.
+        used_for: what breaks without it, and where to fix that.
     """
 
     parameters: tuple[str, ...]
@@ -78,7 +78,7 @@ PATCHED = {
         "(GemmaLisaTrainer.create_scheduler, ResumedOptionsCallback)",
     ),
 }
-# Private methods that are not overridden, but whose order of calls the public ones rely on
+# Private methods that are not overridden, but on whose order of calls the public ones rely
 ORDER = {
     "_inner_training_loop": Relied(
         ("batch_size", "args", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
@@ -175,7 +175,7 @@ ORDER = {
 
 
 def changes(trainer: type, relied: dict[str, Relied]) -> list[str]:
-    """A sentence for every method that is not as it is relied on."""
+    """Return a sentence for every method that changed."""
     found = []
     for name, expected in relied.items():
         advice = f"needed so that {expected.used_for}; adapt it, and this table"
@@ -195,17 +195,17 @@ def changes(trainer: type, relied: dict[str, Relied]) -> list[str]:
 
 
 def own_private_methods(part: type) -> set[str]:
-    """Names that a class gives a meaning of its own to, of Trainer's private ones."""
+    """Return the names of Trainer's private methods that a class overrides."""
     return {name for name in vars(part) if name.startswith("_") and not name.startswith("__")} & set(dir(Trainer))
 
 
 @pytest.mark.parametrize("name", [*PATCHED, *ORDER])
-def test_transformers_method_is_as_it_is_relied_on(name):
+def test_a_method_of_transformers_is_unchanged(name):
     [*found] = changes(Trainer, {name: {**PATCHED, **ORDER}[name]})
     assert not found, found[0]
 
 
-def test_nobody_else_asks_for_the_folder_of_checkpoints():
+def test_no_other_method_uses_the_folder_of_checkpoints():
     package = Path(transformers.__file__).parent
     files = {path for path in package.rglob("*.py") if "models" not in path.relative_to(package).parts}
     counts = {path.name: path.read_text().count("._get_output_dir(") for path in files}
@@ -216,7 +216,7 @@ def test_nobody_else_asks_for_the_folder_of_checkpoints():
     )
 
 
-def test_a_scheduler_gives_the_last_rates_that_are_set():
+def test_a_scheduler_returns_the_last_rates_that_were_set():
     scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda step: 1.0)
     scheduler._last_lr[0] = 0.5
     assert scheduler.get_last_lr() == [0.5], (
@@ -230,7 +230,7 @@ def test_every_private_override_is_in_the_one_file_and_in_the_table():
     assert own_private_methods(GemmaLisaTrainer) == own_private_methods(HubPushes) == set()
 
 
-def test_every_override_says_its_reason():
+def test_every_override_has_a_reason():
     for name in PATCHED:
         assert "Reason: " in getattr(PatchedTrainer, name).__doc__, name
 
@@ -242,7 +242,7 @@ def test_the_file_names_both_ends_of_the_supported_range():
     assert set(re.findall(r"\d+\.\d+\.\d+", trainer_patches.__doc__)) == ends
 
 
-def test_a_changed_method_is_named_with_what_to_do():
+def test_a_changed_method_is_named_with_advice():
     class Renamed:
         pass
 
@@ -265,6 +265,6 @@ def test_a_changed_method_is_named_with_what_to_do():
         assert re.match(words, sentence) and "adapt it" in sentence
 
 
-def test_the_events_of_callbacks_that_are_used_exist():
+def test_the_used_callback_events_exist():
     events = {"on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end", "on_step_begin", "on_evaluate"}
     assert events <= set(vars(TrainerCallback))

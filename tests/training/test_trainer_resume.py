@@ -1,4 +1,4 @@
-"""Epochs and resuming: every epoch has its own words and order, and a resumed run is the same run."""
+"""Epochs and resuming: every epoch has its own wording and order, and a resumed run equals the whole run."""
 
 import copy
 
@@ -9,7 +9,7 @@ from training_runs import MUON, PARTS, Recorded, logged, trainer_of, words_of
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 
 
-def test_every_epoch_asks_every_row_in_its_own_words_and_order(uninterrupted):
+def test_every_epoch_has_every_row_with_new_wording_and_order(uninterrupted):
     trainer, _ = uninterrupted(4, "adamw")
     questions = TrainingQuestions(trainer.train_dataset.rows, 0, 4)
     orders = []
@@ -23,7 +23,7 @@ def test_every_epoch_asks_every_row_in_its_own_words_and_order(uninterrupted):
 
 
 @pytest.mark.parametrize("workers", ["one worker", "one worker that stays"])
-def test_a_loader_process_asks_the_same_words(small, tmp_path, uninterrupted, workers):
+def test_a_worker_process_creates_the_same_questions(small, tmp_path, uninterrupted, workers):
     trainer, _ = uninterrupted(4, "adamw")
     again = trainer_of(
         small,
@@ -40,19 +40,19 @@ def test_a_loader_process_asks_the_same_words(small, tmp_path, uninterrupted, wo
 @pytest.mark.parametrize(
     ("num_rows", "optimizer", "workers"),
     [
-        (4, "adamw", 0),  # stopped in the middle of the second epoch, goes on into the third
+        (4, "adamw", 0),  # stopped within the second epoch, resumed into the third
         (4, "muon", 0),
         (4, "adamw", 1),
         (6, "adamw", 0),  # stopped between two epochs
     ],
 )
-def test_a_resumed_run_is_the_uninterrupted_run(small, tmp_path, uninterrupted, num_rows, optimizer, workers):
+def test_a_resumed_run_equals_the_uninterrupted_run(small, tmp_path, uninterrupted, num_rows, optimizer, workers):
     whole, checkpoint = uninterrupted(num_rows, optimizer)
     questions = Recorded(whole.train_dataset.rows, 0, 4)
     other = copy.deepcopy(small[0])
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.zero_()  # everything must come from the checkpoint
+            parameter.zero_()  # all weights must come from the checkpoint
     resumed = trainer_of(
         (other, small[1]),
         questions,

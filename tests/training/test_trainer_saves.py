@@ -1,4 +1,4 @@
-"""What the trainer saves: whole folders with checksums, and nothing that is secret."""
+"""What the trainer saves: complete folders with checksums, without secrets."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQ
 from gemma_lisa.training.atomic_saves import remove_scraps
 
 
-def test_the_last_checkpoints_are_kept_and_nothing_else_lies_about(small, tmp_path):
+def test_the_last_checkpoints_are_kept_and_no_other_files(small, tmp_path):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
     trainer = trainer_of(
         small, questions, tmp_path, max_steps=5, save_strategy="steps", save_steps=1, save_total_limit=2
@@ -29,7 +29,7 @@ def test_the_last_checkpoints_are_kept_and_nothing_else_lies_about(small, tmp_pa
     assert not any(name.startswith(".") for name in names)
 
 
-def test_a_checkpoint_appears_when_all_of_it_is_written(small, tmp_path, monkeypatch):
+def test_a_checkpoint_appears_when_it_is_complete(small, tmp_path, monkeypatch):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
     trainer = trainer_of(small, questions, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     save_rng_state = trainer._save_rng_state
@@ -48,7 +48,7 @@ def test_a_checkpoint_appears_when_all_of_it_is_written(small, tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
-def test_a_full_disk_is_told_with_the_place_and_leaves_no_half_of_a_checkpoint(small, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_path_and_leaves_no_partial_checkpoint(small, tmp_path, monkeypatch):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
     trainer = trainer_of(small, questions, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     save = torch.save
@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_with_the_place_and_leaves_no_half_of_a_checkpoint(s
     assert not list((tmp_path / ".saving").glob("*"))
 
 
-def test_a_checkpoint_at_a_signal_is_whole_and_has_no_mark_of_an_unfinished_one(small, tmp_path):
+def test_a_checkpoint_at_a_signal_is_complete(small, tmp_path):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(2)]), 0, 4)
     trainer = trainer_of(small, questions, tmp_path, max_steps=1)
     trainer.train()
@@ -76,7 +76,7 @@ def test_a_checkpoint_at_a_signal_is_whole_and_has_no_mark_of_an_unfinished_one(
     check_checksums(tmp_path / "checkpoint-1")
 
 
-def test_the_best_checkpoint_alone_stays_and_the_other_one_is_never_half_deleted(small, tmp_path, monkeypatch):
+def test_only_the_best_checkpoint_is_kept_and_the_other_is_deleted_at_once(small, tmp_path, monkeypatch):
     rows = dataset_of([scene_row(number) for number in range(2)])
     trainer = trainer_of(
         small,
@@ -89,7 +89,7 @@ def test_the_best_checkpoint_alone_stays_and_the_other_one_is_never_half_deleted
         eval_strategy="steps",
         eval_steps=1,
         save_total_limit=1,
-        metric_for_best_model="count",  # it stays as it is, so that the first one is the best
+        metric_for_best_model="count",  # it never changes, so the first one is the best
     )
     deleted, delete = [], shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (deleted.append(Path(path)), delete(path, **options)))
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_alone_stays_and_the_other_one_is_never_half_deleted
     assert tmp_path / ".removing-checkpoint-2" in deleted and tmp_path / "checkpoint-2" not in deleted
 
 
-def test_what_is_saved_has_checksums_and_arguments_without_the_token(small, tmp_path):
+def test_saved_folders_have_checksums_and_arguments_without_the_token(small, tmp_path):
     questions = TrainingQuestions(dataset_of([scene_row(number) for number in range(4)]), 0, 4)
     trainer = trainer_of(small, questions, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
     trainer.args.hub_token = "hf_of_the_tests"
