@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 # `.lora` is imported where an adapter is opened, bitsandbytes where weights are quantised: they take five seconds.
 
-# The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
+# The small checkpoint that is part of the project, and what it was trained on
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
+EXAMPLE_KNOWS = "red, green and blue circles, squares and triangles in drawings, not photographs"
 
 # What --dtype takes; "auto" is the type that the weights are saved in.
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -46,7 +47,11 @@ def load_asked(
     `command_line.add_model_options` adds to it. Raises as `load_checkpoint`.
     """
     if args.model is None:
-        print(f"model: {EXAMPLE}, which knows drawn shapes only; --model names another", file=sys.stderr)
+        print(
+            f"model: examples/{EXAMPLE.name}, a small example. It knows {EXAMPLE_KNOWS}. For other images, give a "
+            "trained checkpoint with --model.",
+            file=sys.stderr,
+        )
     return load_checkpoint(
         EXAMPLE if args.model is None else args.model,
         dtype=dtype,

@@ -268,8 +268,9 @@ def _legend(labels: list[str], width: int, font_size: int) -> Image.Image:
     draw = ImageDraw.Draw(strip)
     for x, y, index, text in pieces:
         if index is not None:
-            number = str(index + 1) if len(labels) > 1 else ""
-            draw_chip(draw, (x + 0.7 * font_size, y + step / 2), number, PALETTE[index % len(PALETTE)], font_size)
+            draw_chip(
+                draw, (x + 0.7 * font_size, y + step / 2), str(index + 1), PALETTE[index % len(PALETTE)], font_size
+            )
         draw_text(draw, (x + indent - font_size // 4, y + step / 2), text, INK, font_size, anchor="lm")
     return strip
 

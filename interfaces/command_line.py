@@ -65,7 +65,9 @@ def add_model_options(parser: argparse.ArgumentParser, is_required: bool = False
         "--load_in_8bit", action="store_true", help="quantize the language model to 8 bits (int8, default: off)"
     )
     model.add_argument(
-        "--device", help="cpu, cuda or cuda:N; auto: split over all GPUs (default: cuda if available, else cpu)"
+        "--device",
+        type=device,
+        help="cpu, cuda or cuda:N; auto: split over all GPUs (default: cuda if available, else cpu)",
     )
     # `run` removes --debug before `main` sees it; it is listed here for --help
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
@@ -101,6 +103,32 @@ def json_object(text: str) -> dict[str, Any]:
             f'must be a JSON object such as {{"image_size": 128}}, got {show(text, SHOWN_LENGTH)}'
         )
     return value
+
+
+def device(text: str) -> str:
+    """Return the value of an argument that must be a device of this machine, or "auto"."""
+    import torch  # slow to import, and only needed if --device is given
+
+    if text == "auto":
+        return text
+    try:
+        wanted = torch.device(text)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be cpu, cuda, cuda:N or auto, got {show(text, SHOWN_LENGTH)}"
+        ) from error
+    if wanted.type != "cuda":
+        return text
+    if not torch.cuda.is_available():
+        reason = "no GPU or driver was found" if torch.version.cuda else "this PyTorch was built without CUDA"
+        raise argparse.ArgumentTypeError(
+            f"CUDA is not available: {reason}. Use --device cpu, or install a GPU driver and PyTorch with CUDA "
+            "(https://pytorch.org/get-started/locally)"
+        )
+    if wanted.index is not None and wanted.index >= (count := torch.cuda.device_count()):
+        known = ", ".join(f"cuda:{index}" for index in range(count))
+        raise argparse.ArgumentTypeError(f"{text} does not exist; PyTorch found {known}")
+    return text
 
 
 def check_path(option: str, path: Path | None, kind: str = "a file or a folder") -> None:
