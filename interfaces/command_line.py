@@ -23,10 +23,10 @@ SIGNALLED = 128  # exit code of a process that a signal ended, minus the signal'
 
 # Characters of an error message that are searched for secrets, and the longest secret that its end can cut in two
 MASKED_LENGTH, LONGEST_SECRET = 20_000, 4_096
-PARSER_MESSAGE_LENGTH = 400  # characters of argparse's errors, which repeat what was typed
+PARSER_MESSAGE_LENGTH = 250  # characters of argparse's errors, which repeat what was typed
 SHOWN_LENGTH = 60  # characters of a value that is not a path
 LONGEST_NAME, LONGEST_PATH = 255, 4_095  # bytes of a file's or folder's name and of a whole path, on Linux
-URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)  # Path("https://a") has one slash
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -137,7 +137,7 @@ def check_path(option: str, path: Path | None, kind: str = "a file or a folder")
     Raises:
         UsageError: what was given, what is expected and what to do.
     """
-    text = "" if path is None else str(path)
+    text = "" if path is None else re.sub(r"^(https?:/)(?!/)", r"\1/", str(path))  # Path drops a slash
     shown = show(text, SHOWN_LENGTH)
     if found := URL.match(text):
         is_data = found[0].lower() == "data:"

@@ -1,5 +1,6 @@
 """app.py: its options, and errors of one line."""
 
+import socket
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from picture_files import ROOT
 
 from gemma_lisa import app
+from gemma_lisa.safety.errors import UsageError
 
 
 @pytest.mark.slow
@@ -47,8 +49,32 @@ def test_by_default_the_page_is_served_to_this_machine_only():
 )
 def test_the_model_that_was_asked_for_is_served_where_it_was_asked_for(monkeypatch, options, name, where):
     served = []
+    monkeypatch.setattr(app, "check_address", lambda host, port: None)
     monkeypatch.setattr(app, "load_asked", lambda args: (f"model of {args.model}", "processor"))
     monkeypatch.setattr("gemma_lisa.interfaces.web.server.serve", lambda *args, **more: served.append((args, more)))
     app.main(options)
     model = f"model of {options[1]}" if name else "model of None"
     assert served == [((model, "processor", name), where)]
+
+
+def test_a_port_in_use_is_refused_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(app, "load_asked", lambda args: pytest.fail("the model was loaded"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"^port {port} is in use; choose another with --port.$"):
+            app.main(["--port", str(port)])
+    app.check_address("127.0.0.1", port)  # free again
+
+
+def test_a_host_of_another_machine_is_refused():
+    for host in ("192.0.2.1", "no-such-host.invalid"):
+        with pytest.raises(UsageError, match=f"--host {host} is not an address of this machine .* use 127.0.0.1"):
+            app.check_address(host, 7860)
+
+
+@pytest.mark.parametrize("number", ["0", "65536", "x"])
+def test_a_number_that_is_not_a_port_is_refused(number):
+    with pytest.raises(UsageError, match="argument --port: must be"):
+        app.parse(["--port", number])

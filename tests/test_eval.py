@@ -106,6 +106,22 @@ def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monke
         assert Image.open(tmp_path / "out" / f"results.{name}.png").width > 500
 
 
+def test_scores_are_printed_with_their_interval_and_their_meaning(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    results = evaluate(checkpoint, tmp_path / "r.json")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["shapes/easy"] == "shapes/easy test: 6 rows, 30 questions, protocol generate"
+    assert all(name in lines for name in results["scores"])
+    low, high = results["intervals"]["gIoU"]
+    assert f"95% CI: {low:.4f} to {high:.4f}" in lines["gIoU"]
+    assert lines["gIoU"].endswith("mean IoU over questions with a target")
+    assert "(6 questions)" in " ".join(lines.values()) or all(
+        f"({scores['count']} questions)" in lines[kind.split()[0]] for kind, scores in results["by_kind"].items()
+    )
+    names = ("r.json", "r.samples.jsonl", "r.worst.png", "r.preview.png")
+    assert lines["wrote"] == f"wrote {', '.join(str(tmp_path / name) for name in names)}"
+
+
 def test_a_limit_on_rows_and_no_pictures(checkpoint, tmp_path):
     results = evaluate(checkpoint, tmp_path / "r.json", "--rows", "2", "--pictures", "0")
     assert results["scores"]["count"] == 8 and results["rows"] == 2

@@ -44,7 +44,7 @@ def test_letters_that_no_font_has_are_said_once(caplog):
         for _ in range(2):
             assert font_for("赤い円", 20).getname()[0].startswith("Aileron")
     assert [record.getMessage() for record in caplog.records] == [
-        "No font of this machine has い円赤; pictures show boxes instead. Install one (fonts-noto-cjk)."
+        "No installed font has the letters い円赤; pictures show boxes instead. Install a font such as fonts-noto-cjk."
     ]
 
 

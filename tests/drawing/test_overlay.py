@@ -62,6 +62,12 @@ def test_a_legend_shows_every_colour_under_the_picture():
     assert set(PALETTE[:3]) <= legend and PALETTE[3] not in legend
 
 
+def test_the_enlargement_is_the_factor_by_which_an_image_grows():
+    for width, height in ((1, 1), (128, 96), (511, 2), (512, 2), (2000, 1500)):
+        shown = draw_overlay(grey_image(width, height), np.zeros((0, height, width), dtype=bool))
+        assert shown.width == overlay.enlargement(grey_image(width, height)) * width
+
+
 def test_masks_and_texts_that_do_not_fit_are_refused():
     mask = box_mask(0, 0, 5, 5)[None]
     with pytest.raises(ValueError, match="2 labels for 1 masks"):

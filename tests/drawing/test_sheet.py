@@ -77,5 +77,5 @@ def test_a_thing_of_a_few_pixels_is_still_seen_on_the_sheet():
 
 def test_a_sheet_of_no_samples_is_refused():
     for draw in (draw_samples, draw_questions):
-        with pytest.raises(ValueError, match="no samples"):
+        with pytest.raises(ValueError, match="No samples"):
             draw([])

@@ -103,7 +103,7 @@ def test_what_is_exported_of_it_has_todays_code_alone(old, tmp_path, make_pictur
 @pytest.mark.parametrize("module", [EARLIER_MODULE, GemmaLisaTrainingArguments.__module__])
 def test_a_run_of_either_version_knows_its_folder_by_the_arguments_alone(old, pickled_arguments, module):
     (old / "training.json").unlink()
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(old, [])
     assert f"{module}\nGemmaLisaTrainingArguments".encode() in pickled_arguments(module, old)
     assert is_own_run(old)

@@ -6,6 +6,7 @@ import pytest
 from counts import random_counts
 
 from gemma_lisa.evaluation.metrics import (
+    MEANINGS,
     QueryResult,
     intersection_and_union,
     intervals,
@@ -139,6 +140,10 @@ def test_a_score_over_no_queries_is_none():
     assert only_targets["N-acc"] is None and only_targets["gIoU_plural"] is None and only_targets["gIoU"] == 0.5
     only_refusals = summarize([query_result()])
     assert [only_refusals[name] for name in names] == [None, 1.0, None, None, 1.0, None]
+
+
+def test_every_score_has_a_meaning():
+    assert MEANINGS.keys() == summarize([]).keys()
 
 
 def test_the_rows_of_all_ranks_together_give_what_one_rank_gives():

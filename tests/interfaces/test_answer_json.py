@@ -1,4 +1,6 @@
-"""An answer as plain data: what stands in the JSON file is the mask, in three ways."""
+"""Answers as JSON: RLE, polygons and box describe the same mask, and the file is readable."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from gemma_lisa.datasets_builder.rows import decode_mask
-from gemma_lisa.interfaces.answer_json import labels, polygons, record
+from gemma_lisa.interfaces.answer_json import json_text, polygons, record
 
 
 def filled(shape, rings):
-    """The mask that polygons draw, at four times the size, brought back."""
+    """Return the mask that polygons draw, at four times the size, resized back."""
     canvas = Image.new("L", (shape[1] * 4, shape[0] * 4))
     draw = ImageDraw.Draw(canvas)
     for outer, *holes in rings:
@@ -80,5 +82,30 @@ def test_a_record_holds_the_mask_exactly(answer):
     }
 
 
-def test_a_mask_without_a_phrase_is_called_by_the_question(answer):
-    assert labels("what is round", answer) == ["a ring (0.88)", "what is round (0.50)"]
+def test_a_record_has_the_status_of_the_answer_and_of_each_mask(answer):
+    found = record("a.png", "what is round", answer)
+    assert found["status"] == "found" and [mask["status"] for mask in found["masks"]] == ["found", "nothing found"]
+    uncertain = record("a.png", "what is round", answer | {"scores": torch.tensor([0.05, 0.5])})
+    assert uncertain["status"] == uncertain["masks"][0]["status"] == "low confidence"
+    empty = record("a.png", "what is round", answer | {"masks": torch.zeros(2, 40, 60, dtype=torch.bool)})
+    assert empty["status"] == "nothing found"
+    cut_off = record("a.png", "what is round", answer | {"complete": False})
+    assert cut_off["status"] == "incomplete"
+
+
+def test_the_file_has_one_line_per_answer_and_one_per_mask(answer):
+    none = answer | {"masks": torch.zeros(0, 40, 60, dtype=torch.bool), "scores": torch.zeros(0), "phrases": []}
+    records = [record("a.png", "what is round", answer), record("ü.png", "a star", none)]
+    text = json_text(records)
+    assert json.loads(text) == records and json.loads(json_text([])) == []
+    lines = text.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "[",
+        '{"image"',
+        '{"phrase"',
+        '{"phrase"',
+        "]},",
+        '{"image"',
+        "]",
+    ]
+    assert '"ü.png"' in text and lines[5].endswith('"masks": []}')

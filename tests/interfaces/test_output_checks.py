@@ -60,7 +60,7 @@ def through_a_linked_folder(photo):
 )
 def test_an_input_is_never_overwritten_however_it_is_named(photo, named, overwrite):
     content, output = photo.read_bytes(), named(photo)
-    with pytest.raises(UsageError, match="is an input .*name another file"):
+    with pytest.raises(UsageError, match="is an input .*choose another name"):
         check_outputs([("--output", output)], ["org/name", None, photo], overwrite)
     with pytest.raises(UsageError, match="is an input"):
         check_outputs([("--output", photo)], [output], overwrite)
@@ -132,7 +132,7 @@ def test_two_outputs_are_two_files_and_an_empty_file_is_replaced_with_one_line(t
 
 def test_a_training_does_not_write_into_its_data_or_over_a_model_that_no_run_saved(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="the training reads what is there"):
+    with pytest.raises(UsageError, match="this folder is an input of the training"):
         check_run_folder(tmp_path / "link", [None, tmp_path])
     folder = tmp_path / "model"
     check_run_folder(folder, [tmp_path])  # not there yet
@@ -142,7 +142,7 @@ def test_a_training_does_not_write_into_its_data_or_over_a_model_that_no_run_sav
     check_run_folder(folder, [tmp_path])
     for name in ("model-00001-of-00002.safetensors", "config.json", "adapter_config.json", "pytorch_model.bin"):
         (folder / name).touch()
-        with pytest.raises(UsageError, match=f"holds a model that no training run saved there .{name}."):
+        with pytest.raises(UsageError, match=f"holds a model that was not saved by a training run .{name}."):
             check_run_folder(folder, [])
         (folder / name).unlink()
 
@@ -171,10 +171,10 @@ def fill(folder, **files):
 @pytest.mark.parametrize("place", [".", "checkpoint-5"])
 def test_a_model_of_another_trainer_and_a_published_one_are_no_folder_of_a_run(tmp_path, files, place):
     fill(tmp_path / place, **({} if place != "." and "training.json" in files else files))
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(tmp_path, [])
     (tmp_path / "checkpoint-9").mkdir()  # an empty folder changes nothing
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(tmp_path, [])
 
 
