@@ -223,7 +223,8 @@ def answer_all(
         args: options of the program.
     """
     options = answer_options(args)
-    for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=len(asked) <= args.batch_size):
+    is_hidden = True if len(asked) <= args.batch_size else None  # None: shown in a terminal only
+    for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=is_hidden):
         batch = asked[start : start + args.batch_size]
         images = {path: load_rgb(path) for path in dict.fromkeys(path for (path, _), _ in batch)}
         questions = [{"image": images[path], "text": query} for (path, query), _ in batch]
@@ -273,7 +274,7 @@ def main(arguments: list[str]) -> None:
                 print(f"stopped early: {args.json} holds {len(records)} of {len(asked)} answers", file=sys.stderr)
     if skipped:
         names = listed(map(str, skipped))
-        raise ValueError(f"{len(skipped):,} of {len(images):,} images could not be opened and were skipped: {names}.")
+        raise ValueError(f"{len(skipped):,} of {len(images):,} images could not be opened: {names}. See above.")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from gemma_lisa.answers_gemma_lisa import (
     mask_status,
     repeats_itself,
 )
+from gemma_lisa.safety.short_text import shorten
 
 SEG_TOKEN = "[SEG]"
+MAX_REPEATED_TEXT = 60  # characters to show of an answer that repeats itself
 
 
 def answer_text(answer: dict[str, Any], first: int = 1) -> str:
@@ -23,6 +25,8 @@ def answer_text(answer: dict[str, Any], first: int = 1) -> str:
     """
     pieces = answer["raw_text"].split(SEG_TOKEN)
     text = pieces[0] + "".join(f"[{number}]{piece}" for number, piece in enumerate(pieces[1:], start=first))
+    if repeats_itself(answer["raw_text"]):
+        text = shorten(text, MAX_REPEATED_TEXT)
     return f"{text} {note(answer)}".strip()
 
 
@@ -53,7 +57,7 @@ def areas_of(answer: dict[str, Any]) -> list[int]:
 
 
 def masks_text(query: str, answer: dict[str, Any], first: int = 1) -> str:
-    """Return the masks of an answer in a line, such as "2 masks: [1] cup (0.91), [2] cup (0.30, low confidence)".
+    """Return the masks of an answer in a line, such as "1 mask: [1] cup (score 0.91)".
 
     Args:
         query: question that was asked.
@@ -86,4 +90,4 @@ def label_of(name: str, score: float, area: int) -> str:
     status = mask_status(area, score)
     if status == NOTHING_FOUND:
         return f"{name} (empty mask)"
-    return f"{name} ({score:.2f}{', low confidence' if status == LOW_CONFIDENCE else ''})"
+    return f"{name} (score {score:.2f}{', low confidence' if status == LOW_CONFIDENCE else ''})"

@@ -72,8 +72,8 @@ def images_in(folder: Path) -> list[Path]:
     folders = sum(path.is_dir() for path in visible)
     hidden = len(entries) - len(visible)
     notes = [
-        (len(heif), "HEIC file", HEIF_ADVICE.format("them")),
-        (len(not_images), "other file", f"not an image ({_suffixes_of(not_images)})"),
+        (len(heif), "HEIC file", HEIF_ADVICE.format("it" if len(heif) == 1 else "them")),
+        (len(not_images), "other file", f"unsupported type ({_suffixes_of(not_images)})"),
         (folders, "subfolder", "subfolders are not searched"),
         (hidden, "hidden file", "the name starts with a dot"),
     ]

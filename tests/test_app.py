@@ -1,4 +1,4 @@
-"""app.py: its options, and errors of one line."""
+"""app.py: options, and errors in one line."""
 
 import socket
 import subprocess
@@ -12,7 +12,7 @@ from gemma_lisa.safety.errors import UsageError
 
 
 @pytest.mark.slow
-def test_an_unknown_model_ends_the_start_in_one_line():
+def test_an_unknown_model_is_refused_in_one_line():
     done = subprocess.run(
         [sys.executable, "app.py", "--model", "no/such/folder"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -23,14 +23,14 @@ def test_an_unknown_model_ends_the_start_in_one_line():
 
 
 @pytest.mark.slow
-def test_a_wrong_option_ends_the_start_in_one_line():
+def test_a_wrong_option_is_refused_in_one_line():
     done = subprocess.run(
         [sys.executable, "app.py", "--port", "x"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
-def test_by_default_the_page_is_served_to_this_machine_only():
+def test_the_default_address_serves_this_machine_only():
     args = app.parse([])
     assert (args.model, args.host, args.port, args.share) == (None, "127.0.0.1", 7860, False)
 
@@ -47,7 +47,7 @@ def test_by_default_the_page_is_served_to_this_machine_only():
         ),
     ],
 )
-def test_the_model_that_was_asked_for_is_served_where_it_was_asked_for(monkeypatch, options, name, where):
+def test_the_given_model_is_served_at_the_given_address(monkeypatch, options, name, where):
     served = []
     monkeypatch.setattr(app, "check_address", lambda host, port: None)
     monkeypatch.setattr(app, "load_asked", lambda args: (f"model of {args.model}", "processor"))

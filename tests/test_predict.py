@@ -29,7 +29,7 @@ def scene(tmp_path):
     return folder
 
 
-def test_a_folder_is_asked_picture_by_picture_with_masks_and_records(scene, tmp_path):
+def test_every_image_of_a_folder_is_answered_with_masks_and_records(scene, tmp_path):
     output = tmp_path / "out"
     predict.main(
         ["--image", str(scene), "--query", "the red circle", "all the blue triangles", "--output", str(output)]
@@ -113,7 +113,7 @@ def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, message):
         predict.main(arguments)
 
 
-def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(scene, tmp_path, monkeypatch):
+def test_after_ctrl_c_the_json_file_holds_the_finished_answers(scene, tmp_path, monkeypatch):
     asked, answers = [], predict.answer
 
     def stopped(*args, **options):
@@ -131,7 +131,9 @@ def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(s
     assert [found["query"] for found in json.loads(records.read_text())] == ["the red circle", "the square"]
 
 
-def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp_path, monkeypatch, capsys):
+def test_after_sigterm_the_json_file_holds_the_finished_answers_and_their_number_is_printed(
+    scene, tmp_path, monkeypatch, capsys
+):
     asked, answers = [], predict.answer
 
     def stopped(*args, **options):
@@ -148,8 +150,8 @@ def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp
         run(predict.main)
     assert ended.value.code == 143
     assert [Path(found["image"]).name for found in json.loads(records.read_text())] == ["a.png"]
-    *_, said, last = capsys.readouterr().err.splitlines()
-    assert said == f"stopped early: {records} holds 1 of 2 answers" and last == "terminated"
+    *_, message, last = capsys.readouterr().err.splitlines()
+    assert message == f"stopped early: {records} holds 1 of 2 answers" and last == "terminated"
 
 
 def arguments_that_would_overwrite(scene, tmp_path):
@@ -198,7 +200,7 @@ def test_no_input_is_overwritten(scene, tmp_path, monkeypatch, more):
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_another_picture_needs_overwrite_and_an_answer_is_replaced(scene, tmp_path, capsys):
+def test_a_foreign_picture_needs_overwrite_and_an_earlier_answer_is_replaced(scene, tmp_path, capsys):
     mine = tmp_path / "mine.png"
     mine.write_bytes((scene / "b.png").read_bytes())
     asked = ["--image", str(scene / "a.png"), "--query", "circle", "--max_new_tokens", "2", "--output", str(mine)]
@@ -209,7 +211,7 @@ def test_another_picture_needs_overwrite_and_an_answer_is_replaced(scene, tmp_pa
     assert capsys.readouterr().err.count(f"overwriting {mine}\n") == 2
 
 
-def test_a_long_name_of_an_image_is_cut_in_that_of_its_answer(tmp_path):
+def test_a_long_image_name_is_shortened_in_the_name_of_its_answer(tmp_path):
     images = [tmp_path / f"{letter * 250}.png" for letter in "xé"] + [tmp_path / "short.png"]
     names = [path.name for path in predict.picture_files(tmp_path, images)]
     assert names[2] == "003-short.png" and names[0] == f"001-{'x' * 180}.png"
@@ -244,7 +246,7 @@ def test_an_image_of_a_folder_that_cannot_be_opened_is_reported_and_the_others_a
     *lines, last = capsys.readouterr().err.splitlines()
     assert f"{scene}: skipped 1 hidden file: the name starts with a dot" in lines
     assert any(line.startswith(f"skipped: {scene / 'aa.png'} cannot be read") for line in lines)
-    assert last == f"error: 1 of 3 images could not be opened and were skipped: {scene / 'aa.png'}."
+    assert last == f"error: 1 of 3 images could not be opened: {scene / 'aa.png'}. See above."
 
 
 def test_a_folder_of_unreadable_images_only_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
@@ -257,7 +259,7 @@ def test_a_folder_of_unreadable_images_only_is_refused_before_the_model_is_loade
     assert not (tmp_path / "out").exists()
 
 
-def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, tmp_path, monkeypatch):
+def test_the_picture_has_a_legend_and_multimask_changes_the_masks(scene, tmp_path, monkeypatch):
     seen = []
     drawn = predict.draw_answer
 
@@ -274,7 +276,7 @@ def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, t
     assert masks.shape == of_three.shape and (masks != of_three).any()
 
 
-def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
+def test_weights_are_loaded_in_the_given_dtype(scene, tmp_path, monkeypatch):
     types = []
     opened = loading.load_checkpoint
 

@@ -103,7 +103,7 @@ def test_predict_without_a_model_uses_it_and_says_so(tmp_path, capsys):
         str(tmp_path / "a.json"),
     ]
     predict.main([*arguments, "--output", str(tmp_path / "answer.png")])
-    assert "model: examples/shapes-tiny, a small example. It knows red, green and blue circles" in capsys.readouterr().err
+    assert "shapes-tiny, a small example. It knows red, green and blue circles" in capsys.readouterr().err
     [answer] = json.loads((tmp_path / "a.json").read_text())
     [found] = [decode_mask(one["rle"], "") == 1 for one in answer["masks"]]
     assert (found & mask).sum() / (found | mask).sum() > 0.9

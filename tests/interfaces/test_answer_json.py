@@ -28,7 +28,7 @@ def ring(shape=(40, 60)):
     return (distance < 15) & (distance > 6)
 
 
-def test_polygons_draw_the_mask_again_with_its_hole():
+def test_polygons_describe_the_mask_with_its_hole():
     mask = ring()
     (polygon,) = polygons(mask)
     assert len(polygon) == 2, "an outer ring and a hole"
@@ -37,7 +37,7 @@ def test_polygons_draw_the_mask_again_with_its_hole():
     assert (again & mask).sum() / (again | mask).sum() > 0.95
 
 
-def test_things_apart_and_at_the_border_have_a_polygon_each():
+def test_separate_regions_at_the_border_have_a_polygon_each():
     mask = np.zeros((20, 30), dtype=bool)
     mask[:5, :5] = mask[10:, 20:] = True
     found = polygons(mask)
@@ -46,7 +46,7 @@ def test_things_apart_and_at_the_border_have_a_polygon_each():
     assert corners.min(axis=0).tolist() == [0.0, 0.0] and corners.max(axis=0).tolist() == [30.0, 20.0]
 
 
-def test_no_pixel_is_no_polygon_and_one_pixel_is_one():
+def test_an_empty_mask_has_no_polygon_and_one_pixel_has_one():
     assert polygons(np.zeros((4, 4), dtype=bool)) == []
     one = np.zeros((4, 4), dtype=bool)
     one[2, 1] = True

@@ -23,16 +23,16 @@ def answer(raw_text, areas=(), scores=(), complete=True, phrases=None):
 @pytest.mark.parametrize(
     ("found", "text", "masks"),
     [
-        (answer("It is [SEG].", [8], [0.98]), "It is [1].", "1 mask: [1] red circle (0.98)"),
+        (answer("It is [SEG].", [8], [0.98]), "It is [1].", "1 mask: [1] red circle (score 0.98)"),
         (
             answer("[SEG] and [SEG].", [8, 3], [0.98, 0.7]),
             "[1] and [2].",
-            "2 masks: [1] red circle (0.98), [2] red circle (0.70)",
+            "2 masks: [1] red circle (score 0.98), [2] red circle (score 0.70)",
         ),
         (
             answer("It is [SEG].", [8], [0.05]),
             "It is [1]. (low confidence)",
-            "1 mask: [1] red circle (0.05, low confidence)",
+            "1 mask: [1] red circle (score 0.05, low confidence)",
         ),
         (
             answer("It is [SEG].", [0], [0.9]),
@@ -47,7 +47,7 @@ def answer(raw_text, areas=(), scores=(), complete=True, phrases=None):
         (
             answer("[SEG], [SEG].", [0, 8], [0.9, 0.9]),
             "[1], [2].",
-            "1 mask: [1] red circle (empty mask), [2] red circle (0.90)",
+            "1 mask: [1] red circle (empty mask), [2] red circle (score 0.90)",
         ),
         (answer("No, I see none."), "No, I see none.", "no mask"),
         (answer("There are 2."), "There are 2.", "no mask"),
@@ -61,6 +61,11 @@ def answer(raw_text, areas=(), scores=(), complete=True, phrases=None):
             "No, I I I see see (incomplete: the answer repeats itself)",
             "no mask",
         ),
+        (
+            answer("No, " + "I " * 60, complete=False),
+            f"No, {'I ' * 27}I… (incomplete: the answer repeats itself)",
+            "no mask",
+        ),
         (answer(""), "(incomplete: the answer is empty)", "no mask"),
     ],
 )
@@ -72,17 +77,17 @@ def test_an_answer_is_written_with_its_masks_and_a_note_if_it_is_not_reliable(fo
 def test_masks_can_be_numbered_from_another_number():
     found = answer("[SEG] and [SEG].", [8, 3], [0.98, 0.7])
     assert answer_text(found, first=3) == "[3] and [4]."
-    assert masks_text("q", found, first=3) == "2 masks: [3] red circle (0.98), [4] red circle (0.70)"
+    assert masks_text("q", found, first=3) == "2 masks: [3] red circle (score 0.98), [4] red circle (score 0.70)"
 
 
 def test_a_mask_without_a_phrase_is_labelled_with_the_question():
     found = answer("It is [SEG] a ring and [SEG].", [8, 3], [0.875, 0.5], phrases=["a ring", ""])
-    assert labels("what is round", found) == ["a ring (0.88)", "what is round (0.50)"]
+    assert labels("what is round", found) == ["a ring (score 0.88)", "what is round (score 0.50)"]
 
 
 def test_the_label_of_a_mask_shows_low_confidence_and_empty_masks():
-    assert label_of("cup", 0.91, 10) == "cup (0.91)"
-    assert label_of("cup", 0.3, 10) == "cup (0.30, low confidence)"
+    assert label_of("cup", 0.91, 10) == "cup (score 0.91)"
+    assert label_of("cup", 0.3, 10) == "cup (score 0.30, low confidence)"
     assert label_of("cup", 0.9, 0) == "cup (empty mask)"
 
 

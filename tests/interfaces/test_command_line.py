@@ -60,16 +60,16 @@ def test_an_empty_value_of_a_recipe_is_refused(tmp_path, field):
 # Types of arguments
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "²", "9" * 19, "x" * 200])
-def test_what_is_no_number_from_1_on_is_refused_shortly(text):
+def test_a_value_that_is_not_a_positive_number_is_refused_in_a_short_message(text):
     with pytest.raises(argparse.ArgumentTypeError, match="^must be a whole number of at least 1, got ") as refusal:
         command_line.positive(text)
     assert len(str(refusal.value)) < 150
     assert command_line.positive("12") == command_line.not_negative("12") == 12 and command_line.not_negative("0") == 0
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is not valid JSON"), ("[1]", "must be a JSON object such as")])
-def test_names_and_values_are_given_as_json(text, said):
-    with pytest.raises(argparse.ArgumentTypeError, match=said):
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[1]", "must be a JSON object such as")])
+def test_a_json_option_must_be_a_json_object(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         command_line.json_object(text)
     assert command_line.json_object('{"image_size": 128}') == {"image_size": 128}
 
@@ -159,7 +159,7 @@ def test_help_begins_with_an_introduction_and_examples_and_gives_every_default(c
 # Exit codes
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ValueError("no such\nthing"), 1, "error: no such thing\n"),
         (KeyError(), 1, "error: KeyError\n"),
@@ -168,7 +168,7 @@ def test_help_begins_with_an_introduction_and_examples_and_gives_every_default(c
         (Terminated(), 128 + signal.SIGTERM, "terminated\n"),
     ],
 )
-def test_each_kind_of_end_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, said):
+def test_every_kind_of_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, message):
     monkeypatch.setattr(sys, "argv", ["predict.py"])
     monkeypatch.delenv("RANK", raising=False)
 
@@ -177,10 +177,10 @@ def test_each_kind_of_end_has_its_exit_code_and_one_line(monkeypatch, capsys, er
 
     with pytest.raises(SystemExit) as ended:
         command_line.run(main)
-    assert ended.value.code == code and capsys.readouterr().err == said
+    assert ended.value.code == code and capsys.readouterr().err == message
 
 
-def test_an_error_of_one_of_several_processes_names_its_rank(monkeypatch, capsys):
+def test_an_error_of_a_distributed_run_names_the_rank(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(SystemExit):
@@ -196,7 +196,7 @@ def test_an_error_of_one_of_several_processes_names_its_rank(monkeypatch, capsys
         (["--debug", "no"], ["--debug", "no"], False),
     ],
 )
-def test_debug_alone_shows_the_traceback_and_with_a_value_it_is_the_programs_own(
+def test_debug_without_a_value_shows_the_traceback_and_with_a_value_is_passed_on(
     monkeypatch, words, seen, shows_traceback
 ):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
@@ -213,7 +213,7 @@ def test_debug_alone_shows_the_traceback_and_with_a_value_it_is_the_programs_own
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("words", [["--hub_tokn", "hf_" + "a1" * 17], ["--hub_token=correct-horse"]])
-def test_a_secret_is_in_no_error_and_not_in_what_trackers_see_of_the_command(monkeypatch, capsys, words):
+def test_secrets_appear_neither_in_errors_nor_in_sys_argv(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     secret = words[-1].removeprefix("--hub_token=")
 
@@ -228,7 +228,7 @@ def test_a_secret_is_in_no_error_and_not_in_what_trackers_see_of_the_command(mon
     assert secret not in " ".join(sys.argv)
 
 
-def test_a_long_error_shows_no_half_of_a_secret(monkeypatch, capsys):
+def test_a_shortened_error_shows_no_part_of_a_secret(monkeypatch, capsys):
     secret = "correct-horse-battery"
     for text in (f"{'x' * n} {secret} {'token=' * 20_000}" for n in (1_985, 19_960, 19_990)):
         line = command_line.masked_line(text, {secret})
@@ -238,7 +238,7 @@ def test_a_long_error_shows_no_half_of_a_secret(monkeypatch, capsys):
     assert command_line.masked_line("short  and\nplain", {secret}) == "short and plain"
 
 
-def test_an_error_of_reading_the_command_line_is_one_line(monkeypatch, capsys):
+def test_an_error_while_reading_the_command_line_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "--dataset_options", "[" * 600 + "]" * 600])
     command_line.run(lambda arguments: None)
 

@@ -30,7 +30,7 @@ def test_images_of_a_folder_are_found_and_other_files_are_counted_with_a_reason(
     assert [path.name for path in images_in(tmp_path)] == images
     assert capsys.readouterr().err.splitlines() == [
         f"{tmp_path}: skipped 2 HEIC files: run `pip install pillow-heif`, or convert them to JPEG",
-        f"{tmp_path}: skipped 5 other files: not an image (.eps, .mpg, .h5, .pdf)",
+        f"{tmp_path}: skipped 5 other files: unsupported type (.eps, .mpg, .h5, .pdf)",
         f"{tmp_path}: skipped 1 subfolder: subfolders are not searched",
         f"{tmp_path}: skipped 2 hidden files: the name starts with a dot",
     ]

@@ -68,7 +68,7 @@ def test_a_correction_redraws_the_picture(conversation):
     conversation.answer("the red circle")
     before = conversation.session.pointed_at[0].logits
     text = conversation.answer("/box 1 0 0 60 60")
-    assert "mask 1 now has" in text and "pixels: red circle (" in text
+    assert "mask 1 now has" in text and "pixels: red circle (score " in text
     assert (conversation.session.pointed_at[0].logits != before).any()
     assert conversation.session.pointed_at[0].box == (0, 0, 60, 60)
     conversation.answer("/point 1 3 4 0")
@@ -79,7 +79,7 @@ def test_an_uncertain_and_an_empty_mask_are_named_in_the_terminal(conversation, 
     conversation.answer("the red circle")
     corrected = conversation.session.correct
     monkeypatch.setattr(conversation.session, "correct", lambda *args, **more: (corrected(*args, **more)[0], 0.05))
-    assert "(0.05, low confidence); wrote" in conversation.answer("/point 1 40 108")
+    assert "(score 0.05, low confidence); wrote" in conversation.answer("/point 1 40 108")
     monkeypatch.setattr(
         conversation.session, "correct", lambda *args, **more: (corrected(*args, **more)[0] & False, 0.9)
     )
@@ -99,7 +99,7 @@ def test_an_uncertain_and_an_empty_mask_are_named_in_the_terminal(conversation, 
         ("/point 2 3 4", "there is no mask 2; number of masks so far: 1"),
         ("/point 0 3 4", "there is no mask 0"),
         ("/point 1 500 4", "inside the image"),
-        ("/point 1 5 4 7", "points"),
+        ("/point 1 5 4 7", "label"),
         ("/" + "x" * 5_000, "unknown command /xxx"),
     ],
 )
