@@ -1,4 +1,4 @@
-"""app.py as a server: bad input, and twenty users at once."""
+"""app.py as a server: bad input, and twenty visitors at once."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from gemma_lisa.interfaces.web.translations import WORDS
 
 @pytest.fixture(autouse=True)
 def page_limit(monkeypatch):
-    """Set the limit that the server sets for itself."""
+    """What the server sets for itself."""
     monkeypatch.setenv(MAX_IMAGE_PIXELS_VARIABLE, "25000000")
 
 
@@ -38,7 +38,7 @@ def server(tmp_path_factory):
         yield served
 
 
-def open_image(client: Client, path: Path, language: str = "en") -> tuple:
+def bring(client: Client, path: Path, language: str = "en") -> tuple:
     client.predict(handle_file(path), api_name="/receive")
     return client.predict(language, api_name="/open")
 
@@ -49,7 +49,7 @@ def client_of(address: str, folder: Path) -> Client:
 
 
 @pytest.mark.slow
-def test_twenty_users_at_once_get_the_answers_to_their_own_questions(server, example, tmp_path):
+def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_question(server, example, tmp_path):
     address, _, folder = server
     colours, shapes = ("red", "blue", "green", "yellow", "purple"), ("circle", "square", "triangle", "shape")
     questions = [f"the {colour} {shape}" for colour in colours for shape in shapes]
@@ -61,36 +61,36 @@ def test_twenty_users_at_once_get_the_answers_to_their_own_questions(server, exa
         expected.append((answer["raw_text"], [int(mask.sum()) for mask in answer["masks"]]))
     ready = threading.Barrier(len(questions))
 
-    def use(number: int):
+    def visit(number: int):
         client = client_of(address, tmp_path / str(number))
         ready.wait(SECONDS)
-        open_image(client, scenes[number % len(scenes)])
-        message = client.submit(questions[number], "en", api_name="/ask").result(SECONDS)[1]
+        bring(client, scenes[number % len(scenes)])
+        said = client.submit(questions[number], "en", api_name="/ask").result(SECONDS)[1]
         (stage, _) = client.predict("en", api_name="/json")
-        (downloaded,) = json.loads(base64.b64decode(stage["file"]["base64"]))
-        assert message["turns"][0]["question"] == downloaded["query"] == questions[number]
-        return processor.seg_token.join(message["turns"][0]["words"]), [mask["area"] for mask in downloaded["masks"]]
+        (told,) = json.loads(base64.b64decode(stage["file"]["base64"]))
+        assert said["turns"][0]["question"] == told["query"] == questions[number]
+        return processor.seg_token.join(said["turns"][0]["words"]), [mask["area"] for mask in told["masks"]]
 
     with ThreadPoolExecutor(len(questions)) as pool:
-        found = list(pool.map(use, range(len(questions))))
+        found = list(pool.map(visit, range(len(questions))))
     assert found == expected
     assert len({(text, *areas) for text, areas in expected}) > 5
     assert left_in(folder) == []
 
 
 @pytest.mark.slow
-def test_bad_input_gets_an_error_and_the_server_keeps_running(server, tmp_path):
+def test_bad_input_is_answered_by_the_server_which_lives_on(server, tmp_path):
     address, process, folder = server
     client = client_of(address, tmp_path / "client")
     for name, (content, reason) in REFUSED_FILES.items():
         path = tmp_path / name
         path.write_bytes(content)
-        message = open_image(client, path)[2]
-        assert reason in message and "<img" not in message, name
+        said = bring(client, path)[2]
+        assert reason in said and "<img" not in said, name
     for name, content in taken_files().items():
         (tmp_path / name).write_bytes(content)
-        stage, _, message, *_ = open_image(client, tmp_path / name)
-        assert message == "" and stage["picture"]["width"] == 128, name
+        stage, _, said, *_ = bring(client, tmp_path / name)
+        assert said == "" and stage["picture"]["width"] == 128, name
     assert "100,000" in client.predict("x" * 100_000, "en", api_name="/ask")[2]
     assert WORDS["ja"]["no_question"] in client.predict("", "ja", api_name="/ask")[2]
     sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.png", bytes(25_000_000))}, timeout=SECONDS)
@@ -101,20 +101,20 @@ def test_bad_input_gets_an_error_and_the_server_keeps_running(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_server_serves_no_file_of_its_machine(server):
+def test_the_server_hands_out_no_file_of_its_machine(server):
     for path in (ROOT / "README.md", "README.md", "../README.md", ROOT / "interfaces" / "web" / "page.py"):
         assert httpx.get(f"{server[0]}gradio_api/file={path}", timeout=SECONDS).status_code in (403, 404), path
 
 
 @pytest.mark.slow
-def test_a_full_queue_refuses_with_advice_and_keeps_working(tiny, monkeypatch, tmp_path):
+def test_a_full_queue_refuses_in_plain_words_and_goes_on(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("gemma_lisa.interfaces.web.page.QUEUE_LENGTH", 2)
     page = build_page(Conversations(*tiny))
     _, address, _ = page.launch(server_name="127.0.0.1", **LAUNCH)
     try:
         clients = [client_of(address, tmp_path) for _ in range(12)]
         for client in clients[:2]:
-            open_image(client, SCENE)
+            bring(client, SCENE)
         jobs = [client.submit("the red circle", "en", api_name="/ask") for client in clients]
         errors = [job.exception(SECONDS) for job in jobs]
         full = [str(error) for error in errors if error is not None]
