@@ -34,10 +34,10 @@ def note(answer: dict[str, Any]) -> str:
     """Return why an answer is not reliable, in parentheses, or "" if it is."""
     status = status_of(answer)
     if status == INCOMPLETE:
-        if not (answer["text"] or len(answer["masks"])):
-            return "(incomplete: the answer is empty)"
         if repeats_itself(answer["raw_text"]):
             return "(incomplete: the answer repeats itself)"
+        if answer["complete"]:
+            return "(incomplete: the answer is empty)"
         return "(incomplete: cut off; raise --max_new_tokens)"
     if status == NOTHING_FOUND:
         return f"(nothing found: {'the mask is' if len(answer['masks']) == 1 else 'all masks are'} empty)"

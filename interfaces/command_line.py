@@ -81,14 +81,18 @@ def is_count(text: str) -> bool:
 def positive(text: str) -> int:
     """Return the value of an argument that must be a whole number of at least 1."""
     if not is_count(text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {show(text, SHOWN_LENGTH)}")
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1, got {show(shorten(text, SHOWN_LENGTH))}"
+        )
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """Return the value of an argument that must be a whole number of at least 0."""
     if not is_count(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {show(text, SHOWN_LENGTH)}")
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 0, got {show(shorten(text, SHOWN_LENGTH))}"
+        )
     return int(text)
 
 
@@ -97,10 +101,12 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is not valid JSON ({error}), got {show(text, SHOWN_LENGTH)}") from error
+        raise argparse.ArgumentTypeError(
+            f"is not valid JSON ({error}), got {show(shorten(text, SHOWN_LENGTH))}"
+        ) from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(
-            f'must be a JSON object such as {{"image_size": 128}}, got {show(text, SHOWN_LENGTH)}'
+            f'must be a JSON object such as {{"image_size": 128}}, got {show(shorten(text, SHOWN_LENGTH))}'
         )
     return value
 
@@ -115,7 +121,7 @@ def device(text: str) -> str:
         wanted = torch.device(text)
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(
-            f"must be cpu, cuda, cuda:N or auto, got {show(text, SHOWN_LENGTH)}"
+            f"must be cpu, cuda, cuda:N or auto, got {show(shorten(text, SHOWN_LENGTH))}"
         ) from error
     if wanted.type != "cuda":
         return text
@@ -138,7 +144,7 @@ def check_path(option: str, path: Path | None, kind: str = "a file or a folder")
         UsageError: what was given, what is expected and what to do.
     """
     text = "" if path is None else re.sub(r"^(https?:/)(?!/)", r"\1/", str(path))  # Path drops a slash
-    shown = show(text, SHOWN_LENGTH)
+    shown = show(shorten(text, SHOWN_LENGTH))
     if found := URL.match(text):
         is_data = found[0].lower() == "data:"
         what, advice = ("a data URL", "save the image as a file") if is_data else ("a URL", "download it")

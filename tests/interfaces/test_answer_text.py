@@ -67,6 +67,7 @@ def answer(raw_text, areas=(), scores=(), complete=True, phrases=None):
             "no mask",
         ),
         (answer(""), "(incomplete: the answer is empty)", "no mask"),
+        (answer("", complete=False), "(incomplete: cut off; raise --max_new_tokens)", "no mask"),
     ],
 )
 def test_an_answer_is_written_with_its_masks_and_a_note_if_it_is_not_reliable(found, text, masks):
