@@ -1,10 +1,9 @@
-"""Evaluate a Gemma-LISA: gIoU, cIoU, N-acc and T-acc, with the answers behind them.
+"""Evaluate a checkpoint on a data set: gIoU, cIoU, N-acc and T-acc with 95% confidence intervals.
+Writes RESULTS.json, RESULTS.samples.jsonl (one line per question), RESULTS.worst.png and RESULTS.preview.png.
 
     python eval.py --model outputs/demo --dataset shapes --split test --output outputs/demo/results.json
-
-Beside results.json it writes results.samples.jsonl (a line a question), results.worst.png and results.preview.png.
-Two protocols, never to be mixed: `generate` lets the model answer freely; `teacher_forced` gives it the right answer
-and takes the masks at its [SEG] tokens, as LISA's code does.
+    python eval.py --model outputs/demo --dataset shapes/hard --rows 100 --output hard.json
+    python eval.py --model outputs/photos --dataset folder --data_dir my_photos --split validation --output photos.json
 """
 
 import argparse
@@ -21,11 +20,12 @@ from gemma_lisa.checkpoints.training_record import circumstances, leakage_of
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.evaluation.answer_sheet import draw_answers
-from gemma_lisa.evaluation.metrics import intervals, summarize
+from gemma_lisa.evaluation.metrics import MEANINGS, intervals, summarize
 from gemma_lisa.evaluation.protocols import Answer, by_generation, teacher_forced
 from gemma_lisa.interfaces.command_line import (
     ArgumentParser,
     add_model_options,
+    check_path,
     json_object,
     not_negative,
     positive,
@@ -41,26 +41,64 @@ from gemma_lisa.safety.whole_files import check_writable, write_whole
 # Arguments
 # ---------------------------------------------------------------------------------------------------------------------
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", required=True, help="folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter"
+    parser = ArgumentParser(
+        description=__doc__,
+        usage="python eval.py --model MODEL --dataset NAME --output RESULTS.json [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", required=True, help="as in shapes or shapes/easy")
-    parser.add_argument("--data_dir", help="folder of the data set's original files")
-    parser.add_argument("--dataset_options", type=json_object, help="options of its builder, as JSON")
-    parser.add_argument("--max_bad", type=not_negative, help="so many bad records are left out and listed; 0")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--rows", type=positive, help="the first so many rows only")
-    parser.add_argument("--protocol", choices=("generate", "teacher_forced"), default="generate")
-    parser.add_argument("--output", type=Path, required=True, help="results file to write, .json")
-    parser.add_argument("--batch_size", type=positive, default=16, help="questions at once")
-    parser.add_argument("--max_new_tokens", type=positive, default=64, help="of an answer")
-    parser.add_argument("--pictures", type=not_negative, default=8, help="questions on each of two sheets; 0 = none")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace existing files that Gemma-LISA did not write; never an input"
+    add_model_options(parser, is_required=True)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset", metavar="NAME", required=True, help="name of a data set, such as shapes, shapes/easy or folder"
     )
-    add_model_options(parser)
+    data.add_argument("--data_dir", metavar="FOLDER", help="folder with the original files of the data set")
+    data.add_argument(
+        "--dataset_options",
+        metavar="JSON",
+        type=json_object,
+        help="options of the data set's builder, as a JSON object",
+    )
+    data.add_argument(
+        "--max_bad", metavar="N", type=not_negative, help="maximum number of bad records to skip and list (default: 0)"
+    )
+    data.add_argument("--split", default="test", help="split to evaluate (default: test)")
+    data.add_argument(
+        "--rows", metavar="N", type=positive, help="number of rows to evaluate, from the start (default: all)"
+    )
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument(
+        "--protocol",
+        choices=("generate", "teacher_forced"),
+        default="generate",
+        help="generate: the model writes its answer; teacher_forced: the right answer is given, and masks are decoded "
+        "at its [SEG] tokens as in LISA's code. Do not compare results of the two (default: generate)",
+    )
+    evaluation.add_argument(
+        "--batch_size", metavar="N", type=positive, default=16, help="number of questions per batch (default: 16)"
+    )
+    evaluation.add_argument(
+        "--max_new_tokens",
+        metavar="N",
+        type=positive,
+        default=64,
+        help="maximum number of tokens per answer (default: 64)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", metavar="FILE", type=Path, required=True, help="results file to write (.json)")
+    output.add_argument(
+        "--pictures",
+        metavar="N",
+        type=not_negative,
+        default=8,
+        help="number of questions on each of the two sheets worst.png and preview.png; 0: no sheets (default: 8)",
+    )
+    output.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files that Gemma-LISA did not write. Inputs are never replaced (default: off)",
+    )
     args = parser.parse_args(arguments)
+    check_path("--output", args.output, "a file")
     check_suffix("--output", args.output, (".json",))
     args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
     return args
@@ -72,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def answer_all(
     model, processor, questions: EvaluationQuestions, args: argparse.Namespace, answers: list[Answer]
 ) -> None:
-    """Answer every question under the protocol, in order; `answers` takes what is answered, batch by batch."""
+    """Answer every question in order under the protocol. Each batch of answers is appended to `answers`."""
     with tqdm(total=len(questions), unit="question") as bar:
         for start in range(0, len(questions), args.batch_size):
             samples = [questions[at] for at in range(start, min(start + args.batch_size, len(questions)))]
@@ -84,22 +122,22 @@ def answer_all(
 
 
 def score(answers: list[Answer], protocol: str) -> dict[str, Any]:
-    """The scores of questions that ask for masks."""
+    """Return the scores of answers to questions that ask for masks."""
     scores = summarize(answer.result for answer in answers)
     if protocol == "teacher_forced":
-        scores["gIoU_all"] = None  # with the answer given, a missing thing has no mask whatever the model thinks
+        scores["gIoU_all"] = None  # the given answer to a no-target question has no mask, whatever the model predicts
     return scores
 
 
 def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """The contents of results.json."""
-    dialogue = [answer for answer in answers if answer.result is None]
+    """Return the contents of results.json."""
+    vqa = [answer for answer in answers if answer.result is None]
     asked = [answer for answer in answers if answer.result is not None]
     scores = score(asked, args.protocol)
     if args.protocol == "generate":
-        # VQA questions of one right wording, as counting: exactly right answers
-        scores["answers_count"] = len(dialogue)
-        scores["answers_right"] = sum(answer.is_right for answer in dialogue) / len(dialogue) if dialogue else None
+        # VQA questions with one right wording, such as counting
+        scores["answers_count"] = len(vqa)
+        scores["answers_right"] = sum(answer.is_right for answer in vqa) / len(vqa) if vqa else None
     kinds = sorted({answer.kind for answer in answers if answer.kind})
     return {
         "scores": scores,
@@ -121,7 +159,7 @@ def report(answers: list[Answer], args: argparse.Namespace, seconds: float) -> d
 
 
 def sample_lines(answers: list[Answer]) -> str:
-    """A JSON line for each question."""
+    """Return one JSON line per answer."""
     lines = []
     for answer in answers:
         line = {
@@ -142,10 +180,25 @@ def sample_lines(answers: list[Answer]) -> str:
 
 
 def output_files(output: Path) -> dict[str, Path]:
-    """What is written: the results, and beside them the samples and two sheets of pictures."""
+    """Return the files to write: the results and, next to them, the samples and two sheets of pictures."""
     stem = output.with_suffix("")
     endings = {"samples": "samples.jsonl", "worst": "worst.png", "preview": "preview.png"}
     return {"results": output, **{name: Path(f"{stem}.{ending}") for name, ending in endings.items()}}
+
+
+def print_scores(results: dict[str, Any]) -> None:
+    """Print each score with its 95% CI and its meaning, then the scores of each kind of question."""
+    meanings = MEANINGS | {"answers_count": "questions without masks", "answers_right": "of these, answered correctly"}
+    for name, value in results["scores"].items():
+        low, high = results["intervals"].get(name) or (None, None)
+        number = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+        interval = "" if value is None or low is None else f"95% CI: {low:.4f} to {high:.4f}"
+        print(f"  {name:16s} {number:8s} {interval:26s} {meanings[name]}")
+    if results["by_kind"]:
+        print("by kind of question:")
+    for kind, scores in results["by_kind"].items():
+        measured = (f"{name} {scores[name]:.4f}" for name in ("gIoU", "N-acc", "T-acc") if scores[name] is not None)
+        print(f"  {kind:16s} {', '.join(measured)} ({scores['count']:,} questions)")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,15 +216,15 @@ def main(arguments: list[str]) -> None:
         rows = rows.select(range(min(args.rows, len(rows))))
     questions = EvaluationQuestions(rows, with_conversations=args.protocol == "generate")
     if len(questions) == 0:
-        raise ValueError(f"{args.dataset} {args.split} asks nothing under the protocol {args.protocol}.")
+        raise ValueError(f"{args.dataset} {args.split} has no questions for the protocol {args.protocol}.")
     model, processor = load_asked(args)
-    print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, {args.protocol}")
+    print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, protocol {args.protocol}")
 
     start = time.perf_counter()
     answers = []
     try:
         answer_all(model, processor, questions, args, answers)
-    finally:  # interrupted or terminated, the lines tell of what was answered
+    finally:  # also after Ctrl-C or SIGTERM
         if answers:
             write_whole(files["samples"], sample_lines(answers))
             if len(answers) < len(questions):
@@ -186,17 +239,9 @@ def main(arguments: list[str]) -> None:
             chosen = chosen[: args.pictures]
             sheet = draw_answers([questions[at] for at in chosen], [answers[at] for at in chosen])
             write_whole(files[name], sheet)
-    for name, value in results["scores"].items():
-        low, high = results["intervals"].get(name) or (None, None)
-        spread = "" if value is None or low is None else f"   95 % of such draws of rows: {low:.4f} to {high:.4f}"
-        print(
-            f"  {name:16s} "
-            f"{'-' if value is None else f'{value:.4f}' if isinstance(value, float) else f'{value:,}'}{spread}"
-        )
-    for kind, scores in results["by_kind"].items():
-        measured = (f"{name} {scores[name]:.4f}" for name in ("gIoU", "N-acc", "T-acc") if scores[name] is not None)
-        print(f"  {kind:16s} {', '.join(measured)} over {scores['count']:,}")
-    print(f"wrote {args.output}")
+    print_scores(results)
+    written = [path for path in files.values() if path.is_file()]
+    print(f"wrote {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 # `.lora` and bitsandbytes are imported only where they are used, because their imports take five seconds.
 
-# The small checkpoint that comes with the project: it knows drawn shapes and nothing else.
+# The small checkpoint that is part of the project, and what it was trained on
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes-tiny"
+EXAMPLE_KNOWS = "red, green and blue circles, squares and triangles in drawings, not photographs"
 
 # Values of --dtype. "auto" is the type in which the weights are saved.
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -49,7 +50,8 @@ def load_asked(
     """
     if args.model is None:
         print(
-            f"model: {EXAMPLE}, which knows drawn shapes only; --model names another",
+            f"model: examples/{EXAMPLE.name}, a small example. It knows {EXAMPLE_KNOWS}. For other images, give a "
+            "trained checkpoint with --model.",
             file=sys.stderr,
         )
     return load_checkpoint(

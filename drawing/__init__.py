@@ -1,1 +1,1 @@
-"""Pictures for people: masks on images, sheets of answers, curves."""
+"""Draw pictures: masks on images, sheets of answers, and curves of a run."""

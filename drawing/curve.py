@@ -1,4 +1,4 @@
-"""The curves of a training run: its losses and its evaluation scores over steps."""
+"""Draw the losses and evaluation scores of a training run over its steps."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,13 +10,13 @@ TRAINING_LOSSES = ("language_loss", "mask_bce_loss", "mask_dice_loss")
 
 
 def draw_curve(log_history: list[dict[str, Any]], path: str | Path | BinaryIO) -> None:
-    """Saves a PNG of a run: losses (log scale) and evaluation scores over steps, of those that were logged.
+    """Save a PNG of the logged losses (log scale) and evaluation scores over steps.
 
     Args:
-        log_history: `trainer.state.log_history`; several evaluation sets (`eval_<name>_gIoU`) are a line each.
-        path: of the file, or a file that is open for writing.
+        log_history: `trainer.state.log_history`. Each evaluation set (`eval_<name>_gIoU`) gets its own line.
+        path: path of the PNG, or a file that is open for writing bytes.
     """
-    from matplotlib.figure import Figure  # only this function needs it; without pyplot no window and nothing to close
+    from matplotlib.figure import Figure  # slow to import; unlike pyplot it keeps no global state
 
     names = dict.fromkeys(name for entry in log_history for name in entry)
     scores = [n for n in names if n.startswith("eval_") and n.endswith(tuple(f"_{s}" for s in EVALUATION_SCORES))]

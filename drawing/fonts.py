@@ -1,4 +1,4 @@
-"""The font of what is written into pictures: Pillow's own, which has ASCII, or one of the machine's that has more."""
+"""Choose the font for text in pictures: Pillow's built-in font (ASCII only), or a system font with more letters."""
 
 import logging
 from contextlib import suppress
@@ -9,24 +9,24 @@ from PIL import ImageFont
 
 logger = logging.getLogger(__name__)
 
-NO_LETTER = "\U0010ffff"  # in no font: drawn as what stands for a missing one
-# Words in the names of files
+NO_LETTER = "\U0010ffff"  # no font has it, so it is drawn as the sign for a missing letter
+# Words in file names of fonts
 PREFERRED, AVOIDED = ("Sans", "Gothic", "CJK"), ("Bold", "Italic", "Oblique", "Light", "Thin", "Mono", "Condensed")
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that has every letter of the text; where the machine has none, Pillow's, and it is said once.
+    """Return a font that has every letter of the text. If none is installed, warn once and return Pillow's font.
 
     Args:
-        text: what is to be written.
-        size: in pixels.
+        text: the text to draw.
+        size: font size in pixels.
     """
     missing = "".join(sorted({letter for letter in text if not _is_built_in(letter)}))
     return _opened(_find(missing) if missing else None, size)
 
 
 def width_of(text: str, size: int) -> float:
-    """How many pixels a line of text takes in its font."""
+    """Return the width in pixels of a line of text."""
     return font_for(text, size).getlength(text)
 
 
@@ -43,23 +43,24 @@ def _is_built_in(letter: str) -> bool:
 
 @cache
 def _find(letters: str) -> str | None:
-    """The file of a font that has all the letters."""
-    from matplotlib import font_manager, get_data_path  # only other letters than the built-in font's need it
+    """Return the path of a font that has all the letters, or None."""
+    from matplotlib import font_manager, get_data_path  # slow to import; only needed for letters beyond ASCII
 
-    # Not font_manager's own list, which is of the day when it was first used; and matplotlib brings one font everywhere
+    # Not font_manager's own list: it is cached and can be outdated. Matplotlib always ships DejaVu Sans
     paths = [*font_manager.findSystemFonts(), str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))]
     wanted = {ord(letter) for letter in letters}
     for path in sorted(paths, key=_rank):
-        with suppress(RuntimeError):  # no font in that file
+        with suppress(RuntimeError):  # the file holds no font
             if wanted <= font_manager.get_font(path).get_charmap().keys():
                 return path
     logger.warning(
-        "No font of this machine has %s; pictures show boxes instead. Install one (fonts-noto-cjk).", letters
+        "No installed font has the letters %s; pictures show boxes instead. Install a font such as fonts-noto-cjk.",
+        letters,
     )
     return None
 
 
 def _rank(path: str) -> tuple:
-    """Fonts without serifs, upright and of normal weight first."""
+    """Return the sort key of a font: sans-serif, upright fonts of normal weight come first."""
     name = Path(path).stem
     return *(word not in name for word in PREFERRED), any(word in name for word in AVOIDED), name

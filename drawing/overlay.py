@@ -1,6 +1,7 @@
-"""Masks drawn on an image, with the question and the answer under it.
+"""Draw masks on an image, with the question and the answer below it.
 
-H, W = size of an image in pixels, K = its masks. Colours are RGB; PIL's places are (x, y), its sizes (width, height).
+H, W = height and width of an image in pixels, K = number of its masks. Colours are RGB. As in PIL, positions are (x, y)
+and sizes are (width, height).
 """
 
 import numpy as np
@@ -21,28 +22,29 @@ PALETTE = (
     (0, 140, 90),  # green
 )
 WHITE, INK, GREY = (255, 255, 255), (24, 28, 36), (98, 106, 120)
-BT601_LUMA, BRIGHT = (0.299, 0.587, 0.114), 160  # of red, green, blue; from which on dark text reads better
-READABLE_SIZE = 512  # smaller images are enlarged to this long side
-NARROWEST_CAPTION = 384  # a caption under a narrower picture is this wide
-FONT_SIZES = (16, 40)  # of captions, growing with the picture
-LINE_HEIGHT = 1.35  # of the font size
-OVERLAY_ALPHA = 115  # of 255: how strongly a mask is filled
+BT601_LUMA, BRIGHT = (0.299, 0.587, 0.114), 160  # weights of red, green, blue; above BRIGHT, text is dark
+READABLE_SIZE = 512  # long side in pixels; smaller images are enlarged to at least this
+NARROWEST_CAPTION = 384  # minimum width in pixels of a caption
+FONT_SIZES = (16, 40)  # minimum and maximum in pixels; grows with the picture
+LINE_HEIGHT = 1.35  # relative to the font size
+OVERLAY_ALPHA = 115  # opacity of a mask, of 255
 
 
 def draw_overlay(image: Image.Image, masks: np.ndarray, labels: list[str] | None = None) -> Image.Image:
-    """The image with each mask in its colour of `PALETTE`, numbered where there are several.
+    """Return the image with each mask in its colour of `PALETTE`, numbered if there are several.
 
-    An image below 512 pixels is enlarged first, by the least whole factor that reaches it, each pixel a square.
+    An image whose long side is below 512 pixels is enlarged first by `enlargement(image)`, without interpolation.
 
     Args:
+        image: PIL image of any mode. It is not changed.
         masks: (K, H, W) bool at the image's size.
-        labels: K texts for a legend under the picture.
+        labels: K texts for a legend below the picture.
     """
     masks = checked_masks(masks, image)
     if labels is not None and len(labels) != len(masks):
-        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; every mask needs one.")
-    factor = -(-READABLE_SIZE // max(image.size))
-    picture = image.convert("RGB")  # a copy, also of RGB
+        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; each mask must have one label.")
+    factor = enlargement(image)
+    picture = image.convert("RGB")  # convert always copies
     if factor > 1:
         picture = picture.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -57,15 +59,17 @@ def draw_overlay(image: Image.Image, masks: np.ndarray, labels: list[str] | None
 def draw_answer(
     image: Image.Image, masks: np.ndarray, question: str, text: str, labels: list[str] | None = None
 ) -> Image.Image:
-    """The overlay with the question, the answer and, if given, a legend under it.
+    """Return the overlay with the question, the answer and, if given, a legend below it.
 
     Args:
+        image: PIL image of any mode. It is not changed.
         masks: (K, H, W) bool at the image's size.
-        text: The answer without `[SEG]`.
-        labels: K texts, in the order of the masks.
+        question: question that was asked.
+        text: answer to show, without `[SEG]`.
+        labels: K texts for the legend, in the order of the masks.
     """
     if labels is not None and len(labels) != len(masks):
-        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; every mask needs one.")
+        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; each mask must have one label.")
     picture = draw_overlay(image, masks)
     font_size, width = _font_size(picture), max(picture.width, NARROWEST_CAPTION)
     parts = [picture, draw_caption([(question, INK, True), (text, GREY, False)], width, font_size)]
@@ -74,8 +78,13 @@ def draw_answer(
     return _stack(parts)
 
 
+def enlargement(image: Image.Image) -> int:
+    """Return the whole factor by which `draw_overlay` enlarges an image, 1 for images of at least 512 pixels."""
+    return -(-READABLE_SIZE // max(image.size))
+
+
 def text_colour(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Of text on the colour: white or dark, whichever reads better."""
+    """Return the colour of text on a background: white or dark, whichever is easier to read."""
     return INK if np.dot(colour, BT601_LUMA) > BRIGHT else WHITE
 
 
@@ -88,15 +97,16 @@ def checked_masks(masks: np.ndarray, image: Image.Image) -> np.ndarray:
     if len(masks) == 0:
         return np.zeros((0, image.height, image.width), dtype=bool)
     if masks.shape[1:] != (image.height, image.width):
-        raise ValueError(f"masks are {masks.shape} but the image is {(image.height, image.width)} (height, width).")
+        size = (image.height, image.width)
+        raise ValueError(f"masks have shape {masks.shape} but the image is {size} (height, width).")
     return masks
 
 
 def paint_masks(picture: Image.Image, masks: np.ndarray, opacity: int, thickness: int, font_size: int) -> Image.Image:
-    """Onto the picture: fills first, then outlines, then numbers, so that no mask hides another's edge."""
+    """Draw fills, then outlines, then numbers on the picture, so that no mask hides the outline of another."""
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
     halo = max(1, thickness // 3)
-    # of each mask only its surroundings are looked at: most things are small, and photos are large
+    # Only the bounding box of each mask is processed: most targets are small, and photos are large
     crops = [_cropped(mask, halo) for mask in masks]
     for (left_top, crop), colour in zip(crops, colours, strict=True):
         picture.paste(colour, left_top, mask=alpha_of(crop, opacity))
@@ -112,7 +122,7 @@ def paint_masks(picture: Image.Image, masks: np.ndarray, opacity: int, thickness
 
 
 def _cropped(mask: np.ndarray, margin: int) -> tuple[tuple[int, int], np.ndarray]:
-    """What of a mask (H, W) is set, with a margin where the picture goes on; before it, its left and top in pixels."""
+    """Return the (left, top) in pixels and the crop of a mask (H, W) around its foreground, with a margin."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return (0, 0), mask[:1, :1]
@@ -127,7 +137,7 @@ def alpha_of(mask: np.ndarray, opacity: int = 255) -> Image.Image:
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
-    """The mask (H, W) with all pixels up to `steps` steps up, down, left or right of it."""
+    """Return the mask (H, W) dilated `steps` times by one pixel up, down, left and right."""
     grown = mask.copy()
     for _ in range(steps):
         last = grown.copy()
@@ -139,7 +149,7 @@ def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _chip_place(mask: np.ndarray, font_size: int) -> tuple[int, int]:
-    """Centre (x, y) for the number: deep inside a roomy mask, else above or below it; always inside the picture."""
+    """Return the centre (x, y) of a mask's number: inside a large mask, above or below a small one."""
     height, width = mask.shape
     stride = max(1, max(height, width) // 128)
     core, depth = np.pad(mask[::stride, ::stride], 1), 0
@@ -167,7 +177,7 @@ def chip_width(text: str, font_size: int) -> float:
 def draw_chip(
     draw: ImageDraw.ImageDraw, centre: tuple[float, float], text: str, colour: tuple[int, int, int], font_size: int
 ) -> None:
-    """A rounded box in the colour with the text in it."""
+    """Draw a rounded box in the colour with the text inside."""
     x, y = centre
     half_width, half_height = chip_width(text, font_size) / 2, 0.72 * font_size
     box = (x - half_width, y - half_height, x + half_width, y + half_height)
@@ -193,13 +203,13 @@ def draw_text(
     bold: bool = False,
     anchor: str = "la",
 ) -> None:
-    """Pillow's built-in font has one weight; bold is a thin stroke around it."""
+    """Draw a text. Bold is drawn as a thin stroke, because Pillow's built-in font has one weight only."""
     stroke = font_size / 48 if bold else 0
     draw.text(place, text, fill=colour, font=font_for(text, font_size), anchor=anchor, stroke_width=stroke)
 
 
 def _wrapped(text: str, font_size: int, width: float) -> list[str]:
-    """Lines of at most `width` pixels; a word that is longer is broken."""
+    """Return the text as lines of at most `width` pixels. Longer words are split."""
     lines = []
     for paragraph in text.splitlines():
         line = ""
@@ -224,7 +234,7 @@ def _wrapped(text: str, font_size: int, width: float) -> list[str]:
 def draw_caption(
     paragraphs: list[tuple[str, tuple[int, int, int], bool]], width: int, font_size: int, reserved: int = 0
 ) -> Image.Image:
-    """A white strip of (text, colour, bold) paragraphs; the last `reserved` pixels of each line stay free."""
+    """Return a white strip with (text, colour, bold) paragraphs. The last `reserved` pixels of each line stay empty."""
     margin, step = font_size // 2, round(LINE_HEIGHT * font_size)
     lines = [
         (line, colour, bold)
@@ -239,9 +249,9 @@ def draw_caption(
 
 
 def _legend(labels: list[str], width: int, font_size: int) -> Image.Image:
-    """A white strip: each colour with its label; several to a line where they fit."""
+    """Return a white strip with each colour and its label, several per line if they fit."""
     margin, step, indent = font_size // 2, round(1.6 * font_size), 2 * font_size
-    x, y, pieces = margin, margin // 2, []  # pieces: x, y, index or none, text
+    x, y, pieces = margin, margin // 2, []  # pieces: x, y, index or None, text
     for index, label in enumerate(labels):
         lines = _wrapped(label, font_size, width - 2 * margin - indent) or [""]
         if (
@@ -258,14 +268,15 @@ def _legend(labels: list[str], width: int, font_size: int) -> Image.Image:
     draw = ImageDraw.Draw(strip)
     for x, y, index, text in pieces:
         if index is not None:
-            number = str(index + 1) if len(labels) > 1 else ""
-            draw_chip(draw, (x + 0.7 * font_size, y + step / 2), number, PALETTE[index % len(PALETTE)], font_size)
+            draw_chip(
+                draw, (x + 0.7 * font_size, y + step / 2), str(index + 1), PALETTE[index % len(PALETTE)], font_size
+            )
         draw_text(draw, (x + indent - font_size // 4, y + step / 2), text, INK, font_size, anchor="lm")
     return strip
 
 
 def _stack(parts: list[Image.Image]) -> Image.Image:
-    """The parts under each other, centred on white."""
+    """Return the parts stacked vertically and centred on white."""
     stacked = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), WHITE)
     top = 0
     for part in parts:

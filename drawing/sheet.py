@@ -1,6 +1,7 @@
-"""Sheets of samples: of each a card with its pictures beside each other, and question and answer under them.
+"""Draw sheets of samples. Each sample is a card: its pictures side by side, its question and answer below them.
 
-H, W = size of an image in pixels, K = its masks. PIL's places are (x, y), its sizes (width, height).
+H, W = height and width of an image in pixels, K = number of its masks. As in PIL, positions are (x, y) and sizes are
+(width, height).
 """
 
 from typing import Any
@@ -25,31 +26,31 @@ from .overlay import (
 
 LINE = (222, 226, 232)
 GOOD, FAIR, POOR = (22, 140, 78), (194, 120, 10), (200, 44, 52)
-GOOD_IOU, FAIR_IOU = 0.7, 0.4  # badges are green and amber from here on, red below
-SHEET_ALPHA = 40  # of 255: how strongly a mask is filled
-SHEET_DIM = 140  # of 255: how strongly the sheet fades what is in no mask, so that a thing keeps its own colour
-PANEL = 300  # long side of a picture on the sheet of samples
+GOOD_IOU, FAIR_IOU = 0.7, 0.4  # minimum IoU of a green and of an amber badge; below, it is red
+SHEET_ALPHA = 40  # opacity of a mask, of 255
+SHEET_DIM = 140  # opacity of the white over pixels outside all masks, of 255; the masks keep their own colours
+PANEL = 300  # long side of a picture in pixels
 SHEET_FONT, SHEET_GAP = 18, 9
 
 
 def draw_samples(samples: list[dict[str, Any]], columns: int = 1) -> Image.Image:
-    """A sheet with one card per sample: image, target, prediction; under them question, answer and IoU.
+    """Return a sheet with one card per sample: image, target and prediction; below them question, answer and IoU.
 
     Args:
-        samples: dicts of `image` (PIL), `question`, `target` (H, W) uint8 of 0, 1, 255 (drawn hatched), `prediction`
-            (K, H, W) bool, `answer` (without `[SEG]`) and `iou`, a float or None.
-        columns: Cards beside each other.
+        samples: dicts of `image` (PIL), `question`, `target` (H, W) uint8 of 0, 1, 255 (ignore region, drawn hatched),
+            `prediction` (K, H, W) bool, `answer` and `iou`, a float or None.
+        columns: number of cards per row.
     """
     return _sheet([_card(sample) for sample in samples], columns, ("image", "target", "prediction"))
 
 
 def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Image:
-    """A sheet of data, with one card per sample: the image, and its masks; under them question and answer.
+    """Return a sheet with one card per sample of a data set: image and masks; below them question and answer.
 
     Args:
-        samples: dicts of `image` (PIL), `question`, `masks` (K, H, W) uint8 of 0, 1, 255 (drawn hatched), or none
-            where the question asks for no mask, and `answer`.
-        columns: Cards beside each other.
+        samples: dicts of `image` (PIL), `question`, `answer` and `masks` (K, H, W) uint8 of 0, 1, 255 (ignore region,
+            drawn hatched), or None for a question without masks.
+        columns: number of cards per row.
     """
     cards = []
     for sample in samples:
@@ -59,7 +60,7 @@ def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Ima
         if sample["masks"] is not None:
             masks = np.asarray(sample["masks"])
             ignored = (masks == IGNORE_VALUE).any(axis=0) if len(masks) else np.zeros(image.size[::-1], dtype=bool)
-            shown = _painted(plain, checked_masks(masks == 1, image), ignored, "not there")
+            shown = _painted(plain, checked_masks(masks == 1, image), ignored, "no target")
         caption = draw_caption(
             [(sample["question"], INK, True), (sample["answer"], GREY, False)], _width(2), SHEET_FONT
         )
@@ -68,9 +69,9 @@ def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Ima
 
 
 def _sheet(cards: list[Image.Image], columns: int, headings: tuple[str, ...]) -> Image.Image:
-    """Cards under the headings of their panels, so many beside each other."""
+    """Return the cards in rows of `columns` cards, below the headings of their panels."""
     if not cards:
-        raise ValueError("no samples to draw; give at least one.")
+        raise ValueError("No samples to draw; give at least one.")
     gap, columns, strip = 2 * SHEET_GAP, min(columns, len(cards)), _headings(headings)
     card_width = cards[0].width
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
@@ -92,14 +93,14 @@ def _sheet(cards: list[Image.Image], columns: int, headings: tuple[str, ...]) ->
 
 
 def _card(sample: dict[str, Any]) -> Image.Image:
-    """Image, target and prediction; under them question, answer and IoU."""
+    """Return the card of a sample of `draw_samples`."""
     image, target = sample["image"].convert("RGB"), np.asarray(sample["target"])
     predictions = checked_masks(sample["prediction"], image)
     targets, ignored = checked_masks((target == 1)[None], image), target == IGNORE_VALUE
     plain, size = _panel(image)
     panels = [
         plain,
-        _painted(plain, targets, ignored, "not there"),
+        _painted(plain, targets, ignored, "no target"),
         _painted(plain, predictions, np.zeros_like(ignored), "no mask"),
     ]
 
@@ -117,16 +118,19 @@ def _card(sample: dict[str, Any]) -> Image.Image:
 
 
 def _panel(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
-    """The image at a panel's size, and that size (width, height)."""
+    """Return the image resized to a panel, and its new size (width, height)."""
     scale = PANEL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return _fitted(image, size), size
 
 
 def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing: str) -> Image.Image:
-    """A panel with masks (K, H, W) and what is not counted (H, W), both at the image's size; `nothing` where no mask.
+    """Return a panel with masks (K, H, W) and the ignore region (H, W), both given at the image's size.
 
-    Painted at the panel's size, so that outlines are equally thick on every card.
+    They are drawn at the panel's size, so that outlines are equally thick on every card.
+
+    Args:
+        nothing: text to show if all masks are empty.
     """
     size = plain.size
     masks = np.array([_fitted_mask(mask, size) for mask in masks], dtype=bool).reshape(-1, size[1], size[0])
@@ -140,7 +144,7 @@ def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing
 
 
 def _joined(panels: list[Image.Image], size: tuple[int, int], caption: Image.Image) -> Image.Image:
-    """Panels of a size (width, height) beside each other over a caption."""
+    """Return a card: panels of one size (width, height) side by side, and a caption below them."""
     gap = SHEET_GAP
     card = Image.new("RGB", (_width(len(panels)), size[1] + gap + max(caption.height, 2 * SHEET_FONT) + gap), WHITE)
     for column, panel in enumerate(panels):
@@ -163,7 +167,7 @@ def _headings(words: tuple[str, ...]) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at (width, height); square pixels stay square when it is enlarged."""
+    """Return the picture resized to (width, height). Enlarging does not blur its pixels."""
     factor = -(-size[0] // picture.width)
     if factor > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -171,12 +175,12 @@ def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _fitted_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A pixel is set from a quarter of its area on, so that small things stay visible."""
+    """Return a mask resized to (width, height). A pixel is set if a quarter of it is, so small targets stay visible."""
     return np.asarray(_fitted(alpha_of(mask), size)) >= 64
 
 
 def _hatched(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
-    """The picture with grey diagonal stripes where `ignored`, (H, W) bool."""
+    """Return the picture with grey diagonal stripes on the ignore region (H, W) bool."""
     picture = picture.copy()
     y, x = np.indices(ignored.shape)
     picture.paste((128, 128, 128), mask=alpha_of(ignored, 150))

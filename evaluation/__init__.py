@@ -1,1 +1,1 @@
-"""Scores of reasoning segmentation, and the two ways to evaluate."""
+"""Scores of reasoning segmentation and the two evaluation protocols."""

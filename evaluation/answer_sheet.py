@@ -1,4 +1,4 @@
-"""Answers to held-out questions, as a sheet of pictures."""
+"""Draw the answers of an evaluation as a sheet of pictures."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .protocols import Answer
 
 
 def draw_answers(samples: list[dict[str, Any]], answers: list[Answer], columns: int = 2) -> Image.Image:
-    """A sheet of samples: image, target, prediction, question, answer and IoU."""
+    """Return a sheet with one card per sample: image, target, prediction, question, answer and IoU."""
     cards = []
     for sample, answer in zip(samples, answers, strict=True):
         size = (sample["image"].height, sample["image"].width)

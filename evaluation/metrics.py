@@ -1,7 +1,7 @@
-"""Scores of reasoning segmentation: sums first, one division last.
+"""Scores of reasoning segmentation, computed as sums over queries with one division at the end.
 
-A query is one question about one image. Its prediction is the union of all masks in the answer, its target the union
-of all masks that were asked for. N = queries, K = masks of a query.
+A query is one question about one image. Its prediction is the union of all masks in the answer. Its target is the union
+of all masks in the right answer. N = number of queries, K = number of masks of a query.
 """
 
 from collections.abc import Iterable
@@ -12,19 +12,33 @@ import numpy as np
 from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 
 NUM_COUNTS = 5  # intersection, union, num_targets, num_predictions, complete
+# One line for people about each score; `summarize_counts` defines them exactly
+MEANINGS = {
+    "gIoU": "mean IoU over questions with a target",
+    "gIoU_all": "mean IoU over all questions, as LISA prints it",
+    "gIoU_plural": "mean IoU over questions with two or more target masks",
+    "cIoU": "all intersections / all unions, in pixels",
+    "N-acc": "share of questions without a target that were refused",
+    "T-acc": "share of questions with a target that got a mask",
+    "count": "questions that ask for masks",
+    "count_target": "of these, with a target in the image",
+    "count_no_target": "of these, without a target in the image",
+    "count_plural": "of these, with two or more target masks",
+    "cut_off": "answers without a mask that reached the token limit",
+}
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What one query adds to the sums.
+    """Counts of one query, from which the scores are computed.
 
     Args:
-        source: The row it comes from, as in `reason_seg/val/199953_…`.
-        query: The question as it was asked.
-        intersection, union: Foreground pixels of the united prediction and the united target, at the original size.
-        num_targets: Masks that were asked for; 0 means that the thing is not there.
-        num_predictions: `[SEG]` tokens in the answer.
-        complete: The model ended its turn; False when the token limit cut it off.
+        source: row of the data set, such as `reason_seg/val/199953_…`.
+        query: question as it was asked.
+        intersection, union: pixels in the intersection and the union of prediction and target, at the original size.
+        num_targets: number of target masks; 0 if the target is not in the image.
+        num_predictions: number of `[SEG]` tokens in the answer.
+        complete: True if the model ended its turn, False if the token limit cut it off.
     """
 
     source: str
@@ -37,26 +51,26 @@ class QueryResult:
 
     @property
     def iou(self) -> float:
-        """1 where prediction and target are both empty."""
+        """Return intersection / union, or 1 if prediction and target are both empty."""
         return self.intersection / self.union if self.union else 1.0
 
     @property
     def numbers(self) -> tuple[int, int, int, int, int]:
-        """One row of `summarize_counts`; integers of a fixed number, so that ranks can gather them."""
+        """Return one row of `summarize_counts`. Its length is fixed, so that ranks can gather rows as a tensor."""
         return (self.intersection, self.union, self.num_targets, self.num_predictions, int(self.complete))
 
 
 def intersection_and_union(pred: np.ndarray, target: np.ndarray) -> tuple[int, int]:
-    """Foreground pixels that prediction and target share, and that at least one of them has.
+    """Return the numbers of foreground pixels in the intersection and in the union of prediction and target.
 
     Args:
         pred: (H, W) bool.
-        target: (H, W) uint8 of 0, 1 and 255; a 255 pixel is counted in neither number.
+        target: (H, W) uint8 of 0, 1 and 255. Pixels with 255 are ignored.
     """
     if pred.dtype != bool or pred.shape != target.shape:
         raise ValueError(
-            f"prediction {pred.dtype} {pred.shape} and target {target.dtype} {target.shape}; "
-            "they need one size, and the prediction bool: threshold the logits at the target's size first."
+            f"Prediction must be bool with the shape of the target, got {pred.dtype} {pred.shape} and target "
+            f"{target.dtype} {target.shape}; resize the logits to the target's size and threshold them first."
         )
     counted = target != IGNORE_VALUE
     foreground = target == 1
@@ -64,19 +78,20 @@ def intersection_and_union(pred: np.ndarray, target: np.ndarray) -> tuple[int, i
 
 
 def unite(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The one mask (H, W) that K masks (K, H, W) make together, in their dtype.
+    """Return the union (H, W) of K masks (K, H, W), in their dtype.
 
-    bool: True where any is. uint8 of 0, 1, 255: 1 where any is 1, else 255 where any is 255, else 0.
+    bool: True where any mask is True. uint8: 1 where any mask is 1, else 255 where any mask is 255, else 0.
 
     Args:
-        size: (height, width) in pixels; no masks make an empty mask of this size.
+        masks: (K, H, W) bool (predictions) or uint8 of 0, 1, 255 (targets).
+        size: (height, width) in pixels, also of the empty mask that is returned for K = 0.
     """
     if masks.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
-        raise ValueError(f"masks are {masks.dtype}; bool (predictions) or uint8 of 0, 1, 255 (targets) can be united.")
+        raise ValueError(f"masks must be bool (predictions) or uint8 of 0, 1, 255 (targets), got {masks.dtype}.")
     if len(masks) == 0:
         return np.zeros(size, dtype=masks.dtype)
     if masks.shape[1:] != tuple(size):
-        raise ValueError(f"masks are {masks.shape[1:]} but the image is {tuple(size)} (height, width).")
+        raise ValueError(f"masks have size {masks.shape[1:]} but the image is {tuple(size)} (height, width).")
     if masks.dtype == bool:
         return masks.any(axis=0)
     united = np.where((masks == IGNORE_VALUE).any(axis=0), IGNORE_VALUE, 0).astype(np.uint8)
@@ -85,34 +100,36 @@ def unite(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def summarize(results: Iterable[QueryResult]) -> dict[str, float | int | None]:
-    """`summarize_counts` of records."""
+    """Return `summarize_counts` of query results."""
     rows = [result.numbers for result in results]
     return summarize_counts(np.array(rows, dtype=np.int64).reshape(len(rows), NUM_COUNTS))
 
 
 def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
-    """The scores of N queries. A score over no queries is None: not measured is neither 0 nor perfect.
+    """Return the scores of N queries. A score over no queries is None.
 
-    - `gIoU`: mean IoU over queries with a target. Every query weighs the same, so small things count.
-    - `gIoU_all`: the same over all queries, no-target ones included (both empty = 1, a mask for nothing = 0); the
-      number LISA prints. An empty answer scores 1 here even when it was cut off: masks are compared, not words.
-    - `gIoU_plural`: the same over queries with two masks or more, where finding only one of them shows.
-    - `cIoU`: Σ intersections / Σ unions over all queries. Large things dominate; papers report it beside gIoU.
-      None as well where every union is 0.
-    - `N-acc`: share of no-target queries that were refused: the turn ended and pointed at nothing.
-    - `T-acc`: share of target queries answered by at least one mask; it stops N-acc from being won by refusing always.
-    - `cut_off`: answers that hit the token limit without a `[SEG]`, neither refusal nor answer.
-    - `count`, `count_target`, `count_no_target`, `count_plural`: how many queries stand behind the above.
+    - `gIoU`: mean IoU over queries with a target. Every query has the same weight, so small targets count as much as
+      large ones.
+    - `gIoU_all`: mean IoU over all queries, also those without a target. Empty prediction and empty target count as 1.
+      LISA prints this number. An empty answer that was cut off counts as empty: only masks are compared.
+    - `gIoU_plural`: mean IoU over queries with at least two target masks. It shows if only one of them is found.
+    - `cIoU`: Σ intersections / Σ unions over all queries, as in papers. Large targets dominate. None if all unions
+      are 0.
+    - `N-acc`: share of no-target queries that were refused: the turn ended without a `[SEG]`.
+    - `T-acc`: share of target queries with at least one mask in the answer. A model that always refuses has N-acc 1 and
+      T-acc 0.
+    - `cut_off`: number of answers that reached the token limit without a `[SEG]`.
+    - `count`, `count_target`, `count_no_target`, `count_plural`: numbers of queries behind these scores.
 
-    LISA takes IoU = intersection / (union + 1e-5), 1 where the union is 0, sums it over masks and divides by their
-    number + 1e-5; cIoU = Σ intersections / (Σ unions + 1e-10), so 0 where nothing was there. Ours divides exactly, and
-    averages over queries. Where every query has one mask the two differ by those epsilons only.
+    LISA computes IoU = intersection / (union + 1e-5), 1 where the union is 0, and divides the sum over masks by their
+    number + 1e-5. Its cIoU is Σ intersections / (Σ unions + 1e-10). Here the divisions are exact and the mean is over
+    queries. If every query has one mask, the results differ by these epsilons only.
 
     Args:
         counts: (N, 5) int64, columns in the order of `QueryResult.numbers`.
     """
     if counts.ndim != 2 or counts.shape[1] != NUM_COUNTS:
-        raise ValueError(f"counts are {counts.shape}; (N, {NUM_COUNTS}) is needed, columns as in QueryResult.numbers.")
+        raise ValueError(f"counts must have shape (N, {NUM_COUNTS}) as QueryResult.numbers, got {counts.shape}.")
     num_targets, num_predictions, complete = counts.T[2:]
     scores = {name: _ratio(of[over > 0].sum(), over.sum()) for name, (of, over) in _ratios(counts).items()}
     return scores | {
@@ -125,9 +142,14 @@ def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
 
 
 def intervals(results: Iterable[QueryResult], resamples: int = 2000, seed: int = 0) -> dict[str, list[float] | None]:
-    """For each score of `summarize` [low, high], between which 95 of 100 other draws of as many rows would have it.
+    """Return the bootstrap 95% CI [low, high] of each score of `summarize`, or None for a score over no queries.
 
-    Bootstrap over rows (`source`), not over queries, since the queries of one image succeed and fail together.
+    Rows (`source`) are resampled, not queries, because the results of queries about one image are correlated.
+
+    Args:
+        results: results of the queries.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
     """
     results = list(results)
     if not results:
@@ -145,7 +167,11 @@ def intervals(results: Iterable[QueryResult], resamples: int = 2000, seed: int =
 
 
 def _ratios(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What each score sums up over what, of each of N queries (N,); counts as in `summarize_counts`."""
+    """Return numerator (N,) and denominator (N,) of each score, one entry per query.
+
+    Args:
+        counts: as in `summarize_counts`.
+    """
     intersections, unions, num_targets, num_predictions, complete = counts.T
     has_target, plural = num_targets > 0, num_targets > 1
     answered, ended = num_predictions > 0, complete > 0

@@ -1,6 +1,6 @@
-"""The two ways to evaluate: with the answer given (teacher-forced), as LISA does, or by generation, as people use it.
+"""The two evaluation protocols: generation, as in use, and teacher forcing with the right answer, as in LISA's code.
 
-Samples are those of `datasets_builder.questions.EvaluationQuestions`: one question each.
+Samples are those of `datasets_builder.questions.EvaluationQuestions`, with one question each.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from .metrics import QueryResult, intersection_and_union, unite
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, answered.
+    """The answer to one question.
 
     Args:
-        source, question: which row, and what was asked.
-        kind: the row's own word for this sort of question, if it has one.
-        expected: the plain right answer, with `{seg}` for each mask.
-        raw_text: what the model said, with `[SEG]`; empty when teacher-forced.
+        source, question: row of the data set, and the question.
+        kind: kind of the question, if the row has one.
+        expected: right answer, with `{seg}` for each mask.
+        raw_text: generated answer with `[SEG]`; empty under teacher forcing.
         masks: (K, H, W) bool, predicted.
-        scores: (K,) SAM's own estimates.
+        scores: (K,) SAM's estimate of each mask's IoU.
         target: (M, H, W) uint8 of 0, 1, 255; None for a VQA question.
-        result: the counts; None for a VQA question.
+        result: counts for the scores; None for a VQA question.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def is_right(self) -> bool:
-        """Whether a VQA answer says what was expected, but for case, blanks and the full stop."""
+        """Return whether a VQA answer equals the expected one, except for case, spaces and the full stop."""
         return _plain(self.raw_text) == _plain(self.expected)
 
 
@@ -58,12 +58,18 @@ def by_generation(
     samples: list[dict[str, Any]],
     max_new_tokens: int,
 ) -> list[Answer]:
-    """Ask, and let the model answer freely. A mask counts only if the model came to write its `[SEG]`."""
+    """Return generated answers. A mask exists only if the model generates its `[SEG]`.
+
+    Args:
+        model, processor: of a Gemma-LISA.
+        samples: questions; they are one batch.
+        max_new_tokens: maximum number of tokens per answer.
+    """
     questions = [{"text": sample["conversations"][0].turns[0][0], "image": sample["image"]} for sample in samples]
-    spoken = answer(model, processor, questions, max_new_tokens)
+    generated = answer(model, processor, questions, max_new_tokens)
     return [
-        _answer(sample, said["raw_text"], said["masks"].numpy(), said["scores"].numpy(), said["complete"])
-        for sample, said in zip(samples, spoken, strict=True)
+        _answer(sample, found["raw_text"], found["masks"].numpy(), found["scores"].numpy(), found["complete"])
+        for sample, found in zip(samples, generated, strict=True)
     ]
 
 
@@ -71,7 +77,7 @@ def by_generation(
 def teacher_forced(
     model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, samples: list[dict[str, Any]]
 ) -> list[Answer]:
-    """Give the plain right answer, and take the masks at its `[SEG]` tokens; see `teacher_forced_masks`."""
+    """Return answers whose masks are decoded at the `[SEG]` tokens of the right answer; see `teacher_forced_masks`."""
     batch = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)(samples)
     batch.pop("sample_ids", None)
     batch = to_device(batch, model.device)
@@ -87,7 +93,7 @@ def teacher_forced(
 def teacher_forced_counts(
     processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
 ) -> torch.LongTensor:
-    """(B, 5) int64: `QueryResult.numbers` of each row of an evaluation's batch, which has one question a row."""
+    """Return `QueryResult.numbers` (B, 5) int64 of an evaluation batch with one question per row."""
     counts, images = [], processor.image_of_each_row(batch["input_ids"])
     for image, (masks, _, refused) in zip(images, teacher_forced_masks(processor, batch, output), strict=True):
         target = np.zeros((0, 1, 1), np.uint8) if image is None else batch["prepared"].full_masks[image].numpy()
@@ -99,15 +105,14 @@ def teacher_forced_counts(
 def teacher_forced_masks(
     processor: GemmaLisaProcessor, batch: dict[str, Any], output: GemmaLisaOutput
 ) -> list[tuple[np.ndarray, np.ndarray, bool]]:
-    """For each row: masks (K, H, W) bool at the image's own size, scores (K,), and whether the model would refuse.
+    """Return for each row: masks (K, H, W) bool at the image's size, scores (K,), and whether the model would refuse.
 
-    The answer is given, so what the model takes the thing for is read off the first word it would have said itself:
-    refusals, and only they, begin with "No" (`templates`). Where the right answer is a refusal there is no `[SEG]` and
-    no mask, whatever the model thinks: N-acc tells, not gIoU.
+    The answer is given, so a refusal is read from the model's own first token: only refusals begin with "No"
+    (`templates`). If the right answer is a refusal, it has no `[SEG]` and no mask. Only N-acc measures these rows.
     """
     learned = batch["labels"][:, 1:] != IGNORE_INDEX
     counts = learned.sum(1)
-    first = counts.cumsum(0) - counts  # (B,): where each row's logits begin among the N
+    first = counts.cumsum(0) - counts  # (B,): index of each row's first logits among the N
     first_tokens = output.logits[first.clamp(max=len(output.logits) - 1)].argmax(-1)  # (B,)
     refusal = processor.tokenizer(LANGUAGES[ENGLISH].refusal, add_special_tokens=False)["input_ids"][0]
     refused = (first_tokens == refusal).tolist()
@@ -148,7 +153,7 @@ def _plain(text: str) -> str:
 
 
 def to_device(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:
-    """A batch on a device, its lists of tensors too."""
+    """Return the batch with its tensors and lists of tensors moved to a device."""
     return {
         name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
         for name, value in batch.items()

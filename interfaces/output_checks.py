@@ -1,4 +1,4 @@
-"""Check what a program is about to write, before it works: no input is overwritten, and no other file silently."""
+"""Check the files that a program will write before it starts: inputs are never overwritten, others only with notice."""
 
 import os
 import sys
@@ -18,26 +18,27 @@ from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, read_stages
 from gemma_lisa.images_gemma_lisa import open_image, own_limit
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.short_text import show
 from gemma_lisa.safety.whole_files import SOFTWARE
 from gemma_lisa.training.atomic_saves import checkpoints_of
 
-# Endings of the pictures that are written: those formats keep the mark by which `is_own` knows them again
+# Suffixes of the pictures that are written. These formats keep the EXIF tag by which `is_own` recognizes them
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-# What is read of a model's folder
+# The files of a model's folder that are read
 MODEL_FILES = (
     *CONFIGURATIONS,
     *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*config.json", "*.jinja", "*.py"),
     *("tokenizer.json", "*.model", "vocab.*", "merges.txt", "adapter_*", "additional_chat_templates/*.jinja"),
     *(BASE_FILE, TRAINING_RECORD, CHECKSUMS),
 )
-# What eval.py writes beside X.json
+# Suffixes of the files that eval.py writes next to X.json
 BESIDE_RESULTS = (".samples.jsonl", ".worst.png", ".preview.png")
-# Of a model that a training would replace
+# Files of a model that a training run would replace
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "adapter_model.bin")
 _CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in ("config.json", ADAPTER_CONFIG, *_WEIGHTS)]
 _RUN_PICTURES = ("curve.png", "previews/step-*.png")
-_ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # of predict.py, by column
-_SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py
+_ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # an answer of predict.py, key -> type
+_SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py's samples, key -> type
 _PROTOCOLS = ("generate", "teacher_forced")
 _NO_LIMIT = sys.maxsize
 
@@ -48,21 +49,20 @@ def check_outputs(
     overwrite: bool = False,
     models: Iterable[str | Path | None] = (),
 ) -> None:
-    """Refuse to overwrite an input, or a file that this project did not write; say what else is overwritten.
+    """Refuse to overwrite an input or a file that this project did not write. Print which other files are overwritten.
 
-    Files are compared as the file system sees them: through links, and in any upper or lower case where it ignores
-    case.
+    Files are compared by identity, so links are followed and case is ignored where the file system ignores it.
 
     Args:
-        outputs: (option, file) of each file that is going to be written.
-        inputs: what the program reads: files, and folders in which only files of this project are overwritten. A name
-            that is no path and None are ignored.
+        outputs: (option, file) of each file that will be written.
+        inputs: files and folders that the program reads. In these folders, only files of this project are overwritten.
+            None and names that are not paths are ignored.
         overwrite: overwrite files that this project did not write, unless they are inputs.
-        models: folders and Hub names of checkpoints and adapters. What is read of a folder is never overwritten
-            (`MODEL_FILES`); its other files are as any others. So is the base that an adapter names.
+        models: folders and Hub names of checkpoints and adapters. The files in `MODEL_FILES` of these folders, and of
+            the base model of an adapter, are inputs. Other files in these folders are not.
 
     Raises:
-        UsageError: which file, and what to do.
+        UsageError: the file, the reason and what to do.
     """
     known = {_identity(path): path for path in inputs if path is not None and os.path.exists(path)}
     of_models: dict[tuple[int, int], str] = {}
@@ -74,13 +74,13 @@ def check_outputs(
     for option, output in outputs:
         earlier = taken.setdefault(os.path.realpath(output).casefold(), option)
         if earlier is not option:
-            raise UsageError(f"{option} {output}: {earlier} writes to the same file; name another one.")
+            raise UsageError(f"{option} {output}: {earlier} writes to the same file; choose different names.")
         if not os.path.exists(output):
             continue
         if _identity(output) in known and not os.path.isdir(output):
             raise UsageError(
                 f"{option} {output}: this file is an input ({known[_identity(output)]}), and inputs are never "
-                "overwritten; name another file."
+                "overwritten; choose another name."
             )
         if not os.path.isfile(output):
             continue
@@ -90,97 +90,97 @@ def check_outputs(
         if folder is not None:
             raise UsageError(
                 f"{option} {output}: this file is in the input folder {folder}, and inputs are never overwritten; "
-                "name another file."
+                "choose another name."
             )
         if not is_ours and not overwrite and os.path.getsize(output):
             raise UsageError(
-                f"{option} {output}: this file exists and was not written by Gemma-LISA; name another file, or add "
+                f"{option} {output}: this file exists and was not written by Gemma-LISA; choose another name, or add "
                 "--overwrite to replace it."
             )
         replaced.append(output)
     if replaced:
-        more = f" and {len(replaced) - 1:,} other files" if len(replaced) > 1 else ""
+        others = len(replaced) - 1
+        more = f" and {others:,} other {'file' if others == 1 else 'files'}" if others else ""
         print(f"overwriting {replaced[0]}{more}", file=sys.stderr)
 
 
 def check_new_folder(output: Path) -> None:
-    """Check that `--output` does not exist yet, or is an empty folder.
+    """Check that `--output` does not exist or is an empty folder.
 
     Raises:
-        ValueError: something would be overwritten.
+        ValueError: it is a file or a folder that is not empty.
     """
     if output.is_dir():
         if any(output.iterdir()):
-            raise ValueError(f"--output {output}: the folder is not empty; name a new one.")
+            raise ValueError(f"--output {output}: the folder is not empty; choose a new folder.")
     elif output.exists():
-        raise ValueError(f"--output {output}: there is a file of that name; name a new folder.")
+        raise ValueError(f"--output {output}: a file with this name exists; choose a new folder.")
 
 
 def check_suffix(option: str, output: Path, endings: tuple[str, ...]) -> None:
-    """Refuse an output whose name ends in none of these.
+    """Refuse an output whose suffix is not one of `endings`.
 
     Raises:
-        UsageError: which endings there are.
+        UsageError: which suffixes are supported.
     """
     if output.suffix.lower() not in endings:
-        kind = "a JSON file" if endings == (".json",) else "a picture file"
         names = endings[0] if len(endings) == 1 else f"{', '.join(endings[:-1])} or {endings[-1]}"
-        raise UsageError(f"{option} {output}: give {kind}, whose name ends in {names}.")
+        raise UsageError(f"{option} must be a file name that ends in {names}, got {show(str(output))}.")
 
 
 def data_inputs(dataset: str, data_dir: str | None, options: dict[str, Any] | None) -> list[str | Path | None]:
-    """What the rows of a data set are read from: its folders, and the cache of a name on the Hub."""
+    """Return the folders that a data set is read from: its own, `data_dir`, and the cache of a Hub name."""
     found: list[str | Path | None] = [data_dir, dataset if os.path.isdir(dataset) else hub_cache(dataset, "dataset")]
     folder = (options or {}).get("data_dir")
     return [*found, folder if isinstance(folder, str) else None]
 
 
 def hub_cache(name: str | Path, repo_type: str = "model") -> Path | None:
-    """The folder that keeps the files of a name on the Hub; None: none of them is here."""
+    """Return the cache folder of a repository on the Hub, or None if it was never downloaded."""
     folder = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{str(name).replace('/', '--')}"
     return folder if os.path.isdir(folder) else None
 
 
 def check_run_folder(folder: Path, inputs: Iterable[str | Path | None], draws: bool = False) -> None:
-    """Refuse a folder for a training that is an input, or that holds a model which no run of this project put there.
+    """Refuse an output folder of a training run that is an input, or that holds a model not saved by such a run.
 
-    A run replaces the configuration and deletes the weights that lie in its folder, and, begun anew, checkpoints.
+    A run replaces the configuration and deletes the weights in its folder. With `fresh`, it also deletes checkpoints.
 
     Args:
-        folder: that the run writes to.
-        inputs: what the training reads.
-        draws: the run draws its curve and previews there (`_RUN_PICTURES`).
+        folder: output folder of the run.
+        inputs: files and folders that the training reads.
+        draws: the run writes its curve and previews there (`_RUN_PICTURES`).
 
     Raises:
-        UsageError: what is there, and what to do.
+        UsageError: what the folder holds, and what to do.
     """
     if not folder.is_dir():
         return
     for path in inputs:
         if path is not None and os.path.isdir(path) and os.path.samefile(path, folder):
-            raise UsageError(f"output_dir {folder}: the training reads what is there; give another folder.")
+            raise UsageError(f"output_dir {folder}: this folder is an input of the training; choose another folder.")
     if is_own_run(folder):
         return
     patterns = ("config.json", ADAPTER_CONFIG, *_WEIGHTS, *_CHECKPOINTS)
     found = next((path for pattern in patterns for path in folder.glob(pattern)), None)
     if found is not None:
         raise UsageError(
-            f"output_dir {folder}: it holds a model that no training run saved there ({found.relative_to(folder)}), "
-            "which would be overwritten; give another folder."
+            f"output_dir {folder}: it holds a model that was not saved by a training run "
+            f"({found.relative_to(folder)}) and would be overwritten; choose another folder."
         )
     drawn = (path for pattern in _RUN_PICTURES for path in sorted(folder.glob(pattern)) if draws)
     foreign = next((path for path in drawn if not is_own(path)), None)
     if foreign is not None:
         raise UsageError(
             f"output_dir {folder}: {foreign.relative_to(folder)} was not written by Gemma-LISA and would be "
-            "overwritten; rename it, or give another folder."
+            "overwritten; rename it, or choose another folder."
         )
 
 
 def is_own_run(folder: Path) -> bool:
-    """Whether a run of this project trains or trained in a folder: it, or its newest checkpoint, says so.
+    """Return whether a folder, or its newest checkpoint, was written by a training run of this project.
 
-    The record alone does not say it: a published checkpoint has that too, but not the state of the Trainer.
+    The training record alone is not enough: a published checkpoint has it too, but not the state of the Trainer.
     """
     if _names_own_arguments(folder) or ((folder / TRAINER_STATE_NAME).is_file() and _has_own_record(folder)):
         return True
@@ -189,7 +189,7 @@ def is_own_run(folder: Path) -> bool:
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether this project wrote a picture or a JSON file. What lies beside its results is its own too."""
+    """Return whether this project wrote a picture or a JSON file, or a file next to its results."""
     path = Path(path)
     for ending in BESIDE_RESULTS:
         if path.name.endswith(ending):
@@ -205,13 +205,13 @@ def is_own(path: str | Path) -> bool:
 
 
 def _software_of(path: Path) -> Any:
-    """What the EXIF of a picture says wrote it; None: nothing, or it is no picture. No pixel is decoded."""
+    """Return the EXIF tag "Software" of a picture, or None without one. Pixels are not decoded."""
     try:
         with own_limit(_NO_LIMIT), open(path, "rb") as file, open_image(file) as opened:
             if opened.format == "PNG" and "exif" not in opened.info:
-                return None  # Pillow would decode the pixels to look behind them; ours is before them
+                return None  # Pillow would decode the pixels to find EXIF after them; ours is written before them
             return opened.getexif().get(ExifTags.Base.Software)
-    except Exception:  # a damaged file; Pillow raises many kinds
+    except Exception:  # a damaged file: Pillow raises many classes
         return None
 
 
@@ -230,7 +230,7 @@ def _lines_of(path: Path) -> list[Any] | None:
 
 
 def _is_list_of(content: Any, types: dict[str, type]) -> bool:
-    """Whether it is a list, not empty, of objects that have these columns of these types."""
+    """Return whether `content` is a non-empty list of objects with these keys and types."""
     return (
         isinstance(content, list)
         and bool(content)
@@ -242,7 +242,7 @@ def _is_list_of(content: Any, types: dict[str, type]) -> bool:
 
 
 def _is_results(content: Any) -> bool:
-    """Whether it is what eval.py writes."""
+    """Return whether `content` is a results file of eval.py."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("scores"), dict)
@@ -255,20 +255,20 @@ def _has_own_record(folder: Path) -> bool:
     try:
         stage = read_stages(folder)[-1]
     except (ValueError, LookupError, TypeError):
-        return False  # no record, or that of another program
+        return False  # no record, or one of another program
     if not isinstance(stage, dict):
         return False
     return isinstance(stage.get("settings"), dict) or str(stage.get("command")).startswith("train.py ")
 
 
 def _names_own_arguments(folder: Path) -> bool:
-    """Whether the Trainer's arguments are there, of this project's class. They are looked at, never unpickled."""
+    """Return whether the folder holds training arguments of this project's class. The pickle is never loaded."""
     path = folder / TRAINING_ARGS_NAME
     return path.is_file() and b"GemmaLisaTrainingArguments" in path.read_bytes()
 
 
 def _with_bases(models: Iterable[str | Path | None]) -> list[str]:
-    """Folders and names of models, and of the bases of those that are adapters."""
+    """Return the folders and names of models, and of the base models of adapters among them."""
     found = [str(model) for model in models if model is not None]
     return [*found, *(read_base(model).name for model in found if is_adapter(model))]
 
@@ -283,5 +283,5 @@ def _identity(path: str | Path) -> tuple[int, int]:
 
 
 def _folders(path: str | Path) -> Iterable[tuple[int, int]]:
-    """The identities of the folders that a file lies in, from the innermost on."""
+    """Return the identity of each parent folder of a file, innermost first."""
     return (_identity(folder) for folder in Path(os.path.realpath(path)).parents)

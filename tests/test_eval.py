@@ -1,4 +1,4 @@
-"""eval.py: what it writes, what it does when it is stopped, and what it does not overwrite."""
+"""eval.py: its results, interruption, and the files that it never overwrites."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def evaluate(checkpoint, output, *more):
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_in_the_middle_the_samples_tell_of_what_was_answered(checkpoint, tmp_path, monkeypatch, capsys, number):
+def test_after_a_signal_the_samples_file_holds_the_finished_answers(checkpoint, tmp_path, monkeypatch, capsys, number):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     asked, answers = [], evaluation.by_generation
 
@@ -45,17 +45,17 @@ def test_stopped_in_the_middle_the_samples_tell_of_what_was_answered(checkpoint,
     assert ended.value.code == 128 + number
     samples = tmp_path / "results.samples.jsonl"
     assert len([json.loads(line) for line in samples.read_text().splitlines()]) == 8
-    said = f"stopped early: {samples} holds 8 of 30 answers; {output} was not written"
-    assert said in capsys.readouterr().err.splitlines() and not output.exists()
+    message = f"stopped early: {samples} holds 8 of 30 answers; {output} was not written"
+    assert message in capsys.readouterr().err.splitlines() and not output.exists()
 
 
-def test_results_do_not_overwrite_a_file_of_the_model_or_of_the_data(checkpoint, tmp_path, monkeypatch):
+def test_results_never_overwrite_a_file_of_the_model_or_of_the_data(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "load_rows", lambda *_: pytest.fail("the rows were made"))
     data = tmp_path / "data"
     data.mkdir()
     (data / "instances.json").write_text('{"images": []}')
     (tmp_path / "mine.worst.png").write_bytes(b"mine")
-    for output, said in (
+    for output, message in (
         (checkpoint / "config.json", "in the input folder"),
         (data / "instances.json", "in the input folder"),
         (tmp_path / "mine.json", "add --overwrite"),
@@ -70,13 +70,13 @@ def test_results_do_not_overwrite_a_file_of_the_model_or_of_the_data(checkpoint,
             "--output",
             str(output),
         ]
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             evaluation.main(arguments)
     assert (tmp_path / "mine.worst.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("protocol, questions", [("generate", 6 * 5), ("teacher_forced", 6 * 4)])
-def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monkeypatch, protocol, questions):
+def test_results_are_the_scores_of_the_sample_lines(checkpoint, tmp_path, monkeypatch, protocol, questions):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     results = evaluate(checkpoint, tmp_path / "out" / "results.json", "--protocol", protocol)
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.samples.jsonl").read_text().splitlines()]
@@ -106,13 +106,29 @@ def test_results_are_the_summary_of_the_sample_lines(checkpoint, tmp_path, monke
         assert Image.open(tmp_path / "out" / f"results.{name}.png").width > 500
 
 
-def test_a_limit_on_rows_and_no_pictures(checkpoint, tmp_path):
+def test_scores_are_printed_with_their_interval_and_their_meaning(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    results = evaluate(checkpoint, tmp_path / "r.json")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["shapes/easy"] == "shapes/easy test: 6 rows, 30 questions, protocol generate"
+    assert all(name in lines for name in results["scores"])
+    low, high = results["intervals"]["gIoU"]
+    assert f"95% CI: {low:.4f} to {high:.4f}" in lines["gIoU"]
+    assert lines["gIoU"].endswith("mean IoU over questions with a target")
+    assert "(6 questions)" in " ".join(lines.values()) or all(
+        f"({scores['count']} questions)" in lines[kind.split()[0]] for kind, scores in results["by_kind"].items()
+    )
+    names = ("r.json", "r.samples.jsonl", "r.worst.png", "r.preview.png")
+    assert lines["wrote"] == f"wrote {', '.join(str(tmp_path / name) for name in names)}"
+
+
+def test_rows_limits_the_evaluation_and_pictures_0_draws_nothing(checkpoint, tmp_path):
     results = evaluate(checkpoint, tmp_path / "r.json", "--rows", "2", "--pictures", "0")
     assert results["scores"]["count"] == 8 and results["rows"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.samples.jsonl"]
 
 
-def test_batch_size_changes_no_answer(checkpoint, tmp_path):
+def test_answers_do_not_depend_on_the_batch_size(checkpoint, tmp_path):
     for size in ("1", "5"):
         evaluate(checkpoint, tmp_path / f"{size}.json", "--rows", "2", "--pictures", "0", "--batch_size", size)
     assert (tmp_path / "1.samples.jsonl").read_text() == (tmp_path / "5.samples.jsonl").read_text()

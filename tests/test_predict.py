@@ -1,4 +1,4 @@
-"""predict.py: tables and folders, what it writes beside the picture, what it does when it is stopped."""
+"""predict.py: tables and folders, masks and JSON, wrong usage, overwriting, and interruption."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def scene(tmp_path):
     return folder
 
 
-def test_a_folder_is_asked_picture_by_picture_with_masks_and_records(scene, tmp_path):
+def test_every_image_of_a_folder_is_answered_with_masks_and_records(scene, tmp_path):
     output = tmp_path / "out"
     predict.main(
         ["--image", str(scene), "--query", "the red circle", "all the blue triangles", "--output", str(output)]
@@ -71,66 +71,57 @@ def test_a_table_of_a_spreadsheet_with_another_delimiter_is_read(tmp_path, delim
     lines = [("image", "query"), ("photos/a.png", "the mug, not the cup")]
     table = tmp_path / "questions.csv"
     table.write_text("\r\n".join(delimiter.join(cells) for cells in lines) + "\r\n", encoding="utf-8-sig")
-    assert predict.read_table(table) == [(tmp_path / "photos/a.png", "the mug, not the cup")]
+    assert image_inputs.read_table(table) == [(tmp_path / "photos/a.png", "the mug, not the cup")]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("arguments", "message"),
     [
-        ("q.csv", b"image,question\na.png,b\n", "q.csv, line 2: an image and a query are needed"),
-        ("q.csv", b"image,query\na.png,\n", "q.csv, line 2"),
-        ("q.csv", b"", "q.csv: holds no row"),
-        ("q.csv", "image,query\na.png,naïve\n".encode("latin-1"), "q.csv: not UTF-8"),
-        ("q.jsonl", b'{"image": "a.png", "query": "b"}\n{"image": \n', "q.jsonl, line 2: not JSON"),
-        ("q.jsonl", b'["a.png", "b"]\n', "q.jsonl, line 1"),
-        ("q.txt", b"a.png b", "a .csv or a .jsonl"),
-        (None, b"", "no such file"),
+        (["--output", "a.png"], "no image; add --image or --table"),
+        (["--image", "a.png", "--output", "a.png"], "no question; add --query .*, or --conversation"),
+        (["--table", "a.csv", "--query", "b", "--output", "a"], "remove --image and --query"),
+        (
+            ["--conversation", "--image", "a.png", "b.png", "--output", "a.png"],
+            "--conversation needs one --image file and no --query",
+        ),
+        (
+            ["--conversation", "--image", "a.png", "--query", "b", "--output", "a.png"],
+            "--conversation needs one --image file and no --query",
+        ),
+        (
+            ["--conversation", "--image", "a.png", "--json", "b.json", "--output", "a.png"],
+            "--conversation writes one picture only; remove --masks and --json",
+        ),
+        (["--conversation", "--image", "a.png", "--output", "a"], "must be a file name that ends in .png"),
+        (
+            ["--image", "a.png", "--query", "b", "--output", "a.bmp"],
+            "must be a file name that ends in .png, .jpg, .*webp.* got 'a.bmp'",
+        ),
+        (["--image", "a.png", "--query", "b", "--output", "a.eps"], "must be a file name that ends in .png"),
+        (
+            ["--image", "https://a.b/c.png", "--query", "b", "--output", "a.png"],
+            "got a URL .'https://a.b/c.png'.; download",
+        ),
+        (
+            ["--image", "data:image/png;base64,iVBO", "--query", "b", "--output", "a.png"],
+            "got a data URL .*; save the image",
+        ),
+        (
+            ["--image", "iVBO" * 9_999, "--query", "b", "--output", "a.png"],
+            "39,996 characters .'iVBO.{55}…'., .* too long",
+        ),
+        (
+            ["--image", "a.png", "--query", "b", "--output", "a.png", "--json", "a.txt"],
+            "--json must be a file name that ends in .json, got 'a.txt'",
+        ),
     ],
 )
-def test_a_table_that_cannot_be_read_names_its_line(tmp_path, name, content, complaint):
-    path = tmp_path / (name or "missing.csv")
-    if name:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=complaint):
-        predict.main(["--table", str(path), "--output", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(ValueError, match="no file in it is named as a picture"):
-        predict.main(["--image", str(tmp_path), "--query", "a", "--output", str(tmp_path / "out")])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--output", "a.png"], "give --image, or a --table"),
-        (["--image", "a.png", "--output", "a.png"], "give --query, or --chat"),
-        (["--table", "a.csv", "--query", "b", "--output", "a"], "leave --image and --query out"),
-        (["--chat", "--image", "a.png", "b.png", "--output", "a.png"], "--chat takes one --image"),
-        (["--chat", "--image", "a.png", "--query", "b", "--output", "a.png"], "--chat takes one --image"),
-        (["--chat", "--image", "a.png", "--json", "b.json", "--output", "a.png"], "--chat writes one picture"),
-        (["--chat", "--image", "a.png", "--output", "a"], "give a picture file"),
-        (["--image", "a.png", "--query", "b", "--output", "a.bmp"], "whose name ends in .png, .jpg, .*webp"),
-        (["--image", "a.png", "--query", "b", "--output", "a.eps"], "give a picture file"),
-        (["--image", "a.png", "--query", "b", "--output", "a.png", "--json", "a.txt"], "a JSON file, .* ends in .json"),
-    ],
-)
-def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, complaint):
-    with pytest.raises(UsageError, match=complaint):
+def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, message):
+    with pytest.raises(UsageError, match=message):
         predict.main(arguments)
 
 
-def test_of_a_folder_the_files_named_as_pictures_are_asked_about_and_the_others_counted(tmp_path, capsys):
-    for name in ("a.png", "b.JPG", "c.webp", "notes.pdf", "d.eps", "e.mpg", "f.h5", "g.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "more.png").mkdir()
-    assert [path.name for path in predict.pictures_in(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
-    assert capsys.readouterr().err == f"{tmp_path}: left out files that are not named as pictures: 5\n"
-
-
-def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(scene, tmp_path, monkeypatch):
+def test_after_ctrl_c_the_json_file_holds_the_finished_answers(scene, tmp_path, monkeypatch):
     asked, answers = [], predict.answer
 
     def stopped(*args, **options):
@@ -148,7 +139,9 @@ def test_stopped_in_the_middle_the_records_tell_of_the_pictures_that_are_there(s
     assert [found["query"] for found in json.loads(records.read_text())] == ["the red circle", "the square"]
 
 
-def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp_path, monkeypatch, capsys):
+def test_after_sigterm_the_json_file_holds_the_finished_answers_and_their_number_is_printed(
+    scene, tmp_path, monkeypatch, capsys
+):
     asked, answers = [], predict.answer
 
     def stopped(*args, **options):
@@ -165,8 +158,8 @@ def test_terminated_in_the_middle_the_records_are_written_and_counted(scene, tmp
         run(predict.main)
     assert ended.value.code == 143
     assert [Path(found["image"]).name for found in json.loads(records.read_text())] == ["a.png"]
-    *_, said, last = capsys.readouterr().err.splitlines()
-    assert said == f"stopped early: {records} holds 1 of 2 answers" and last == "terminated"
+    *_, message, last = capsys.readouterr().err.splitlines()
+    assert message == f"stopped early: {records} holds 1 of 2 answers" and last == "terminated"
 
 
 def arguments_that_would_overwrite(scene, tmp_path):
@@ -182,7 +175,7 @@ def arguments_that_would_overwrite(scene, tmp_path):
     asked = ["--query", "circle", "--image", photo]
     return {
         "the photo": [*asked, "--output", photo],
-        "the photo in a conversation": ["--chat", "--image", photo, "--output", photo],
+        "the photo in a conversation": ["--conversation", "--image", photo, "--output", photo],
         "the photo as JSON": [*asked, "--output", f"{out}/x.png", "--json", photo],
         "JSON over the picture": [*asked, "--output", f"{out}/x.png", "--json", f"{out}/x.png"],
         "the table": ["--table", str(table), "--output", f"{out}/more", "--json", str(table)],
@@ -209,13 +202,13 @@ def test_no_input_is_overwritten(scene, tmp_path, monkeypatch, more):
     cases = arguments_that_would_overwrite(scene, tmp_path)
     kept = {path: path.read_bytes() for path in [*tmp_path.rglob("*"), EXAMPLE / "config.json"] if path.is_file()}
     for name, arguments in cases.items():
-        with pytest.raises(UsageError, match="input|the same file|name another folder"):
+        with pytest.raises(UsageError, match="input|the same file|choose another folder"):
             predict.main([*arguments, *more])
             pytest.fail(name)
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_another_picture_needs_overwrite_and_an_answer_is_replaced(scene, tmp_path, capsys):
+def test_a_foreign_picture_needs_overwrite_and_an_earlier_answer_is_replaced(scene, tmp_path, capsys):
     mine = tmp_path / "mine.png"
     mine.write_bytes((scene / "b.png").read_bytes())
     asked = ["--image", str(scene / "a.png"), "--query", "circle", "--max_new_tokens", "2", "--output", str(mine)]
@@ -226,30 +219,55 @@ def test_another_picture_needs_overwrite_and_an_answer_is_replaced(scene, tmp_pa
     assert capsys.readouterr().err.count(f"overwriting {mine}\n") == 2
 
 
-def test_a_long_name_of_an_image_is_cut_in_that_of_its_answer(tmp_path):
+def test_a_long_image_name_is_shortened_in_the_name_of_its_answer(tmp_path):
     images = [tmp_path / f"{letter * 250}.png" for letter in "xé"] + [tmp_path / "short.png"]
     names = [path.name for path in predict.picture_files(tmp_path, images)]
     assert names[2] == "003-short.png" and names[0] == f"001-{'x' * 180}.png"
     assert all(len(os.fsencode(f"{Path(name).stem}.mask100.png")) <= 255 - len(".mask1.12345678") for name in names)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("q.csv", b"image,query\n" + b"x" * 200_000 + b",a\n", "line 1: not CSV .field larger"),
-        ("q.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON .*nested too deep"),
-        ("q.jsonl", b'{"image": ' + b"9" * 5_000 + b"}", "line 1: not JSON"),
-        ("q.jsonl", b'{"image": "a", "query": ["' + b"x" * 100_000 + b'"]}', "line 1: an image and a query are needed"),
-    ],
-)
-def test_a_table_that_is_too_large_somewhere_is_refused_in_a_short_line(tmp_path, name, content, said):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said) as refused:
-        predict.read_table(tmp_path / name)
-    assert len(str(refused.value)) < 500
+def test_the_picture_shows_the_text_and_the_masks_of_the_terminal(scene, tmp_path, monkeypatch, capsys):
+    seen = []
+    drawn = predict.draw_answer
+    monkeypatch.setattr(predict, "draw_answer", lambda *args: seen.append(args) or drawn(*args))
+    output = tmp_path / "a.png"
+    predict.main(["--image", str(scene / "a.png"), "--query", "all the blue triangles"] + ["--output", str(output)])
+    ((_, masks, query, text, labels),) = seen
+    assert text == "They are [1] blue triangle, [2] blue triangle." and len(masks) == 2
+    numbered = f"2 masks: [1] {labels[0]}, [2] {labels[1]}"
+    assert capsys.readouterr().out == f"{scene / 'a.png'} | {query} | {text} | {numbered} | wrote {output}\n"
 
 
-def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, tmp_path, monkeypatch):
+def test_an_image_of_a_folder_that_cannot_be_opened_is_reported_and_the_others_are_answered(
+    scene, tmp_path, monkeypatch, capsys
+):
+    (scene / "aa.png").write_bytes((scene / "a.png").read_bytes()[:100])
+    (scene / "._a.png").write_bytes(b"macOS")
+    output, records = tmp_path / "out", tmp_path / "answers.json"
+    arguments = ["--image", str(scene), "--query", "the red circle", "--output", str(output), "--json", str(records)]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(predict.main)
+    assert ended.value.code == 1
+    assert sorted(path.name for path in output.iterdir()) == ["001-a.png", "003-b.png"]
+    assert [Path(found["image"]).name for found in json.loads(records.read_text())] == ["a.png", "b.png"]
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert f"{scene}: skipped 1 hidden file: the name starts with a dot" in lines
+    assert any(line.startswith(f"skipped: {scene / 'aa.png'} cannot be read") for line in lines)
+    assert last == f"error: 1 of 3 images could not be opened: {scene / 'aa.png'}. See above."
+
+
+def test_a_folder_of_unreadable_images_only_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "load_asked", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "photos").mkdir()
+    for name in "ab":
+        (tmp_path / "photos" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="None of the images could be opened"):
+        predict.main(["--image", str(tmp_path / "photos"), "--query", "a", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_picture_has_a_legend_and_multimask_changes_the_masks(scene, tmp_path, monkeypatch):
     seen = []
     drawn = predict.draw_answer
 
@@ -266,7 +284,7 @@ def test_the_picture_names_its_masks_and_three_masks_can_be_chosen_from(scene, t
     assert masks.shape == of_three.shape and (masks != of_three).any()
 
 
-def test_weights_are_held_in_the_type_asked_for(scene, tmp_path, monkeypatch):
+def test_weights_are_loaded_in_the_given_dtype(scene, tmp_path, monkeypatch):
     types = []
     opened = loading.load_checkpoint
 

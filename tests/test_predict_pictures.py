@@ -1,4 +1,4 @@
-"""predict.py: pictures of every kind in, one or several pictures out, and pictures that cannot be read."""
+"""predict.py: image formats, one or several pictures as output, and images that cannot be read."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def picture(tmp_path):
     return path
 
 
-def test_one_answer_is_one_picture(checkpoint, picture, tmp_path, capsys):
+def test_one_answer_is_written_as_one_picture(checkpoint, picture, tmp_path, capsys):
     output = tmp_path / "answer.png"
     arguments = ["--model", str(checkpoint), "--image", str(picture), "--query", "the red circle"]
     predict.main([*arguments, "--output", str(output), "--max_new_tokens", "4"])
@@ -30,7 +30,7 @@ def test_one_answer_is_one_picture(checkpoint, picture, tmp_path, capsys):
     assert "cut off; raise --max_new_tokens" in capsys.readouterr().out
 
 
-def test_several_images_and_queries_are_answered_each_with_each(checkpoint, picture, tmp_path, monkeypatch):
+def test_every_query_is_asked_about_every_image(checkpoint, picture, tmp_path, monkeypatch):
     other = tmp_path / "grey.jpg"
     Image.fromarray(np.full((30, 30), 90, np.uint8)).save(other)
     drawn = {}
@@ -67,15 +67,15 @@ def test_several_images_and_queries_are_answered_each_with_each(checkpoint, pict
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["--query", " ", "--output", "a.png"], "empty"),
         (["--query", "a", "b", "--output", "a.png"], "folder"),
-        (["--query", "a", "--output", "a"], "picture file"),
+        (["--query", "a", "--output", "a"], "must be a file name that ends in .png"),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, said):
-    with pytest.raises(UsageError, match=said):
+def test_wrong_usage_is_refused_before_anything_is_loaded(arguments, message):
+    with pytest.raises(UsageError, match=message):
         predict.main(["--model", "nowhere", "--image", "x.png", *arguments])
 
 
@@ -95,7 +95,7 @@ def spoil(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "missing"])
-def test_an_image_that_cannot_be_read_is_named_and_nothing_is_written(checkpoint, picture, tmp_path, kind):
+def test_an_image_that_cannot_be_read_is_reported_and_nothing_is_written(checkpoint, picture, tmp_path, kind):
     bad = spoil(picture, kind)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ValueError, match=bad.name) as refusal:
@@ -106,7 +106,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_written(checkpoint
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_one_bad_image_among_several_is_refused_before_the_model_is_opened(picture, tmp_path, monkeypatch, capsys):
+def test_one_bad_image_among_several_is_refused_before_the_model_is_loaded(picture, tmp_path, monkeypatch, capsys):
     bad = tmp_path / "bad.png"
     bad.write_bytes(picture.read_bytes()[:200])
     before = sorted(tmp_path.iterdir())
@@ -115,18 +115,18 @@ def test_one_bad_image_among_several_is_refused_before_the_model_is_opened(pictu
     with pytest.raises(SystemExit) as ended:
         run(predict.main)
     assert ended.value.code == FAILURE
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {bad} cannot be read") and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {bad} cannot be read") and message.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
 
-NO_PIXEL = "1e9"  # a threshold that no logit reaches, so that nothing is painted on the picture
+NO_PIXEL = "1e9"  # a threshold above all logits, so that no mask is drawn
 
 
-def test_any_kind_of_picture_is_shown_upright_in_its_colours(checkpoint, make_picture, tmp_path, caplog):
+def test_every_image_format_is_drawn_upright_in_its_colours(checkpoint, make_picture, tmp_path, caplog):
     upright = make_picture(300, 520)
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side; shown turned 90 degrees clockwise
+    exif[0x0112] = 6  # the stored picture is shown turned by 90 degrees clockwise
     files = {
         "rotated.png": (upright.transpose(Image.Transpose.ROTATE_90), {"exif": exif}),
         "grey.png": (upright.convert("L"), {}),

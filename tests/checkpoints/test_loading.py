@@ -103,6 +103,7 @@ def test_without_a_model_option_the_example_is_loaded_with_a_note(monkeypatch, c
     options = {"adapter": None, "load_in_4bit": False, "load_in_8bit": False, "device": "cpu"}
     loading.load_asked(loading.argparse.Namespace(model=None, **options))
     assert seen["path"] == loading.EXAMPLE and seen["device"] == torch.device("cpu") and seen["dtype"] == "auto"
-    assert "which knows drawn shapes only; --model names another" in capsys.readouterr().err
+    announced = "It knows red, green and blue circles, squares and triangles in drawings, not photographs."
+    assert announced in capsys.readouterr().err
     loading.load_asked(loading.argparse.Namespace(model="some/model", **options))
-    assert seen["path"] == "some/model" and "shapes only" not in capsys.readouterr().err
+    assert seen["path"] == "some/model" and "It knows" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The curves of a run."""
+"""The curves of a training run."""
 
 import pytest
 from grey_pictures import colours

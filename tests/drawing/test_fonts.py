@@ -1,4 +1,4 @@
-"""A text is written in a font that has its letters, or it is said that there is none."""
+"""Text is drawn in a font that has its letters. If none is installed, a warning names the letters."""
 
 import logging
 
@@ -12,7 +12,7 @@ from gemma_lisa.drawing.fonts import font_for, width_of
 
 @pytest.fixture(autouse=True)
 def without_fonts(monkeypatch):
-    """A machine with no font but matplotlib's, which has Greek and Cyrillic, and no Japanese."""
+    """Hide all fonts except matplotlib's, which has Greek and Cyrillic but no Japanese."""
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     for cached in (fonts._find, fonts._opened):
         cached.cache_clear()
@@ -27,24 +27,24 @@ def drawn(text: str) -> Image.Image:
     return picture
 
 
-def test_what_the_built_in_font_has_is_written_in_it():
+def test_ascii_is_drawn_in_the_built_in_font():
     assert font_for("the red circle: [SEG] (0.97)", 20).getname()[0].startswith("Aileron")
     assert font_for("", 20).getname() == font_for("a", 20).getname()
 
 
-def test_other_letters_are_looked_for_in_the_machines_fonts():
+def test_other_letters_are_drawn_in_a_system_font():
     assert font_for("caf\u00e9", 20).getname()[0] == "DejaVu Sans"
     assert font_for("красный круг and a red one", 20).getname()[0] == "DejaVu Sans"
     assert drawn("красный").tobytes() != drawn("круглый").tobytes()
     assert width_of("красный круг", 20) > width_of("красный", 20) > 0
 
 
-def test_letters_that_no_font_has_are_said_once(caplog):
+def test_letters_without_a_font_are_reported_once(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert font_for("赤い円", 20).getname()[0].startswith("Aileron")
     assert [record.getMessage() for record in caplog.records] == [
-        "No font of this machine has い円赤; pictures show boxes instead. Install one (fonts-noto-cjk)."
+        "No installed font has the letters い円赤; pictures show boxes instead. Install a font such as fonts-noto-cjk."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Masks on an image, and the question and answer under it."""
+"""Masks drawn on an image, and the question and answer below it."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from gemma_lisa.drawing import overlay
 from gemma_lisa.drawing.overlay import PALETTE, draw_answer, draw_overlay
 
 
-def test_the_palettes_colours_are_far_from_each_other():
+def test_the_colours_of_the_palette_are_distinct():
     distances = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(PALETTE) for b in PALETTE[:i]]
     assert len(PALETTE) >= 10 and min(distances) > 100
 
 
-def test_a_mask_is_tinted_inside_outlined_at_its_edge_and_the_rest_is_left_alone():
+def test_a_mask_is_filled_and_outlined_and_other_pixels_do_not_change():
     overlay = np.asarray(draw_overlay(grey_image(), box_mask(16, 16, 48, 48)[None]))
     assert overlay.shape == (512, 512, 3)
     inside, edge, outside = overlay[256, 256], overlay[256, 128], overlay[40, 40]
@@ -34,7 +34,7 @@ def test_each_mask_has_its_own_colour_and_its_number():
     assert PALETTE[0] in colours(Image.fromarray(np.asarray(both)[middle]))
 
 
-def test_no_masks_leave_the_image_as_it_is():
+def test_without_masks_the_image_does_not_change():
     picture = draw_overlay(grey_image(600, 400), np.zeros((0, 400, 600), dtype=bool))
     assert picture.size == (600, 400) and colours(picture) == {(GREY_VALUE,) * 3}
 
@@ -49,7 +49,7 @@ def test_the_given_image_is_not_painted_on():
     ("size", "expected"),
     [((1, 1), (512, 512)), ((64, 48), (512, 384)), ((300, 10), (600, 20)), ((2000, 1500), (2000, 1500))],
 )
-def test_small_images_grow_by_a_whole_factor_and_large_ones_stay(size, expected):
+def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_are_not(size, expected):
     width, height = size
     assert draw_overlay(grey_image(width, height), np.ones((2, height, width), dtype=bool)).size == expected
 
@@ -62,7 +62,13 @@ def test_a_legend_shows_every_colour_under_the_picture():
     assert set(PALETTE[:3]) <= legend and PALETTE[3] not in legend
 
 
-def test_masks_and_texts_that_do_not_fit_are_refused():
+def test_the_enlargement_is_the_factor_by_which_an_image_grows():
+    for width, height in ((1, 1), (128, 96), (511, 2), (512, 2), (2000, 1500)):
+        shown = draw_overlay(grey_image(width, height), np.zeros((0, height, width), dtype=bool))
+        assert shown.width == overlay.enlargement(grey_image(width, height)) * width
+
+
+def test_masks_of_another_size_and_missing_labels_are_refused():
     mask = box_mask(0, 0, 5, 5)[None]
     with pytest.raises(ValueError, match="2 labels for 1 masks"):
         draw_overlay(grey_image(), mask, ["a", "b"])
@@ -73,14 +79,14 @@ def test_masks_and_texts_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("text", ["a few words " * 40, "word" * 200, "one\n\ntwo", "日本語 ελληνικά العربية 🙂" * 10])
-def test_text_wraps_within_its_width_and_loses_nothing(text):
+def test_text_is_wrapped_within_its_width_and_nothing_is_lost(text):
     font_size, width = 16, 200
     lines = overlay._wrapped(text, font_size, width)
     assert max(ImageFont.load_default(font_size).getlength(line) for line in lines) <= width
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
-def test_an_answers_caption_stays_on_white_paper():
+def test_the_caption_of_an_answer_has_a_white_border():
     image, mask = grey_image(), box_mask(8, 8, 30, 30)[None]
     short = draw_answer(image, mask, "the square", "Here it is.", ["square (0.90)"])
     long = draw_answer(image, mask, "the square " * 30, "Unbreakable" * 40, ["square (0.90)"])

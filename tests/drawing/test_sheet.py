@@ -1,4 +1,4 @@
-"""Sheets of samples: a card for each, whatever its size."""
+"""Sheets of samples, with one card per sample."""
 
 import numpy as np
 import pytest
@@ -45,13 +45,13 @@ def test_ignored_pixels_are_hatched_on_the_target_only():
     assert len({tuple(with_ignored[y, x]) for y, x in zip(rows, columns, strict=True)}) >= 2
 
 
-def test_cards_stand_in_as_many_columns_as_asked_for():
+def test_cards_are_drawn_in_the_given_number_of_columns():
     one, two = draw_samples([sample()] * 4), draw_samples([sample()] * 4, columns=2)
     assert two.width == pytest.approx(2 * one.width, rel=0.05) and two.height < 0.6 * one.height
     assert draw_samples([sample()], columns=2).size == draw_samples([sample()]).size
 
 
-def test_a_question_that_asks_for_no_mask_is_not_drawn_as_one_of_what_is_not_there():
+def test_a_question_without_masks_is_drawn_unlike_one_without_a_target():
     asked = {"image": grey_image(), "question": "How many are there?", "answer": "2."}
     shown = np.asarray(draw_questions([{**asked, "masks": None}]))
     missing = np.asarray(draw_questions([{**asked, "masks": np.zeros((0, 64, 64), dtype=np.uint8)}]))
@@ -61,7 +61,7 @@ def test_a_question_that_asks_for_no_mask_is_not_drawn_as_one_of_what_is_not_the
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (2000, 1500)])
-def test_the_sheet_takes_images_of_any_size_and_samples_without_a_score(size):
+def test_images_of_any_size_and_samples_without_a_score_can_be_drawn(size):
     width, height = size
     mask = np.ones((height, width), dtype=bool)
     changes = {"image": grey_image(width, height), "target": mask.astype(np.uint8), "prediction": mask[None]}
@@ -69,13 +69,13 @@ def test_the_sheet_takes_images_of_any_size_and_samples_without_a_score(size):
     assert sheet.width == draw_samples([sample()]).width
 
 
-def test_a_thing_of_a_few_pixels_is_still_seen_on_the_sheet():
+def test_a_target_of_a_few_pixels_is_visible_on_the_sheet():
     mask = box_mask(700, 700, 708, 708, 1500, 2000)
     changes = {"image": grey_image(2000, 1500), "target": mask.astype(np.uint8), "prediction": mask[None]}
     assert PALETTE[0] in colours(sheet._card(sample(**changes)))
 
 
-def test_a_sheet_of_no_samples_is_refused():
+def test_a_sheet_without_samples_is_refused():
     for draw in (draw_samples, draw_questions):
-        with pytest.raises(ValueError, match="no samples"):
+        with pytest.raises(ValueError, match="No samples"):
             draw([])

@@ -1,4 +1,4 @@
-"""eval.py and predict.py as programs: their exit codes, and an adapter on a quantised base."""
+"""eval.py and predict.py as programs: exit codes, and an adapter on a quantized base model."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ SCENES = '{"image_size": 64, "train_rows": 1, "validation_rows": 1, "test_rows":
         (["eval.py", "--model", "m", "--dataset", "shapes", "--output", "results.txt"], 2),
     ],
 )
-def test_a_program_that_fails_says_one_line_and_has_its_exit_code(arguments, code, tmp_path):
+def test_a_program_that_fails_prints_one_line_and_sets_its_exit_code(arguments, code, tmp_path):
     program, *rest = arguments
     ended = subprocess.run(
         [sys.executable, str(ROOT / program), *rest], cwd=tmp_path, capture_output=True, text=True, timeout=300
@@ -38,7 +38,7 @@ def test_a_program_that_fails_says_one_line_and_has_its_exit_code(arguments, cod
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_the_middle_of_a_bar_has_a_line_of_its_own(monkeypatch, capsys):
+def test_an_error_during_a_progress_bar_is_printed_on_its_own_line(monkeypatch, capsys):
     def work(_):
         for row in tqdm(range(3)):
             if row == 1:
@@ -51,7 +51,7 @@ def test_an_error_in_the_middle_of_a_bar_has_a_line_of_its_own(monkeypatch, caps
 
 
 @pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
-def test_an_adapter_is_evaluated_and_asked_on_a_quantised_base(checkpoint, tmp_path, kind):
+def test_an_adapter_on_a_quantized_base_model_is_evaluated_and_answers(checkpoint, tmp_path, kind):
     model, processor = load_checkpoint(checkpoint)
     for part in (add_lora(model, rank=2, base=identify(checkpoint)), processor):
         part.save_pretrained(tmp_path / "adapter")

@@ -106,7 +106,7 @@ def test_predict_without_a_model_uses_the_example_and_reports_it(tmp_path, capsy
         str(tmp_path / "a.json"),
     ]
     predict.main([*arguments, "--output", str(tmp_path / "answer.png")])
-    assert "shapes-tiny, which knows drawn shapes only" in capsys.readouterr().err
+    assert "shapes-tiny, a small example. It knows red, green and blue circles" in capsys.readouterr().err
     [answer] = json.loads((tmp_path / "a.json").read_text())
     [found] = [decode_mask(one["rle"], "") == 1 for one in answer["masks"]]
     assert (found & mask).sum() / (found | mask).sum() > 0.9

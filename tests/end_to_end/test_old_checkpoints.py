@@ -103,7 +103,7 @@ def test_an_export_of_it_contains_only_present_code(old, tmp_path, make_picture)
 @pytest.mark.parametrize("module", [EARLIER_MODULE, GemmaLisaTrainingArguments.__module__])
 def test_a_run_folder_is_recognized_by_its_saved_arguments(old, pickled_arguments, module):
     (old / "training.json").unlink()
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(old, [])
     assert f"{module}\nGemmaLisaTrainingArguments".encode() in pickled_arguments(module, old)
     assert is_own_run(old)

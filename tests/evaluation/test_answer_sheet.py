@@ -1,4 +1,4 @@
-"""A sheet of answers shows the united target, the predicted masks and the IoU of each question."""
+"""A sheet of answers shows the union of the targets, the predicted masks and the IoU of each question."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def answer(targets: list[np.ndarray], masks: list[np.ndarray], iou: float) -> Si
     )
 
 
-def test_each_answer_is_a_card_with_its_united_target_its_masks_and_its_iou():
+def test_each_answer_is_a_card_with_the_union_of_its_targets_its_masks_and_its_iou():
     left, right = box_mask(4, 4, 20, 20), box_mask(30, 30, 60, 60)
     sample = {"image": grey_image()}
     card = {"image": sample["image"], "question": "the squares", "answer": "They are [SEG] and [SEG]."}
@@ -34,6 +34,6 @@ def test_each_answer_is_a_card_with_its_united_target_its_masks_and_its_iou():
     assert draw_answers([sample], answers[:1]).tobytes() != draw_answers([sample], answers[1:]).tobytes()
 
 
-def test_there_is_an_answer_to_each_sample():
+def test_every_sample_must_have_an_answer():
     with pytest.raises(ValueError):
         draw_answers([{"image": grey_image()}], [])

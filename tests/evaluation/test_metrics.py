@@ -1,3 +1,5 @@
+"""Scores from counts: equal to LISA's where both are defined, and their bootstrap intervals."""
+
 import json
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 from counts import random_counts
 
 from gemma_lisa.evaluation.metrics import (
+    MEANINGS,
     QueryResult,
     intersection_and_union,
     intervals,
@@ -37,7 +40,7 @@ def query_result(
 
 @needs_reference
 @pytest.mark.parametrize("case", METRIC_CASES)
-def test_one_mask_per_query_gives_what_lisa_gives(case):
+def test_with_one_mask_per_query_the_scores_equal_those_of_lisa(case):
     scalars = json.loads((REFERENCE / "lisa_reference.json").read_text())[f"metric.{case}"]
     arrays = np.load(REFERENCE / "lisa_reference.npz")
     results = []
@@ -60,18 +63,18 @@ def test_one_mask_per_query_gives_what_lisa_gives(case):
 
 
 @needs_reference
-def test_the_reference_holds_no_case_that_is_not_tested():
+def test_every_case_of_the_reference_is_tested():
     scalars = json.loads((REFERENCE / "lisa_reference.json").read_text())
     assert {name for name in scalars if name.startswith("metric.")} == {f"metric.{case}" for case in METRIC_CASES}
 
 
-def test_ignored_pixels_count_neither_in_the_intersection_nor_in_the_union():
+def test_ignored_pixels_are_in_neither_intersection_nor_union():
     pred = np.array([[True, True, False, True]])
     target = np.array([[1, 255, 255, 0]], dtype=np.uint8)
     assert intersection_and_union(pred, target) == (1, 2)
 
 
-def test_logits_and_other_sizes_are_refused():
+def test_logits_and_masks_of_another_size_are_refused():
     target = np.zeros((2, 2), dtype=np.uint8)
     with pytest.raises(ValueError, match="threshold"):
         intersection_and_union(np.ones((2, 2), dtype=np.float32), target)
@@ -83,24 +86,24 @@ def test_logits_and_other_sizes_are_refused():
         unite(np.ones((1, 2, 2), dtype=bool), (4, 4))
 
 
-def test_a_target_pixel_outranks_an_ignored_one_and_that_one_the_background():
+def test_in_a_union_foreground_wins_over_ignored_and_ignored_over_background():
     masks = np.array([[[0, 1, 255, 0]], [[255, 255, 1, 0]]], dtype=np.uint8)
     united = unite(masks, (1, 4))
     assert united.dtype == np.uint8 and united.tolist() == [[255, 1, 1, 0]]
 
 
-def test_predictions_unite_to_bool():
+def test_the_union_of_predictions_is_bool():
     united = unite(np.array([[[True, False, False]], [[True, True, False]]]), (1, 3))
     assert united.dtype == bool and united.tolist() == [[True, True, False]]
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
-def test_no_masks_unite_to_an_empty_mask_of_the_images_size(dtype):
+def test_the_union_of_no_masks_is_an_empty_mask_of_the_image_size(dtype):
     united = unite(np.zeros((0, 0, 0), dtype=dtype), (2, 3))
     assert united.shape == (2, 3) and united.dtype == dtype and not united.any()
 
 
-def test_plural_queries_are_scored_on_their_union():
+def test_plural_queries_are_scored_on_the_union_of_their_masks():
     targets = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]]], dtype=np.uint8)
     only_one_found = np.array([[[True, True, False, False]]])
     intersection, union = intersection_and_union(unite(only_one_found, (1, 4)), unite(targets, (1, 4)))
@@ -110,7 +113,7 @@ def test_plural_queries_are_scored_on_their_union():
     assert scores["cIoU"] == pytest.approx(11 / 14)
 
 
-def test_a_cut_off_answer_is_no_refusal():
+def test_a_cut_off_answer_is_not_a_refusal():
     refused = query_result()
     rambled = query_result(complete=False)
     hallucinated = query_result(union=8, num_predictions=1)
@@ -121,7 +124,7 @@ def test_a_cut_off_answer_is_no_refusal():
     assert scores["gIoU_all"] == 0.5  # two empty answers to empty targets
 
 
-def test_target_accuracy_is_about_pointing_and_not_about_where():
+def test_target_accuracy_measures_whether_there_is_a_mask_not_where():
     missed = query_result(union=5, num_targets=1)
     wrong_place = query_result(union=9, num_targets=1, num_predictions=1)
     scores = summarize([missed, wrong_place])
@@ -141,7 +144,11 @@ def test_a_score_over_no_queries_is_none():
     assert [only_refusals[name] for name in names] == [None, 1.0, None, None, 1.0, None]
 
 
-def test_the_rows_of_all_ranks_together_give_what_one_rank_gives():
+def test_every_score_has_a_meaning():
+    assert MEANINGS.keys() == summarize([]).keys()
+
+
+def test_counts_gathered_from_all_ranks_give_the_scores_of_one_rank():
     counts = random_counts(101, seed=0)
     results = [QueryResult("s", "q", *map(int, row[:4]), bool(row[4])) for row in counts]
     per_rank = [np.array([result.numbers for result in part], dtype=np.int64) for part in (results[:40], results[40:])]
@@ -154,7 +161,7 @@ def query(source, iou, num_targets=1, num_predictions=1):
     return QueryResult(source, "q", round(100 * iou), 100, num_targets, num_predictions, True)
 
 
-def test_intervals_hold_the_score_and_narrow_with_the_rows():
+def test_intervals_contain_the_score_and_shrink_with_the_number_of_rows():
     generator = np.random.default_rng(0)
     many = [query(f"row {number}", iou) for number, iou in enumerate(generator.random(900))]
     wide, narrow = intervals(many[:100])["gIoU"], intervals(many)["gIoU"]
@@ -164,7 +171,7 @@ def test_intervals_hold_the_score_and_narrow_with_the_rows():
     assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 12**-0.5 / 900**0.5, rel=0.15)
 
 
-def test_questions_of_one_row_count_as_one_draw():
+def test_the_questions_of_a_row_are_resampled_together():
     generator = np.random.default_rng(1)
     ious = generator.random(100)
     alone = [query(f"row {number}", iou) for number, iou in enumerate(ious)]
@@ -172,17 +179,17 @@ def test_questions_of_one_row_count_as_one_draw():
     assert np.allclose(intervals(repeated)["gIoU"], intervals(alone)["gIoU"], atol=0.005)
 
 
-def test_what_was_not_asked_has_no_interval():
+def test_a_score_over_no_queries_has_no_interval():
     found = intervals([query("a", 0.5), query("b", 1.0)])
     assert found["N-acc"] is None and found["gIoU_plural"] is None and found["T-acc"] == [1.0, 1.0]
     assert intervals([]) == {}
 
 
-def test_rows_of_another_width_are_refused():
+def test_counts_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         summarize_counts(np.zeros((3, 4), dtype=np.int64))
 
 
-def test_scores_are_plain_numbers_that_json_keeps():
+def test_scores_can_be_written_as_json():
     scores = summarize_counts(random_counts(20, seed=1))
     assert json.loads(json.dumps(scores)) == scores

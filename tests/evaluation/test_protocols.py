@@ -1,4 +1,4 @@
-"""Teacher-forced and by generation: who is judged to refuse, what a mask counts, and IoU at the image's own size."""
+"""The two protocols: which answers count as refusals, which masks count, and IoU at the image's own size."""
 
 from io import BytesIO
 
@@ -17,11 +17,11 @@ from gemma_lisa.evaluation.protocols import by_generation, teacher_forced, teach
 from gemma_lisa.generation_gemma_lisa import SegmentOutput
 from gemma_lisa.scripts.init_tiny import build_tiny
 
-# pycocotools' own business with NumPy 2
+# pycocotools raises this warning with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SIDE = 32  # of both towers' squares, in pixels
-HEIGHT, WIDTH = 48, 24  # of the hand-made picture; SAM sees it as 32 x 16
+SIDE = 32  # pixels, of the inputs of both image encoders
+HEIGHT, WIDTH = 48, 24  # of the grey picture; SAM's input shows it as 32 x 16
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """The questions of some scenes: things, things that are not there, counting, and one row without an image."""
+    """Return questions about some scenes: objects, missing objects, counting, and one row without an image."""
     rows = []
     for number in range(3):
         generator = np.random.default_rng(number)
@@ -45,13 +45,13 @@ def drawn():
     return samples
 
 
-def hand_made(targets=(), conversation=(), has_image=True):
-    """Samples about a HEIGHT x WIDTH picture; a target is (text, masks, ignored pixels or None)."""
+def make_samples(targets=(), conversation=(), has_image=True):
+    """Return samples about a HEIGHT x WIDTH picture. A target is (text, masks, ignore region or None)."""
     file = BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), "gray").save(file, format="PNG")
     row = {
         "image": {"bytes": file.getvalue(), "path": None} if has_image else None,
-        "source": "by hand",
+        "source": "test",
         "targets": [
             {
                 "texts": [text],
@@ -77,12 +77,12 @@ def box(top, left, bottom, right, size=(HEIGHT, WIDTH)):
 
 
 def nearly_equal(masks, others):
-    """But for pixels where a logit is zero and rounding decides."""
+    """Return whether masks are equal, except for pixels whose logit is zero up to rounding."""
     return masks.shape == others.shape and (masks != others).sum() <= 0.01 * masks.size
 
 
-class Speaker:
-    """A model that says what it is told, and draws the masks (bool, in SAM's square) that it is told."""
+class FixedModel:
+    """A model that gives fixed answers and fixed masks (bool, in SAM's square)."""
 
     device = torch.device("cpu")
 
@@ -93,14 +93,14 @@ class Speaker:
         tokenizer = self.processor.tokenizer
         assert sam_pixel_values is None or set(inputs) >= {"original_sizes", "reshaped_input_sizes", "pixel_values"}
         end = [tokenizer.convert_tokens_to_ids("<end_of_turn>")] * self.ended
-        said = [tokenizer(answer, add_special_tokens=False)["input_ids"] + end for answer in self.answers]
-        length = max(map(len, said))
-        said = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids in said])
-        sequences = torch.cat([input_ids, said], dim=1)
+        answers = [tokenizer(answer, add_special_tokens=False)["input_ids"] + end for answer in self.answers]
+        length = max(map(len, answers))
+        new = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids in answers])
+        sequences = torch.cat([input_ids, new], dim=1)
         if sam_pixel_values is None:
             return SegmentOutput(sequences=sequences)
         has_image = (input_ids == tokenizer.image_token_id).any(1)
-        count = ((said == self.processor.seg_token_id) & has_image[:, None]).sum(1)
+        count = ((new == self.processor.seg_token_id) & has_image[:, None]).sum(1)
         assert count.sum() == len(self.squares)
         logits = [torch.where(torch.as_tensor(square), 5.0, -5.0) for square in self.squares]
         return SegmentOutput(
@@ -112,7 +112,7 @@ class Speaker:
 
 
 def force_token(model, token):
-    """The first choice at every position is `token`."""
+    """Make the model predict `token` at every position."""
 
     def forced(module, inputs, output):
         logits = torch.zeros_like(output)
@@ -123,7 +123,7 @@ def force_token(model, token):
 
 
 def force_answer(model, tokens):
-    """Generation writes the tokens one after the other, and the last for ever."""
+    """Make the model generate these tokens, and then repeat the last one."""
     left = list(tokens)
 
     def forced(module, inputs, output):
@@ -134,8 +134,8 @@ def force_answer(model, tokens):
     return model.lm_head.register_forward_hook(forced)
 
 
-# --- with the answer given -------------------------------------------------------------------------------------------
-def test_teacher_forced_answers_hold_together_and_do_not_depend_on_the_batch(tiny, drawn):
+# --- teacher forcing -------------------------------------------------------------------------------------------
+def test_teacher_forced_answers_are_consistent_and_do_not_depend_on_the_batch(tiny, drawn):
     answers = teacher_forced(*tiny, drawn)
     assert len(answers) == len(drawn)
     for sample, answer in zip(drawn, answers, strict=True):
@@ -159,7 +159,7 @@ def test_teacher_forced_answers_hold_together_and_do_not_depend_on_the_batch(tin
 
 
 @torch.no_grad()
-def test_counts_of_a_batch_are_the_numbers_of_its_answers(tiny, drawn):
+def test_the_counts_of_a_batch_equal_those_of_its_answers(tiny, drawn):
     model, processor = tiny
     batch = GemmaLisaCollator(processor)(drawn)
     batch.pop("sample_ids")
@@ -176,7 +176,7 @@ def test_counts_of_a_batch_are_the_numbers_of_its_answers(tiny, drawn):
             assert answer.result is None or numbers == list(answer.result.numbers)
 
 
-def test_whose_first_word_is_no_refuses_and_nobody_else(tiny, drawn):
+def test_an_answer_is_a_refusal_only_if_its_first_word_is_no(tiny, drawn):
     model, processor = tiny
     no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
     for token, refuses in ((no, True), (it, False)):
@@ -190,8 +190,8 @@ def test_whose_first_word_is_no_refuses_and_nobody_else(tiny, drawn):
         ]
 
 
-def test_the_first_word_is_read_in_each_row_of_its_own(tiny, drawn):
-    """Only one row of the batch is made to refuse, at the position that predicts its first answered token."""
+def test_the_first_word_is_read_from_each_row(tiny, drawn):
+    """Only one row of the batch refuses, at the position that predicts the first token of its answer."""
     model, processor = tiny
     samples = [sample for sample in drawn if sample["masks"][0] is not None]
     no, it = (processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("No", "It"))
@@ -213,7 +213,7 @@ def test_the_first_word_is_read_in_each_row_of_its_own(tiny, drawn):
 
 
 # --- by generation ---------------------------------------------------------------------------------------------------
-def test_generated_answers_hold_together_and_do_not_depend_on_the_batch(tiny, drawn):
+def test_generated_answers_are_consistent_and_do_not_depend_on_the_batch(tiny, drawn):
     answers = by_generation(*tiny, drawn, max_new_tokens=4)
     for sample, answer in zip(drawn, answers, strict=True):
         alone = by_generation(*tiny, [sample], max_new_tokens=4)[0]
@@ -232,14 +232,14 @@ def test_generated_answers_hold_together_and_do_not_depend_on_the_batch(tiny, dr
         (["[SEG]", "[SEG]", "<end_of_turn>"], 2, True),
         (["No", "<end_of_turn>"], 0, True),
         (["<end_of_turn>"], 0, True),
-        (["the"], 0, False),  # rambles until it is cut off
-        (["the", "the", "the", "[SEG]"], 2, False),  # the last token is a [SEG], which no step has read
+        (["the"], 0, False),  # continues until it is cut off
+        (["the", "the", "the", "[SEG]"], 2, False),  # the last token is a [SEG], whose hidden state was never computed
     ],
-    ids=["points", "points twice", "refuses", "says nothing", "rambles", "cut off while pointing"],
+    ids=["one mask", "two masks", "refusal", "empty answer", "cut off", "cut off at a mask"],
 )
-def test_predictions_and_completeness_are_those_of_what_the_model_writes(tiny, words, num_predictions, complete):
+def test_predictions_and_completeness_are_those_of_the_generated_tokens(tiny, words, num_predictions, complete):
     model, processor = tiny
-    [sample] = hand_made([("the box", [box(0, 0, 24, 24)], None)])
+    [sample] = make_samples([("the box", [box(0, 0, 24, 24)], None)])
     hook = force_answer(model, [processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words])
     try:
         [answer] = by_generation(model, processor, [sample], max_new_tokens=5)
@@ -253,24 +253,24 @@ def test_predictions_and_completeness_are_those_of_what_the_model_writes(tiny, w
         assert (answer.result.intersection, answer.result.union) == (0, 24 * 24)
 
 
-def test_iou_is_taken_at_the_images_own_size(tiny):
+def test_iou_is_computed_at_the_original_size(tiny):
     _, processor = tiny
-    [sample] = hand_made([("the box", [box(0, 0, 24, 24)], None)])  # the upper half
-    # SAM's picture lies in the left half of its square; the left half of it is 48 x 12 pixels of the image
-    speaker = Speaker(processor, ["It is [SEG]."], [box(0, 0, 32, 8, (SIDE, SIDE))])
-    [answer] = by_generation(speaker, processor, [sample], 8)
+    [sample] = make_samples([("the box", [box(0, 0, 24, 24)], None)])  # the upper half
+    # The image fills the left half of SAM's square. Its own left half is 48 x 12 pixels
+    fixed = FixedModel(processor, ["It is [SEG]."], [box(0, 0, 32, 8, (SIDE, SIDE))])
+    [answer] = by_generation(fixed, processor, [sample], 8)
     assert np.array_equal(answer.masks[0], box(0, 0, 48, 12))
     assert (answer.result.intersection, answer.result.union) == (24 * 12, 24 * 24 + 24 * 12)
     assert answer.result.iou == pytest.approx(1 / 3)
 
 
-def test_several_masks_count_as_their_union_and_ignored_pixels_not_at_all(tiny):
+def test_several_masks_count_as_their_union_and_ignored_pixels_do_not_count(tiny):
     _, processor = tiny
     targets = [box(0, 0, 12, 24), box(12, 0, 24, 24)]
-    [sample] = hand_made([("both", targets, box(36, 0, 48, 24))])  # the lower quarter is not counted
+    [sample] = make_samples([("both", targets, box(36, 0, 48, 24))])  # the lower quarter is an ignore region
     left, right = box(0, 0, 32, 8, (SIDE, SIDE)), box(0, 8, 32, 16, (SIDE, SIDE))
-    speaker = Speaker(processor, ["They are [SEG] and [SEG]."], [left, right])
-    [answer] = by_generation(speaker, processor, [sample], 8)
+    fixed = FixedModel(processor, ["They are [SEG] and [SEG]."], [left, right])
+    [answer] = by_generation(fixed, processor, [sample], 8)
     assert (answer.result.intersection, answer.result.union) == (24 * 24, 36 * 24)
     assert (answer.result.num_targets, answer.result.num_predictions) == (2, 2)
 
@@ -278,27 +278,27 @@ def test_several_masks_count_as_their_union_and_ignored_pixels_not_at_all(tiny):
 def test_every_image_of_a_batch_gets_its_own_masks(tiny):
     _, processor = tiny
     upper, [words], lower = (
-        hand_made([("above", [box(0, 0, 24, 24)], None)]),
-        hand_made(conversation=[("How many?", "2.")], has_image=False),
-        hand_made([("below", [box(24, 0, 48, 24)], None), ("nothing", [], None)]),
+        make_samples([("above", [box(0, 0, 24, 24)], None)]),
+        make_samples(conversation=[("How many?", "2.")], has_image=False),
+        make_samples([("below", [box(24, 0, 48, 24)], None), ("nothing", [], None)]),
     )
     squares = [box(0, 0, 16, 16, (SIDE, SIDE)), box(16, 0, 32, 16, (SIDE, SIDE))]
-    speaker = Speaker(processor, ["[SEG]", "[SEG] 2", "[SEG]", "No."], squares)
-    answers = by_generation(speaker, processor, [*upper, words, *lower], 8)
+    fixed = FixedModel(processor, ["[SEG]", "[SEG] 2", "[SEG]", "No."], squares)
+    answers = by_generation(fixed, processor, [*upper, words, *lower], 8)
     assert [answer.result.iou if answer.result else None for answer in answers] == [1.0, None, 1.0, 1.0]
     assert answers[3].result.num_predictions == 0
     assert len(answers[1].masks) == 0
 
 
 @pytest.mark.parametrize(
-    ("said", "is_right"),
+    ("text", "is_right"),
     [("2 cups.", True), ("2  Cups", True), ("3 cups.", False), ("2 cups, I think.", False), ("", False)],
 )
 @pytest.mark.parametrize("has_image", [True, False])
-def test_a_vqa_answer_is_right_if_it_says_what_was_expected(tiny, said, is_right, has_image):
+def test_a_vqa_answer_is_right_if_it_equals_the_expected_answer(tiny, text, is_right, has_image):
     _, processor = tiny
-    [sample] = hand_made(conversation=[("How many?", "2 cups.")], has_image=has_image)
-    [answer] = by_generation(Speaker(processor, [said]), processor, [sample], 8)
+    [sample] = make_samples(conversation=[("How many?", "2 cups.")], has_image=has_image)
+    [answer] = by_generation(FixedModel(processor, [text]), processor, [sample], 8)
     assert answer.result is None
     assert answer.target is None
     assert answer.is_right == is_right

@@ -1,4 +1,6 @@
-"""An answer as plain data: what stands in the JSON file is the mask, in three ways."""
+"""Answers as JSON: RLE, polygons and box describe the same mask, and the file is readable."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from gemma_lisa.datasets_builder.rows import decode_mask
-from gemma_lisa.interfaces.answer_json import labels, polygons, record
+from gemma_lisa.interfaces.answer_json import json_text, polygons, record
 
 
 def filled(shape, rings):
-    """The mask that polygons draw, at four times the size, brought back."""
+    """Return the mask that polygons draw, at four times the size, resized back."""
     canvas = Image.new("L", (shape[1] * 4, shape[0] * 4))
     draw = ImageDraw.Draw(canvas)
     for outer, *holes in rings:
@@ -26,7 +28,7 @@ def ring(shape=(40, 60)):
     return (distance < 15) & (distance > 6)
 
 
-def test_polygons_draw_the_mask_again_with_its_hole():
+def test_polygons_describe_the_mask_with_its_hole():
     mask = ring()
     (polygon,) = polygons(mask)
     assert len(polygon) == 2, "an outer ring and a hole"
@@ -35,7 +37,7 @@ def test_polygons_draw_the_mask_again_with_its_hole():
     assert (again & mask).sum() / (again | mask).sum() > 0.95
 
 
-def test_things_apart_and_at_the_border_have_a_polygon_each():
+def test_separate_regions_at_the_border_have_a_polygon_each():
     mask = np.zeros((20, 30), dtype=bool)
     mask[:5, :5] = mask[10:, 20:] = True
     found = polygons(mask)
@@ -44,7 +46,7 @@ def test_things_apart_and_at_the_border_have_a_polygon_each():
     assert corners.min(axis=0).tolist() == [0.0, 0.0] and corners.max(axis=0).tolist() == [30.0, 20.0]
 
 
-def test_no_pixel_is_no_polygon_and_one_pixel_is_one():
+def test_an_empty_mask_has_no_polygon_and_one_pixel_has_one():
     assert polygons(np.zeros((4, 4), dtype=bool)) == []
     one = np.zeros((4, 4), dtype=bool)
     one[2, 1] = True
@@ -80,5 +82,30 @@ def test_a_record_holds_the_mask_exactly(answer):
     }
 
 
-def test_a_mask_without_a_phrase_is_called_by_the_question(answer):
-    assert labels("what is round", answer) == ["a ring (0.88)", "what is round (0.50)"]
+def test_a_record_has_the_status_of_the_answer_and_of_each_mask(answer):
+    found = record("a.png", "what is round", answer)
+    assert found["status"] == "found" and [mask["status"] for mask in found["masks"]] == ["found", "nothing found"]
+    uncertain = record("a.png", "what is round", answer | {"scores": torch.tensor([0.05, 0.5])})
+    assert uncertain["status"] == uncertain["masks"][0]["status"] == "low confidence"
+    empty = record("a.png", "what is round", answer | {"masks": torch.zeros(2, 40, 60, dtype=torch.bool)})
+    assert empty["status"] == "nothing found"
+    cut_off = record("a.png", "what is round", answer | {"complete": False})
+    assert cut_off["status"] == "incomplete"
+
+
+def test_the_file_has_one_line_per_answer_and_one_per_mask(answer):
+    none = answer | {"masks": torch.zeros(0, 40, 60, dtype=torch.bool), "scores": torch.zeros(0), "phrases": []}
+    records = [record("a.png", "what is round", answer), record("ü.png", "a star", none)]
+    text = json_text(records)
+    assert json.loads(text) == records and json.loads(json_text([])) == []
+    lines = text.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "[",
+        '{"image"',
+        '{"phrase"',
+        '{"phrase"',
+        "]},",
+        '{"image"',
+        "]",
+    ]
+    assert '"ü.png"' in text and lines[5].endswith('"masks": []}')

@@ -1,12 +1,14 @@
-"""The programs' edge: wrong arguments are refused in one line with an exit code; errors hold no secret."""
+"""The command line of the programs: wrong arguments, exit codes, --help, and errors without secrets."""
 
 import argparse
+import re
 import signal
 import sys
 
 import pytest
+import torch
 
-from gemma_lisa import eval, predict
+from gemma_lisa import app, eval, predict
 from gemma_lisa.datasets_builder import __main__ as datasets_builder
 from gemma_lisa.interfaces import command_line
 from gemma_lisa.safety.errors import UsageError
@@ -14,6 +16,9 @@ from gemma_lisa.safety.interrupts import Terminated
 from gemma_lisa.scripts import export, init_checkpoint, init_tiny
 from gemma_lisa.training.arguments import parse
 
+# Options that must be given, or whose absence is the default
+WITHOUT_DEFAULT = ("--debug", "--image", "--query", "--table", "--output", "--masks", "--json", "--adapter", "--model")
+WITHOUT_DEFAULT += ("--dataset", "--data_dir", "--dataset_options")
 TRAIN = ["--model", "outputs/start", "--output_dir", "outputs/run", "--use_cpu", "true"]
 
 
@@ -55,16 +60,16 @@ def test_an_empty_value_of_a_recipe_is_refused(tmp_path, field):
 # Types of arguments
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "²", "9" * 19, "x" * 200])
-def test_what_is_no_number_from_1_on_is_refused_shortly(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a number from 1 on$") as refusal:
+def test_a_value_that_is_not_a_positive_number_is_refused_in_a_short_message(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="^must be a whole number of at least 1, got ") as refusal:
         command_line.positive(text)
     assert len(str(refusal.value)) < 150
     assert command_line.positive("12") == command_line.not_negative("12") == 12 and command_line.not_negative("0") == 0
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[1]", "names and values are needed")])
-def test_names_and_values_are_given_as_json(text, said):
-    with pytest.raises(argparse.ArgumentTypeError, match=said):
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[1]", "must be a JSON object such as")])
+def test_a_json_option_must_be_a_json_object(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         command_line.json_object(text)
     assert command_line.json_object('{"image_size": 128}') == {"image_size": 128}
 
@@ -74,15 +79,87 @@ def test_an_unknown_option_is_a_usage_error_of_one_line():
     command_line.add_model_options(parser)
     found = parser.parse_args(["--device", "cpu", "--load_in_4bit"])
     assert found.device == "cpu" and found.load_in_4bit and not found.load_in_8bit and found.adapter is None
-    with pytest.raises(UsageError, match="unrecognized arguments: --nope; --help lists what there is"):
+    with pytest.raises(UsageError, match="unrecognized arguments: --nope; see --help for the options"):
         parser.parse_args(["--nope"])
+
+
+def test_what_was_typed_is_shortened_in_errors():
+    with pytest.raises(UsageError, match="^unrecognized arguments: x+…; see --help") as refused:
+        command_line.ArgumentParser().parse_args(["x" * 5_000])
+    assert len(str(refused.value)) < 300
+
+
+def test_model_is_required_where_there_is_no_default():
+    parser = command_line.ArgumentParser()
+    command_line.add_model_options(parser, is_required=True)
+    with pytest.raises(UsageError, match="the following arguments are required: --model"):
+        parser.parse_args([])
+
+
+@pytest.mark.parametrize("program", [predict, eval, app])
+def test_cuda_is_refused_with_the_remedy_if_it_is_not_available(monkeypatch, program):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        UsageError, match="--device: CUDA is not available: .* Use --device cpu, or install a GPU driver"
+    ):
+        program.parse(["--device", "cuda"])
+
+
+def test_devices_of_this_machine_are_accepted_and_others_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cpu", "cuda", "cuda:1"):
+        assert command_line.device(name) == name
+    with pytest.raises(argparse.ArgumentTypeError, match="cuda:2 does not exist; PyTorch found cuda:0, cuda:1"):
+        command_line.device("cuda:2")
+    with pytest.raises(argparse.ArgumentTypeError, match="must be cpu, cuda, cuda:N or auto, got 'gpu'"):
+        command_line.device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("https://a.b/c.png", r"--x must be a file, got a URL \('https://a.b/c.png'\); download it and give its path"),
+        ("data:image/png;base64,AA", "got a data URL .*; save the image as a file and give its path"),
+        (
+            "A" * 300,
+            r"got a text of 300 characters \('AAAA.*…\), which is too long for a file name; if it is image data",
+        ),
+        ("A/" * 3_000, "got a text of 6,000 characters"),
+    ],
+)
+def test_a_url_or_image_data_is_refused_as_a_path_without_repeating_all_of_it(text, message):
+    with pytest.raises(UsageError, match=message) as refused:
+        command_line.check_path("--x", text, "a file")
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("path", [None, "a.png", "data/a.png", "C:/a.png", "ü" * 127, "a:b.png"])
+def test_other_texts_are_accepted_as_paths(path):
+    command_line.check_path("--x", path)
+
+
+@pytest.mark.parametrize("program", [predict, eval, app])
+def test_help_begins_with_an_introduction_and_examples_and_gives_every_default(capsys, program):
+    with pytest.raises(SystemExit):
+        program.parse(["--help"])
+    text = capsys.readouterr().out
+    introduction, examples, *groups = text.split("\n\n")[1:]
+    assert len(introduction.splitlines()) == 2
+    assert all(
+        line.startswith(f"    python {program.__name__.rpartition('.')[2]}.py") for line in examples.splitlines()
+    )
+    assert [group.partition(":")[0] for group in groups].count("model") == 1
+    for option in re.split(r"\n  (?=--)", text)[1:]:
+        if "default" not in option:
+            assert option.split()[0] in WITHOUT_DEFAULT, option
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Exit codes
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ValueError("no such\nthing"), 1, "error: no such thing\n"),
         (KeyError(), 1, "error: KeyError\n"),
@@ -91,7 +168,7 @@ def test_an_unknown_option_is_a_usage_error_of_one_line():
         (Terminated(), 128 + signal.SIGTERM, "terminated\n"),
     ],
 )
-def test_each_kind_of_end_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, said):
+def test_every_kind_of_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, message):
     monkeypatch.setattr(sys, "argv", ["predict.py"])
     monkeypatch.delenv("RANK", raising=False)
 
@@ -100,10 +177,10 @@ def test_each_kind_of_end_has_its_exit_code_and_one_line(monkeypatch, capsys, er
 
     with pytest.raises(SystemExit) as ended:
         command_line.run(main)
-    assert ended.value.code == code and capsys.readouterr().err == said
+    assert ended.value.code == code and capsys.readouterr().err == message
 
 
-def test_an_error_of_one_of_several_processes_names_its_rank(monkeypatch, capsys):
+def test_an_error_of_a_distributed_run_names_the_rank(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(SystemExit):
@@ -119,7 +196,7 @@ def test_an_error_of_one_of_several_processes_names_its_rank(monkeypatch, capsys
         (["--debug", "no"], ["--debug", "no"], False),
     ],
 )
-def test_debug_alone_shows_the_traceback_and_with_a_value_it_is_the_programs_own(
+def test_debug_without_a_value_shows_the_traceback_and_with_a_value_is_passed_on(
     monkeypatch, words, seen, shows_traceback
 ):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
@@ -136,7 +213,7 @@ def test_debug_alone_shows_the_traceback_and_with_a_value_it_is_the_programs_own
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("words", [["--hub_tokn", "hf_" + "a1" * 17], ["--hub_token=correct-horse"]])
-def test_a_secret_is_in_no_error_and_not_in_what_trackers_see_of_the_command(monkeypatch, capsys, words):
+def test_secrets_appear_neither_in_errors_nor_in_sys_argv(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     secret = words[-1].removeprefix("--hub_token=")
 
@@ -151,7 +228,7 @@ def test_a_secret_is_in_no_error_and_not_in_what_trackers_see_of_the_command(mon
     assert secret not in " ".join(sys.argv)
 
 
-def test_a_long_error_shows_no_half_of_a_secret(monkeypatch, capsys):
+def test_a_shortened_error_shows_no_part_of_a_secret(monkeypatch, capsys):
     secret = "correct-horse-battery"
     for text in (f"{'x' * n} {secret} {'token=' * 20_000}" for n in (1_985, 19_960, 19_990)):
         line = command_line.masked_line(text, {secret})
@@ -161,7 +238,7 @@ def test_a_long_error_shows_no_half_of_a_secret(monkeypatch, capsys):
     assert command_line.masked_line("short  and\nplain", {secret}) == "short and plain"
 
 
-def test_an_error_of_reading_the_command_line_is_one_line(monkeypatch, capsys):
+def test_an_error_while_reading_the_command_line_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "--dataset_options", "[" * 600 + "]" * 600])
     command_line.run(lambda arguments: None)
 

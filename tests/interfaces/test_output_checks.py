@@ -1,3 +1,5 @@
+"""Inputs are never overwritten, files of other programs only with --overwrite, and own files are recognized."""
+
 import json
 import os
 from pathlib import Path
@@ -58,9 +60,9 @@ def through_a_linked_folder(photo):
     "named",
     [as_itself, by_another_way, as_a_link, as_a_link_to_a_link, as_a_hard_link, through_a_linked_folder],
 )
-def test_an_input_is_never_overwritten_however_it_is_named(photo, named, overwrite):
+def test_an_input_is_never_overwritten_also_through_links(photo, named, overwrite):
     content, output = photo.read_bytes(), named(photo)
-    with pytest.raises(UsageError, match="is an input .*name another file"):
+    with pytest.raises(UsageError, match="is an input .*choose another name"):
         check_outputs([("--output", output)], ["org/name", None, photo], overwrite)
     with pytest.raises(UsageError, match="is an input"):
         check_outputs([("--output", photo)], [output], overwrite)
@@ -68,7 +70,7 @@ def test_an_input_is_never_overwritten_however_it_is_named(photo, named, overwri
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_file_in_an_input_folder_is_never_overwritten_and_a_new_one_is_written(photo, overwrite):
+def test_existing_files_of_an_input_folder_are_never_overwritten_and_new_ones_are_allowed(photo, overwrite):
     folder = photo.parent
     (folder / "deep").mkdir()
     (folder / "deep" / "config.json").write_text("{}")
@@ -78,7 +80,7 @@ def test_a_file_in_an_input_folder_is_never_overwritten_and_a_new_one_is_written
     check_outputs([("--json", folder / "new.json"), ("--output", folder / "deep" / "new.png")], [folder], overwrite)
 
 
-def test_another_file_needs_overwrite_and_that_is_said(photo, capsys):
+def test_a_foreign_file_needs_overwrite_and_overwriting_is_printed(photo, capsys):
     with pytest.raises(UsageError, match=r"was not written by Gemma-LISA; .* add --overwrite"):
         check_outputs([("--output", photo)], [])
     check_outputs([("--output", photo)], [], overwrite=True)
@@ -86,7 +88,7 @@ def test_another_file_needs_overwrite_and_that_is_said(photo, capsys):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
-def test_a_picture_of_this_project_is_known_again_and_overwritten_with_one_line(tmp_path, capsys, suffix):
+def test_a_picture_of_this_project_is_recognized_and_overwritten_with_one_line(tmp_path, capsys, suffix):
     outputs = [("--output", tmp_path / f"{name}.{suffix}") for name in "abc"]
     for _, path in outputs:
         write_whole(path, Image.new("RGB", (5, 4)))
@@ -114,12 +116,12 @@ def test_a_picture_of_this_project_is_known_again_and_overwritten_with_one_line(
         ("a.csv", "image,query\na.png,Gemma\n", False),
     ],
 )
-def test_a_json_file_of_this_project_is_known_again(tmp_path, name, content, own):
+def test_a_json_file_of_this_project_is_recognized(tmp_path, name, content, own):
     write_whole(tmp_path / name, content)
     assert is_own(tmp_path / name) is own
 
 
-def test_two_outputs_are_two_files_and_an_empty_file_is_replaced_with_one_line(tmp_path, capsys):
+def test_two_outputs_must_be_two_files_and_an_empty_file_is_replaced_with_one_line(tmp_path, capsys):
     for second in ("a.png", "A.PNG", "./sub/../a.png"):
         with pytest.raises(UsageError, match="--output writes to the same file"):
             check_outputs([("--output", tmp_path / "a.png"), ("--json", tmp_path / second)], [])
@@ -130,19 +132,19 @@ def test_two_outputs_are_two_files_and_an_empty_file_is_replaced_with_one_line(t
         check_outputs([("--json", tmp_path / "empty.json")], [tmp_path], overwrite=True)
 
 
-def test_a_training_does_not_write_into_its_data_or_over_a_model_that_no_run_saved(tmp_path):
+def test_a_training_run_never_writes_into_its_data_or_over_a_model_of_another_origin(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="the training reads what is there"):
+    with pytest.raises(UsageError, match="this folder is an input of the training"):
         check_run_folder(tmp_path / "link", [None, tmp_path])
     folder = tmp_path / "model"
-    check_run_folder(folder, [tmp_path])  # not there yet
+    check_run_folder(folder, [tmp_path])  # does not exist yet
     folder.mkdir()
     for name in ("notes.txt", "ds_config.json"):
         (folder / name).touch()
     check_run_folder(folder, [tmp_path])
     for name in ("model-00001-of-00002.safetensors", "config.json", "adapter_config.json", "pytorch_model.bin"):
         (folder / name).touch()
-        with pytest.raises(UsageError, match=f"holds a model that no training run saved there .{name}."):
+        with pytest.raises(UsageError, match=f"holds a model that was not saved by a training run .{name}."):
             check_run_folder(folder, [])
         (folder / name).unlink()
 
@@ -161,7 +163,7 @@ def fill(folder, **files):
     "files",
     [
         {},
-        {"trainer_state.json": {}},  # of another Trainer
+        {"trainer_state.json": {}},  # written by another Trainer
         {"training.json": STAGES},  # a published checkpoint
         {"training.json": {"rate": 1}, "trainer_state.json": {}},
         {"training.json": [], "trainer_state.json": {}},
@@ -169,12 +171,12 @@ def fill(folder, **files):
     ],
 )
 @pytest.mark.parametrize("place", [".", "checkpoint-5"])
-def test_a_model_of_another_trainer_and_a_published_one_are_no_folder_of_a_run(tmp_path, files, place):
+def test_models_of_other_trainers_and_published_models_are_not_folders_of_a_run(tmp_path, files, place):
     fill(tmp_path / place, **({} if place != "." and "training.json" in files else files))
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(tmp_path, [])
     (tmp_path / "checkpoint-9").mkdir()  # an empty folder changes nothing
-    with pytest.raises(UsageError, match="holds a model that no training run saved there"):
+    with pytest.raises(UsageError, match="holds a model that was not saved by a training run"):
         check_run_folder(tmp_path, [])
 
 
@@ -186,15 +188,15 @@ def test_a_model_of_another_trainer_and_a_published_one_are_no_folder_of_a_run(t
         {"checkpoint-5/training.json": STAGES},
         {
             "training_args.bin": "gemma_lisa.training.training_arguments GemmaLisaTrainingArguments"
-        },  # stopped at its beginning
+        },  # stopped at its start
     ],
 )
-def test_a_folder_of_a_run_is_written_again_whatever_it_has_drawn(tmp_path, own):
-    Image.new("RGB", (5, 4)).save(tmp_path / "curve.png")  # without the mark, as older versions
+def test_the_folder_of_a_run_can_be_overwritten_with_all_its_pictures(tmp_path, own):
+    Image.new("RGB", (5, 4)).save(tmp_path / "curve.png")  # without the EXIF tag, as in older versions
     check_run_folder(fill(tmp_path, **own), [], draws=True)
 
 
-def test_a_training_does_not_draw_over_a_picture_of_the_user(tmp_path):
+def test_a_training_run_never_overwrites_a_picture_of_the_user(tmp_path):
     (tmp_path / "previews").mkdir()
     for name in ("curve.png", "previews/step-000100.png"):
         Image.new("RGB", (5, 4)).save(tmp_path / name)
@@ -209,7 +211,7 @@ RESULTS = {"scores": {"gIoU": 0.5}, "protocol": "generate"}
 
 
 @pytest.mark.parametrize("ending", ["preview.png", "worst.png", "samples.jsonl"])
-def test_what_lies_beside_results_is_own_without_a_mark(tmp_path, ending):
+def test_files_next_to_results_are_recognized_without_the_exif_tag(tmp_path, ending):
     path = tmp_path / f"results.{ending}"
     path.write_bytes(b"of an older version")
     write_whole(tmp_path / "results.json", {"scores": "mine"})
@@ -219,7 +221,7 @@ def test_what_lies_beside_results_is_own_without_a_mark(tmp_path, ending):
     check_outputs([("--output", path)], [tmp_path], models=[tmp_path])
 
 
-def test_of_a_models_folder_only_what_is_read_of_it_is_an_input(tmp_path, capsys):
+def test_only_the_files_that_are_read_from_a_model_folder_are_inputs(tmp_path, capsys):
     read = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja"]
     read += ["modeling_gemma_lisa.py", "training.json", "SHA256SUMS", "adapter_model.safetensors"]
     (tmp_path / "words").mkdir()
@@ -234,7 +236,7 @@ def test_of_a_models_folder_only_what_is_read_of_it_is_an_input(tmp_path, capsys
         check_outputs([("--output", tmp_path / name)], [], overwrite=True, models=[tmp_path])
 
 
-def test_the_base_of_an_adapter_is_an_input_too(tmp_path):
+def test_the_base_model_of_an_adapter_is_an_input(tmp_path):
     base, adapter = fill(tmp_path / "base"), tmp_path / "adapter"
     adapter.mkdir()
     write_whole(adapter / "adapter_config.json", {})
@@ -258,14 +260,14 @@ def test_the_cached_files_of_a_name_on_the_hub_are_inputs(tmp_path, monkeypatch,
     assert hub_cache("x/" * 5000) is None
 
 
-def test_the_data_dir_among_the_options_is_an_input(tmp_path):
+def test_data_dir_in_the_dataset_options_is_an_input(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UsageError, match="in the input folder"):
         inputs = data_inputs("shapes", None, {"data_dir": str(tmp_path)})
         check_outputs([("--json", tmp_path / "a.json")], inputs, overwrite=True)
 
 
-def test_a_picture_that_only_mentions_the_project_is_not_its_own(tmp_path):
+def test_a_picture_that_only_mentions_the_project_is_not_recognized(tmp_path):
     text = PngInfo()
     text.add_text("Comment", "Made with Gemma-LISA")
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png", pnginfo=text)
@@ -277,7 +279,7 @@ def test_a_picture_that_only_mentions_the_project_is_not_its_own(tmp_path):
     assert not any(is_own(path) for path in tmp_path.iterdir())
 
 
-def test_the_pixels_of_a_picture_are_not_decoded_to_know_it(tmp_path):
+def test_a_picture_is_recognized_without_decoding_its_pixels(tmp_path):
     write_whole(tmp_path / "a.png", Image.effect_noise((500, 500), 90))
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
