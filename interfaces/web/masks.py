@@ -1,4 +1,7 @@
-"""Masks as the page keeps them: packed, with what the browser needs to show them. Files are made on download only."""
+"""Masks as the page keeps them: compressed, with what the browser needs to show them.
+
+Files are made only when the user downloads them.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import numpy as np
 
 from .layers import colour_of, mask_layer, number_place
 
-# A higher level makes the masks of a photo hardly smaller
+# Higher levels hardly make the masks of a photo smaller
 COMPRESSION_LEVEL = 1
 
 
@@ -18,11 +21,11 @@ class KeptMask:
     """A mask of an answer.
 
     Args:
-        index: its place among the masks of the answer, from 0.
-        score: SAM's own estimate of its IoU, rounded as in JSON files.
-        points: the clicks that corrected it, (x, y, label) in pixels.
+        index: position among the masks of the answer, counted from 0.
+        score: SAM's own estimate of the IoU, rounded as in JSON files.
+        points: points that corrected it, (x, y, label) in pixels.
         size: (height, width) in pixels.
-        packed: one bit for each pixel, compressed with zlib.
+        packed: one bit per pixel, compressed with zlib.
     """
 
     index: int
@@ -47,6 +50,6 @@ class KeptMask:
 
     @cached_property
     def shown(self) -> dict[str, Any]:
-        """The layer over the picture and the place of the number, made when the mask is first shown."""
+        """Return the layer over the picture and the place of the number. They are made on first use."""
         mask = self.unpack()
         return {"layer": mask_layer(mask, colour_of(self.index)), "place": number_place(mask)}
