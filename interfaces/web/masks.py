@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gemma_lisa.answers_gemma_lisa import mask_status
+
 from .layers import colour_of, mask_layer, number_place
 
 # Higher levels hardly make the masks of a photo smaller
@@ -25,6 +27,7 @@ class KeptMask:
         score: SAM's own estimate of the IoU, rounded as in JSON files.
         points: points that corrected it, (x, y, label) in pixels.
         size: (height, width) in pixels.
+        area: number of pixels of the mask.
         packed: one bit per pixel, compressed with zlib.
     """
 
@@ -32,6 +35,7 @@ class KeptMask:
     score: float
     points: tuple[tuple[float, float, int], ...]
     size: tuple[int, int]
+    area: int
     packed: bytes
 
     @classmethod
@@ -40,13 +44,18 @@ class KeptMask:
     ) -> "KeptMask":
         """Return the kept mask of a bool array (H, W)."""
         packed = zlib.compress(np.packbits(mask).tobytes(), COMPRESSION_LEVEL)
-        return cls(index, round(score, 4), points, mask.shape, packed)
+        return cls(index, round(score, 4), points, mask.shape, int(np.count_nonzero(mask)), packed)
 
     def unpack(self) -> np.ndarray:
         """Return the mask as a bool array (H, W)."""
         height, width = self.size
         bits = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
         return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+
+    @property
+    def status(self) -> str:
+        """Return `mask_status`: "found", "low confidence" or "nothing found"."""
+        return mask_status(self.area, self.score)
 
     @cached_property
     def shown(self) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class TooLarge(MultiPartException):
     """The file is larger than MAX_FILE_SIZE."""
 
     def __init__(self) -> None:
-        super().__init__(f"The file is larger than {MAX_FILE_SIZE // 2**20} MB, which is the maximum.")
+        super().__init__(f"The file exceeds the maximum allowed size of {MAX_FILE_SIZE // 2**20} MB.")
 
 
 async def _file_of(request: Request, hold: Callable[[int], None]) -> tuple[bytes, str]:
