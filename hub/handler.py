@@ -76,7 +76,8 @@ class EndpointHandler:
                 pipeline), masks ("rle" or "png").
 
         Returns:
-            {"text", "raw_text", "complete", "masks"}: for each mask score (SAM's own estimate of its IoU), label (the
+            {"text", "raw_text", "complete", "status", "masks"}; status is "found", "low confidence", "nothing found",
+            "not there", "text only" or "incomplete". For each mask score (SAM's own estimate of its IoU), label (the
             words before it), box ([left, top, width, height] in pixels; None where nothing is marked), area (pixels),
             and either rle, {"size": [height, width], "counts": [...]}: the lengths of the runs of 0 and 1 in turn, 0
             first, down the columns, which `pycocotools.mask.frPyObjects` reads; or png, base64 of a PNG of 0 and 255.

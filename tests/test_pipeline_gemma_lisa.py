@@ -49,8 +49,8 @@ def told(example):
 
 
 def check_same(found, expected):
-    assert {name: found[name] for name in ("text", "raw_text", "complete")} == {
-        name: expected[name] for name in ("text", "raw_text", "complete")
+    assert {name: found[name] for name in ("text", "raw_text", "complete", "status")} == {
+        name: expected[name] for name in ("text", "raw_text", "complete", "status")
     }
     assert [segment["label"] for segment in found["segments"]] == expected["phrases"]
     assert [segment["score"] for segment in found["segments"]] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
@@ -69,8 +69,8 @@ def test_questions_of_one_batch_get_the_answers_of_each_alone(example, scene, to
     for found, text, picture in zip(answers, TEXTS, pictures, strict=False):
         (expected,) = [told(picture, text)] if picture else answer_questions(*example, [{"text": text}])
         assert found.keys() == expected.keys() and len(found["scores"]) == len(found["phrases"])
-        assert [found[name] for name in ("text", "raw_text", "phrases", "complete")] == [
-            expected[name] for name in ("text", "raw_text", "phrases", "complete")
+        assert [found[name] for name in ("text", "raw_text", "phrases", "complete", "status")] == [
+            expected[name] for name in ("text", "raw_text", "phrases", "complete", "status")
         ]
         assert torch.equal(found["masks"], expected["masks"])
 

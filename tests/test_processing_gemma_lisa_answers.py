@@ -129,9 +129,38 @@ def test_words_of_an_answer_are_told_from_its_tokens(processor, make_conversatio
     text, raw_text, phrases, complete = WORDS[said]
     output = output_of(processor, inputs, [said], image_of=[0] * len(phrases))
     (answer,) = processor.post_process_segmentation(output, inputs)
-    assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete"}
+    assert set(answer) == {"text", "raw_text", "phrases", "masks", "scores", "complete", "status"}
     assert (answer["text"], answer["raw_text"], answer["phrases"], answer["complete"]) == WORDS[said]
     assert answer["masks"].shape == (len(phrases), 64, 64) and answer["scores"].shape == (len(phrases),)
+
+
+STATUSES = {
+    # answer: (logit of each mask, score of each mask, status)
+    "It is [SEG].<end_of_turn>": ([1.0], [0.9], "found"),
+    "[SEG]<end_of_turn>": ([1.0], [0.4], "low confidence"),
+    "It is [SEG], a cup.<end_of_turn>": ([-1.0], [0.9], "nothing found"),
+    "They are [SEG] and [SEG].<end_of_turn>": ([-1.0, 1.0], [0.1, 0.9], "found"),
+    "It is [SEG] and": ([1.0], [0.9], "incomplete"),
+    "It is [SEG] a a a cup.<end_of_turn>": ([1.0], [0.9], "incomplete"),
+    "No, I see none.<end_of_turn>": ([], [], "not there"),
+    "No, I I I see none.<end_of_turn>": ([], [], "incomplete"),
+    "2.<end_of_turn>": ([], [], "text only"),
+}
+
+
+@pytest.mark.parametrize("encode_mask", [None, lambda mask: "encoded"], ids=["tensors", "encoded"])
+def test_status_of_an_answer_follows_from_its_masks_and_scores(processor, make_conversation, encode_mask):
+    inputs = encode(processor, [make_conversation(("user", IMAGE, "Q"))] * len(STATUSES), add_generation_prompt=True)
+    images = [image for image, (logits, _, _) in enumerate(STATUSES.values()) for _ in logits]
+    output = output_of(processor, inputs, list(STATUSES), image_of=images)
+    for at, (logit, score) in enumerate(
+        pair for logits, scores, _ in STATUSES.values() for pair in zip(logits, scores, strict=True)
+    ):
+        output.pred_masks[at], output.iou_scores[at] = logit, score
+    answers = processor.post_process_segmentation(output, inputs, encode_mask=encode_mask)
+    assert [answer["status"] for answer in answers] == [status for _, _, status in STATUSES.values()]
+    assert [len(answer["masks"]) for answer in answers] == [len(logits) for logits, _, _ in STATUSES.values()]
+    assert all(answer["complete"] == (answer["status"] != "incomplete") for answer in answers)
 
 
 def test_earlier_turns_are_no_part_of_the_answer(processor, make_conversation):

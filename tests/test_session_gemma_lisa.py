@@ -50,8 +50,8 @@ def turn(question, image=None):
 
 
 def assert_same(answer, expected):
-    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete")} == {
-        name: expected[name] for name in ("text", "raw_text", "phrases", "complete")
+    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete", "status")} == {
+        name: expected[name] for name in ("text", "raw_text", "phrases", "complete", "status")
     }
     assert torch.equal(answer["masks"], expected["masks"])
     torch.testing.assert_close(answer["scores"], expected["scores"], rtol=1e-4, atol=1e-5)

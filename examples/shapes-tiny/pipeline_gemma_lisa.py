@@ -49,7 +49,7 @@ def answer(
         multimask_output: as in `segment`.
 
     Returns:
-        for each question a dict of text, raw_text, phrases, masks, scores and complete, as
+        for each question a dict of text, raw_text, phrases, masks, scores, complete and status, as
         `post_process_segmentation` returns it.
 
     Raises:
@@ -116,7 +116,9 @@ class ReasoningSegmentationPipeline(Pipeline):
         Returns:
             for one image a dict of
             text (str): what was said, without `[SEG]`; raw_text (str): with it;
-            complete (bool): the answer was ended, not cut off;
+            complete (bool): the model ended its turn, and the answer does not repeat itself;
+            status (str): "found", "low confidence", "nothing found", "not there", "text only" or "incomplete"; see
+            `answer_status`;
             segments: list of {"score": float, SAM's own estimate of the mask's IoU; "label": str, the words before the
                 mask's `[SEG]`; "mask": PIL "L" image of 0 and 255, at the size of the upright image}.
             A list gives a list, a generator an iterator.
@@ -182,7 +184,7 @@ class ReasoningSegmentationPipeline(Pipeline):
             {"score": float(score), "label": phrase, "mask": mask}
             for mask, score, phrase in zip(found["masks"], found["scores"], found["phrases"], strict=True)
         ]
-        return {**{name: found[name] for name in ("text", "raw_text", "complete")}, "segments": segments}
+        return {**{name: found[name] for name in ("text", "raw_text", "complete", "status")}, "segments": segments}
 
 
 def custom_pipelines() -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from transformers import BatchFeature, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from .answers_gemma_lisa import answer_status, mask_status, phrases_of, repeats_itself
 from .chat_template_gemma_lisa import CHAT_TEMPLATE, ChatTemplateMixin, images_of, tokenizer_lock
 from .compatibility_gemma_lisa import warn_of_unknown
 from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
@@ -25,10 +26,6 @@ from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, writ
 # Every pattern here takes time in proportion to the text: no two repetitions beside each other match the same.
 # What links the masks of a list.
 _LINK = re.compile(r"\s*(,\s*)?(and\s*)?")
-# Words around a `[SEG]` that name nothing: "Sure, it is", ", and", in English and in Japanese.
-_NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
-_LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
-_PUNCTUATION = re.compile(r"[,.:;、。\n]")
 _SPACES, _COMMAS = re.compile(r" {2,}"), re.compile(r",(\s*,)+")
 _SPACE_BEFORE_PUNCTUATION = re.compile(r"(?<!\s)\s+(?=[.,;:!?]|$)")
 _ZERO_WIDTH_SPACE = "\u200b"
@@ -250,16 +247,25 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             an answer that begins with words like "It is" only, those after it; "" where there are none;
             masks (bool (K, H, W)): at the image's own size, rows and columns in pixels;
             scores (float (K,)): SAM's own estimate of each mask's IoU;
-            complete (bool): the turn was ended, not cut off.
+            complete (bool): the model ended its turn, and the answer does not repeat itself (`repeats_itself`);
+            status (str): "found", "low confidence", "nothing found", "not there", "text only" or "incomplete"; see
+            `answer_status`.
             K = 0, with H = W = 0 where there is no image, when nothing is pointed at.
         """
         prompts = inputs["input_ids"]
         images = self.image_of_each_row(prompts)
         each = len(output.sequences) // len(prompts)  # answers to a conversation
         answers, mask = [], 0
+        areas: list[int] = []
+
+        def encode_and_measure(one: torch.BoolTensor) -> Any:
+            areas.append(int(one.count_nonzero()))
+            return encode_mask(one)
+
         for row, new_tokens in enumerate(output.sequences[:, prompts.shape[1] :].tolist()):
             image = images[row // each]
             answer = self.read_answer(new_tokens)
+            areas.clear()
             answer["masks"] = torch.zeros(0, 0, 0, dtype=torch.bool)
             answer["scores"] = torch.zeros(0)
             if image is None:
@@ -272,9 +278,12 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
                     inputs["original_sizes"][image].tolist(),
                     inputs["reshaped_input_sizes"][image].tolist(),
                     threshold,
-                    encode_mask,
+                    encode_mask and encode_and_measure,
                 )
                 answer["scores"] = output.iou_scores[mine].float().cpu()
+            if encode_mask is None:
+                areas.extend(answer["masks"].flatten(1).sum(1).tolist())
+            answer["status"] = self.status_of(answer, areas)
             answers.append(answer)
         return answers
 
@@ -310,6 +319,11 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
             mask.copy_(found)
         return masks
 
+    def status_of(self, answer: dict[str, Any], areas: list[int]) -> str:
+        """Return the `answer_status` of an answer whose masks have these areas (K) in pixels."""
+        statuses = [mask_status(*pair) for pair in zip(areas, answer["scores"].tolist(), strict=True)]
+        return answer_status(answer["text"], answer["complete"], statuses)
+
     def read_answer(self, new_tokens: list[int]) -> dict[str, Any]:
         """Tokens the model wrote, as text, raw_text, phrases and complete: see `post_process_segmentation`."""
         stops = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")}
@@ -326,26 +340,14 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         kept = [word for at, word in enumerate(words) if not (0 < at < len(words) - 1 and _LINK.fullmatch(word))]
         spelled = f"{self.seg_token[0]}{_ZERO_WIDTH_SPACE}{self.seg_token[1:]}"
         text = _COMMAS.sub(",", _SPACES.sub(" ", "".join(kept)))
+        # `[SEG]` spelled in words must not be read as the token in a later turn
+        raw_text = self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip()
         return {
             "text": _SPACE_BEFORE_PUNCTUATION.sub("", text).strip(),
-            # spelled in words it must not be read as the token in a later turn
-            "raw_text": self.seg_token.join(word.replace(self.seg_token, spelled) for word in words).strip(),
+            "raw_text": raw_text,
             "phrases": phrases_of(words),
-            "complete": end is not None,
+            "complete": end is not None and not repeats_itself(raw_text, self.seg_token),
         }
-
-
-def phrases_of(words: list[str]) -> list[str]:
-    """What stands before each `[SEG]`, or behind it in an answer that names its first thing there; "" for no name.
-
-    words: the answer, cut at its `[SEG]`.
-    """
-    if len(words) == 1:
-        return []
-    behind = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
-    named_behind = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(behind[0])
-    phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (behind if named_behind else words[:-1])]
-    return ["" if _NAMELESS.fullmatch(phrase) else _LEADING.sub("", phrase) for phrase in phrases]
 
 
 def pad_rows(

@@ -74,7 +74,7 @@ class ImageSession:
         """The answer to a question, in the light of what was said before; see `stream` for the options.
 
         Returns:
-            a dict of text, raw_text, phrases, masks (K, H, W), scores (K,) and complete, as of the processor's
+            a dict of text, raw_text, phrases, masks (K, H, W), scores (K,), complete and status, as of the processor's
             `post_process_segmentation`.
         """
         *_, answer = self.stream(question, **options)
@@ -118,6 +118,7 @@ class ImageSession:
         found: list[PointedAt] = []
         masks = torch.zeros(0, *self._size, dtype=torch.bool)
         scores: list[float] = []
+        areas: list[int] = []
         for _ in range(max_new_tokens):
             before = states[:1]  # (1, D)
             token = int(self.model.lm_head(before[None]).argmax())  # of (1, 1, V)
@@ -134,8 +135,10 @@ class ImageSession:
                 logits, score = self._decode(seg_embedding, *prompts, multimask_output=multimask_output)
                 masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
                 scores.append(score)
+                areas.append(int(masks[-1].count_nonzero()))
                 found.append(PointedAt("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
+            answer["status"] = self.processor.status_of(answer, areas)
             if token in stops or len(new_tokens) == max_new_tokens:
                 self._remember(messages, answer, found)
             yield answer

@@ -5,8 +5,9 @@ from fuzzing import budget, result_or_refusal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gemma_lisa.answers_gemma_lisa import phrases_of, repeats_itself
 from gemma_lisa.checkpoints.loading import EXAMPLE
-from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, phrases_of
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 pytestmark = pytest.mark.fuzz
 
@@ -105,7 +106,7 @@ def test_any_tokens_of_the_model_are_an_answer_with_a_phrase_for_each_mask(proce
     stops = {tokenizer.eos_token_id, special[1]}
     end = next((at for at, one in enumerate(tokens) if one in stops), None)
     answer = processor.read_answer(tokens)
-    assert answer["complete"] == (end is not None)
+    assert answer["complete"] == (end is not None and not repeats_itself(answer["raw_text"]))
     assert len(answer["phrases"]) == tokens[:end].count(special[0])
 
 

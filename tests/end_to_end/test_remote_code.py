@@ -13,6 +13,7 @@ import torch
 from gemma_lisa.checkpoints.loading import load_checkpoint
 
 CODE_FILES = {
+    "answers_gemma_lisa.py",
     "chat_template_gemma_lisa.py",
     "compatibility_gemma_lisa.py",
     "configuration_gemma_lisa.py",

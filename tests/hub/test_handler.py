@@ -83,7 +83,7 @@ def requests():
 @pytest.mark.parametrize("kind", requests())
 def test_every_kind_of_request_gets_the_pipelines_masks(endpoint, expected, kind):
     answer = endpoint(requests()[kind])
-    assert set(answer) == {"text", "raw_text", "complete", "masks"}
+    assert set(answer) == {"text", "raw_text", "complete", "status", "masks"}
     assert "[SEG]" in answer["raw_text"] and answer["complete"]
     np.testing.assert_array_equal(masks_of(answer), expected)
     for mask, pixels in zip(answer["masks"], expected, strict=True):
