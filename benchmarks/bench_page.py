@@ -103,7 +103,7 @@ def one_visitor(address: str, session, turns: int) -> list[str]:
     for number in range(turns + 1):
         question = QUESTIONS[number % len(QUESTIONS)]
         alone.append(first_words(session, question))
-        visitor.call("forget", "en")
+        visitor.call("restart", "en")
         times, _ = visitor.call("ask", question, "en")
         page.append(times[FIRST_WORDS])
     later = [seconds - own for seconds, own in zip(page[1:], alone[1:], strict=True)]  # the first warms both up
