@@ -4,7 +4,8 @@ const box = element.querySelector('.gl-message'), line = box.querySelector('span
 
 function read() {
   line.textContent = props.value || '';
-  close.setAttribute('aria-label', window.gemmaLisaWords?.dismiss ?? 'Dismiss');
+  const words = window.gemmaLisaWords ?? {};
+  close.setAttribute('aria-label', words.dismiss ?? 'Close');
   box.classList.toggle('gl-shown', !!props.value);
   if (props.value) document.dispatchEvent(new CustomEvent('gemma-lisa-message'));
 }

@@ -41,6 +41,11 @@ DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing"} | OPTIONS
 UPLOADED = "() => window.gemmaLisaUpload ?? null"
 SHOWN = """(shown, hidden, language) =>
   [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
+# The button disappears, so the keyboard focus moves to the question
+STOPPED = """language => {
+  document.querySelector('#question textarea').focus({ preventScroll: true });
+  return [language];
+}"""
 ASKED = """(question, language) => {
   document.dispatchEvent(new CustomEvent('gemma-lisa-asked'));
   return [question, language];
@@ -169,7 +174,7 @@ def _connect_buttons(parts: SimpleNamespace, events: Events) -> None:
         js=ASKED,
         api_name="ask",
     )
-    parts.stop.click(events.stop, language, message, **IMMEDIATE, api_name="stop")
+    parts.stop.click(events.stop, language, message, **IMMEDIATE, js=STOPPED, api_name="stop")
     viewer.correct(events.correct, language, [viewer, message], **MODEL)
     viewer.undo(events.undo, language, [viewer, message], **MODEL)
     parts.restart.click(events.restart, language, [viewer, turns, message], **MODEL, api_name="restart")

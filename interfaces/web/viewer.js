@@ -279,6 +279,7 @@ function read() {
   if (change.language) {
     document.documentElement.lang = change.language;
     document.title = state.words.title;
+    document.querySelector('#language')?.setAttribute('aria-label', state.words.language);
     window.gemmaLisaWords = state.words;
   }
   const mask = state.masks[chosen];
