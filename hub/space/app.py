@@ -1,7 +1,8 @@
-"""The web page as a Hugging Face Space: which model, and where to. All else is `gemma_lisa.interfaces.web`.
+"""Serve the web page as a Hugging Face Space. The page itself is `gemma_lisa.interfaces.web`.
 
-The Space's variables: MODEL, a name on the Hub (by default the small checkpoint of examples/, which knows drawn shapes
-only); IN_4BIT=1 to quantise the language model, on a GPU.
+Variables of the Space:
+    MODEL: name of a model on the Hub (default: the small example checkpoint, which knows only drawn shapes).
+    IN_4BIT: 1 to quantize the language model to 4 bits, which needs a GPU.
 """
 
 import os
@@ -21,7 +22,7 @@ def model_name() -> str | None:
     """
     name = os.environ.get("MODEL")
     if name is not None and not name.strip():
-        raise ValueError("The variable MODEL is empty; expected a name on the Hub. Set it, or delete the variable.")
+        raise ValueError("The variable MODEL is empty. Expected a name on the Hub. Set it, or delete the variable.")
     return name and name.strip()
 
 
