@@ -5,7 +5,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
+SCENES = Path(__file__).parent / "scenes"
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,10 @@ class Card:
 
 # Only circles, squares and triangles in red, green and blue: the example checkpoint knows nothing else
 CARDS = (
-    Card(HERE.parents[1] / "docs" / "scene.png", "all the blue triangles"),
-    Card(HERE / "scenes" / "white.png", "is there a green square"),
-    Card(HERE / "scenes" / "grey.png", "the red circle"),
-    Card(HERE / "scenes" / "light.png", "the blue circle"),
-    Card(HERE / "scenes" / "dark.png", "the red square"),
+    Card(SCENES / "grey.png", "all the blue triangles"),
+    Card(SCENES / "white.png", "is there a green square"),
+    Card(SCENES / "dark.png", "the red circle"),
+    Card(SCENES / "light.png", "the blue circle"),
 )
 
 

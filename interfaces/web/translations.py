@@ -6,7 +6,7 @@ WORDS: dict[str, dict[str, str]] = {
     "en": {
         "language": "Language",
         "title": "Ask a picture",
-        "intro": "Add a picture and ask for an object in it. The model answers and marks the object to the pixel.",
+        "intro": "Add a picture and ask for an object in it. The model answers and shows exactly where the object is.",
         "note_example": (
             "This is a small example model. It knows only red, green and blue circles, squares and triangles in "
             "drawings. It does not understand photographs. Ask in English."
@@ -89,7 +89,7 @@ WORDS: dict[str, dict[str, str]] = {
     "ja": {
         "language": "言語",
         "title": "画像に質問する",
-        "intro": "画像を追加して、探したいものを質問してください。モデルが回答し、その場所をピクセル単位で示します。",
+        "intro": "画像を追加して、探したいものを質問してください。モデルが回答し、対象の位置をピクセル単位で示します。",
         "note_example": (
             "これは小さなサンプルモデルです。わかるのは、絵に描かれた赤・緑・青の円、四角形、三角形だけです。"
             "写真は理解できません。質問は英語で入力してください。"

@@ -21,7 +21,7 @@ from PIL import Image
 from gemma_lisa.interfaces.web.cards import CARDS
 from gemma_lisa.interfaces.web.translations import LANGUAGES, WORDS
 
-GREY = 2  # index of the card "the red circle", which has one mask
+ONE_CIRCLE = 2  # index of the card "the red circle", which has one mask
 
 
 def wait_for_points(page, count: int) -> None:
@@ -31,7 +31,7 @@ def wait_for_points(page, count: int) -> None:
 @pytest.mark.slow
 def test_a_mask_is_corrected_with_the_keyboard_alone_and_focus_is_never_lost(browse, screenshots):
     page, words = browse(), WORDS["en"]
-    tab_to(page, f"[data-card='{GREY}']")
+    tab_to(page, f"[data-card='{ONE_CIRCLE}']")
     page.keyboard.press("Enter")
     wait_for_answers(page)
     page.wait_for_function("document.activeElement.matches('.gl-turns')")
@@ -191,8 +191,8 @@ def test_a_reload_asks_first_if_there_is_a_conversation(browse):
     page.click("h1")
     page.reload()
     assert dialogs == []
-    page.wait_for_selector(f"[data-card='{GREY}']")
-    page.click(f"[data-card='{GREY}']")
+    page.wait_for_selector(f"[data-card='{ONE_CIRCLE}']")
+    page.click(f"[data-card='{ONE_CIRCLE}']")
     wait_for_answers(page)
     page.reload()
     assert dialogs == ["beforeunload"]
@@ -212,9 +212,9 @@ def test_pictures_without_content_and_answers_without_objects_are_explained(brow
         words["nothing_found"],
     )
     page.click("#close")
-    page.click(f"[data-card='{GREY}']")
+    page.click(f"[data-card='{ONE_CIRCLE}']")
     page.wait_for_selector(".gl-legend h3")
     wait_for_answers(page)
-    assert page.locator(".gl-asked").inner_text() == CARDS[GREY].question
+    assert page.locator(".gl-asked").inner_text() == CARDS[ONE_CIRCLE].question
     assert page.locator(".gl-legend h3").inner_text() == words["one_mask"]
     assert page.locator(".gl-status").count() == 0
