@@ -63,10 +63,10 @@ def test_a_card_opens_its_picture_and_asks_its_question(example):
     assert len(events.conversations.of("a").turns) == 1
 
 
-def test_an_answer_has_a_status_in_its_json_file_also_after_a_correction(opened):
+def test_the_status_of_an_answer_follows_its_masks(opened):
     ask(opened, "the red circle")
     conversation = opened.conversations.of("a")
-    assert conversation.records()[0].get("status", FOUND) == conversation.turns[0].status == FOUND
+    assert conversation.turns[0].status == conversation.turns[0].answer["status"] == FOUND
     kept = conversation.turns[0].masks[0]
     conversation.turns[0].masks[0] = KeptMask.pack(kept.unpack(), 0, 0.1)
     assert conversation.turns[0].status == LOW_CONFIDENCE
