@@ -107,7 +107,7 @@ def measure_latency(address: str, session, turns: int) -> list[str]:
     for number in range(turns + 1):
         question = QUESTIONS[number % len(QUESTIONS)]
         alone.append(time_to_first_text(session, question))
-        client.call("forget", "en")
+        client.call("restart", "en")
         times, _ = client.call("ask", question, "en")
         page.append(times[FIRST_TEXT])
     added = [seconds - own for seconds, own in zip(page[1:], alone[1:], strict=True)]  # without the warm-up question

@@ -1,4 +1,4 @@
-"""Whoever asks the running page over HTTP."""
+"""Requests to the running page over HTTP."""
 
 import json
 import time
@@ -15,7 +15,7 @@ def event_number(page, name: str) -> int:
     return next(number for number, event in page.blocks.fns.items() if event.api_name == name)
 
 
-def sent(page, content: bytes = b"", name: str = "scene.png") -> httpx.Response:
+def upload(page, content: bytes = b"", name: str = "scene.png") -> httpx.Response:
     return page.client.post(f"{page.api}upload", files={"files": (name, content or SCENE.read_bytes())})
 
 
@@ -24,34 +24,34 @@ def run(page, name: str, *values: Any, session: str = "a", **more: Any) -> httpx
     return page.client.post(f"{page.api}run/{name}", json=body)
 
 
-def joined(page, name: str, *values: Any, session: str = "a", **more: Any) -> httpx.Response:
+def join(page, name: str, *values: Any, session: str = "a", **more: Any) -> httpx.Response:
     body = {"data": list(values), "fn_index": event_number(page, name), "session_hash": session, **more}
     return page.client.post(f"{page.api}queue/join", json=body)
 
 
 def read(page, session: str = "a") -> dict[str, Any]:
-    """The answer of the session's event."""
+    """Return the result of the session's event."""
     query = {"session_hash": session}
     with page.client.stream("GET", f"{page.api}queue/data", params=query) as lines:
         for line in lines.iter_lines():
-            told = json.loads(line.removeprefix("data:")) if line else {}
-            if told.get("msg") == "process_completed":
-                return told
+            data = json.loads(line.removeprefix("data:")) if line else {}
+            if data.get("msg") == "process_completed":
+                return data
     raise AssertionError("the stream ended without an answer")
 
 
-def asked(page, name: str, *values: Any, session: str = "a", **more: Any) -> dict[str, Any]:
-    assert joined(page, name, *values, session=session, **more).status_code == 200
+def call(page, name: str, *values: Any, session: str = "a", **more: Any) -> dict[str, Any]:
+    assert join(page, name, *values, session=session, **more).status_code == 200
     return read(page, session)
 
 
 def open_picture(page, session: str) -> dict[str, Any]:
-    assert run(page, "receive", sent(page).json()[0], session=session).status_code == 200
-    return asked(page, "open", "en", session=session)
+    assert run(page, "receive", upload(page).json()[0], session=session).status_code == 200
+    return call(page, "open", "en", session=session)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < until, "it never happened"
+        assert time.monotonic() < until, "the condition was not met in time"
         time.sleep(0.05)

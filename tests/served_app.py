@@ -1,4 +1,4 @@
-"""app.py as people start it."""
+"""Start app.py as users do."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from picture_files import ROOT
 
 from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
 
-SECONDS = 90  # for anything: machines that run tests are busy
+SECONDS = 90  # time limit of every step; test machines are busy
 
 
 @contextmanager
 def served_app(folder: Path) -> Iterator[tuple[str, subprocess.Popen, Path]]:
-    """app.py as people start it: its address, its process, and the folder its temporary files lie in."""
+    """Yield the address of a running app.py, its process, and the folder of its temporary files."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -27,12 +27,12 @@ def served_app(folder: Path) -> Iterator[tuple[str, subprocess.Popen, Path]]:
     environment = os.environ | {"TMPDIR": str(folder / "temporary"), "OMP_NUM_THREADS": "1"}
     environment.pop(MAX_IMAGE_PIXELS_VARIABLE, None)
     (folder / "temporary").mkdir()
-    with log.open("w") as written:
+    with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py", "--port", str(port), "--device", "cpu"],
             cwd=ROOT,
             env=environment,
-            stdout=written,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
     started = time.monotonic()
@@ -43,11 +43,11 @@ def served_app(folder: Path) -> Iterator[tuple[str, subprocess.Popen, Path]]:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert "Traceback" not in log.read_text(), log.read_text()
-    # Gradio makes empty folders of its own while it is imported
+    # Gradio creates empty folders when it is imported
     left = [path for path in (folder / "temporary").rglob("*") if path.is_file() or path.name.startswith("gemma-lisa")]
-    assert left == [], "the server left something behind"
+    assert left == [], "the server left files behind"
 
 
 def left_in(folder: Path) -> list[Path]:
-    """The files that are there, but for the lock of the server's own folder: visitors' pictures are never written."""
+    """Return all files except the server's lock file. Uploaded pictures must not be among them."""
     return [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]

@@ -1,7 +1,7 @@
-"""Who talks about which picture: one conversation a visitor, in memory only, a limited number of them.
+"""Conversations about pictures: one per session, in memory only, and limited in number.
 
-Knows the model and no web server; `page.py` shows what is kept here. Each answer is kept as text and packed masks; JSON
-and PNG files are made when the visitor downloads them.
+This module knows the model but no web server. Each answer is kept as text and compressed masks. JSON and PNG files are
+made when the user downloads them.
 """
 
 import threading
@@ -15,32 +15,37 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gemma_lisa.answers_gemma_lisa import answer_status, phrases_of
 from gemma_lisa.drawing.overlay import draw_answer, draw_overlay
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.interfaces.answer_json import record
-from gemma_lisa.processing_gemma_lisa import phrases_of
 from gemma_lisa.session_gemma_lisa import ImageSession, PointedAt
 
 from .masks import KeptMask
 from .uploads import Uploads
 
-MAX_CONVERSATIONS = 32  # a conversation holds its picture (3 bytes a pixel) and all that Gemma read of it
-SILENCE = 30 * 60  # seconds after which a conversation ends
-MAX_HELD_PIXELS = 400_000_000  # of the pictures of all conversations
+MAX_CONVERSATIONS = 32  # each keeps its picture (3 bytes per pixel) and Gemma's key-value cache
+MAX_IDLE = 30 * 60  # seconds without a request after which a conversation is deleted
+MAX_HELD_PIXELS = 400_000_000  # pixels of the pictures of all conversations
 MAX_QUESTION = 500  # characters
-MAX_NEW_TOKENS = 128  # of an answer
+MAX_NEW_TOKENS = 128  # tokens of an answer
 MAX_TURNS = 32  # questions of a conversation
-MAX_CORRECTIONS = 200  # clicks of a conversation
-MAX_MASK_PIXELS = 500_000_000  # of an answer, all masks together: a byte each where they are drawn
-TEXTS = ("text", "raw_text", "phrases", "complete")  # what is kept of an answer beside its masks
+MAX_CORRECTIONS = 200  # points of a conversation
+MAX_MASK_PIXELS = 500_000_000  # pixels of all masks of an answer; drawing takes one byte per pixel
+TEXTS = ("text", "raw_text", "phrases", "complete", "status")  # the fields of an answer that are kept besides its masks
 
 
-class Refused(ValueError):
-    """What a visitor cannot have; `reason` is a key of translations.WORDS, `values` what its words name."""
+class UserError(ValueError):
+    """Raised for a request that cannot be fulfilled, with a reason that the page can show.
 
-    def __init__(self, reason: str, **values: Any):
-        super().__init__(reason)
-        self.reason, self.values = reason, values
+    Args:
+        key: key of the message in `translations.WORDS`.
+        values: values that are inserted into the message.
+    """
+
+    def __init__(self, key: str, **values: Any):
+        super().__init__(key)
+        self.key, self.values = key, values
 
 
 @dataclass
@@ -48,36 +53,42 @@ class Turn:
     """A question with its answer.
 
     Args:
-        question: as it was asked.
-        answer: its TEXTS, as of the processor's `post_process_segmentation`.
-        words: the answer, cut at each `[SEG]`: one piece more than there are masks.
-        first: where its masks begin among those of the session.
-        masks: of the answer, in its order.
+        question: text of the user.
+        answer: the fields TEXTS, as returned by the processor's `post_process_segmentation`.
+        pieces: the answer, split at its `[SEG]` tokens. There is one more piece than there are masks.
+        first: index of its first mask among those of the session.
+        masks: masks of the answer, in order.
     """
 
     question: str
     answer: dict[str, Any]
-    words: list[str]
+    pieces: list[str]
     first: int
     masks: list[KeptMask]
 
     @property
     def names(self) -> list[str]:
-        """What each mask is called: its phrase, else the question."""
-        return [phrase or self.question for phrase in phrases_of(self.words)]
+        """Return the name of each mask: its phrase, or the question if it has none."""
+        return [phrase or self.question for phrase in phrases_of(self.pieces)]
+
+    @property
+    def status(self) -> str:
+        """Return the status of the answer with its current masks, which the user may have corrected."""
+        return answer_status(self.answer["text"], self.answer["complete"], [mask.status for mask in self.masks])
 
 
 @dataclass
 class Conversation:
-    """A visitor's picture and conversation.
+    """A picture and the conversation about it.
 
     Args:
-        name: of the picture's file.
-        session: about the picture.
-        turns: what was asked and answered, in order.
-        corrections: what each click on a mask replaced, the last one last: turn, mask, the session's and the turn's.
-        stopped: whether the answer that is being written is no longer wanted.
-        used: when the visitor last did something, by `time.monotonic`.
+        name: name of the picture's file.
+        session: session of the model about this picture.
+        turns: questions and answers, in order.
+        corrections: what each correction replaced, oldest first: index of the turn, index of the mask, the session's
+            state of the mask, the kept mask.
+        stopped: True if the user has stopped the answer that is being written.
+        used: time of the last request, from `time.monotonic`.
     """
 
     name: str
@@ -88,70 +99,76 @@ class Conversation:
     used: float = field(default_factory=time.monotonic)
 
     def ask(self, question: str) -> Iterator[Turn]:
-        """The turn so far after every token; it is kept once it is whole.
+        """Yield the turn after each token. It is added to the conversation when the answer is complete.
 
         Raises:
-            Refused: an empty question, or one that is too long; a conversation that is; while it is written, that it
-                was stopped, or has too many masks.
+            UserError: the question is empty or too long, or the conversation is too long. While the answer is written:
+                it was stopped, or it has too many masks.
         """
         if len(question) > MAX_QUESTION:
-            raise Refused("long_question", length=len(question), limit=MAX_QUESTION)
+            raise UserError("long_question", length=len(question), limit=MAX_QUESTION)
         if not question.strip():
-            raise Refused("no_question")
+            raise UserError("no_question")
         if len(self.turns) >= MAX_TURNS:
-            raise Refused("long_conversation", limit=MAX_TURNS)
+            raise UserError("long_conversation", limit=MAX_TURNS)
         self.stopped = False
         return self._answer(question)
 
     def correct(self, turn: int, mask: int, point: tuple[float, float, int]) -> None:
-        """A click on the picture, (x, y, label) in pixels: 1 = part of the mask, 0 = not.
+        """Correct a mask with a point (x, y, label) in pixels: label 1 is foreground, 0 is background.
 
         Raises:
-            ValueError: no such mask; not inside the picture; too many clicks.
+            ValueError: there is no such mask, the point is outside the picture, or there are too many points.
         """
         asked = self.turn(turn)
         if len(self.corrections) >= MAX_CORRECTIONS:
-            raise Refused("many_clicks", limit=MAX_CORRECTIONS)
+            raise UserError("many_clicks", limit=MAX_CORRECTIONS)
         if not 0 <= mask < len(asked.masks):
-            raise ValueError(f"There is no mask {mask + 1}; the answer has {len(asked.masks)}.")
+            raise ValueError(f"There is no mask {mask + 1}. The answer has {_count_masks(len(asked.masks))}.")
         number = asked.first + mask
-        pointed_at, kept = self.session.pointed_at[number], asked.masks[mask]
-        found, score = self.session.correct(number, points=[point])
-        asked.masks[mask] = KeptMask.pack(found.numpy(), mask, score, (*kept.points, point))
-        self.corrections.append((turn, mask, pointed_at, kept))
+        state, kept = self.session.pointed_at[number], asked.masks[mask]
+        corrected, score = self.session.correct(number, points=[point])
+        asked.masks[mask] = KeptMask.pack(corrected.numpy(), mask, score, (*kept.points, point))
+        self.corrections.append((turn, mask, state, kept))
 
     def undo(self) -> int:
-        """Take the last click back; the turn it was on.
+        """Undo the last correction and return the index of its turn.
 
         Raises:
-            Refused: no click is left.
+            UserError: there is no correction to undo.
         """
         if not self.corrections:
-            raise Refused("nothing_to_undo")
-        turn, mask, pointed_at, kept = self.corrections.pop()
+            raise UserError("nothing_to_undo")
+        turn, mask, state, kept = self.corrections.pop()
         asked = self.turns[turn]
-        self.session.pointed_at[asked.first + mask] = pointed_at
+        self.session.pointed_at[asked.first + mask] = state
         asked.masks[mask] = kept
         return turn
 
-    def forget(self) -> None:
-        """Begin the conversation anew about the same picture."""
+    def restart(self) -> None:
+        """Delete all turns and keep the picture."""
         self.session.forget()
         self.turns, self.corrections = [], []
 
     def masks_of(self, turn: Turn) -> np.ndarray:
-        """(K, H, W) bool."""
+        """Return the masks of a turn, (K, H, W) bool."""
         masks = np.empty((len(turn.masks), self.session.image.height, self.session.image.width), dtype=bool)
         for mask, kept in zip(masks, turn.masks, strict=True):
             mask[:] = kept.unpack()
         return masks
 
     def records(self) -> list[dict[str, Any]]:
-        """All answers, as predict.py writes them to a JSON file."""
+        """Return all answers in the format of predict.py's JSON file."""
         return [self._record(turn) for turn in self.turns]
 
-    def picture(self, turn: int, hidden: set[int], hidden_word: str) -> Image.Image:
-        """The answer's masks on the picture with a legend; those of `hidden`, from 0, are named and not drawn."""
+    def picture(self, turn: int, hidden: set[int], hidden_label: str) -> Image.Image:
+        """Draw the masks of an answer on the picture, with a legend.
+
+        Args:
+            turn: index of the turn.
+            hidden: indices of masks that are listed in the legend but not drawn.
+            hidden_label: text after the name of a hidden mask.
+        """
         asked = self.turn(turn)
         masks = self.masks_of(asked)
         if not len(masks):
@@ -160,61 +177,65 @@ class Conversation:
         for index, (name, kept) in enumerate(zip(asked.names, asked.masks, strict=True)):
             if index in hidden:
                 masks[index] = False
-            labels.append(f"{name} {kept.score:.2f}" if index not in hidden else f"{name} {hidden_word}")
+            labels.append(f"{name} {kept.score:.2f}" if index not in hidden else f"{name} {hidden_label}")
         return draw_overlay(self.session.image, masks, labels)
 
     def turn(self, turn: int) -> Turn:
-        """The answer of that number, from 0.
+        """Return the turn with this index, counted from 0.
 
         Raises:
-            Refused: there is none.
+            UserError: there is no such turn.
         """
         if not 0 <= turn < len(self.turns):
-            raise Refused("no_answer")
+            raise UserError("no_answer")
         return self.turns[turn]
 
     def _answer(self, question: str) -> Iterator[Turn]:
-        first, said = len(self.session.pointed_at), len(self.session.messages)
+        first, n_messages = len(self.session.pointed_at), len(self.session.messages)
         masks: list[KeptMask] = []
         for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
             found, scores = answer["masks"], answer["scores"].tolist()
             if len(found) * self.session.image.width * self.session.image.height > MAX_MASK_PIXELS:
-                raise Refused("many_masks", count=len(found))
-            new = range(len(masks), len(found))  # a mask is packed once
+                raise UserError("many_masks", count=len(found))
+            new = range(len(masks), len(found))  # each mask is compressed only once
             masks = [*masks, *(KeptMask.pack(found[index].numpy(), index, scores[index]) for index in new)]
-            words = answer["raw_text"].split(self.session.processor.seg_token)
-            turn = Turn(question, {name: answer[name] for name in TEXTS}, words, first, masks)
+            pieces = answer["raw_text"].split(self.session.processor.seg_token)
+            turn = Turn(question, {name: answer[name] for name in TEXTS}, pieces, first, masks)
             yield turn
-            if self.stopped and len(self.session.messages) == said:  # and not whole already
-                raise Refused("stopped")
+            if self.stopped and len(self.session.messages) == n_messages:  # the answer is not complete yet
+                raise UserError("stopped")
         self.turns.append(turn)
 
     def _record(self, turn: Turn) -> dict[str, Any]:
         scores = torch.tensor([kept.score for kept in turn.masks])
-        found = {"masks": torch.from_numpy(self.masks_of(turn)), "scores": scores}
-        return record(self.name, turn.question, turn.answer | found)
+        masks = {"masks": torch.from_numpy(self.masks_of(turn)), "scores": scores, "status": turn.status}
+        return record(self.name, turn.question, turn.answer | masks)
+
+
+def _count_masks(count: int) -> str:
+    return "1 mask" if count == 1 else f"{count} masks"
 
 
 class Conversations:
-    """All conversations, by the key of the visitor's session; the one that was silent longest makes room for a new one.
+    """All conversations by session. If there are too many, the one that was idle for longest is deleted.
 
     Args:
         model, processor: a Gemma-LISA.
-        limit: of conversations at once.
+        limit: maximum number of conversations.
     """
 
     def __init__(self, model, processor, limit: int = MAX_CONVERSATIONS):
         self.model, self.processor, self.limit = model, processor, limit
-        self.uploads = Uploads()  # pictures that wait to be talked about
+        self.uploads = Uploads()  # pictures that are not opened yet
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()  # who is told that it has ended, and not that it never was
+        self._ended: OrderedDict[str, None] = OrderedDict()  # sessions whose conversation was deleted
         self._lock = threading.Lock()
 
     def open(self, key: str, picture: Image.Image | str | bytes, name: str) -> Conversation:
-        """Begin to talk about a picture, in place of the one before.
+        """Start a conversation about a picture. It replaces the previous conversation of the session.
 
         Raises:
-            ValueError: as `load_rgb`.
+            ValueError: the picture cannot be opened by `load_rgb`.
         """
         conversation = Conversation(name, ImageSession(self.model, self.processor, load_rgb(picture, name)))
         with self._lock:
@@ -226,32 +247,32 @@ class Conversations:
         return conversation
 
     def of(self, key: str) -> Conversation:
-        """The conversation of that key.
+        """Return the conversation of a session.
 
         Raises:
-            Refused: it has no picture yet, or has ended.
+            UserError: the session has no picture yet, or its conversation was deleted.
         """
         with self._lock:
             if key not in self._conversations:
-                raise Refused("expired" if key in self._ended else "no_picture")
+                raise UserError("expired" if key in self._ended else "no_picture")
             self._conversations.move_to_end(key)
             conversation = self._conversations[key]
             conversation.used = time.monotonic()
             return conversation
 
-    def leave(self, key: str) -> None:
-        """The visitor wants another picture."""
+    def close(self, key: str) -> None:
+        """Delete the conversation of a session, because the user wants another picture."""
         with self._lock:
             self._conversations.pop(key, None)
 
-    def expire(self, silence: float = SILENCE) -> list[str]:
-        """End the conversations that were silent for longer than `silence` seconds; their keys."""
+    def expire(self, idle: float = MAX_IDLE) -> list[str]:
+        """Delete the conversations without a request for `idle` seconds and return their sessions."""
         with self._lock:
-            oldest = time.monotonic() - silence
-            silent = [key for key, conversation in self._conversations.items() if conversation.used <= oldest]
-            for key in silent:
+            oldest = time.monotonic() - idle
+            expired = [key for key, conversation in self._conversations.items() if conversation.used <= oldest]
+            for key in expired:
                 self._end(key)
-        return silent
+        return expired
 
     def __len__(self) -> int:
         return len(self._conversations)

@@ -1,4 +1,4 @@
-"""The folder for what Gradio would write. Nothing of a visitor's lies there; one that a dead server left is deleted."""
+"""The temporary folder of a server. No user data is written to it. Folders of servers that were killed are deleted."""
 
 import fcntl
 import logging
@@ -18,13 +18,14 @@ LOCK = "lock"
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """A new folder of this server; it is deleted at the end, and by the next server's start if this one is killed.
+    """Yield a new folder for this server and delete it at the end.
 
-    The operating system releases a lock with the process that holds it, so a lock that is free means a dead server.
+    If this server is killed, the next server deletes the folder when it starts. The operating system releases a lock
+    when its process ends, so a free lock means that the server has ended.
     """
     remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    # Locked before it has its name: another server that starts now never sees it free
+    # Lock the file before it gets its final name, so that no other server ever sees it unlocked
     with (folder / f"{LOCK}.new").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (folder / f"{LOCK}.new").rename(folder / LOCK)
@@ -35,20 +36,20 @@ def server_folder() -> Iterator[Path]:
 
 
 def remove_leftovers() -> None:
-    """Delete the folders of servers that no longer live; nothing else, and nothing of another user's."""
+    """Delete the folders of servers that have ended. Folders of other users are not deleted."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if re.fullmatch(rf"{PREFIX}\d+-\w+", folder.name) and not folder.is_symlink() and _is_dead(folder):
-            logger.warning("Deleting %s, which a server that was killed left.", folder)
+        if re.fullmatch(rf"{PREFIX}\d+-\w+", folder.name) and not folder.is_symlink() and _is_abandoned(folder):
+            logger.warning("Deleting %s, the folder of a server that was killed.", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder: Path) -> bool:
+def _is_abandoned(folder: Path) -> bool:
     lock = folder / LOCK
     try:
         if lock.is_symlink() or folder.stat().st_uid != os.geteuid():
             return False
         with lock.open("r") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError, PermissionError):  # alive; being made, or deleted by another
+    except (BlockingIOError, FileNotFoundError, PermissionError):  # in use; being created, or already deleted
         return False
     return True

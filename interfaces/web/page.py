@@ -1,4 +1,4 @@
-"""The page: what is where on it, and which event each button is."""
+"""The page: its layout, and the event of each button."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,122 +8,144 @@ import gradio as gr
 
 from .conversations import Conversations
 from .events import Events, guarded
-from .parts import examples, head
+from .parts import example_cards, head
 from .translations import LANGUAGES, WORDS, preferred
 from .uploads import MAX_FILE_SIZE
 
-QUEUE_LENGTH = 64  # events that wait for the model; whoever comes then is told to try again
+QUEUE_LENGTH = 64  # maximum number of events that wait for the model
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
-FRAME = '<div class="gl-frame"></div><div class="gl-tools" hidden></div><div class="gl-legend"></div>'
-# No picture component of Gradio: such a one takes paths and addresses from whoever asks
-PUT_IN = """<div class="gl-upload"><input type="file" accept="image/*" hidden><video muted playsinline hidden></video>
-<div class="gl-buttons"></div><p class="gl-note" role="status"></p></div>"""
-TALK = '<div class="gl-talk" role="log"></div>'
-DISMISS = "element.addEventListener('click', () => { props.value = ''; });"
+VIEWER = """<div class="gl-frame"></div><div class="gl-tools" role="group" hidden></div>
+<div class="gl-legend" role="group"></div><p class="gl-spoken" aria-live="polite"></p>"""
+# Not Gradio's image component: it accepts paths and URLs from any client
+UPLOAD = """<div class="gl-upload" role="group"><input type="file" accept="image/*" hidden>
+<video muted playsinline hidden></video><div class="gl-buttons"></div><p class="gl-note" role="status"></p></div>"""
+TURNS = '<div class="gl-turns" role="log" tabindex="-1"></div>'
+MESSAGE = """<div class="gl-message" role="alert"><span></span><button type="button">×</button></div>"""
 CHOOSE = """element.addEventListener('click', event => {
-  const chosen = event.target.closest('[data-scene]');
-  if (chosen) trigger('choose', { scene: Number(chosen.dataset.scene) });
+  const card = event.target.closest('[data-card]');
+  if (!card) return;
+  document.dispatchEvent(new CustomEvent('gemma-lisa-asked'));
+  trigger('choose', { card: Number(card.dataset.card) });
 });"""
-AS_SENT = {"preprocess": False}  # the events check their values themselves; Gradio's own checks fill the log
-# The events that need the model: one at a time, in the order of their coming
-ONE_BY_ONE = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"} | AS_SENT
-AT_ONCE = {"queue": False, "show_progress": "hidden"} | AS_SENT
-# Those that draw masks or write files, which takes memory: not for many visitors at the same time
-DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing", "show_progress": "hidden"} | AS_SENT
-# Quick, and the picture is being looked at: it is not to grow pale meanwhile
-UNSEEN = ONE_BY_ONE | {"show_progress": "hidden"}
-# What only the browser knows: the number of an upload; which answer is shown, and which of its masks are hidden
+# The events check their values themselves. Gradio's own checks would fill the log.
+UNCHECKED = {"preprocess": False}
+# Progress is shown by the page itself, in its language
+OPTIONS = {"show_progress": "hidden"} | UNCHECKED
+# Events that need the model run one at a time, in order of arrival
+MODEL = {"concurrency_limit": 1, "concurrency_id": "model"} | OPTIONS
+IMMEDIATE = {"queue": False} | OPTIONS
+# Events that draw masks or make files. Drawing takes memory, so their number is limited
+DRAWING = {"concurrency_limit": 2, "concurrency_id": "drawing"} | OPTIONS
+# Values that only the browser knows: identifier of the upload; index of the shown answer, and its hidden masks
 UPLOADED = "() => window.gemmaLisaUpload ?? null"
 SHOWN = """(shown, hidden, language) =>
   [String(window.gemmaLisaShown ?? ''), (window.gemmaLisaHidden ?? []).join(), language]"""
+# The button disappears, so the keyboard focus moves to the question
+STOPPED = """language => {
+  document.querySelector('#question textarea').focus({ preventScroll: true });
+  return [language];
+}"""
+ASKED = """(question, language) => {
+  document.dispatchEvent(new CustomEvent('gemma-lisa-asked'));
+  return [question, language];
+}"""
 
 
 def build_page(conversations: Conversations, model: str | None = None) -> gr.Blocks:
-    """The page, not yet served; `model` is what the model is called there, None if it is that of examples/."""
+    """Return the page, ready to launch.
+
+    Args:
+        conversations: where conversations are kept.
+        model: name of the model that the page shows; None for the example checkpoint.
+    """
     with gr.Blocks(title=WORDS["en"]["title"], analytics_enabled=False, fill_width=True) as page:
         parts = _lay_out(model)
         _connect_languages(page, parts, model)
         _connect_buttons(parts, Events(conversations))
-    page.conversations = conversations  # where the server's own routes find them
-    return page.queue(max_size=QUEUE_LENGTH, api_open=False)  # no event goes past the queue
+    page.conversations = conversations  # the server's own routes find them here
+    return page.queue(max_size=QUEUE_LENGTH, api_open=False)  # API clients must use the queue too
 
 
 def _lay_out(model: str | None) -> SimpleNamespace:
-    """Make the parts of the page, in English; return them by name."""
+    """Create the components of the page, in English, and return them by name."""
     words, parts = WORDS["en"], SimpleNamespace()
     with gr.Row(elem_id="top"):
         parts.title = gr.HTML(head("en", model))
         parts.language = gr.Radio(
             [(name, code) for code, name in LANGUAGES.items()],
             value="en",
-            label="Language",
+            label=words["language"],
             show_label=False,
             container=False,
             elem_id="language",
         )
-    parts.message = gr.HTML(js_on_load=DISMISS, elem_id="message")
+    parts.message = gr.HTML("", html_template=MESSAGE, js_on_load=script("message.js"), elem_id="message")
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
             with gr.Column() as parts.start:
                 parts.invitation = gr.HTML(paragraph(words["picture"]), elem_id="invitation")
                 parts.upload = gr.HTML(
-                    put_in("en"), html_template=PUT_IN, js_on_load=script("upload.js"), elem_id="upload"
+                    upload_value("en"), html_template=UPLOAD, js_on_load=script("upload.js"), elem_id="upload"
                 )
-                parts.scenes = gr.HTML(examples("en"), js_on_load=CHOOSE, elem_id="examples")
-            parts.stage = gr.HTML({"words": words}, html_template=FRAME, js_on_load=script("stage.js"), elem_id="stage")
+                parts.examples = gr.HTML(example_cards("en"), js_on_load=CHOOSE, elem_id="examples")
+            parts.viewer = gr.HTML(
+                texts_value("en"), html_template=VIEWER, js_on_load=script("viewer.js"), elem_id="viewer"
+            )
         with gr.Column(scale=2, min_width=320):
-            parts.talk = gr.HTML({"words": words}, html_template=TALK, js_on_load=script("talk.js"), elem_id="talk")
+            parts.turns = gr.HTML(
+                texts_value("en"), html_template=TURNS, js_on_load=script("turns.js"), elem_id="turns"
+            )
             parts.question = gr.Textbox(
                 label=words["question"], placeholder=words["placeholder"], max_lines=4, elem_id="question"
             )
             with gr.Row():
                 parts.ask = gr.Button(words["ask"], variant="primary", elem_id="ask")
                 parts.stop = gr.Button(words["stop"], visible=False, elem_id="stop")
-            with gr.Column(visible=False) as parts.conversation:
+            with gr.Column(visible=False) as parts.actions:
                 with gr.Row():
-                    parts.anew = gr.Button(words["new_conversation"], size="sm", min_width=120, elem_id="anew")
-                    parts.other = gr.Button(words["other_picture"], size="sm", min_width=120, elem_id="other")
+                    parts.restart = gr.Button(words["new_conversation"], size="sm", min_width=120, elem_id="restart")
+                    parts.close = gr.Button(words["other_picture"], size="sm", min_width=120, elem_id="close")
                 with gr.Row():
                     parts.png = gr.Button(words["png"], size="sm", min_width=120, elem_id="png")
                     parts.json = gr.Button(words["json"], size="sm", min_width=120, elem_id="json")
     parts.privacy = gr.HTML(paragraph(words["privacy"]), elem_id="privacy")
-    parts.number, parts.shown, parts.hidden = (gr.Textbox(visible=False) for _ in range(3))
+    parts.identifier, parts.shown, parts.hidden = (gr.Textbox(visible=False) for _ in range(3))
     return parts
 
 
 def _connect_languages(page: gr.Blocks, parts: SimpleNamespace, model: str | None) -> None:
-    """Write the page in the language of the browser, and in the one that is chosen."""
+    """Show the page in the language of the browser, and then in the language that the user chooses."""
     translated = [getattr(parts, name) for name in _texts("en", model)]
 
     @guarded
-    def speak(language: str | None) -> list:
+    def translate(language: str | None) -> list:
         return list(_texts(language if language in WORDS else "en", model).values())
 
     @guarded
-    def greet(request: gr.Request) -> list:
-        spoken = preferred(request.headers.get("accept-language"))
-        return [spoken, *speak(spoken)]
+    def load(request: gr.Request) -> list:
+        return translate(preferred(request.headers.get("accept-language")))
 
-    page.load(greet, None, [parts.language, *translated], **AT_ONCE, api_name="greet")
-    parts.language.input(speak, parts.language, translated, **AT_ONCE, api_name="speak")
+    page.load(load, None, translated, **IMMEDIATE, api_name="load")
+    parts.language.input(translate, parts.language, translated, **IMMEDIATE, api_name="translate")
 
 
 def _texts(language: str, model: str | None) -> dict[str, Any]:
-    """What each part says in a language, by its name."""
+    """Return the text of each component in a language, by the component's name."""
     words = WORDS[language]
     return {
         "title": head(language, model),
+        "language": gr.update(value=language, label=words["language"]),
         "invitation": paragraph(words["picture"]),
-        "upload": put_in(language),
-        "stage": {"words": words},
-        "talk": {"words": words},
-        "scenes": examples(language),
+        "upload": upload_value(language),
+        "viewer": texts_value(language),
+        "turns": texts_value(language),
+        "examples": example_cards(language),
         "question": gr.update(label=words["question"], placeholder=words["placeholder"]),
         "ask": words["ask"],
         "stop": words["stop"],
-        "anew": words["new_conversation"],
-        "other": words["other_picture"],
+        "restart": words["new_conversation"],
+        "close": words["other_picture"],
         "png": words["png"],
         "json": words["json"],
         "privacy": paragraph(words["privacy"]),
@@ -131,30 +153,36 @@ def _texts(language: str, model: str | None) -> dict[str, Any]:
 
 
 def _connect_buttons(parts: SimpleNamespace, events: Events) -> None:
-    """Bind each button, and each event of stage and talk, to its event."""
-    language, stage, talk, message, question = parts.language, parts.stage, parts.talk, parts.message, parts.question
-    begun = [stage, talk, message, parts.conversation, parts.start]
-    received = parts.upload.receive(events.receive, parts.number, **AT_ONCE, js=UPLOADED, api_name="receive")
-    received.then(events.open, language, begun, show_progress_on=[parts.upload], **ONE_BY_ONE, api_name="open")
-    parts.scenes.choose(events.choose, language, [*begun, question], **ONE_BY_ONE)
+    """Connect each button, and the events of viewer.js, turns.js and upload.js, to an event."""
+    language, viewer, turns, message, question = (
+        parts.language,
+        parts.viewer,
+        parts.turns,
+        parts.message,
+        parts.question,
+    )
+    opened = [viewer, turns, message, parts.actions, parts.start]
+    received = parts.upload.receive(events.receive, parts.identifier, **IMMEDIATE, js=UPLOADED, api_name="receive")
+    received.then(events.open, language, opened, **MODEL, api_name="open")
+    parts.examples.choose(events.choose, language, [*opened, question, parts.stop], **MODEL)
     gr.on(
         [parts.ask.click, question.submit],
         events.ask,
         [question, language],
-        [stage, talk, message, question, parts.stop],
-        **ONE_BY_ONE,
-        show_progress_on=[talk],
+        [viewer, turns, message, question, parts.stop],
+        **MODEL,
+        js=ASKED,
         api_name="ask",
     )
-    parts.stop.click(events.stop, language, message, **AT_ONCE, api_name="stop")
-    stage.point(events.point, language, [stage, message], **UNSEEN)
-    stage.undo(events.undo, language, [stage, message], **UNSEEN)
-    parts.anew.click(events.forget, language, [stage, talk, message], **ONE_BY_ONE, api_name="forget")
-    talk.show(events.show, language, [stage, talk, message], **DRAWING)
-    parts.other.click(events.leave, None, begun, **AT_ONCE)
+    parts.stop.click(events.stop, language, message, **IMMEDIATE, js=STOPPED, api_name="stop")
+    viewer.correct(events.correct, language, [viewer, message], **MODEL)
+    viewer.undo(events.undo, language, [viewer, message], **MODEL)
+    parts.restart.click(events.restart, language, [viewer, turns, message], **MODEL, api_name="restart")
+    turns.show(events.show, language, [viewer, turns, message], **DRAWING)
+    parts.close.click(events.close, None, opened, **IMMEDIATE)
     shown = [parts.shown, parts.hidden, language]
-    parts.png.click(events.save_picture, shown, [stage, message], **DRAWING, js=SHOWN, api_name="png")
-    parts.json.click(events.save_json, language, [stage, message], **DRAWING, api_name="json")
+    parts.png.click(events.save_picture, shown, [viewer, message], **DRAWING, js=SHOWN, api_name="png")
+    parts.json.click(events.save_json, language, [viewer, message], **DRAWING, api_name="json")
 
 
 def script(name: str) -> str:
@@ -165,6 +193,11 @@ def paragraph(words: str) -> str:
     return f"<p>{words}</p>"
 
 
-def put_in(language: str) -> dict[str, Any]:
-    """What upload.js draws with."""
+def texts_value(language: str) -> dict[str, Any]:
+    """Return the value that sets the texts of viewer.js and turns.js."""
+    return {"language": language, "words": WORDS[language]}
+
+
+def upload_value(language: str) -> dict[str, Any]:
+    """Return the value of upload.js."""
     return {"words": WORDS[language], "limit": MAX_FILE_SIZE}

@@ -1,71 +1,101 @@
-"""What the page's parts are given: plain data that stage.js and talk.js draw, each value a change of what is shown."""
+"""Data for the components of the page. viewer.js and turns.js draw it; each value is a change to what is shown."""
 
 import base64
-import functools
 import html
-from pathlib import Path
 from typing import Any
 
+from gemma_lisa.answers_gemma_lisa import (
+    FOUND,
+    INCOMPLETE,
+    LOW_CONFIDENCE,
+    NOT_THERE,
+    NOTHING_FOUND,
+    TEXT_ONLY,
+    repeats_itself,
+)
 from gemma_lisa.drawing.overlay import text_colour
-from gemma_lisa.images_gemma_lisa import load_rgb
 
+from .cards import CARDS, url_of
 from .conversations import Conversation, Turn
-from .layers import colour_of, data_url
+from .layers import colour_of
 from .translations import WORDS
 
-HERE = Path(__file__).parent
-# Drawings to begin with, and what to ask about each
-SCENES = (
-    (HERE.parents[1] / "docs" / "scene.png", "all the blue triangles"),
-    (HERE / "scenes" / "easy-1.png", "all the triangles"),
-    (HERE / "scenes" / "easy-2.png", "the red circle"),
-    (HERE / "scenes" / "hard-1.png", "the purple shape"),
-    (HERE / "scenes" / "hard-2.png", "the largest circle"),
-)
-NOTHING_SHOWN = {"turn": -1, "whole": False, "masks": []}
+NO_MASKS = {"turn": -1, "whole": False, "masks": []}
+# Keys of the notes in translations.WORDS
+ANSWER_NOTES = {
+    FOUND: "",
+    LOW_CONFIDENCE: "low_confidence",
+    NOTHING_FOUND: "nothing_found",
+    NOT_THERE: "not_there",
+    TEXT_ONLY: "no_mask",
+    INCOMPLETE: "cut_off",
+}
+MASK_NOTES = {FOUND: "", LOW_CONFIDENCE: "mask_low_confidence", NOTHING_FOUND: "mask_empty"}
 
 
-def stage_of(conversation: Conversation, at: int, turn: Turn | None = None) -> dict[str, Any]:
-    """The masks of the answer number `at`, or of `turn`, which is still being written."""
+def viewer_of(conversation: Conversation, at: int, turn: Turn | None = None) -> dict[str, Any]:
+    """Return the masks that the viewer shows.
+
+    Args:
+        conversation: the conversation about the picture.
+        at: index of the turn.
+        turn: the turn with this index if its answer is still being written.
+    """
     asked = conversation.turns[at] if turn is None else turn
     masks = [
-        colours_of(index) | {"name": name, "score": kept.score} | kept.shown | {"points": list(kept.points)}
+        colours_of(index)
+        | {"name": name, "score": kept.score, "note": MASK_NOTES[kept.status]}
+        | kept.shown
+        | {"points": list(kept.points)}
         for index, (kept, name) in enumerate(zip(asked.masks, asked.names, strict=True))
     ]
     return {"turn": at, "whole": turn is None, "masks": masks}
 
 
-def talk_of(conversation: Conversation, shown: int, turn: Turn | None = None) -> dict[str, Any]:
-    """All that was said, and `turn`, which is still being written; `shown` is whose masks are seen."""
+def turns_of(conversation: Conversation, shown: int, turn: Turn | None = None) -> dict[str, Any]:
+    """Return all turns.
+
+    Args:
+        conversation: the conversation.
+        shown: index of the turn whose masks are shown.
+        turn: the last turn if its answer is still being written.
+    """
     turns = [*conversation.turns, *([] if turn is None else [turn])]
     return {
         "shown": shown,
         "turns": [
             {
                 "question": asked.question,
-                "words": asked.words,
+                "pieces": asked.pieces,
                 "colours": [colours_of(index) for index in range(len(asked.masks))],
                 "whole": asked is not turn,
-                "cut_off": asked is not turn and not asked.answer["complete"],
+                "note": "" if asked is turn else note_of(asked),
             }
             for asked in turns
         ],
     }
 
 
+def note_of(turn: Turn) -> str:
+    """Return the key of the note below an answer, or "" if the answer needs none."""
+    if turn.status == INCOMPLETE and repeats_itself(turn.answer["raw_text"]):
+        return "repeats"
+    return ANSWER_NOTES[turn.status]
+
+
 def colours_of(index: int) -> dict[str, str]:
-    """A mask's colour, and that of text on it, as CSS has them."""
+    """Return the colour of a mask and of text on it, in CSS notation."""
     colour = colour_of(index)
     return {"colour": _in_css(colour), "ink": _in_css(text_colour(colour))}
 
 
 def file_of(name: str, kind: str, content: bytes) -> dict[str, Any]:
-    """A file for the browser to save; it goes there directly and never lies on this machine."""
+    """Return a file that the browser saves. It is never written to the server's disk."""
     return {"file": {"name": name, "type": kind, "base64": base64.b64encode(content).decode("ascii")}}
 
 
 def head(language: str, model: str | None) -> str:
-    """Title, what this is, and which model answers; None: that of examples/."""
+    """Return title, introduction and the note about the model; `model` is None for the example checkpoint."""
     words = WORDS[language]
     note = words["note_example"] if model is None else words["note_model"].format(model=model)
     return (
@@ -74,23 +104,15 @@ def head(language: str, model: str | None) -> str:
     )
 
 
-def message(line: str) -> str:
-    """A line that a visitor is to see."""
-    return f'<p role="alert">{html.escape(line)}</p>'
-
-
-def examples(language: str) -> str:
-    """The drawings to begin with, as buttons."""
-    scenes = "".join(
-        f'<button type="button" data-scene="{number}"><img alt="" src="{url}">{html.escape(question)}</button>'
-        for number, (url, question) in enumerate(_scene_urls())
+def example_cards(language: str) -> str:
+    """Return the example cards as buttons."""
+    heading = WORDS[language]["examples"]
+    cards = "".join(
+        f'<button type="button" data-card="{number}"><img alt="" src="{url_of(card.path)}">'
+        f'<span lang="en">{html.escape(card.question)}</span></button>'
+        for number, card in enumerate(CARDS)
     )
-    return f'<div class="gl-examples"><h3>{WORDS[language]["examples"]}</h3>{scenes}</div>'
-
-
-@functools.cache
-def _scene_urls() -> list[tuple[str, str]]:
-    return [(data_url(load_rgb(path), "PNG"), question) for path, question in SCENES]
+    return f'<div class="gl-examples" role="group" aria-label="{heading}"><h3>{heading}</h3>{cards}</div>'
 
 
 def _in_css(colour: tuple[int, int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Serve the page of a model until it is stopped; all that was uploaded is gone then."""
+"""Serve the page of a model until the process is stopped. No uploaded picture is kept after that."""
 
 import asyncio
 import logging
@@ -8,8 +8,8 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is sent anywhere
-os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # events that Gradio remembers, and counts again after each
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported; nothing is sent
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # Gradio keeps this many events and counts them after each event
 
 import gradio as gr
 from starlette.applications import Starlette
@@ -28,25 +28,25 @@ from .uploads import MAX_FILE_SIZE, receive_upload
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 25_000_000  # of a picture, unless the environment says otherwise
-EXPIRY_EVERY = 5  # seconds
-FONTS = ("system-ui", "sans-serif")  # the visitor's own, which have Japanese too
+MAX_PIXELS = 25_000_000  # of a picture, unless the environment variable is set
+EXPIRY_INTERVAL = 5  # seconds
+FONTS = ("system-ui", "sans-serif")  # fonts of the user's system, which include Japanese
 
 
 @asynccontextmanager
 async def expiring(app: Starlette) -> AsyncIterator[None]:
-    """While the server runs: what nobody uses any more is deleted from memory."""
+    """Delete unused uploads and conversations from memory while the server runs."""
 
     async def expire() -> None:
         while True:
-            await asyncio.sleep(EXPIRY_EVERY)
+            await asyncio.sleep(EXPIRY_INTERVAL)
             try:
                 conversations = app.get_blocks().conversations
                 conversations.uploads.expire()
                 for key in conversations.expire():
-                    app.state_holder.session_data.pop(key, None)  # Gradio's copy of what was shown last
-            except Exception:  # whatever it is, the next round is not to fall away
-                logger.exception("Deleting what nobody uses any more failed; it is tried again.")
+                    app.state_holder.session_data.pop(key, None)  # Gradio's copy of the last values
+            except Exception:  # the loop must not end
+                logger.exception("Expired data could not be deleted. Trying again in %d s.", EXPIRY_INTERVAL)
 
     task = asyncio.create_task(expire())
     try:
@@ -55,15 +55,15 @@ async def expiring(app: Starlette) -> AsyncIterator[None]:
         task.cancel()
 
 
-# How the page is launched, wherever it is
+# Options for gr.Blocks.launch, used by the server and by tests
 LAUNCH = {
     "app_kwargs": {
         "middleware": [Middleware(Gate)],
-        "routes": [Route(UPLOAD, receive_upload, methods=["POST"])],  # in place of Gradio's, which writes to disk
+        "routes": [Route(UPLOAD, receive_upload, methods=["POST"])],  # replaces Gradio's route, which writes to disk
         "lifespan": expiring,
     },
     "max_file_size": MAX_FILE_SIZE,
-    # Gradio keeps what each session was shown last, which can be large, and does not need it
+    # Gradio keeps the last values of each session, which can be large, and does not use them
     "state_session_capacity": 8,
     "show_error": False,
     "prevent_thread_lock": True,
@@ -73,7 +73,7 @@ LAUNCH = {
     "footer_links": [],
     "ssr_mode": False,
     "enable_monitoring": False,
-    # Else it asks itself for the page, and gives up where a busy machine takes three seconds over it
+    # Otherwise Gradio requests its own page and gives up if a busy machine takes longer than three seconds
     "_frontend": False,
 }
 
@@ -86,16 +86,16 @@ def serve(
     port: int = 7860,
     share: bool = False,
 ) -> None:
-    """Returns once the process is told to stop.
+    """Serve the page and return when the process is stopped.
 
     Args:
-        model, processor: what answers.
-        name: what the page calls it; None: the example, of which it says what it knows.
-        host, port: where to; 0.0.0.0 is every network of the machine.
-        share: also by a public address, through Gradio's servers.
+        model, processor: a Gemma-LISA.
+        name: name of the model that the page shows; None for the example checkpoint.
+        host, port: address of the server; 0.0.0.0 listens on all networks of the machine.
+        share: also create a public URL through Gradio's servers.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     os.environ.setdefault(MAX_IMAGE_PIXELS_VARIABLE, str(MAX_PIXELS))
     stop = threading.Event()
@@ -105,7 +105,7 @@ def serve(
         page = build_page(Conversations(model, processor), name)
         try:
             _, address, public = page.launch(server_name=host, server_port=port, share=share, **LAUNCH)
-            print(f"The page is at {public or address} (Ctrl-C ends it)", flush=True)
+            print(f"The page is at {public or address} (press Ctrl-C to stop)", flush=True)
             stop.wait()
         finally:
             page.close()

@@ -1,42 +1,46 @@
-// Where a picture is put in: a chosen, dropped or pasted file, or a photo. Its bytes go to the server, which answers with
-// a number; the number is all that the page tells of it then. `element`, `props`, `trigger`, `upload` and `watch` are Gradio's.
-const told = { words: {}, limit: 0 };
+// Upload of a picture: a chosen, dropped or pasted file, or a photo. The server answers with an identifier, and all
+// other requests contain only this identifier. `element`, `props`, `trigger`, `upload` and `watch` are Gradio's.
+const state = { words: {}, limit: 0 };
 const zone = element.querySelector('.gl-upload'), input = element.querySelector('input');
 const video = element.querySelector('video'), buttons = element.querySelector('.gl-buttons');
 const note = element.querySelector('.gl-note');
 let camera = null, sending = false;
 
-function button(text, act) {
+function button(name, text, act) {
   const made = document.createElement('button');
   made.type = 'button';
   made.className = 'gl-button';
+  made.dataset.action = name;
   made.textContent = text;
-  made.setAttribute('aria-label', text);
   made.addEventListener('click', act);
   return made;
 }
 
 function draw() {
+  const focused = buttons.contains(document.activeElement);
+  zone.setAttribute('aria-label', state.words.picture || '');
   buttons.replaceChildren(
-    button(told.words.choose_file, () => input.click()),
-    camera ? button(told.words.capture, shoot) : button(told.words.camera, startCamera),
-    button(told.words.paste, paste));
+    button('file', state.words.choose_file, () => input.click()),
+    camera ? button('capture', state.words.capture, shoot) : button('camera', state.words.camera, startCamera),
+    button('paste', state.words.paste, paste));
+  if (focused) buttons.children[1].focus();
 }
 
 async function send(file) {
   if (sending || !file) return;
-  if (file.size > told.limit) {
-    note.textContent = told.words.file_too_large.replace('{limit}', told.limit / 2 ** 20);
+  if (file.size > state.limit) {
+    note.textContent = state.words.file_too_large.replace('{limit}', state.limit / 2 ** 20);
     return;
   }
   sending = true;
-  note.textContent = told.words.sending;
+  document.dispatchEvent(new CustomEvent('gemma-lisa-sent'));
+  note.textContent = state.words.sending;
   try {
     window.gemmaLisaUpload = (await upload(file)).path;
-    note.textContent = '';
+    note.textContent = state.words.opening;
     trigger('receive', {});
   } catch {
-    note.textContent = told.words.not_sent;
+    note.textContent = state.words.not_sent;
   }
   sending = false;
   stopCamera();
@@ -46,7 +50,7 @@ async function startCamera() {
   try {
     camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
   } catch {
-    note.textContent = told.words.no_camera;
+    note.textContent = state.words.no_camera;
     return;
   }
   note.textContent = '';
@@ -54,9 +58,9 @@ async function startCamera() {
   video.hidden = false;
   await video.play();
   draw();
-  const watching = setInterval(() => { // a drawing may be chosen meanwhile
+  const timer = setInterval(() => { // the user may choose a card while the camera is on
     if (camera && element.isConnected && element.offsetParent) return;
-    clearInterval(watching);
+    clearInterval(timer);
     stopCamera();
   }, 500);
 }
@@ -85,8 +89,8 @@ async function paste() {
       await send(new File([await item.getType(type)], 'pasted.png', { type }));
       return;
     }
-  } catch { /* not allowed: the note says what to do */ }
-  note.textContent = told.words.no_clipboard;
+  } catch { /* not allowed: the note explains what to do */ }
+  note.textContent = state.words.no_clipboard;
 }
 
 input.addEventListener('change', () => { send(input.files[0]); input.value = ''; });
@@ -102,9 +106,10 @@ document.addEventListener('paste', function pasted(event) {
   const file = [...event.clipboardData.files].find(one => one.type.startsWith('image/'));
   if (file && element.offsetParent) send(file);
 });
+document.addEventListener('gemma-lisa-message', () => { note.textContent = ''; });
 
 function read() {
-  Object.assign(told, props.value || {});
+  Object.assign(state, props.value || {});
   draw();
 }
 watch('value', read);

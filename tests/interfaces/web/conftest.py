@@ -1,4 +1,4 @@
-"""The page of a small model: its events, a visitor who talks, and the page while it is served."""
+"""Fixtures of the page: its events, a session with a picture, and the page while it is served."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from gemma_lisa.interfaces.web.server import LAUNCH
 
 @pytest.fixture(autouse=True)
 def page_limit(monkeypatch):
-    """What the server sets for itself."""
+    """Set the limit that the server sets when it starts."""
     monkeypatch.setenv(MAX_IMAGE_PIXELS_VARIABLE, "25000000")
 
 
@@ -34,8 +34,8 @@ def example():
 
 
 @pytest.fixture
-def talking(example):
-    """Events with a visitor "a" who looks at the scene with the small checkpoint."""
+def opened(example):
+    """Events of the example checkpoint, with the scene opened in session "a"."""
     events = Events(Conversations(*example))
     events.conversations.open("a", SCENE.read_bytes(), "scene.png")
     return events
@@ -43,7 +43,7 @@ def talking(example):
 
 @pytest.fixture(scope="module")
 def page(tiny, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """A page that is served: its address, itself, and the folder that it would write to."""
+    """Serve a page; yield its address, its API address, its blocks and an HTTP client. It must not write files."""
     folder = tmp_path_factory.mktemp("gradio")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))

@@ -1,4 +1,4 @@
-"""The folder of a server: deleted at the end, and by the next server where this one was killed."""
+"""The temporary folder of a server: deleted at the end, or by the next server if this one was killed."""
 
 import subprocess
 import sys
@@ -32,19 +32,19 @@ def started(folder: Path) -> tuple[subprocess.Popen, Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_the_folder_is_private_and_gone_at_the_end(temporary):
+def test_the_folder_is_private_and_is_deleted_at_the_end(temporary):
     with server_folder() as folder:
         assert folder.parent == temporary and folder.stat().st_mode & 0o777 == 0o700
         (folder / "left").write_text("x")
     assert list(temporary.iterdir()) == []
 
 
-def test_what_a_killed_server_left_is_deleted_and_a_live_one_keeps_its_folder(temporary):
+def test_the_folder_of_a_killed_server_is_deleted_and_that_of_a_running_one_is_not(temporary):
     process, folder = started(temporary)
     try:
         (folder / "picture.png").write_text("x")
         with server_folder() as ours:
-            assert (folder / "picture.png").exists(), "the folder of a live server was deleted"
+            assert (folder / "picture.png").exists(), "the folder of a running server was deleted"
             process.kill()
             process.wait()
             with server_folder():
@@ -54,7 +54,7 @@ def test_what_a_killed_server_left_is_deleted_and_a_live_one_keeps_its_folder(te
         process.wait()
 
 
-def test_what_is_no_servers_folder_stays(temporary):
+def test_other_folders_are_not_deleted(temporary):
     elsewhere = temporary / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / LOCK).write_text("")

@@ -1,4 +1,4 @@
-"""The running page against whoever asks it over HTTP: it reads, writes and fetches nothing for them."""
+"""HTTP requests to the running page: it reads no file, writes no file and fetches no URL for a client."""
 
 import http.server
 import itertools
@@ -12,23 +12,23 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from page_requests import SECONDS, asked, event_number, joined, open_picture, read, run, sent, wait_for
+from page_requests import SECONDS, call, event_number, join, open_picture, read, run, upload, wait_for
 from picture_files import ROOT, SCENE
 from PIL import Image
 
 from gemma_lisa.interfaces.web import gate
-from gemma_lisa.interfaces.web.conversations import Refused
+from gemma_lisa.interfaces.web.conversations import UserError
 from gemma_lisa.interfaces.web.translations import WORDS
 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[tuple[str, list[str]]]:
-    """Another server: the address of a picture there, and what it was asked for."""
-    asked: list[str] = []
+    """Start another server; yield the URL of its picture and the list of paths that were requested from it."""
+    requested: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(SCENE.read_bytes())
@@ -40,7 +40,7 @@ def elsewhere() -> Iterator[tuple[str, list[str]]]:
 
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{served.server_port}/picture.png", asked
+    yield f"http://127.0.0.1:{served.server_port}/picture.png", requested
     served.shutdown()
 
 
@@ -66,7 +66,7 @@ def hostile_values(path: str, address: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", range(15))
-def test_no_event_reads_a_file_or_fetches_an_address(page, elsewhere, form, tmp_path):
+def test_no_event_reads_a_file_or_fetches_a_url(page, elsewhere, form, tmp_path):
     address, hits = elsewhere
     path = tmp_path / "private.png"
     Image.open(SCENE).save(path)
@@ -75,26 +75,31 @@ def test_no_event_reads_a_file_or_fetches_an_address(page, elsewhere, form, tmp_
         for slot in range(max(1, len(event.inputs))):
             values = ["en"] * len(event.inputs)
             values[slot : slot + 1] = [value][: len(values)]
-            for more in ({}, {"event_data": value}, {"event_data": {"scene": 99, "turn": value}}, {"batched": True}):
+            for more in ({}, {"event_data": value}, {"event_data": {"card": 99, "turn": value}}, {"batched": True}):
                 answer = run(page, event.api_name, *values, session=f"form{form}", **more)
                 assert answer.status_code in (200, 400, 404) and '"picture":{' not in answer.text
     assert run(page, "receive", value, session=f"form{form}").status_code in (200, 400)
-    told = asked(page, "open", "en", session=f"form{form}")
-    assert WORDS["en"]["lost"] in json.dumps(told) and "base64" not in json.dumps(told)
+    data = call(page, "open", "en", session=f"form{form}")
+    assert WORDS["en"]["lost"] in json.dumps(data) and "base64" not in json.dumps(data)
     assert hits == []
 
 
-def test_a_picture_that_was_uploaded_is_opened_and_its_number_names_it_for_gradios_client_too(page):
+def test_an_uploaded_picture_is_opened_by_its_identifier_also_from_gradios_client(page):
     assert "base64" in json.dumps(open_picture(page, "sender"))
-    number = sent(page).json()[0]
-    run(page, "receive", {"path": number, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}, session="client")
-    assert "base64" in json.dumps(asked(page, "open", "en", session="client"))
+    identifier = upload(page).json()[0]
+    run(
+        page,
+        "receive",
+        {"path": identifier, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}},
+        session="client",
+    )
+    assert "base64" in json.dumps(call(page, "open", "en", session="client"))
 
 
-def test_a_visitor_cannot_open_what_another_sent(page):
-    run(page, "receive", sent(page).json()[0], session="victim")
-    assert WORDS["en"]["lost"] in json.dumps(asked(page, "open", "en", session="other"))
-    assert "base64" in json.dumps(asked(page, "open", "en", session="victim"))
+def test_a_session_cannot_open_the_upload_of_another(page):
+    run(page, "receive", upload(page).json()[0], session="victim")
+    assert WORDS["en"]["lost"] in json.dumps(call(page, "open", "en", session="other"))
+    assert "base64" in json.dumps(call(page, "open", "en", session="victim"))
 
 
 ANSWERED = {
@@ -114,7 +119,7 @@ STREAMS = {f"{gate.API}/queue/data", f"{gate.API}/heartbeat/{{session_hash}}"}
 FILES = {"/static/{path:path}", "/assets/{path:path}"}
 
 
-def test_of_all_of_gradios_routes_only_those_that_the_page_needs_answer(page):
+def test_only_the_routes_that_the_page_needs_are_served(page):
     routes = {(method, route.path) for route in _routes(page.blocks.app) for method in route.methods}
     assert len(routes) > 60 and ANSWERED <= routes | {("POST", gate.UPLOAD)}
     for method, path in sorted(routes):
@@ -133,7 +138,7 @@ def test_of_all_of_gradios_routes_only_those_that_the_page_needs_answer(page):
 
 
 def _routes(app) -> list[APIRoute]:
-    """Every route with a method, in routers too."""
+    """Return every route with a method, including those of routers."""
     found, waiting = [], list(app.routes)
     while waiting:
         route = waiting.pop()
@@ -165,14 +170,14 @@ def _routes(app) -> list[APIRoute]:
         "docs",
     ],
 )
-def test_no_address_of_the_page_hands_out_a_file_or_fetches_one(page, elsewhere, path):
+def test_no_path_of_the_page_serves_a_file_or_fetches_a_url(page, elsewhere, path):
     address, hits = elsewhere
     asked_for = path.format(file=ROOT / "README.md", url=address)
     answer = page.client.get(f"{page.address}{asked_for}")
     assert answer.status_code in (403, 404) and hits == []
 
 
-def test_queries_that_name_files_are_not_heard(page):
+def test_query_strings_with_file_names_are_ignored(page):
     for path in ("?deep_link=../../../etc", "config?deep_link=../x", "gradio_api/info?serialize=x"):
         plain = page.client.get(f"{page.address}{path.split('?')[0]}")
         assert page.client.get(f"{page.address}{path}").text == plain.text
@@ -226,9 +231,9 @@ def nested(depth: int) -> str:
     ids=itertools.count(),
 )
 @pytest.mark.parametrize("route", ["queue/join", "run/predict"])
-def test_a_body_that_the_page_never_sends_is_refused_in_plain_words(page, route, body, status):
+def test_an_invalid_body_is_refused_with_a_reason(page, route, body, status):
     if isinstance(body, dict):
-        defaults = {"fn_index": event_number(page, "greet"), "session_hash": "a"}
+        defaults = {"fn_index": event_number(page, "load"), "session_hash": "a"}
         if body == {"data": []}:
             defaults.pop("session_hash")
         body = json.dumps(defaults | body)
@@ -241,66 +246,66 @@ def test_a_body_that_the_page_never_sends_is_refused_in_plain_words(page, route,
     assert len(answer.json()["detail"]) < 100 and "Traceback" not in answer.text
 
 
-def test_a_body_of_another_kind_is_refused(page):
-    body = {"data": [], "fn_index": event_number(page, "greet"), "session_hash": "a"}
+def test_a_body_with_another_content_type_is_refused(page):
+    body = {"data": [], "fn_index": event_number(page, "load"), "session_hash": "a"}
     for headers in ({"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {}):
         answer = page.client.post(f"{page.api}run/predict", content=json.dumps(body), headers=headers)
         assert answer.status_code == 415
 
 
-def test_half_characters_do_not_break_the_answer(page):
+def test_lone_surrogates_do_not_break_the_answer(page):
     open_picture(page, "half")
     body = f'{{"data": ["the \\ud83d circle", "en"], "fn_index": {event_number(page, "ask")}, "session_hash": "half"}}'
     headers = {"content-type": "application/json"}
     assert page.client.post(f"{page.api}queue/join", content=body, headers=headers).status_code == 200
-    told = read(page, "half")
-    assert told["success"] and told["output"]["data"][1]["turns"][0]["question"] == "the \ufffd circle"
+    data = read(page, "half")
+    assert data["success"] and data["output"]["data"][1]["turns"][0]["question"] == "the \ufffd circle"
 
 
 @pytest.mark.parametrize(
     ("event_data", "name"),
     [
         (value, name)
-        for name in ("point", "show", "choose")
+        for name in ("correct", "show", "choose")
         for value in (None, {}, {"turn": 0.5, "mask": 0, "x": 1, "y": 1, "label": 1}, {"turn": -1}, {"turn": 2**52})
     ],
     ids=itertools.count(),
 )
-def test_numbers_of_no_use_are_answered_in_plain_words(page, event_data, name):
+def test_invalid_event_data_gives_a_message(page, event_data, name):
     open_picture(page, "clicks")
-    told = asked(page, name, "en", session="clicks", event_data=event_data)
-    assert told["success"] and WORDS["en"]["bad_event"] in json.dumps(told)
+    data = call(page, name, "en", session="clicks", event_data=event_data)
+    assert data["success"] and WORDS["en"]["bad_event"] in json.dumps(data)
 
 
 @pytest.mark.parametrize("language", ["", "xx", "../en", None])
-def test_a_language_that_there_is_not_is_answered_in_english(page, language):
+def test_an_unknown_language_falls_back_to_english(page, language):
     for event in page.blocks.fns.values():
         values = [language] * len(event.inputs)
-        told = asked(page, event.api_name, *values, session="nobody", event_data={"scene": 99})
-        assert told["success"], event.api_name
+        data = call(page, event.api_name, *values, session="nobody", event_data={"card": 99})
+        assert data["success"], event.api_name
 
 
-def test_answers_that_nobody_reads_are_limited_and_deleted(page, monkeypatch):
+def test_unread_results_are_limited_and_deleted(page, monkeypatch):
     monkeypatch.setattr(gate, "MAX_UNDELIVERED", 4)
     monkeypatch.setattr(gate, "MAX_UNDELIVERED_OF_SESSION", 3)
     monkeypatch.setattr(gate, "UNREAD", 1)
     queue = page.blocks._queue
     for number in range(20):
-        assert joined(page, "json", "en", session=f"silent{number}").status_code == 200
+        assert join(page, "json", "en", session=f"silent{number}").status_code == 200
         assert sum(map(len, queue.pending_event_ids_session.values())) <= 4
-    codes = [joined(page, "json", "en", session="eager").status_code for _ in range(4)]
+    codes = [join(page, "json", "en", session="eager").status_code for _ in range(4)]
     assert codes == [200, 200, 200, 503]
     wait_for(lambda: not [name for name in [*queue.pending_event_ids_session] if name.startswith(("silent", "eager"))])
     assert not [name for name in queue.pending_messages_per_session if name.startswith(("silent", "eager"))]
-    assert asked(page, "json", "en", session="after")["success"]
+    assert call(page, "json", "en", session="after")["success"]
 
 
-def test_files_that_nobody_reads_make_room(page, monkeypatch):
+def test_the_oldest_unread_files_are_deleted_first(page, monkeypatch):
     monkeypatch.setattr(gate, "MAX_LARGE", 2)
     pending = page.blocks._queue.pending_event_ids_session
     for number in range(6):
         values = [("png", "", "", "en"), ("json", "en")][number % 2]
-        assert joined(page, *values, session=f"saver{number}").status_code == 200
+        assert join(page, *values, session=f"saver{number}").status_code == 200
         assert len([name for name in pending if name.startswith("saver")]) <= 2
     assert read(page, "saver5")["success"]
 
@@ -315,24 +320,24 @@ def test_open_connections_are_limited(page, monkeypatch):
     assert page.client.get(f"{page.api}queue/data").status_code == 400
 
 
-def test_answers_are_read_by_one_connection_and_only_where_there_are_any(page, monkeypatch):
+def test_results_are_read_by_one_connection_and_only_if_there_are_any(page, monkeypatch):
     answered = threading.Event()
 
     def wait(_: str) -> None:
         answered.wait(SECONDS)
-        raise Refused("no_picture")
+        raise UserError("no_picture")
 
-    def read_by_another() -> int:
+    def status_of_second_reader() -> int:
         return page.client.get(f"{page.api}queue/data", params={"session_hash": "reader"}).status_code
 
     monkeypatch.setattr(page.blocks.conversations, "of", wait)
-    assert read_by_another() == 404
-    assert joined(page, "json", "en", session="reader").status_code == 200
+    assert status_of_second_reader() == 404
+    assert join(page, "json", "en", session="reader").status_code == 200
     with page.client.stream("GET", f"{page.api}queue/data", params={"session_hash": "reader"}) as lines:
-        told = lines.iter_lines()
-        assert next(told) and read_by_another() == 409
+        data = lines.iter_lines()
+        assert next(data) and status_of_second_reader() == 409
         answered.set()
-        assert any("process_completed" in line for line in told)
+        assert any("process_completed" in line for line in data)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The page as a whole: what it is made of, and what of it goes with the package."""
+"""The page as a whole, and its files in the package."""
 
 import re
 import tomllib
@@ -7,31 +7,31 @@ import gradio as gr
 from picture_files import ROOT
 
 from gemma_lisa.checkpoints.loading import EXAMPLE
+from gemma_lisa.interfaces.web.cards import CARDS
 from gemma_lisa.interfaces.web.conversations import Conversations
 from gemma_lisa.interfaces.web.page import build_page
-from gemma_lisa.interfaces.web.parts import SCENES
 
 WEB = ROOT / "interfaces" / "web"
 
 
-def test_the_page_itself_names_no_other_server(tiny):
+def test_the_page_contains_no_url_of_another_server(tiny):
     page = build_page(Conversations(*tiny))
     assert page.analytics_enabled is False
     sources = [path.read_text() for path in WEB.iterdir() if path.suffix in (".js", ".css", ".py")]
     assert not re.search(r"https?://(?!127\.0\.0\.1)", "".join(sources))
 
 
-def test_the_page_and_the_space_go_where_the_package_goes():
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "gemma_lisa.interfaces.web" in told["packages"]
-    data = {path for glob in told["package-data"]["gemma_lisa.interfaces.web"] for path in WEB.glob(glob)}
+def test_the_package_contains_all_files_of_the_page():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "gemma_lisa.interfaces.web" in options["packages"]
+    data = {path for glob in options["package-data"]["gemma_lisa.interfaces.web"] for path in WEB.glob(glob)}
     needed = {path for path in WEB.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert needed - data == {path for path in needed if path.suffix == ".py"}
-    data = {path for glob in told["package-data"]["gemma_lisa"] for path in ROOT.glob(glob)}
-    brought = [*(ROOT / "examples" / EXAMPLE.name).iterdir(), *(path.resolve() for path, _ in SCENES)]
-    assert set(brought) <= data | needed
+    data = {path for glob in options["package-data"]["gemma_lisa"] for path in ROOT.glob(glob)}
+    required = [*(ROOT / "examples" / EXAMPLE.name).iterdir(), *(card.path.resolve() for card in CARDS)]
+    assert set(required) <= data | needed
 
 
-def test_no_part_of_the_page_takes_files(page):
+def test_no_component_accepts_files(page):
     parts = [part for event in page.blocks.fns.values() for part in event.inputs]
     assert parts and {type(part) for part in parts} <= {gr.Textbox, gr.Radio}

@@ -1,4 +1,4 @@
-"""What the page says: all of it in both languages, and in that of the browser."""
+"""Texts of the page in both languages, and the choice of the language."""
 
 import re
 
@@ -8,7 +8,7 @@ from picture_files import ROOT
 from gemma_lisa.interfaces.web.translations import LANGUAGES, WORDS, preferred
 
 
-def test_both_languages_say_the_same_things():
+def test_both_languages_have_the_same_texts_and_placeholders():
     assert set(WORDS) == set(LANGUAGES)
     assert WORDS["en"].keys() == WORDS["ja"].keys()
     for key, english in WORDS["en"].items():
@@ -17,13 +17,13 @@ def test_both_languages_say_the_same_things():
         assert WORDS["ja"][key] != english, f"{key} is not translated"
 
 
-def test_every_word_is_used():
+def test_every_text_is_used():
     folder = ROOT / "interfaces" / "web"
     files = [*folder.glob("*.py"), *folder.glob("*.js")]
     code = "".join(path.read_text() for path in files if path.name != "translations.py")
     for key in WORDS["en"]:
         assert re.search(rf"""["']{key}["']|words\.{key}\b""", code), key
-    assert set(re.findall(r"\b(?:shown|told)\.words\.(\w+)", code)) <= WORDS["en"].keys()
+    assert set(re.findall(r"\bstate\.words\.(\w+)", code)) <= WORDS["en"].keys()
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_every_word_is_used():
         ("<script>", "en"),
     ],
 )
-def test_the_browsers_language_is_chosen(header, language):
+def test_the_language_of_the_browser_is_preferred(header, language):
     assert preferred(header) == language
