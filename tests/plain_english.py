@@ -32,7 +32,7 @@ FORBIDDEN = [
     (r"\b(rows|samples|questions|images|pictures|bytes|tokens|files|masks|times|steps|batches|units|pixels|cells|scenes|lines) "
      r"an? (step|optimizer step|row|image|picture|second|question|process|file|batch|epoch|device|side|scene|line|day|class)\b", "per"),
     (r"\b(go|goes|going|went|gone) on\b", "resume, continue"),
-    (r"\b(take|takes|taken|taking|took) (\w+ )?away\b|\bforg(e|o)t(s|ten|ting|ful)?\b", "delete, overwrite"),
+    (r"\b(take|takes|taken|taking|took) (\w+ )?away\b|(?<!\.)\bforg(e|o)t(s|ten|ting|ful)?\b", "delete, overwrite"),
     (r"\b(left|leave|leaves|leaving) (\w+ )?out\b|\bpass(ed|es)? over\b", "skip, omit"),
     (r"\bhalves\b", "bf16, half"),
     (r"\bcomplain(s|ed|t|ts|ing)?\b|\b(say|says|said|saying) so\b", "raise, refuse with an error"),
