@@ -51,4 +51,5 @@ def shorten(words: list[str]) -> list[str]:
             words += ["--max_steps", "2"]
         if "shapes" in words[words.index("--config") + 1] and "--dataset_options" not in words:
             words += ["--dataset_options", json.dumps(SMALL), "--eval_strategy", "no", "--preview_samples", "0"]
+            words += ["--per_device_train_batch_size", "2"]
     return words
