@@ -36,7 +36,7 @@ FORBIDDEN = [
     (r"\bhand(s|ed|ing)?\b(?! side)", "simulated prompt, user; pass, give"),
     (rf"\b({COUNTED}) an? ({PER})\b", "per"),
     (r"\b(go|goes|going|went|gone) on\b", "resume, continue"),
-    (r"\b(take|takes|taken|taking|took) (\w+ )?away\b|\bforg(e|o)t(s|ten|ting|ful)?\b", "delete, overwrite"),
+    (r"\b(take|takes|taken|taking|took) (\w+ )?away\b|(?<!\.)\bforg(e|o)t(s|ten|ting|ful)?\b", "delete, overwrite"),
     (r"\b(left|leave|leaves|leaving) (\w+ )?out\b|\bpass(ed|es)? over\b", "skip, omit"),
     (r"\bhalves\b", "bf16, half"),
     (r"\bcomplain(s|ed|t|ts|ing)?\b|\b(say|says|said|saying) so\b", "raise, refuse with an error"),
