@@ -132,17 +132,7 @@ class ReasoningSegmentationPipeline(Pipeline):
         if images is None:
             raise ValueError("There is no image. Pass images=… with a PIL image, a path or bytes.")
         if isinstance(images, list | tuple) or (isinstance(text, list | tuple) and _is_one(images)):
-            count = len(images) if isinstance(images, list | tuple) else len(text)
-            each = {
-                "images": list(images) if isinstance(images, list | tuple) else [images] * count,
-                "text": list(text) if isinstance(text, list | tuple) else [text] * count,
-                "points": [None] * count if points is None else list(points),
-                "boxes": [None] * count if boxes is None else list(boxes),
-            }
-            for name, values in each.items():
-                if len(values) != count:
-                    raise ValueError(f"There are {count} questions but {len(values)} {name}. Pass one per question.")
-            asked = [_question(*values) for values in zip(*each.values(), strict=True)]
+            asked = _list_of_questions(images, text, points, boxes)
             return super().__call__(asked, **kwargs) if asked else []
         if _is_one(images):
             return super().__call__(_question(images, text, points, boxes), **kwargs)
@@ -204,6 +194,21 @@ def _picture_of(mask: torch.BoolTensor) -> Image.Image:
 
 def _is_one(images: Any) -> bool:
     return isinstance(images, str | os.PathLike | bytes | Image.Image | dict)
+
+
+def _list_of_questions(images: Any, text: Any, points: Any, boxes: Any) -> list[dict[str, Any]]:
+    """Return the questions of a call with a list of images, a list of texts, or both."""
+    count = len(images) if isinstance(images, list | tuple) else len(text)
+    each = {
+        "images": list(images) if isinstance(images, list | tuple) else [images] * count,
+        "text": list(text) if isinstance(text, list | tuple) else [text] * count,
+        "points": [None] * count if points is None else list(points),
+        "boxes": [None] * count if boxes is None else list(boxes),
+    }
+    for name, values in each.items():
+        if len(values) != count:
+            raise ValueError(f"There are {count} questions but {len(values)} {name}. Pass one per question.")
+    return [_question(*values) for values in zip(*each.values(), strict=True)]
 
 
 def _question(image: Any, text: str | None = None, points: Any = None, boxes: Any = None) -> dict[str, Any]:

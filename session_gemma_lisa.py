@@ -90,9 +90,7 @@ class ImageSession:
         box: Any = None,
         multimask_output: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """Answer like `ask`, but yield the answer so far after every token. A mask appears with its `[SEG]`.
-
-        Stopping early discards the turn.
+        """Answer like `ask`, but yield the answer so far after every token. Stopping early discards the turn.
 
         Args:
             question: text of the question.
@@ -117,8 +115,7 @@ class ImageSession:
         new_tokens: list[int] = []
         found: list[PointedAt] = []
         masks = torch.zeros(0, *self._size, dtype=torch.bool)
-        scores: list[float] = []
-        areas: list[int] = []
+        scores, areas = [], []
         for _ in range(max_new_tokens):
             before = states[:1]  # (1, D)
             token = int(self.model.lm_head(before[None]).argmax())  # of (1, 1, V)

@@ -127,7 +127,7 @@ def _question(record: dict[str, str] | ValueError, where: str, default_split: st
 def _csv_records(file: Path) -> Iterator[tuple[str, dict[str, str] | ValueError]]:
     """Yield (where, cells by column) for every line, or (where, error) for a bad line."""
     text = read_text(file)
-    first = text.split("\n", 1)[0].strip()
+    first = text.split("\n", 1)[0].removesuffix("\r")
     named = DELIMITER_LINE.fullmatch(first)
     delimiter = named[1] if named else csv_delimiter(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -98,7 +98,7 @@ def test_a_name_decomposed_by_macos_is_found(root):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("3.jpg,the cat,,cat,", "questions.csv line 2: there is no photo '3.jpg'; write its name as in images/"),
+        ("3.jpg,the cat,,cat,", "questions.csv line 2: there is no photo '3.jpg'; write its file name as in images/"),
         (
             "1.jpg,the cow,,cow,",
             "questions.csv line 2: 1.jpg: 'cow' is not marked in it, only cat, dog; leave mask and",

@@ -70,11 +70,7 @@ def test_a_truncated_header_is_read_by_pillow(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [
-        (-4, 0x00),
-        (0, 12),
-        (5, 2),
-    ],  # no marker; 12 bits per channel; two channels. Offsets from the first number of the frame
+    [(-4, 0x00), (0, 12), (5, 2)],  # no marker; 12 bits per channel; two channels
 )
 def test_an_unusual_frame_is_read_by_pillow(tmp_path, place, value):
     content = bytearray(save(tmp_path / "a.jpg").read_bytes())
