@@ -25,8 +25,8 @@ class GemmaLisaConfig(Gemma3Config):
     sam_config: PreTrainedConfig | dict[str, Any] | None = None
     # Token id of `[SEG]`: the first of the 63 unused embedding rows of Gemma 3 after <image_soft_token>.
     seg_token_id: int = 262_145
-    # Hidden state that prompts SAM: "token" is the state at [SEG], "previous" is the state that predicts it, as in the
-    # code of LISA. docs/design.md has the measurements behind the default.
+    # Hidden state that prompts SAM: "token" is the state at [SEG], "previous" is the state that predicts it. LISA
+    # uses "previous". docs/design.md has the measurements behind the default.
     seg_state: str = "token"
     # Weights of the language, BCE and Dice losses, as in LISA (arXiv 2308.00692, section 4.1).
     ce_loss_weight: float = 1.0

@@ -228,7 +228,7 @@ def prompts_in_sam_frame(
         ValueError: another shape, a place outside the image, or an unknown label.
     """
     height, width = (int(side) for side in original_size)
-    # x and y have different scales, because SAM rounds each side to whole pixels
+    # x and y have different scales, because SAM resizes each side to whole pixels
     scale = torch.tensor([int(reshaped_size[1]) / width, int(reshaped_size[0]) / height])
     limit = torch.tensor([width, height])
     if points is not None:

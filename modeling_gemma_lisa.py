@@ -1,7 +1,7 @@
 """Gemma-LISA: Gemma 3 answers, and its hidden state at each `[SEG]` of the answer prompts SAM's mask decoder.
 
-Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image, D Gemma's hidden size, C SAM's
-prompt size (256), V vocabulary, N labelled tokens. Sizes in pixels are the defaults of Gemma 3 and SAM.
+Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image, N labelled tokens.
+Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary. Sizes in pixels are the defaults of Gemma 3 and SAM.
 """
 
 from dataclasses import dataclass

@@ -60,7 +60,7 @@ class ImageSession:
         self._size = tuple(encoded["original_sizes"][0].tolist())  # (height, width)
         self._reshaped_size = tuple(encoded["reshaped_input_sizes"][0].tolist())
         self._ids: list[int] = []  # tokens in the cache
-        self._earlier_ids: list[int] = []  # tokens of the conversation before `forget`, for guesses
+        self._earlier_ids: list[int] = []  # tokens of the conversation before `reset`, for guesses
         # Not created from the configuration, because a sliding-window cache cannot be cropped
         self._cache = DynamicCache()
         self._device = loaded_device(model, model.device)
@@ -180,7 +180,7 @@ class ImageSession:
         self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
         return self._to_image(logits, threshold)[0], score
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start a new conversation about the same image, which stays encoded."""
         self.messages, self.pointed_at, self._earlier_ids = [], [], self._ids
 

@@ -73,7 +73,11 @@ def train(
     logger.info("%s", describe(model, data, args))
 
     weights = identify(model_args.adapter or model_args.model).fingerprint
-    facts = {"weights": weights, "global_batch_size": args.rows_a_step, "rows": data[:-1]}  # without the evaluation data
+    facts = {
+        "weights": weights,
+        "global_batch_size": args.samples_per_step,
+        "rows": data[:-1],
+    }  # without the evaluation data
     settings = settings_of([model_args, data_args], args, secrets_of(arguments), **facts)
     start = begin(args, settings, command_of(arguments))
     for line in start.messages:

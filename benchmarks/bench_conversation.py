@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
         answer = session.ask(question)
         if not len(target):
             continue
-        alone.forget()
+        alone.reset()
         masks = answer["masks"].numpy()
         by_turn[turn].append((iou(masks, target), iou(alone.ask(question)["masks"].numpy(), target)))
         if len(target) == len(masks) == 1:

@@ -89,7 +89,7 @@ def start_page() -> tuple[str, subprocess.Popen]:
 
 def time_to_first_text(session, question: str) -> float:
     """Return the seconds from a question to the first text of the model's answer."""
-    session.forget()
+    session.reset()
     start = time.perf_counter()
     answers = session.stream(question)
     next(answers)

@@ -106,7 +106,7 @@ def second_question(model, processor, args: argparse.Namespace) -> None:
             clocked(lambda made=sessions: made.append(model.start(SCENE, processor)) or made[0].ask(QUESTIONS[0]))
         )
         second.append(clocked(lambda made=sessions: made[0].ask(QUESTIONS[3])))
-        sessions[0].forget()
+        sessions[0].reset()
         again.append(clocked(lambda made=sessions: made[0].ask(QUESTIONS[0])))
     print("| question | s | CPU s | s relative to first | CPU s relative to first |\n|---|---|---|---|---|")
     medians = {

@@ -60,7 +60,7 @@ class TerminalConversation:
         if command == "/help":
             return self.help
         if command == "/new":
-            self.session.forget()
+            self.session.reset()
             self.masks, self.names, self.labels = [], [], []
             return "New conversation about the same image."
         if command in ("/point", "/box"):

@@ -14,6 +14,7 @@ from gemma_lisa import predict
 from gemma_lisa.checkpoints import loading
 from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.datasets_builder.rows import decode_mask
+from gemma_lisa.interfaces import image_inputs
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.safety.errors import UsageError
 

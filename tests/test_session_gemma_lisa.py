@@ -73,12 +73,12 @@ def test_ten_questions_of_a_session_are_equal_to_ten_stateless_calls(example, se
     assert [message["role"] for message in session.messages] == [message["role"] for message in messages]
 
 
-def test_question_after_forget_starts_a_new_conversation(example, session):
+def test_question_after_reset_starts_a_new_conversation(example, session):
     model, processor = example
     for question in QUESTIONS[:3]:
         answer = session.ask(question)
         assert_same(answer, stateless(model, processor, [turn(question, Image.open(SCENE))])[0])
-        session.forget()
+        session.reset()
         assert session.messages == [] and session.pointed_at == []
 
 
@@ -192,7 +192,7 @@ def test_streamed_answer_grows_by_tokens_and_masks_appear_with_their_seg(session
 
 def test_stopping_a_stream_early_discards_the_turn(session):
     expected = session.ask("the red circle")
-    session.forget()
+    session.reset()
     listening = session.stream("all the blue triangles")
     next(listening), next(listening)
     listening.close()
@@ -203,7 +203,7 @@ def test_stopping_a_stream_early_discards_the_turn(session):
 def test_session_continues_after_an_error_inside_the_model(example, session, monkeypatch):
     model, _ = example
     expected = session.ask("the red circle")
-    session.forget()
+    session.reset()
     layer = model.model.language_model.layers[2]
     with monkeypatch.context() as patched:
         patched.setattr(layer, "forward", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError("no more")))

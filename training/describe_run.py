@@ -43,7 +43,7 @@ def record_of(
         arguments,
         checkpoint,
         seed=args.seed,
-        global_batch_size=args.rows_a_step,
+        global_batch_size=args.samples_per_step,
         processes=args.world_size,
         device=device_name(args),
         data=data,
@@ -82,10 +82,10 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
         for is_trained, found in types.items()
     }  # data types of less than 1% of the parameters are not listed
     rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
-    if sum(total.values()) > LARGE_MODEL and args.rows_a_step < SMALL_BATCH:
+    if sum(total.values()) > LARGE_MODEL and args.samples_per_step < SMALL_BATCH:
         rates.append(
-            f"WARNING: {count_of(args.rows_a_step, 'sample')} per optimizer step is little for a model of this size. "
-            "LISA's paper uses 160. Set a larger global_batch_size; it needs no more memory."
+            f"WARNING: {count_of(args.samples_per_step, 'sample')} per optimizer step is little for a model of this "
+            "size. LISA's paper uses 160. Set a larger global_batch_size; it needs no more memory."
         )
     return "\n".join(
         [
@@ -95,7 +95,7 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
             f"  {count_of(args.world_size, 'process', 'processes')}, {engine_of(args)}, on {device_name(args)}, "
             f"weights in {held[True]}{f' (frozen: {held[False]})' if held[False] not in ('', held[True]) else ''}, "
             f"computed in {'bf16' if args.bf16 else 'fp32'}",
-            f"  {count_of(args.rows_a_step, 'sample')} per optimizer step = {args.train_batch_size} per device × "
+            f"  {count_of(args.samples_per_step, 'sample')} per optimizer step = {args.train_batch_size} per device × "
             f"{count_of(args.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} × "
             f"{count_of(args.world_size, 'process', 'processes')}",
             *(f"  {line}" for line in rates),

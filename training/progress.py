@@ -123,7 +123,7 @@ def show_table(trainer: Trainer) -> None:
     """Replace the callback of Trainer that prints logs as dictionaries."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(TableCallback(trainer.args.rows_a_step, has_bar=not trainer.args.disable_tqdm))
+    trainer.add_callback(TableCallback(trainer.args.samples_per_step, has_bar=not trainer.args.disable_tqdm))
 
 
 def _row(first: str, others: Iterable[str]) -> str:

@@ -128,7 +128,7 @@ class GemmaLisaTrainingArguments(TrainingArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
-    def rows_a_step(self) -> int:
+    def samples_per_step(self) -> int:
         """Samples per optimizer step on all devices."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 

@@ -147,7 +147,7 @@ class Conversation:
 
     def restart(self) -> None:
         """Delete all turns and keep the picture."""
-        self.session.forget()
+        self.session.reset()
         self.turns, self.corrections = [], []
 
     def masks_of(self, turn: Turn) -> np.ndarray:

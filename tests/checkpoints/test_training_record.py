@@ -56,7 +56,9 @@ def test_a_run_is_recognized_by_its_redacted_record(tmp_path):
     for name, content in (("training.json", {"stages": [stage]}), ("trainer_state.json", {"global_step": 2})):
         (tmp_path / "checkpoint-2" / name).write_text(json.dumps(content))
     wanted = str(tmp_path / "checkpoint-2")
-    assert choose_start(tmp_path, settings, command_of(arguments), wanted).messages == [f"resuming from step 2: {wanted}"]
+    assert choose_start(tmp_path, settings, command_of(arguments), wanted).messages == [
+        f"resuming from step 2: {wanted}"
+    ]
 
 
 def write_record(folder, *stages):

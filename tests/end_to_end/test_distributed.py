@@ -25,7 +25,7 @@ from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # height and width in pixels
-ROWS_A_STEP = 4
+GLOBAL_BATCH_SIZE = 4
 LOGGED = ("loss", "language_loss", "mask_bce_loss", "mask_dice_loss", "grad_norm")
 TRAINED = ("model.language_model.", "seg_projector.", "sam.mask_decoder.")
 
@@ -61,7 +61,7 @@ def train_and_evaluate(folder: Path) -> None:
         model.load_state_dict(start)
         args = GemmaLisaTrainingArguments(
             output_dir=str(folder / name),
-            per_device_train_batch_size=ROWS_A_STEP // int(os.environ.get("WORLD_SIZE", 1)),
+            per_device_train_batch_size=GLOBAL_BATCH_SIZE // int(os.environ.get("WORLD_SIZE", 1)),
             per_device_eval_batch_size=2,
             learning_rate=1e-3,
             adam_epsilon=1e-4,  # gradients that are zero up to rounding must not decide the direction
@@ -92,7 +92,7 @@ def train_and_evaluate(folder: Path) -> None:
     save("uneven")
 
     # Two and a half epochs with new wording and order; the stop is within the second
-    shuffled = [scene_row(number, number % 5) for number in range(2 * ROWS_A_STEP)]
+    shuffled = [scene_row(number, number % 5) for number in range(2 * GLOBAL_BATCH_SIZE)]
     saving = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3}
     trainer = trainer_of("whole", shuffled, **saving)
     trainer.train()

@@ -30,7 +30,7 @@ from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
 SIZE = 32  # height and width in pixels
-ROWS_A_STEP = 4
+GLOBAL_BATCH_SIZE = 4
 EPOCH_STEPS = 5
 STEPS = 2 * EPOCH_STEPS
 STOP = 7  # within the second epoch
@@ -79,7 +79,7 @@ def make_runs(folder: Path) -> None:
         model.load_state_dict(start)
         args = GemmaLisaTrainingArguments(
             output_dir=str(folder / name),
-            per_device_train_batch_size=ROWS_A_STEP // ranks,
+            per_device_train_batch_size=GLOBAL_BATCH_SIZE // ranks,
             dataloader_num_workers=workers,
             max_steps=STEPS,
             save_strategy="steps",
@@ -105,7 +105,7 @@ def make_runs(folder: Path) -> None:
 
     def mixture():
         parts = [Part(name, rows_of(name), share) for name, share in SHARES.items()]
-        return MixtureQuestions(parts, 3, 2, ROWS_A_STEP * EPOCH_STEPS)
+        return MixtureQuestions(parts, 3, 2, GLOBAL_BATCH_SIZE * EPOCH_STEPS)
 
     def stream(workers):
         parts = [Part(name, open_stream(str(folder.parent / name), "train", None), SHARES[name]) for name in SHARES]
@@ -172,7 +172,7 @@ def test_a_run_resumed_within_an_epoch_equals_the_whole_run(runs, ranks, data):
 @pytest.mark.slow
 def test_a_mixture_does_not_depend_on_the_number_of_workers_and_processes(runs):
     expected = steps_of(runs[1], "mixture 0")
-    assert len({sample for step in expected for sample in step}) > STEPS * ROWS_A_STEP / 2
+    assert len({sample for step in expected for sample in step}) > STEPS * GLOBAL_BATCH_SIZE / 2
     for ranks, found in runs.items():
         for workers in WORKERS[ranks]:
             assert steps_of(found, f"mixture {workers}") == expected, (ranks, workers)
@@ -196,7 +196,7 @@ def test_an_epoch_of_a_mixture_has_the_given_shares(runs, ranks):
 @pytest.mark.parametrize("workers", WORKERS[2])
 def test_processes_of_a_stream_get_equally_many_batches_and_no_row_twice(runs, workers):
     one, two = (found[f"stream {workers}"]["learned"] for found in runs[2])
-    assert [len(step) for step in one] == [len(step) for step in two] == [ROWS_A_STEP // 2] * STEPS
+    assert [len(step) for step in one] == [len(step) for step in two] == [GLOBAL_BATCH_SIZE // 2] * STEPS
     assert not set(rows_in(one)) & set(rows_in(two))
 
 

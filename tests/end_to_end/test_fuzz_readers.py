@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gemma_lisa import predict
+from gemma_lisa.interfaces import image_inputs
 from gemma_lisa.datasets_builder.custom.folder_classes import class_names, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import COLUMNS, read_questions
 from gemma_lisa.datasets_builder.custom.labelme import read_labelme
@@ -76,7 +76,7 @@ def test_every_line_of_a_table_is_a_question_or_an_error(folder, header, rows, d
 @given(tables, st.sampled_from(["csv", "jsonl"]))
 def test_any_table_is_read_or_refused(folder, content, suffix):
     result_or_refusal(lambda: read_questions(written(folder, f"questions.{suffix}", content)))
-    result_or_refusal(lambda: predict.read_table(written(folder, f"table.{suffix}", content)))
+    result_or_refusal(lambda: image_inputs.read_table(written(folder, f"table.{suffix}", content)))
 
 
 @budget(0.5)

@@ -84,7 +84,7 @@ def test_a_recipe_is_parsed(path, checkpoint, tmp_path, monkeypatch):
     written = {**vars(model_args), **vars(data_args), **vars(args)}
     assert {name: written[name] for name in content} == content
     if "global_batch_size" in content:
-        assert args.rows_a_step == content["global_batch_size"] >= SMALL_BATCH
+        assert args.samples_per_step == content["global_batch_size"] >= SMALL_BATCH
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -34,11 +34,11 @@ from gemma_lisa.training.trainer import LOSS_PARTS
 ROOT = Path(train.__file__).parent
 LAUNCHED = ROOT / "tests" / "launched.py"
 SIZE = 32  # height and width in pixels
-ROWS_A_STEP, STEPS_AN_EPOCH = 4, 8
+GLOBAL_BATCH_SIZE, STEPS_PER_EPOCH = 4, 8
 LORA = ("--lora_rank", "4")
 # Tolerances: absolute for losses, relative for the gradient norm
 EXACT, BY_CHANCE = (1e-4, 1e-4), (0.3, 0.5)
-# A CPU without bf16 units rounds bf16 products differently
+# A CPU without bf16 units has another rounding of bf16 products differently
 ROUNDED = (6e-3, 0.05) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (2e-2, 0.1)
 # Run -> options, number of steps (a resumed run repeats the second half), tolerances
 RUNS = {
@@ -73,14 +73,14 @@ def start(tmp_path_factory):
     weights = {"scenes": 2, "words": 1, "text": 2}
     recipe = {
         "mixture": {name: {"weight": weight, "sets": [str(folder / name)]} for name, weight in weights.items()},
-        "epoch_length": ROWS_A_STEP * STEPS_AN_EPOCH,
+        "epoch_length": GLOBAL_BATCH_SIZE * STEPS_PER_EPOCH,
         "max_questions": 3,
         "eval_dataset": str(folder / "scenes"),
         "eval_split": "train",
         "eval_strategy": "no",
         "preview_samples": 0,
         "seed": 0,
-        "global_batch_size": ROWS_A_STEP,
+        "global_batch_size": GLOBAL_BATCH_SIZE,
         "learning_rate": 1e-3,
         "adam_epsilon": 1e-4,  # gradients that are zero up to rounding must not decide the direction
         "optim": "adamw_torch",
@@ -118,7 +118,7 @@ def run_all(start: Path, folder: Path, engine: str | None) -> str:
     for name in runs_of(engine):
         options, steps, _ = RUNS[name]
         common = ["--config", start / "recipe.yaml", "--model", start, "--max_steps", steps, "--save_steps", steps // 2]
-        common += ["--per_device_train_batch_size", ROWS_A_STEP // processes, "--expected_processes", processes]
+        common += ["--per_device_train_batch_size", GLOBAL_BATCH_SIZE // processes, "--expected_processes", processes]
         middle = folder / name / f"checkpoint-{steps // 2}"
         runs.append([*common, *options, "--output_dir", folder / name])
         resumed = ["--output_dir", folder / f"{name}-resumed", "--resume_from_checkpoint", middle]
@@ -172,7 +172,7 @@ def test_the_mixture_has_batches_without_masks_and_images_in_a_process(start):
     parts = load_mixture(recipe["mixture"], "train", None, None)
     questions = MixtureQuestions(parts, recipe["seed"], recipe["max_questions"], recipe["epoch_length"])
     alone = {"masks": 0, "image": 0}
-    for step in range(STEPS_AN_EPOCH):
+    for step in range(STEPS_PER_EPOCH):
         pairs = [[questions[4 * step + 2 * half + at] for at in (0, 1)] for half in (0, 1)]
         has_image = [any(sample["image"] is not None for sample in half) for half in pairs]
         has_masks = [any(m is not None and len(m) for s in half for m in s["masks"]) for half in pairs]

@@ -116,7 +116,7 @@ def test_only_options_that_change_the_weights_are_settings(tmp_path):
 
     def settings(*arguments):
         model_args, data_args, args = train.parse([*base, *arguments])
-        return settings_of([model_args, data_args], args, global_batch_size=args.rows_a_step)
+        return settings_of([model_args, data_args], args, global_batch_size=args.samples_per_step)
 
     before = settings()
     for free in (

@@ -15,7 +15,7 @@ def arguments(**options):
 
 def test_gradient_accumulation_follows_from_global_batch_size():
     args = arguments(global_batch_size=160, per_device_train_batch_size=2)
-    assert (args.gradient_accumulation_steps, args.rows_a_step) == (80, 160)
+    assert (args.gradient_accumulation_steps, args.samples_per_step) == (80, 160)
     assert arguments(global_batch_size=8).gradient_accumulation_steps == 1
 
 
@@ -31,7 +31,7 @@ def test_gradient_accumulation_counts_the_started_processes(monkeypatch, process
 def test_without_global_batch_size_a_step_has_gradient_accumulation_steps_micro_batches():
     assert arguments().gradient_accumulation_steps == 1
     args = arguments(gradient_accumulation_steps=3, per_device_train_batch_size=2)
-    assert (args.gradient_accumulation_steps, args.rows_a_step) == (3, 6)
+    assert (args.gradient_accumulation_steps, args.samples_per_step) == (3, 6)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,10 @@ def test_answer_before_the_first_question_is_skipped_and_counted(root, caplog):
     rows = load_rows("llava_instruct", "train", str(root))
     assert rows[2]["conversation"] == [{"question": "And now look at again.", "answer": "I do."}]
     [warning] = [line for line in caplog.messages if "answers before the first question" in line]
-    assert "left out 1 answers" in warning and "record 2 (counted from 0), id 000000000025" in warning
+    assert (
+        "skipped answers before the first question (1)" in warning
+        and "record 2 (counted from 0), id 000000000025" in warning
+    )
 
 
 def test_photos_of_mix665k_are_relative_to_the_data_folder_and_some_rows_have_none(root, caplog):
