@@ -178,7 +178,7 @@ def test_no_requirements_file_asks_for_torchvision():
 # ---------------------------------------------------------------------------------------------------------------------
 # Size and place of files
 # ---------------------------------------------------------------------------------------------------------------------
-MOST_FILES_AT_THE_TOP, MOST_LINES, MOST_LINES_A_FUNCTION = 20, 400, 60
+MOST_FILES_AT_THE_TOP, MOST_LINES, MOST_LINES_A_FUNCTION = 21, 400, 60
 # Tables of command-line arguments, and of the page's widgets
 TABLES = {"build_page"}
 # Folders of tests that mirror nothing
