@@ -123,7 +123,7 @@ def test_devices_of_this_machine_are_accepted_and_others_refused(monkeypatch):
         ("data:image/png;base64,AA", "got a data URL .*; save the image as a file and give its path"),
         (
             "A" * 300,
-            r"got a text of 300 characters \('AAAA.*…\), which is too long for a file name; if it is image data",
+            r"got a text of 300 characters \('AAAA.*…'\), which is too long for a file name; if it is image data",
         ),
         ("A/" * 3_000, "got a text of 6,000 characters"),
     ],
