@@ -49,12 +49,12 @@ def corrected(session: ImageSession, mask: np.ndarray, target: np.ndarray, seed:
 
     target: (1, H, W).
     """
-    number, kept, thing = len(session.pointed_at) - 1, session.pointed_at[-1], target[0] == 1
+    number, kept, thing = len(session.masks) - 1, session.masks[-1], target[0] == 1
     wrong = np.argwhere(mask[0] != thing)
     places = wrong if len(wrong) else np.argwhere(thing)
     y, x = places[np.random.default_rng(seed).integers(len(places))].tolist()
     clicked, _ = session.correct(number, points=[(x, y, int(thing[y, x]))])
-    session.pointed_at[number] = kept
+    session.masks[number] = kept
     rows, columns = np.flatnonzero(thing.any(axis=1)), np.flatnonzero(thing.any(axis=0))
     boxed, _ = session.correct(number, box=(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     return iou(clicked[None].numpy(), target), iou(boxed[None].numpy(), target)

@@ -59,17 +59,17 @@ def assert_same(answer, expected):
 
 def test_ten_questions_of_a_session_are_equal_to_ten_stateless_calls(example, session):
     model, processor = example
-    messages, pointed_at = [], 0
+    messages, n_masks = [], 0
     for question in QUESTIONS:
         answer = session.ask(question)
         messages.append(turn(question, None if messages else Image.open(SCENE)))
         expected, output = stateless(model, processor, messages)
         assert_same(answer, expected)
-        for kept, logits in zip(session.pointed_at[pointed_at:], output.pred_masks, strict=True):
+        for kept, logits in zip(session.masks[n_masks:], output.pred_masks, strict=True):
             torch.testing.assert_close(kept.logits[0], logits, rtol=1e-4, atol=1e-3)
-        pointed_at = len(session.pointed_at)
+        n_masks = len(session.masks)
         messages.append({"role": "assistant", "content": answer["raw_text"]})
-    assert pointed_at >= 8
+    assert n_masks >= 8
     assert [message["role"] for message in session.messages] == [message["role"] for message in messages]
 
 
@@ -79,7 +79,7 @@ def test_question_after_reset_starts_a_new_conversation(example, session):
         answer = session.ask(question)
         assert_same(answer, stateless(model, processor, [turn(question, Image.open(SCENE))])[0])
         session.reset()
-        assert session.messages == [] and session.pointed_at == []
+        assert session.messages == [] and session.masks == []
 
 
 def test_session_never_processes_tokens_or_the_image_twice(example, session, monkeypatch):
@@ -196,7 +196,7 @@ def test_stopping_a_stream_early_discards_the_turn(session):
     listening = session.stream("all the blue triangles")
     next(listening), next(listening)
     listening.close()
-    assert session.messages == [] and session.pointed_at == []
+    assert session.messages == [] and session.masks == []
     assert_same(session.ask("the red circle"), expected)
 
 
@@ -214,14 +214,14 @@ def test_session_continues_after_an_error_inside_the_model(example, session, mon
 
 def test_correction_changes_only_its_mask_and_is_stored(session):
     session.ask("all the blue triangles")
-    before = [kept.logits.clone() for kept in session.pointed_at]
+    before = [kept.logits.clone() for kept in session.masks]
     mask, score = session.correct(1, points=[(4, 4, 0)])
     assert mask.shape == (128, 128) and mask.dtype == torch.bool and 0 <= score <= 1.5
-    assert torch.equal(session.pointed_at[0].logits, before[0])
-    assert not torch.equal(session.pointed_at[1].logits, before[1])
+    assert torch.equal(session.masks[0].logits, before[0])
+    assert not torch.equal(session.masks[1].logits, before[1])
     session.correct(1, points=[(100, 100, 1)], box=(2, 2, 120, 120))
-    assert session.pointed_at[1].points == [(4, 4, 0), (100, 100, 1)]
-    assert session.pointed_at[1].box == (2, 2, 120, 120)
+    assert session.masks[1].points == [(4, 4, 0), (100, 100, 1)]
+    assert session.masks[1].box == (2, 2, 120, 120)
 
 
 def test_points_and_boxes_are_equal_to_those_of_segment(example, session):
@@ -264,7 +264,7 @@ def test_points_can_be_lists_arrays_or_tensors(session, kind):
     answer = session.ask("the red circle", points=kind([[40, 108, 1]]))
     assert len(answer["masks"]) == 1
     session.correct(0, points=kind([[3, 4, 0]]))
-    assert session.pointed_at[0].points == [(40, 108, 1), (3, 4, 0)]
+    assert session.masks[0].points == [(40, 108, 1), (3, 4, 0)]
 
 
 def test_points_refine_the_mask_and_a_box_starts_again(session, monkeypatch):

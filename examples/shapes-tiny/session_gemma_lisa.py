@@ -18,7 +18,7 @@ MAX_GUESSED = 8
 
 
 @dataclass
-class PointedAt:
+class SessionMask:
     """State of a mask that a session keeps, so that the mask can be corrected later.
 
     Args:
@@ -54,7 +54,7 @@ class ImageSession:
         model.check_can_generate()
         self.model, self.processor = model, processor
         self.messages: list[dict[str, Any]] = []  # the conversation so far, for apply_chat_template
-        self.pointed_at: list[PointedAt] = []  # the masks of all answers so far
+        self.masks: list[SessionMask] = []  # the masks of all answers so far
         self.image = load_rgb(image)
         encoded = processor.encode_images([self.image])
         self._size = tuple(encoded["original_sizes"][0].tolist())  # (height, width)
@@ -113,7 +113,7 @@ class ImageSession:
 
         config, stops = self.model.config, self.model.stop_token_ids
         new_tokens: list[int] = []
-        found: list[PointedAt] = []
+        found: list[SessionMask] = []
         masks = torch.zeros(0, *self._size, dtype=torch.bool)
         scores, areas = [], []
         for _ in range(max_new_tokens):
@@ -133,7 +133,7 @@ class ImageSession:
                 masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
                 scores.append(score)
                 areas.append(int(masks[-1].count_nonzero()))
-                found.append(PointedAt("", seg_embedding, logits, points or [], box))
+                found.append(SessionMask("", seg_embedding, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             answer["status"] = self.processor.status_of(answer, areas)
             if token in stops or len(new_tokens) == max_new_tokens:
@@ -164,25 +164,25 @@ class ImageSession:
         Raises:
             ValueError: an unknown mask; neither points nor a box; a point or box outside the image.
         """
-        if not 0 <= number < len(self.pointed_at):
+        if not 0 <= number < len(self.masks):
             raise ValueError(
-                f"The session has {len(self.pointed_at)} masks, counted from 0, so mask {number} does not exist."
+                f"The session has {len(self.masks)} masks, counted from 0, so mask {number} does not exist."
             )
         points = _as_list(points) or []
         if not points and box is None:
             raise ValueError("There is nothing to correct the mask with. Pass points or a box.")
-        kept = self.pointed_at[number]
+        kept = self.masks[number]
         clicked = [*kept.points, *points]
         mask_inputs = kept.logits if box is None else None
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size)
         logits, score = self._decode(kept.seg_embedding, *prompts, mask_inputs=mask_inputs)  # (1, 256, 256)
-        self.pointed_at[number] = PointedAt(kept.phrase, kept.seg_embedding, logits, clicked, box)
+        self.masks[number] = SessionMask(kept.phrase, kept.seg_embedding, logits, clicked, box)
         return self._to_image(logits, threshold)[0], score
 
     def reset(self) -> None:
         """Start a new conversation about the same image, which stays encoded."""
-        self.messages, self.pointed_at, self._earlier_ids = [], [], self._ids
+        self.messages, self.masks, self._earlier_ids = [], [], self._ids
 
     def _check_question(self, question: str, max_new_tokens: int) -> None:
         """Raise ValueError if the question is empty, max_new_tokens is below 1, or the model cannot generate."""
@@ -197,11 +197,11 @@ class ImageSession:
         logits, score = decode_masks(self.model.sam, seg_embedding, self._image_embeddings, *prompts, **options)
         return logits, float(score)
 
-    def _store_turn(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[PointedAt]) -> None:
+    def _store_turn(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[SessionMask]) -> None:
         """Store a finished turn: the question, the answer and its masks."""
         self.messages = [*messages, {"role": "assistant", "content": answer["raw_text"]}]
         for kept, kept.phrase in zip(found, answer["phrases"], strict=True):
-            self.pointed_at.append(kept)
+            self.masks.append(kept)
 
     def _user_turn(self, question: str) -> dict[str, Any]:
         """Return the question as a message. The first turn also has the image."""

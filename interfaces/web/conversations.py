@@ -19,7 +19,7 @@ from gemma_lisa.answers_gemma_lisa import answer_status, phrases_of
 from gemma_lisa.drawing.overlay import draw_answer, draw_overlay
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.interfaces.answer_json import record
-from gemma_lisa.session_gemma_lisa import ImageSession, PointedAt
+from gemma_lisa.session_gemma_lisa import ImageSession, SessionMask
 
 from .masks import KeptMask
 from .uploads import Uploads
@@ -94,7 +94,7 @@ class Conversation:
     name: str
     session: ImageSession
     turns: list[Turn] = field(default_factory=list)
-    corrections: list[tuple[int, int, PointedAt, KeptMask]] = field(default_factory=list)
+    corrections: list[tuple[int, int, SessionMask, KeptMask]] = field(default_factory=list)
     stopped: bool = False
     used: float = field(default_factory=time.monotonic)
 
@@ -126,7 +126,7 @@ class Conversation:
         if not 0 <= mask < len(asked.masks):
             raise ValueError(f"There is no mask {mask + 1}. The answer has {_count_masks(len(asked.masks))}.")
         number = asked.first + mask
-        state, kept = self.session.pointed_at[number], asked.masks[mask]
+        state, kept = self.session.masks[number], asked.masks[mask]
         corrected, score = self.session.correct(number, points=[point])
         asked.masks[mask] = KeptMask.pack(corrected.numpy(), mask, score, (*kept.points, point))
         self.corrections.append((turn, mask, state, kept))
@@ -141,7 +141,7 @@ class Conversation:
             raise UserError("nothing_to_undo")
         turn, mask, state, kept = self.corrections.pop()
         asked = self.turns[turn]
-        self.session.pointed_at[asked.first + mask] = state
+        self.session.masks[asked.first + mask] = state
         asked.masks[mask] = kept
         return turn
 
@@ -191,7 +191,7 @@ class Conversation:
         return self.turns[turn]
 
     def _answer(self, question: str) -> Iterator[Turn]:
-        first, n_messages = len(self.session.pointed_at), len(self.session.messages)
+        first, n_messages = len(self.session.masks), len(self.session.messages)
         masks: list[KeptMask] = []
         for answer in self.session.stream(question, max_new_tokens=MAX_NEW_TOKENS):
             found, scores = answer["masks"], answer["scores"].tolist()

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gemma_lisa.interfaces import image_inputs
 from gemma_lisa.datasets_builder.custom.folder_classes import class_names, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import COLUMNS, read_questions
 from gemma_lisa.datasets_builder.custom.labelme import read_labelme
@@ -21,6 +20,7 @@ from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coc
 from gemma_lisa.datasets_builder.formats.json_files import read_json, read_records
 from gemma_lisa.datasets_builder.formats.refs_files import read_instances, read_refs
 from gemma_lisa.datasets_builder.mixture import sets_of
+from gemma_lisa.interfaces import image_inputs
 
 pytestmark = [
     pytest.mark.fuzz,

@@ -60,19 +60,19 @@ def test_masks_are_numbered_through_until_a_new_conversation(conversation):
     second = conversation.answer("the red circle")
     assert "[1]" in first and "[2]" in first and "[3]" in second and "1 mask: [3] " in second
     assert conversation.answer("/new") == "New conversation about the same image."
-    assert conversation.masks == [] and conversation.session.pointed_at == []
+    assert conversation.masks == [] and conversation.session.masks == []
     assert "[1]" in conversation.answer("the red circle")
 
 
 def test_a_correction_redraws_the_picture(conversation):
     conversation.answer("the red circle")
-    before = conversation.session.pointed_at[0].logits
+    before = conversation.session.masks[0].logits
     text = conversation.answer("/box 1 0 0 60 60")
     assert "mask 1 now has" in text and "pixels: red circle (score " in text
-    assert (conversation.session.pointed_at[0].logits != before).any()
-    assert conversation.session.pointed_at[0].box == (0, 0, 60, 60)
+    assert (conversation.session.masks[0].logits != before).any()
+    assert conversation.session.masks[0].box == (0, 0, 60, 60)
     conversation.answer("/point 1 3 4 0")
-    assert conversation.session.pointed_at[0].points == [(3, 4, 0)]
+    assert conversation.session.masks[0].points == [(3, 4, 0)]
 
 
 def test_an_uncertain_and_an_empty_mask_are_named_in_the_terminal(conversation, monkeypatch):

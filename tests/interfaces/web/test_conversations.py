@@ -53,12 +53,12 @@ def test_a_point_corrects_a_mask_and_undo_restores_it(opened):
     after = conversation.masks_of(conversation.turns[0])
     assert (after != before).any(), "the point changed nothing"
     opened.correct("en", session(), event_data(turn=0, mask=0, x=100.0, y=100.0, label=0))
-    assert conversation.session.pointed_at[0].points == [(20.0, 24.0, 1), (100.0, 100.0, 0)]
+    assert conversation.session.masks[0].points == [(20.0, 24.0, 1), (100.0, 100.0, 0)]
     opened.undo("en", session())
     assert (conversation.masks_of(conversation.turns[0]) == after).all()
     viewer, _ = opened.undo("en", session())
     assert (conversation.masks_of(conversation.turns[0]) == before).all()
-    assert viewer["masks"][0]["points"] == [] and conversation.session.pointed_at[0].points == []
+    assert viewer["masks"][0]["points"] == [] and conversation.session.masks[0].points == []
 
 
 def test_an_answer_without_masks_can_be_downloaded(opened):

@@ -156,7 +156,7 @@ def test_a_stopped_answer_is_not_added_to_the_conversation(opened, language):
         assert message == WORDS[language]["stopped"] and question == "all the blue triangles"
         assert len(viewer["masks"]) == before == len(turns["turns"]) and button == gr.update(visible=False)
         conversation = opened.conversations.of("a")
-        assert len(conversation.session.messages) == 2 * before and len(conversation.session.pointed_at) == before
+        assert len(conversation.session.messages) == 2 * before and len(conversation.session.masks) == before
         if not before:
             again = ask(opened, "the red circle", language)[-1]
             assert again[0]["masks"] == expected[0]["masks"]
