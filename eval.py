@@ -34,6 +34,7 @@ from gemma_lisa.interfaces.command_line import (
 from gemma_lisa.interfaces.output_checks import check_outputs, check_suffix, data_inputs
 from gemma_lisa.safety.redaction import mask
 from gemma_lisa.safety.secret_names import environment_secrets
+from gemma_lisa.safety.short_text import count_of
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 
@@ -218,7 +219,9 @@ def main(arguments: list[str]) -> None:
     if len(questions) == 0:
         raise ValueError(f"{args.dataset} {args.split} has no questions for the protocol {args.protocol}.")
     model, processor = load_asked(args)
-    print(f"{args.dataset} {args.split}: {len(rows):,} rows, {len(questions):,} questions, protocol {args.protocol}")
+    print(
+        f"{args.dataset} {args.split}: {count_of(len(rows), 'row')}, {count_of(len(questions), 'question')}, protocol {args.protocol}"
+    )
 
     start = time.perf_counter()
     answers = []

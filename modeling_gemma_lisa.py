@@ -1,7 +1,8 @@
 """Gemma-LISA: Gemma 3 answers, and its hidden state at each `[SEG]` of the answer prompts SAM's mask decoder.
 
 Letters: B conversations, L tokens, I images, S [SEG] tokens, K masks of one image, N labelled tokens.
-Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary. Sizes in pixels are the defaults of Gemma 3 and SAM.
+Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary.
+Sizes in pixels are the defaults of Gemma 3 and SAM.
 """
 
 from dataclasses import dataclass
@@ -319,7 +320,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             shown = int(has_image.sum()) if image_positions is None else len(image_positions) // tokens
             if len(image_embeddings) != shown:
                 raise ValueError(
-                    f"SAM has {len(image_embeddings)} images, but {shown} conversations have an image for Gemma."
+                    f"SAM and Gemma must get the same images. Images for SAM: {len(image_embeddings)}, for Gemma: {shown}."
                 )
         if seg_positions is None:
             seg_positions = find_positions(input_ids == self.config.seg_token_id)  # (S,)

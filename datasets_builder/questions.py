@@ -16,6 +16,8 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from gemma_lisa.safety.short_text import count_of
+
 from .rows import check_row, load_image, target_masks
 from .templates import Conversation, Phrasing, ask, ask_plainly
 
@@ -115,9 +117,11 @@ class MixtureQuestions(TorchDataset):
 
     def describe(self) -> list[str]:
         """Return lines of text with the share of each data set."""
-        lines = [f"mixture, {len(self):,} samples per epoch:"]
+        lines = [f"mixture, {count_of(len(self), 'sample')} per epoch:"]
         for part, count in zip(self.parts, self.counts.tolist(), strict=True):
-            lines.append(f"  {part.name:24s} {count / len(self):6.1%}, {count:,} samples of {len(part.rows):,} rows")
+            lines.append(
+                f"  {part.name:24s} {count / len(self):6.1%}, {count_of(count, 'sample')} of {count_of(len(part.rows), 'row')}"
+            )
         return lines
 
     def place(self, epoch: int, index: int) -> tuple[int, int]:

@@ -31,7 +31,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset
 
-from gemma_lisa.safety.short_text import show
+from gemma_lisa.safety.short_text import count_of, show
 
 from .leakage import kept_rows, photo_of, report
 from .prepared import as_data_file, check_features, check_picture, find_shards
@@ -176,9 +176,9 @@ class StreamedQuestions(IterableDataset):
 
     def describe(self) -> list[str]:
         """Return lines of text with the share of each data set."""
-        lines = [f"mixture, streamed to {self.readers:,} reader(s):"]
+        lines = [f"mixture, streamed to {count_of(self.readers, 'reader')}:"]
         for part, share in zip(self.parts, self.shares, strict=True):
-            size = f"{len(part.rows):,} rows in {len(part.rows.kept):,} shards"
+            size = f"{count_of(len(part.rows), 'row')} in {count_of(len(part.rows.kept), 'shard')}"
             lines.append(f"  {part.name:24s} {share:6.1%}, of {size}")
         return lines
 
@@ -202,7 +202,7 @@ class StreamedQuestions(IterableDataset):
 def _check_shards(part: Part, ranks: int, workers: int) -> None:
     """Refuse a data set with fewer shards than readers, and warn if readers have very different numbers of rows."""
     kept, readers = part.rows.kept, ranks * max(1, workers)
-    who = f"{readers} readers ({ranks} process(es), {workers} data loader worker(s) each)"
+    who = f"{count_of(readers, 'reader')} ({count_of(ranks, 'process', 'processes')}, {count_of(workers, 'data loader worker')} each)"
     more = f"write at least {readers} shards (`prepare NAME ... --shards {readers}`)"
     if len(kept) < readers:
         fewer = f"set --dataloader_num_workers to at most {len(kept) // ranks}, or " if len(kept) >= ranks else ""

@@ -42,7 +42,7 @@ def draw_overlay(image: Image.Image, masks: np.ndarray, labels: list[str] | None
     """
     masks = checked_masks(masks, image)
     if labels is not None and len(labels) != len(masks):
-        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; each mask must have one label.")
+        raise ValueError(f"Each mask must have one label, got masks: {len(masks)}, labels: {len(labels)}.")
     factor = enlargement(image)
     picture = image.convert("RGB")  # convert always copies
     if factor > 1:
@@ -69,7 +69,7 @@ def draw_answer(
         labels: K texts for the legend, in the order of the masks.
     """
     if labels is not None and len(labels) != len(masks):
-        raise ValueError(f"{len(labels)} labels for {len(masks)} masks; each mask must have one label.")
+        raise ValueError(f"Each mask must have one label, got masks: {len(masks)}, labels: {len(labels)}.")
     picture = draw_overlay(image, masks)
     font_size, width = _font_size(picture), max(picture.width, NARROWEST_CAPTION)
     parts = [picture, draw_caption([(question, INK, True), (text, GREY, False)], width, font_size)]

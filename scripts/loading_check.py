@@ -86,7 +86,7 @@ def check(answer, way):
         expected = [np.asarray(images.open_upright(folder / mask["mask"])) > 0 for mask in example["masks"]]
         if text != example["answer"] or len(masks) != len(expected):
             raise SystemExit(
-                f"{way}: the answer to {example['text']!r} is {text!r} with {len(masks)} masks; expected "
+                f"{way}: the answer to {example['text']!r} is {text!r}, number of masks: {len(masks)}; expected "
                 f"{example['answer']!r} with {len(expected)}"
             )
         for found, wanted in zip(masks, expected, strict=True):

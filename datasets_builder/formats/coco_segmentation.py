@@ -28,7 +28,8 @@ from .jpeg_header import stored_size
 # Pixels that a polygon can extend beyond its image, where it is clipped: tools round and draw over the border. Beyond
 # that, the polygon was drawn on another image or at another size.
 BORDER = 2.0
-MIN_NUMBERS = 6  # of a polygon: x and y of three points.
+MIN_NUMBERS = 6  # of a polygon: x and y of three points
+
 # Maximum length in pixels of the outlines of one object. pycocotools allocates 100 bytes for each pixel and exits the
 # process if that fails: a zigzag in 1 MB of JSON could need 40 GB.
 MAX_OUTLINE = 4_000_000

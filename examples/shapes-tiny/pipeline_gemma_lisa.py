@@ -207,7 +207,7 @@ def _list_of_questions(images: Any, text: Any, points: Any, boxes: Any) -> list[
     }
     for name, values in each.items():
         if len(values) != count:
-            raise ValueError(f"There are {count} questions but {len(values)} {name}. Pass one per question.")
+            raise ValueError(f"Pass one item of {name} per question. Questions: {count}, {name}: {len(values)}.")
     return [_question(*values) for values in zip(*each.values(), strict=True)]
 
 

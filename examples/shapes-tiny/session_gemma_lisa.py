@@ -166,7 +166,7 @@ class ImageSession:
         """
         if not 0 <= number < len(self.masks):
             raise ValueError(
-                f"The session has {len(self.masks)} masks, counted from 0, so mask {number} does not exist."
+                f"Mask {number} does not exist. Number of masks in this session, counted from 0: {len(self.masks)}."
             )
         points = _as_list(points) or []
         if not points and box is None:

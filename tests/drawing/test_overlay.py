@@ -70,9 +70,9 @@ def test_the_enlargement_is_the_factor_by_which_an_image_grows():
 
 def test_masks_of_another_size_and_missing_labels_are_refused():
     mask = box_mask(0, 0, 5, 5)[None]
-    with pytest.raises(ValueError, match="2 labels for 1 masks"):
+    with pytest.raises(ValueError, match="masks: 1, labels: 2"):
         draw_overlay(grey_image(), mask, ["a", "b"])
-    with pytest.raises(ValueError, match="2 labels for 1 masks"):
+    with pytest.raises(ValueError, match="masks: 1, labels: 2"):
         draw_answer(grey_image(), mask, "q", "a", ["one", "two"])
     with pytest.raises(ValueError, match=r"\(64, 32\)"):
         draw_overlay(grey_image(32, 64), mask)

@@ -293,7 +293,7 @@ def test_recipe_runs_with_all_groups_and_prints_the_shares(root, tmp_path, call,
     )
     for name in ("ade20k", "coco_stuff", "mapillary", "paco_lvis", "pascal_part"):
         assert f"{name:24s}" in output
-    assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 rows" in output
+    assert f"{'reason_seg':24s}   6.2%, 3 samples of 1 row" in output
     assert ("skipped 1 of 2 rows" in output) == (not leaks)
     [stage] = json.loads((tmp_path / "out" / "training.json").read_text())["stages"]
     assert stage["allow_leakage"] == leaks and any("reason_seg" in line for line in stage["data"])

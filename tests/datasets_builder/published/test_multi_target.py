@@ -67,7 +67,7 @@ def test_record_is_a_row_and_question_a_target_with_one_mask_per_object(build):
 
 def test_only_the_bad_question_is_skipped_with_max_bad(build):
     bad = {**RECORD, "text_answers": [None, "{seg} alone."]}
-    with pytest.raises(ValueError, match="question 1: its text answer has 1 {seg} but there are 2 masks"):
+    with pytest.raises(ValueError, match="question 1: its text answer and masks do not match .{seg}: 1, masks: 2"):
         build(bad)
     builder = build(bad, max_bad=1)
     assert [target["texts"] for target in builder.as_dataset(split="train")[0]["targets"]] == [["What is left?"]]

@@ -130,10 +130,16 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
     [
         (
             {"text_answers": ["{seg} {seg}", "{seg} {seg}", None]},
-            "question 1: its text answer has 2 {seg} but there are 1",
+            "question 1: its text answer and masks do not match .{seg}: 2, masks: 1",
         ),
-        ({"text_answers": ["{seg}", "{seg}", None]}, "question 0: its text answer has 1 {seg} but there are 2"),
-        ({"text_answers": ["{ seg } {seg}", "{seg}", None]}, "question 0: its text answer has 1 {seg}"),
+        (
+            {"text_answers": ["{seg}", "{seg}", None]},
+            "question 0: its text answer and masks do not match .{seg}: 1, masks: 2",
+        ),
+        (
+            {"text_answers": ["{ seg } {seg}", "{seg}", None]},
+            "question 0: its text answer and masks do not match .{seg}: 1",
+        ),
         ({"text_answers": ["{seg} {seg}", "{seg} [SEG]", None]}, r"question 1: its text answer contains \[SEG\]"),
         ({"text_answers": ["{seg} {seg}", 7, None]}, "question 1: its text answer must be a text or null, got 7"),
         ({"text_answers": ["{seg} {seg}"]}, "text_answers must be a list of 3, one per question, got 1"),
