@@ -141,8 +141,8 @@ class GemmaLisaCollator:
             num_seg, num_masks = ids.count(self.processor.seg_token_id), 0 if masks is None else len(masks)
             if num_seg != num_masks:
                 raise ValueError(
-                    f"{sample['source']}: answers and masks do not match ([SEG] tokens: {num_seg}, masks: {num_masks}). Every [SEG] of an answer needs "
-                    "one mask."
+                    f"{sample['source']}: answers and masks do not match ([SEG] tokens: {num_seg}, "
+                    f"masks: {num_masks}). Every [SEG] of an answer needs one mask."
                 )
             end = len(is_assistant) - is_assistant[::-1].index(1)  # without the template's text after the last answer
             row["input_ids"] = row["input_ids"] + ids[prefix_length:end]

@@ -219,9 +219,8 @@ def main(arguments: list[str]) -> None:
     if len(questions) == 0:
         raise ValueError(f"{args.dataset} {args.split} has no questions for the protocol {args.protocol}.")
     model, processor = load_asked(args)
-    print(
-        f"{args.dataset} {args.split}: {count_of(len(rows), 'row')}, {count_of(len(questions), 'question')}, protocol {args.protocol}"
-    )
+    size = f"{count_of(len(rows), 'row')}, {count_of(len(questions), 'question')}"
+    print(f"{args.dataset} {args.split}: {size}, protocol {args.protocol}")
 
     start = time.perf_counter()
     answers = []

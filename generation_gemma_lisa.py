@@ -179,8 +179,8 @@ class SegmentationMixin:
         ):
             if images is not None and len(images) != num_images:
                 raise ValueError(
-                    f"{name} must have one image for each conversation with an image ({num_images}), got {len(images)}. Pass all outputs "
-                    "of one call of the processor."
+                    f"{name} must have one image for each conversation with an image ({num_images}), "
+                    f"got {len(images)}. Pass all outputs of one call of the processor."
                 )
         if num_images and prompt["pixel_values"] is None:
             raise ValueError(

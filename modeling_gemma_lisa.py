@@ -320,7 +320,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             shown = int(has_image.sum()) if image_positions is None else len(image_positions) // tokens
             if len(image_embeddings) != shown:
                 raise ValueError(
-                    f"SAM and Gemma must get the same images. Images for SAM: {len(image_embeddings)}, for Gemma: {shown}."
+                    f"SAM and Gemma must get the same images; SAM: {len(image_embeddings)}, Gemma: {shown}."
                 )
         if seg_positions is None:
             seg_positions = find_positions(input_ids == self.config.seg_token_id)  # (S,)

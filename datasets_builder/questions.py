@@ -119,9 +119,8 @@ class MixtureQuestions(TorchDataset):
         """Return lines of text with the share of each data set."""
         lines = [f"mixture, {count_of(len(self), 'sample')} per epoch:"]
         for part, count in zip(self.parts, self.counts.tolist(), strict=True):
-            lines.append(
-                f"  {part.name:24s} {count / len(self):6.1%}, {count_of(count, 'sample')} of {count_of(len(part.rows), 'row')}"
-            )
+            size = f"{count_of(count, 'sample')} of {count_of(len(part.rows), 'row')}"
+            lines.append(f"  {part.name:24s} {count / len(self):6.1%}, {size}")
         return lines
 
     def place(self, epoch: int, index: int) -> tuple[int, int]:

@@ -202,7 +202,8 @@ class StreamedQuestions(IterableDataset):
 def _check_shards(part: Part, ranks: int, workers: int) -> None:
     """Refuse a data set with fewer shards than readers, and warn if readers have very different numbers of rows."""
     kept, readers = part.rows.kept, ranks * max(1, workers)
-    who = f"{count_of(readers, 'reader')} ({count_of(ranks, 'process', 'processes')}, {count_of(workers, 'data loader worker')} each)"
+    processes, per_process = count_of(ranks, "process", "processes"), count_of(workers, "data loader worker")
+    who = f"{count_of(readers, 'reader')} ({processes}, {per_process} each)"
     more = f"write at least {readers} shards (`prepare NAME ... --shards {readers}`)"
     if len(kept) < readers:
         fewer = f"set --dataloader_num_workers to at most {len(kept) // ranks}, or " if len(kept) >= ranks else ""

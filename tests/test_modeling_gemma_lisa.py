@@ -203,7 +203,7 @@ def test_wrong_number_of_sam_images_is_an_error(tiny, make_sample):
     model, processor = tiny
     batch = two_things(processor, make_sample)
     batch["sam_pixel_values"] = batch["sam_pixel_values"][:1]
-    with pytest.raises(ValueError, match="Images for SAM: 1, for Gemma: 2"):
+    with pytest.raises(ValueError, match="SAM: 1, Gemma: 2"):
         model(**batch)
 
 

@@ -155,7 +155,7 @@ def _answer(sentence: Any, num_masks: int, where: str) -> str | None:
         raise ValueError(f"{where}: its text answer contains {SEG_WORD}; write {SEG_SLOT} instead.")
     if sentence.count(SEG_SLOT) != num_masks:
         raise ValueError(
-            f"{where}: its text answer and masks do not match ({SEG_SLOT}: {sentence.count(SEG_SLOT)}, masks: {num_masks}); each "
-            f"{SEG_SLOT} must have one mask."
+            f"{where}: its text answer and masks do not match ({SEG_SLOT}: {sentence.count(SEG_SLOT)}, "
+            f"masks: {num_masks}); each {SEG_SLOT} must have one mask."
         )
     return sentence.strip()

@@ -134,11 +134,11 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
         ),
         (
             {"text_answers": ["{seg}", "{seg}", None]},
-            "question 0: its text answer and masks do not match .{seg}: 1, masks: 2",
+            "0: its text answer and masks do not match .{seg}: 1, masks: 2",
         ),
         (
             {"text_answers": ["{ seg } {seg}", "{seg}", None]},
-            "question 0: its text answer and masks do not match .{seg}: 1",
+            "0: its text answer and masks do not match .{seg}: 1",
         ),
         ({"text_answers": ["{seg} {seg}", "{seg} [SEG]", None]}, r"question 1: its text answer contains \[SEG\]"),
         ({"text_answers": ["{seg} {seg}", 7, None]}, "question 1: its text answer must be a text or null, got 7"),
