@@ -138,6 +138,6 @@ def test_a_lock_file_that_cannot_be_opened_is_named_on_all_processes(tmp_path, m
     sent = []
     monkeypatch.setattr(run_lock.torch.distributed, "broadcast_object_list", lambda found, device: sent.extend(found))
     args = SimpleNamespace(output_dir=str(tmp_path), process_index=0, world_size=2, device="cpu")
-    with pytest.raises(ValueError, match=rf"{tmp_path / LOCK}: the lock file .*delete the file"), run_locked(args):
+    with pytest.raises(ValueError, match=rf"{tmp_path / LOCK}: the run's lock file .*delete"), run_locked(args):
         pass
     assert [type(error) for error in sent] == [ValueError]
