@@ -108,6 +108,7 @@ def test_masks_can_be_shown_hidden_downloaded_and_corrected(browse, screenshots)
 
     ask(page, "the red circle", answers=2)
     assert page.locator(".gl-asked").all_inner_texts() == ["all the blue triangles", "the red circle"]
+    page.wait_for_timeout(700)
     page.screenshot(path=screenshots / "4-follow-up.png")
     page.click("button.gl-answered >> nth=0")
     page.wait_for_function("document.querySelectorAll('.gl-layer').length == 2")
