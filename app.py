@@ -3,7 +3,7 @@ Images stay in memory and are never written to disk. Stop the server with Ctrl-C
 
     python app.py
     python app.py --model outputs/demo --port 8080
-    python app.py --model google/my-gemma-lisa --host 0.0.0.0
+    python app.py --model org/gemma-lisa --host 0.0.0.0
 """
 
 import argparse

@@ -97,7 +97,10 @@ class DataArguments:
     """The data sets, and how questions are asked about their images."""
 
     dataset: str | None = field(
-        default=None, metadata={"help": "name of a data set, such as coco_instances or shapes/easy (default: shapes)"}
+        default=None,
+        metadata={
+            "help": "name of a data set: folder for your own images, coco_instances, shapes/easy, ... (default: shapes)"
+        },
     )
     mixture: dict | str | None = field(
         default=None,

@@ -327,6 +327,7 @@ RENAMED = {
 }
 # Options of older releases of transformers -> why they are not supported
 REMOVED = {
+    "device": "training uses the GPUs that it finds; --use_cpu true trains on the CPU",
     "dispatch_batches": SHARED_OUT,
     "include_inputs_for_metrics": OPTIONS["include_for_metrics"].reason,
     "include_tokens_per_second": "use include_num_input_tokens_seen",

@@ -31,7 +31,7 @@ BORDER = 2.0
 MIN_NUMBERS = 6  # of a polygon: x and y of three points
 
 # Maximum length in pixels of the outlines of one object. For each pixel, pycocotools allocates 100 bytes, and it exits
-# the process if that fails: a zigzag in 1 MB of JSON could need 40 GB.
+# the process if that fails. A zigzag in 1 MB of JSON could need 40 GB.
 MAX_OUTLINE = 4_000_000
 # EXIF orientations that swap width and height, and the Pillow operation that applies them.
 QUARTER_TURNS = {
