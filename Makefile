@@ -45,7 +45,7 @@ SCENES = --dataset shapes/both --dataset_options '{"image_size": 128, "train_row
 # Only the test scenes are drawn
 HELD_OUT = --dataset_options '{"image_size": 128, "train_rows": 0, "validation_rows": 0, "test_rows": 300}'
 
-example: $(STAMP) ## train the checkpoint of examples/shapes-tiny again, about 2 hours on 2 fast cores (EXAMPLE=outputs/example)
+example: $(STAMP) ## train the checkpoint of examples/shapes-tiny again, about 3 hours on 2 fast cores (EXAMPLE=outputs/example)
 	.venv/bin/python scripts/init_tiny.py --output $(EXAMPLE)/start --image_size 128 --seed $(SEED) --overwrite
 	$(LAUNCH) train.py --config configs/shapes_text.yaml --model $(EXAMPLE)/start --output_dir $(EXAMPLE)/words \
 		$(SCENES) --max_steps 1800 --seed $(SEED) --per_device_train_batch_size $$((32 / $(PROCESSES)))
