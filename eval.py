@@ -42,6 +42,14 @@ from gemma_lisa.safety.whole_files import check_writable, write_whole
 # Arguments
 # ---------------------------------------------------------------------------------------------------------------------
 def parse(arguments: list[str]) -> argparse.Namespace:
+    args = build_parser().parse_args(arguments)
+    check_path("--output", args.output, "a file")
+    check_suffix("--output", args.output, (".json",))
+    args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
+    return args
+
+
+def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description=__doc__,
         usage="python eval.py --model MODEL --dataset NAME --output RESULTS.json [options]",
@@ -98,11 +106,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="replace existing files that Gemma-LISA did not write. Inputs are never replaced (default: off)",
     )
-    args = parser.parse_args(arguments)
-    check_path("--output", args.output, "a file")
-    check_suffix("--output", args.output, (".json",))
-    args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
-    return args
+    return parser
 
 
 # ---------------------------------------------------------------------------------------------------------------------

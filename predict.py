@@ -118,6 +118,11 @@ def build_parser() -> ArgumentParser:
         help="replace existing files that Gemma-LISA did not write. Inputs are never replaced (default: off)",
     )
     add_model_options(parser)
+    add_inference_options(parser)
+    return parser
+
+
+def add_inference_options(parser: ArgumentParser) -> None:
     inference = parser.add_argument_group("inference")
     inference.add_argument(
         "--threshold",
@@ -142,7 +147,6 @@ def build_parser() -> ArgumentParser:
     inference.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="dtype of the weights; auto: as saved (default: auto)"
     )
-    return parser
 
 
 def check_output(args: argparse.Namespace, pairs: list[tuple[Path, str]]) -> list[Path]:

@@ -40,6 +40,25 @@ BAR_LENGTH = 40  # characters
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    args = build_parser().parse_args(arguments)
+    if args.name.partition("/")[0] not in BUILDERS and Path(args.name).is_dir():
+        if is_prepared(Path(args.name)):
+            raise UsageError(
+                f"{args.name}: its rows are already prepared; give the name of a data set, such as folder."
+            )
+        raise UsageError(own_data_advice(args.name).replace("--dataset ", f"{args.command} "))
+    if args.command == "inspect":
+        check_suffix("--output", args.output, PICTURES)
+        inputs = data_inputs(args.name, args.data_dir, args.dataset_options)
+        check_outputs([("--output", args.output)], inputs, args.overwrite)
+    if args.command == "prepare" and args.data_dir and args.output.resolve() == Path(args.data_dir).resolve():
+        raise UsageError(f"--output {args.output}: this folder contains the original files; set another folder.")
+    if args.command != "verify":
+        args.dataset_options = tolerating(args.name, args.dataset_options, args.max_bad)
+    return args
+
+
+def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m gemma_lisa.datasets_builder",
         description=__doc__,
@@ -85,22 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 "--rows", type=positive, default=16, help="number of rows to draw, with one question each (default: 16)"
             )
             sub.add_argument("--seed", type=int, default=0, help="seed of the choice of rows (default: 0)")
-    args = parser.parse_args(arguments)
-    if args.name.partition("/")[0] not in BUILDERS and Path(args.name).is_dir():
-        if is_prepared(Path(args.name)):
-            raise UsageError(
-                f"{args.name}: its rows are already prepared; give the name of a data set, such as folder."
-            )
-        raise UsageError(own_data_advice(args.name).replace("--dataset ", f"{args.command} "))
-    if args.command == "inspect":
-        check_suffix("--output", args.output, PICTURES)
-        inputs = data_inputs(args.name, args.data_dir, args.dataset_options)
-        check_outputs([("--output", args.output)], inputs, args.overwrite)
-    if args.command == "prepare" and args.data_dir and args.output.resolve() == Path(args.data_dir).resolve():
-        raise UsageError(f"--output {args.output}: this folder contains the original files; set another folder.")
-    if args.command != "verify":
-        args.dataset_options = tolerating(args.name, args.dataset_options, args.max_bad)
-    return args
+    return parser
 
 
 # ---------------------------------------------------------------------------------------------------------------------

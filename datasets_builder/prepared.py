@@ -164,6 +164,8 @@ def _shards_in(folder: Path, split: str) -> list[Path]:
     shards = defaultdict(list)
     for path in sorted(path for pattern in SHARD_PATTERNS for path in folder.glob(pattern)):
         shards[SHARD.fullmatch(path.name)["split"]].append(path)
+    if not shards and (folder / COMPLETE).is_file():
+        raise ValueError(f"{folder}: the shards are missing; download all of them, or run `prepare` again.")
     if not shards:
         raise ValueError(own_data_advice(folder))
     if split not in shards:

@@ -57,6 +57,10 @@ class TolerantConfig(datasets.BuilderConfig):
         raise NotImplementedError
 
 
+class TooManyBadError(ValueError):
+    """More files or records are bad than `max_bad` allows."""
+
+
 class TolerantBuilder(RowsBuilder):
     """A builder that skips at most `max_bad` (an option of its configuration) bad files and records."""
 
@@ -103,13 +107,13 @@ class TolerantBuilder(RowsBuilder):
         """Record the error of a skipped file or record and log it.
 
         Raises:
-            ValueError: the error, with advice, if `max_bad` errors were recorded before it.
+            TooManyBadError: the error, with advice, if `max_bad` errors were recorded before it.
         """
         text, max_bad = shorten(_escaped(str(error))), self.config.max_bad
         self.bad.append(ValueError(text))
         if len(self.bad) > max_bad:
             allowed = f"This is one more than max_bad {max_bad} allows. " if max_bad else ""
-            raise ValueError(f"{text} {allowed}{SKIP_ADVICE}") from error
+            raise TooManyBadError(f"{text} {allowed}{SKIP_ADVICE}") from error
         if max_bad < NO_LIMIT:
             self.remark(f"skipped: {text}")
 
@@ -132,6 +136,8 @@ class TolerantBuilder(RowsBuilder):
             except (OSError, UnicodeError) as error:  # not a valid file name
                 self.tolerate(ValueError(f"{where}: {error}"))
                 continue
+            except TooManyBadError:  # from a part of the record
+                raise
             except ValueError as error:
                 self.tolerate(error)
                 continue

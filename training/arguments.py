@@ -98,9 +98,7 @@ class DataArguments:
 
     dataset: str | None = field(
         default=None,
-        metadata={
-            "help": "name of a data set: folder for your own images, coco_instances, shapes/easy, ... (default: shapes)"
-        },
+        metadata={"help": "name of a data set: folder (your own images), shapes/easy, ade20k, ... (default: shapes)"},
     )
     mixture: dict | str | None = field(
         default=None,

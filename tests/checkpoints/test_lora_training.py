@@ -117,7 +117,10 @@ def test_training_can_start_from_a_merged_checkpoint(train, lora, tmp_path):
         ({"lora_rank": 8}, "lora_rank 4, not 8; lora_alpha 8, not 16"),
         ({"lora_mlp": True}, "lora_mlp False, not True"),
         ({"lora_rank": RANK, "use_dora": True}, "use_dora False, not True"),
-        ({"trainable": ["seg_projector.*"]}, "trained whole sam.mask_decoder, seg_projector, not seg_projector"),
+        (
+            {"trainable": ["seg_projector.*"]},
+            "fully trained modules sam.mask_decoder, seg_projector, not seg_projector",
+        ),
     ],
     ids=["rank", "mlp", "dora", "trainable"],
 )
@@ -146,12 +149,12 @@ def test_all_modules_that_can_be_trained_in_full_are_trained(base, rows, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--load_in_4bit", "true"], "load_in_4bit without LoRA"),
-        (["--load_in_8bit", "true"], "load_in_8bit without LoRA"),
-        (["--load_in_4bit", "true", "--load_in_8bit", "true", "--lora_rank", "4"], "choose one"),
+        (["--load_in_4bit", "true"], "load_in_4bit needs LoRA"),
+        (["--load_in_8bit", "true"], "load_in_8bit needs LoRA"),
+        (["--load_in_4bit", "true", "--load_in_8bit", "true", "--lora_rank", "4"], "cannot be combined"),
         (["--load_in_8bit", "true", "--lora_rank", "4", "--use_dora", "true"], "use_dora with load_in_8bit"),
         (["--lora_rank", "0"], "lora_rank"),
-        (["--lora_mlp", "true", "--lora_dropout", "0.1"], "lora_dropout, lora_mlp without LoRA"),
+        (["--lora_mlp", "true", "--lora_dropout", "0.1"], "lora_dropout, lora_mlp: only LoRA has"),
     ],
 )
 def test_options_that_cannot_be_combined_are_usage_errors(tmp_path, arguments, word):
@@ -167,6 +170,6 @@ def test_quantized_weights_are_an_error_with_zero_3_but_not_with_zero_2(tmp_path
         if stage == 2:
             parse([*arguments, f"--{kind}", "true"])
             continue
-        with pytest.raises(UsageError, match=f"{kind} with ZeRO-3: .*use ZeRO-2"):
+        with pytest.raises(UsageError, match=f"{kind} with ZeRO-3: .*Use ZeRO-2"):
             parse([*arguments, f"--{kind}", "true"])
         del engine

@@ -176,4 +176,6 @@ def test_a_terminated_prepare_leaves_complete_shards_and_resumes(root, tmp_path,
 def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "gemma_lisa.datasets_builder", "inspect", "ade20k", "--output", "sheet.txt"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --output sheet.txt")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == (
+        "error: --output must be a file name that ends in .png, .jpg, .jpeg, .webp, .tif or .tiff, got 'sheet.txt'."
+    )

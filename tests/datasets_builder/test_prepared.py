@@ -237,7 +237,7 @@ def test_other_columns_are_refused_by_name(rows, tmp_path, spoil, message):
             "train-00001-of-00002.parquet cannot be read as Parquet",
         ),
         (lambda folder: (folder / "prepared.json").rename(folder / "plan.json"), "the folder is incomplete"),
-        (lambda folder: shutil.rmtree(folder / "data"), "no prepared rows; .*--dataset folder"),
+        (lambda folder: shutil.rmtree(folder / "data"), "the shards are missing; download all of them"),
     ],
     ids=["missing shard", "broken shard", "stopped", "no shards"],
 )

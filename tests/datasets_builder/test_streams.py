@@ -211,7 +211,7 @@ def test_fewer_shards_than_readers_are_refused_with_a_fix(parts):
     with pytest.raises(ValueError) as refusal:
         StreamedQuestions(parts, 0, 3, ranks=2, workers=4)
     assert str(refusal.value) == (
-        "wide: 8 readers (2 process(es), 4 data loader worker(s) each) need at least one shard each, but there are "
+        "wide: 8 readers (2 processes, 4 data loader workers each) need at least one shard each, but there are "
         "only 4; set --dataloader_num_workers to at most 2, or write at least 8 shards (`prepare NAME ... --shards 8`)."
     )
     with pytest.raises(ValueError, match="5 readers .* only 4; write at least 5 shards"):
@@ -235,8 +235,8 @@ def test_reader_with_only_held_out_photos_is_refused_and_uneven_readers_give_a_w
     [
         (["ade20k"], "ade20k: streaming requires prepared rows; run `.*prepare ade20k`"),
         ({"wide": {"seed": 1}}, "prepared rows do not support options, got seed"),
-        (["saved"], "is what save_to_disk wrote"),
-        (["nothing"], "holds no prepared rows"),
+        (["saved"], "the output of save_to_disk cannot be streamed"),
+        (["nothing"], "no prepared rows"),
         (["broken"], "cannot be read as Parquet"),
         (["someone/rows"], "there is no such folder"),
     ],

@@ -77,7 +77,7 @@ def test_names_are_the_150_official_names():
         ),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "annotations/training/ADE_train_00000002.png"),
-            "noted as 9 x 6",
+            "its size is 9 x 6 pixels",
         ),
         (lambda folder: (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b""), "00002.png"),
     ],

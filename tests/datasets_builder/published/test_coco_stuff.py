@@ -85,7 +85,7 @@ def test_names_are_the_182_official_names_and_phrases_have_no_hyphen():
         (lambda folder: write(folder, "train2017", "000000000025", np.full((6, 8), 182, np.uint8)), "25.png.*182"),
         (
             lambda folder: Image.new("L", (9, 6)).save(folder / "cocostuff/train2017/000000000025.png"),
-            r"25.png: noted as 9 x 6",
+            r"25.png: its size is 9 x 6 pixels",
         ),
         (
             lambda folder: Image.new("RGB", (8, 6)).save(folder / "cocostuff/train2017/000000000025.png"),

@@ -94,7 +94,7 @@ def test_phrase_for_an_empty_mask_is_skipped_and_not_a_target_without_objects(ro
     (row,) = rows_of(("nobody can see it", [5]), ("both", [5, 3]))
     (target,) = row["targets"]
     assert target["texts"] == ["both"] and np.array_equal(decode_mask(target["masks"][0], ""), BOXES[3])
-    assert "skipped refs to what covers no pixel (1)" in caplog.text and "ref 0" in caplog.text
+    assert "skipped refs to objects with empty masks (1)" in caplog.text and "ref 0" in caplog.text
     assert "skipped annotations with an empty mask (1)" in caplog.text and "annotation 5" in caplog.text
 
 

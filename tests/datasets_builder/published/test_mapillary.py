@@ -83,7 +83,10 @@ def test_void_classes_are_ignored(root):
             lambda folder: Image.new("L", (8, 6), 8).save(folder / "training/v2.0/labels/b.png"),
             "b.png: unknown class number 8; the data set has 8 class numbers",
         ),
-        (lambda folder: Image.new("P", (8, 7)).save(folder / "training/v2.0/labels/b.png"), r"b.png: noted as 8 x 7"),
+        (
+            lambda folder: Image.new("P", (8, 7)).save(folder / "training/v2.0/labels/b.png"),
+            r"b.png: its size is 8 x 7 pixels",
+        ),
         (lambda folder: (folder / "training/v2.0/labels/b.png").write_bytes(b"\x89PNG"), "b.png"),
     ],
     ids=["no photo", "no map", "unknown number", "another size", "truncated"],

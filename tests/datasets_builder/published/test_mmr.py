@@ -70,7 +70,7 @@ def test_questions_have_their_own_answers_and_masks_can_overlap(root):
 
 def test_published_sizes_are_numbers_of_questions(root, tmp_path, capsys):
     datasets_main(["inspect", "mmr", "--data_dir", str(root), "--output", str(tmp_path / "sheet.png")])
-    assert "train: 1 row of 3 questions (published: 154,127 questions)\n" in capsys.readouterr().out
+    assert "1 row with 3 questions (published: 154,127 questions)\n" in capsys.readouterr().out
 
 
 def test_each_split_has_its_own_file(root):
@@ -84,11 +84,11 @@ def test_each_split_has_its_own_file(root):
         ({"file_name": "../MMR/MMR_val.json"}, "is outside of"),
         ({"file_name": "train2017/8.jpg"}, "8.jpg: no such file.*val2017.zip"),
         ({"file_name": None}, "file_name must be a text that is not empty, got None"),
-        ({"answers": [[CAN], [LID], [CAN]]}, "question 0: its text answer and masks do not match ({seg}: 2, masks: 1)"),
+        ({"answers": [[CAN], [LID], [CAN]]}, "question 0: its text answer and masks do not match .{seg}: 2, masks: 1"),
         ({"answers": [[CAN, {}], [LID], [CAN]]}, "question 0: object 1 has no segmentation"),
         (
             {"answers": [[CAN, {"segmentation": {"size": [8, 6], "counts": "0"}}], [LID], [CAN]]},
-            r"question 0: object 1: its RLE is of size \[8, 6\]",
+            r"question 0: object 1: the size of its RLE is \[8, 6\]",
         ),
     ],
 )

@@ -134,11 +134,11 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
         ),
         (
             {"text_answers": ["{seg}", "{seg}", None]},
-            "0: its text answer and masks do not match .{seg}: 1, masks: 2",
+            "question 0: its text answer and masks do not match .{seg}: 1, masks: 2",
         ),
         (
             {"text_answers": ["{ seg } {seg}", "{seg}", None]},
-            "0: its text answer and masks do not match .{seg}: 1",
+            "question 0: its text answer and masks do not match .{seg}: 1",
         ),
         ({"text_answers": ["{seg} {seg}", "{seg} [SEG]", None]}, r"question 1: its text answer contains \[SEG\]"),
         ({"text_answers": ["{seg} {seg}", 7, None]}, "question 1: its text answer must be a text or null, got 7"),
@@ -152,7 +152,7 @@ NO_PHOTO = {"coco_url": f"{URL}/train2017/7.jpg"}
         ({"answers": [[LID, CUP], CUP, [CUP, LID]]}, "question 1: its answer must be a list of objects"),
         ({"answers": [[LID, {**CUP, "segmentation": []}], [CUP], [CUP]]}, "question 0: object 1 has no segmentation"),
         ({"answers": [[LID, thing("x", 3, 3)], [CUP], [CUP]]}, "question 0: object 1 has an empty mask"),
-        ({"answers": [[LID, thing("x", 3, 30)], [CUP], [CUP]]}, "question 0: object 1: a polygon reaches"),
+        ({"answers": [[LID, thing("x", 3, 30)], [CUP], [CUP]]}, "question 0: object 1: a polygon extends"),
         ({"questions": "Who?"}, r"questions must be a list, got 'Who\?'"),
         ({"questions": ["Who?", " ", "Who?"]}, "question 1 must be a text that is not empty, got ' '"),
         ({"height": 7}, "8 x 7"),
@@ -173,7 +173,7 @@ def test_bad_record_is_refused_or_skipped_with_max_bad(root, change, message, ca
     rows = load_rows("muse", "train", str(root), {"max_bad": 1})
     assert rows[-1]["source"] == "muse/train/COCO_train2014_000000000030-1"
     # of a question that is wrong, the others of its photo stay
-    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question") else [])
+    assert [len(row["targets"]) for row in [*rows][:-1]] == ([2] if message.startswith("question ") else [])
     assert "skipped: " in caplog.text
 
 
@@ -186,7 +186,7 @@ def test_photo_without_questions_is_skipped_and_counted(root, caplog):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read as JSON"), ("{}", "is no list"), ("[7]", "must be a JSON object, got 7")],
+    [("{", "cannot be read as JSON"), ("{}", "must be a list of records"), ("[7]", "must be a JSON object, got 7")],
 )
 def test_file_without_a_list_of_records_is_refused(root, content, message):
     (root / "muse/muse_train.json").write_text(content)

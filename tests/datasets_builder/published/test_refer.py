@@ -183,8 +183,8 @@ def test_empty_masks_and_refs_without_text_are_skipped_and_counted(root, caplog)
     assert target["texts"] == ["thing 0"] and np.array_equal(masks_of(target)[0], box(0, 0, 4, 4))
     assert "skipped polygons of fewer than three points (2), first:" in caplog.text
     assert "skipped annotations with an empty mask (3)" in caplog.text and "annotation 51" in caplog.text
-    assert "skipped refs to what covers no pixel (3)" in caplog.text and "ref 1" in caplog.text
-    assert "skipped refs without a word (2)" in caplog.text and "ref 4" in caplog.text
+    assert "skipped refs to objects with empty masks (3)" in caplog.text and "ref 1" in caplog.text
+    assert "skipped refs without text (2)" in caplog.text and "ref 4" in caplog.text
     assert "skipped records without a question (1)" in caplog.text
 
 
@@ -217,11 +217,11 @@ IMAGES = [photo(9), photo(11), photo(12)]
             ANNOTATIONS,
             r"image 11: .*height and width integers above 0 .*, got 'COCO.*', '6' and 8",
         ),
-        (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: noted as 9 x 6 pixels"),
-        (changed(REFS, 2, sentences=None), IMAGES, ANNOTATIONS, r"record 2 .*has no sentences"),
-        (changed(REFS, 2, split=3), IMAGES, ANNOTATIONS, r"ref 2: its split is 3"),
+        (REFS, changed(IMAGES, 1, width=9), ANNOTATIONS, r"image 11: its size is 9 x 6 pixels"),
+        (changed(REFS, 2, sentences=None), IMAGES, ANNOTATIONS, r"record 2 .*sentences missing"),
+        (changed(REFS, 2, split=3), IMAGES, ANNOTATIONS, r"ref 2: split must be a string, got 3"),
         (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation=None), r"ref 2: .*annotation 60 has no segmentation"),
-        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation="x"), r"ref 2: .*annotation 60: a segmentation is neither"),
+        (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation="x"), r"ref 2: .*annotation 60: a segmentation must be"),
         (REFS, IMAGES, changed(ANNOTATIONS, 2, segmentation=[polygon(0, 0, 80, 6)]), r"annotation 60: a polygon"),
     ],
     ids="no_image no_object of_another_photo out no_file no_size size no_words no_split null no_mask too_far".split(),
@@ -267,7 +267,7 @@ def test_photo_of_refclef_added_later_is_read(tmp_path):
     save(tmp_path, f"{folder}/25.jpg")
     assert len(load_rows("refclef", "train", str(tmp_path), {"max_bad": 1})) == 2
     Image.new("RGB", (9, 6)).save(tmp_path / folder / "25.jpg")
-    with pytest.raises(ValueError, match="noted as 8 x 6"):
+    with pytest.raises(ValueError, match="its size is 8 x 6 pixels"):
         load_rows("refclef", "train", str(tmp_path))
 
 
