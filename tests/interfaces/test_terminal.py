@@ -51,7 +51,7 @@ def test_answers_are_printed_with_the_numbers_of_their_masks(conversation, capsy
     printed = capsys.readouterr()
     assert printed.out.count(conversation.help) == 2 and printed.err == ""
     assert "[1]" in printed.out and "[2]" in printed.out and "[SEG]" not in printed.out
-    assert "2 masks: [1] blue triangle" in printed.out and f"; wrote {conversation.output}" in printed.out
+    assert "2 masks: [1] upper leftmost" in printed.out and f"; wrote {conversation.output}" in printed.out
     assert Image.open(conversation.output).width >= 512 and len(conversation.masks) == 2
 
 
@@ -68,7 +68,7 @@ def test_a_correction_redraws_the_picture(conversation):
     conversation.answer("the red circle")
     before = conversation.session.masks[0].logits
     text = conversation.answer("/box 1 0 0 60 60")
-    assert "mask 1 now has" in text and "pixels: red circle (score " in text
+    assert "mask 1 now has" in text and "pixels: bottom left (score " in text
     assert (conversation.session.masks[0].logits != before).any()
     assert conversation.session.masks[0].box == (0, 0, 60, 60)
     conversation.answer("/point 1 3 4 0")
@@ -83,7 +83,7 @@ def test_an_uncertain_and_an_empty_mask_are_named_in_the_terminal(conversation, 
     monkeypatch.setattr(
         conversation.session, "correct", lambda *args, **more: (corrected(*args, **more)[0] & False, 0.9)
     )
-    assert "mask 1 now has 0 pixels: red circle (empty mask); wrote" in conversation.answer("/point 1 40 108")
+    assert "mask 1 now has 0 pixels: bottom left (empty mask); wrote" in conversation.answer("/point 1 40 108")
     conversation.options["threshold"] = 1e9  # above every logit, so all masks are empty
     text = conversation.answer("the red circle")
     assert "(nothing found: the mask is empty)" in text and "no mask: [2] " in text and "(empty mask); wrote" in text

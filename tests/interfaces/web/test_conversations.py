@@ -62,7 +62,7 @@ def test_a_point_corrects_a_mask_and_undo_restores_it(opened):
 
 
 def test_an_answer_without_masks_can_be_downloaded(opened):
-    ask(opened, "the green square")
+    ask(opened, "the yellow star")
     conversation = opened.conversations.of("a")
     assert conversation.turns[0].pieces and not conversation.turns[0].masks
     assert opened.save_picture("", "", "en", session())[1] == ""
