@@ -27,7 +27,7 @@ TRAINING_RECORD = "training.json"
 # Times of a stage. CPU seconds of the main process are comparable on a busy machine too.
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
 # Keys of records by older versions -> their present names
-RENAMED = {"rows_a_step": "global_batch_size"}
+RENAMED = {"rows_a_step": "global_batch_size", "dialogue_share": "conversation_share"}
 
 
 def commit() -> str:

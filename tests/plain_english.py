@@ -32,10 +32,10 @@ COUNTED = (
     "rows|samples|questions|images|pictures|bytes|tokens|files|masks|steps|batches|units|pixels|cells|scenes|lines"
 )
 PER = "(optimizer )?step|row|image|picture|second|question|process|file|batch|epoch|device|side|scene|line|day|class"
-# Class names of public data sets, and a key of old training records
+# Class names of public data sets, and old names of options and of keys of training records
 QUOTED = (
-    re.compile(r'"rows_a_step"|\bfloor(-\w+|\.\w+)?[",;\' ]|\bhouse[",;\']'),
-    ("datasets_builder/", "checkpoints/"),
+    re.compile(r'"rows_a_step"|"dialogue_share"|\bfloor(-\w+|\.\w+)?[",;\' ]|\bhouse[",;\']'),
+    ("datasets_builder/", "checkpoints/", "training/"),
 )
 # (pattern, what to write). One word per concept.
 FORBIDDEN = [

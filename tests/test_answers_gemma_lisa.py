@@ -13,6 +13,8 @@ REPETITIVE = [
     "No, I I see see see see none.",
     "No, I I I I I I see see are [SEG] white.",
     "I I I.",
+    "See see see none.",
+    "The THE the.",
     "It is [SEG] red red red circle.",
     "It is [SEG] red circle red circle red circle.",
     "It is [SEG]. It is the dog. It is the dog. It is the dog.",

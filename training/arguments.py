@@ -199,8 +199,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
 
 def _print_help(arguments: list[str]) -> None:
     """Print the help and exit, if an argument asks for it."""
-    asked = {"-h", "--help", "--help_all"} & set(arguments)
-    if asked:
+    if asked := {"-h", "--help", "--help_all"} & set(arguments):
         print("\n".join(help_lines(CLASSES, with_all="--help_all" in asked)))
         sys.exit(0)
 

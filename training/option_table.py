@@ -271,6 +271,7 @@ RENAMED = {
     "data_path": "data_dir",
     "dataset_dir": "data_dir",
     "dataset_name": "dataset",
+    "dialogue_share": "conversation_share",
     "dtype": "bf16",
     "epochs": "num_train_epochs",
     "eval_batch_size": "per_device_eval_batch_size",

@@ -17,7 +17,7 @@ MIN_SCORE = 0.5
 MIN_REPETITIONS = 3
 MAX_REPEATED_WORDS = 8
 # Words that never stand three times in a row in a correct answer. "none" and "circle" do, in a list of grid cells.
-_FUNCTION_WORDS = frozenset("I i a an the this it they there is are was were of in on at see".split())
+_FUNCTION_WORDS = frozenset("i a an the this it they there is are was were of in on at see".split())
 _END_OF_SENTENCE = ".!?。"
 _SEPARATORS = (",", ";", ":", "、")  # items of a list can be equal
 
@@ -86,6 +86,7 @@ def repeats_itself(raw_text: str, seg_token: str = "[SEG]") -> bool:
         seg_token: the token that stands for a mask.
     """
     words = [word.rstrip(_END_OF_SENTENCE) for word in raw_text.replace(seg_token, f" {seg_token} ").split()]
+    words = [word if word == seg_token else word.lower() for word in words]
     has_mask = seg_token in words
     for length in range(1, MAX_REPEATED_WORDS + 1):
         equal = 0  # consecutive words that equal the word `length` places before

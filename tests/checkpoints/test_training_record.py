@@ -92,12 +92,12 @@ def test_a_missing_record_has_no_stages_and_a_damaged_record_is_an_error(tmp_pat
 
 
 def test_keys_of_older_records_are_renamed(tmp_path):
-    stage = {"rows_a_step": 32, "settings": {"rows_a_step": 32, "seed": 1}}
-    expected = {"global_batch_size": 32, "settings": {"global_batch_size": 32, "seed": 1}}
+    stage = {"rows_a_step": 32, "settings": {"rows_a_step": 32, "dialogue_share": 0.5}}
+    expected = {"global_batch_size": 32, "settings": {"global_batch_size": 32, "conversation_share": 0.5}}
     folder = write_record(tmp_path / "older", stage, {"command": "train.py"})
     assert read_stages(folder) == [expected, {"command": "train.py"}]
     assert Record(folder, [], None, global_batch_size=8).stages[0] == expected
-    settings = {"global_batch_size": 32, "seed": 1}
+    settings = {"global_batch_size": 32, "conversation_share": 0.5}
     assert differences(read_stages(folder)[0]["settings"], settings) == []
     assert differences(read_stages(folder)[0]["settings"], {**settings, "global_batch_size": 8}) == [
         "global_batch_size 32, not 8"
