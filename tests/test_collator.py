@@ -165,21 +165,25 @@ def targets_of(sample):
 def test_wrong_number_of_masks_is_an_error_that_names_the_row(collate, make_sample, count):
     sample = make_sample(["No.", "{seg} and {seg}."], source="some_set/val/000041")
     sample["masks"][1] = np.zeros((count, 64, 64), dtype=np.uint8)
-    with pytest.raises(ValueError, match=rf"some_set/val/000041: 2 \[SEG\] tokens but {count} masks"):
+    with pytest.raises(
+        ValueError, match=rf"some_set/val/000041: answers and masks do not match .\[SEG\] tokens: 2, masks: {count}"
+    ):
         collate([make_sample(["{seg}."], source="some_set/val/000040"), sample])
 
 
 def test_number_of_masks_is_checked_per_question(collate, make_sample):
     sample = make_sample(["{seg}.", "{seg} and {seg}."])
     sample["masks"].reverse()
-    with pytest.raises(ValueError, match=r"1 \[SEG\] tokens but 2 masks"):
+    with pytest.raises(ValueError, match=r"answers and masks do not match .\[SEG\] tokens: 1, masks: 2"):
         collate([sample])
 
 
 def test_seg_in_a_conversation_without_masks_is_an_error(collate, make_sample):
     sample = make_sample([])
     sample["conversations"], sample["masks"] = [Conversation((("Where?", f"It is {SEG_SLOT}."),))], [None]
-    with pytest.raises(ValueError, match=r"some_set/train/000007: 1 \[SEG\] tokens but 0 masks"):
+    with pytest.raises(
+        ValueError, match=r"some_set/train/000007: answers and masks do not match .\[SEG\] tokens: 1, masks: 0"
+    ):
         collate([sample])
 
 

@@ -243,7 +243,7 @@ def test_points_and_boxes_are_equal_to_those_of_segment(example, session):
         (lambda session: session.ask("it", points=[(3, 5)]), "x, y and label"),
         (lambda session: session.ask("it", box=(30, 30, 10, 40)), "left, top, right, bottom"),
         (lambda session: session.ask("it", max_new_tokens=0), "max_new_tokens must be at least 1, got 0"),
-        (lambda session: session.correct(0, points=[(1, 1, 1)]), "has 0 masks, .* so mask 0 does not exist"),
+        (lambda session: session.correct(0, points=[(1, 1, 1)]), "Mask 0 does not exist. Number of masks .*: 0"),
     ],
 )
 def test_invalid_question_is_an_error_and_changes_nothing(session, call, error_text):

@@ -123,7 +123,7 @@ def test_masks_can_be_shown_hidden_downloaded_and_corrected(browse, screenshots)
 
     page.click("#restart")
     page.wait_for_function("document.querySelectorAll('.gl-said, .gl-layer').length == 0")
-    ask(page, "the green square")
+    ask(page, "the yellow star")
     page.screenshot(path=screenshots / "6-not-there.png")
     page.click("#close")
     page.wait_for_selector("#upload input[type=file]", state="attached")
