@@ -224,7 +224,9 @@ def main(arguments: list[str]) -> None:
         default="token",
         help="hidden state that prompts SAM: of [SEG] (token) or of the token before it (previous) (default: token)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty (default: off)"
+    )
     args = parser.parse_args(arguments)
     if not args.overwrite:
         check_new_folder(args.output)

@@ -141,7 +141,7 @@ def change(root, where, index, **fields):
         (lambda root: change(root, "annotations", 0, segmentation=None), "image 9 .*annotation 1 has no segmentation"),
         (lambda root: change(root, "annotations", 0, segmentation={"size": [6, 8], "counts": "0"}), "annotation 1"),
         (lambda root: change(root, "annotations", 0, category_id=5), "annotation 1: there is no category 5"),
-        (lambda root: change(root, "annotations", 1, id=1), "annotation 1 is there twice"),
+        (lambda root: change(root, "annotations", 1, id=1), "annotation 1 exists twice"),
         (lambda root: change(root, "images", 0, file_name="train2017/" + "x" * 300), "image 9 .*too long"),
     ],
     ids="no_photo empty_photo climbs_out another_size no_list no_mask broken_runs no_category twice long".split(),
