@@ -224,9 +224,7 @@ def main(arguments: list[str]) -> None:
         default="token",
         help="hidden state that prompts SAM: of [SEG] (token) or of the token before it (previous) (default: token)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty (default: off)"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty")
     args = parser.parse_args(arguments)
     if not args.overwrite:
         check_new_folder(args.output)
