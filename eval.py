@@ -80,7 +80,7 @@ def build_parser() -> ArgumentParser:
         choices=("generate", "teacher_forced"),
         default="generate",
         help="generate: the model writes its answer; teacher_forced: the right answer is given, and masks are decoded "
-        "at its [SEG] tokens as in LISA's code. Do not compare results of the two (default: generate)",
+        "at its [SEG] tokens as in LISA's code. Do not compare results of the two protocols (default: generate)",
     )
     evaluation.add_argument(
         "--batch_size", metavar="N", type=positive, default=16, help="number of questions per batch (default: 16)"

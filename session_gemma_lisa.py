@@ -170,7 +170,7 @@ class ImageSession:
             )
         points = _as_list(points) or []
         if not points and box is None:
-            raise ValueError("There is nothing to correct the mask with. Pass points or a box.")
+            raise ValueError("A correction needs points or a box, got neither.")
         kept = self.masks[number]
         clicked = [*kept.points, *points]
         mask_inputs = kept.logits if box is None else None

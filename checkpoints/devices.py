@@ -17,7 +17,7 @@ AUTO = "auto"
 def choose_device(wanted: str | None) -> torch.device | str:
     """Return the wanted device, or by default a GPU if there is one, else the CPU. Print the choice to stderr.
 
-    "auto" is returned as it is: `load_checkpoint` then spreads the model over all devices.
+    "auto" is returned unchanged: `load_checkpoint` then spreads the model over all devices.
     """
     if wanted == AUTO:
         count = torch.cuda.device_count()

@@ -91,7 +91,7 @@ def build_parser() -> ArgumentParser:
                 help="minimum number of shards per split; use one per process that streams them (default: 1)",
             )
             sub.add_argument(
-                "--push", metavar="ORG/NAME", help="Hub repository to upload the folder to; a new one is private"
+                "--push", metavar="ORG/NAME", help="Hub repository to upload the folder to; a new repository is private"
             )
         if command == "inspect":
             sub.add_argument(
@@ -103,7 +103,7 @@ def build_parser() -> ArgumentParser:
             sub.add_argument(
                 "--rows", type=positive, default=16, help="number of rows to draw, with one question each (default: 16)"
             )
-            sub.add_argument("--seed", type=int, default=0, help="seed of the choice of rows (default: 0)")
+            sub.add_argument("--seed", type=int, default=0, help="seed for choosing the rows (default: 0)")
     return parser
 
 

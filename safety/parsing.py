@@ -114,5 +114,5 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"{show(twice)} is there twice")
+        raise ValueError(f"{show(twice)} occurs twice")
     return content

@@ -1,4 +1,4 @@
-"""Silence messages of libraries at their import that a user can neither act on nor needs."""
+"""Silence import messages of libraries that users cannot act on."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ WARNINGS = ("`torch.jit.script_method` is deprecated",)
 
 
 def quiet_libraries() -> None:
-    """Filter the messages above; before the libraries are imported, and as often as wanted."""
+    """Filter the messages above. Call it before the libraries are imported; repeated calls are allowed."""
     for name in MESSAGES:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:

@@ -8,7 +8,7 @@
 An adapter is merged into its base model, which must not be quantized. Sharded weights of DeepSpeed ZeRO and FSDP2 are
 merged into one checkpoint. These shards are pickles, which can run code: use only those of your own runs.
 
-The exported model must give the same outputs as the original, else nothing is written. Before an upload the folder is
+If the exported model gives other outputs than the original, nothing is written. Before an upload the folder is
 also tested in a Python process that has transformers but not this project. See docs/publish.md.
 """
 
@@ -75,7 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--dtype",
         choices=DTYPES,
         default="auto",
-        help="type of the weights; auto keeps that of the base model (default: auto)",
+        help="type of the weights; auto keeps the type of the base model (default: auto)",
     )
     parser.add_argument("--max_shard_size", default="5GB", help="maximum size of each file of weights (default: 5GB)")
     parser.add_argument(
@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--push", metavar="ORG/NAME", help="repository on the Hub to which the folder is uploaded")
     parser.add_argument("--private", action="store_true", help="make a new repository private; needs --push")
-    parser.add_argument("--dry_run", action="store_true", help="test the folder and list its files without an upload")
+    parser.add_argument("--dry_run", action="store_true", help="test and list the files, but do not upload them")
     args = parser.parse_args(arguments)
     args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
     for image, *questions in args.examples:

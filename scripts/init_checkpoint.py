@@ -3,8 +3,8 @@
     python scripts/init_checkpoint.py --gemma google/gemma-3-4b-it --sam facebook/sam-vit-huge --output outputs/start
 
 Gemma 3 and SAM are folders or Hub names in Hugging Face format. SAM can also be a `.pth` file of segment_anything.
-All their weights are kept. New are the token `[SEG]`, which uses a spare row of the embedding, and `seg_projector`,
-which is random until it is trained. If an error occurs, no folder is written.
+All their weights are kept. Two parts are new: the token `[SEG]`, which uses a spare row of the embedding, and
+`seg_projector`, which is random until it is trained. If an error occurs, no folder is written.
 """
 
 import argparse
@@ -332,7 +332,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default="token",
         help=f"hidden state that prompts SAM: {states} (default: token)",
     )
-    dtype_help = "type of the weights; auto keeps that of Gemma (default: bfloat16)"
+    dtype_help = "type of the weights; auto keeps the type of Gemma's weights (default: bfloat16)"
     add("--dtype", choices=DTYPES, default="bfloat16", help=dtype_help)
     add("--seed", type=int, default=0, help="seed of the random weights of seg_projector (default: 0)")
     return parser.parse_args(arguments)

@@ -146,7 +146,7 @@ def test_inputs_of_segment_that_do_not_match_are_an_error(tiny, make_picture):
     model, processor = tiny
     ask = [{"role": "user", "content": [{"type": "image", "image": make_picture()}, {"type": "text", "text": "a"}]}]
     inputs = dict(processor.apply_chat_template(ask, add_generation_prompt=True, tokenize=True, return_dict=True))
-    with pytest.raises(ValueError, match="sam_pixel_values must have one image .*\(1\), got 2"):
+    with pytest.raises(ValueError, match=r"sam_pixel_values must have one image .*\(1\), got 2"):
         model.segment(**{**inputs, "sam_pixel_values": inputs["sam_pixel_values"].repeat(2, 1, 1, 1)})
     with pytest.raises(ValueError, match="pixel_values is missing"):
         model.segment(**{**inputs, "pixel_values": None})

@@ -69,7 +69,7 @@ class ModelArguments:
     )
     adapter: str | None = field(
         default=None,
-        metadata={"help": "folder of an adapter to train further, if its base model, --model, has moved"},
+        metadata={"help": "folder of an adapter to train further. Only needed if its base model was moved to --model"},
     )
     lora_rank: int | None = field(
         default=None,
@@ -102,14 +102,14 @@ class DataArguments:
     )
     mixture: dict | str | None = field(
         default=None,
-        metadata={"help": "several data sets in weighted groups, or a recipe that has a mixture; replaces dataset"},
+        metadata={"help": "data sets in weighted groups, or path of a recipe that has a mixture; replaces dataset"},
     )
     epoch_length: int | None = field(
         default=None, metadata={"help": "number of samples per epoch of a mixture (default: none; a mixture needs it)"}
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "stream the mixture's prepared rows in place of copying them to the cache; needs max_steps"},
+        metadata={"help": "stream the mixture's prepared rows instead of copying them to the cache; needs max_steps"},
     )
     data_dir: str | None = field(default=None, metadata={"help": "folder of the data set's original files"})
     dataset_options: dict | str | None = field(
@@ -124,7 +124,7 @@ class DataArguments:
     )
     eval_split: str = field(default="validation", metadata={"help": "split to evaluate on"})
     eval_rows: int | None = field(
-        default=None, metadata={"help": "number of rows (images) to evaluate on, from the first (default: all)"}
+        default=None, metadata={"help": "number of rows (images) to evaluate on, from the start (default: all)"}
     )
     max_questions: int = field(
         default=4, metadata={"help": "maximum number of questions about an image in one sample, isolated by attention"}
@@ -181,7 +181,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
     _check_model(model_args, training_args)
     _check_data(data_args, training_args)
     if not data_args.learn_masks and (training_args.eval_strategy != "no" or training_args.eval_on_start):
-        raise UsageError("learn_masks false trains no masks, so there are none to evaluate. Set eval_strategy to no.")
+        raise UsageError("learn_masks is false, so there are no masks to evaluate. Set eval_strategy to no.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":
         raise UsageError("fp16 is not supported: Gemma 3's activations overflow to NaN. Use --bf16 true.")
     if training_args.bf16 and given.get("bf16") == COMMAND_LINE and not values["bf16"]:
@@ -246,10 +246,10 @@ def _recipe_of(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
-        raise UsageError(f"--config {found.config} must hold options as `name: value`.")
+        raise UsageError(f"--config {found.config} must contain options as `name: value`.")
     environment = recipe.pop("env", {})
     if not isinstance(environment, dict):
-        raise UsageError(f"--config {found.config}: env must hold variables as `NAME: value`.")
+        raise UsageError(f"--config {found.config}: env must contain variables as `NAME: value`.")
     os.environ.update({str(name): str(value) for name, value in environment.items()})
     return recipe, others
 
@@ -371,7 +371,7 @@ def _check_data(data_args: DataArguments, training_args: GemmaLisaTrainingArgume
         return
     if data_args.dataset or data_args.dataset_options:
         raise UsageError(
-            "mixture replaces dataset and dataset_options. Remove these two; options belong into the mixture."
+            "mixture replaces dataset and dataset_options. Remove these two; put their options into the mixture."
         )
     if data_args.streaming:
         if data_args.epoch_length is not None or training_args.max_steps < 1:

@@ -84,7 +84,7 @@ def describe(model, data: list[str], args: GemmaLisaTrainingArguments) -> str:
     rates = describe_groups(groups_of(model, args)) if args.muon_learning_rate is None else []
     if sum(total.values()) > LARGE_MODEL and args.samples_per_step < SMALL_BATCH:
         rates.append(
-            f"WARNING: {count_of(args.samples_per_step, 'sample')} per optimizer step is little for a model of this "
+            f"WARNING: {count_of(args.samples_per_step, 'sample')} per optimizer step is low for a model of this "
             "size. LISA's paper uses 160. Set a larger global_batch_size; it needs no more memory."
         )
     return "\n".join(

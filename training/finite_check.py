@@ -54,7 +54,7 @@ def stop_unless_finite(
     start = f"resume with --resume_from_checkpoint {checkpoints[-1]}" if checkpoints else "restart with --fresh true"
     part = "gradient" if all(map(_is_finite, batches)) else "loss"
     raise FloatingPointError(
-        f"step {step}: the {part} is not finite, so the run stops and this step is not saved. {path} names its rows. "
+        f"step {step}: the {part} is not finite, so the run stops without saving this step. {path} names its rows. "
         f"Check them, or lower learning_rate or max_grad_norm, and {start}."
     )
 

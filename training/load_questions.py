@@ -80,5 +80,5 @@ def _read_translations(file: str | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"translations: {file} cannot be read as JSON ({error}).") from error
     if not isinstance(translations, dict):
-        raise ValueError(f'translations: {file} must hold a JSON object of languages, such as {{"ja": ...}}.')
+        raise ValueError(f'translations: {file} must contain a JSON object of languages, such as {{"ja": ...}}.')
     return translations

@@ -99,7 +99,7 @@ def optimizer_options(args: TrainingArguments) -> dict[str, Any]:
         ImportError: the optimizer is not installed.
     """
     if any(word in args.optim for word in OWN_GROUPS):
-        raise ValueError("this optimizer makes its own parameter groups. Use an AdamW.")
+        raise ValueError("this optimizer makes its own parameter groups. Use an AdamW optimizer.")
     if args.optim_args and not all(len(part.split("=")) == 2 for part in args.optim_args.split(",")):
         raise ValueError("expected name=value, or several of them separated by commas.")
     return Trainer.get_optimizer_cls_and_kwargs(args, None)[1]

@@ -305,7 +305,7 @@ def check_training(args: GemmaLisaTrainingArguments) -> None:
             "known only when its questions are drawn. Use random or sequential."
         )
     if DebugOption.TPU_METRICS_DEBUG in args.debug:
-        raise UsageError("debug tpu_metrics_debug is not supported, as there is no training on TPU. Remove it.")
+        raise UsageError("debug tpu_metrics_debug is not supported, because TPUs are not supported. Remove it.")
     if args.local_rank not in (-1, args.local_process_index):
         raise UsageError(
             f"local_rank is {args.local_rank}, but this process has local rank {args.local_process_index}. Remove "
@@ -319,7 +319,7 @@ def check_training(args: GemmaLisaTrainingArguments) -> None:
     _check_optimizer(args)
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise UsageError(f"report_to must be among {', '.join(INTEGRATION_TO_CALLBACK)}, got {name}.")
+            raise UsageError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}, got {name}.")
         if name not in (*get_available_reporting_integrations(), *ALWAYS_THERE):
             raise UsageError(f"report_to {name}: the package is not installed. Install it, or remove report_to.")
 

@@ -91,7 +91,7 @@ OPTIONS: dict[str, Option] = {
     "label_smoothing_factor": refused("the model computes its loss without smoothing"),
     "bf16": read_by(_MAIN),
     "fp16": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
-    "bf16_full_eval": refused("use bf16: transformers applies this option only outside of a training"),
+    "bf16_full_eval": refused("use bf16: transformers applies this option only outside of training"),
     "fp16_full_eval": refused("use bf16: Gemma 3's activations exceed the range of fp16 and become NaN"),
     "tf32": read_by(f"{_ARGUMENTS}__post_init__"),
     "activation_checkpointing": read_by(f"{_TRAINER}train"),

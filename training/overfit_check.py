@@ -23,7 +23,7 @@ from gemma_lisa.safety.short_text import count_of
 
 from .atomic_saves import ASIDE
 
-ROWS, LOOKED_AT = 8, 64  # rows to overfit, chosen from so many, rows with masks first
+ROWS, LOOKED_AT = 8, 64  # rows to overfit; number of candidates to choose from (rows with masks first)
 STEPS, LOOK_EVERY = 100, 5  # maximum number of steps, and steps between two looks at the losses
 FALLEN, LEARNED = 0.9, 0.05  # a loss must fall below this fraction of its first value, or below this value
 SAME = 1e-3  # largest difference of a reloaded model's outputs, as a fraction of the largest output

@@ -211,7 +211,7 @@ def choose_start(
         )
     if newest is None:
         raise ValueError(
-            f"{folder} holds a finished run of {finished['steps']} steps without checkpoints, so it kept no optimizer "
+            f"{folder} holds a finished run of {finished['steps']} steps without checkpoints, so it has no optimizer "
             f"state and cannot be extended. Start a new run from its model: --model {folder} --output_dir NEW; or "
             "start over with --fresh true."
         )
@@ -224,7 +224,7 @@ def _go_back(folder: Path, wanted: Path, settings: dict[str, Any]) -> Start:
         raise ValueError(f"--resume_from_checkpoint {wanted} is not a checkpoint: it has no {TRAINER_STATE_NAME}.")
     if wanted.resolve().parent != folder.resolve() and (checkpoints_of(folder) or _last_stage(folder)):
         raise ValueError(
-            f"--resume_from_checkpoint {wanted} is of another folder, and output_dir {folder} already holds a run. Use "
+            f"--resume_from_checkpoint {wanted} is in another folder, but output_dir {folder} already holds a run. Use "
             "another output_dir, or start over with --fresh true."
         )
     step = json.loads((wanted / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]

@@ -184,7 +184,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if options.keys() & {"params", "model", "optimizer_dict"}:
             raise ValueError(
-                f"optim {args.optim.value} is not supported: it makes its own parameter groups. Use an AdamW."
+                f"optim {args.optim.value} is not supported: it makes its own parameter groups. Use an AdamW optimizer."
             )
         options["params"] = groups_of(model, args)  # Trainer passes them to the class in place of its own
         return optimizer_class, options

@@ -61,7 +61,7 @@ class GemmaLisaTrainingArguments(TrainingArguments):
     )
     self_check: bool = field(
         default=False,
-        metadata={"help": "before the training, overfit 8 rows, save, reload and compare; takes minutes at most"},
+        metadata={"help": "before training, overfit 8 rows, save, reload and compare; takes minutes at most"},
     )
     hub_license: str | None = field(
         default=None,

@@ -50,7 +50,7 @@ class CocoInstancesConfig(TolerantConfig):
     # Questions per image about categories without annotations in it. 0 by default: COCO files do not state whether
     # every object was annotated, and an object labelled as absent trains the model to refuse.
     absent: int = 0
-    seed: int = 0  # of the choice of absent categories
+    seed: int = 0  # for choosing absent categories
 
     @property
     def root(self) -> Path:

@@ -82,7 +82,7 @@ def find_folders(root: Path) -> dict[str, Path]:
     if find_place(root, IMAGES).is_dir():
         if found:
             places = ", ".join(f"{path.name}/images/" for paths in found.values() for path in paths)
-            raise ValueError(f"{root}: contains images/ and also {places}; move the photos into one or the other.")
+            raise ValueError(f"{root}: contains images/ and also {places}; move all photos into one of them.")
         return {"train": root}
     if not found:
         there = listed(f"{path.name}/" if path.is_dir() else path.name for path in _listed(root)) or "nothing"

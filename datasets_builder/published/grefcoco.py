@@ -36,7 +36,7 @@ class Grefcoco(ReferBuilder):
         folder="refer_seg/grefcoco",
         get=f"Download grefs(unc).json and instances.json into refer_seg/grefcoco; {GET_PHOTOS}",
         homepage="https://github.com/henghuiding/gRefCOCO",
-        license=f"{COCO_TERMS}; none is stated for the refs",
+        license=f"{COCO_TERMS}; no license is stated for the refs",
         citation="Liu et al., GRES: Generalized Referring Expression Segmentation, CVPR 2023",
     )
     REFS = "grefs"

@@ -66,7 +66,7 @@ class LlavaInstruct(ArchiveBuilder):
         "COCO's train2017.zip into coco. mix665k also needs the photos of GQA, OCR-VQA, TextVQA and Visual Genome in "
         "gqa/images, ocr_vqa/images, textvqa/train_images, vg/VG_100K and vg/VG_100K_2.",
         homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
-        license="CC-BY-4.0, and to be used by OpenAI's terms; photos under their own",
+        license="CC-BY-4.0, use must comply with OpenAI's terms; photos under their own terms",
         citation="Liu et al., Visual Instruction Tuning, NeurIPS 2023",
         unit="records",
     )

@@ -32,7 +32,7 @@ class Mmr(MultiTargetBuilder):
         folder="MMR",
         get="Download the JSON files into MMR; move the folders of COCO's train2017.zip and val2017.zip into coco.",
         homepage="https://github.com/jdg900/MMR",
-        license="photos under Flickr's terms of use; none is stated for the annotations",
+        license="photos under Flickr's terms of use; no license is stated for the annotations",
         citation="Jang et al., MMR: A Large-scale Benchmark Dataset for Multi-target and Multi-granularity Reasoning "
         "Segmentation, ICLR 2025",
         sizes={"train": 154_127, "validation": 8_194},

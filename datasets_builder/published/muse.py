@@ -35,7 +35,7 @@ class Muse(MultiTargetBuilder):
         get="Download the JSON files into muse; move the folders of COCO's train2017.zip, val2017.zip and "
         "train2014.zip into coco.",
         homepage="https://github.com/MaverickRen/PixelLM",
-        license="photos under Flickr's terms of use; none is stated for the annotations",
+        license="photos under Flickr's terms of use; no license is stated for the annotations",
         citation="Ren et al., PixelLM: Pixel Reasoning with Large Multimodal Model, CVPR 2024",
     )
     FILES = {

@@ -35,7 +35,7 @@ class PascalPart(PartsBuilder):
         "vlpart/pascal_part; create train.json and val.json there with VLPart's tools/pascal_part_mat2json.py, as "
         "described in its datasets/README.md.",
         homepage="https://github.com/facebookresearch/VLPart",
-        license="photos under Flickr's terms of use; none is stated for the annotations",
+        license="photos under Flickr's terms of use; no license is stated for the annotations",
         citation="Chen et al., Detect What You Can: Detecting and Representing Objects using Holistic Models and Body "
         "Parts, CVPR 2014; Sun et al., Going Denser with Open-Vocabulary Part Segmentation, ICCV 2023",
     )

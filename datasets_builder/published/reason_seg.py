@@ -49,7 +49,7 @@ class ReasonSeg(ArchiveBuilder):
         folder="reason_seg/ReasonSeg",
         get="Download it and move its folders train, val, test and explanatory into reason_seg/ReasonSeg.",
         homepage="https://github.com/dvlab-research/LISA",
-        license="none is stated for the annotations; photos of OpenImages and ScanNet under their own terms",
+        license="no license is stated for the annotations; photos of OpenImages and ScanNet under their own terms",
         citation="Lai et al., LISA: Reasoning Segmentation via Large Language Model, CVPR 2024",
         sizes={"train": 239, "validation": 200, "test": 779},
     )

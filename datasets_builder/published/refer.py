@@ -212,7 +212,7 @@ class Refcoco(ReferBuilder):
         folder="refer_seg/refcoco",
         get=f"Download refcoco.zip and move its folder refcoco into refer_seg; {GET_PHOTOS}",
         homepage=HOMEPAGE,
-        license=f"{COCO_TERMS}; none is stated for the refs",
+        license=f"{COCO_TERMS}; no license is stated for the refs",
         citation="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014; "
         "Yu et al., Modeling Context in Referring Expressions, ECCV 2016",
     )
@@ -283,7 +283,7 @@ class Refclef(ReferBuilder):
         get="Download refclef.zip and saiapr_tc-12.zip; move the folder of the first into refer_seg, and that of the "
         "second into refer_seg/images.",
         homepage=HOMEPAGE,
-        license="photos under the terms of IAPR TC-12; none is stated for the refs",
+        license="photos under the terms of IAPR TC-12; no license is stated for the refs",
         citation="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014",
     )
     PHOTOS = {"refer_seg/images/saiapr_tc-12": None}

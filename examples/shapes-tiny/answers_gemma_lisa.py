@@ -16,7 +16,7 @@ MIN_SCORE = 0.5
 
 MIN_REPETITIONS = 3
 MAX_REPEATED_WORDS = 8
-# Words that never stand three times in a row in a correct answer. "none" and "circle" do, in a list of grid cells.
+# Words that never occur three times in a row in a correct answer. "none" and "circle" do, in a list of grid cells.
 _FUNCTION_WORDS = frozenset("i a an the this it they there is are was were of in on at see".split())
 _END_OF_SENTENCE = ".!?。"
 _SEPARATORS = (",", ";", ":", "、")  # items of a list can be equal

@@ -26,7 +26,7 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{at}: &a{at} {{<<: [*a{at - 1}, *a{at -
         (f"n: {'9' * 5000}\n", "a number of 5,000 characters"),
         (f"n: 1{':59' * 300_000}\n", "a number of 900,001 characters"),
         ("x" * (MAX_YAML_CHARACTERS + 1), "more than 1,000,000 characters"),
-        ("a: 1\nb: 2\na: 3\n", "'a' is there twice"),
+        ("a: 1\nb: 2\na: 3\n", "'a' occurs twice"),
         ("x: !!bool foo", "foo"),
         ("x: !!timestamp foo", "."),
         ("x: !!int ''", "."),

@@ -107,10 +107,10 @@ def test_a_recipe_works_for_one_and_for_several_processes(recipe, caplog):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1, 2]", "must hold options as `name: value`"),
-        ("3: 4", "must hold options as `name: value`"),
+        ("[1, 2]", "must contain options as `name: value`"),
+        ("3: 4", "must contain options as `name: value`"),
         ("a: [", "recipe.yaml cannot be read as YAML (while parsing"),
-        ("env: 3", "env must hold variables"),
+        ("env: 3", "env must contain variables"),
         ("warmup_ratio: 0.1", "Use warmup_steps"),
         ("learning-rate: 0.1", "Did you mean learning_rate"),
         ("max_steps: 7.5", "argument --max_steps/--max-steps: invalid int value: '7.5'"),

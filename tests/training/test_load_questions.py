@@ -46,7 +46,7 @@ def test_a_mixture_has_epoch_length_samples(read):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "cannot be read as JSON"), ("[]", "must hold a JSON object of languages"), (None, "cannot be read")],
+    [("{", "cannot be read as JSON"), ("[]", "must contain a JSON object of languages"), (None, "cannot be read")],
 )
 def test_unreadable_translations_are_named(read, tmp_path, content, words):
     path = tmp_path / "words.json"

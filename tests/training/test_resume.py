@@ -91,7 +91,7 @@ def test_a_run_with_a_checkpoint_after_its_end_is_not_finished(run):
 def test_a_finished_run_without_checkpoints_cannot_be_extended(run):
     folder = run(finished=4)
     assert start_of(folder).is_finished
-    with pytest.raises(ValueError, match="without checkpoints, so it kept no optimizer state") as refusal:
+    with pytest.raises(ValueError, match="without checkpoints, so it has no optimizer state") as refusal:
         start_of(folder, {**SETTINGS, "max_steps": 6})
     assert f"--model {folder} --output_dir NEW" in str(refusal.value) and "\n" not in str(refusal.value)
 

@@ -113,14 +113,14 @@ def test_an_ambiguous_line_of_classes_txt_is_refused(root, text, said):
             '{"1": "cat", "01": "dog"}',
             "two classes have the number 1; each class needs a different number",
         ),
-        ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' is there twice)"),
+        ("classes.json", '{"1": "cat", "1": "dog"}', "cannot be read ('1' occurs twice)"),
         ("classes.json", '{"cat": 1, "dog": 1}', "two classes have the number 1"),
         ("classes.json", '["0 background", "1 cat"]', "the name '0 background' starts with a number"),
         ("classes.json", '{"1": "c\\ud83dat"}', r"'c\ud83dat' contains half of a character"),
         ("classes.json", '{"1e": "cat"}', "'1e': 'cat' is not a number and a name"),
         ("classes.json", f'{{"{"1" * 5000}": "cat"}}', "is not a number and a name"),
         ("classes.json", '{"1": true}', "'1': True is not a number and a name"),
-        ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' is there twice)"),
+        ("classes.yaml", "1: cat\n2: dog\n1: cow\n", "cannot be read ('1' occurs twice)"),
     ],
 )
 def test_errors_in_classes_name_the_file(root, name, text, said):

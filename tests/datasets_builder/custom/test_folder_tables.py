@@ -148,7 +148,7 @@ def test_errors_in_a_question_name_its_line(asked, line, said):
         (
             "questions.jsonl",
             '{"image": "1", "image": "2"}\n',
-            "line 1: not valid JSON ('image' is there twice); write one",
+            "line 1: not valid JSON ('image' occurs twice); write one",
         ),
         ("questions.jsonl", '{"image": "1.jpg"}\n', "line 1: the column question is missing"),
     ],
