@@ -32,7 +32,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", type=Path, default=EXAMPLE, help="checkpoint folder (default: the checkpoint in examples/)"
     )
-    parser.add_argument("--level", default="easy", choices=["easy", "hard", "drawings"], help="level of shapes (default: easy)")
+    parser.add_argument(
+        "--level", default="easy", choices=["easy", "hard", "drawings"], help="level of shapes (default: easy)"
+    )
     parser.add_argument("--scenes", type=positive, default=100, help="number of scenes (default: 100)")
     return parser.parse_args(arguments)
 
