@@ -1,6 +1,7 @@
 """GemmaLisaTrainer: Trainer with this model's loss, evaluation scores and saved folders."""
 
 import copy
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,8 @@ from .optimizers import parameter_groups
 from .progress import show_table
 from .trainer_patches import PatchedTrainer
 from .training_arguments import GemmaLisaTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
@@ -160,6 +163,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
 
         Exception: DeepSpeed loads its optimizer elsewhere and keeps the options of the checkpoint.
         """
+        warn_of_warmup(self.args, num_training_steps)
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if not self.is_deepspeed_enabled:
             self._resumed_options.remember(self.optimizer)
@@ -279,6 +283,17 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         counts = teacher_forced_counts(self.processing_class, inputs, outputs).to(loss.device)
         return loss.detach(), counts, sample_ids.to(loss.device)
+
+
+def warn_of_warmup(args: GemmaLisaTrainingArguments, steps: int) -> None:
+    """Log a warning if a run of this many optimizer steps ends before or with its warm-up."""
+    if args.should_log and 1 <= steps <= args.warmup_steps:
+        logger.warning(
+            "WARNING: %s warm-up (warmup_steps %d), so the learning rate never reaches its value; set a lower "
+            "warmup_steps, a smaller global_batch_size or more epochs.",
+            "the only step is" if steps == 1 else f"all {steps} steps are",
+            args.warmup_steps,
+        )
 
 
 def groups_of(model: torch.nn.Module, args: GemmaLisaTrainingArguments) -> list[dict[str, Any]]:

@@ -71,3 +71,24 @@ def test_full_determinism_is_switched_on(small, tmp_path):
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epochs", "warning"),
+    [(3, 1, None), (4, 1, "all 4 steps are warm-up (warmup_steps 4)"), (9, 2, "all 8 steps are warm-up")]
+    + [(8, 2, "all 8 steps"), (7, 2, None), (0.9, 1, None), (0, 1, None), (2, 0.25, "the only step is warm-up")],
+)
+def test_a_run_that_consists_of_warmup_steps_gives_a_warning(small, tmp_path, caplog, warmup, epochs, warning):
+    rows = dataset_of([scene_row(number) for number in range(4)])
+    trainer = trainer_of(
+        small,
+        TrainingQuestions(rows, 0, 4),
+        tmp_path,
+        **{"warmup_steps": warmup, "num_train_epochs": epochs, "per_device_train_batch_size": 1},
+    )
+    *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    trainer.create_optimizer_and_scheduler(steps)
+    found = [record.getMessage() for record in caplog.records if "warm-up" in record.getMessage()]
+    assert len(found) == (warning is not None)
+    if warning:
+        assert warning in found[0] and "the learning rate never reaches its value; set a lower" in found[0]
