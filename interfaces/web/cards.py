@@ -19,7 +19,7 @@ class Card:
 # Only circles, squares and triangles in red, green and blue: the example checkpoint knows nothing else
 CARDS = (
     Card(SCENES / "grey.png", "all the blue triangles"),
-    Card(SCENES / "white.png", "is there a green square"),
+    Card(SCENES / "white.png", "the green square"),
     Card(SCENES / "dark.png", "the red circle"),
     Card(SCENES / "light.png", "the blue circle"),
 )
