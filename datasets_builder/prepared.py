@@ -138,7 +138,7 @@ def _from_shards(folder: Path, split: str) -> datasets.Dataset:
 
 def is_prepared(folder: Path) -> bool:
     """Return whether a folder contains prepared rows, complete or not."""
-    return any((folder / name).is_file() for name in (*DISK, PLAN)) or any(
+    return any((folder / name).is_file() for name in (*DISK, PLAN, COMPLETE)) or any(
         next(folder.glob(pattern), None) for pattern in SHARD_PATTERNS
     )
 

@@ -255,7 +255,7 @@ def test_invalid_question_is_an_error_and_changes_nothing(session, call, error_t
 @pytest.mark.parametrize("points", [None, [], np.zeros((0, 3))])
 def test_correction_without_points_and_box_is_an_error(session, points):
     session.ask("the red circle")
-    with pytest.raises(ValueError, match="Pass points or a box"):
+    with pytest.raises(ValueError, match="needs points or a box"):
         session.correct(0, points=points)
 
 

@@ -103,7 +103,7 @@ def test_pushing_an_adapter_is_refused(folders, tmp_path):
     arguments = GemmaLisaTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, push_to_hub=True, hub_model_id="org/adapter"
     )
-    with pytest.raises(UsageError, match="an adapter alone does not open by its name"):
+    with pytest.raises(UsageError, match="push_to_hub is not supported for an adapter. Merge it"):
         GemmaLisaTrainer(model=model, args=arguments, data_collator=GemmaLisaCollator(processor), train_dataset=[{}])
 
 
