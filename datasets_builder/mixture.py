@@ -97,7 +97,10 @@ def builder_of(
     """
     name, _, config_name = name.partition("/")
     if name not in BUILDERS:
-        raise ValueError(f"Unknown data set {show(name)}; choose one of: {', '.join(BUILDERS)}.")
+        raise ValueError(
+            f"Unknown data set {show(name)}; choose one of: {', '.join(BUILDERS)}. "
+            "For your own images, use --dataset folder --data_dir FOLDER."
+        )
     builder_class = BUILDERS[name]
     config_class = builder_class.BUILDER_CONFIG_CLASS
     fields = [field for field in config_class.__dataclass_fields__ if field not in BuilderConfig.__dataclass_fields__]

@@ -194,4 +194,6 @@ def next_commands(args: GemmaLisaTrainingArguments, data_args: DataArguments) ->
         command += f" --data_dir {shlex.quote(data_args.data_dir)}"
     if data_args.dataset_options and name == data_args.dataset:
         command += f" --dataset_options {shlex.quote(json.dumps(data_args.dataset_options, ensure_ascii=False))}"
+    if data_args.max_bad:
+        command += f" --max_bad {data_args.max_bad}"
     return [*commands, f"{command} --output {shlex.quote(f'{args.output_dir}/results.json')}"]

@@ -18,7 +18,8 @@ def split_up(photos: dict[str, Photo], validation_share: float) -> tuple[dict[st
 
     Args:
         photos: by stem.
-        validation_share: from 0 to less than 1. Above 0, at least one photo becomes validation and one stays in train.
+        validation_share: from 0 to less than 1. Above 0, at least one photo becomes validation and one stays in
+            train, unless all photos have the same content.
 
     Returns:
         the photos of each split that has any, in the order of `photos`; one error for each photo that its questions

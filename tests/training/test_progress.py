@@ -126,5 +126,6 @@ def test_the_next_commands_can_be_pasted_into_a_shell(tmp_path):
     data = DataArguments(dataset="folder", data_dir="my photos", dataset_options={"text": "it's"})
     words = shlex.split(next_commands(args, data)[-1])
     assert words[:2] == ["python", "eval.py"] and {f"{tmp_path}/my run", "my photos", '{"text": "it\'s"}'} <= set(words)
+    assert "--max_bad 3 --output" in next_commands(args, DataArguments(dataset="folder", max_bad=3))[-1]
     mixed = DataArguments(mixture={"a": {}}, eval_dataset="shapes/hard")
     assert "--dataset shapes/hard --split validation --output" in next_commands(args, mixed)[-1]
