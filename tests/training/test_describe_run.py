@@ -42,4 +42,4 @@ def test_a_small_global_batch_for_a_large_model_gives_a_warning(checkpoint, monk
     model, _ = load_model(ModelArguments(str(checkpoint)))
     for rows, warned in ((56, True), (64, False)):
         args = GemmaLisaTrainingArguments("out", use_cpu=True, global_batch_size=rows)
-        assert (f"WARNING: {rows} samples per optimizer step is little" in describe(model, [], args)) == warned
+        assert (f"WARNING: {rows} samples per optimizer step is low" in describe(model, [], args)) == warned

@@ -125,7 +125,7 @@ def test_a_number_out_of_range_is_refused(refusal, arguments, words):
         (["--optim_args", "momentum"], "expected name=value"),
         (["--report_to", "no_such"], "report_to must be one of"),
         (["--report_to", "neptune"], "report_to neptune: the package is not installed"),
-        (["--learn_masks", "false", "--eval_on_start", "true"], "so there are none to evaluate"),
+        (["--learn_masks", "false", "--eval_on_start", "true"], "so there are no masks to evaluate"),
         (["--lora_rank", "2", "--push_to_hub", "true"], "push_to_hub is not supported for an adapter"),
         (["--fresh", "true", "--resume_from_checkpoint", "some"], "cannot be combined. Remove one of them"),
         (["stray"], "stray does not belong to an option"),
