@@ -43,7 +43,9 @@ def test_a_non_finite_loss_ends_the_run_and_names_its_rows(small, tmp_path):
         train_sampling_strategy="sequential",
     )
     trainer.data_collator.with_sources = True
-    with pytest.raises(FloatingPointError, match=r"step 2: the loss is not finite.*without saving this step.*checkpoint-1") as stop:
+    with pytest.raises(
+        FloatingPointError, match=r"step 2: the loss is not finite.*without saving this step.*checkpoint-1"
+    ) as stop:
         trainer.train()
     assert "\n" not in str(stop.value)
     found = json.loads((tmp_path / "nonfinite.json").read_text())
