@@ -151,7 +151,7 @@ def test_processes_that_would_train_alone_are_refused(tmp_path):
         timeout=300,
     )
     assert done.returncode != 0
-    assert "error: 2 processes were started, but 1 would train, each alone" in done.stderr
+    assert "error: 2 processes were started, but each would train alone" in done.stderr
     assert "--use_cpu true" in done.stderr and not list(tmp_path.iterdir())
 
 

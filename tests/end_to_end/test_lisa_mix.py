@@ -328,7 +328,7 @@ def test_streamed_sets_skip_the_same_photos_and_results_record_it(root, tmp_path
     place = ["--data_dir", root, "--model", write_tiny(tmp_path / "tiny"), "--output_dir", tmp_path / "out"]
     command = ["train.py", "--config", tmp_path / "recipe.yaml", *place]
     output = call(*command)
-    assert f"mixture, streamed to {2 if leaks else 1} reader(s):" in output
+    assert f"mixture, streamed to {'2 readers' if leaks else '1 reader'}:" in output
     assert f"{tmp_path / 'refcocog'}  75.0%, of {2 if leaks else 1} rows in 2 shards" in output
     for name in names:
         assert (f"{tmp_path / name}: skipped 1 of 2 rows" in output) != leaks
