@@ -54,6 +54,13 @@ def one_seed():
     set_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """`train.main` makes the CPU flush denormal numbers to 0, and later tests of the same process need them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path):
     """A new cache of data sets in the folder of the test."""
