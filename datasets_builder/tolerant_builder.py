@@ -165,6 +165,12 @@ class TolerantBuilder(RowsBuilder):
         self.remark_cases(self.title, {"records without a question": empty})
 
 
+def check_choice(name: str, option: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise an error if the value of an option of data set `name` is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: {option} must be {' or '.join(choices)}, got {show(value)}.")
+
+
 def _escaped(text: str) -> str:
     """Return the text with lone surrogates escaped ("\\ud83d"); terminals and files do not support them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,58 @@
+"""Convert the records of COCO instances JSON to annotated images."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemma_lisa.safety.short_text import name_of
+
+from .annotated import PERCENT, AnnotatedImage, AnnotatedObject, failing
+
+LABEL_STUDIO = "Label Studio"  # info.contributor of its exports
+
+
+def annotated_images(
+    file: Path,
+    images: list[dict],
+    annotations: dict[Any, list[dict]],
+    names: dict[Any, str],
+    path_of: Callable[[str, str], Path],
+    contributor: str = "",
+) -> list[AnnotatedImage]:
+    """Return the images of a JSON file. Objects are made when they are read: COCO has 860,000.
+
+    Args:
+        file: names the records in errors.
+        images, annotations, names: from `coco_files.read_coco`.
+        path_of: returns the path of the photo with a file name; the second argument names the record in errors.
+        contributor: `info.contributor` of the file.
+    """
+    found = []
+    for image in images:
+        where = f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})"
+        size = None if image["height"] is None else (image["height"], image["width"])
+        objects = functools.partial(_objects, annotations.get(image["id"], []), names, where)
+        frame = PERCENT if contributor == LABEL_STUDIO else ""
+        try:
+            path = path_of(image["file_name"], where)
+        except ValueError as error:
+            path, objects = Path(image["file_name"]), failing(error)
+        found.append(AnnotatedImage(path, where, image["file_name"], objects, size, frame=frame, fields=image))
+    return found
+
+
+def _objects(annotations: list[dict], names: dict[Any, str], where: str) -> list[AnnotatedObject]:
+    return [
+        AnnotatedObject(
+            names[annotation["category_id"]],
+            f"{where}: annotation {name_of(annotation.get('id', place))}",
+            annotation.get("segmentation"),
+            box=annotation.get("bbox"),
+            area=annotation.get("area"),
+            crowd=bool(annotation.get("iscrowd")),
+            is_bad=bool(annotation.get("broken")),
+            fields=annotation,
+        )
+        for place, annotation in enumerate(annotations)
+    ]
