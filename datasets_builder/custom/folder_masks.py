@@ -11,11 +11,11 @@ from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.labelme import read_labelme
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
-from .labelme import read_labelme
 
 BACKGROUND, THING = 0, 1  # numbers in a mask of one object that also has ignored pixels
 NAMELESS = "mask"  # in masks/1_mask.png, "mask" is not a class name
