@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_segmentation import segmentation_runs, turn, turn_of, unite
 from .json_files import read_json
-from .labelme_shapes import IGNORED, Shapes
+from .labelme_shapes import Shapes
 from .photo_names import NO_PHOTOS, PhotoNames
 from .tool_folders import by_split, files_below, head_of, name_key, photo_suffixes, split_in
 
@@ -82,25 +81,14 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
 FORMAT = AnnotationFormat("LabelMe JSON files", recognizes, read, free_names=True)
 
 
-def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
-    """Return the mask of every label on the upright photo, in the format of rows. Shapes with one label are merged.
-
-    Raises:
-        ValueError: the file or a shape is not valid; the message names both.
-    """
-    content, notes = _content(file), Notes()
-    size = _size(content)
-    if size is None:
-        raise ValueError(f"{file}: shapes, imageHeight or imageWidth is missing; save the file in LabelMe.")
-    method = turn_of(photo, size, str(file))
-    masks = defaultdict(list)
-    objects = Shapes(file, photo, size, notes).objects(content["shapes"])
-    for case in (case for cases in notes.cases.values() for case in cases):
-        raise ValueError(f"{case.where.rstrip('.')}.")
-    for one in objects:
-        name = one.name if one.name == IGNORED else " ".join(one.name.replace("_", " ").split())
-        masks[name].append(turn(segmentation_runs(one.segmentation, size, one.where), method))
-    return {label: unite(same) for label, same in masks.items()}
+def annotated_image(file: Path, photo: Path, notes: Notes) -> AnnotatedImage:
+    """Return a photo with the objects of its LabelMe file."""
+    size = error = None
+    try:
+        size = _size(_content(file))
+    except ValueError as wrong:
+        error = wrong
+    return _image(LabelMeFile(file, "", False, size, {}, error), photo, error, notes)
 
 
 class PhotoFinder:
