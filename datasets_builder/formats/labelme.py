@@ -29,9 +29,9 @@ FEW_FILES = 20  # JSON files that are looked at to recognize the format
 LABEL_FOLDERS = {"label", "labels"}  # photos can be next to their files in them
 OTHER_FILES = "skipped JSON files that are not from LabelMe"
 NO_FILE = "skipped photos without a LabelMe file"
-BY_FILE_NAME = "photos found by the name of their LabelMe file, because imagePath names another photo or none"
-NO_SPLIT = "photos outside of the folders of the splits, used for train"
-NO_SIZE = "LabelMe files with an invalid imageHeight or imageWidth, which is ignored"
+BY_FILE_NAME = "found photos by the name of their LabelMe file, because imagePath names another photo or none"
+NO_SPLIT = "used photos outside of the folders of the splits for train"
+NO_SIZE = "ignored invalid sizes in LabelMe files"
 
 
 class LabelMeFile(NamedTuple):
