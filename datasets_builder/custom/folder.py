@@ -22,6 +22,7 @@ from pathlib import Path
 
 import datasets
 
+from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
 from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new_row, new_target
@@ -36,13 +37,14 @@ from .folder_files import (
     Photo,
     find_folders,
     find_mask,
-    find_place,
     pair_up,
-    place_remarks,
     share_out,
     text_files,
 )
 from .folder_masks import Area, MaskReader, pick
+from .folder_names import name_masks
+from .folder_numbers import decide_numbers
+from .folder_places import find_place, place_remarks
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
 
@@ -85,9 +87,9 @@ class Folder(TolerantBuilder):
         for remark in place_remarks(folders):
             self.remark(remark)
         questions, bad_lines = _read_questions(root, folders)
-        splits, errors, others = _find_photos(config, folders, questions or [])
+        splits, errors, skipped = _find_photos(config, folders, questions or [])
         errors = bad_lines + errors
-        self.remark_cases(root, {"files that are not images": others})
+        self.remark_cases(root, skipped)
         if not splits and not errors:
             raise ValueError(f"{root}: images/ contains no photo; {LAYOUT}.")
         photos = [photo for of_split in splits.values() for photo in of_split]
@@ -97,7 +99,10 @@ class Folder(TolerantBuilder):
                 f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
             )
         splits = splits or {next(iter(folders)): []}  # verify lists the errors
-        names = {split: _names(config, folder) for split, folder in folders.items()}
+        names = _names_of_splits(config, folders, splits)
+        notes = Notes()
+        name_masks(splits, names, config.text if questions is None else None, notes)
+        self.remark_notes(root, notes)
         first = next(iter(splits))
         return [
             datasets.SplitGenerator(
@@ -106,7 +111,7 @@ class Folder(TolerantBuilder):
                     "split": split,
                     "photos": photos,
                     "errors": errors if split == first else [],
-                    "names": names[split if split in names else "train"],  # validation_share divides train
+                    "names": names[split],
                     "with_questions": questions is not None,
                 },
             )
@@ -121,7 +126,8 @@ class Folder(TolerantBuilder):
         names: dict[int, str],
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
-        reader = MaskReader(names, self.config.ignore_value)
+        notes = Notes()
+        reader = MaskReader(names, self.config.ignore_value, None if with_questions else self.config.text, notes)
         skipped = defaultdict(list)
         if with_questions:
             skipped["photos without a question"] = [photo.path for photo in photos if not photo.questions]
@@ -144,6 +150,7 @@ class Folder(TolerantBuilder):
         yield from self.rows(records, row_of)
         reader.check_agreement()
         self.remark_cases(self.config.root, skipped)
+        self.remark_notes(self.config.root, notes)
 
 
 def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
@@ -162,8 +169,8 @@ def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question
 
 def _find_photos(
     config: FolderConfig, folders: dict[str, Path], questions: list[Question]
-) -> tuple[dict[str, list[Photo]], list[ValueError], list[Path]]:
-    """Return the photos of each split, an error for each unmatched file or question, and files that are not images."""
+) -> tuple[dict[str, list[Photo]], list[ValueError], dict[str, list[Path]]]:
+    """Return the photos of each split, an error for each unmatched file or question, and skipped files by reason."""
     root, asked, inside, errors = config.root, set(), [], []
     for question in questions:
         try:
@@ -192,7 +199,11 @@ def _find_photos(
             f"{root}: validation_share {config.validation_share} needs at least 2 different photos in images/, "
             f"found {num_photos}; add photos or remove validation_share."
         )
-    return splits, errors, [path for found in pairs.values() for path in found.others]
+    skipped = {
+        "files that are not images": [path for found in pairs.values() for path in found.others],
+        "images in labels/, because masks/ contains the masks": [path for one in pairs.values() for path in one.unused],
+    }
+    return splits, errors, skipped
 
 
 def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: dict) -> list[dict]:
@@ -286,6 +297,15 @@ def _target(text: str, area: Area, answer: str = "", explanation: str = "") -> d
         ignore=area.ignore,
         explanation=explanation or None,
     )
+
+
+def _names_of_splits(
+    config: FolderConfig, folders: dict[str, Path], splits: dict[str, list[Photo]]
+) -> dict[str, dict[int, str]]:
+    """Return the class names of each split by number."""
+    by_folder = {split: _names(config, folder) for split, folder in folders.items()}
+    names = {split: by_folder.get(split, by_folder.get("train")) for split in splits}  # validation_share divides train
+    return decide_numbers(names, splits, config.ignore_value, config.root)
 
 
 def _names(config: FolderConfig, folder: Path) -> dict[int, str]:
