@@ -4,7 +4,8 @@
     masks/1.png             its label map; or one mask for each class: masks/1_cat.png or masks/1/cat.png
     images/1.json           or labels/1.json: its shapes from LabelMe
 
-folder_places.py finds these folders. Names are compared in Unicode's composed form because macOS writes them decomposed.
+folder_places.py finds these folders. Names are compared in Unicode's composed form, because macOS writes them
+decomposed.
 """
 
 import os
@@ -13,13 +14,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
+from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.rows import is_unicode
 from gemma_lisa.safety.short_text import listed, show
 
 from .folder_places import IMAGES, LABELS, MASKS, find_place, is_image, paths_in
 from .folder_tables import CLASS_FILES, Question, is_table
 
+ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".xml", ".yaml", ".yml")
 LAYOUT = (
     "put the photos into images/, and for images/1.jpg its mask into masks/1.png or its LabelMe file into labels/1.json"
 )
@@ -37,10 +41,16 @@ class Photo:
 
     path: Path
     folder: Path  # of its split; it contains images/
-    stem: str  # its path below images/ without the suffix, composed
     masks: list[tuple[str | None, Path]] = field(default_factory=list)  # the rest of the mask's file name, if any
     labels: Path | None = None  # file of LabelMe
     questions: list[Question] = field(default_factory=list)
+    key: str = ""  # name in its split, if not the stem of the path: its path below images/ without the suffix
+    annotated: list[AnnotatedImage] = field(default_factory=list)  # its records in the file of a labelling tool
+    frames: list[Frame | ValueError] = field(default_factory=list)  # of these records
+
+    @property
+    def stem(self) -> str:
+        return self.key or composed(self.path.stem)
 
 
 def find_folders(root: Path) -> dict[str, Path]:
@@ -202,7 +212,7 @@ def _add_photos(pairs: Pairs, place: Path, folder: Path, above: str = "") -> lis
         elif stem in pairs.photos:
             pairs.add_error(path, f"{pairs.photos[stem].path.name} has the same name; rename one of the two")
         else:
-            pairs.photos[stem] = Photo(path, folder, stem)
+            pairs.photos[stem] = Photo(path, folder, key=stem)
     return labels
 
 
@@ -290,19 +300,17 @@ def find_mask(name: str, folder: Path, root: Path, where: str) -> Path | None:
     return None
 
 
-def text_files(root: Path, folders: dict[str, Path]) -> dict[str, Path]:
-    """Return all files of questions, classes and labels: {path as text: path}."""
-    places = {root, *folders.values()}
-    for folder in folders.values():
-        for name in (IMAGES, MASKS, LABELS):
-            places |= set(_folders_below(find_place(folder, name)))
-    found = [path for place in places for path in paths_in(place) if path.is_file()]
-    return {str(path): path for path in sorted(found) if is_table(path.name) or path.suffix.lower() == ".json"}
-
-
-def _folders_below(place: Path, depth: int = 0) -> list[Path]:
-    below = [path for path in paths_in(place) if path.is_dir()] if depth < MAX_DEPTH else []
-    return [place] + [folder for path in below for folder in _folders_below(path, depth + 1)]
+def annotation_files(root: Path) -> dict[str, Path]:
+    """Return all files below a folder that can be annotations: {path as text: path}, without hidden folders."""
+    found, seen = [], set()
+    for here, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real not in seen:  # not a link to a parent folder
+            texts = (name for name in names if is_table(name) or name.lower().endswith(ANNOTATION_SUFFIXES))
+            found += [os.path.join(here, name) for name in texts]
+        seen.add(real)
+    return {path: Path(path) for path in sorted(found) if os.path.isfile(path)}
 
 
 def composed(name: str) -> str:

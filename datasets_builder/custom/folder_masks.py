@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
@@ -18,9 +17,8 @@ from gemma_lisa.datasets_builder.formats.soft_masks import BACKGROUND, FEW_NUMBE
 from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.safety.short_text import listed, name_of, show
 
-from .folder_classes import IGNORED, clean, is_background
+from .folder_classes import clean, is_background
 from .folder_files import MASKS, Photo
-from .labelme import read_labelme
 
 FULL = 65_535  # white in 16 bits
 MOSTLY = 0.9  # share of the picture or of its border
@@ -58,15 +56,12 @@ class MaskReader:
         Raises:
             ValueError: the photo has no mask, or a mask has another size or unknown classes or cannot be read.
         """
-        if photo.labels:
-            found = self._labelme(photo)
-        elif photo.masks:
-            found = self._of_files(photo)
-        else:
+        if not photo.masks:
             raise ValueError(
                 f"{photo.path}: the photo has no mask; add {MASKS}/{photo.stem}.png or its LabelMe file, or "
                 "remove the photo."
             )
+        found = self._of_files(photo)
         if self.text and any(found):
             self.notes.add(UNUSED_TEXT, f"{listed(filter(None, found))} in {photo.path}", photo.path)
         return found
@@ -75,7 +70,7 @@ class MaskReader:
         found = defaultdict(list)
         for name, path in photo.masks:
             if name is not None:
-                name = self._known(name, path)
+                name = self.class_of(name, path)
             areas = self._map(path, photo) if name is None else {name: self.thing(path, photo)}
             for called, area in areas.items():
                 found[called].append(area)
@@ -101,8 +96,8 @@ class MaskReader:
             return Area(None, None if found.ignore is None else encode_mask(found.ignore))
         if found.pixels.all():
             raise ValueError(
-                f"{path}: no pixel is 0 (the background), so the whole picture would be the object; save the background "
-                "as 0, or remove the mask."
+                f"{path}: no pixel is 0 (the background), so the whole picture would be the object; save the "
+                "background as 0, or remove the mask."
             )
         if _fills_border(found.pixels):
             note(FILLS_BORDER)
@@ -154,15 +149,7 @@ class MaskReader:
                 found[self.names[number]].append(mask)
         return {name: Area(unite(same), ignore) for name, same in found.items()}
 
-    def _labelme(self, photo: Photo) -> dict[str | None, Area]:
-        masks = read_labelme(photo.labels, photo.path)
-        ignore = masks.pop(IGNORED, None)
-        found = defaultdict(list)
-        for label, mask in masks.items():
-            found[self._known(label, photo.labels)].append(Area(mask if coco_mask.area(mask) else None, ignore))
-        return {name: _united(areas) for name, areas in found.items()}
-
-    def _known(self, name: str, path: Path) -> str:
+    def class_of(self, name: str, path: Path) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)

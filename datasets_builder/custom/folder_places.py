@@ -37,7 +37,7 @@ def find_place(folder: Path, name: str) -> Path:
         if other in below:
             return below[other]
     for other in OTHER_NAMES[name]:
-        if other in below and _contains_image(below[other]):
+        if other in below and (name == IMAGES or _contains_masks(below[other], find_place(folder, IMAGES))):
             return below[other]
     return plural
 
@@ -67,10 +67,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in _suffixes() and path.is_file()
 
 
-def _contains_image(folder: Path) -> bool:
-    """Return whether there is an image in a folder, or in a folder in it."""
+def _contains_masks(folder: Path, images: Path) -> bool:
+    """Return whether there is an image in a folder, or in a folder in it whose name is also in images/."""
     paths = paths_in(folder)
-    return any(map(is_image, paths)) or any(is_image(path) for place in paths for path in paths_in(place))
+    shared = (path for path in paths if (images / path.name).is_dir())
+    return any(map(is_image, paths)) or any(is_image(path) for place in shared for path in paths_in(place))
 
 
 @functools.cache

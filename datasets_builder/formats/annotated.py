@@ -27,7 +27,7 @@ class AnnotatedObject:
     box: tuple[float, float, float, float] | None = None  # (x, y, width, height) that the file states, or None
     area: float | None = None  # in pixels, that the file states, or None
     crowd: bool = False  # COCO's iscrowd
-    is_bad: bool = False  # its error was reported; its mask is unknown
+    error: ValueError | None = None  # of its record; the class of the object is then not asked for in this photo
     fields: dict[str, Any] = field(default_factory=dict)  # other fields, for the option text
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from gemma_lisa.safety.short_text import name_of
 
-from .annotated import PERCENT, AnnotatedImage, AnnotatedObject, failing
+from .annotated import PERCENT, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes, failing
+from .coco_files import find_annotations, find_folder, path_inside, read_coco
 
 LABEL_STUDIO = "Label Studio"  # info.contributor of its exports
 
@@ -51,8 +52,36 @@ def _objects(annotations: list[dict], names: dict[Any, str], where: str) -> list
             box=annotation.get("bbox"),
             area=annotation.get("area"),
             crowd=bool(annotation.get("iscrowd")),
-            is_bad=bool(annotation.get("broken")),
+            error=annotation.get("error"),
             fields=annotation,
         )
         for place, annotation in enumerate(annotations)
     ]
+
+
+def _recognizes(root: Path) -> bool:
+    try:
+        return bool(find_annotations(root, None))
+    except ValueError:
+        return False
+
+
+def _read(root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
+    splits = {}
+    for split, file in find_annotations(root, None).items():
+        errors = []
+        images, annotations, names = read_coco(file, errors.append)
+        folder = find_folder(file, root, (image["file_name"] for image in images)) if images else root
+
+        def path_of(name: str, where: str, folder: Path = folder) -> Path:
+            return path_inside(folder, name, (root, folder), where)
+
+        splits[split] = annotated_images(file, images, annotations, names, path_of)
+        # Errors of records become those of photos, which max_bad can skip
+        splits[split] += [
+            AnnotatedImage(file / str(at), str(error), "", failing(error)) for at, error in enumerate(errors)
+        ]
+    return splits
+
+
+FORMAT = AnnotationFormat("COCO instances JSON", _recognizes, _read)

@@ -74,8 +74,8 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
         raise ValueError(f"{path}: has 16 bits per color channel; save it as a grayscale PNG of 8 or 16 bits.")
     if image.mode == "P":
         return _white_as_last(image, note)
-    if image.mode == "F":
-        return _whole_numbers(np.asarray(image), path)
+    if image.mode == "F" and not (np.asarray(image) % 1).any():
+        return np.asarray(image).astype(np.int32)
     if image.mode in INDEX_MODES or image.mode.startswith("I;16"):
         return np.asarray(image)
     if image.mode in ("RGB", "RGBA", "LA"):

@@ -56,10 +56,9 @@ def object_masks(
     """
     found, cutouts = [], []
     for annotated in image.objects():
-        if annotated.is_bad:
-            found.append(ObjectMask(annotated, None, is_bad=True))
-            continue
         try:
+            if annotated.error is not None:
+                raise annotated.error
             mask = _mask(annotated, image, frame, notes)
             box = _box_mask(annotated, image, frame, notes) if mask is None else None
         except ValueError as error:

@@ -79,8 +79,8 @@ def object_pixels(
 def _several_readings(numbers: list[int], ignore_value: int, path: Path) -> ValueError:
     also = f", and one is ignore_value ({ignore_value})" if ignore_value in numbers else ""
     return ValueError(
-        f"{path}: has {len(numbers):,} numbers besides 0 ({listed(numbers)}){also}, so it is not clear which pixels are "
-        "the object. If it is one object with soft edges, save it in black and white. "
+        f"{path}: has {len(numbers):,} numbers besides 0 ({listed(numbers)}){also}, so it is not clear which pixels "
+        "are the object. If it is one object with soft edges, save it in black and white. "
         f"If every number is the object, write a line such as `{numbers[0]}: mug` for each number into classes.txt. "
         f"To ignore the pixels of one number, set ignore_value, such as {numbers[0]}."
     )
