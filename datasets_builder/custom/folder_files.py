@@ -265,8 +265,8 @@ def share_out(questions: list[Question], photos: dict[str, dict[str, Photo]], ro
         for photo in of_split.values():
             file = f"{photo.stem}{photo.path.suffix}"
             names = {photo.path.stem, photo.path.name, photo.stem, file, f"{IMAGES}/{file}", f"{IMAGES}/{photo.stem}"}
-            for name in names | {photo.path.relative_to(root).as_posix()}:
-                called[composed(name)].append((split, photo))
+            for name in {*map(composed, names | {photo.path.relative_to(root).as_posix()})}:
+                called[name].append((split, photo))
     for question in questions:
         found = called.get(composed(os.path.normpath(question.image.replace("\\", "/"))), [])
         # In a folder without splits, the questions define the splits

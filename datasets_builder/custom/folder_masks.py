@@ -151,6 +151,10 @@ class MaskReader:
 
     def class_of(self, name: str, path: Path) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
+        if self.names and name.isdecimal():
+            raise ValueError(
+                f"{path}: {name} is not the number or name of a class; rename the file, or list the class."
+            )
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)
         for candidate in (name, numberless if numberless == name else numberless.rstrip(" -")):

@@ -69,7 +69,9 @@ def object_pixels(
     _check_background(values != BACKGROUND, numbers, path)
     is_pair = ignore_value == 0 and numbers[0] == OBJECT and len(numbers) == 2
     is_low = numbers[-1] < LOW and (len(numbers) <= 8 or _is_flat(values, found))
-    is_counted = len(numbers) > FEW_NUMBERS and ignore_value not in numbers and _is_flat(values, found)
+    # Numbers of instances have no gap before the last, as class numbers have before 255
+    is_counted = len(numbers) > FEW_NUMBERS and ignore_value not in numbers and numbers[-2] * 2 >= numbers[-1]
+    is_counted = is_counted and _is_flat(values, found)
     if not is_pair and not is_low and not is_counted:
         raise _several_readings(numbers, ignore_value, path)
     note(SEVERAL)
@@ -90,8 +92,8 @@ def _check_background(pixels: np.ndarray, numbers: list[int], path: Path) -> Non
     if pixels.all():
         raise ValueError(
             f"{path}: no pixel is 0 (the background), so the whole picture would be the object; its numbers are "
-            f"{listed(numbers)}. Save the background as 0, or name all numbers in classes.txt, such as `1: mug` and "
-            "`2: background`."
+            f"{listed(numbers)}. Save the background as 0, or name the numbers in classes.txt, such as `1: mug` and "
+            "`2: background`. A number to ignore, such as the border, can be the option ignore_value."
         )
 
 
