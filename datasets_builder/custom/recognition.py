@@ -8,6 +8,7 @@ from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, Annota
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
 from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
 from gemma_lisa.datasets_builder.formats.labelme import FORMAT as LABELME
+from gemma_lisa.datasets_builder.formats.supervisely import FORMAT as SUPERVISELY
 from gemma_lisa.safety.short_text import show
 
 from .folder_classes import IGNORED
@@ -16,6 +17,7 @@ from .folder_files import IMAGES, MASKS, find_place
 FORMATS: dict[str, AnnotationFormat] = {
     "coco": COCO_JSON,
     "labelme": LABELME,
+    "supervisely": SUPERVISELY,
 }
 
 
