@@ -17,6 +17,7 @@ MAX_COLORS = 256
 GREY_NOISE = 24  # largest difference of the channels of a grey JPEG
 COLOR_NOISE = 3  # rounding of a color that fades to black
 DEEP_COLORS = (2, 4, 6)  # color types of PNG files with several channels
+ONE_OBJECT = "For a mask of one object, use the option text instead of class names."
 ALPHA = "masks with transparency, where the opaque pixels are the object"
 FADING = "masks with one color on black, where the color is the object"
 WHITE_FIRST = "masks with the palette white, black, where white is the object"
@@ -68,7 +69,7 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
     if mask.is_lossy:
         raise ValueError(
             f"{path}: its content is JPEG or another lossy format, which changes the numbers of a mask. Export it "
-            "again as PNG; converting the file is not enough."
+            f"again as PNG; converting the file is not enough. {ONE_OBJECT}"
         )
     if mask.is_deep:
         raise ValueError(f"{path}: has 16 bits per color channel; save it as a grayscale PNG of 8 or 16 bits.")
@@ -86,7 +87,8 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
             return np.ascontiguousarray(grey)
     raise ValueError(
         f"{path}: a mask of several classes must have one number per pixel, got an image in mode {image.mode} with "
-        "colors or transparency. Save it as a grayscale or palette PNG whose numbers are named in classes.txt."
+        "colors or transparency. Save it as a grayscale or palette PNG whose numbers are named in classes.txt. "
+        f"{ONE_OBJECT}"
     )
 
 

@@ -12,6 +12,7 @@ from gemma_lisa.safety.short_text import listed
 BACKGROUND, OBJECT = 0, 1  # numbers in a mask of one object that also has ignored pixels
 USUAL_IGNORE = 255  # also white, so it can be the object
 MAX_MIDDLE = 0.1  # share of pixels between the two groups of a soft mask
+MAX_EDGE = 3  # middle pixels per pixel near the maximum: thin objects have about 2, blobs of a heat map 15
 FEW_MIDDLE = 0.002  # below this share the values between the groups are not examined
 PEAK = 0.6  # share of the middle that has nearly one value: a third group, such as the unknown pixels of a trimap
 FEW_NUMBERS = 3  # besides 0: too few for soft edges
@@ -135,7 +136,7 @@ def _is_soft(values: np.ndarray, found: list[int], counts: np.ndarray, is_lossy:
     is_high = numbers >= maximum * 7 / 8
     is_middle = (numbers > maximum / 8) & ~is_high
     middle, high = counts[is_middle].sum(), counts[is_high].sum()
-    if middle > MAX_MIDDLE * values.size or middle > high:
+    if middle > MAX_MIDDLE * values.size or middle > MAX_EDGE * high:
         return False
     if middle > FEW_MIDDLE * values.size and _peak(numbers[is_middle], counts[is_middle], maximum) > PEAK:
         return False

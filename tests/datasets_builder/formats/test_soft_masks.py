@@ -138,3 +138,16 @@ def test_floating_point_numbers_are_whole_or_from_0_to_1():
 def test_an_empty_mask_has_no_object():
     found, kinds = found_in(np.zeros((4, 5), dtype=np.uint8))
     assert found.pixels.shape == (4, 5) and not found.pixels.any() and kinds == {}
+
+
+def test_thin_soft_lines_are_soft_and_a_heat_map_is_refused():
+    picture = Image.new("L", (256, 192))
+    ImageDraw.Draw(picture).line((20, 20, 200, 150), fill=255, width=6)
+    line = np.asarray(picture.resize(SIZE, Image.Resampling.BOX))
+    found, kinds = found_in(line)
+    assert np.array_equal(found.pixels, line >= line.max() / 2) and kinds == {SOFT: 1}
+    y, x = np.indices(SIZE[::-1])
+    heat = np.rint(255 * np.exp(-((x - 30) ** 2 + (y - 20) ** 2) / 30)).astype(np.uint8)
+    for ignore_value in (0, 255):
+        with pytest.raises(ValueError, match="numbers besides 0"):
+            found_in(heat, ignore_value)
