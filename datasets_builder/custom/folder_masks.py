@@ -19,6 +19,7 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .folder_classes import clean, is_background
 from .folder_files import MASKS, Photo
+from .folder_names import check_versions
 
 FULL = 65_535  # white in 16 bits
 MOSTLY = 0.9  # share of the picture or of its border
@@ -67,6 +68,7 @@ class MaskReader:
         return found
 
     def _of_files(self, photo: Photo) -> dict[str | None, Area]:
+        check_versions(photo)
         found = defaultdict(list)
         for name, path in photo.masks:
             if name is not None:

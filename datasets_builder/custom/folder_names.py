@@ -7,7 +7,7 @@ from gemma_lisa.datasets_builder.class_names import clean, unite_names
 from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.safety.short_text import show
 
-from .folder_files import Photo
+from .folder_files import Photo, composed
 
 # Words of programs and data sets for masks as such, without separators and in lower case
 MASK_WORDS = {"mask", "masks", "msk", "seg", "segm", "segmap", "segmentation", "segmentations", "gt", "groundtruth"}
@@ -18,6 +18,7 @@ TECHNICAL_WORDS |= {"colour", "colors", "colored", "instance", "instances", "ins
 TECHNICAL_WORDS |= {"objects", "obj", "fg", "foreground", "semantic", "panoptic", "id", "ids", "ground", "truth"}
 TECHNICAL_WORDS |= {"gtfine", "gtcoarse", "fine", "coarse", "target", "output", "pred", "prediction", "result", "image"}
 TECHNICAL_WORDS |= {"img", "manual", "final", "roi", "class", "map", "train", "watershed", "inst", "sem"}
+WORD_OR_NUMBER = re.compile(r"[^\W_]")
 WORD = re.compile(r"[^\W\d_]+")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 HEX = re.compile(r"[0-9a-f]+", re.IGNORECASE)
@@ -86,6 +87,21 @@ def is_technical(rest: str) -> bool:
     """Return whether a name has only words for masks as such: "labelIds", "gtFine_color", "Mask 2"."""
     words = _words(rest)
     return bool(words) and all(word in TECHNICAL_WORDS for word in words)
+
+
+def check_versions(photo: Photo) -> None:
+    """Raise an error if a photo has several masks that data sets write as versions of one mask.
+
+    These are, for example, 1.png and 1_color.png. "1_mask_1.png" and "1_mask_2.png" are parts of one mask.
+    """
+    versions = {}
+    for name, path in photo.masks:
+        rest = composed(path.stem).removeprefix(photo.stem.rpartition("/")[2]) if name is None else "x"
+        if not WORD_OR_NUMBER.search(rest) or is_technical(rest):
+            versions.setdefault(tuple(_words(rest)), path)
+    if len(versions) > 1:
+        one, other = list(versions.values())[:2]
+        raise ValueError(f"{other}: {one.name} is also a mask of {photo.path.name}; keep one of the two.")
 
 
 def _words(rest: str) -> list[str]:

@@ -98,3 +98,22 @@ def test_random_names_in_the_folder_of_a_photo_are_one_object(root):
     assert areas(load(root, text="the cell")[0]) == {"the cell": 16}
     write(root, "classes.txt", "nucleus")
     assert areas(load(root)[0]) == {"the nucleus": 16}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "1_color"), ("1_labelIds", "1_instanceIds"), ("1_mask", "1_gt"), ("1_mask_1", "1_seg_1")]
+)
+def test_two_versions_of_a_mask_are_refused(root, one, other):
+    photo(root, "1.jpg")
+    for name in (one, other):
+        mask(root, f"{name}.png", numbers(n1=slice(0, 1)))
+    said = refusal(root, text="the mug")
+    assert "is also a mask of 1.jpg; keep one of the two" in said and f"{one}.png" in said and f"{other}.png" in said
+
+
+@pytest.mark.parametrize(("one", "other"), [("1_mask_1", "1_mask_2"), ("1_0001f", "1_0002c"), ("1_1", "1_2")])
+def test_parts_of_a_mask_are_united(root, one, other):
+    photo(root, "1.jpg")
+    for at, name in enumerate((one, other)):
+        mask(root, f"{name}.png", numbers(n1=slice(at, at + 1)))
+    assert areas(load(root, text="the mug")[0]) == {"the mug": 16}
