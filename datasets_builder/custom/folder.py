@@ -41,12 +41,13 @@ from .folder_files import (
     annotation_files,
     find_folders,
     find_mask,
-    find_place,
     pair_up,
-    place_remarks,
     share_out,
 )
 from .folder_masks import Area, MaskReader, pick
+from .folder_names import name_masks
+from .folder_numbers import decide_numbers
+from .folder_places import find_place, place_remarks
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
 from .recognition import own_layout, read_format, recognize
@@ -105,9 +106,9 @@ class Folder(TolerantBuilder):
             for remark in place_remarks(folders):
                 self.remark(remark)
             questions, bad_lines = _read_questions(root, folders)
-            splits, errors, others = _find_photos(config, folders, questions or [])
+            splits, errors, skipped = _find_photos(config, folders, questions or [])
             errors = bad_lines + errors
-            self.remark_cases(root, {"files that are not images": others})
+            self.remark_cases(root, skipped)
         if not splits and not errors:
             raise ValueError(f"{root}: images/ contains no photo; {LAYOUT}.")
         photos = [photo for of_split in splits.values() for photo in of_split]
@@ -116,13 +117,16 @@ class Folder(TolerantBuilder):
                 f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
                 f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
             )
+        splits = splits or {next(iter(folders)): []}  # verify lists the errors
         typed = not tool or tool[1].free_names
-        names = {split: _names(config, folder) if typed else {} for split, folder in folders.items()}
+        by_folder = {split: _names(config, folder) if typed else {} for split, folder in folders.items()}
+        names = {split: by_folder.get(split, by_folder.get("train", {})) for split in splits}  # validation_share
+        names = decide_numbers(names, splits, config.ignore_value, root)
+        name_masks(splits, names, config.text if questions is None else None, notes)
         if not tool:
             read_labels(photos, has_classes=any(names.values()), notes=notes)
         find_frames(photos, config.exif, str(root), notes)
         self.remark_notes(root, notes)
-        splits = splits or {next(iter(folders)): []}  # verify lists the errors
         first = next(iter(splits))
         return [
             datasets.SplitGenerator(
@@ -131,7 +135,7 @@ class Folder(TolerantBuilder):
                     "split": split,
                     "photos": photos,
                     "errors": errors if split == first else [],
-                    "names": names[split if split in names else "train"],  # validation_share divides train
+                    "names": names[split],
                     "with_questions": questions is not None,
                 },
             )
@@ -146,7 +150,8 @@ class Folder(TolerantBuilder):
         names: dict[int, str],
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
-        reader, notes = MaskReader(names, self.config.ignore_value), Notes()
+        notes = Notes()
+        reader = MaskReader(names, self.config.ignore_value, None if with_questions else self.config.text, notes)
         skipped = defaultdict(list)
         if with_questions:
             skipped["photos without a question"] = [photo.path for photo in photos if not photo.questions]
@@ -210,8 +215,8 @@ def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question
 
 def _find_photos(
     config: FolderConfig, folders: dict[str, Path], questions: list[Question]
-) -> tuple[dict[str, list[Photo]], list[ValueError], list[Path]]:
-    """Return the photos of each split, an error for each unmatched file or question, and files that are not images."""
+) -> tuple[dict[str, list[Photo]], list[ValueError], dict[str, list[Path]]]:
+    """Return the photos of each split, an error for each unmatched file or question, and skipped files by reason."""
     root, asked, inside, errors = config.root, set(), [], []
     for question in questions:
         try:
@@ -225,7 +230,11 @@ def _find_photos(
     errors += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
     errors += [error for found in pairs.values() for error in found.errors]
     splits, conflicts = _splits(config, {split: found.photos for split, found in pairs.items()})
-    return splits, errors + conflicts, [path for found in pairs.values() for path in found.others]
+    skipped = {
+        "files that are not images": [path for found in pairs.values() for path in found.others],
+        "images in labels/, because masks/ contains the masks": [path for one in pairs.values() for path in one.unused],
+    }
+    return splits, errors + conflicts, skipped
 
 
 def _splits(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gemma_lisa.datasets_builder.class_names import clean
 from gemma_lisa.safety.parsing import each_once, parse_json, parse_yaml
 from gemma_lisa.safety.short_text import shorten, show
 
@@ -24,6 +25,12 @@ NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
 NO_NAME = '#%/{}[]<>*|,;:=-"'  # characters that start comments, lists and other formats, but not names
 HEADINGS = {"id", "ids", "index", "number", "value", "name", "names", "class", "classes", "label", "labels"}
 HEADINGS |= {"category", "categories"}
+
+
+class CountedNames(dict[int, str]):
+    """Class names of a list without numbers, counted from 1. Only the masks show whether it counts from 0."""
+
+    where: str  # the file or option
 
 
 def read_classes(file: Path) -> dict[int, str]:
@@ -105,8 +112,8 @@ def class_names(content: Any, where: str) -> dict[int, str]:
     """Return the class names by number, with spaces instead of underscores.
 
     Args:
-        content: a list of names, {number: name} or {name: number}. A list is numbered from 1, or from 0 if its first
-            name is that of the background.
+        content: a list of names, {number: name} or {name: number}. A list counts from 0 if its first name is that of
+            the background; otherwise the result is `CountedNames`.
         where: names the file or option in errors.
 
     Raises:
@@ -118,12 +125,15 @@ def class_names(content: Any, where: str) -> dict[int, str]:
                 f"{where}: the name {show(numbered[0])} starts with a number; if that is part of the name, number all "
                 'classes, such as {"1": "cat"}.'
             )
-        names = [name for name in content if name != IGNORED]  # LabelMe's lists start with it, as number -1
-        content = dict(enumerate(names, start=0 if names and _is_background(names[0]) else 1))
+        listed_names = [name for name in content if name != IGNORED]  # LabelMe's lists start with it, as number -1
+        is_counted = not listed_names or not is_background(listed_names[0])
+        content = dict(enumerate(listed_names, start=int(is_counted)))
+    else:
+        is_counted = False
     pairs = list(content.items()) if isinstance(content, dict) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
-    names = {}
+    names = CountedNames() if is_counted else {}
     for number, name in pairs:
         if not isinstance(name, str) or not re.fullmatch(r"-?\d{1,9}", str(number).strip()):
             raise ValueError(
@@ -135,18 +145,15 @@ def class_names(content: Any, where: str) -> dict[int, str]:
             )
         check_characters(name, where)
         names[int(number)] = clean(name)
-    if 0 in names and not _is_background(names[0]):
-        raise ValueError(f"{where}: number 0 is {show(names[0])}, but 0 is the background; number the classes from 1.")
-    names.pop(0, None)
+    if is_counted:
+        names.where = where
+    if 0 in names and is_background(names[0]):
+        del names[0]
     if not names or not all(names.values()):
         raise ValueError(f"{where}: there are no classes, or one has no name; write one line `1: cat` for each class.")
     return names
 
 
-def clean(name: str) -> str:
-    """Return a class name with single spaces instead of underscores."""
-    return " ".join(name.replace("_", " ").split())
-
-
-def _is_background(name: str) -> bool:
+def is_background(name: str) -> bool:
+    """Return whether a class name means the background."""
     return clean(name).lower() in BACKGROUND

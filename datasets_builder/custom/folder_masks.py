@@ -2,22 +2,30 @@
 
 import string
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
-from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.label_maps import class_masks
+from gemma_lisa.datasets_builder.formats.mask_images import class_numbers, object_levels, read_mask_image
+from gemma_lisa.datasets_builder.formats.soft_masks import BACKGROUND, FEW_NUMBERS, LOW, object_pixels
+from gemma_lisa.datasets_builder.rows import encode_mask
 from gemma_lisa.safety.short_text import listed, name_of, show
 
-from .folder_classes import clean
+from .folder_classes import clean, is_background
 from .folder_files import MASKS, Photo
+from .folder_names import check_versions
 
-BACKGROUND, THING = 0, 1  # numbers in a mask of one object that also has ignored pixels
-NAMELESS = "mask"  # in masks/1_mask.png, "mask" is not a class name
-LOSSY = (".jpg", ".jpeg")
+FULL = 65_535  # white in 16 bits
+MOSTLY = 0.9  # share of the picture or of its border
+FILLS_BORDER = "masks that fill the border of the picture (if the object is black, invert them)"
+NAMED_BACKGROUND = "masks with a class whose name means background; it is not asked for"
+UNUSED_TEXT = "photos whose masks have class names, which are asked for instead of the option text"
 
 
 class Area(NamedTuple):
@@ -31,12 +39,15 @@ class MaskReader:
     """Read masks with named class numbers, and remember the numbers used in masks of a single object.
 
     Args:
-        names: class names by number; {} if there are none.
+        names: class names by number; {} if there are none. If they include 0, it is a class, and not the background.
         ignore_value: number of ignored pixels; 0 for none.
+        text: question of masks without a class name, or None.
+        notes: get a case for everything that is interpreted.
     """
 
-    def __init__(self, names: dict[int, str], ignore_value: int):
-        self.names, self.ignore_value = names, ignore_value
+    def __init__(self, names: dict[int, str], ignore_value: int, text: str | None = None, notes: Notes | None = None):
+        self.names, self.ignore_value, self.text = names, ignore_value, text
+        self.notes = Notes() if notes is None else notes
         self._only_ignored: Path | None = None  # the first mask whose object has this number
         self._otherwise: Path | None = None  # and the first whose object has another number
 
@@ -48,34 +59,54 @@ class MaskReader:
         """
         if not photo.masks:
             raise ValueError(
-                f"{photo.path}: the photo has no mask; add {MASKS}/{photo.path.stem}.png or its LabelMe file, or "
+                f"{photo.path}: the photo has no mask; add {MASKS}/{photo.stem}.png or its LabelMe file, or "
                 "remove the photo."
             )
+        found = self._of_files(photo)
+        if self.text and any(found):
+            self.notes.add(UNUSED_TEXT, f"{listed(filter(None, found))} in {photo.path}", photo.path)
+        return found
+
+    def _of_files(self, photo: Photo) -> dict[str | None, Area]:
+        check_versions(photo)
         found = defaultdict(list)
-        for rest, path in photo.masks:
-            name = self._name_of_file(rest, path)
+        for name, path in photo.masks:
+            if name is not None:
+                name = self.class_of(name, path)
             areas = self._map(path, photo) if name is None else {name: self.thing(path, photo)}
             for called, area in areas.items():
                 found[called].append(area)
         return {name: _united(areas) for name, areas in found.items()}
 
     def thing(self, path: Path, photo: Photo) -> Area:
-        """Return the area of a mask of one object: all pixels that are neither 0 nor ignored."""
-        masks = class_masks(_numbers(path, photo))
-        masks.pop(BACKGROUND, None)
-        ignore = masks.pop(self.ignore_value, None)
-        if ignore and set(masks) - {THING}:
+        """Return the area of a mask of one object: its look decides which pixels are the object."""
+        note = self._note(path, photo)
+        mask = read_mask_image(path)
+        levels = object_levels(mask, note)
+        values = _aligned(levels.values, path, photo)
+        found = object_pixels(values, self.ignore_value, mask.is_lossy, path, note)
+        if found.number is not None and not levels.by_look and found.number != FULL:
+            if found.number == self.ignore_value:
+                self._only_ignored = self._only_ignored or path
+            else:
+                self._otherwise = self._otherwise or path
+        if not found.pixels.any():
+            if mask.is_deep:
+                raise ValueError(
+                    f"{path}: has 16 bits per color channel and no visible object; save it as a grayscale PNG."
+                )
+            return Area(None, None if found.ignore is None else encode_mask(found.ignore))
+        if found.pixels.all():
             raise ValueError(
-                f"{path}: has {len(masks) + 1} numbers besides 0, and one is ignore_value ({self.ignore_value}). If "
-                "it is one object with soft edges, save it without anti-aliasing or set ignore_value to 0. If it has "
-                "several classes, name them in classes.txt."
+                f"{path}: no pixel is 0 (the background), so the whole picture would be the object; save the "
+                "background as 0, or remove the mask."
             )
-        if masks:
-            self._otherwise = self._otherwise or path
-            return Area(unite(list(masks.values())), ignore)
-        if ignore:
-            self._only_ignored = self._only_ignored or path
-        return Area(ignore, None)
+        if _fills_border(found.pixels):
+            note(FILLS_BORDER)
+        return Area(encode_mask(found.pixels), None if found.ignore is None else encode_mask(found.ignore))
+
+    def _note(self, path: Path, photo: Photo) -> Callable[[str], None]:
+        return lambda kind: self.notes.add(kind, str(path), photo.path)
 
     def of_class(self, path: Path, photo: Photo, label: str, where: str) -> Area:
         """Return the area of one class of a label map; the area of the whole mask if there are no class names."""
@@ -95,45 +126,44 @@ class MaskReader:
     def _map(self, path: Path, photo: Photo) -> dict[str | None, Area]:
         if not self.names:
             return {None: self.thing(path, photo)}
-        masks = class_masks(_numbers(path, photo))
-        masks.pop(BACKGROUND, None)
-        if len(self.names) == 1 and set(masks) == {self.ignore_value} and not set(masks) & set(self.names):
-            return {next(iter(self.names.values())): self.thing(path, photo)}
-        if len(self.names) == 1 and masks:
+        note = self._note(path, photo)
+        masks = class_masks(_aligned(class_numbers(read_mask_image(path), note), path, photo))
+        if BACKGROUND not in self.names:
+            masks.pop(BACKGROUND, None)
+        unknown = sorted(set(masks) - set(self.names) - {self.ignore_value})
+        only = next(iter(self.names.values())) if len(self.names) == 1 else None
+        is_soft = len(unknown) > FEW_NUMBERS and unknown[-1] >= LOW
+        if only and (is_soft or set(masks) == {self.ignore_value} - set(self.names)):
+            return {only: self.thing(path, photo)}  # one object in black and white, also with soft edges
+        if only and masks:
             self._otherwise = self._otherwise or path
         ignore = None if self.ignore_value in self.names else masks.pop(self.ignore_value, None)
-        if unknown := sorted(set(masks) - set(self.names)):
+        if unknown:
             known = listed(f"{number} {name_of(name)}" for number, name in sorted(self.names.items()))
             raise ValueError(
                 f"{path}: contains the number {unknown[0]}, which is not a class; the classes are: {known}."
             )
         found = defaultdict(list)
         for number, mask in masks.items():
-            found[self.names[number]].append(mask)
+            if is_background(self.names[number]):
+                note(NAMED_BACKGROUND)
+            else:
+                found[self.names[number]].append(mask)
         return {name: Area(unite(same), ignore) for name, same in found.items()}
 
-    def _name_of_file(self, rest: str | None, path: Path) -> str | None:
-        """Return the class in a mask's file name; None if the name is only that of the photo."""
-        if rest is None or (clean(rest) == NAMELESS and NAMELESS not in self.names.values()):
-            return None
-        if rest.isdecimal():
-            if int(rest) not in self.names:
-                raise ValueError(
-                    f"{path}: {rest} is not a class name; rename the file, such as {path.stem}_cat, or name {rest} in "
-                    "classes.txt."
-                )
-            return self.names[int(rest)]
-        return self.class_of(clean(rest), path)
-
-    def class_of(self, name: str, where: Path | str) -> str:
+    def class_of(self, name: str, path: Path) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
+        if self.names and name.isdecimal():
+            raise ValueError(
+                f"{path}: {name} is not the number or name of a class; rename the file, or list the class."
+            )
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)
         for candidate in (name, numberless if numberless == name else numberless.rstrip(" -")):
             if candidate.casefold() in known:
                 return known[candidate.casefold()]
         if known:
-            raise ValueError(f"{where}: {show(name)} is not a class; the classes are: {listed(known.values())}.")
+            raise ValueError(f"{path}: {show(name)} is not a class; the classes are: {listed(known.values())}.")
         return name
 
 
@@ -146,16 +176,15 @@ def pick(areas: dict[str | None, Area], label: str, where: str, advice: str) -> 
     raise ValueError(f"{where}: {show(label)} is not marked in it, only {names}; {advice}.")
 
 
-def _numbers(path: Path, photo: Photo) -> np.ndarray:
+def _aligned(numbers: np.ndarray, path: Path, photo: Photo) -> np.ndarray:
     """Return the numbers (H, W) of a mask, aligned with the upright photo."""
-    if path.suffix.lower() in LOSSY:
-        raise ValueError(f"{path}: JPEG compression changes the numbers of a mask; export it again as PNG.")
-    try:
-        numbers = read_label_map(path)
-    except ValueError as error:
-        raise ValueError(f"{error} A mask must be a grayscale or palette PNG file.") from error
     method = turn_of(photo.path, numbers.shape, str(path))
     return numbers if method is None else np.asarray(Image.fromarray(numbers).transpose(method))
+
+
+def _fills_border(pixels: np.ndarray) -> bool:
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return bool(border.mean() >= MOSTLY or pixels.mean() >= MOSTLY)
 
 
 def _united(areas: list[Area]) -> Area:

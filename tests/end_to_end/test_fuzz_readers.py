@@ -93,7 +93,7 @@ def test_any_json_is_read_or_refused_by_every_reader(folder, content):
 def test_any_classes_and_any_mixture_are_read_or_refused(content):
     names = result_or_refusal(lambda: class_names(content, "classes"))
     if not isinstance(names, ValueError):
-        assert names and all(isinstance(number, int) and number and name for number, name in names.items())
+        assert names and all(isinstance(number, int) and name for number, name in names.items())
     if isinstance(content, dict):
         result_or_refusal(lambda: sets_of(content))
 

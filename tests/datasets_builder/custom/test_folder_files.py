@@ -10,9 +10,7 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     composed,
     find_folders,
     find_mask,
-    find_place,
     pair_up,
-    place_remarks,
     share_out,
 )
 from gemma_lisa.datasets_builder.custom.folder_tables import Question
@@ -47,17 +45,6 @@ def test_folders_with_singular_names_are_used_if_the_plural_is_missing(tmp_path)
     assert str(tmp_path / "label/2.json") in annotation_files(tmp_path)
     assert find_mask("1_cat.png", tmp_path, tmp_path, "line 2") == tmp_path / "mask/1_cat.png"
     assert share_out([question("images/1.jpg"), question("image/1.jpg")], {"train": pairs.photos}, tmp_path) == []
-    assert place_remarks(folders) == [
-        f"{tmp_path}/{name}: used as {name}s/, which does not exist" for name in ("image", "mask", "label")
-    ]
-
-
-def test_folders_with_singular_names_are_ignored_if_the_plural_exists(tmp_path):
-    photo(tmp_path, "1.jpg")
-    photo(tmp_path, "image/2.jpg")
-    assert find_place(tmp_path, "images") == tmp_path / "images"
-    assert list(pair_up(tmp_path, asked=set()).photos) == ["1"]
-    assert place_remarks({"train": tmp_path}) == [f"{tmp_path}/image: ignored because images/ exists"]
 
 
 def test_splits_are_in_the_order_train_validation_test(tmp_path):
@@ -162,3 +149,74 @@ def test_annotation_files_are_found_in_all_folders_except_hidden_ones(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     found = {path.relative_to(tmp_path).as_posix() for path in annotation_files(tmp_path).values()}
     assert found == names
+
+
+def test_photos_in_folders_have_masks_in_folders_with_the_same_names(tmp_path):
+    for name in ("images/a/1.JPG", "images/b/1.jpg", "images/b/c/2.jpg", "3.jpg"):
+        photo(tmp_path, name)
+    for name in ("masks/a/1.png", "masks/b/1_cat.PNG", "masks/b/c/2/dog.png", "3.png"):
+        mask(tmp_path, name, numbers())
+    labelme(tmp_path, "images/b/4.json", [])
+    photo(tmp_path, "images/b/4.jpg")
+    pairs = pair_up(tmp_path, set())
+    assert names_of(pairs.photos) == {
+        "3": [(None, "3.png")],
+        "a/1": [(None, "1.png")],
+        "b/1": [("cat", "1_cat.PNG")],
+        "b/4": [],
+        "b/c/2": [("dog", "dog.png")],
+    }
+    assert pairs.photos["b/4"].labels == tmp_path / "images/b/4.json"
+    assert pairs.errors == [] and pairs.others == []
+    errors = share_out([question("a/1.JPG"), question("images/b/1"), question("1")], {"train": pairs.photos}, tmp_path)
+    assert [str(error) for error in errors] == ["questions.csv line 2: '1' is a/1 and b/1; write one of these paths."]
+    assert len(pairs.photos["a/1"].questions) == len(pairs.photos["b/1"].questions) == 1
+
+
+def test_a_mask_outside_of_the_folders_belongs_to_the_only_photo_with_its_name(tmp_path):
+    for name in ("images/a/1.jpg", "images/b/1.jpg", "images/b/2.jpg"):
+        photo(tmp_path, name)
+    for name in ("1.png", "2_cat.png"):
+        mask(tmp_path, name, numbers())
+    pairs = pair_up(tmp_path, set())
+    assert names_of(pairs.photos)["b/2"] == [("cat", "2_cat.png")]
+    assert [str(error) for error in pairs.errors] == [
+        f"{tmp_path}/masks/1.png: belongs to a/1 and b/1; move it into a folder as in images/."
+    ]
+
+
+def test_a_folder_of_masks_cannot_belong_to_a_photo_and_to_a_folder_of_photos(tmp_path):
+    for name in ("a.jpg", "images/a/1.jpg"):
+        photo(tmp_path, name)
+    mask(tmp_path, "masks/a/1.png", numbers())
+    [error] = pair_up(tmp_path, set()).errors
+    assert "masks/a: belongs to a.jpg and to the folder a/ in images/; rename one of them." in str(error)
+
+
+@pytest.mark.parametrize(
+    ("image", "masked", "rest"),
+    [
+        ("case_1_0000.png", "case_1.png", None),
+        ("a_leftImg8bit.png", "a_gtFine_labelIds.png", "gtFine_labelIds"),
+        ("7_sat.jpg", "7_mask.png", "mask"),
+        ("image_7.jpg", "mask_7.png", None),
+        ("7.jpg", "mask_7.png", None),
+        ("7.jpg", "7-mask.png", "mask"),
+        ("2024-01-05.jpg", "2024-01-05.mask.png", "mask"),
+        ("7.jpg", "7.jpg.png", None),
+        ("7_a.jpg", "7_a-mask.png", "mask"),
+    ],
+)
+def test_usual_parts_of_names_are_not_compared(tmp_path, image, masked, rest):
+    photo(tmp_path, image)
+    mask(tmp_path, masked, numbers())
+    pairs = pair_up(tmp_path, set())
+    assert pairs.errors == [] and list(names_of(pairs.photos).values()) == [[(rest, masked)]]
+
+
+def test_a_suffix_that_only_some_photos_have_is_part_of_their_names(tmp_path):
+    for name in ("a_0000.jpg", "b.jpg"):
+        photo(tmp_path, name)
+    mask(tmp_path, "a.png", numbers())
+    [error] = pair_up(tmp_path, set()).errors
+    assert "masks/a.png: there is no photo for this mask" in str(error)

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 from own_folder import mask, numbers, photo
+from PIL import Image, ImageFilter
 
 from gemma_lisa.datasets_builder.custom.folder_files import pair_up
-from gemma_lisa.datasets_builder.custom.folder_masks import Area, MaskReader, pick
+from gemma_lisa.datasets_builder.custom.folder_masks import (
+    FILLS_BORDER,
+    NAMED_BACKGROUND,
+    UNUSED_TEXT,
+    Area,
+    MaskReader,
+    pick,
+)
+from gemma_lisa.datasets_builder.formats.annotated import Notes
+from gemma_lisa.datasets_builder.formats.soft_masks import SOFT
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 pytestmark = pytest.mark.filterwarnings(
@@ -83,10 +93,108 @@ def test_a_class_is_picked_by_name_ignoring_case_and_underscores():
         pick({None: Area(rle, None)}, "dog", "here", "do that")
 
 
-def test_a_photo_without_a_mask_and_a_jpeg_mask_are_refused(tmp_path):
+def test_a_photo_without_a_mask_is_refused(tmp_path):
     photo(tmp_path, "1.jpg")
     with pytest.raises(ValueError, match="1.jpg: the photo has no mask; add masks/1.png"):
         MaskReader({}, 255).areas(the_photo(tmp_path))
-    mask(tmp_path, "1.jpeg", numbers())
-    with pytest.raises(ValueError, match="1.jpeg: JPEG compression changes the numbers of a mask"):
+
+
+def test_a_jpeg_of_classes_is_refused_with_any_name_and_a_black_and_white_one_is_read(tmp_path):
+    photo(tmp_path, "1.jpg", (64, 48))
+    values = np.zeros((48, 64), dtype=np.uint8)
+    values[10:30, 20:50] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(values).save(tmp_path / "masks/1.png", "JPEG")
+    notes = Notes()
+    found = MaskReader({}, 255, "the mug", notes).areas(the_photo(tmp_path))
+    assert np.array_equal(decode_mask(found[None].mask, ""), values > 0) and [*notes.cases] == [SOFT]
+    for names in ({1: "mug"}, {1: "mug", 2: "plate"}):
+        with pytest.raises(ValueError, match="1.png: its content is JPEG or another lossy format"):
+            MaskReader(names, 255).areas(the_photo(tmp_path))
+
+
+def test_a_mask_that_fills_the_border_is_counted(tmp_path):
+    inverted = np.ones((6, 8), dtype=np.uint8)
+    inverted[1:5, 2:5] = 0
+    for stem, values in (("1", inverted), ("2", 1 - inverted), ("3", inverted)):
+        photo(tmp_path, f"{stem}.jpg")
+        mask(tmp_path, f"{stem}.png", values)
+    notes = Notes()
+    reader = MaskReader({}, 255, "the mug", notes)
+    for stem in "123":
+        reader.areas(the_photo(tmp_path, stem))
+    assert {kind: [case.photo.stem for case in cases] for kind, cases in notes.cases.items()} == {
+        FILLS_BORDER: ["1", "3"]
+    }
+
+
+def test_a_mask_without_background_is_refused(tmp_path):
+    photo(tmp_path, "1.jpg")
+    for values in (numbers(n1=slice(0, 3), n2=slice(3, 5), n3=slice(5, 6)), numbers(n255=slice(0, 6))):
+        mask(tmp_path, "1.png", values)
+        with pytest.raises(ValueError, match=r"1.png: no pixel is 0 \(the background\)"):
+            MaskReader({}, 255).areas(the_photo(tmp_path))
+
+
+def test_a_listed_background_is_not_asked_for_and_a_border_can_be_ignored(tmp_path):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1.png", numbers(n1=slice(0, 2), n2=slice(2, 5), n3=slice(5, 6)))
+    notes = Notes()
+    reader = MaskReader({1: "mug", 2: "background"}, 3, None, notes)
+    assert pixels(reader.areas(the_photo(tmp_path))) == {"mug": (16, 8)} and [*notes.cases] == [NAMED_BACKGROUND]
+
+
+def test_0_can_be_a_class(tmp_path):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1.png", numbers(n1=slice(0, 2)))
+    assert pixels(MaskReader({0: "wall", 1: "mug"}, 255).areas(the_photo(tmp_path))) == {
+        "wall": (32, None),
+        "mug": (16, None),
+    }
+
+
+def test_the_numbers_of_listed_classes_can_be_white(tmp_path):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1.png", numbers(n128=slice(0, 1), n255=slice(1, 3)))
+    with pytest.raises(ValueError, match="has 2 numbers besides 0 .*`128: mug`"):
         MaskReader({}, 255).areas(the_photo(tmp_path))
+    reader = MaskReader({128: "mug", 255: "mug"}, 255)
+    assert pixels(reader.areas(the_photo(tmp_path))) == {"mug": (24, None)}
+
+
+def test_soft_edges_of_a_single_listed_class_are_read_as_one_object(tmp_path):
+    photo(tmp_path, "1.jpg", (64, 48))
+    picture = Image.new("L", (64, 48))
+    picture.paste(255, (20, 10, 50, 30))
+    picture = picture.filter(ImageFilter.GaussianBlur(1))
+    (tmp_path / "masks").mkdir()
+    picture.save(tmp_path / "masks/1.png")
+    found = MaskReader({1: "mug"}, 255).areas(the_photo(tmp_path))
+    assert np.array_equal(decode_mask(found["mug"].mask, ""), np.asarray(picture) >= 127.5)
+    with pytest.raises(ValueError, match="1.png: contains the number .*, which is not a class"):
+        MaskReader({1: "mug", 2: "plate"}, 255).areas(the_photo(tmp_path))
+
+
+def test_black_and_white_masks_of_several_kinds_agree(tmp_path):
+    values = numbers(n255=slice(0, 2))
+    for stem, picture in (
+        ("1", Image.fromarray(values)),
+        ("2", Image.fromarray(values).convert("1")),
+        ("3", Image.fromarray(values.astype(np.uint16) * 257)),
+        ("4", Image.fromarray(values).convert("RGB")),
+    ):
+        photo(tmp_path, f"{stem}.jpg")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"masks/{stem}.png")
+    reader = MaskReader({}, 255)
+    for stem in "1234":
+        assert pixels(reader.areas(the_photo(tmp_path, stem))) == {None: (16, None)}
+    reader.check_agreement()
+
+
+def test_classes_that_are_asked_for_instead_of_the_option_text_are_counted(tmp_path):
+    photo(tmp_path, "1.jpg")
+    mask(tmp_path, "1.png", numbers(n1=slice(0, 1)))
+    notes = Notes()
+    MaskReader({1: "cat"}, 255, "the mug", notes).areas(the_photo(tmp_path))
+    assert [*notes.cases] == [UNUSED_TEXT]
