@@ -21,7 +21,7 @@ from .coco_segmentation import segmentation_runs, turn, turn_of, unite
 from .json_files import read_json
 from .labelme_shapes import IGNORED, Shapes
 from .photo_names import NO_PHOTOS, PhotoNames
-from .tool_folders import by_split, files_below, head_of, name_key, photo_suffixes, split_in
+from .tool_folders import by_split, files_below, head_of, is_in_other_split, name_key, photo_suffixes, split_in
 
 ADVICE = "save it again in LabelMe"
 KEYS = re.compile(r'"(shapes"\s*:\s*\[|imagePath"\s*:|imageData"\s*:)')  # in the first characters of a file
@@ -181,8 +181,7 @@ class PhotoFinder:
         return best[0] if len(best) == 1 else None
 
     def _is_in_other_split(self, path: Path, file: Path) -> bool:
-        splits = {split_in(os.path.relpath(place.parent, self.root)) for place in (path, file)} - {None}
-        return len(splits) > 1
+        return is_in_other_split(path, split_in(os.path.relpath(file.parent, self.root)), self.root)
 
 
 def _image(file: LabelMeFile, path: Path, error: ValueError | None, notes: Notes) -> AnnotatedImage:
