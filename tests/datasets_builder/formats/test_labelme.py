@@ -225,7 +225,16 @@ def test_a_damaged_file_is_an_error_of_its_photo(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"images": [], "annotations": [], "categories": []}', "[]", '[{"imagePath": 1}]', "", "\0", '{"a": 1}']
+    "text",
+    [
+        '{"text": ["the mug"], "is_sentence": false, "shapes": [{"label": "target", "points": [[0, 0]]}]}',
+        '{"images": [], "annotations": [], "categories": []}',
+        "[]",
+        '[{"imagePath": 1}]',
+        "",
+        "\0",
+        '{"a": 1}',
+    ],
 )
 def test_other_json_files_are_not_recognized(tmp_path, text):
     photo(tmp_path, "1.jpg")
