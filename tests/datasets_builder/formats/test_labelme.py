@@ -59,7 +59,7 @@ def test_files_saved_by_labelme_have_the_masks_that_it_draws():
             assert (found & theirs).sum() > 0.95 * found.sum() and (theirs & ~grown(found)).sum() < 0.02 * theirs.sum()
             assert one.name != "plate" or "counts" in one.segmentation
             assert not one.fields or np.array_equal(found, theirs)  # the mask, which has a group_id
-    assert {kind: len(cases) for kind, cases in notes.cases.items()} == {WITHOUT_AREA: 2}
+    assert {kind: len(cases) for kind, cases in notes.cases.items()} == {WITHOUT_AREA: 2, OTHER_FILES: 1}
 
 
 @pytest.mark.parametrize(
