@@ -20,10 +20,11 @@ from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationForma
 from .json_files import read_json
 from .labelme_shapes import Shapes
 from .photo_names import NO_PHOTOS, PhotoNames
-from .tool_folders import by_split, files_below, head_of, name_key, photo_suffixes, split_in
+from .tool_folders import by_split, files_below, head_of, is_in_other_split, name_key, photo_suffixes, split_in
 
 ADVICE = "save it again in LabelMe"
 KEYS = re.compile(r'"(shapes"\s*:\s*\[|imagePath"\s*:|imageData"\s*:)')  # in the first characters of a file
+REASON_SEG = '"is_sentence"'  # in files of ReasonSeg, which also have shapes
 FEW_FILES = 20  # JSON files that are looked at to recognize the format
 LABEL_FOLDERS = {"label", "labels"}  # photos can be next to their files in them
 OTHER_FILES = "skipped JSON files that are not from LabelMe"
@@ -169,8 +170,7 @@ class PhotoFinder:
         return best[0] if len(best) == 1 else None
 
     def _is_in_other_split(self, path: Path, file: Path) -> bool:
-        splits = {split_in(os.path.relpath(place.parent, self.root)) for place in (path, file)} - {None}
-        return len(splits) > 1
+        return is_in_other_split(path, split_in(os.path.relpath(file.parent, self.root)), self.root)
 
 
 def _image(file: LabelMeFile, path: Path, error: ValueError | None, notes: Notes) -> AnnotatedImage:
@@ -186,10 +186,13 @@ def _image(file: LabelMeFile, path: Path, error: ValueError | None, notes: Notes
 
 def _read_head(path: Path, notes: Notes) -> LabelMeFile | None:
     """Return what a JSON file states about its photo; None if it is not from LabelMe."""
+    head = head_of(path)
+    if REASON_SEG in head:
+        return notes.add(OTHER_FILES, str(path))
     try:
         content = _content(path)
     except ValueError as error:
-        if not _is_labelme(head_of(path)):
+        if not _is_labelme(head):
             return notes.add(OTHER_FILES, str(path))
         return LabelMeFile(path, "", False, None, {}, error)
     image_path, flags = content.get("imagePath"), content.get("flags")
@@ -221,7 +224,7 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _is_labelme(head: str) -> bool:
-    return head.lstrip().startswith("{") and KEYS.search(head) is not None
+    return head.lstrip().startswith("{") and KEYS.search(head) is not None and REASON_SEG not in head
 
 
 def _is_mask(path: Path) -> bool:

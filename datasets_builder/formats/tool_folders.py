@@ -76,6 +76,11 @@ def split_in(path: Path | str) -> str | None:
     return None
 
 
+def is_in_other_split(photo: Path, split: str | None, root: Path) -> bool:
+    """Return whether the folders of a photo state another split. root: the data folder."""
+    return split is not None and split_in(os.path.relpath(photo.parent, root)) not in (None, split)
+
+
 def by_split(photos: list, splits: list[str | None]) -> dict[str, list]:
     """Return the photos of each split in the order train, validation, test. Photos without a split are in train."""
     found = {split: [] for split in dict.fromkeys(SPLIT_WORDS.values())}

@@ -1,6 +1,7 @@
 """LabelMe files are found in any folders, with their photos and splits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gemma_lisa.datasets_builder.rows import decode_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
 
+EXPORTS = Path(__file__).parents[2] / "exports" / "labelme"
 SQUARE = shape("mug", [[1, 1], [5, 1], [5, 4], [1, 4]])
 
 
@@ -31,6 +33,33 @@ def read(root):
     splits = FORMAT.read(root, notes)
     paths = {split: [image.path.relative_to(root).as_posix() for image in images] for split, images in splits.items()}
     return paths, notes, [image for images in splits.values() for image in images]
+
+
+def grown(mask):
+    """Return a mask that is larger by one pixel on each side."""
+    padded = np.pad(mask, 1)
+    shifts = [np.roll(padded, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    return np.any(shifts, axis=0)[1:-1, 1:-1]
+
+
+def test_files_saved_by_labelme_have_the_masks_that_it_draws():
+    expected = json.loads((EXPORTS / "expected.json").read_text())
+    paths, notes, images = read(EXPORTS)
+    assert paths == {"train": ["images/train/1.png"], "validation": ["images/val/2.png"]}
+    assert set(images[1].fields) == set() and images[1].size == (48, 64)
+    for image in images:
+        objects, masks = image.objects(), expected[image.path.stem]["masks"]
+        assert {one.name for one in objects} == set(masks)
+        for one in objects:
+            found, theirs = (
+                decode_mask(segmentation_runs(segmentation, image.size, ""), "").astype(bool)
+                for segmentation in (one.segmentation, masks[one.name])
+            )
+            # LabelMe also fills the pixels under the outline
+            assert (found & theirs).sum() > 0.95 * found.sum() and (theirs & ~grown(found)).sum() < 0.02 * theirs.sum()
+            assert one.name != "plate" or "counts" in one.segmentation
+            assert not one.fields or np.array_equal(found, theirs)  # the mask, which has a group_id
+    assert {kind: len(cases) for kind, cases in notes.cases.items()} == {WITHOUT_AREA: 2, OTHER_FILES: 1}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +256,16 @@ def test_a_damaged_file_is_an_error_of_its_photo(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"images": [], "annotations": [], "categories": []}', "[]", '[{"imagePath": 1}]', "", "\0", '{"a": 1}']
+    "text",
+    [
+        '{"text": ["the mug"], "is_sentence": false, "shapes": [{"label": "target", "points": [[0, 0]]}]}',
+        '{"images": [], "annotations": [], "categories": []}',
+        "[]",
+        '[{"imagePath": 1}]',
+        "",
+        "\0",
+        '{"a": 1}',
+    ],
 )
 def test_other_json_files_are_not_recognized(tmp_path, text):
     photo(tmp_path, "1.jpg")
