@@ -12,12 +12,14 @@ import datasets
 
 from gemma_lisa.safety.short_text import shorten, show
 
+from .formats.annotated import Notes
 from .rows import is_unicode
 from .rows_builder import RowsBuilder
 
 logger = logging.getLogger(__name__)
 
-REMARKS = "remarks.json"  # in the cache, next to the rows: the warnings logged when they were prepared
+# In the cache, next to the rows: the warnings logged when they were prepared, and the photos that show their cases
+REMARKS, EXAMPLES = "remarks.json", "examples.json"
 SKIP_ADVICE = "To skip up to N bad files or records, set --max_bad N."
 NO_LIMIT = sys.maxsize  # a `max_bad` that collects all errors in `TolerantBuilder.bad` and logs none of them
 
@@ -68,6 +70,7 @@ class TolerantBuilder(RowsBuilder):
         super().__init__(*args, **kwargs)
         self.bad: list[ValueError] = []  # errors of the files and records that were skipped
         self.remarks: list[str] = []  # the warnings logged when the rows were prepared
+        self.examples: list[str] = []  # paths of photos that show what the warnings are about
 
     @property
     def title(self) -> str:
@@ -76,15 +79,18 @@ class TolerantBuilder(RowsBuilder):
     def download_and_prepare(self, *args, **kwargs) -> None:
         """Prepare the rows if they are not cached. For cached rows, log again the warnings of their preparation."""
         super().download_and_prepare(*args, **kwargs)
-        file = Path(self._output_dir) / REMARKS
-        if not self.remarks and file.is_file():
-            for text in json.loads(file.read_bytes()):
+        texts, examples = (Path(self._output_dir) / name for name in (REMARKS, EXAMPLES))
+        if not self.remarks and texts.is_file():
+            for text in json.loads(texts.read_bytes()):
                 self.remark(text)
+        if not self.examples and examples.is_file():
+            self.examples = json.loads(examples.read_bytes())
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)
         # 🤗 Datasets renames this temporary folder when it is complete
-        (Path(self._output_dir) / REMARKS).write_text(json.dumps(self.remarks), encoding="utf-8")
+        for name, content in ((REMARKS, self.remarks), (EXAMPLES, self.examples)):
+            (Path(self._output_dir) / name).write_text(json.dumps(content), encoding="utf-8")
 
     def remark(self, text: str) -> None:
         """Log a warning about the rows, now and at every start that reads them from the cache."""
@@ -102,6 +108,17 @@ class TolerantBuilder(RowsBuilder):
         for reason, cases in skipped.items():
             if cases:
                 self.remark(f"{where}: skipped {reason} ({len(cases):,}), first: {cases[0]}")
+
+    def remark_notes(self, where: Any, notes: Notes) -> None:
+        """Log each kind of `notes` with its count and its first case, and record the photo of that case.
+
+        Args:
+            where: file, folder or split.
+            notes: what was interpreted, united or skipped.
+        """
+        for kind, cases in notes.cases.items():
+            self.remark(f"{where}: {kind} ({len(cases):,}), first: {cases[0].where}")
+            self.examples += [str(case.photo) for case in cases if case.photo is not None][:1]
 
     def tolerate(self, error: ValueError) -> None:
         """Record the error of a skipped file or record and log it.
@@ -146,6 +163,12 @@ class TolerantBuilder(RowsBuilder):
             else:
                 yield where, row
         self.remark_cases(self.title, {"records without a question": empty})
+
+
+def check_choice(name: str, option: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise an error if the value of an option of data set `name` is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: {option} must be {' or '.join(choices)}, got {show(value)}.")
 
 
 def _escaped(text: str) -> str:

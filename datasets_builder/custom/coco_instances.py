@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes
 from gemma_lisa.datasets_builder.formats.coco_files import (
     find_annotations,
     find_folder,
@@ -30,11 +31,14 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
     path_inside,
     read_coco,
 )
-from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs, turn, turn_of, unite
+from gemma_lisa.datasets_builder.formats.coco_json import annotated_images
+from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
+from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS, READ_AS, Frame, frames_of
+from gemma_lisa.datasets_builder.formats.object_masks import CROWDS, ObjectMask, object_masks
 from gemma_lisa.datasets_builder.leakage import coco_photo
 from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
-from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
-from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, name_of, shorten, show
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, shorten, show
 
 CATEGORY = "category"  # field of `text` for the category's name; other names are fields of the annotation
 
@@ -51,6 +55,8 @@ class CocoInstancesConfig(TolerantConfig):
     # every object was annotated, and an object labelled as absent trains the model to refuse.
     absent: int = 0
     seed: int = 0  # for choosing absent categories
+    exif: str = AUTO  # frame of photos with an EXIF rotation: upright, stored, or auto to find it, see frames.py
+    crowds: str = "ignore"  # what iscrowd: 1 marks: ignore regions, or "things" for objects as others
 
     @property
     def root(self) -> Path:
@@ -71,15 +77,16 @@ class CocoInstancesConfig(TolerantConfig):
 
 
 class CocoInstances(TolerantBuilder):
-    VERSION = datasets.Version("1.1.0")  # increase it whenever the rows of the same files change
+    VERSION = datasets.Version("1.2.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = CocoInstancesConfig
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
-        if config.instances not in ("united", "separate"):
-            raise ValueError(f"coco_instances: instances must be united or separate, got {show(config.instances)}.")
+        check_choice("coco_instances", "instances", config.instances, ("united", "separate"))
+        check_choice("coco_instances", "exif", config.exif, OPTIONS)
+        check_choice("coco_instances", "crowds", config.crowds, CROWDS)
         fields = _fields(config.text)
         if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
             raise ValueError(
@@ -93,34 +100,45 @@ class CocoInstances(TolerantBuilder):
         ]
 
     def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[str, dict]]:
-        num_bad = len(self.bad)
-        images, annotations, names = read_coco(file, self.tolerate)
+        num_bad, notes = len(self.bad), Notes()
+        records, annotations, names = read_coco(file, self.tolerate)
         root = self.config.root
-        if images and folder is None:
-            folder = find_folder(file, root, (image["file_name"] for image in images))
+        if records and folder is None:
+            folder = find_folder(file, root, (record["file_name"] for record in records))
         # Without categories that never occur: Roboflow writes the name of the data set as one
         used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
-        skipped, n_rows = defaultdict(list), 0
+        images = annotated_images(
+            file, records, annotations, names, lambda name, where: path_inside(folder, name, (root, folder), where)
+        )
+        frames = frames_of(images, self.config.exif, str(file), notes)
+        n_rows = 0
 
-        def row_of(named: tuple[str, dict]) -> dict | None:
-            where, image = named
-            path = path_inside(folder, image["file_name"], (root, folder), where)
-            marked = annotations.get(image["id"], [])
-            masks = _masks(marked, (image["height"], image["width"]), path, where, skipped)
-            targets = _present(self.config, image, marked, masks, names, where, skipped)
+        def row_of(framed: tuple[AnnotatedImage, Frame | ValueError]) -> dict | None:
+            image, frame = framed
+            if isinstance(frame, ValueError):
+                raise frame
+            objects = object_masks(image, frame, self.config.crowds, notes, self.tolerate)
+            targets = _present(self.config, image, objects, notes)
             if self.config.absent:
-                targets += _absent(self.config, image, marked, names, used)
+                targets += _absent(self.config, image, objects, names, used)
             if not targets:
                 return None
-            return new_row(path, f"coco_instances/{split}/{_name(image)}", targets)
+            return new_row(image.path, f"coco_instances/{split}/{_name(image.fields)}", targets)
 
-        named = ((f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", image) for image in images)
-        for where, row in self.rows(((where, (where, image)) for where, image in named), row_of):
+        framed = ((image.where, (image, frame)) for image, frame in zip(images, frames, strict=True))
+        for where, row in self.rows(framed, row_of):
             n_rows += 1
             yield where, row
-        self.remark_cases(file, skipped)
+        self.remark_notes(file, notes)
         if not n_rows and len(self.bad) == num_bad:
-            raise ValueError(f"{file}: no annotation with a mask in {count_of(len(images), 'image')}; add some.")
+            raise ValueError(_nothing_to_ask(file, images, notes))
+
+
+def _nothing_to_ask(file: Path, images: list[AnnotatedImage], notes: Notes) -> str:
+    """Return the error of a file without rows, with the reasons."""
+    reasons = [f"{kind} ({len(cases):,})" for kind, cases in notes.cases.items() if kind not in READ_AS.values()]
+    found = f": {'; '.join(reasons)}" if reasons else "; add some"
+    return f"{file}: no annotation with a mask in {count_of(len(images), 'image')}{found}."
 
 
 def _name(image: dict) -> str:
@@ -131,47 +149,24 @@ def _name(image: dict) -> str:
     return image["file_name"]
 
 
-def _masks(annotations: list[dict], size: tuple[int, int], path: Path, where: str, skipped: dict) -> list[dict | None]:
-    """Return the mask of each annotation on the upright image, in the format of rows; None for an empty mask."""
-    method = turn_of(path, size, where)
-    masks = []
-    for annotation in annotations:
-        name = f"{where}: annotation {name_of(annotation['id'])}"
-        mask = segmentation_runs(annotation.get("segmentation"), size, name)
-        if not coco_mask.area(mask):
-            skipped["annotations with an empty mask"].append(name)
-            masks.append(None)
-        else:
-            masks.append(turn(mask, method))
-    return masks
-
-
-def _present(
-    config: CocoInstancesConfig,
-    image: dict,
-    annotations: list[dict],
-    masks: list[dict | None],
-    names: dict[Any, str],
-    where: str,
-    skipped: dict,
-) -> list[dict]:
+def _present(config: CocoInstancesConfig, image: AnnotatedImage, objects: list[ObjectMask], notes: Notes) -> list[dict]:
     """Return one target for each question about the image, in the order of the file."""
     fields = _fields(config.text)
-    # LVIS annotated only some objects of these categories
-    partly = {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
-    crowds, things = defaultdict(list), defaultdict(list)
-    for annotation, mask in zip(annotations, masks, strict=True):
-        name = names[annotation["category_id"]]
-        if mask is None:
+    partly = set(image.fields.get("not_exhaustive_category_ids") or [])  # LVIS annotated only some of these objects
+    unclear, things = defaultdict(list), defaultdict(list)
+    bad = {one.annotated.name for one in objects if one.is_bad}
+    for one in objects:
+        name, where = one.annotated.name, one.annotated.where
+        if one.ignore:
+            unclear[name].append(one.ignore)
+        if not one.mask:
             continue
-        if annotation.get("iscrowd"):
-            crowds[name].append(mask)
-        elif name in partly and fields <= {CATEGORY}:
-            skipped["annotations of categories that are not exhaustively annotated"].append(
-                f"{where}: annotation {name_of(annotation['id'])}"
-            )
+        if name in bad:
+            notes.add("skipped objects of a class with an error in the same image", where)
+        elif one.annotated.fields["category_id"] in partly and fields <= {CATEGORY}:
+            notes.add("skipped annotations of categories that are not exhaustively annotated", where)
         else:
-            things[_filled(config.text, fields, annotation, name, where)].append((name, mask))
+            things[_filled(config.text, fields, one.annotated)].append((name, one.mask))
 
     targets = []
     for text, found in things.items():
@@ -180,26 +175,31 @@ def _present(
             wanted = [unite(wanted)]
         elif len(wanted) > 1:
             wanted = [wanted[at] for at in sort_by_centroid([coco_mask.decode(mask) for mask in wanted])]
-        unclear = [mask for name in dict.fromkeys(name for name, _ in found) for mask in crowds[name]]
-        targets.append(_target(text, wanted, unite(unclear) if unclear else None))
+        ignored = [mask for name in dict.fromkeys(name for name, _ in found) for mask in unclear[name]]
+        targets.append(_target(text, wanted, unite(ignored) if ignored else None))
     return targets
 
 
 def _absent(
-    config: CocoInstancesConfig, image: dict, annotations: list[dict], names: dict[Any, str], used: list[str]
+    config: CocoInstancesConfig,
+    image: AnnotatedImage,
+    objects: list[ObjectMask],
+    names: dict[Any, str],
+    used: list[str],
 ) -> list[dict]:
     """Return targets without masks: categories that are not in the image.
 
     These are `neg_category_ids` in files of LVIS, and all categories without annotations in other files.
     """
-    negative = image.get("neg_category_ids")
+    record = image.fields
+    negative = record.get("neg_category_ids")
     candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
-    there = {names[annotation["category_id"]] for annotation in annotations}  # including crowds and empty masks
-    there |= {names.get(number) for number in image.get("not_exhaustive_category_ids") or []}
+    there = {one.annotated.name for one in objects}  # including crowds and objects without a mask
+    there |= {names.get(number) for number in record.get("not_exhaustive_category_ids") or []}
     texts = dict.fromkeys(_of_category(config.text, name) for name in candidates)
     present = {_of_category(config.text, name) for name in there - {None}}
     texts = [text for text in texts if text not in present]
-    rng = np.random.default_rng((config.seed, zlib.crc32(str(image["id"]).encode())))
+    rng = np.random.default_rng((config.seed, zlib.crc32(str(record["id"]).encode())))
     return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
 
 
@@ -222,18 +222,16 @@ def _fields(text: str) -> frozenset[str]:
     return fields
 
 
-def _filled(text: str, fields: set[str], annotation: dict, name: str, where: str) -> str:
+def _filled(text: str, fields: set[str], annotated: AnnotatedObject) -> str:
     """Return the question for one annotation. CVAT writes custom fields under `attributes`."""
+    annotation, name = annotated.fields, annotated.name
     if fields <= {CATEGORY}:
         return _of_category(text, name)
     attributes = annotation.get("attributes")
     given = {**(attributes if isinstance(attributes, dict) else {}), **annotation, CATEGORY: name}
     for field in fields:
         if not isinstance(given.get(field), str | int | float) or not str(given[field]).strip():
-            raise ValueError(
-                f"{where}: annotation {name_of(annotation['id'])} has no text in its field {show(field)}, which the "
-                "option text uses."
-            )
+            raise ValueError(f"{annotated.where} has no text in its field {show(field)}, which the option text uses.")
     return _words(text, given)
 
 

@@ -22,29 +22,34 @@ from pathlib import Path
 
 import datasets
 
+from gemma_lisa.datasets_builder.formats.annotated import AnnotationFormat, Notes
 from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
+from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS
+from gemma_lisa.datasets_builder.formats.object_masks import CROWDS
 from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new_row, new_target
-from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig
+from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
+from .annotated_photos import REPEATED, annotated_areas, find_frames, photos_of
 from .folder_classes import class_names, read_classes
 from .folder_files import (
     LABELS,
     LAYOUT,
     MASKS,
     Photo,
+    annotation_files,
     find_folders,
     find_mask,
     find_place,
     pair_up,
     place_remarks,
     share_out,
-    text_files,
 )
 from .folder_masks import Area, MaskReader, pick
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
+from .recognition import own_layout, read_format, recognize
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -58,6 +63,10 @@ class FolderConfig(TolerantConfig):
     # Pixels with this number are ignored; 0: none. In a mask of one object with no other number, it is the object
     ignore_value: int = 255
     validation_share: float = 0.0  # part of train that becomes validation, see folder_splits.split_up
+    format: str | None = None  # masks for the layout above, or a key of recognition.FORMATS; None: recognize it
+    exif: str = AUTO  # frame of photos with an EXIF rotation: upright, stored, or auto to find it, see frames.py
+    crowds: str = "ignore"  # what iscrowd: 1 marks: ignore regions, or "things" for objects as others
+    repeated: str = "separate"  # a photo that is listed twice is two rows, or "unite": one row with all objects
 
     @property
     def root(self) -> Path:
@@ -69,11 +78,13 @@ class FolderConfig(TolerantConfig):
         return root
 
     def state_of_files(self) -> list[str]:
-        return [fingerprint(text_files(self.root, find_folders(self.root)), [self.root])]
+        if not self.root.is_dir():
+            raise ValueError(f"{self.root}: no such folder.")
+        return [fingerprint(annotation_files(self.root), [self.root])]
 
 
 class Folder(TolerantBuilder):
-    VERSION = datasets.Version("1.2.0")  # increase it whenever the rows of the same files change
+    VERSION = datasets.Version("1.3.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -81,21 +92,32 @@ class Folder(TolerantBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config, root = self.config, self.config.root
         _check_options(config)
-        folders = find_folders(root)
-        for remark in place_remarks(folders):
-            self.remark(remark)
-        questions, bad_lines = _read_questions(root, folders)
-        splits, errors, others = _find_photos(config, folders, questions or [])
-        errors = bad_lines + errors
-        self.remark_cases(root, {"files that are not images": others})
+        notes = Notes()
+        tool = None if config.format == MASKS else recognize(root, config.format)
+        if tool and config.format is None and (own := own_layout(root)):
+            self.remark(f"{root}: read {own}; the {tool[1].title} are ignored (option format)")
+            tool = None
+        if tool:
+            self.remark(f"{root}: recognized as {tool[1].title}")
+            folders, splits, questions, errors = _tool_photos(config, *tool, notes)
+        else:
+            folders = find_folders(root)
+            for remark in place_remarks(folders):
+                self.remark(remark)
+            questions, bad_lines = _read_questions(root, folders)
+            splits, errors, others = _find_photos(config, folders, questions or [])
+            errors = bad_lines + errors
+            self.remark_cases(root, {"files that are not images": others})
         if not splits and not errors:
             raise ValueError(f"{root}: images/ contains no photo; {LAYOUT}.")
         photos = [photo for of_split in splits.values() for photo in of_split]
-        if questions is None and photos and not any(photo.masks or photo.labels for photo in photos):
+        if not tool and questions is None and photos and not any(photo.masks or photo.labels for photo in photos):
             raise ValueError(
                 f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
                 f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
             )
+        find_frames(photos, config.exif, str(root), notes)
+        self.remark_notes(root, notes)
         splits = splits or {next(iter(folders)): []}  # verify lists the errors
         names = {split: _names(config, folder) for split, folder in folders.items()}
         first = next(iter(splits))
@@ -121,20 +143,25 @@ class Folder(TolerantBuilder):
         names: dict[int, str],
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
-        reader = MaskReader(names, self.config.ignore_value)
+        reader, notes = MaskReader(names, self.config.ignore_value), Notes()
         skipped = defaultdict(list)
         if with_questions:
             skipped["photos without a question"] = [photo.path for photo in photos if not photo.questions]
             photos = [photo for photo in photos if photo.questions]
+
+        def areas_of(photo: Photo) -> dict[str | None, Area]:
+            if photo.annotated:
+                return annotated_areas(photo, self.config.crowds, reader.class_of, notes, self.tolerate)
+            return reader.areas(photo)
 
         def row_of(record: Photo | ValueError) -> dict | None:
             if isinstance(record, ValueError):
                 raise record
             if with_questions:
                 photo_size(record.path, "folder")  # one error for a damaged photo, not one for each question
-                targets, turns = _asked(record, reader, self.config.root, self.tolerate)
+                targets, turns = _asked(record, reader, areas_of, self.config.root, self.tolerate)
             else:
-                targets, turns = _class_targets(record, reader, self.config.text, skipped), []
+                targets, turns = _class_targets(record, areas_of(record), self.config.text, skipped), []
             if not targets and not turns:
                 return None
             return new_row(record.path, f"folder/{split}/{record.stem}", targets, turns)
@@ -144,6 +171,23 @@ class Folder(TolerantBuilder):
         yield from self.rows(records, row_of)
         reader.check_agreement()
         self.remark_cases(self.config.root, skipped)
+        self.remark_notes(self.config.root, notes)
+
+
+def _tool_photos(
+    config: FolderConfig, name: str, known: AnnotationFormat, notes: Notes
+) -> tuple[dict[str, Path], dict[str, list[Photo]], list[Question] | None, list[ValueError]]:
+    """Return the folders, photos of each split, questions and errors of a folder with the export of a tool."""
+    root = config.root
+    for option, value in (("classes", config.classes), ("text", config.text)):
+        if value is not None:
+            raise ValueError(f"{root}: the option {option} is not supported for {known.title}; remove it.")
+    images = read_format(known, root, notes)
+    photos = {split: photos_of(of_split, root, config.repeated, notes) for split, of_split in images.items()}
+    questions, errors = _read_questions(root, {})
+    errors = errors + share_out(questions or [], photos, root)
+    splits, conflicts = _splits(config, photos)
+    return dict.fromkeys(splits, root), splits, questions, errors + conflicts
 
 
 def _read_questions(root: Path, folders: dict[str, Path]) -> tuple[list[Question] | None, list[ValueError]]:
@@ -176,15 +220,24 @@ def _find_photos(
     pairs = {split: pair_up(folder, asked) for split, folder in folders.items()}
     errors += share_out(inside, {split: found.photos for split, found in pairs.items()}, root)
     errors += [error for found in pairs.values() for error in found.errors]
-    splits = {split: list(found.photos.values()) for split, found in pairs.items()}
-    if "validation" not in folders and "train" in folders:
-        train, conflicts = split_up(pairs["train"].photos, config.validation_share)
-        splits, errors = {**splits, "train": [], **train}, errors + conflicts
-    splits = {split: photos for split, photos in splits.items() if photos}
-    if config.validation_share and "validation" in folders:
+    splits, conflicts = _splits(config, {split: found.photos for split, found in pairs.items()})
+    return splits, errors + conflicts, [path for found in pairs.values() for path in found.others]
+
+
+def _splits(
+    config: FolderConfig, photos: dict[str, dict[str, Photo]]
+) -> tuple[dict[str, list[Photo]], list[ValueError]]:
+    """Return the photos of each split that has some after `validation_share`, and an error for each conflict."""
+    root, errors = config.root, []
+    splits = {split: list(of_split.values()) for split, of_split in photos.items()}
+    if "validation" not in photos and "train" in photos:
+        train, errors = split_up(photos["train"], config.validation_share)
+        splits = {**splits, "train": [], **train}
+    splits = {split: of_split for split, of_split in splits.items() if of_split}
+    if config.validation_share and "validation" in photos:
         raise ValueError(
-            f"{root}: validation_share is {config.validation_share}, but {folders['validation'].name}/ contains "
-            "the validation photos; remove validation_share."
+            f"{root}: validation_share is {config.validation_share}, but the data already has validation photos; "
+            "remove validation_share."
         )
     if config.validation_share and not {"train", "validation"} <= set(splits):
         num_photos = sum(map(len, splits.values()))
@@ -192,13 +245,13 @@ def _find_photos(
             f"{root}: validation_share {config.validation_share} needs at least 2 different photos in images/, "
             f"found {num_photos}; add photos or remove validation_share."
         )
-    return splits, errors, [path for found in pairs.values() for path in found.others]
+    return splits, errors
 
 
-def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: dict) -> list[dict]:
+def _class_targets(photo: Photo, areas: dict[str | None, Area], text: str | None, skipped: dict) -> list[dict]:
     """Return a target for every class with a mask."""
     targets = []
-    for name, area in reader.areas(photo).items():
+    for name, area in areas.items():
         if area.mask is None:
             skipped["empty masks"].append(f"{name_of(name or text)} in {photo.path}")
             continue
@@ -212,16 +265,21 @@ def _class_targets(photo: Photo, reader: MaskReader, text: str | None, skipped: 
 
 
 def _asked(
-    photo: Photo, reader: MaskReader, root: Path, tolerate: Callable[[ValueError], None]
+    photo: Photo,
+    reader: MaskReader,
+    areas_of: Callable[[Photo], dict[str | None, Area]],
+    root: Path,
+    tolerate: Callable[[ValueError], None],
 ) -> tuple[list[dict], list[dict]]:
     """Return the targets, and the turns of questions that have an answer but no mask.
 
+    areas_of: returns the area of each class in a photo.
     tolerate: called with the error of a bad question, which is skipped.
     """
     targets, turns, asked = [], [], {}
     # Outside of the loop: a bad mask is an error of the photo, not of each question
     needed = any(not question.mask and (question.label or not question.points) for question in photo.questions)
-    areas = reader.areas(photo) if needed else {}
+    areas = areas_of(photo) if needed else {}
     for question in photo.questions:
         try:
             if asked.setdefault(question.question, question.where) != question.where:
@@ -297,6 +355,9 @@ def _names(config: FolderConfig, folder: Path) -> dict[int, str]:
 
 
 def _check_options(config: FolderConfig) -> None:
+    check_choice("folder", "exif", config.exif, OPTIONS)
+    check_choice("folder", "crowds", config.crowds, CROWDS)
+    check_choice("folder", "repeated", config.repeated, REPEATED)
     share, ignore_value, text = config.validation_share, config.ignore_value, config.text
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise ValueError(

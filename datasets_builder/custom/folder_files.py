@@ -17,7 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
+from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.rows import is_unicode
 from gemma_lisa.safety.short_text import listed, show
 
@@ -25,6 +27,7 @@ from .folder_tables import CLASS_FILES, Question, is_table
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")  # besides hidden files
+ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".xml", ".yaml", ".yml")
 LAYOUT = (
     "put the photos into images/, and for images/1.jpg its mask into masks/1.png or its LabelMe file into labels/1.json"
 )
@@ -39,10 +42,13 @@ class Photo:
     masks: list[tuple[str | None, Path]] = field(default_factory=list)  # the class in the mask's file name, if any
     labels: Path | None = None  # file of LabelMe
     questions: list[Question] = field(default_factory=list)
+    key: str = ""  # name in its split, if not the stem of the path
+    annotated: list[AnnotatedImage] = field(default_factory=list)  # its records in the file of a labelling tool
+    frames: list[Frame | ValueError] = field(default_factory=list)  # of these records
 
     @property
     def stem(self) -> str:
-        return composed(self.path.stem)
+        return self.key or composed(self.path.stem)
 
 
 def find_place(folder: Path, name: str) -> Path:
@@ -227,12 +233,17 @@ def find_mask(name: str, folder: Path, root: Path, where: str) -> Path | None:
     return None
 
 
-def text_files(root: Path, folders: dict[str, Path]) -> dict[str, Path]:
-    """Return all files of questions, classes and labels: {path as text: path}."""
-    places = {root, *folders.values()}
-    places |= {find_place(folder, name) for folder in folders.values() for name in (IMAGES, MASKS, LABELS)}
-    found = [path for place in places for path in _listed(place) if path.is_file()]
-    return {str(path): path for path in sorted(found) if is_table(path.name) or path.suffix.lower() == ".json"}
+def annotation_files(root: Path) -> dict[str, Path]:
+    """Return all files below a folder that can be annotations: {path as text: path}, without hidden folders."""
+    found, seen = [], set()
+    for here, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real not in seen:  # not a link to a parent folder
+            texts = (name for name in names if is_table(name) or name.lower().endswith(ANNOTATION_SUFFIXES))
+            found += [os.path.join(here, name) for name in texts]
+        seen.add(real)
+    return {path: Path(path) for path in sorted(found) if os.path.isfile(path)}
 
 
 def composed(name: str) -> str:

@@ -11,11 +11,11 @@ from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.labelme import read_labelme
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .folder_classes import IGNORED, clean
 from .folder_files import MASKS, Photo
-from .labelme import read_labelme
 
 BACKGROUND, THING = 0, 1  # numbers in a mask of one object that also has ignored pixels
 NAMELESS = "mask"  # in masks/1_mask.png, "mask" is not a class name
@@ -121,7 +121,7 @@ class MaskReader:
         ignore = masks.pop(IGNORED, None)
         found = defaultdict(list)
         for label, mask in masks.items():
-            found[self._known(label, photo.labels)].append(Area(mask if coco_mask.area(mask) else None, ignore))
+            found[self.class_of(label, photo.labels)].append(Area(mask if coco_mask.area(mask) else None, ignore))
         return {name: _united(areas) for name, areas in found.items()}
 
     def _name_of_file(self, rest: str | None, path: Path) -> str | None:
@@ -135,9 +135,9 @@ class MaskReader:
                     "classes.txt."
                 )
             return self.names[int(rest)]
-        return self._known(clean(rest), path)
+        return self.class_of(clean(rest), path)
 
-    def _known(self, name: str, path: Path) -> str:
+    def class_of(self, name: str, path: Path) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)

@@ -27,6 +27,7 @@ class AnnotatedObject:
     box: tuple[float, float, float, float] | None = None  # (x, y, width, height) that the file states, or None
     area: float | None = None  # in pixels, that the file states, or None
     crowd: bool = False  # COCO's iscrowd
+    error: ValueError | None = None  # of its record; the class of the object is then not asked for in this photo
     fields: dict[str, Any] = field(default_factory=dict)  # other fields, for the option text
 
 
@@ -81,6 +82,15 @@ class AnnotationFormat(NamedTuple):
     # error of one photo is raised by its `objects` instead
     read: Callable[[Path, Notes], dict[str, list[AnnotatedImage]]]
     free_names: bool = False  # users type the class names, so "Mug-1" and "mug 2" can be the same class
+
+
+def failing(error: ValueError) -> Callable[[], list[AnnotatedObject]]:
+    """Return a function for `AnnotatedImage.objects` that raises this error."""
+
+    def fail() -> list[AnnotatedObject]:
+        raise error
+
+    return fail
 
 
 def loaded(objects: Iterable[AnnotatedObject]) -> Callable[[], list[AnnotatedObject]]:

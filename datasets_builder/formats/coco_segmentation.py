@@ -40,6 +40,13 @@ QUARTER_TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# All orientations that change the pixels
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    **QUARTER_TURNS,
+}
 
 
 def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> dict:

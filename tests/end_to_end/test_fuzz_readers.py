@@ -14,10 +14,10 @@ from PIL import Image
 
 from gemma_lisa.datasets_builder.custom.folder_classes import class_names, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import COLUMNS, read_questions
-from gemma_lisa.datasets_builder.custom.labelme import read_labelme
 from gemma_lisa.datasets_builder.formats import coco_files
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coco
 from gemma_lisa.datasets_builder.formats.json_files import read_json, read_records
+from gemma_lisa.datasets_builder.formats.labelme import read_labelme
 from gemma_lisa.datasets_builder.formats.refs_files import read_instances, read_refs
 from gemma_lisa.datasets_builder.mixture import sets_of
 from gemma_lisa.interfaces import image_inputs

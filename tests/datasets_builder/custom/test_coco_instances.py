@@ -89,7 +89,14 @@ def test_annotations_with_an_empty_mask_are_skipped_with_a_warning(photos, caplo
     [row] = photos.load(instances="separate", absent=3)
     found = masks_of(row)
     assert list(found) == ["the trash can", "the cat"] and len(found["the trash can"]) == 2
-    assert "skipped annotations with an empty mask (2), first:" in caplog.text and "annotation 4" in caplog.text
+    assert "skipped objects without any pixel (2), first:" in caplog.text and "annotation 4" in caplog.text
+
+
+def test_a_box_without_an_outline_is_an_ignore_region_of_its_category(photos, caplog):
+    photos.content["annotations"][1] |= {"segmentation": [], "bbox": [HIGH[0], HIGH[1], 8, 6]}
+    found = masks_of(photos.load()[0])
+    np.testing.assert_array_equal(found["the trash can"], [box_mask(*LOW) + 255 * box_mask(*HIGH)])
+    assert "objects with a box only, read as ignore regions (1), first:" in caplog.text
 
 
 def test_images_without_annotations_are_skipped_with_a_warning(tmp_path, caplog):

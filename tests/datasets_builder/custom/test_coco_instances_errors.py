@@ -47,8 +47,9 @@ def climbing(photos):
     photos.content["images"][0]["file_name"] = "../images/1.png"
 
 
-def box_only(photos):
-    photos.content["annotations"][1] |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
+def boxes_only(photos):
+    for one in photos.content["annotations"]:
+        one |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
 
 
 def far_out(photos):
@@ -78,7 +79,7 @@ def no_images(photos):
         (no_picture, {}, ["image 1 (images/1.png)", "cannot be read"]),
         (other_size, {}, ["image 1 (images/1.png)", "24 x 32 pixels (width x height)", "32 x 24"]),
         (climbing, {}, ["result.json", "'../images/1.png' is outside of"]),
-        (box_only, {}, ["image 1 (images/1.png)", "annotation 2 has no segmentation"]),
+        (boxes_only, {}, ["no annotation with a mask in 1 image", "objects with a box only"]),
         (far_out, {}, ["annotation 2", "its image is 32 x 24"]),
         (wrong_runs, {}, ["annotation 2", "[32, 24]", "[24, 32]"]),
         (unknown_category, {}, ["annotation 2", "no category 77"]),
@@ -133,7 +134,7 @@ def test_a_program_prints_one_line_and_fails(photos, tiny, tmp_path, monkeypatch
     assert not (tmp_path / "out.json").exists()
 
 
-@pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, box_only, unknown_category, other_size])
+@pytest.mark.parametrize("spoil", [no_file, no_picture, climbing, unknown_category, other_size])
 def test_bad_records_are_skipped_up_to_max_bad(tmp_path, spoil, caplog):
     photos = Photos(tmp_path / "two")
     spoil(photos)

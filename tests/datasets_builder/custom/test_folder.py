@@ -207,7 +207,7 @@ def test_a_share_and_a_validation_folder_exclude_each_other(root):
         photo(root, f"{split}/images/1.jpg")
         mask(root, f"{split}/masks/1.png", numbers(n1=slice(0, 1)))
     said = refusal(root, text="it", validation_share=0.5)
-    assert "validation_share is 0.5, but val/ contains the validation photos; remove validation_share" in said
+    assert "validation_share is 0.5, but the data already has validation photos; remove validation_share" in said
 
 
 # --- invalid files ----------------------------------------------------------------------------------------------------

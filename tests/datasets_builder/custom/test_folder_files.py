@@ -13,7 +13,7 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     pair_up,
     place_remarks,
     share_out,
-    text_files,
+    annotation_files,
 )
 from gemma_lisa.datasets_builder.custom.folder_tables import Question
 
@@ -44,7 +44,7 @@ def test_folders_with_singular_names_are_used_if_the_plural_is_missing(tmp_path)
     assert folders == {"train": tmp_path} and pairs.errors == []
     assert names_of(pairs.photos) == {"1": [("cat", "1_cat.png")], "2": []}
     assert pairs.photos["2"].labels == tmp_path / "label/2.json"
-    assert str(tmp_path / "label/2.json") in text_files(tmp_path, folders)
+    assert str(tmp_path / "label/2.json") in annotation_files(tmp_path)
     assert find_mask("1_cat.png", tmp_path, tmp_path, "line 2") == tmp_path / "mask/1_cat.png"
     assert share_out([question("images/1.jpg"), question("image/1.jpg")], {"train": pairs.photos}, tmp_path) == []
     assert place_remarks(folders) == [
@@ -154,9 +154,11 @@ def test_a_mask_path_is_relative_to_the_split_its_masks_or_the_data_folder(tmp_p
         find_mask("../../c.png", split, tmp_path, "line 2")
 
 
-def test_text_files_are_tables_classes_and_labels(tmp_path):
+def test_annotation_files_are_found_in_all_folders_except_hidden_ones(tmp_path):
     photo(tmp_path, "1.jpg")
-    for name in ("questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json", "notes.txt"):
+    names = {"questions.xlsx", "Classes.TXT", "masks/classes.txt", "images/a/1.json", "train/labels/2.xml", "data.yaml"}
+    for name in {*names, ".git/a.json", "readme.md"}:
         write(tmp_path, name, "x")
-    found = {path.relative_to(tmp_path).as_posix() for path in text_files(tmp_path, {"train": tmp_path}).values()}
-    assert found == {"questions.csv", "Classes.TXT", "masks/classes.txt", "images/1.json", "labels/2.json"}
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = {path.relative_to(tmp_path).as_posix() for path in annotation_files(tmp_path).values()}
+    assert found == names

@@ -1,0 +1,74 @@
+"""Unite the spellings of class names that users type: "Mug", "mug_" and, on request, "mug-1" and "mug 2"."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from gemma_lisa.safety.short_text import listed, show
+
+from .formats.annotated import Notes
+
+TRAILING_NUMBER = re.compile(r"(?P<stem>.*[^\W\d_])[\s.#-]*[\[(]?\d{1,9}[\])]?")
+# Their number is part of the name: "class 1" and "class 2" are never one class
+NUMBERED_WORDS = {"class", "type", "kind", "category", "group", "grade", "level", "stage", "phase", "zone", "version"}
+KEEP_APART = "list them in classes.txt to keep them apart"
+
+
+def clean(name: str) -> str:
+    """Return a class name with single spaces instead of underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def stem_of(name: str) -> str:
+    """Return a clean name without its trailing number: "mug" for "mug-1", "mug 2" and "mug (3)".
+
+    "A4" and "class 1" are returned unchanged: a single Latin letter is no name, and a class needs its number.
+    """
+    match = TRAILING_NUMBER.fullmatch(name)
+    if match is None:
+        return name
+    stem = match["stem"].rstrip()
+    is_letter = len(stem) == 1 and stem.isascii()
+    return name if is_letter or stem.casefold() in NUMBERED_WORDS else stem
+
+
+def unite_names(names: Iterable[str], numbered: bool, notes: Notes, advice: str = KEEP_APART) -> dict[str, str]:
+    """Return the class of each name. Names that differ only in letter case, spaces or underscores are one class.
+
+    A class has the spelling that occurs most often, or of those the first, with spaces instead of underscores.
+
+    Args:
+        names: of all splits, as in the files. They can be repeated.
+        numbered: also unite names that differ only in a trailing number. A number is kept if only one name has its
+            stem: "bus 3" without another bus.
+        notes: gets a case for each class of several names.
+        advice: how to keep such names apart.
+    """
+    count = Counter(names)
+    groups = defaultdict(list)
+    for name in count:
+        groups[clean(name).casefold()].append(name)
+    if numbered:
+        stems = defaultdict(list)
+        for key in groups:
+            stems[stem_of(key)].append(key)
+    else:
+        stems = {key: [key] for key in groups}
+    class_of = {}
+    for keys in stems.values():
+        united = [name for key in keys for name in groups[key]]
+        spellings = Counter()
+        for name in united:
+            spellings[clean(name) if len(keys) == 1 else stem_of(clean(name))] += count[name]
+        label = spellings.most_common(1)[0][0]
+        class_of |= dict.fromkeys(united, label)
+        _note(united, label, len(keys) > 1, notes, advice)
+    return class_of
+
+
+def _note(united: list[str], label: str, has_numbers: bool, notes: Notes, advice: str) -> None:
+    if len({clean(name) for name in united}) == 1:
+        return  # spaces instead of underscores are no other name
+    differ = "a trailing number" if has_numbers else "letter case"
+    where = f"{listed(map(show, united))} are {show(label)}"
+    notes.add(f"united class names that differ only in {differ} ({advice})", where)

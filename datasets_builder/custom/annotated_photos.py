@@ -1,0 +1,97 @@
+"""Photos whose objects come from the file of a labelling tool: which they are, and the area of each class."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, Notes
+from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
+from gemma_lisa.datasets_builder.formats.frames import frames_of
+from gemma_lisa.datasets_builder.formats.object_masks import ObjectMask, object_masks
+
+from .folder_classes import IGNORED
+from .folder_files import Photo, composed
+from .folder_masks import Area
+
+REPEATED = ("separate", "unite")  # values of the option repeated: what becomes of a photo that is listed twice
+LISTED_TWICE = "photos listed more than once, each with its own objects (option repeated)"
+UNITED = "photos listed more than once, whose objects were united"
+
+
+def photos_of(images: list[AnnotatedImage], root: Path, repeated: str, notes: Notes) -> dict[str, Photo]:
+    """Return the photos of a split by key: the path relative to the data folder, without the suffix.
+
+    Args:
+        images: of the split.
+        root: the data folder.
+        repeated: separate: a photo that is listed twice is two photos; unite: it is one with all objects.
+        notes: receives these photos.
+    """
+    of_path = defaultdict(list)
+    for image in images:
+        of_path[image.path].append(image)
+    photos = {}
+    for path, same in of_path.items():
+        key = composed(os.path.relpath(path.with_suffix(""), root))
+        if len(same) > 1:
+            notes.add(UNITED if repeated == "unite" else LISTED_TWICE, same[1].where, path)
+        if repeated == "unite":
+            photos[key] = Photo(path, root, key=key, annotated=same)
+        else:
+            for number, image in enumerate(same, start=1):
+                one = key if number == 1 else f"{key}#{number}"
+                photos[one] = Photo(path, root, key=one, annotated=[image])
+    return photos
+
+
+def find_frames(photos: list[Photo], exif: str, where: str, notes: Notes) -> None:
+    """Set the frames of the annotations of all photos that have some; errors as in `frames.frames_of`."""
+    images = [image for photo in photos for image in photo.annotated]
+    frames = iter(frames_of(images, exif, where, notes))
+    for photo in photos:
+        photo.frames = [next(frames) for _ in photo.annotated]
+
+
+def annotated_areas(
+    photo: Photo,
+    crowds: str,
+    class_of: Callable[[str, Path], str],
+    notes: Notes,
+    tolerate: Callable[[ValueError], None],
+) -> dict[str | None, Area]:
+    """Return the areas marked in a photo by class name.
+
+    Args:
+        photo: with annotations and their frames.
+        crowds: as in `object_masks.object_masks`.
+        class_of: returns the class of a name in the file of the annotations; raises a ValueError if there is none.
+        notes: receives what was interpreted or skipped.
+        tolerate: called with the error of each bad object.
+
+    Raises:
+        ValueError: the record of the photo is bad, or a class is unknown; errors raised by `tolerate`.
+    """
+    objects: list[ObjectMask] = []
+    for image, frame in zip(photo.annotated, photo.frames, strict=True):
+        if isinstance(frame, ValueError):
+            raise frame
+        objects += object_masks(image, frame, crowds, notes, tolerate)
+    masks, ignored, bad = defaultdict(list), defaultdict(list), set()
+    for one in objects:
+        name = one.annotated.name
+        if name != IGNORED:
+            name = class_of(name, photo.path)
+        if one.is_bad:
+            bad.add(name)
+        masks[name] += [one.mask] if one.mask else []
+        ignored[name] += [one.ignore] if one.ignore else []
+    everywhere = masks.pop(IGNORED, []) + ignored.pop(IGNORED, [])
+    areas = {}
+    for name, found in masks.items():
+        if name in bad:
+            notes.add("skipped classes with an error in one of their objects", f"{name} in {photo.path}")
+        elif found:
+            unclear = ignored[name] + everywhere
+            areas[name] = Area(unite(found), unite(unclear) if unclear else None)
+    return areas

@@ -1,0 +1,82 @@
+"""Recognize the labelling tool whose export lies in a folder, and read its photos."""
+
+import dataclasses
+from pathlib import Path
+
+from gemma_lisa.datasets_builder.class_names import unite_names
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotationFormat, Notes
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
+from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
+from gemma_lisa.safety.short_text import show
+
+from .folder_files import IMAGES, MASKS, find_place
+
+FORMATS: dict[str, AnnotationFormat] = {
+    "coco": COCO_JSON,
+}
+
+
+def recognize(root: Path, name: str | None) -> tuple[str, AnnotationFormat] | None:
+    """Return the name and the format of the annotations in a folder, or None if no format of a tool is recognized.
+
+    Args:
+        root: the data folder.
+        name: key of FORMATS, or None to recognize it.
+
+    Raises:
+        ValueError: there is no such format, or the folder contains several.
+    """
+    if name is not None:
+        if name not in FORMATS:
+            raise ValueError(f"folder: format must be masks or one of {', '.join(FORMATS)}, got {show(name)}.")
+        return name, FORMATS[name]
+    found = [key for key, one in FORMATS.items() if one.recognizes(root)]
+    if len(found) > 1:
+        titles = " and ".join(FORMATS[key].title for key in found)
+        raise ValueError(
+            f"{root}: contains {titles}; choose one by the option format, such as --dataset_options "
+            f'\'{{"format": "{found[0]}"}}\'.'
+        )
+    return (found[0], FORMATS[found[0]]) if found else None
+
+
+def read_format(known: AnnotationFormat, root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
+    """Return the photos of each split, with one spelling of each class name.
+
+    Raises:
+        ValueError: the annotations cannot be read, or contain no photo.
+    """
+    splits = {split: images for split, images in known.read(root, notes).items() if images}
+    if not splits:
+        raise ValueError(f"{root}: the {known.title} name no photo; export them again.")
+    if known.free_names:
+        rename(splits, notes)
+    return splits
+
+
+def rename(splits: dict[str, list[AnnotatedImage]], notes: Notes) -> None:
+    """Give all spellings of a class name that users typed the same name: "Mug-1", "mug 2"."""
+    objects = {}
+    for images in splits.values():
+        for image in images:
+            try:
+                objects[id(image)] = image.objects()
+            except ValueError:
+                continue  # raised again when its row is made
+    one_name = unite_names((one.name for found in objects.values() for one in found), numbered=True, notes=notes)
+    for images in splits.values():
+        for image in images:
+            if id(image) in objects:
+                renamed = [dataclasses.replace(one, name=one_name[one.name]) for one in objects[id(image)]]
+                image.objects = lambda renamed=renamed: renamed
+
+
+def own_layout(root: Path) -> str | None:
+    """Return the folder of masks in the layout of folder_files.py, or None if there is none."""
+    for place in (root, *(root / name for name in SPLIT_WORDS)):
+        if not find_place(place, IMAGES).is_dir():
+            continue
+        masks = find_place(place, MASKS)
+        if masks.is_dir() and next(masks.iterdir(), None):
+            return f"{masks.relative_to(root)}/"
+    return None

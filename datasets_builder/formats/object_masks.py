@@ -1,0 +1,295 @@
+"""Draw the masks of annotated objects, upright, for all formats of labelling tools.
+
+Holes are cut, parts without an area are skipped, and each mask is compared with the box and the area that its file
+states. What was interpreted or skipped is counted in `Notes`.
+"""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
+from gemma_lisa.safety.short_text import name_of
+
+from .annotated import AnnotatedImage, AnnotatedObject, Notes
+from .coco_segmentation import MIN_NUMBERS, segmentation_runs, turn, unite
+from .frames import Frame
+
+BACKGROUNDS = ("background", "_background_", "__background__")  # classes that users draw holes with
+CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
+INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
+NOT_THE_SAME = 0.9  # a hole is smaller than this share of the polygon around it
+# A mask and the box or area that its file states can differ by rounding. Beyond CLOSE_SIDE (pixels) or CLOSE_SHARE,
+# they are counted. A mask whose box overlaps the stated one by less than MIN_OVERLAP (IoU) is another one.
+CLOSE_SIDE, CLOSE_SHARE, MIN_OVERLAP = 3.0, 0.02, 0.5
+CLOSE_AREA = 0.1  # share of the area
+
+
+@dataclass(slots=True)
+class ObjectMask:
+    """An object with its masks on the upright photo, in the format of rows."""
+
+    annotated: AnnotatedObject
+    mask: dict | None  # None: it has no pixels, or only a box, or is bad
+    ignore: dict | None = None  # region that may belong to the object: a crowd, or a box without an outline
+    is_bad: bool = False  # its mask is unknown, so questions about its class would have a wrong mask
+
+
+def object_masks(
+    image: AnnotatedImage, frame: Frame, crowds: str, notes: Notes, tolerate: Callable[[ValueError], None]
+) -> list[ObjectMask]:
+    """Return the objects of an image with their masks, without objects of a class named background.
+
+    Args:
+        image: with its objects.
+        frame: of the annotations, from `frames.frames_of`.
+        crowds: ignore: `iscrowd` marks ignore regions; things: it marks objects as others.
+        notes: receives what was interpreted or skipped.
+        tolerate: called with the error of each bad object.
+
+    Raises:
+        ValueError: the record of the image is bad; errors raised by `tolerate`.
+    """
+    found, cutouts = [], []
+    for annotated in image.objects():
+        try:
+            if annotated.error is not None:
+                raise annotated.error
+            mask = _mask(annotated, image, frame, notes)
+            box = _box_mask(annotated, image, frame, notes) if mask is None else None
+        except ValueError as error:
+            tolerate(error)
+            found.append(ObjectMask(annotated, None, is_bad=True))
+            continue
+        if annotated.name.strip().lower() in BACKGROUNDS:
+            cutouts.append((annotated, mask))
+        elif mask is not None and annotated.crowd and crowds == "ignore":
+            notes.add("objects marked iscrowd: 1, read as ignore regions (option crowds)", annotated.where, image.path)
+            found.append(ObjectMask(annotated, None, mask))
+        else:
+            found.append(ObjectMask(annotated, mask, box))
+    _check_boxes(found, image, frame, notes, tolerate)
+    for annotated, mask in cutouts:
+        _cut(annotated, mask, found, image, notes)
+    for one in found:
+        one.mask = one.mask and turn(one.mask, frame.turn)
+        one.ignore = one.ignore and turn(one.ignore, frame.turn)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One mask
+# ---------------------------------------------------------------------------------------------------------------------
+def _mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, notes: Notes) -> dict | None:
+    """Return the mask of an object in its frame, or None if it has no pixels."""
+    parts = _parts(annotated.segmentation, frame.scale, annotated.where)
+    whole = [part for part in parts if not _is_scrap(part)]
+    if len(whole) < len(parts):
+        notes.add("skipped parts of fewer than 3 points", annotated.where, image.path)
+    if not whole:
+        return None
+    if len(whole) > 1 and all(isinstance(part, array) for part in whole):
+        mask = _with_nested_holes(whole, annotated, image, frame, notes)
+    else:
+        mask = segmentation_runs(whole, frame.size, annotated.where)
+    holes = [part for part in _parts(annotated.holes, frame.scale, annotated.where) if not _is_scrap(part)]
+    if holes:
+        mask = _minus(mask, segmentation_runs(holes, frame.size, annotated.where))
+    return mask if coco_mask.area(mask) else None
+
+
+def _parts(segmentation: Any, scale: tuple[float, float] | None, where: str) -> list:
+    """Return the polygons (arrays of doubles, in pixels) and RLE of a segmentation. Other values stay."""
+    if segmentation is None:
+        return []
+    if not isinstance(segmentation, list):
+        return [segmentation] if segmentation else []
+    if segmentation and all(isinstance(number, int | float) for number in segmentation):
+        segmentation = [segmentation]  # one polygon without its list
+    return [_scaled(part, scale, where) if isinstance(part, list | array) else part for part in segmentation]
+
+
+def _scaled(polygon: list | array, scale: tuple[float, float] | None, where: str) -> array | list:
+    try:
+        polygon = polygon if isinstance(polygon, array) else array("d", polygon)
+    except (TypeError, OverflowError):
+        return polygon  # segmentation_runs names the fault
+    if scale is None:
+        return polygon
+    if polygon and max(map(abs, polygon)) > 2 and scale[0] > 2:
+        raise ValueError(
+            f"{where}: coordinates must be fractions from 0 to 1, got {max(polygon):g}; export them again."
+        )
+    values = np.asarray(polygon)
+    values = np.where(np.arange(len(values)) % 2 == 0, values * scale[0], values * scale[1])
+    return array("d", values.tolist())
+
+
+def _is_scrap(part: Any) -> bool:
+    return isinstance(part, list | array) and len(part) < MIN_NUMBERS and len(part) % 2 == 0
+
+
+def _with_nested_holes(
+    polygons: list[array], annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, notes: Notes
+) -> dict:
+    """Return the mask of an object of several polygons. A polygon inside another one is a hole.
+
+    COCO has no holes in polygons: its `area` then shows whether the inner polygon is filled.
+    """
+    masks = [segmentation_runs([polygon], frame.size, annotated.where) for polygon in polygons]
+    filled = unite(masks)
+    depths = _depths(masks)
+    if not any(depths):
+        return filled
+    inside = np.zeros(frame.size, dtype=np.uint8)
+    for at in np.argsort(depths, kind="stable"):
+        inside[decode_mask(masks[at], annotated.where) == 1] = 1 - depths[at] % 2
+    cut = encode_mask(inside)
+    areas = [int(coco_mask.area(mask)) for mask in (filled, cut)]
+    if annotated.area and abs(annotated.area - areas[0]) < abs(annotated.area - areas[1]):
+        notes.add("objects with a polygon inside another one, filled as their area states", annotated.where, image.path)
+        return filled
+    notes.add("objects with a polygon inside another one, which was cut out as a hole", annotated.where, image.path)
+    return cut
+
+
+def _depths(masks: list[dict]) -> list[int]:
+    """Return for each mask the number of others that it lies inside of."""
+    boxes, areas = coco_mask.toBbox(masks), coco_mask.area(masks)
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    around = (low[:, None] >= low[None]).all(-1) & (high[:, None] <= high[None]).all(-1)  # [inner, outer]
+    around &= (areas[:, None] < NOT_THE_SAME * areas[None]) & (areas[:, None] > 0)
+    depths = [0] * len(masks)
+    for inner, outer in np.argwhere(around).tolist():
+        common = coco_mask.area(coco_mask.merge([masks[inner], masks[outer]], intersect=True))
+        depths[inner] += bool(common >= INSIDE * areas[inner])
+    return depths
+
+
+def _minus(mask: dict, hole: dict) -> dict:
+    return encode_mask(decode_mask(mask, "mask") * (1 - decode_mask(hole, "hole")))
+
+
+def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, notes: Notes) -> dict | None:
+    """Return the box of an object without an outline as a mask, or None if the object has no extent at all."""
+    box = _box(annotated, frame)
+    if box is None or not (box[2] > 0 and box[3] > 0) or annotated.area == 0:
+        notes.add("skipped objects without any pixel", annotated.where, image.path)
+        return None
+    left, top = np.clip(box[:2], 0, frame.size[::-1])
+    right, bottom = np.clip(box[:2] + box[2:], 0, frame.size[::-1])
+    if right <= left or bottom <= top:
+        notes.add("skipped objects without any pixel", annotated.where, image.path)
+        return None
+    notes.add("objects with a box only, read as ignore regions", annotated.where, image.path)
+    return segmentation_runs(
+        [[left, top, right, top, right, bottom, left, bottom]], frame.size, f"{annotated.where}: its box"
+    )
+
+
+def _box(annotated: AnnotatedObject, frame: Frame) -> np.ndarray | None:
+    """Return the stated box (x, y, width, height) in pixels of the frame, (4,), or None if there is no usable one."""
+    try:
+        box = np.asarray(annotated.box, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    if box.shape != (4,) or not np.isfinite(box).all():
+        return None
+    return box if frame.scale is None else box * np.tile(frame.scale, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cross-checks, and classes named background
+# ---------------------------------------------------------------------------------------------------------------------
+def _check_boxes(
+    found: list[ObjectMask],
+    image: AnnotatedImage,
+    frame: Frame,
+    notes: Notes,
+    tolerate: Callable[[ValueError], None],
+) -> None:
+    """Compare each mask with the box and the area that its file states. A mask of another region is bad."""
+    drawn = [(one, mask) for one in found if (mask := one.mask or (one.ignore if one.annotated.crowd else None))]
+    checked = [(one, mask) for one, mask in drawn if one.annotated.box is not None or one.annotated.area]
+    if not checked:
+        return
+    masks = [mask for _, mask in checked]
+    for (one, _), drawn_box, area in zip(checked, coco_mask.toBbox(masks), coco_mask.area(masks).tolist(), strict=True):
+        try:
+            _check_stated(one.annotated, drawn_box, area, image, frame, notes)
+        except ValueError as error:
+            tolerate(error)
+            one.mask, one.ignore, one.is_bad = None, None, True
+
+
+def _check_stated(
+    annotated: AnnotatedObject, drawn: np.ndarray, area: int, image: AnnotatedImage, frame: Frame, notes: Notes
+) -> None:
+    """Compare a mask with what its file states.
+
+    Args:
+        drawn: (x, y, width, height) of the mask.
+        area: pixels of the mask.
+
+    Raises:
+        ValueError: the stated box is that of another region, or the mask is inverted.
+    """
+    pixels, where = frame.size[0] * frame.size[1], annotated.where
+    stated = annotated.area if isinstance(annotated.area, int | float) and annotated.area > 1 else None
+    if stated and abs(stated - (pixels - area)) <= CLOSE_AREA * stated and abs(stated - area) > CLOSE_AREA * pixels:
+        raise ValueError(
+            f"{where}: its mask has {area:,} pixels, but its area is {stated:g}: the mask is inverted; export it again."
+        )
+    box = _box(annotated, frame)
+    if box is not None and box[2] > 1 and box[3] > 1:
+        difference, overlap = min((_difference(drawn, reading) for reading in _readings(box)), key=lambda pair: pair[0])
+        close = CLOSE_SIDE + CLOSE_SHARE * float(drawn[2:].max())
+        if difference > close and overlap < MIN_OVERLAP:
+            raise ValueError(
+                f"{where}: its mask is in the box {_shown(drawn)} (x, y, width, height), but its bbox is "
+                f"{_shown(box)}; export the masks again, or remove bbox if it is wrong."
+            )
+        if difference > close:
+            notes.add("objects whose mask differs from their bbox", where, image.path)
+        if stated and abs(stated - box[2] * box[3]) <= CLOSE_AREA * stated:
+            return  # the area of the box, as some tools write it
+    outline = 2 * float(drawn[2:].sum())
+    if stated and frame.scale is None and abs(stated - area) > CLOSE_AREA * area + outline:
+        notes.add("objects whose mask differs from their area", where, image.path)
+
+
+def _readings(box: np.ndarray) -> list[np.ndarray]:
+    """Return the boxes (x, y, width, height) that a stated box can mean: some tools write both corners."""
+    corners = np.concatenate([box[:2], box[2:] - box[:2]])
+    return [box, corners] if (corners[2:] > 0).all() else [box]
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Return the largest distance of two boxes' sides in pixels, and their IoU."""
+    ends = first[:2] + first[2:], second[:2] + second[2:]
+    distance = max(np.abs(first[:2] - second[:2]).max(), np.abs(ends[0] - ends[1]).max())
+    common = np.clip(np.minimum(*ends) - np.maximum(first[:2], second[:2]), 0, None).prod()
+    union = first[2:].prod() + second[2:].prod() - common
+    return float(distance), float(common / union) if union else 0.0
+
+
+def _shown(box: np.ndarray) -> str:
+    return ", ".join(f"{number:g}" for number in box.round(1).tolist())
+
+
+def _cut(
+    annotated: AnnotatedObject, mask: dict | None, found: list[ObjectMask], image: AnnotatedImage, notes: Notes
+) -> None:
+    """Cut a region of a class named background out of the objects around it."""
+    area, is_hole = coco_mask.area(mask) if mask else 0, False
+    for one in found:
+        if one.mask and area and area < NOT_THE_SAME * coco_mask.area(one.mask):
+            common = coco_mask.area(coco_mask.merge([mask, one.mask], intersect=True))
+            if common >= INSIDE * area:
+                one.mask, is_hole = _minus(one.mask, mask), True
+    kind = "regions named background, cut out as holes" if is_hole else "skipped regions named background"
+    notes.add(kind, f"{annotated.where} ({name_of(annotated.name)})", image.path)
