@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 COCO_IMAGES, COCO_ANNOTATIONS, COCO_CATEGORIES = 118_287, 860_001, 80  # instances_train2017.json
 ADE_IMAGES, ADE_SIZE, ADE_CLASSES = 20_210, (683, 512), 150  # size: (width, height) in pixels
@@ -82,7 +83,8 @@ def _write_instances(file: Path, photos: list[str], num_annotations: int, genera
     file.parent.mkdir(parents=True, exist_ok=True)
     width, height = PHOTO_SIZE
     outlines = [_outline(generator) for _ in range(OUTLINES)]
-    bare = json.dumps({"counts": [100, 2000] * 70 + [height * width - 147_000], "size": [height, width]})
+    runs = {"counts": [100, 2000] * 70 + [height * width - 147_000], "size": [height, width]}
+    crowd = (json.dumps(runs), *_box_and_area(coco_mask.frPyObjects(runs, height, width)))
     image_of = np.sort(generator.integers(1, len(photos) + 1, num_annotations))
     kinds, which = (generator.integers(1, top + 1, num_annotations) for top in (COCO_CATEGORIES, OUTLINES))
     with file.open("w", encoding="utf-8") as out:
@@ -100,17 +102,17 @@ def _write_instances(file: Path, photos: list[str], num_annotations: int, genera
         out.write(',"annotations": [')
         for at, (image, kind, outline) in enumerate(zip(image_of, kinds, which, strict=True)):
             is_crowd = at % CROWD == CROWD - 1
+            segmentation, box, area = crowd if is_crowd else outlines[outline - 1]
             out.write(
-                f'{"," if at else ""}{{"segmentation": {bare if is_crowd else outlines[outline - 1]},"area": 4000.5,'
-                f'"iscrowd": {int(is_crowd)},"image_id": {image},"bbox": [10.5,20.25,100.12,80.5],'
-                f'"category_id": {kind},"id": {at + 1}}}'
+                f'{"," if at else ""}{{"segmentation": {segmentation},"area": {area},'
+                f'"iscrowd": {int(is_crowd)},"image_id": {image},"bbox": {box},"category_id": {kind},"id": {at + 1}}}'
             )
         out.write("]}")
     return image_of
 
 
-def _outline(generator: np.random.Generator) -> str:
-    """Return a segmentation of one to three polygons around points in the photo, as JSON."""
+def _outline(generator: np.random.Generator) -> tuple[str, str, str]:
+    """Return a segmentation of one to three polygons around points in the photo, its box and its area, as JSON."""
     width, height = PHOTO_SIZE
     polygons = []
     for _ in range(1 + (generator.random() < 0.1) + (generator.random() < 0.05)):
@@ -120,7 +122,12 @@ def _outline(generator: np.random.Generator) -> str:
         x = np.clip(generator.uniform(0, width) + radius * np.cos(angles), 0, width)
         y = np.clip(generator.uniform(0, height) + radius * np.sin(angles), 0, height)
         polygons.append(np.stack([x, y], axis=1).round(2).ravel().tolist())
-    return json.dumps(polygons, separators=(",", ":"))
+    mask = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return (json.dumps(polygons, separators=(",", ":")), *_box_and_area(mask))
+
+
+def _box_and_area(mask: dict) -> tuple[str, str]:
+    return json.dumps(coco_mask.toBbox(mask).tolist()), str(int(coco_mask.area(mask)))
 
 
 def _label_map(generator: np.random.Generator) -> Image.Image:

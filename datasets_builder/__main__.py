@@ -6,37 +6,34 @@
 
 `prepare` writes Parquet shards that include the images, and a card. If it was stopped, the same command resumes.
 
-`inspect` prints the numbers of rows and targets and draws a sheet of examples.
+`inspect` prints the numbers of rows and targets. It draws a sheet with a question of each class and a photo of each
+remark.
 
-`verify` opens every image and mask and lists all errors. Its exit code is 1 if there are any.
+`verify` opens every image and mask. It lists what was interpreted, united or skipped, and all errors. Its exit code is
+1 if there are any errors.
 """
 
 import argparse
 import tempfile
-from collections import Counter
 from pathlib import Path
 
-import datasets
 import numpy as np
 from tqdm import tqdm
 
 from gemma_lisa.checkpoints.hub_upload import push
+from gemma_lisa.datasets_builder.inspection import choose_questions, draw, print_counts
 from gemma_lisa.datasets_builder.mixture import BUILDERS, builder_of, make_rows, tolerating
 from gemma_lisa.datasets_builder.prepared import is_prepared, own_data_advice
 from gemma_lisa.datasets_builder.published.archives import QUESTIONS, ArchiveBuilder
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.rows import SEG_SLOT, check_row, load_image, target_masks
+from gemma_lisa.datasets_builder.rows import check_row, load_image, target_masks
 from gemma_lisa.datasets_builder.shards import card_of, write_shards
 from gemma_lisa.datasets_builder.tolerant_builder import NO_LIMIT, TolerantBuilder
-from gemma_lisa.drawing.sheet import draw_questions
 from gemma_lisa.interfaces.command_line import ArgumentParser, json_object, not_negative, positive, run
 from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix, data_inputs
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.short_text import count_of, name_of, show
 from gemma_lisa.safety.whole_files import check_writable, write_whole
-
-MAX_CLASSES = 20  # listed by inspect
-BAR_LENGTH = 40  # characters
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -101,7 +98,9 @@ def build_parser() -> ArgumentParser:
             )
             sub.add_argument("--split", help="split to draw (default: the first)")
             sub.add_argument(
-                "--rows", type=positive, default=16, help="number of rows to draw, with one question each (default: 16)"
+                "--rows",
+                type=positive,
+                help="number of questions to draw (default: 16, or more to show every class and remark)",
             )
             sub.add_argument("--seed", type=int, default=0, help="seed for choosing the rows (default: 0)")
     return parser
@@ -150,58 +149,11 @@ def inspect(args: argparse.Namespace) -> None:
     if not builder.info.splits[split].num_examples:
         raise ValueError(f"{args.name}: the split {show(split)} has no rows.")
     rows = builder.as_dataset(split=split)
-    print_counts(rows, split)
-    draw(rows, args)
-
-
-def print_counts(rows: datasets.Dataset, split: str) -> None:
-    """Print the numbers of targets, masks and turns, and the most common questions."""
-    texts, masks, absent, turns = Counter(), 0, 0, 0
-    for row in tqdm(rows.select_columns(["targets", "conversation"]), unit="row", desc="Counting"):
-        turns += len(row["conversation"])
-        for target in row["targets"]:
-            texts[target["texts"][0]] += 1
-            masks += len(target["masks"])
-            absent += not target["masks"]
-    total = sum(texts.values())
-    counts = [count_of(total, "target"), count_of(masks, "mask"), f"{absent:,} without a mask (not in the image)"]
-    print(f"{split}: {', '.join(counts)}, {count_of(turns, 'conversation turn')}")
-    most = texts.most_common(MAX_CLASSES)
-    for text, count in most:
-        bar = "█" * max(1, round(BAR_LENGTH * count / most[0][1]))
-        print(f"  {count:>8,} {bar:<{BAR_LENGTH}} {name_of(text)}")
-    if len(texts) > MAX_CLASSES:
-        print(f"  and {count_of(len(texts) - MAX_CLASSES, 'other question')}")
-
-
-def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Write a sheet with one question for each of some rows that have an image."""
+    places = print_counts(rows, split)
+    examples = builder.examples if isinstance(builder, TolerantBuilder) else []
     generator = np.random.default_rng(args.seed)
-    order = generator.permutation(len(rows))[: args.rows]
-    questions = EvaluationQuestions(rows.select(sorted(order)), with_conversations=True)
-    of_row = {}
-    for at, (row, _) in enumerate(questions.questions.tolist()):
-        of_row.setdefault(row, []).append(at)
-    samples = [questions[int(generator.choice(places))] for places in of_row.values()]
-    cards = []
-    for sample in samples:
-        if sample["image"] is None:
-            continue
-        [conversation], [masks] = sample["conversations"], sample["masks"]
-        question, answer = conversation.turns[0]
-        cards.append(
-            {
-                "image": sample["image"],
-                "question": question,
-                "answer": answer.replace(SEG_SLOT, "[SEG]"),
-                "masks": masks,
-            }
-        )
-    if not cards:
-        print(f"nothing to draw: no image in {count_of(len(samples), 'row')}")
-        return
-    write_whole(args.output, draw_questions(cards, columns=min(3, len(cards))))
-    print(f"saved {args.output}")
+    drawn = choose_questions(rows, places, examples, args.rows, generator)
+    draw(rows, drawn, args.output)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -210,10 +162,12 @@ def draw(rows: datasets.Dataset, args: argparse.Namespace) -> None:
 def verify(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:  # without the cache: its rows have another max_bad
         builder = builder_of(args.name, args.data_dir, args.dataset_options, cache_dir=folder)
+        remarks, errors = [], []
         if isinstance(builder, TolerantBuilder):
-            builder.config.max_bad = NO_LIMIT
+            builder.config.max_bad, builder.logs_remarks = NO_LIMIT, False
         make_rows(builder)
-        errors = [str(error) for error in builder.bad] if isinstance(builder, TolerantBuilder) else []
+        if isinstance(builder, TolerantBuilder):
+            remarks, errors = builder.remarks, [str(error) for error in builder.bad]
         count = num_invalid = 0
         for split, found in builder.info.splits.items():
             rows = builder.as_dataset(split=split) if found.num_examples else []
@@ -224,12 +178,15 @@ def verify(args: argparse.Namespace) -> None:
                 except ValueError as error:
                     num_invalid += 1
                     errors.append(str(error))
-    for error in errors:
-        print(error)
+    for line in remarks + errors:
+        print(line)
+    if not count and not errors:
+        raise ValueError(f"{args.name}: the data set has no rows.")
     if errors:
         found = f"{count_of(len(errors), 'error')} (listed above)"
         raise ValueError(f"{args.name}: {found}, {count_of(count - num_invalid, 'valid row')}.")
-    print(f"{args.name}: {count_of(count, 'row')}, no errors")
+    found = f", {count_of(len(remarks), 'remark')} (listed above)" if remarks else ""
+    print(f"{args.name}: {count_of(count, 'row')}, no errors{found}")
 
 
 def check(row: dict) -> None:

@@ -70,6 +70,7 @@ class TolerantBuilder(RowsBuilder):
         super().__init__(*args, **kwargs)
         self.bad: list[ValueError] = []  # errors of the files and records that were skipped
         self.remarks: list[str] = []  # the warnings logged when the rows were prepared
+        self.logs_remarks = True
         self.examples: list[str] = []  # paths of photos that show what the warnings are about
 
     @property
@@ -95,7 +96,8 @@ class TolerantBuilder(RowsBuilder):
     def remark(self, text: str) -> None:
         """Log a warning about the rows, now and at every start that reads them from the cache."""
         text = shorten(_escaped(text))
-        logger.warning("%s", text)
+        if self.logs_remarks:
+            logger.warning("%s", text)
         self.remarks.append(text)
 
     def remark_cases(self, where: Any, skipped: dict[str, list]) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, Notes
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
 from gemma_lisa.datasets_builder.formats.frames import frames_of
+from gemma_lisa.datasets_builder.formats.labelme import annotated_image
 from gemma_lisa.datasets_builder.formats.object_masks import ObjectMask, object_masks
 
 from .folder_classes import IGNORED
 from .folder_files import Photo, composed
 from .folder_masks import Area
+from .recognition import rename
 
 REPEATED = ("separate", "unite")  # values of the option repeated: what becomes of a photo that is listed twice
 LISTED_TWICE = "photos listed more than once, each with its own objects (option repeated)"
@@ -45,6 +47,15 @@ def photos_of(images: list[AnnotatedImage], root: Path, repeated: str, notes: No
     return photos
 
 
+def read_labels(photos: list[Photo], has_classes: bool, notes: Notes) -> None:
+    """Read the LabelMe files of photos. Without a list of classes, unite the spellings of their names."""
+    for photo in photos:
+        if photo.labels:
+            photo.annotated = [annotated_image(photo.labels, photo.path, notes)]
+    if not has_classes:
+        rename([image for photo in photos for image in photo.annotated], notes)
+
+
 def find_frames(photos: list[Photo], exif: str, where: str, notes: Notes) -> None:
     """Set the frames of the annotations of all photos that have some; errors as in `frames.frames_of`."""
     images = [image for photo in photos for image in photo.annotated]
@@ -56,7 +67,7 @@ def find_frames(photos: list[Photo], exif: str, where: str, notes: Notes) -> Non
 def annotated_areas(
     photo: Photo,
     crowds: str,
-    class_of: Callable[[str, Path], str],
+    class_of: Callable[[str, str], str],
     notes: Notes,
     tolerate: Callable[[ValueError], None],
 ) -> dict[str | None, Area]:
@@ -65,7 +76,7 @@ def annotated_areas(
     Args:
         photo: with annotations and their frames.
         crowds: as in `object_masks.object_masks`.
-        class_of: returns the class of a name in the file of the annotations; raises a ValueError if there is none.
+        class_of: returns the class of a name; the second argument is the place of the object for errors.
         notes: receives what was interpreted or skipped.
         tolerate: called with the error of each bad object.
 
@@ -80,10 +91,11 @@ def annotated_areas(
     masks, ignored, bad = defaultdict(list), defaultdict(list), set()
     for one in objects:
         name = one.annotated.name
-        if name != IGNORED:
-            name = class_of(name, photo.path)
+        if name and name != IGNORED:
+            name = class_of(name, one.annotated.where)
         if one.is_bad:
             bad.add(name)
+            continue
         masks[name] += [one.mask] if one.mask else []
         ignored[name] += [one.ignore] if one.ignore else []
     everywhere = masks.pop(IGNORED, []) + ignored.pop(IGNORED, [])

@@ -31,7 +31,7 @@ from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
-from .annotated_photos import REPEATED, annotated_areas, find_frames, photos_of
+from .annotated_photos import REPEATED, annotated_areas, find_frames, photos_of, read_labels
 from .folder_classes import class_names, read_classes
 from .folder_files import (
     LABELS,
@@ -99,7 +99,7 @@ class Folder(TolerantBuilder):
             tool = None
         if tool:
             self.remark(f"{root}: recognized as {tool[1].title}")
-            folders, splits, questions, errors = _tool_photos(config, *tool, notes)
+            folders, splits, questions, errors = _tool_photos(config, tool[1], notes)
         else:
             folders = find_folders(root)
             for remark in place_remarks(folders):
@@ -116,10 +116,13 @@ class Folder(TolerantBuilder):
                 f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
                 f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
             )
+        typed = not tool or tool[1].free_names
+        names = {split: _names(config, folder) if typed else {} for split, folder in folders.items()}
+        if not tool:
+            read_labels(photos, has_classes=any(names.values()), notes=notes)
         find_frames(photos, config.exif, str(root), notes)
         self.remark_notes(root, notes)
         splits = splits or {next(iter(folders)): []}  # verify lists the errors
-        names = {split: _names(config, folder) for split, folder in folders.items()}
         first = next(iter(splits))
         return [
             datasets.SplitGenerator(
@@ -175,14 +178,15 @@ class Folder(TolerantBuilder):
 
 
 def _tool_photos(
-    config: FolderConfig, name: str, known: AnnotationFormat, notes: Notes
+    config: FolderConfig, known: AnnotationFormat, notes: Notes
 ) -> tuple[dict[str, Path], dict[str, list[Photo]], list[Question] | None, list[ValueError]]:
     """Return the folders, photos of each split, questions and errors of a folder with the export of a tool."""
     root = config.root
-    for option, value in (("classes", config.classes), ("text", config.text)):
+    given = {"text": config.text, "classes": None if known.free_names else config.classes}
+    for option, value in given.items():
         if value is not None:
             raise ValueError(f"{root}: the option {option} is not supported for {known.title}; remove it.")
-    images = read_format(known, root, notes)
+    images = read_format(known, root, known.free_names and bool(_names(config, root)), notes)
     photos = {split: photos_of(of_split, root, config.repeated, notes) for split, of_split in images.items()}
     questions, errors = _read_questions(root, {})
     errors = errors + share_out(questions or [], photos, root)

@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
-from gemma_lisa.datasets_builder.formats.labelme import read_labelme
 from gemma_lisa.safety.short_text import listed, name_of, show
 
-from .folder_classes import IGNORED, clean
+from .folder_classes import clean
 from .folder_files import MASKS, Photo
 
 BACKGROUND, THING = 0, 1  # numbers in a mask of one object that also has ignored pixels
@@ -48,8 +46,6 @@ class MaskReader:
         Raises:
             ValueError: the photo has no mask, or a mask has another size or unknown classes or cannot be read.
         """
-        if photo.labels:
-            return self._labelme(photo)
         if not photo.masks:
             raise ValueError(
                 f"{photo.path}: the photo has no mask; add {MASKS}/{photo.path.stem}.png or its LabelMe file, or "
@@ -116,14 +112,6 @@ class MaskReader:
             found[self.names[number]].append(mask)
         return {name: Area(unite(same), ignore) for name, same in found.items()}
 
-    def _labelme(self, photo: Photo) -> dict[str | None, Area]:
-        masks = read_labelme(photo.labels, photo.path)
-        ignore = masks.pop(IGNORED, None)
-        found = defaultdict(list)
-        for label, mask in masks.items():
-            found[self.class_of(label, photo.labels)].append(Area(mask if coco_mask.area(mask) else None, ignore))
-        return {name: _united(areas) for name, areas in found.items()}
-
     def _name_of_file(self, rest: str | None, path: Path) -> str | None:
         """Return the class in a mask's file name; None if the name is only that of the photo."""
         if rest is None or (clean(rest) == NAMELESS and NAMELESS not in self.names.values()):
@@ -137,7 +125,7 @@ class MaskReader:
             return self.names[int(rest)]
         return self.class_of(clean(rest), path)
 
-    def class_of(self, name: str, path: Path) -> str:
+    def class_of(self, name: str, where: Path | str) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
         known = {one.casefold(): one for one in self.names.values()}
         numberless = name.rstrip(string.digits)
@@ -145,7 +133,7 @@ class MaskReader:
             if candidate.casefold() in known:
                 return known[candidate.casefold()]
         if known:
-            raise ValueError(f"{path}: {show(name)} is not a class; the classes are: {listed(known.values())}.")
+            raise ValueError(f"{where}: {show(name)} is not a class; the classes are: {listed(known.values())}.")
         return name
 
 

@@ -4,15 +4,20 @@ import dataclasses
 from pathlib import Path
 
 from gemma_lisa.datasets_builder.class_names import unite_names
-from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotationFormat, Notes
+from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotationFormat, Notes, failing, loaded
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
 from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
+from gemma_lisa.datasets_builder.formats.labelme import FORMAT as LABELME
+from gemma_lisa.datasets_builder.formats.supervisely import FORMAT as SUPERVISELY
 from gemma_lisa.safety.short_text import show
 
+from .folder_classes import IGNORED
 from .folder_files import IMAGES, MASKS, find_place
 
 FORMATS: dict[str, AnnotationFormat] = {
     "coco": COCO_JSON,
+    "labelme": LABELME,
+    "supervisely": SUPERVISELY,
 }
 
 
@@ -40,8 +45,10 @@ def recognize(root: Path, name: str | None) -> tuple[str, AnnotationFormat] | No
     return (found[0], FORMATS[found[0]]) if found else None
 
 
-def read_format(known: AnnotationFormat, root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
-    """Return the photos of each split, with one spelling of each class name.
+def read_format(
+    known: AnnotationFormat, root: Path, has_classes: bool, notes: Notes
+) -> dict[str, list[AnnotatedImage]]:
+    """Return the photos of each split, with one spelling of each class name if there is no list of classes.
 
     Raises:
         ValueError: the annotations cannot be read, or contain no photo.
@@ -49,26 +56,23 @@ def read_format(known: AnnotationFormat, root: Path, notes: Notes) -> dict[str, 
     splits = {split: images for split, images in known.read(root, notes).items() if images}
     if not splits:
         raise ValueError(f"{root}: the {known.title} name no photo; export them again.")
-    if known.free_names:
-        rename(splits, notes)
+    if known.free_names and not has_classes:
+        rename([image for images in splits.values() for image in images], notes)
     return splits
 
 
-def rename(splits: dict[str, list[AnnotatedImage]], notes: Notes) -> None:
+def rename(images: list[AnnotatedImage], notes: Notes) -> None:
     """Give all spellings of a class name that users typed the same name: "Mug-1", "mug 2"."""
     objects = {}
-    for images in splits.values():
-        for image in images:
-            try:
-                objects[id(image)] = image.objects()
-            except ValueError:
-                continue  # raised again when its row is made
+    for at, image in enumerate(images):
+        try:
+            objects[at] = image.objects()
+        except ValueError as error:
+            image.objects = failing(error)  # raised when its row is made
     one_name = unite_names((one.name for found in objects.values() for one in found), numbered=True, notes=notes)
-    for images in splits.values():
-        for image in images:
-            if id(image) in objects:
-                renamed = [dataclasses.replace(one, name=one_name[one.name]) for one in objects[id(image)]]
-                image.objects = lambda renamed=renamed: renamed
+    one_name[IGNORED] = IGNORED
+    for at, found in objects.items():
+        images[at].objects = loaded(dataclasses.replace(one, name=one_name[one.name]) for one in found)
 
 
 def own_layout(root: Path) -> str | None:

@@ -3,11 +3,12 @@
 import contextlib
 import gc
 import hashlib
+import json
 import os
 import re
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,49 @@ from PIL import Image
 
 from gemma_lisa.safety.short_text import listed, name_of, shorten, show
 
+from .annotated import Notes
+from .coco_photos import PhotoFinder
+from .coco_records import (
+    BROKEN,
+    SEPARATE,
+    category_names,
+    checked_images,
+    join_annotations,
+    unite_repeated,
+)
 from .json_files import read_json, refuse
+from .json_kinds import INSTANCES, NOT_JSON, advice_for, describe, kind_of_file, kind_of_json
 
 ROBOFLOW = "_annotations.coco.json"  # in each split's folder, next to its images
-# Patterns of JSON files, in order; the first that matches a file is used.
-PATTERNS = ("annotations/instances_*.json", f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
-LONGEST_SIDE = 2**31 - 1  # pixels: rows store sizes as int32
+# Patterns of JSON files, in order; the first that matches a COCO instances file is used.
+PATTERNS = (
+    "annotations/instances_*.json",
+    f"*/{ROBOFLOW}",
+    "*.json",
+    "annotations/*.json",
+    "*/labels.json",  # FiftyOne, next to data/
+    "*/annotations.json",
+    "labels/*.json",
+    "annotations/*/*.json",
+)
+PATTERNS_OF_SPLIT = ("*.json", "annotations/*.json", "labels/*.json")  # in train/, val/, ...
+MAX_KINDS = 1_000  # number of files whose kind is looked at to find files that are not used
 LONGEST_PATH = 500  # characters of a path in an error
-LONGEST_NAME = 1_000  # characters of a category: the time of splitting it into words is quadratic
+IMAGES, DATA = "images", "data"  # folders of photos, the second of FiftyOne
+SKIPPED = "skipped JSON files that are no COCO instances files"
+NOT_USED = "skipped COCO files because others were found first; to read them, set the option annotations"
+MAX_PROBED = 100  # number of file names that are looked for to find the folder of the photos
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
-def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str, Path]:
+def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Notes | None = None) -> dict[str, Path]:
     """Return the JSON file of each split.
 
     Args:
         root: absolute path of the data folder.
         named: paths relative to root: one file, or one for each split; None to search PATTERNS. Without given splits,
-            the file names define them. A single file without a split in its name is "train".
+            the names of the files and their folders define them. A single file without a split in its name is "train".
+        notes: counts other JSON files, which are skipped.
 
     Raises:
         ValueError: there is no file, or the splits are ambiguous.
@@ -40,20 +66,13 @@ def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str
     if isinstance(named, dict):
         files = {split: root / name for split, name in named.items()}
     else:
-        if named is None:
-            found = next(filter(None, (sorted(root.glob(pattern)) for pattern in PATTERNS)), [])
-        else:
-            found = [root / named]
-        if not found:
-            raise ValueError(
-                f"{root}: no COCO JSON file found as {' or '.join(PATTERNS)}; set the option annotations to its path."
-            )
-        splits = [_split_of(path) or ("train" if len(found) == 1 else None) for path in found]
+        found = _search(root, notes) if named is None else [root / named]
+        splits = [_split_of(path, root) or ("train" if len(found) == 1 else None) for path in found]
         if None in splits or len(set(splits)) < len(splits):
-            names = [str(path.relative_to(root)) for path in found]
+            names = [path.relative_to(root).as_posix() for path in found]
             raise ValueError(
                 f"{root}: cannot tell the splits of {listed(names)}; set the option annotations, such as "
-                f'{{"train": "{names[0]}"}}.'
+                f"{json.dumps(_example(names, splits), ensure_ascii=False)}."
             )
         files = dict(zip(splits, found, strict=True))
     for path in files.values():
@@ -64,6 +83,76 @@ def find_annotations(root: Path, named: str | dict[str, str] | None) -> dict[str
     return files
 
 
+def has_coco(root: Path) -> bool:
+    """Return whether a folder contains a COCO instances file where `find_annotations` searches."""
+    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in paths[:MAX_KINDS])
+
+
+def _search(root: Path, notes: Notes | None) -> list[Path]:
+    """Return the COCO instances files of the first pattern that has any.
+
+    If there is no other JSON file, files that are not JSON are returned: reading them raises the exact error.
+    """
+    found, others = [], {}
+    for paths in _matches(root):
+        if found and notes is None:
+            break
+        kinds = {path: kind_of_file(path) for path in paths if path not in others and path not in found}
+        for path, kind in kinds.items():
+            if kind != INSTANCES:
+                others[path] = kind
+        coco = [path for path, kind in kinds.items() if kind == INSTANCES]
+        if not found:
+            found = coco
+        elif len(others) < MAX_KINDS:
+            others |= dict.fromkeys(coco, INSTANCES)
+        else:
+            break
+    if found:
+        for path, kind in others.items() if notes is not None else ():
+            notes.add(NOT_USED if kind == INSTANCES else SKIPPED, f"{path} ({kind or 'unknown content'})")
+        return found
+    damaged = [path for path, kind in others.items() if kind == NOT_JSON]
+    if others and len(damaged) == len(others):
+        return next(filter(None, _matches(root)))
+    if others:
+        what = f"found only {listed(path.relative_to(root).as_posix() for path in others)}; add the COCO file"
+        for path, kind in others.items():
+            if kind not in (None, NOT_JSON):
+                what = f"{path.relative_to(root).as_posix()} is {kind}; {advice_for(kind)}"
+                break
+        raise ValueError(f"{root}: no COCO JSON file found: {what}, or set the option annotations to its path.")
+    raise ValueError(
+        f"{root}: no COCO JSON file found as {' or '.join(PATTERNS[:4])}; set the option annotations to its path."
+    )
+
+
+def _matches(root: Path) -> Iterator[list[Path]]:
+    """Yield the sorted JSON files of each pattern, without hidden files and those of __MACOSX."""
+    for pattern in PATTERNS:
+        yield _visible(root, root.glob(pattern))
+    folders = [path for path in _visible(root, root.glob("*")) if path.name.lower() in SPLIT_WORDS]
+    for pattern in PATTERNS_OF_SPLIT:
+        yield [path for folder in folders for path in _visible(root, folder.glob(pattern))]
+
+
+def _visible(root: Path, paths: Iterable[Path]) -> list[Path]:
+    """Return the sorted paths without hidden files, which macOS also adds to archives ("._1.json")."""
+    return sorted(
+        path
+        for path in paths
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+    )
+
+
+def _example(names: list[str], splits: list[str | None]) -> dict[str, str]:
+    """Return an example of the option annotations with the names of real files."""
+    example = {split: name for name, split in reversed(list(zip(names, splits, strict=True))) if split}
+    if not example:
+        example = dict(zip(dict.fromkeys(SPLIT_WORDS.values()), names, strict=False))
+    return example
+
+
 def exists(path: Path, kind: Callable[[Path], bool]) -> bool:
     """Return whether a path is a file or folder; False for a name that the file system does not support."""
     try:
@@ -72,11 +161,19 @@ def exists(path: Path, kind: Callable[[Path], bool]) -> bool:
         return False
 
 
-def _split_of(path: Path) -> str | None:
-    """Return the split in a file name: annotations/instances_val2017.json, valid/_annotations.coco.json."""
-    name = path.parent.name if path.name == ROBOFLOW else path.stem
-    splits = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 else None
+def _split_of(path: Path, root: Path) -> str | None:
+    """Return the split in a file name, or in the folders below root: annotations/instances_val2017.json, valid/a.json.
+
+    Roboflow's file can be in the data folder itself, whose name then defines the split.
+    """
+    names = [path.stem, *(folder.name for folder in path.parents if folder != root and folder.is_relative_to(root))]
+    if path.name == ROBOFLOW:
+        names = [path.parent.name]
+    for name in names:
+        splits = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+        if len(splits) == 1:
+            return splits.pop()
+    return None
 
 
 def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[str, Path]) -> dict[str, Path]:
@@ -104,6 +201,50 @@ def name_folders(root: Path, named: str | dict[str, str] | None, splits: dict[st
     return folders
 
 
+def photo_finder(
+    file: Path, root: Path, images_folder: Path | None, file_names: Iterable[str], notes: Notes | None = None
+) -> PhotoFinder:
+    """Return a finder of the photos of a JSON file.
+
+    Args:
+        file: the JSON file.
+        root: the data folder.
+        images_folder: of the option images; None to search the usual places, last the whole data folder.
+        file_names: of the images. The folder in which the first of them exists is searched first.
+        notes: of `PhotoFinder`.
+    """
+    places = [images_folder] if images_folder is not None else [*_places(file, root), root]
+    places = [place for place in dict.fromkeys(places) if exists(place, Path.is_dir)]
+    for name in islice(file_names, MAX_PROBED):
+        first = next((place for place in places if _has(place, name)), None)
+        if first is not None:
+            places = [first, *(place for place in places if place != first)]
+            break
+    return PhotoFinder(places or [root], root, Notes() if notes is None else notes)
+
+
+def _has(folder: Path, file_name: str) -> bool:
+    """Return whether a folder contains a photo at exactly this name."""
+    try:
+        return path_inside(folder, file_name, (folder,), "").is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _places(file: Path, root: Path) -> list[Path]:
+    """Return the folders that can contain the photos of a JSON file, the most likely first."""
+    name = file.stem.removeprefix("instances_")  # train2017
+    split = _split_of(file, root)
+    words = [name, *(word for word, meaning in SPLIT_WORDS.items() if meaning == split)]
+    tops = list(dict.fromkeys([file.parent, root]))
+    places = [*tops, root / IMAGES, root / name, root / IMAGES / name, file.parent / IMAGES]
+    places += [top / DATA for top in tops]
+    places += [top / word for top in tops for word in words]
+    places += [top / folder / word for top in tops for folder in (IMAGES, DATA) for word in words]
+    places += [top / word / folder for top in tops for folder in (IMAGES, DATA) for word in words]
+    return [place for place in dict.fromkeys(places) if place.is_relative_to(root)]
+
+
 def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
     """Return the folder of the images: the first in which one of the file names exists.
 
@@ -115,9 +256,7 @@ def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
     Raises:
         ValueError: none of the images exists.
     """
-    name = file.stem.removeprefix("instances_")  # train2017
-    places = [file.parent, root, root / "images", root / name, root / "images" / name, file.parent / "images"]
-    wrong = None
+    places, wrong = _places(file, root), None
     for file_name in file_names:
         try:
             for folder in places:
@@ -130,8 +269,8 @@ def find_folder(file: Path, root: Path, file_names: Iterable[str]) -> Path:
             wrong = wrong or error
             continue
         wrong = wrong or ValueError(
-            f"{file}: the image {name_of(file_name)} is in none of {', '.join(dict.fromkeys(map(str, places)))}; set "
-            "the option images to its folder, or the option annotations to the JSON files whose images exist."
+            f"{file}: the image {name_of(file_name)} is in none of {', '.join(map(str, places[:7]))}; set the option "
+            "images to its folder, or the option annotations to the JSON files whose images exist."
         )
     raise wrong
 
@@ -178,16 +317,25 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def read_coco(
-    file: Path, tolerate: Callable[[ValueError], None] = refuse
+    file: Path,
+    tolerate: Callable[[ValueError], None] = refuse,
+    notes: Notes | None = None,
+    repeated: str = SEPARATE,
 ) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
     """Return (images, annotations by image id, category names by id) of a JSON file.
 
-    All ids are unique, and the image and the category of every annotation exist. Names have spaces for underscores.
+    The image and the category of every annotation exist. Names have spaces for underscores. `segmentation` is not
+    checked.
 
     Args:
         file: to read.
-        tolerate: called with the error of each bad image or annotation. If it returns, the whole image is skipped
-            because its annotations are incomplete.
+        tolerate: called with the error of each bad image or annotation. If it returns, the record is skipped. An
+            annotation is kept with the field BROKEN if its class is known, because this class is incomplete in its
+            image. If its class is unknown, the image has this field.
+        notes: counts what is interpreted: ids as text, missing sizes (height and width are None), category names that
+            differ in letter case, photos listed twice. None for published data sets: these are errors or stay as they
+            are, and images with a bad annotation are skipped.
+        repeated: SEPARATE, or UNITE to merge the images of the same photo. Needs notes.
 
     Raises:
         ValueError: the file or its categories are not valid; errors raised by `tolerate`, with the file and the record.
@@ -195,71 +343,27 @@ def read_coco(
     gc.collect()  # before gc.freeze below, which exempts all objects from collection
     content = read_json(file, "export it again", _packed)
     parts = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-        raise ValueError(f"{file} is not a COCO instances file: the lists {', '.join(parts)} must be at its top level.")
+    is_coco = kind_of_json(content) == INSTANCES
+    if not is_coco or not all(isinstance(content.get(part), list) for part in parts):
+        raise ValueError(
+            f"{file} is not a COCO instances file, whose top level has the lists {', '.join(parts)}: "
+            f"{describe(content)}."
+        )
     if not content["images"]:
         raise ValueError(f"{file} contains no images; add some.")
-    bad = set()  # ids of the skipped images
-
-    def skip(error: ValueError, *images: Any) -> None:
-        tolerate(error)
-        bad.update(number for number in images if isinstance(number, int | str))
-
-    def of_images(error: ValueError, *records: dict) -> None:
-        skip(error, *(record.get("id") for record in records))
-
-    def of_annotations(error: ValueError, *records: dict) -> None:
-        skip(error, *(record.get("image_id") for record in records))
-
-    images = _by_id(file, "image", content["images"], ("file_name", "height", "width"), of_images)
-    categories = _by_id(file, "category", content["categories"], ("name",), lambda error, *_: refuse(error))
-    annotations = _by_id(file, "annotation", content["annotations"], ("image_id", "category_id"), of_annotations)
-    for number, image in images.items():
-        if error := _wrong_with_image(image):
-            skip(ValueError(f"{file}: image {name_of(number)}: {error}."), number)
-    names = _category_names(file, categories)
-    of_image = defaultdict(list)
-    for number, annotation in annotations.items():
-        image = annotation["image_id"]
-        if isinstance(image, int | str) and image in bad:
-            continue
-        if error := _wrong_with_annotation(annotation, images, categories):
-            skip(ValueError(f"{file}: annotation {name_of(number)}: {error}."), image)
-        else:
-            of_image[image].append(annotation)
+    images, bad = checked_images(file, content["images"], tolerate, notes)
+    names = category_names(file, content["categories"], notes)
+    of_image = join_annotations(file, content["annotations"], images, bad, names, tolerate, notes)
+    valid = list(images.values())
+    if notes is not None:
+        valid = unite_repeated(file, valid, of_image, repeated, notes)
+    else:
+        for image in valid:
+            if BROKEN in image:
+                of_image.pop(image["id"], None)
+        valid = [image for image in valid if BROKEN not in image]
     gc.freeze()  # otherwise each collection scans millions of objects while rows are made
-    return [image for number, image in images.items() if number not in bad], of_image, names
-
-
-def _wrong_with_image(image: dict) -> str | None:
-    name, height, width = image["file_name"], image["height"], image["width"]
-    if isinstance(name, str) and all(isinstance(side, int) and 0 < side <= LONGEST_SIDE for side in (height, width)):
-        return None
-    got = f"got {show(name)}, {show(height)} and {show(width)}"
-    return f"file_name must be a string, height and width numbers of pixels, {got}"
-
-
-def _wrong_with_annotation(annotation: dict, images: dict, categories: dict) -> str | None:
-    for kind, known in (("image", images), ("category", categories)):
-        named = annotation[f"{kind}_id"]
-        if not isinstance(named, int | str) or named not in known:
-            return f"there is no {kind} {show(named)}"
-    if annotation.get("iscrowd") not in (None, 0, 1):
-        return f"iscrowd is {show(annotation['iscrowd'])}, not 0 or 1"
-    return None
-
-
-def _category_names(file: Path, categories: dict[Any, dict]) -> dict[Any, str]:
-    """Return the names by id, with spaces for underscores."""
-    names = {number: " ".join(str(kind["name"]).replace("_", " ").split()) for number, kind in categories.items()}
-    if nameless := [number for number, name in names.items() if not name]:
-        raise ValueError(f"{file}: category {name_of(nameless[0])} has no name; add one.")
-    if long := [number for number, name in names.items() if len(name) > LONGEST_NAME]:
-        raise ValueError(
-            f"{file}: the name of category {name_of(long[0])} must have at most {LONGEST_NAME:,} characters, got "
-            f"{len(names[long[0]]):,}."
-        )
-    return names
+    return valid, of_image, names
 
 
 def _packed(record: dict) -> dict:
@@ -270,20 +374,3 @@ def _packed(record: dict) -> dict:
         with contextlib.suppress(TypeError, OverflowError):
             record["segmentation"] = [array("d", part) if isinstance(part, list) else part for part in polygons]
     return record
-
-
-def _by_id(file: Path, kind: str, records: list, keys: tuple[str, ...], skip: Callable[..., None]) -> dict[Any, dict]:
-    """Return the records by id. skip: called with the error of bad records, and these records."""
-    found = {}
-    for place, record in enumerate(records):
-        if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
-            error = f"{file}: the {kind} at index {place} of its list has no id."
-            skip(ValueError(error), *([record] if isinstance(record, dict) else []))
-        elif missing := [key for key in keys if record.get(key) is None]:
-            skip(ValueError(f"{file}: {kind} {name_of(record['id'])} has no {', '.join(missing)}."), record)
-        elif record["id"] in found:
-            error = f"{file}: {kind} {name_of(record['id'])} exists twice; every id must be unique."
-            skip(ValueError(error), record, found[record["id"]])
-        else:
-            found[record["id"]] = record
-    return found

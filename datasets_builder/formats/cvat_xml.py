@@ -19,11 +19,12 @@ from gemma_lisa.images_gemma_lisa import pixel_limit
 from gemma_lisa.safety.short_text import name_of, shorten, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .annotation_files import MOST_FILES, files_in, head_of, in_order, photo_folders, split_in, split_of_file
+from .annotation_files import MOST_FILES, find_files, photo_folders
 from .coco_files import LONGEST_SIDE
 from .coco_segmentation import BORDER, photo_size
 from .drawn_shapes import box_around, checked, ellipse
 from .photo_names import PhotoNames
+from .tool_folders import by_split, split_in
 from .xml_files import parse_xml
 
 TITLE = "CVAT for images 1.1"
@@ -73,7 +74,7 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     Raises:
         ValueError: an XML file is damaged, is of a video, or contains no photos.
     """
-    found = []
+    images, splits = [], []
     for file in _files(folder):
         scan = _Scan(file, notes)
         if not scan.images:
@@ -84,22 +85,23 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
             if subset not in photos:
                 photos[subset] = PhotoNames(photo_folders(file, folder, subset), notes)
             image = _annotated(file, record, photos[subset])
-            found.append((_split(subset, file, folder, image, notes), image))
-    return in_order(found)
+            images.append(image)
+            splits.append(_split(subset, file, folder, image, notes))
+    return by_split(images, splits)
 
 
 def _files(folder: Path, most: int | None = None) -> list[Path]:
-    return [path for path in files_in(folder, ".xml", most) if _ROOT.search(head_of(path))]
+    return find_files(folder, ".xml", lambda start: _ROOT.search(start) is not None, most)
 
 
-def _split(subset: str, file: Path, root: Path, image: AnnotatedImage, notes: Notes) -> str:
-    """Return the split of a photo: that of its subset, or of the names of the file and its folder, or train."""
+def _split(subset: str, file: Path, root: Path, image: AnnotatedImage, notes: Notes) -> str | None:
+    """Return the split of a photo: that of its subset, or of the names of the file and its folder, or None."""
     if subset.lower() in UNNAMED_SUBSETS:
-        return split_of_file(file, root) or "train"
+        return split_in(file.relative_to(root))
     split = split_in(subset)
     if split is None:
         notes.add(NO_SPLIT, f"{image.where}: {show(subset)}", image.path)
-    return split or "train"
+    return split
 
 
 class _Scan:

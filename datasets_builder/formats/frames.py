@@ -13,7 +13,7 @@ from PIL import Image
 
 from gemma_lisa.safety.short_text import count_of, show
 
-from .annotated import AS_SIZE, PERCENT, AnnotatedImage, AnnotatedObject, Notes
+from .annotated import AS_SIZE, PERCENT, AnnotatedImage, AnnotatedObject, Notes, loaded
 from .coco_segmentation import BORDER, ORIENTATIONS, QUARTER_TURNS
 from .jpeg_header import stored_size
 
@@ -66,18 +66,16 @@ def frames_of(images: list[AnnotatedImage], exif: str, where: str, notes: Notes)
     for at, image in enumerate(images):
         try:
             stored, orientation = _stored_size(image)
-            if orientation in ORIENTATIONS and image.objects():
-                photo = _photo(at, image, stored, orientation)
-                rotated.append(photo)
+            upright = stored[::-1] if orientation in QUARTER_TURNS else stored
+            _check_size(image, stored, upright)
+            if orientation in ORIENTATIONS and (objects := image.objects()):
+                image.objects = loaded(objects)  # once: reading counts what it skips
+                rotated.append(_photo(at, image, stored, orientation))
                 frames.append(None)
-                _check_size(image, stored, photo.upright)
             else:
-                upright = stored[::-1] if orientation in QUARTER_TURNS else stored  # without objects, any frame will do
-                _check_size(image, stored, upright)
                 frames.append(_frame(image, UPRIGHT, stored, upright, None))
         except ValueError as error:
-            frames[at:] = [error]
-    rotated = [photo for photo in rotated if frames[photo.at] is None]
+            frames.append(error)
     known = {photo.at: _known_frame(images[photo.at], photo, exif) for photo in rotated}
     _decide_by_others(known, rotated)
     if undecided := [photo.at for photo in rotated if known[photo.at] is None]:

@@ -16,12 +16,13 @@ from typing import Any
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotationFormat, Notes, failing
-from .annotation_files import MOST_FILES, files_in, head_of, in_order, photo_folders, split_of_file
+from .annotation_files import MOST_FILES, find_files, photo_folders
 from .coco_files import LONGEST_SIDE
 from .coco_segmentation import photo_size
 from .json_files import read_json
 from .label_studio_regions import Region, objects_of, regions_of
 from .photo_names import PhotoNames, is_photo_name
+from .tool_folders import by_split, split_in
 
 TITLE = "Label Studio JSON"
 ADVICE = "export it from Label Studio in the format JSON"
@@ -56,20 +57,20 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     Raises:
         ValueError: a file is damaged, has the format JSON-MIN, or has no annotation.
     """
-    found = []
+    found, splits = [], []
     for file in _files(folder):
         tasks = read_json(file, ADVICE, _packed)
-        split = split_of_file(file, folder) or "train"
         photos = PhotoNames(photo_folders(file, folder), notes)
         images = [image for task in _tasks(tasks, file, notes) for image in _images(task, photos, notes)]
         if not images:
             raise ValueError(f"{file} contains no annotated task; annotate photos, and {ADVICE}.")
-        found += [(split, image) for image in images]
-    return in_order(found)
+        found += images
+        splits += [split_in(file.relative_to(folder))] * len(images)
+    return by_split(found, splits)
 
 
 def _files(folder: Path, most: int | None = None) -> list[Path]:
-    return [path for path in files_in(folder, ".json", most) if _is_export(head_of(path))]
+    return find_files(folder, ".json", _is_export, most)
 
 
 def _is_export(start: str) -> bool:

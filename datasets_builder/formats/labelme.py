@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_segmentation import segmentation_runs, turn, turn_of, unite
 from .json_files import read_json
-from .labelme_shapes import IGNORED, Shapes
+from .labelme_shapes import Shapes
 from .photo_names import NO_PHOTOS, PhotoNames
 from .tool_folders import by_split, files_below, head_of, name_key, photo_suffixes, split_in
 
@@ -29,9 +28,9 @@ FEW_FILES = 20  # JSON files that are looked at to recognize the format
 LABEL_FOLDERS = {"label", "labels"}  # photos can be next to their files in them
 OTHER_FILES = "skipped JSON files that are not from LabelMe"
 NO_FILE = "skipped photos without a LabelMe file"
-BY_FILE_NAME = "photos found by the name of their LabelMe file, because imagePath names another photo or none"
-NO_SPLIT = "photos outside of the folders of the splits, used for train"
-NO_SIZE = "LabelMe files with an invalid imageHeight or imageWidth, which is ignored"
+BY_FILE_NAME = "found photos by the name of their LabelMe file, because imagePath names another photo or none"
+NO_SPLIT = "used photos outside of the folders of the splits for train"
+NO_SIZE = "ignored invalid sizes in LabelMe files"
 
 
 class LabelMeFile(NamedTuple):
@@ -64,7 +63,7 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     for file in files:
         path, error = finder.find(file)
         error = file.error or error
-        if error is None and owners.setdefault(path, file.path) != file.path:
+        if owners.setdefault(path, file.path) != file.path and error is None:
             error = ValueError(f"{file.path}: {owners[path]} belongs to the same photo {path}; keep one of the two.")
         images.append(_image(file, path, error, notes))
         places = (os.path.relpath(place.parent, folder) for place in (file.path, path))
@@ -82,25 +81,14 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
 FORMAT = AnnotationFormat("LabelMe JSON files", recognizes, read, free_names=True)
 
 
-def read_labelme(file: Path, photo: Path) -> dict[str, dict]:
-    """Return the mask of every label on the upright photo, in the format of rows. Shapes with one label are merged.
-
-    Raises:
-        ValueError: the file or a shape is not valid; the message names both.
-    """
-    content, notes = _content(file), Notes()
-    size = _size(content)
-    if size is None:
-        raise ValueError(f"{file}: shapes, imageHeight or imageWidth is missing; save the file in LabelMe.")
-    method = turn_of(photo, size, str(file))
-    masks = defaultdict(list)
-    objects = Shapes(file, photo, size, notes).objects(content["shapes"])
-    for case in (case for cases in notes.cases.values() for case in cases):
-        raise ValueError(f"{case.where.rstrip('.')}.")
-    for one in objects:
-        name = one.name if one.name == IGNORED else " ".join(one.name.replace("_", " ").split())
-        masks[name].append(turn(segmentation_runs(one.segmentation, size, one.where), method))
-    return {label: unite(same) for label, same in masks.items()}
+def annotated_image(file: Path, photo: Path, notes: Notes) -> AnnotatedImage:
+    """Return a photo with the objects of its LabelMe file."""
+    size = error = None
+    try:
+        size = _size(_content(file))
+    except ValueError as wrong:
+        error = wrong
+    return _image(LabelMeFile(file, "", False, size, {}, error), photo, error, notes)
 
 
 class PhotoFinder:
@@ -115,9 +103,9 @@ class PhotoFinder:
     def __init__(self, root: Path, files: list[LabelMeFile], notes: Notes):
         self.root, self.notes = root, notes
         self.photos = [path for path in files_below(root, photo_suffixes()) if not _is_mask(path.relative_to(root))]
-        self._by_stem = defaultdict(list)
+        self._stems = defaultdict(list)
         for path in self.photos:
-            self._by_stem[name_key(path.stem)].append(path)
+            self._stems[name_key(path.stem)].append(path)
         self._labelled = {name_key(file.path.stem) for file in files}
         self._names = PhotoNames([root])
 
@@ -130,7 +118,7 @@ class PhotoFinder:
         path, error = self._by_image_path(file)
         if path is not None and name_key(path.stem) == name_key(file.path.stem):
             return path, None
-        same_stem = _nearest(self._by_stem.get(name_key(file.path.stem), []), file.path)
+        same_stem = self._by_stem(file)
         if path is not None and (same_stem is None or name_key(path.stem) not in self._labelled):
             return path, None
         if same_stem is not None:
@@ -150,15 +138,39 @@ class PhotoFinder:
         """Return the photo that `imagePath` names and None, or None and an error."""
         name = file.image_path.replace("\\", "/")
         relative = os.path.normpath(os.path.join(os.path.relpath(file.path.parent, self.root), name))
-        if not os.path.isabs(name) and not relative.startswith(".."):
-            name = relative
-        path = self.root / name
-        if name and not os.path.isabs(name) and path.suffix.lower() in photo_suffixes() and os.path.isfile(path):
-            return path, None
+        if name and not os.path.isabs(name) and not relative.startswith(".."):
+            name, path = relative, self.root / relative
+            if path.suffix.lower() in photo_suffixes() and os.path.isfile(path):
+                return path, None
         try:
-            return self._names.find(name, str(file.path)), None
+            path = self._names.find(name, str(file.path))
         except ValueError as error:
             return None, error
+        if not self._is_in_other_split(path, file.path):
+            return path, None
+        return None, ValueError(
+            f"{file.path}: its photo {path} is in another split; add the photo, or move one of them."
+        )
+
+    def _by_stem(self, file: LabelMeFile) -> Path | None:
+        """Return the photo with the stem of a file that shares most folders with it; None if two share equally.
+
+        Of train/images/1.jpg and val/images/1.jpg, the first is nearest to train/labels/1.json.
+        """
+        paths, other = self._stems.get(name_key(file.path.stem), []), file.path.parent.parts
+        if beside := [path for path in paths if path.parent == file.path.parent]:
+            return beside[0] if len(beside) == 1 else None
+        ranks = defaultdict(list)
+        for path in paths:
+            one = path.parent.parts
+            if not self._is_in_other_split(path, file.path):
+                ranks[len(set(one) & set(other)), len(os.path.commonprefix([one, other]))].append(path)
+        best = ranks[max(ranks)] if ranks else []
+        return best[0] if len(best) == 1 else None
+
+    def _is_in_other_split(self, path: Path, file: Path) -> bool:
+        splits = {split_in(os.path.relpath(place.parent, self.root)) for place in (path, file)} - {None}
+        return len(splits) > 1
 
 
 def _image(file: LabelMeFile, path: Path, error: ValueError | None, notes: Notes) -> AnnotatedImage:
@@ -214,18 +226,3 @@ def _is_labelme(head: str) -> bool:
 
 def _is_mask(path: Path) -> bool:
     return any(part.lower() in NO_PHOTOS - LABEL_FOLDERS for part in path.parts[:-1])
-
-
-def _nearest(paths: list[Path], file: Path) -> Path | None:
-    """Return the path that shares most folders with a file; None if two share equally.
-
-    Of train/images/1.jpg and val/images/1.jpg, the first is nearest to train/labels/1.json.
-    """
-    ranks = {path: _shared(path.parent.parts, file.parent.parts) for path in paths}
-    best = [path for path, rank in ranks.items() if rank == max(ranks.values())]
-    return best[0] if len(best) == 1 else None
-
-
-def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[bool, int, int]:
-    """Return how much two folders share: whether they are equal, the number of names, and of names from the root."""
-    return one == other, len(set(one) & set(other)), len(os.path.commonprefix([one, other]))

@@ -17,7 +17,6 @@ FOUR_CORNERS = ("rectangle", "oriented_rectangle", "rotation")  # of LabelMe and
 NO_AREA = ("point", "points", "line", "linestrip")
 SUPPORTED = "draw a polygon, a rectangle, a circle or a mask"
 MIN_POINTS = 3  # of a polygon
-NOT_READ = "skipped shapes that cannot be read"
 WITHOUT_AREA = "skipped shapes without an area, such as points, lines and polygons of fewer than 3 points"
 
 
@@ -35,17 +34,16 @@ class Shapes:
         self.file, self.photo, self.size, self.notes = file, photo, size, notes
 
     def objects(self, shapes: list) -> list[AnnotatedObject]:
-        """Return the shapes that have an area. Others are counted."""
+        """Return the shapes that have an area, also those with an error. Others are counted."""
         found = []
         for place, shape in enumerate(shapes, start=1):
             try:
-                object_of = self._object(shape, place)
+                found.append(self._object(shape, place))
             except ValueError as error:
-                self.notes.add(NOT_READ, str(error), self.photo)
-                continue
-            if object_of is not None:
-                found.append(object_of)
-        return found
+                label = shape.get("label") if isinstance(shape, dict) else None
+                name = label if isinstance(label, str) and is_unicode(label) else ""
+                found.append(AnnotatedObject(name, f"{self.file}: shape {place}", None, error=error))
+        return [one for one in found if one is not None]
 
     def _object(self, shape: Any, place: int) -> AnnotatedObject | None:
         label = shape.get("label") if isinstance(shape, dict) else None

@@ -16,9 +16,10 @@ from typing import Any
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AnnotatedImage, AnnotationFormat, Notes, failing, loaded
-from .annotation_files import MOST_FILES, files_in, head_of, in_order, photo_folders, split_of_file
+from .annotation_files import MOST_FILES, find_files, photo_folders
 from .json_files import read_json
 from .photo_names import PhotoNames
+from .tool_folders import by_split, split_in
 from .via_regions import is_empty, objects_of
 
 TITLE = "VGG Image Annotator JSON"
@@ -49,20 +50,20 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     Raises:
         ValueError: a file is damaged, is of VIA 3, or no attribute is known to be the class.
     """
-    found = []
+    images, splits = [], []
     for path in _files(folder):
         file = _opened(path)
         attribute = _class_attribute(file, notes)
         descriptions = _descriptions(file.attributes.get(attribute))
-        split = split_of_file(path, folder) or "train"
         photos = PhotoNames(photo_folders(path, folder), notes)
         for place, record in enumerate(file.records.values(), start=1):
-            found.append((split, _annotated(file, place, record, attribute, descriptions, photos, notes)))
-    return in_order(found)
+            images.append(_annotated(file, place, record, attribute, descriptions, photos, notes))
+            splits.append(split_in(path.relative_to(folder)))
+    return by_split(images, splits)
 
 
 def _files(folder: Path, most: int | None = None) -> list[Path]:
-    return [path for path in files_in(folder, ".json", most) if _is_via(head_of(path))]
+    return find_files(folder, ".json", _is_via, most)
 
 
 def _is_via(start: str) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from own_folder import labelme, mask, numbers, photo, write
 
 from gemma_lisa.datasets_builder.custom.folder_files import (
+    annotation_files,
     composed,
     find_folders,
     find_mask,
@@ -13,7 +14,6 @@ from gemma_lisa.datasets_builder.custom.folder_files import (
     pair_up,
     place_remarks,
     share_out,
-    annotation_files,
 )
 from gemma_lisa.datasets_builder.custom.folder_tables import Question
 

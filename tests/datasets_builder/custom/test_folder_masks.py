@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from own_folder import labelme, mask, numbers, photo, shape
+from own_folder import mask, numbers, photo
 
 from gemma_lisa.datasets_builder.custom.folder_files import pair_up
 from gemma_lisa.datasets_builder.custom.folder_masks import Area, MaskReader, pick
@@ -60,18 +60,6 @@ def test_255_cannot_be_the_object_in_one_mask_and_ignored_in_another(tmp_path):
     nothing_ignored.check_agreement()
     with pytest.raises(ValueError, match="2.png: marks the object with 255, but .*1.png marks it with another number"):
         reader.check_agreement()
-
-
-def test_labelme_shapes_are_areas_and_its_ignore_label_is_ignored(tmp_path):
-    photo(tmp_path, "1.jpg")
-    shapes = [shape("cat", BOX), shape("dog 2", [[4, 0], [8, 0], [8, 6], [4, 6]])]
-    labelme(tmp_path, "labels/1.json", [*shapes, shape("__ignore__", [[0, 4], [4, 4], [4, 6], [0, 6]])])
-    found = pixels(MaskReader({}, 255).areas(the_photo(tmp_path)))
-    assert {name: area[0] > 0 and area[1] > 0 for name, area in found.items()} == {"cat": True, "dog 2": True}
-    listed = MaskReader({1: "Cat", 2: "dog"}, 255).areas(the_photo(tmp_path))
-    assert list(listed) == ["Cat", "dog"]
-    with pytest.raises(ValueError, match="labels/1.json: 'dog 2' is not a class; the classes are: cat"):
-        MaskReader({1: "cat"}, 255).areas(the_photo(tmp_path))
 
 
 def test_one_class_of_a_label_map_or_the_whole_unnamed_mask_is_selected(tmp_path):

@@ -1,23 +1,31 @@
-"""Find COCO JSON files in common layouts, and name the record in each error."""
+"""Find COCO JSON files and their photos in common layouts."""
 
 import json
 
 import pytest
 
+from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.datasets_builder.formats.coco_files import (
+    NOT_USED,
+    SKIPPED,
     find_annotations,
     find_folder,
     fingerprint,
+    has_coco,
     name_folders,
     path_inside,
-    read_coco,
+    photo_finder,
 )
 
+COCO = json.dumps({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": []})
+PANOPTIC = json.dumps({"images": [], "annotations": [{"segments_info": []}], "categories": []})
+LABELME = json.dumps({"shapes": [], "imagePath": "1.jpg", "imageHeight": 2, "imageWidth": 2})
 
-def touch(root, *names):
+
+def touch(root, *names, text=COCO):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text("x")
+        (root / name).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +48,85 @@ def touch(root, *names):
         (["my_test_set.json"], {"test": "my_test_set.json"}),
         (["train.json", "val.json"], {"train": "train.json", "validation": "val.json"}),
         (["annotations/photos.json"], {"train": "annotations/photos.json"}),
+        (["labels.json"], {"train": "labels.json"}),  # FiftyOne
+        (
+            ["train/labels.json", "validation/labels.json"],
+            {"train": "train/labels.json", "validation": "validation/labels.json"},
+        ),
+        (["labels/train.json", "labels/val.json"], {"train": "labels/train.json", "validation": "labels/val.json"}),
+        (["Train/coco.json", "test/coco.json"], {"train": "Train/coco.json", "test": "test/coco.json"}),
+        (["val/annotations/all.json"], {"validation": "val/annotations/all.json"}),
+        (["annotations/cells/cells_val.json"], {"validation": "annotations/cells/cells_val.json"}),
     ],
 )
 def test_files_are_found_and_their_names_define_the_split(tmp_path, names, expected):
     touch(tmp_path, *names)
     assert find_annotations(tmp_path, None) == {split: tmp_path / name for split, name in expected.items()}
+
+
+def test_leftovers_of_macos_are_skipped(tmp_path):
+    touch(tmp_path, "result.json")
+    touch(tmp_path, "._result.json", ".labels.json", "__MACOSX/labels.json", "__MACOSX/labels/._a.json", text="\0")
+    assert find_annotations(tmp_path, None, Notes()) == {"train": tmp_path / "result.json"}
+
+
+def test_other_json_files_are_skipped_and_counted(tmp_path):
+    touch(tmp_path, "annotations/train.json", "labels/old.json")
+    touch(tmp_path, "dataset-metadata.json", "info.json", text='{"title": "Mugs"}')
+    touch(tmp_path, "annotations/panoptic_train.json", text=PANOPTIC)
+    touch(tmp_path, "annotations/damaged.json", text="{")
+    notes = Notes()
+    assert find_annotations(tmp_path, None, notes) == {"train": tmp_path / "annotations/train.json"}
+    said = {kind: [case.where.removeprefix(f"{tmp_path}/") for case in cases] for kind, cases in notes.cases.items()}
+    assert said == {
+        SKIPPED: [
+            "dataset-metadata.json (unknown content)",
+            "info.json (unknown content)",
+            "annotations/damaged.json (not a JSON file)",
+            "annotations/panoptic_train.json (a COCO panoptic file)",
+        ],
+        NOT_USED: ["labels/old.json (a COCO instances file)"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (PANOPTIC, "a.json is a COCO panoptic file; export it as COCO JSON with polygons or masks"),
+        (LABELME, "a.json is a LabelMe file; --dataset folder reads it from labels/"),
+        ('{"title": "Mugs"}', "found only a.json; add the COCO file"),
+    ],
+)
+def test_a_folder_with_other_json_files_only_is_refused(tmp_path, text, words):
+    touch(tmp_path, "a.json", text=text)
+    touch(tmp_path, "b.json", text="{")
+    with pytest.raises(ValueError, match="no COCO JSON file found: ") as refusal:
+        find_annotations(tmp_path, None)
+    assert words in str(refusal.value).replace("a.json, b.json", "a.json") and "\n" not in str(refusal.value)
+    assert not has_coco(tmp_path)
+
+
+def test_damaged_files_only_are_returned_because_reading_them_raises_the_exact_error(tmp_path):
+    touch(tmp_path, "train.json", text="{")
+    assert find_annotations(tmp_path, None) == {"train": tmp_path / "train.json"}
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["._a.json", "a.json", "b.json"], '{"train": "a.json", "validation": "b.json"}'),
+        (["all.json", "train.json"], '{"train": "train.json"}'),
+        (["train_1.json", "train_2.json", "val.json"], '{"train": "train_1.json", "validation": "val.json"}'),
+    ],
+)
+def test_the_advice_for_ambiguous_splits_names_real_files(tmp_path, names, advice):
+    touch(tmp_path, *names)
+    with pytest.raises(ValueError, match="cannot tell the splits") as refusal:
+        find_annotations(tmp_path, None)
+    given = str(refusal.value).partition("such as ")[2].rstrip(".")
+    assert json.loads(given).items() >= json.loads(advice).items()
+    found = find_annotations(tmp_path, json.loads(given))
+    assert all(path.name in names and not path.name.startswith(".") for path in found.values())
 
 
 def test_options_name_files_and_splits(tmp_path):
@@ -84,12 +166,38 @@ def test_missing_or_ambiguous_files_are_refused(tmp_path, names, option, words):
         ("result.json", "images/1.jpg", "images\\1.jpg"),
         ("result.json", "1.jpg", "1.jpg"),
         ("annotations/train.json", "photos/1.jpg", "../photos/1.jpg"),
+        ("labels.json", "data/1.jpg", "1.jpg"),
+        ("train/labels.json", "train/data/1.jpg", "1.jpg"),
+        ("labels/val.json", "images/val/1.jpg", "1.jpg"),
+        ("labels/val.json", "validation/images/1.jpg", "1.jpg"),
+        ("annotations/instances_val2017.json", "valid/1.jpg", "1.jpg"),
     ],
 )
 def test_images_are_found_in_common_layouts(tmp_path, file, picture, file_name):
     touch(tmp_path, file, picture)
     folder = find_folder(tmp_path / file, tmp_path, [file_name])
     assert path_inside(folder, file_name, (tmp_path,), "here") == tmp_path / picture
+    notes = Notes()
+    finder = photo_finder(tmp_path / file, tmp_path, None, [file_name], notes)
+    assert finder.find(file_name, "here") == tmp_path / picture and finder.folders[0] == folder and not notes.cases
+
+
+def test_the_finder_searches_the_named_folder_only(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
+    finder = photo_finder(tmp_path / "result.json", tmp_path, tmp_path / "a", ["1.jpg"])
+    assert finder.find("1.jpg", "here") == tmp_path / "a/1.jpg"
+    with pytest.raises(ValueError, match="here: the photo '2.jpg' is not in"):
+        finder.find("2.jpg", "here")
+    finder = photo_finder(tmp_path / "result.json", tmp_path, None, ["gone.jpg", "b/1.jpg"])
+    assert finder.find("2.jpg", "here") == tmp_path / "b/2.jpg"
+
+
+def test_no_photo_outside_of_the_data_folder_is_found(tmp_path):
+    root = tmp_path / "data"
+    touch(tmp_path, "data/annotations/a.json", "secret.jpg", "annotations/secret.jpg")
+    for name in ("../secret.jpg", "../../secret.jpg", str(tmp_path / "secret.jpg"), "file:///etc/secret.jpg"):
+        with pytest.raises(ValueError, match="here: the photo .* is not in"):
+            photo_finder(root / "annotations/a.json", root, None, [name]).find(name, "here")
 
 
 def test_a_missing_image_is_named_with_the_searched_folders(tmp_path):
@@ -133,128 +241,6 @@ def test_the_fingerprint_depends_only_on_json_files_and_images(tmp_path):
     seen.add(fingerprint(files, [tmp_path]))
     seen.add(fingerprint({"test": tmp_path / "result.json"}, [tmp_path]))
     assert len(seen) == 6
-
-
-# --- records ---------------------------------------------------------------------------------------------------------
-def content(**changes):
-    """Return a file of one image, category and annotation; `image__width=3` changes a field, None removes it."""
-    parts = {
-        "images": [{"id": 1, "file_name": "1.jpg", "height": 6, "width": 8}],
-        "annotations": [{"id": 7, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
-        "categories": [{"id": 3, "name": "trash_can"}],
-    }
-    for name, value in changes.items():
-        part, _, key = name.partition("__")
-        if not key:
-            parts[part] = value
-        elif value is None:
-            del parts[part][0][key]
-        else:
-            parts[part][0][key] = value
-    return parts
-
-
-def test_records_are_joined_by_id_and_names_cleaned(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(content()), encoding="utf-8-sig")
-    images, annotations, names = read_coco(path)
-    assert [image["file_name"] for image in images] == ["1.jpg"]
-    assert [annotation["id"] for annotation in annotations[1]] == [7]
-    assert names == {3: "trash can"}
-
-
-TWICE = content()
-
-
-@pytest.mark.parametrize(
-    ("broken", "words"),
-    [
-        ("{", "cannot be read as JSON"),
-        ("", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "is not a COCO instances file"),
-        ("{}", "is not a COCO instances file"),
-        (content(images={}), "is not a COCO instances file"),
-        (content(categories=None), "is not a COCO instances file"),
-        (content(images=[]), "contains no images"),
-        (content(images=["1.jpg"]), "the image at index 0 of its list has no id"),
-        (content(images__id=None), "the image at index 0"),
-        (content(images__id=[1]), "the image at index 0"),
-        (
-            content(categories__name="(" * 10**6),
-            "the name of category 3 must have at most 1,000 characters, got 1,000,000",
-        ),
-        (content(images__height=10**4000), "an integer of 13,288 bits"),
-        (content(images__id="x" * 10**6, images__width=0), "image xxx"),
-        (content(images__file_name=None), "image 1 has no file_name"),
-        (
-            content(images__file_name=5),
-            "image 1: file_name must be a string, height and width numbers of pixels, got 5",
-        ),
-        (content(images__width=None), "image 1 has no width"),
-        (content(images__width=0), "and 0"),
-        (content(images__height="6"), "'1.jpg', '6' and 8"),
-        (content(images=TWICE["images"] * 2), "image 1 exists twice"),
-        (content(annotations=TWICE["annotations"] * 2), "annotation 7 exists twice"),
-        (content(annotations__id=None), "the annotation at index 0"),
-        (content(annotations__image_id=None), "annotation 7 has no image_id"),
-        (content(annotations__image_id=2), "annotation 7: there is no image 2"),
-        (content(annotations__image_id=[1]), "annotation 7: there is no image [1]"),
-        (content(annotations__category_id=4), "annotation 7: there is no category 4"),
-        (content(annotations__iscrowd="0"), "annotation 7: iscrowd is '0'"),
-        (content(categories=TWICE["categories"] * 2), "category 3 exists twice"),
-        (content(categories__name=None), "category 3 has no name"),
-        (content(categories__name=" _ "), "category 3 has no name"),
-    ],
-)
-def test_invalid_records_are_named_in_one_line(tmp_path, broken, words):
-    path = tmp_path / "a.json"
-    path.write_text(broken if isinstance(broken, str) else json.dumps(broken))
-    with pytest.raises(ValueError) as refusal:
-        read_coco(path)
-    message = str(refusal.value)
-    assert message.startswith(str(path)) and words in message and "\n" not in message, message
-
-
-def test_a_file_that_is_not_text_is_refused(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_bytes(b'{"images": "\xff\xfe"}')
-    with pytest.raises(ValueError, match="cannot be read as JSON"):
-        read_coco(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "left"),
-    [
-        ({"images__width": 0}, [2]),
-        ({"images__id": None}, [2]),
-        ({"images__file_name": None}, [2]),
-        ({"annotations__category_id": 4}, [2]),
-        ({"annotations__iscrowd": "0"}, [2]),
-        ({"annotations__id": None}, [2]),
-        ({"annotations__image_id": 5}, [1, 2]),
-        ({"annotations__image_id": [1]}, [1, 2]),
-    ],
-)
-def test_the_image_of_a_bad_record_is_skipped(tmp_path, change, left):
-    broken = content(**change)
-    broken["images"].append({**content()["images"][0], "id": 2})
-    broken["annotations"] += [{**content()["annotations"][0], "id": number, "image_id": 2} for number in (8, 9)]
-    path, errors = tmp_path / "a.json", []
-    path.write_text(json.dumps(broken))
-    images, annotations, _ = read_coco(path, errors.append)
-    assert [image["id"] for image in images] == left and [one["id"] for one in annotations[2]] == [8, 9]
-    assert all(str(error).startswith(str(path)) for error in errors)
-
-
-def test_both_images_of_a_duplicate_annotation_are_skipped(tmp_path):
-    broken = content()
-    broken["images"] += [{**broken["images"][0], "id": number} for number in (2, 3)]
-    broken["annotations"].append({**broken["annotations"][0], "image_id": 2})
-    path, errors = tmp_path / "a.json", []
-    path.write_text(json.dumps(broken))
-    images, _, _ = read_coco(path, errors.append)
-    assert [image["id"] for image in images] == [3] and len(errors) == 1 and "exists twice" in str(errors[0])
 
 
 def test_the_folder_is_that_of_the_first_existing_image(tmp_path):

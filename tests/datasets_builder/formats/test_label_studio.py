@@ -197,7 +197,7 @@ def test_a_rotated_view_is_counted_and_changes_no_coordinate(tmp_path):
 def test_names_of_files_and_folders_are_splits(tmp_path):
     for folder in ("images", "test/images"):
         photo(tmp_path, f"{folder}/1.jpg")
-    for name in ("train.json", "val_tasks.json", "test/result.json"):
+    for name in ("train.json", "val.json", "test/result.json"):
         write(tmp_path, task(annotation(polygon())), name=name)
     found = {split: [str(one.path.relative_to(tmp_path)) for one in images] for split, images in read(tmp_path).items()}
     assert found == {"train": ["images/1.jpg"], "validation": ["images/1.jpg"], "test": ["test/images/1.jpg"]}

@@ -1,157 +1,243 @@
-"""LabelMe's shapes become masks by label."""
+"""LabelMe files are found in any folders, with their photos and splits."""
+
+import json
 
 import numpy as np
 import pytest
-import torch
-from own_folder import areas, drawn, labelme, load, photo, refusal, shape, turned, write
+from own_folder import SIZE, drawn, labelme, photo, shape, write
 
+from gemma_lisa.datasets_builder.formats.annotated import AS_SIZE, Notes
+from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs
+from gemma_lisa.datasets_builder.formats.labelme import BY_FILE_NAME, FORMAT, NO_FILE, NO_SIZE, NO_SPLIT, OTHER_FILES
+from gemma_lisa.datasets_builder.formats.labelme_shapes import WITHOUT_AREA
 from gemma_lisa.datasets_builder.rows import decode_mask
 
-pytestmark = [
-    pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised inside pycocotools
-]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
+
+SQUARE = shape("mug", [[1, 1], [5, 1], [5, 4], [1, 4]])
 
 
-ONES = np.ones((2, 3), dtype=np.uint8)
+def label(root, name, image_path="1.jpg", shapes=(SQUARE,), **fields):
+    """Write a LabelMe file. fields: replace others; None removes one."""
+    labelme(root, name, list(shapes))
+    content = json.loads((root / name).read_text()) | {"imagePath": image_path} | fields
+    write(root, name, json.dumps(content))
 
 
-@pytest.fixture
-def root(tmp_path):
-    (tmp_path / "photos").mkdir()
-    return tmp_path / "photos"
-
-
-@pytest.mark.parametrize("place", ["images", "labels"])
-def test_labelme_shapes_are_masks_by_label(root, place):
-    photo(root, "1.jpg", (40, 30))
-    shapes = [
-        shape("coffee_cup", [[0, 0], [10, 0], [10, 5], [0, 5]]),
-        shape("coffee_cup", [[30, 20], [20, 30]], "rectangle"),  # from any corner
-        shape("ball", [[20, 10], [25, 10]], "circle"),
-        shape("sun", [[0, 30], [3, 30]], "circle"),  # extends beyond the image
-        shape("__ignore__", [[0, 28], [40, 28], [40, 30], [0, 30]]),
-    ]
-    labelme(root, f"{place}/1.json", shapes, (40, 30))
-    [row] = load(root)
-    found = areas(row)
-    assert list(found) == ["the coffee cup", "the ball", "the sun"] and found["the coffee cup"] == 50 + 100
-    assert abs(found["the ball"] - np.pi * 25) < 4 and abs(found["the sun"] - np.pi * 9 / 4) < 2
-    ball = decode_mask(row["targets"][1]["masks"][0], "")
-    assert ball[10, 20] and ball[5:15, 15:25].sum() == ball.sum()
-    assert all(decode_mask(target["ignore"], "").sum() == 80 for target in row["targets"])
-
-
-@pytest.mark.parametrize(("kind", "marked"), [(bool, 1), (np.uint8, 1), (np.uint8, 255)])
-def test_a_mask_of_labelmes_ai_tools_fills_its_box(root, kind, marked):
-    photo(root, "1.jpg")
-    pixels = (np.array([[1, 0, 1], [0, 1, 1]]) * marked).astype(kind)
-    labelme(root, "labels/1.json", [drawn("mug", [[2, 3], [4, 4]], pixels)])
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert np.argwhere(mug).tolist() == [[3, 2], [3, 4], [4, 3], [4, 4]]
-
-
-def test_a_mask_of_labelmes_ai_tools_can_exceed_the_border_by_a_pixel(root):
-    photo(root, "1.jpg")
-    everything = np.ones((3, 3), dtype=np.uint8)
-    shapes = [
-        drawn("left", [[-1, -1], [1, 1]], everything),
-        drawn("right", [[6, 4], [8, 6]], everything[:2, :2]),  # as cropped by older versions
-        drawn("moved", [[2.4, 2.6], [4.6, 4.4]], everything),  # a box between the pixels
-    ]
-    labelme(root, "labels/1.json", shapes)
-    [row] = load(root)
-    masks = {target["texts"][0]: decode_mask(target["masks"][0], "") for target in row["targets"]}
-    expected = {"the left": (slice(0, 2), slice(0, 2)), "the right": (slice(4, 6), slice(6, 8))}
-    expected["the moved"] = (slice(3, 6), slice(2, 5))
-    for name, (rows, columns) in expected.items():
-        assert masks[name][rows, columns].all() and masks[name].sum() == masks[name][rows, columns].size
-
-
-@pytest.mark.parametrize("kind", ["rectangle", "oriented_rectangle", "rotation"])
-def test_a_rectangle_of_four_corners_is_a_polygon(root, kind):
-    photo(root, "1.jpg", (20, 20))
-    corners = [[4, 2], [12, 2], [12, 5], [4, 5]]
-    labelme(root, "labels/1.json", [shape("mug", corners, kind)], (20, 20))
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert mug[2:5, 4:12].all() and mug.sum() == 24
-    tilted = [[10, 0], [20, 10], [10, 20], [0, 10]]
-    labelme(root, "labels/1.json", [shape("mug", tilted, kind)], (20, 20))
-    mug = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert mug[10, 1] and not mug[1, 1] and not mug[18, 18] and abs(int(mug.sum()) - 200) <= 20
-
-
-def test_labels_of_a_listed_class_are_merged_and_others_refused(root):
-    photo(root, "1.jpg")
-    labelme(root, "labels/1.json", [shape(f"dog-{at}", [[0, at], [8, at + 1]], "rectangle") for at in (1, 3)])
-    assert areas(load(root, classes=["dog"])[0]) == {"the dog": 16}
-    assert "1.json: 'dog-1' is not a class; the classes are: cat" in refusal(root, classes=["cat"])
-
-
-def test_shapes_on_a_rotated_photo_are_aligned_like_masks(root):
-    photo(root, "1.jpg", (8, 6), exif=turned(6))
-    labelme(root, "images/1.json", [shape("mug", [[0, 0], [3, 2]], "rectangle")], (6, 8))
-    upright = decode_mask(load(root)[0]["targets"][0]["masks"][0], "")
-    assert upright.shape == (8, 6) and upright[:2, :3].all() and upright.sum() == 6
-    labelme(
-        root, "images/1.json", [shape("mug", [[0, 3], [2, 6]], "rectangle")], (8, 6)
-    )  # the same pixels before rotation
-    assert np.array_equal(decode_mask(load(root)[0]["targets"][0]["masks"][0], ""), upright)
-
-
-def test_an_overflowing_circle_is_refused_with_flushed_denormals(root):
-    photo(root, "1.jpg")
-    labelme(root, "labels/1.json", [shape("a", [[1, 1], [1e308, 1e308]], "circle")])
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this CPU cannot flush denormals")
-    try:
-        with pytest.raises(ValueError, match=r"center is x 1, y 1 and the radius 1.41421e\+308"):
-            load(root)
-    finally:
-        torch.set_flush_denormal(False)
+def read(root):
+    """Return {split: paths of photos relative to root}, the notes and the images."""
+    assert FORMAT.recognizes(root)
+    notes = Notes()
+    splits = FORMAT.read(root, notes)
+    paths = {split: [image.path.relative_to(root).as_posix() for image in images] for split, images in splits.items()}
+    return paths, notes, [image for images in splits.values() for image in images]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("photos", "files"),
     [
-        ([shape("a", [[0, 0], [4, 4]], "line")], r"1.json: shape 1 \(a\): shape type line is not supported; draw"),
-        ([shape("a", [[0, 0], [4, 4], [8, 8]], "circle")], "a circle must have 2 points, got 3"),
-        ([shape("a", [[1e300, 1], [4, 4]], "circle")], r"the center is x 1e\+300, y 1 and the radius 1e\+300 pixels"),
-        (
-            [shape("a", [[1, 1], [1e308, 1e308]], "circle")],
-            r"center is x 1, y 1 and the radius 1.41421e\+308",
-        ),
-        ([shape("a", [[0, 0], [4, 0], [4, 4]], "rectangle")], "a rectangle must have 2 points, got 3"),
-        ([shape("a", [[0, 0], [4, 4]], "mask")], r"shape 1 \(a\): the mask is not a PNG in base64; draw it again"),
-        ([shape("a", [[0, 0], [4, 4]], "mask") | {"mask": "AAAA"}], r"\(a\): the mask is not a PNG in base64"),
-        ([drawn("a", [[0, 0], [2, 1]], ONES, cut=40)], r"\(a\): the mask cannot be read"),
-        ([drawn("a", [[0, 0], [2, 1]], np.zeros((9_000, 9_000), bool))], "the mask is 9000 x 9000 .* its box is 3 x 2"),
-        ([drawn("a", [[0, 0]], ONES)], "a mask must have 2 points, got 1"),
-        ([drawn("a", [[0, 0], [5, 1]], ONES)], "mask is 3 x 2 pixels .* its box is 6 x 2; draw it again"),
-        ([drawn("a", [[9, 0], [11, 1]], ONES)], "extends beyond the image, which is 8 x 6 pixels"),
-        (
-            [drawn("a", [[0, 0], [2, 1]], np.dstack([ONES] * 3))],
-            "the mask must have one number per pixel, got an image in mode RGB",
-        ),
-        ([shape("c\ud83dat", [])], r"1.json: the label of shape 1: 'c\\ud83dat' contains half of a character"),
-        ([shape("a", [[0, 0], [4, 4]])], "shape 1 .*at least 3 points"),
-        ([shape("a", [[0, 0], [80, 0], [80, 40]])], r"shape 1 .*its image is 8 x 6"),
-        ([shape("a", ["x"])], "points must be pairs of numbers"),
-        ([shape(" ", [])], "shape 1 has no label"),
-        (["a"], "shape 1 has no label"),
-        (None, "1.json: shapes, imageHeight or imageWidth is missing"),
+        (["1.jpg", "2.png"], {"1.json": "1.jpg", "2.json": "2.png"}),
+        (["images/1.jpg", "images/2.png"], {"labels/1.json": "..\\images\\1.jpg", "labels/2.json": "../images/2.png"}),
+        (["photos/1.jpg", "photos/2.png"], {"ann/1.json": "C:\\Users\\me\\1.jpg", "ann/2.json": "/home/me/p/2.png"}),
+        (["a/1.jpg", "a/2.png"], {"json/7.json": "1.jpg", "json/8.json": "2.png"}),
+        (["a/1.jpg", "a/2.png"], {"json/1.json": "", "json/2.json": ""}),
+        (["a/1.jpg", "a/2.png"], {"json/1.json": "gone.jpg", "json/2.json": "gone.jpg"}),
+        (["labels/1.jpg", "labels/2.png"], {"labels/1.json": "1.jpg", "labels/2.json": "2.png"}),
+        (["a/1.jpg", "b/2.png", "masks/1.png"], {"a/1.json": "1.jpg", "b/2.json": "2.png"}),
+        (["deep/er/1.jpg", "deep/er/2.png"], {"deep/er/1.json": "x.jpg", "deep/er/2.json": "2.png"}),
     ],
 )
-def test_errors_in_a_shape_are_one_line(root, content, said):
-    photo(root, "1.jpg")
-    labelme(root, "labels/1.json", content)
-    with pytest.raises(ValueError, match=said) as refused:
-        load(root)
-    assert "\n" not in str(refused.value)
+def test_photos_are_found_beside_their_files_and_in_other_folders(tmp_path, photos, files):
+    for name in photos:
+        photo(tmp_path, f"./{name}")
+    for name, image_path in files.items():
+        label(tmp_path, name, image_path)
+    paths, _, images = read(tmp_path)
+    assert paths == {"train": photos[:2]}
+    assert all([one.name for one in image.objects()] == ["mug"] for image in images)
+    assert all((image.size, image.frame, image.normalized) == (SIZE[::-1], AS_SIZE, False) for image in images)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_json_file_that_is_not_from_labelme_is_refused(root, text):
-    photo(root, "1.jpg")
-    write(root, "images/1.json", text)
-    assert "images/1.json" in refusal(root)
+@pytest.mark.parametrize(
+    "folders",
+    [("{}/images", "{}/labels"), ("images/{}", "labels/{}"), ("{}", "{}"), ("{}_images", "{}_labels")],
+)
+@pytest.mark.parametrize("image_path", ["1.jpg", "../../images/1.jpg", "D:\\old\\1.jpg"])
+def test_folders_named_like_splits_are_splits(tmp_path, folders, image_path):
+    for split in ("train", "val", "test"):
+        photo(tmp_path, f"{folders[0].format(split)}/1.jpg")
+        label(tmp_path, f"{folders[1].format(split)}/1.json", image_path)
+    paths, notes, _ = read(tmp_path)
+    names = [folders[0].format(split) + "/1.jpg" for split in ("train", "val", "test")]
+    assert paths == {"train": names[:1], "validation": names[1:2], "test": names[2:]}
+    assert not notes.cases
+
+
+def test_photos_of_no_split_are_counted_and_file_names_are_no_splits(tmp_path):
+    for name in ("val/1", "2", "test"):
+        photo(tmp_path, f"./{name}.jpg")
+        label(tmp_path, f"{name}.json", f"{name}.jpg".rpartition("/")[2])
+    paths, notes, _ = read(tmp_path)
+    assert paths == {"train": ["2.jpg", "test.jpg"], "validation": ["val/1.jpg"]}
+    assert len(notes.cases[NO_SPLIT]) == 2
+
+
+def test_a_copied_file_belongs_to_the_photo_of_its_name(tmp_path):
+    photo(tmp_path, "1.jpg")
+    photo(tmp_path, "2.jpg")
+    photo(tmp_path, "3.jpg")
+    label(tmp_path, "labels/1.json", "..\\images\\1.jpg")
+    label(tmp_path, "labels/2.json", "..\\images\\1.jpg")
+    paths, notes, _ = read(tmp_path)
+    assert paths == {"train": ["images/1.jpg", "images/2.jpg"]}
+    assert "labels/2.json" in notes.cases[BY_FILE_NAME][0].where
+    assert [case.photo.name for case in notes.cases[NO_FILE]] == ["3.jpg"]
+
+
+def test_image_path_decides_if_its_photo_has_no_file_of_its_own(tmp_path):
+    photo(tmp_path, "cat.jpg")
+    photo(tmp_path, "thumbnails/1.jpg")
+    label(tmp_path, "ann/1.json", "C:\\data\\cat.jpg")
+    assert read(tmp_path)[0] == {"train": ["images/cat.jpg"]}
+
+
+def test_a_photo_of_another_split_is_not_used(tmp_path):
+    photo(tmp_path, "val_images/1.jpg")
+    label(tmp_path, "train_labels/1.json")
+    _, _, [image] = read(tmp_path)
+    assert not image.path.exists()
+    with pytest.raises(ValueError, match="train_labels/1.json: its photo .* is in another split"):
+        image.objects()
+
+
+def test_two_files_of_one_photo_are_refused(tmp_path):
+    photo(tmp_path, "1.jpg")
+    label(tmp_path, "images/1.json")
+    label(tmp_path, "labels/1.json")
+    _, _, (first, second) = read(tmp_path)
+    assert first.objects()
+    with pytest.raises(ValueError, match=r"labels/1.json: .*images/1.json belongs to the same photo"):
+        second.objects()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("/9j/AAAA", r"1.json: its photo gone.jpg is missing. The file contains it as imageData; save it"),
+        (None, r"1.json: the photo '.*gone.jpg' is not in"),
+    ],
+)
+def test_a_missing_photo_is_an_error_of_its_own(tmp_path, data, said):
+    photo(tmp_path, "2.jpg")
+    label(tmp_path, "labels/1.json", "..\\gone.jpg", imageData=data)
+    label(tmp_path, "labels/2.json", "2.jpg")
+    _, _, (missing, found) = read(tmp_path)
+    assert missing.path.name == "gone.jpg" and not missing.path.exists() and found.objects()
+    with pytest.raises(ValueError, match=said):
+        missing.objects()
+
+
+@pytest.mark.parametrize("image_path", ["../../secret.jpg", "/etc/passwd", "..\\..\\..\\secret.jpg", "\0", "."])
+def test_photos_outside_of_the_folder_are_not_found(tmp_path, image_path):
+    photo(tmp_path, "./secret.jpg")
+    label(tmp_path / "my/data", "labels/1.json", image_path)
+    _, _, [image] = read(tmp_path / "my/data")
+    assert not image.path.exists()
+    with pytest.raises(ValueError, match="1.json"):
+        image.objects()
+
+
+def test_shapes_without_an_area_are_counted_and_the_others_remain(tmp_path):
+    photo(tmp_path, "1.jpg")
+    empty = [shape("a", []), shape("a", [[1, 1], [2, 2]]), shape("a", [[1, 1]], "point"), shape("a", [], "circle")]
+    empty += [shape("a", [[1, 1], [2, 2], [3, 3]], kind) for kind in ("line", "linestrip", "points")]
+    bad = [shape("", SQUARE["points"]), shape("a", [[1, "x"]]), shape("a", [[1, 1]], "blob"), 7]
+    bad += [shape("a", [[1, 1], [2, 2]], "mask") | {"mask": "AAAA"}]
+    label(tmp_path, "images/1.json", shapes=[*empty, SQUARE, *bad])
+    _, notes, [image] = read(tmp_path)
+    found = image.objects()
+    assert [one.where for one in found if not one.error] == [f"{tmp_path}/images/1.json: shape 8 (mug)"]
+    assert len(found) == 1 + len(bad) and {kind: len(cases) for kind, cases in notes.cases.items()} == {WITHOUT_AREA: 7}
+    assert all(case.photo == image.path for cases in notes.cases.values() for case in cases)
+
+
+def test_objects_are_as_in_the_file(tmp_path):
+    photo(tmp_path, "1.jpg")
+    shapes = [
+        SQUARE | {"label": "Mug_1", "group_id": 3, "description": "blue"},
+        shape("box", [[4, 3], [1, 1]], "rectangle"),
+        shape("ball", [[4, 3], [4, 1]], "circle"),
+        drawn("AI", [[2, 3], [3, 4]], np.array([[1, 0], [1, 1]], dtype=np.uint8)),
+        shape("__ignore__", SQUARE["points"]),
+        shape("_background_", SQUARE["points"]) | {"shape_type": None},
+    ]
+    label(tmp_path, "images/1.json", shapes=shapes, flags={"indoor": True})
+    _, notes, [image] = read(tmp_path)
+    objects = image.objects()
+    assert [one.name for one in objects] == ["Mug_1", "box", "ball", "AI", "__ignore__", "_background_"]
+    assert [one.crowd for one in objects] == [False] * 4 + [True, False]
+    assert objects[0].fields == {"group_id": 3, "description": "blue"} and image.fields == {"flags": {"indoor": True}}
+    assert objects[0].segmentation == [[1, 1, 5, 1, 5, 4, 1, 4]]
+    assert objects[1].segmentation == [[4, 3, 1, 3, 1, 1, 4, 1]]
+    pixels = [decode_mask(segmentation_runs(one.segmentation, image.size, ""), "") for one in objects]
+    assert pixels[1].sum() == 6 and pixels[2].sum() == 12 and pixels[2][1:5, 2:6].sum() == 12
+    assert np.argwhere(pixels[3]).tolist() == [[3, 2], [4, 2], [4, 3]]
+    assert not notes.cases
+
+
+@pytest.mark.parametrize("sides", [(None, None), (None, 8), ("6", 8), (0, 8), (True, 8), (6.5, 8)])
+def test_without_a_valid_size_the_photo_has_none(tmp_path, sides):
+    photo(tmp_path, "1.jpg", color="blue")
+    label(
+        tmp_path,
+        "images/1.json",
+        shapes=[SQUARE, shape("a", [[4, 3], [4, 1]], "circle")],
+        imageHeight=sides[0],
+        imageWidth=sides[1],
+    )
+    _, notes, [image] = read(tmp_path)
+    assert image.size is None and image.objects()[1].segmentation["size"] == [6, 8]
+    assert len(notes.cases[NO_SIZE]) == (sides != (None, None))
+
+
+def test_a_circle_on_a_huge_image_is_an_error_before_it_is_allocated(tmp_path):
+    photo(tmp_path, "1.jpg")
+    circle = shape("a", [[4, 3], [4, 1]], "circle")
+    label(tmp_path, "images/1.json", shapes=[circle], imageHeight=10**9, imageWidth=10**9)
+    _, notes, [image] = read(tmp_path)
+    [one] = image.objects()
+    assert "more than the maximum" in str(one.error)
+
+
+def test_a_damaged_file_is_an_error_of_its_photo(tmp_path):
+    for name in ("1.jpg", "2.jpg"):
+        photo(tmp_path, name)
+    label(tmp_path, "images/1.json")
+    text = (tmp_path / "images/1.json").read_text()
+    write(tmp_path, "images/2.json", text[:-20])
+    write(tmp_path, "classes.json", '["mug"]')
+    write(tmp_path, "._1.json", "\0\0")
+    write(tmp_path, "__MACOSX/images/1.json", text)
+    paths, notes, images = read(tmp_path)
+    assert paths == {"train": ["images/1.jpg", "images/2.jpg"]} and images[0].objects()
+    with pytest.raises(ValueError, match="2.json cannot be read as JSON"):
+        images[1].objects()
+    assert [case.where for case in notes.cases[OTHER_FILES]] == [f"{tmp_path}/classes.json"]
+    assert NO_FILE not in notes.cases
+
+
+@pytest.mark.parametrize(
+    "text", ['{"images": [], "annotations": [], "categories": []}', "[]", '[{"imagePath": 1}]', "", "\0", '{"a": 1}']
+)
+def test_other_json_files_are_not_recognized(tmp_path, text):
+    photo(tmp_path, "1.jpg")
+    write(tmp_path, "images/1.json", text)
+    assert not FORMAT.recognizes(tmp_path) and not FORMAT.recognizes(tmp_path / "missing")
+    with pytest.raises(ValueError, match="contains no JSON file of LabelMe"):
+        FORMAT.read(tmp_path, Notes())
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path):
+    photo(tmp_path, "ku\u0308che.jpg")
+    label(tmp_path, "labels/k\u00fcche.json", "C:\\k\u00fcche.jpg")
+    assert read(tmp_path)[0] == {"train": ["images/ku\u0308che.jpg"]}
