@@ -20,7 +20,7 @@ from gemma_lisa.safety.short_text import name_of, shorten, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .annotation_files import MOST_FILES, find_files, photo_folders
-from .coco_files import LONGEST_SIDE
+from .coco_records import LONGEST_SIDE
 from .coco_segmentation import BORDER, photo_size
 from .drawn_shapes import box_around, checked, ellipse
 from .photo_names import PhotoNames

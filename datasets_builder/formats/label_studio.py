@@ -17,7 +17,7 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotationFormat, Notes, failing
 from .annotation_files import MOST_FILES, find_files, photo_folders
-from .coco_files import LONGEST_SIDE
+from .coco_records import LONGEST_SIDE
 from .coco_segmentation import photo_size
 from .json_files import read_json
 from .label_studio_regions import Region, objects_of, regions_of
