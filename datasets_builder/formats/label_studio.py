@@ -8,6 +8,7 @@ Coordinates are percent of the upright photo, also if the annotator rotated the 
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,9 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotationFormat, Notes, failing
 from .annotation_files import MOST_FILES, find_files, photo_folders
-from .coco_records import LONGEST_SIDE
 from .coco_segmentation import photo_size
 from .json_files import read_json
-from .label_studio_regions import Region, objects_of, regions_of
+from .label_studio_regions import Region, is_size, objects_of, regions_of
 from .photo_names import PhotoNames, is_photo_name
 from .tool_folders import by_split, split_in
 
@@ -156,24 +156,11 @@ def _image(
 
 
 def _size(regions: list[Region], path: Path, where: str) -> tuple[int, int] | None:
-    """Return (height, width) in pixels that the regions state, or those of the photo if they state none."""
-    sizes = list(dict.fromkeys(region.size for region in regions))
-    if not sizes:
+    """Return (height, width) in pixels that most regions state, or those of the photo if none states them."""
+    if not regions:
         return None
-    if sizes == [(None, None)]:
-        return photo_size(path, where)  # coordinates are percent of it
-    for height, width in sizes:
-        if not all(type(side) is int and 0 < side <= LONGEST_SIDE for side in (height, width)):
-            raise ValueError(
-                f"{where}: original_width and original_height must be numbers of pixels, got {show(width)} and "
-                f"{show(height)}; {ADVICE}."
-            )
-    if len(sizes) > 1:
-        raise ValueError(
-            f"{where}: its results are for photos of {sizes[0][1]} x {sizes[0][0]} and {sizes[1][1]} x {sizes[1][0]} "
-            f"pixels (width x height); all must be for the same photo."
-        )
-    return sizes[0]
+    stated = Counter(region.size for region in regions if is_size(region.size))
+    return stated.most_common(1)[0][0] if stated else photo_size(path, where)  # coordinates are percent of it
 
 
 def _names(task: _Task) -> list[str]:

@@ -13,6 +13,7 @@ from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import name_of, shorten, show
 
 from .annotated import AnnotatedObject, Notes
+from .coco_records import LONGEST_SIDE
 from .drawn_shapes import box_around, checked, ellipse
 from .label_studio_rle import brush_mask
 
@@ -97,6 +98,11 @@ def _add_answers(region: Region, result: dict) -> None:
         region.fields[result["from_name"]] = ", ".join(map(str, texts))
 
 
+def is_size(size: tuple[Any, Any]) -> bool:
+    """Return whether a stated height and width are numbers of pixels."""
+    return all(type(side) is int and 0 < side <= LONGEST_SIDE for side in size)
+
+
 def objects_of(regions: list[Region], size: tuple[int, int] | None) -> list[AnnotatedObject]:
     """Return the objects of a photo: one for each label of each region.
 
@@ -109,6 +115,12 @@ def objects_of(regions: list[Region], size: tuple[int, int] | None) -> list[Anno
         try:
             if not all(map(is_unicode, region.labels)):
                 raise ValueError("its label contains half of a character (a lone surrogate)")
+            if region.size not in (size, (None, None)):
+                height, width = (show(side, 40) for side in region.size)
+                raise ValueError(
+                    f"original_width and original_height are {width} and {height}, but those of the photo are "
+                    f"{size[1]} and {size[0]}"
+                )
             if region.kind == "rectangle":
                 box = _box(region.value, size)
             else:
