@@ -23,6 +23,7 @@ from .annotated import Notes
 # Folders of files that have the names of photos but are none. An exact path into them is still found.
 NO_PHOTOS = {"__macosx", "mask", "masks", "label", "labels", "segmentationclass", "segmentationobject"}
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif", ".jxl"}  # of photos that Pillow cannot always open
+LONGEST_NAME = 10_000  # characters of the name of a photo
 OTHER_SUFFIX = "photos found with another suffix than in the annotations"
 NO_PREFIX = "photos found without Label Studio's prefix of 8 characters"
 _HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/[^/?#]*)?(?=/)|[A-Za-z]:(?=/)")  # "https://host", "file:/", "C:"
@@ -140,6 +141,11 @@ class PhotoNames:
                     index[key].append(path)
             self._indexes[folder] = dict(index)
         return self._indexes[folder]
+
+
+def is_photo_name(text: str) -> bool:
+    """Return whether a text can be the name of a photo: it has the suffix of an image format."""
+    return len(text) < LONGEST_NAME and any(_suffix(reading) in _image_suffixes() for reading in _readings(text))
 
 
 def _readings(name: str) -> Iterator[str]:

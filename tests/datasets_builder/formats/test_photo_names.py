@@ -7,7 +7,7 @@ import pytest
 
 from gemma_lisa.datasets_builder.formats import photo_names
 from gemma_lisa.datasets_builder.formats.annotated import Notes
-from gemma_lisa.datasets_builder.formats.photo_names import NO_PREFIX, OTHER_SUFFIX, PhotoNames
+from gemma_lisa.datasets_builder.formats.photo_names import NO_PREFIX, OTHER_SUFFIX, PhotoNames, is_photo_name
 
 
 @pytest.fixture
@@ -212,3 +212,13 @@ def test_find_or_error_returns_the_path_of_a_photo(root):
     assert PhotoNames([root]).find_or_error("images/1.png", "") == (root / "images/1.png", None)
     path, error = PhotoNames([root]).find_or_error("a/2.png", "record 1")
     assert path == root / "2.png" and "'a/2.png'" in str(error)
+
+
+@pytest.mark.parametrize("name", ["a/1.JPG", "1.heic", "s3://b/1.png", "http://host/1.webp?x=1", "/data/?d=a/1.tif"])
+def test_texts_with_the_suffix_of_an_image_are_names_of_photos(name):
+    assert is_photo_name(name)
+
+
+@pytest.mark.parametrize("text", ["", "a mug", "1.mp4", "http://host/", "readme.txt?x=1", "x" * 20_000 + ".jpg"])
+def test_other_texts_are_no_names_of_photos(text):
+    assert not is_photo_name(text)
