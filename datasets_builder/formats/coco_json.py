@@ -25,14 +25,14 @@ def annotated_images(file: Path, content: CocoContent, finder: PhotoFinder) -> l
     """
     found = []
     frame = PERCENT if content.contributor == LABEL_STUDIO else ""
-    for image in content.images:
+    for place, image in enumerate(content.images):
         where = f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})"
         size = None if image["height"] is None else (image["height"], image["width"])
         objects = functools.partial(_objects, content.annotations.get(image["id"], []), content.names, where)
         try:
             path = finder.find(image["file_name"], where)
         except ValueError as error:
-            path, objects = Path(image["file_name"]), failing(error)
+            path, objects = file / str(place), failing(error)  # a path that does not exist
         found.append(AnnotatedImage(path, where, image["file_name"], objects, size, frame=frame, fields=image))
     return found
 

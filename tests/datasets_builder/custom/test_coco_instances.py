@@ -216,7 +216,7 @@ def test_changed_files_are_never_read_from_the_cache(photos):
     with pytest.raises(ValueError, match="32 x 24 pixels"):
         texts()
     (photos.root / "images/1.png").unlink()
-    with pytest.raises(ValueError, match=r"images/1\.png is in none of"):
+    with pytest.raises(ValueError, match=r"the photo 'images/1\.png' is not in"):
         texts()
 
 
