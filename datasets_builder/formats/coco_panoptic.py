@@ -59,9 +59,7 @@ def _is_panoptic(file: Path) -> bool:
             end = opened.read(START)
     except OSError:
         return False
-    return any(
-        SEGMENTS.encode(encoding) in text for encoding in ("utf-8", "utf-16-le", "utf-16-be") for text in (start, end)
-    )
+    return SEGMENTS in start or SEGMENTS in end
 
 
 def read(root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:

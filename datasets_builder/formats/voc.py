@@ -246,7 +246,12 @@ def _objects(
         raise ValueError(f"{class_file}: {error}; save the masks as PNG without smooth edges.") from error
     names = class_names_of(raster, list(dict.fromkeys(key[0] for key in masks)), classes, notes)
     objects, unclear, counts = [], [], defaultdict(int)
-    for key, mask in sorted(masks.items()):
+    rasters = [raster] if numbers is None else [raster, numbers]
+
+    def place(key: tuple[int, ...]) -> list[int]:
+        return [of_key.order_of(value) for of_key, value in zip(rasters, key, strict=True)]
+
+    for key, mask in sorted(masks.items(), key=lambda item: place(item[0])):
         name = names[key[0]]
         if name is None:
             continue

@@ -20,7 +20,9 @@ from .folder_listing import read_text
 from .label_maps import INDEX_MODES
 
 LABEL_MAP = "labelmap.txt"
-LABEL_LINE = re.compile(r"(?P<name>.*?)\s*:\s*((?P<color>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*)?(:.*)?")
+LABEL_LINE = re.compile(
+    r"(?P<name>.*?)\s*:\s*(?P<color>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*(:.*)?|(?P<plain>[^:]*?)\s*:\s*:.*"
+)
 LONGEST_LINE = 2_000  # characters
 BACKGROUND = ("background", "unlabeled", "unlabelled", "none")
 UNCLEAR = ("ignored", "ignore", "void", IGNORED.replace("_", ""))  # the border of an object, and unclear regions
@@ -44,6 +46,7 @@ def _voc_colors() -> list[int]:
 
 
 VOC_COLORS = _voc_colors()
+VOC_NUMBERS = {color: number for number, color in enumerate(VOC_COLORS)}
 VOID_COLOR = VOC_COLORS[VOID_NUMBER]  # 224, 224, 192
 
 
@@ -60,6 +63,10 @@ class Raster(NamedTuple):
         if self.is_color:
             return value
         return self.palette[value] if self.palette and value < len(self.palette) else None
+
+    def order_of(self, value: int) -> int:
+        """Return the order of a value: numbers by size, and colors as in VOC's palette."""
+        return VOC_NUMBERS.get(value, len(VOC_COLORS) + value) if self.is_color else value
 
 
 def read_raster(path: Path) -> Raster:
@@ -121,7 +128,7 @@ def _read_label_map(file: Path) -> ClassList:
         if not line or line.startswith("#"):
             continue
         match = LABEL_LINE.fullmatch(line) if len(line) <= LONGEST_LINE else None
-        name = match["name"].strip() if match else ""
+        name = (match["name"] or match["plain"] or "").strip() if match else ""
         if not name:
             raise ValueError(f"{file} line {place}: {show(line)} is not `name:r,g,b::`; write one line for each class.")
         number = len(by_number)
@@ -205,7 +212,7 @@ def _checked(raster: Raster, named: dict[int, str | None], classes: ClassList) -
 def _standard_names(raster: Raster, colors: dict[int, int | None], notes: Notes) -> dict[int, str | None]:
     names = {}
     for value, color in colors.items():
-        number = VOC_COLORS.index(color) if color in VOC_COLORS else None
+        number = VOC_NUMBERS.get(color)
         if color is None or number is None or (not raster.is_color and number != value):
             raise _nameless(raster, value)
         if number == VOID_NUMBER:
