@@ -17,10 +17,9 @@ from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_files import LONGEST_NAME
-from .coco_segmentation import photo_size
 from .folder_listing import composed, is_photo, list_files, ordered, split_word, without_suffix
 from .json_files import read_json
-from .label_maps import INDEX_MODES, plane_masks
+from .label_maps import INDEX_MODES, picture_size, plane_masks
 
 JSON_FOLDERS = ("", "annotations", "Annotations")
 SEGMENTS, PANOPTIC = b'"segments_info"', "panoptic"
@@ -268,7 +267,7 @@ def _image(
 
     if not annotations:
         notes.add(WITHOUT_SEGMENTS, where, path)
-    size = next((_size(located) for _, _, located in found if located), None)
+    size = next((picture_size(located) for _, _, located in found if located), None)
     fields = {key: value for key, value in image.items() if key not in ("id", "file_name", "width", "height")}
     return AnnotatedImage(path, where, name, objects, size, frame=AS_SIZE if size else "", fields=fields)
 
@@ -276,13 +275,6 @@ def _image(
 def _located(place: tuple[str, dict[str, Path]], name: str) -> Path | None:
     folder, files = place
     return files.get(_joined(folder, composed(name.replace("\\", "/"))))
-
-
-def _size(png: Path) -> tuple[int, int] | None:
-    try:
-        return photo_size(png, str(png))
-    except ValueError:  # `objects` of the photo raises the error
-        return None
 
 
 def _objects(

@@ -37,12 +37,13 @@ def list_files(root: Path, notes: Notes | None = None) -> dict[str, Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if _is_visible(name))
+        place = Path(here)
+        start = "" if place == Path(root) else f"{place.relative_to(root).as_posix()}/"
         for name in filter(_is_visible, names):
-            path = Path(here, name)
-            if is_unicode(str(path)):
-                found[composed(path.relative_to(root).as_posix())] = path
+            if is_unicode(start + name):
+                found[composed(start + name)] = place / name
             elif notes is not None:
-                notes.add("skipped files whose names are not in UTF-8", ascii(str(path)))
+                notes.add("skipped files whose names are not in UTF-8", ascii(str(place / name)))
     return dict(sorted(found.items()))
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.images_gemma_lisa import open_upright
+from gemma_lisa.images_gemma_lisa import open_image, open_upright, own_limit, pixel_limit
+
+from .coco_segmentation import QUARTER_TURNS
 
 PLANE_BITS = 32  # of a number in a label map
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # modes of images with one number per pixel
@@ -21,6 +24,19 @@ def read_label_map(path: Path) -> np.ndarray:
     if picture.mode not in INDEX_MODES:
         raise ValueError(f"{path}: a label map must have one number per pixel, got an image in mode {picture.mode}.")
     return np.asarray(picture)
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) in pixels of an upright image from its header, or None if it cannot be read.
+
+    Its pixels are not decoded, so EXIF data after them is not known.
+    """
+    try:
+        with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
+            is_turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except Exception:  # Pillow raises many classes of errors on damaged files; reading the pixels raises a ValueError
+        return None
 
 
 def class_masks(labels: np.ndarray) -> dict[int, dict]:

@@ -18,9 +18,8 @@ from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED
 from gemma_lisa.safety.short_text import listed
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_segmentation import photo_size
 from .folder_listing import composed, is_photo, list_files, ordered, read_text, split_of, split_word, without_suffix
-from .label_maps import plane_masks
+from .label_maps import picture_size, plane_masks
 from .voc_colors import VOID_COLOR, VOID_NUMBER, ClassList, Raster, class_names_of, find_classes, read_raster
 from .voc_xml import is_voc_xml, read_xml
 
@@ -162,7 +161,7 @@ def _read_place(
             notes.add(WITHOUT_PHOTO, str(masks[stem]))
             continue
         reader = _reader(masks[stem], objects.get(stem), classes, found, notes)
-        size = _size(masks[stem])
+        size = picture_size(masks[stem])
         yield split, AnnotatedImage(found[0], str(masks[stem]), stem, reader, size, frame=AS_SIZE if size else "")
 
 
@@ -170,13 +169,6 @@ def _stems(files: dict[str, Path], folder: str) -> dict[str, Path]:
     """Return the images below a folder by relative path without suffix. folder: relative path with a slash."""
     names = [name for name in files if name.startswith(folder) and is_photo(name)]
     return {without_suffix(name[len(folder) :]): files[name] for name in names}
-
-
-def _size(mask: Path) -> tuple[int, int] | None:
-    try:
-        return photo_size(mask, str(mask))
-    except ValueError:  # `objects` of the photo raises the error
-        return None
 
 
 def _splits(masks: dict[str, Path], files: dict[str, Path], folder: str, notes: Notes) -> dict[str, str]:
