@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.images_gemma_lisa import open_upright
+from gemma_lisa.images_gemma_lisa import open_image, open_upright, own_limit, pixel_limit
 
+from .coco_segmentation import QUARTER_TURNS
+
+PLANE_BITS = 32  # of a number in a label map
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # modes of images with one number per pixel
 
 
@@ -22,22 +26,57 @@ def read_label_map(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) in pixels of an upright image from its header, or None if it cannot be read.
+
+    Its pixels are not decoded, so EXIF data after them is not known.
+    """
+    try:
+        with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
+            is_turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except Exception:  # Pillow raises many classes of errors on damaged files; reading the pixels raises a ValueError
+        return None
+
+
 def class_masks(labels: np.ndarray) -> dict[int, dict]:
     """Return the mask of every class number in a label map (H, W): {number: {"size": [H, W], "counts": str}}.
 
     The map is read once for all classes.
     """
-    height, width = labels.shape
-    down = labels.T.ravel()  # COCO RLE is in column order
-    starts = np.concatenate([[0], np.flatnonzero(down[1:] != down[:-1]) + 1])
-    ends = np.append(starts[1:], down.size)
-    values = down[starts]
+    return {numbers[0]: mask for numbers, mask in plane_masks(labels).items()}
+
+
+def plane_masks(*planes: np.ndarray, limit: int | None = None) -> dict[tuple[int, ...], dict]:
+    """Return the mask of every combination of numbers in label maps (H, W) of one size, as `class_masks` does.
+
+    Args:
+        planes: such as a map of classes and a map of objects. Numbers must be at least 0 and less than 2 ** 32, and
+            there can be two maps at most.
+        limit: maximum number of combinations.
+
+    Raises:
+        ValueError: there are more combinations than the limit. The message does not name the file.
+    """
+    height, width = planes[0].shape
+    downs = [plane.T.ravel() for plane in planes]  # COCO RLE is in column order
+    changes = np.zeros(height * width - 1, dtype=bool)
+    for down in downs:
+        changes |= down[1:] != down[:-1]
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    ends = np.append(starts[1:], height * width)
+    values = np.zeros(len(starts), dtype=np.uint64)
+    for down in downs:
+        values = values << np.uint64(PLANE_BITS) | down[starts].astype(np.uint64)
     order = np.argsort(values, kind="stable")  # groups the runs by class: there can be many classes
+    groups = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+    if limit is not None and len(groups) > limit:
+        raise ValueError(f"it has {len(groups):,} different numbers or colors, more than {limit:,}")
     masks = {}
-    for of_class in np.split(order, np.flatnonzero(np.diff(values[order])) + 1):
-        value = values[of_class[0]]
+    for of_class in groups:
         edges = np.stack([starts[of_class], ends[of_class]], axis=1).ravel()  # start, end, start, ...
-        counts = np.diff(edges, prepend=0).tolist() + [int(down.size - edges[-1])]
+        counts = np.diff(edges, prepend=0).tolist() + [int(height * width - edges[-1])]
         rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        masks[int(value)] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+        key = tuple(int(down[starts[of_class[0]]]) for down in downs)
+        masks[key] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
     return masks

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from own_folder import turned
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.label_maps import class_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.label_maps import class_masks, picture_size, plane_masks, read_label_map
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
@@ -36,3 +37,28 @@ def test_a_color_image_is_refused_by_name(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "colors.png")
     with pytest.raises(ValueError, match="colors.png.*one number per pixel"):
         read_label_map(tmp_path / "colors.png")
+
+
+def test_every_combination_of_two_maps_has_a_mask():
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 3, (9, 7)).astype(np.uint8)
+    colors = random.choice(np.array([0, 5, 2**32 - 1], dtype=np.uint32), (9, 7))
+    masks = plane_masks(classes, colors)
+    assert set(masks) == set(zip(classes.ravel().tolist(), colors.ravel().tolist(), strict=True))
+    for (number, color), mask in masks.items():
+        assert np.array_equal(decode_mask(mask, "test"), (classes == number) & (colors == color))
+
+
+def test_too_many_combinations_are_refused():
+    labels = np.arange(12).reshape(3, 4)
+    assert len(plane_masks(labels, limit=12)) == 12
+    with pytest.raises(ValueError, match="12 different numbers or colors, more than 11"):
+        plane_masks(labels, limit=11)
+
+
+def test_the_size_of_a_picture_is_that_of_its_pixels(tmp_path):
+    for name, orientation in (("1.png", 1), ("6.png", 6), ("6.jpg", 6)):
+        Image.new("L", (7, 5)).save(tmp_path / name, exif=turned(orientation))
+        assert picture_size(tmp_path / name) == read_label_map(tmp_path / name).shape
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n")
+    assert picture_size(tmp_path / "1.png") is None and picture_size(tmp_path / "2.png") is None
