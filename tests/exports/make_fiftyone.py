@@ -1,7 +1,7 @@
 """Write tests/exports/fiftyone/: two drawn photos with objects, exported by FiftyOne in several formats.
 
-The exports were written with FiftyOne 1.22.1 on Python 3.11. FiftyOne is no dependency of the project. Its exporters run
-without its database:
+The exports were written with FiftyOne 1.22.1 on Python 3.11. FiftyOne is no dependency of the project. Its exporters
+run without its database:
 
     pip install --target /tmp/fiftyone --no-deps fiftyone==1.22.1 fiftyone-brain==0.27.0 voxel51-eta==0.17.0
     pip install --target /tmp/fiftyone (the other requirements of fiftyone, except fiftyone-db)
