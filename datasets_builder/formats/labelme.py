@@ -107,7 +107,7 @@ class PhotoFinder:
         self._stems = defaultdict(list)
         for path in self.photos:
             self._stems[name_key(path.stem)].append(path)
-        self._labelled = {name_key(file.path.stem) for file in files}
+        self._labelled = {_stem(file.path) for file in files}
         self._names = PhotoNames([root])
 
     def find(self, file: LabelMeFile) -> tuple[Path, ValueError | None]:
@@ -117,7 +117,7 @@ class PhotoFinder:
         files contain the old name.
         """
         path, error = self._by_image_path(file)
-        if path is not None and name_key(path.stem) == name_key(file.path.stem):
+        if path is not None and name_key(path.stem) == _stem(file.path):
             return path, None
         same_stem = self._by_stem(file)
         if path is not None and (same_stem is None or name_key(path.stem) not in self._labelled):
@@ -140,9 +140,10 @@ class PhotoFinder:
         name = file.image_path.replace("\\", "/")
         relative = os.path.normpath(os.path.join(os.path.relpath(file.path.parent, self.root), name))
         if name and not os.path.isabs(name) and not relative.startswith(".."):
-            name, path = relative, self.root / relative
-            if path.suffix.lower() in photo_suffixes() and os.path.isfile(path):
-                return path, None
+            name = relative
+            for path in (self.root / relative, file.path.parent / os.path.basename(relative)):
+                if path.suffix.lower() in photo_suffixes() and os.path.isfile(path):
+                    return path, None
         try:
             path = self._names.find(name, str(file.path))
         except ValueError as error:
@@ -158,7 +159,7 @@ class PhotoFinder:
 
         Of train/images/1.jpg and val/images/1.jpg, the first is nearest to train/labels/1.json.
         """
-        paths, other = self._stems.get(name_key(file.path.stem), []), file.path.parent.parts
+        paths, other = self._stems.get(_stem(file.path), []), file.path.parent.parts
         if beside := [path for path in paths if path.parent == file.path.parent]:
             return beside[0] if len(beside) == 1 else None
         ranks = defaultdict(list)
@@ -225,6 +226,12 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
 
 def _is_labelme(head: str) -> bool:
     return head.lstrip().startswith("{") and KEYS.search(head) is not None and REASON_SEG not in head
+
+
+def _stem(file: Path) -> str:
+    """Return the key of the photo of 1.json or 1.jpg.json."""
+    stem, suffix = os.path.splitext(file.stem)
+    return name_key(stem if suffix.lower() in photo_suffixes() else file.stem)
 
 
 def _is_mask(path: Path) -> bool:

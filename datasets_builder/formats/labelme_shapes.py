@@ -17,6 +17,7 @@ FOUR_CORNERS = ("rectangle", "oriented_rectangle", "rotation")  # of LabelMe and
 NO_AREA = ("point", "points", "line", "linestrip")
 SUPPORTED = "draw a polygon, a rectangle, a circle or a mask"
 MIN_POINTS = 3  # of a polygon
+USED, EMPTY = ("label", "points", "shape_type", "mask"), (None, "", {}, [])  # keys and values that are no fields
 WITHOUT_AREA = "skipped shapes without an area, such as points, lines and polygons of fewer than 3 points"
 
 
@@ -58,9 +59,7 @@ class Shapes:
         segmentation = self._segmentation(shape, where)
         if segmentation is None:
             return None
-        fields = {
-            key: shape[key] for key in ("group_id", "description", "flags") if shape.get(key) not in (None, "", {})
-        }
+        fields = {key: value for key, value in shape.items() if key not in USED and value not in EMPTY}
         return AnnotatedObject(label, where, segmentation, crowd=label == IGNORED, fields=fields)
 
     def _segmentation(self, shape: dict[str, Any], where: str) -> list | dict | None:

@@ -71,6 +71,7 @@ def test_files_saved_by_labelme_have_the_masks_that_it_draws():
         (["a/1.jpg", "a/2.png"], {"json/7.json": "1.jpg", "json/8.json": "2.png"}),
         (["a/1.jpg", "a/2.png"], {"json/1.json": "", "json/2.json": ""}),
         (["a/1.jpg", "a/2.png"], {"json/1.json": "gone.jpg", "json/2.json": "gone.jpg"}),
+        (["a/1.jpg", "a/2.png"], {"json/1.jpg.json": "", "json/2.png.json": "gone.png"}),
         (["labels/1.jpg", "labels/2.png"], {"labels/1.json": "1.jpg", "labels/2.json": "2.png"}),
         (["a/1.jpg", "b/2.png", "masks/1.png"], {"a/1.json": "1.jpg", "b/2.json": "2.png"}),
         (["deep/er/1.jpg", "deep/er/2.png"], {"deep/er/1.json": "x.jpg", "deep/er/2.json": "2.png"}),
@@ -193,7 +194,7 @@ def test_shapes_without_an_area_are_counted_and_the_others_remain(tmp_path):
 def test_objects_are_as_in_the_file(tmp_path):
     photo(tmp_path, "1.jpg")
     shapes = [
-        SQUARE | {"label": "Mug_1", "group_id": 3, "description": "blue"},
+        SQUARE | {"label": "Mug_1", "group_id": 3, "description": "blue", "difficult": False},
         shape("box", [[4, 3], [1, 1]], "rectangle"),
         shape("ball", [[4, 3], [4, 1]], "circle"),
         drawn("AI", [[2, 3], [3, 4]], np.array([[1, 0], [1, 1]], dtype=np.uint8)),
@@ -205,7 +206,9 @@ def test_objects_are_as_in_the_file(tmp_path):
     objects = image.objects()
     assert [one.name for one in objects] == ["Mug_1", "box", "ball", "AI", "__ignore__", "_background_"]
     assert [one.crowd for one in objects] == [False] * 4 + [True, False]
-    assert objects[0].fields == {"group_id": 3, "description": "blue"} and image.fields == {"flags": {"indoor": True}}
+    assert objects[0].fields == {"group_id": 3, "description": "blue", "difficult": False} and image.fields == {
+        "flags": {"indoor": True}
+    }
     assert objects[0].segmentation == [[1, 1, 5, 1, 5, 4, 1, 4]]
     assert objects[1].segmentation == [[4, 3, 1, 3, 1, 1, 4, 1]]
     pixels = [decode_mask(segmentation_runs(one.segmentation, image.size, ""), "") for one in objects]
