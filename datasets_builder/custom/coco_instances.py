@@ -25,13 +25,13 @@ from pycocotools import mask as coco_mask
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes
 from gemma_lisa.datasets_builder.formats.coco_files import (
     find_annotations,
-    find_folder,
     fingerprint,
     name_folders,
-    path_inside,
+    photo_finder,
     read_coco,
 )
 from gemma_lisa.datasets_builder.formats.coco_json import annotated_images
+from gemma_lisa.datasets_builder.formats.coco_records import SEPARATE, UNITE
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
 from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS, READ_AS, Frame, frames_of
 from gemma_lisa.datasets_builder.formats.object_masks import CROWDS, ObjectMask, object_masks
@@ -56,6 +56,7 @@ class CocoInstancesConfig(TolerantConfig):
     absent: int = 0
     seed: int = 0  # for choosing absent categories
     exif: str = AUTO  # frame of photos with an EXIF rotation: upright, stored, or auto to find it, see frames.py
+    repeated: str = SEPARATE  # a photo that is listed twice is two rows, or "unite": one row with all annotations
     crowds: str = "ignore"  # what iscrowd: 1 marks: ignore regions, or "things" for objects as others
 
     @property
@@ -86,6 +87,7 @@ class CocoInstances(TolerantBuilder):
         config = self.config
         check_choice("coco_instances", "instances", config.instances, ("united", "separate"))
         check_choice("coco_instances", "exif", config.exif, OPTIONS)
+        check_choice("coco_instances", "repeated", config.repeated, (SEPARATE, UNITE))
         check_choice("coco_instances", "crowds", config.crowds, CROWDS)
         fields = _fields(config.text)
         if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
@@ -101,15 +103,12 @@ class CocoInstances(TolerantBuilder):
 
     def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[str, dict]]:
         num_bad, notes = len(self.bad), Notes()
-        records, annotations, names = read_coco(file, self.tolerate)
-        root = self.config.root
-        if records and folder is None:
-            folder = find_folder(file, root, (record["file_name"] for record in records))
+        content = read_coco(file, self.tolerate, notes, self.config.repeated)
+        file_names = (record["file_name"] for record in content.images)
+        images = annotated_images(file, content, photo_finder(file, self.config.root, folder, file_names, notes))
+        names, records = content.names, content.annotations.values()
         # Without categories that never occur: Roboflow writes the name of the data set as one
-        used = sorted({names[annotation["category_id"]] for group in annotations.values() for annotation in group})
-        images = annotated_images(
-            file, records, annotations, names, lambda name, where: path_inside(folder, name, (root, folder), where)
-        )
+        used = sorted({names[record["category_id"]] for group in records for record in group})
         frames = frames_of(images, self.config.exif, str(file), notes)
         n_rows = 0
 

@@ -14,6 +14,10 @@ AS_SIZE = "as size"  # one program wrote size and coordinates, so the size shows
 PERCENT = "percent"  # percent of the upright photo, times the stated size: what Label Studio exports as COCO
 
 
+class ReportedError(ValueError):
+    """The error of an object that was already reported."""
+
+
 @dataclass(slots=True)
 class AnnotatedObject:
     """One object of a photo, as its file describes it."""

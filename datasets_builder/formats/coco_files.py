@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -49,6 +49,15 @@ SKIPPED = "skipped JSON files that are no COCO instances files"
 NOT_USED = "skipped COCO files because others were found first; to read them, set the option annotations"
 MAX_PROBED = 100  # number of file names that are looked for to find the folder of the photos
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+
+
+class CocoContent(NamedTuple):
+    """The records of a COCO instances file."""
+
+    images: list[dict]
+    annotations: dict[Any, list[dict]]  # by image id
+    names: dict[Any, str]  # of the categories by id, with spaces for underscores
+    contributor: str  # `info.contributor`, or ""
 
 
 def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Notes | None = None) -> dict[str, Path]:
@@ -321,8 +330,8 @@ def read_coco(
     tolerate: Callable[[ValueError], None] = refuse,
     notes: Notes | None = None,
     repeated: str = SEPARATE,
-) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
-    """Return (images, annotations by image id, category names by id) of a JSON file.
+) -> CocoContent:
+    """Return the records of a JSON file.
 
     The image and the category of every annotation exist. Names have spaces for underscores. `segmentation` is not
     checked.
@@ -363,7 +372,9 @@ def read_coco(
                 of_image.pop(image["id"], None)
         valid = [image for image in valid if BROKEN not in image]
     gc.freeze()  # otherwise each collection scans millions of objects while rows are made
-    return valid, of_image, names
+    info = content.get("info")
+    contributor = info.get("contributor") if isinstance(info, dict) else None
+    return CocoContent(valid, of_image, names, contributor if isinstance(contributor, str) else "")
 
 
 def _packed(record: dict) -> dict:

@@ -69,7 +69,8 @@ def segmentation_runs(segmentation: Any, size: tuple[int, int], where: str) -> d
             f"the maximum of {pixel_limit():,} pixels; correct it."
         )
     polygons = [_checked_polygon(part, size, where) for part in parts if isinstance(part, list | array)]
-    if sum(map(_length, polygons)) > MAX_OUTLINE:
+    num_points = sum(map(len, polygons)) // 2
+    if num_points * max(size) > MAX_OUTLINE and sum(map(_length, polygons)) > MAX_OUTLINE:
         raise ValueError(
             f"{where}: the outlines of the polygons have more than {MAX_OUTLINE:,} pixels; export the mask as RLE."
         )

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 from gemma_lisa.safety.short_text import name_of
 
-from .annotated import AnnotatedImage, AnnotatedObject, Notes
+from .annotated import AnnotatedImage, AnnotatedObject, Notes, ReportedError
 from .coco_segmentation import MIN_NUMBERS, segmentation_runs, turn, unite
 from .frames import Frame
 
@@ -62,7 +62,8 @@ def object_masks(
             mask = _mask(annotated, image, frame, notes)
             box = _box_mask(annotated, image, frame, notes) if mask is None else None
         except ValueError as error:
-            tolerate(error)
+            if not isinstance(error, ReportedError):
+                tolerate(error)
             found.append(ObjectMask(annotated, None, is_bad=True))
             continue
         if annotated.name.strip().lower() in BACKGROUNDS:
@@ -140,9 +141,10 @@ def _with_nested_holes(
 
     COCO has no holes in polygons: its `area` then shows whether the inner polygon is filled.
     """
+    if not _can_nest(polygons):
+        return segmentation_runs(polygons, frame.size, annotated.where)
     masks = [segmentation_runs([polygon], frame.size, annotated.where) for polygon in polygons]
-    filled = unite(masks)
-    depths = _depths(masks)
+    filled, depths = unite(masks), _depths(masks)
     if not any(depths):
         return filled
     inside = np.zeros(frame.size, dtype=np.uint8)
@@ -155,6 +157,20 @@ def _with_nested_holes(
         return filled
     notes.add("objects with a polygon inside another one, which was cut out as a hole", annotated.where, image.path)
     return cut
+
+
+def _can_nest(polygons: list[array]) -> bool:
+    """Return whether the box around a polygon is inside that of another one."""
+    boxes = [(min(one[::2]), min(one[1::2]), max(one[::2]), max(one[1::2])) for one in polygons]
+    return any(
+        inner is not outer
+        and inner[0] >= outer[0]
+        and inner[1] >= outer[1]
+        and inner[2] <= outer[2]
+        and inner[3] <= outer[3]
+        for inner in boxes
+        for outer in boxes
+    )
 
 
 def _depths(masks: list[dict]) -> list[int]:
@@ -218,12 +234,34 @@ def _check_boxes(
     if not checked:
         return
     masks = [mask for _, mask in checked]
-    for (one, _), drawn_box, area in zip(checked, coco_mask.toBbox(masks), coco_mask.area(masks).tolist(), strict=True):
+    boxes, areas = coco_mask.toBbox(masks), coco_mask.area(masks)
+    agree = _agree([one.annotated for one, _ in checked], boxes, areas, frame)
+    for at in np.flatnonzero(~agree).tolist():
+        one = checked[at][0]
         try:
-            _check_stated(one.annotated, drawn_box, area, image, frame, notes)
+            _check_stated(one.annotated, boxes[at], int(areas[at]), image, frame, notes)
         except ValueError as error:
             tolerate(error)
             one.mask, one.ignore, one.is_bad = None, None, True
+
+
+def _agree(annotated: list[AnnotatedObject], boxes: np.ndarray, areas: np.ndarray, frame: Frame) -> np.ndarray:
+    """Return whether box and area of each mask plainly agree with what its file states, (N,) bool. Fast for COCO.
+
+    Args:
+        boxes: of the masks, (N, 4): x, y, width, height.
+        areas: of the masks, (N,).
+    """
+    try:
+        stated = np.array([one.box for one in annotated], dtype=np.float64)
+        stated_areas = np.array([one.area for one in annotated], dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(len(annotated), dtype=bool)
+    if stated.shape != boxes.shape or frame.scale is not None:
+        return np.zeros(len(annotated), dtype=bool)
+    ends = np.abs(boxes[:, :2] + boxes[:, 2:] - stated[:, :2] - stated[:, 2:])
+    apart = np.maximum(np.abs(boxes[:, :2] - stated[:, :2]), ends).max(axis=1)
+    return (apart <= CLOSE_SIDE) & (np.abs(stated_areas - areas) <= CLOSE_AREA * areas)
 
 
 def _check_stated(

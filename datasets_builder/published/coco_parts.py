@@ -61,7 +61,7 @@ class PartsBuilder(ArchiveBuilder):
         ]
 
     def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[str, dict]]:
-        images, annotations, names = read_coco(file, self.tolerate)
+        images, annotations, names, _ = read_coco(file, self.tolerate)
         categories = read_categories(file, names, self.CORRECTED)
         folder = self.config.root / self.PHOTOS
         skipped = defaultdict(list)
