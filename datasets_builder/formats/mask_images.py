@@ -14,6 +14,7 @@ from .label_maps import INDEX_MODES
 WHITE = 255
 HALF = 128  # alpha of the object, and black and white divided
 MAX_COLORS = 256
+DARK = 64  # grey values below this are hardly visible, so they are class numbers
 GREY_NOISE = 24  # largest difference of the channels of a grey JPEG
 COLOR_NOISE = 3  # rounding of a color that fades to black
 DEEP_COLORS = (2, 4, 6)  # color types of PNG files with several channels
@@ -74,6 +75,7 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
     if mask.is_deep:
         raise ValueError(f"{path}: has 16 bits per color channel; save it as a grayscale PNG of 8 or 16 bits.")
     if image.mode == "P":
+        _check_greys(image, path)
         return _white_as_last(image, note)
     if image.mode == "F" and not (np.asarray(image) % 1).any():
         return np.asarray(image).astype(np.int32)
@@ -144,6 +146,19 @@ def _palette(image: Image.Image) -> np.ndarray:
 
 def _is_black_or_white(colors: np.ndarray) -> bool:
     return bool(len(colors)) and bool(((colors == 0).all(axis=1) | (colors == WHITE).all(axis=1)).all())
+
+
+def _check_greys(image: Image.Image, path: Path) -> None:
+    """Raise an error if the colors of a palette look like the class numbers, but its indices differ from them."""
+    colors, used = _palette(image), np.flatnonzero(image.histogram())
+    if used[-1] >= len(colors) or (colors != colors[:, :1]).any():
+        return
+    greys = colors[used, 0]
+    if greys.max() < DARK and len(set(greys.tolist())) == len(used) > 1 and not np.array_equal(greys, used):
+        raise ValueError(
+            f"{path}: the numbers of its pixels are {used.tolist()}, but the grey values of its palette are "
+            f"{greys.tolist()}. Save it as a grayscale PNG with the class numbers."
+        )
 
 
 def _white_as_last(image: Image.Image, note: Note) -> np.ndarray:

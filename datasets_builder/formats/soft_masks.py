@@ -16,6 +16,7 @@ MAX_EDGE = 3  # middle pixels per pixel near the maximum: thin objects have abou
 FEW_MIDDLE = 0.002  # below this share the values between the groups are not examined
 PEAK = 0.6  # share of the middle that has nearly one value: a third group, such as the unknown pixels of a trimap
 FEW_NUMBERS = 3  # besides 0: too few for soft edges
+MANY_NUMBERS = 20  # more than this are not class numbers
 LOW = 128  # numbers below this are not white
 MIN_FLAT, MIN_FLAT_NUMBERS = 0.3, 0.8  # of areas of one number: share of pixels, share of numbers
 SOFT = "masks with soft edges or JPEG noise, where half or more of the maximum is the object"
@@ -81,11 +82,15 @@ def object_pixels(
 
 def _several_readings(numbers: list[int], ignore_value: int, path: Path) -> ValueError:
     also = f", and one is ignore_value ({ignore_value})" if ignore_value in numbers else ""
-    return ValueError(
-        f"{path}: has {len(numbers):,} numbers besides 0 ({listed(numbers)}){also}, so it is not clear which pixels "
-        "are the object. If it is one object with soft edges, save it in black and white. "
+    advice = (
         f"If every number is the object, write a line such as `{numbers[0]}: mug` for each number into classes.txt. "
         f"To ignore the pixels of one number, set ignore_value, such as {numbers[0]}."
+    )
+    if len(numbers) > MANY_NUMBERS:
+        advice = "If it was once a JPEG file, export it again from the program that made it."
+    return ValueError(
+        f"{path}: has {len(numbers):,} numbers besides 0 ({listed(numbers)}){also}, so it is not clear which pixels "
+        f"are the object. If it is one object with soft edges, save it in black and white. {advice}"
     )
 
 

@@ -1,5 +1,7 @@
 """Masks are read by their look: palettes, colors, transparency, and lossy files with any name."""
 
+import struct
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -182,9 +184,6 @@ def test_class_numbers_are_never_read_from_lossy_files_or_colors(tmp_path):
 
 
 def test_16_bits_per_color_channel_are_refused_as_class_numbers(tmp_path):
-    import struct
-    import zlib
-
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -194,3 +193,9 @@ def test_16_bits_per_color_channel_are_refused_as_class_numbers(tmp_path):
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(ValueError, match="1.png: has 16 bits per color channel; save it as a grayscale PNG"):
         class_numbers(read_mask_image(tmp_path / "1.png"), lambda kind: None)
+
+
+def test_grey_values_that_are_class_numbers_must_equal_the_indices(tmp_path):
+    with pytest.raises(ValueError, match=r"pixels are \[0, 1\], but the grey values of its palette are \[2, 0\]"):
+        numbers_of(tmp_path, palette_image([(2, 2, 2), BLACK]))
+    assert np.array_equal(numbers_of(tmp_path, palette_image([BLACK, (1, 1, 1)]))[0], SHAPE)
