@@ -221,7 +221,9 @@ def photo_finder(
         if first is not None:
             places = [first, *(place for place in places if place != first)]
             break
-    return PhotoFinder(places or [root], root, Notes() if notes is None else notes)
+    split = _split_of(file, root)
+    others = {word for word, meaning in SPLIT_WORDS.items() if split is not None and meaning != split}
+    return PhotoFinder(places or [root], root, Notes() if notes is None else notes, others)
 
 
 def _has(folder: Path, file_name: str) -> bool:

@@ -192,6 +192,17 @@ def test_the_finder_searches_the_named_folder_only(tmp_path):
     assert finder.find("2.jpg", "here") == tmp_path / "b/2.jpg"
 
 
+def test_a_photo_of_another_split_is_not_found_by_its_name_alone(tmp_path):
+    touch(tmp_path, "annotations/instances_train.json", "images/val/1.jpg", "images/deep/2.jpg")
+    notes = Notes()
+    finder = photo_finder(tmp_path / "annotations/instances_train.json", tmp_path, None, ["1.jpg"], notes)
+    with pytest.raises(ValueError, match="here: the photo '1.jpg' is not in .*val/1.jpg, of another split"):
+        finder.find("1.jpg", "here")
+    finder = photo_finder(tmp_path / "annotations/instances_train.json", tmp_path, None, ["val/1.jpg"], notes)
+    assert finder.find("val/1.jpg", "here") == tmp_path / "images/val/1.jpg" and not notes.cases
+    assert finder.find("2.jpg", "here") == tmp_path / "images/deep/2.jpg" and len(notes.cases) == 1
+
+
 def test_no_photo_outside_of_the_data_folder_is_found(tmp_path):
     root = tmp_path / "data"
     touch(tmp_path, "data/annotations/a.json", "secret.jpg", "annotations/secret.jpg")
