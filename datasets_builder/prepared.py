@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 from gemma_lisa.safety.short_text import name_of, show
 
 from .custom.folder_files import IMAGES, LABELS, MASKS, find_place
-from .formats.coco_files import PATTERNS
+from .formats.coco_files import has_coco
 from .rows import ROW_FEATURES
 from .shards import COMPLETE, PLAN
 
@@ -148,8 +148,7 @@ def own_data_advice(folder: str | Path) -> str:
     folder = Path(folder)
     places = [place for place in (folder, folder / "train") if find_place(place, IMAGES).is_dir()]
     has_masks = any(find_place(place, kind).is_dir() for place in places for kind in (MASKS, LABELS))
-    has_json = any(next(folder.glob(pattern), None) for pattern in PATTERNS)
-    if has_json and not has_masks:
+    if not has_masks and has_coco(folder):
         return f"{folder}: found COCO JSON, no prepared rows; use --dataset coco_instances --data_dir {folder}."
     found = f"found {find_place(places[0], IMAGES).relative_to(folder)}/, no" if places else "no"
     return f"{folder}: {found} prepared rows; for your own photos and masks use --dataset folder --data_dir {folder}."

@@ -39,6 +39,9 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\ns
         (b"this is no picture\n", "its image format is not supported; save it as PNG or JPEG"),
         (SVG, "it is a vector graphic, SVG or PostScript; save it as PNG"),
         (POSTSCRIPT, "it is a vector graphic, SVG or PostScript; save it as PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC, which needs pillow-heif, see docs/images.md; save it as"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heix", "it is HEIC, which needs pillow-heif"),
+        (b"\0\0\0\x14ftypmp42\0\0\0\0isom", "its image format is not supported"),
     ],
 )
 def test_file_that_is_not_an_image_is_an_error_with_advice(tiny, tmp_path, content, error_text):

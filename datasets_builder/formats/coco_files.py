@@ -93,8 +93,9 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
 
 
 def has_coco(root: Path) -> bool:
-    """Return whether a folder contains a COCO instances file where `find_annotations` searches."""
-    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in paths[:MAX_KINDS])
+    """Return whether a folder contains a COCO file of any kind where `find_annotations` searches."""
+    kinds = (kind_of_file(path) for paths in _matches(root) for path in paths[:MAX_KINDS])
+    return any(kind is not None and kind.startswith("a COCO") for kind in kinds)
 
 
 def _search(root: Path, notes: Notes | None) -> list[Path]:
@@ -229,7 +230,9 @@ def photo_finder(
         if first is not None:
             places = [first, *(place for place in places if place != first)]
             break
-    return PhotoFinder(places or [root], root, Notes() if notes is None else notes)
+    split = _split_of(file, root)
+    others = {word for word, meaning in SPLIT_WORDS.items() if split is not None and meaning != split}
+    return PhotoFinder(places or [root], root, Notes() if notes is None else notes, others)
 
 
 def _has(folder: Path, file_name: str) -> bool:

@@ -227,7 +227,7 @@ def join_annotations(
     of_image = defaultdict(list)
     image_ids, category_ids = Ids(images, f"{file}: image", notes), Ids(names, f"{file}: category", notes)
     unknown = Ids(dict.fromkeys(bad), f"{file}: image", Notes())
-    _name_annotations(file, records, notes)
+    _name_annotations(file, records, images, tolerate, notes)
     for place, annotation in enumerate(records):
         try:  # most annotations are valid
             image, crowd = annotation["image_id"], annotation.get("iscrowd")
@@ -262,24 +262,33 @@ def join_annotations(
     return of_image
 
 
-def _name_annotations(file: Path, records: list, notes: Notes | None) -> None:
-    """Add an id to annotations without one, and count repeated ids. They only name annotations in errors."""
-    seen, first = set(), {}
+def _name_annotations(
+    file: Path, records: list, images: dict[Any, dict], tolerate: Callable[[ValueError], None], notes: Notes | None
+) -> None:
+    """Add an id to annotations without one, and count repeated ids. They only name annotations in errors.
+
+    notes: None for published data sets: ids join parts to objects, so these are errors, and their images are BROKEN.
+    """
+    seen, first = {}, {}
     for place, annotation in enumerate(records):
         if not isinstance(annotation, dict):
             continue
         number = annotation.get("id")
         if number is None or isinstance(number, (list, dict)):
             annotation["id"] = number = f"at index {place}"
-            kind = NO_ANNOTATION_ID
-        elif number not in seen:
-            seen.add(number)
+            kind, error = NO_ANNOTATION_ID, f"{file}: the annotation at index {place} of its list has no id."
+        elif seen.setdefault(number, annotation) is annotation:
             continue
         else:
-            kind = SAME_ANNOTATION_ID
+            kind, error = SAME_ANNOTATION_ID, f"{file}: annotation {name_of(number)} exists twice."
         if notes is not None:
             # one text for all, because a file can have a million of them
             notes.add(kind, first.setdefault(kind, f"{file}: annotation {name_of(number)}"))
+        else:
+            tolerate(ValueError(error))
+            for image in (record.get("image_id") for record in (annotation, seen.get(number, annotation))):
+                if as_id(image) is not None and image in images:
+                    images[image][BROKEN] = True
 
 
 def _unknown(annotation: dict, kind: str, known: Iterable[Any]) -> str:

@@ -1,16 +1,20 @@
 """Load pickles of plain data: lists, dicts, strings and numbers. No code in a file runs, and memory use is bounded.
 
 All instructions of a pickle are checked before the first is executed. Everything that a file of refs does not need is
-refused. That includes tuples: hashing nested tuples as dict keys takes exponential time.
+refused. That includes tuples: hashing nested tuples as dict keys takes exponential time. Numbers of NumPy are read as
+plain numbers by numpy_pickle.py.
 """
 
 import io
 import pickle
 import pickletools
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 from gemma_lisa.safety.short_text import VALUE_LENGTH, shorten
+
+from .numpy_pickle import INSTRUCTIONS, NumpyUnpickler
 
 # Maximum number of values, counting shared lists at every place: this many per byte, plus the allowance
 SHARED_GROWTH, SHARED_ALLOWANCE = 10, 10_000
@@ -23,6 +27,10 @@ PLAIN = {
     *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
 }
 CLASSES = {"GLOBAL", "STACK_GLOBAL", "INST"}  # refused by `PlainUnpickler`, whose error names the class
+ADVICE = (
+    "if it is your own, convert NumPy arrays with .tolist(), or save it as JSON; otherwise download it again from its "
+    "homepage"
+)
 _BY_CODE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 # Size in bytes of the length field before an argument, by pickletools' constant
 _LENGTH_SIZES = {
@@ -31,7 +39,7 @@ _LENGTH_SIZES = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_STOP, _PUT, _LONG_BINPUT = ord("."), ord("p"), ord("r")
+_STOP, _PUT, _LONG_BINPUT, _GLOBAL = ord("."), ord("p"), ord("r"), ord("c")
 # Size in bytes of arguments with a fixed size; -1 for all other instructions
 _FIXED = [-1] * 256
 for _code, _opcode in _BY_CODE.items():
@@ -56,24 +64,26 @@ def unpickle(file: Path) -> Any:
     """
     try:
         stored = file.read_bytes()
-        check_instructions(stored)
+        unpickler = PlainUnpickler
+        if not check_instructions(stored) and b"numpy" in stored:
+            check_instructions(stored, PLAIN | INSTRUCTIONS)
+            unpickler = NumpyUnpickler
         try:
-            content = PlainUnpickler(io.BytesIO(stored), encoding="utf-8").load()
+            content = unpickler(io.BytesIO(stored), encoding="utf-8").load()
         except UnicodeDecodeError:
-            content = PlainUnpickler(io.BytesIO(stored), encoding="latin-1").load()
+            content = unpickler(io.BytesIO(stored), encoding="latin-1").load()
         check_growth(content, SHARED_GROWTH * len(stored) + SHARED_ALLOWANCE)
         return content
     except Exception as error:  # pickle raises many classes of errors on damaged files
         reason = shorten(" ".join(str(error).split()) or type(error).__name__, 2 * VALUE_LENGTH)
-        raise ValueError(
-            f"{file} cannot be read as plain data ({reason}); download it again from its homepage."
-        ) from error
+        raise ValueError(f"{file} cannot be read as plain data ({reason}); {ADVICE}.") from error
 
 
-def check_instructions(stored: bytes) -> None:
-    """Check that a pickle has only PLAIN instructions, and no lengths or memo numbers beyond its end.
+def check_instructions(stored: bytes, supported: Set[str] = PLAIN) -> bool:
+    """Check that a pickle has only supported instructions, and no lengths or memo numbers beyond its end.
 
-    pickle would allocate memory for these. The check stops at the first class, which `PlainUnpickler` refuses.
+    pickle would allocate memory for these. The check stops at the first class that is not supported, which
+    `PlainUnpickler` refuses. Returns whether the whole pickle was checked.
 
     Raises:
         ValueError: an instruction is not supported; the message has its byte offset.
@@ -86,14 +96,18 @@ def check_instructions(stored: bytes) -> None:
             at += size
             continue
         opcode = _BY_CODE.get(code)
-        if code == _STOP or (opcode is not None and opcode.name in CLASSES):
-            return
-        if opcode is None or opcode.name not in PLAIN:
+        if code == _STOP:
+            return True
+        if opcode is not None and opcode.name in CLASSES - supported:
+            return False
+        if opcode is None or opcode.name not in supported:
             name = "an unknown instruction" if opcode is None else f"the instruction {opcode.name}"
             raise ValueError(
                 f"{name} at byte {place}; only lists, dicts, strings and numbers are supported: save your data as JSON"
             )
         number = 0  # memo number
+        if opcode.arg is None:
+            continue
         if code == _LONG_BINPUT:
             number = int.from_bytes(stored[at : at + 4], "little")
             at += 4
@@ -102,6 +116,10 @@ def check_instructions(stored: bytes) -> None:
             if line_end < 0:
                 break
             number = int(stored[at:line_end]) if code == _PUT else 0
+            if code == _GLOBAL:  # two lines: module and name
+                line_end = stored.find(b"\n", line_end + 1)
+                if line_end < 0:
+                    break
             at = line_end + 1
         else:
             size = _LENGTH_SIZES[opcode.arg.n]

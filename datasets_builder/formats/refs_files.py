@@ -4,6 +4,7 @@
     instances.json      images and annotations in COCO format
 
 A pickle can run code when it is loaded. These contain lists, dicts, strings and numbers, and anything else is refused.
+Numbers of NumPy are read as plain numbers.
 The pickle is not needed after this conversion:
 
     python -m gemma_lisa.datasets_builder.formats.refs_files convert "data/refer_seg/refcoco/refs(unc).p"
@@ -23,6 +24,7 @@ from typing import Any
 
 from gemma_lisa.safety.short_text import name_of, show
 
+from .coco_records import as_id
 from .json_files import read_json, refuse
 from .plain_pickle import unpickle
 
@@ -150,7 +152,8 @@ def _ref(record: Any, where: str) -> Ref:
         raise ValueError(f"{where}: {', '.join(missing)} missing; download the file again.")
     where += f", ref {name_of(record['ref_id'])}"
     marked = record["ann_id"] if isinstance(record["ann_id"], list) else [record["ann_id"]]
-    if not marked or not all(isinstance(number, int | str) for number in (*marked, record["image_id"])):
+    image, numbers = as_id(record["image_id"]), [as_id(number) for number in marked]
+    if not numbers or None in (*numbers, image):
         raise ValueError(
             f"{where}: image_id {show(record['image_id'])} or ann_id {show(record['ann_id'])} is not a valid id."
         )
@@ -163,8 +166,8 @@ def _ref(record: Any, where: str) -> Ref:
         raise ValueError(f"{where}: sentences must be a list of objects with a string sent, got {show(sentences)}.")
     return Ref(
         where=where,
-        image=record["image_id"],
-        annotations=() if record["ann_id"] == NO_OBJECT else tuple(dict.fromkeys(marked)),
+        image=image,
+        annotations=() if numbers == NO_OBJECT and marked is record["ann_id"] else tuple(dict.fromkeys(numbers)),
         label=record["split"],
         sentences=tuple(sentence["sent"] for sentence in sentences),
     )
@@ -201,7 +204,7 @@ def read_instances(file: Path, tolerate: Callable[[ValueError], None] = refuse) 
 def _by_id(file: Path, kind: str, records: list, tolerate: Callable[[ValueError], None]) -> dict[int | str, dict]:
     found, twice = {}, set()
     for place, record in enumerate(records):
-        if not isinstance(record, dict) or not isinstance(record.get("id"), int | str):
+        if not isinstance(record, dict) or as_id(record.get("id")) is None:
             tolerate(ValueError(f"{file}: the {kind} at index {place} of its list has no id."))
         elif found.setdefault(record["id"], record) != record:
             text = f"two different records have the id of {kind} {name_of(record['id'])}"

@@ -4,9 +4,11 @@
     reason_seg/ReasonSeg/explanatory/train.json         text answers to questions about photos of train
 
 A row is one photo with one target. All phrasings of the question (`text`) ask for this target. The polygons are filled
-exactly as in LISA, so that results are comparable.
+exactly as in LISA, so that results are comparable. Photos of your own in this layout can have any of SUFFIXES.
 """
 
+import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ EXPLANATORY = "explanatory/train.json"
 FLAG = "flag"  # label of shapes that are not part of the annotation
 IGNORE = "ignore"  # labels that contain it mark ignore regions
 TARGET = 1  # value in label maps; 0 is background, IGNORE_VALUE is ignored
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")  # in any case
 Point = tuple[int, int]  # x and y of a pixel
 
 
@@ -57,35 +60,32 @@ class ReasonSeg(ArchiveBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         folder = self.folder()
         # Includes photos without JSON file and JSON files without photo, to report them as bad records
-        found = {split: sorted(_stems(folder / name)) for split, name in SPLITS.items()}
+        found = {split: _files_by_stem(folder / name) for split, name in SPLITS.items()}
         if not any(found.values()):
             raise ValueError(
                 f"{folder}: its folders {', '.join(SPLITS.values())} contain no photos. {self.ARCHIVE.instructions}"
             )
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, "stems": stems})
-            for split, stems in found.items()
-            if stems
+            datasets.SplitGenerator(split, gen_kwargs={"split": split, "files": files})
+            for split, files in found.items()
+            if files
         ]
 
-    def _generate_examples(self, split: str, stems: list[str]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, split: str, files: dict[str, list[Path]]) -> Iterator[tuple[str, dict]]:
         folder = self.folder() / SPLITS[split]
-        explained = self._explanations(stems) if split == "train" else {}
+        explained = self._explanations(set(files)) if split == "train" else {}
         flags = []
 
         def row_of(stem: str) -> dict:
-            image, file = folder / f"{stem}.jpg", folder / f"{stem}.json"
-            for path, other in ((image, file), (file, image)):
-                if not path.is_file():
-                    raise ValueError(f"{path}: no such file, but {other} exists. {self.ARCHIVE.instructions}")
+            image, file = _pair(files[stem])
             target = _target(read_json(file), photo_size(image, str(file)), file, flags)
-            return new_row(image, f"{self.name}/{split}/{stem}", _explain(target, explained.get(stem, [])))
+            return new_row(image, f"{self.name}/{split}/{file.stem}", _explain(target, explained.get(stem, [])))
 
-        yield from self.rows(((str(folder / f"{stem}.json"), stem) for stem in stems), row_of)
+        yield from self.rows(((str(folder / f"{stem}.json"), stem) for stem in files), row_of)
         self.remark_cases(folder, {f"shapes labelled {FLAG}": flags})
 
-    def _explanations(self, stems: list[str]) -> dict[str, list[tuple[str, str]]]:
-        """Return (question, answer) pairs by the stem of their photo. stems: the stems of all photos.
+    def _explanations(self, known: set[str]) -> dict[str, list[tuple[str, str]]]:
+        """Return (question, answer) pairs by the stem of their photo. known: the stems of all photos.
 
         Raises:
             ValueError: the file is wrong, or more entries are wrong than `max_bad` allows.
@@ -97,14 +97,16 @@ class ReasonSeg(ArchiveBuilder):
         entries = read_json(file)
         if not isinstance(entries, list):
             raise ValueError(f"{file}: must contain a list of explanations; download the file again.")
-        known, explained, unknown = set(stems), defaultdict(list), []
+        explained, unknown = defaultdict(list), []
         for place, entry in enumerate(entries):
             try:
                 image, question, answer = _explanation(entry, f"{file}: entry {place} (counted from 0)")
             except ValueError as error:
                 self.tolerate(error)
                 continue
-            stem = image.removesuffix(".jpg")
+            stem = _composed(image)
+            if os.path.splitext(stem)[1].lower() in SUFFIXES:
+                stem = os.path.splitext(stem)[0]
             if stem in known:
                 explained[stem].append((question, answer))
             else:
@@ -113,8 +115,41 @@ class ReasonSeg(ArchiveBuilder):
         return explained
 
 
-def _stems(folder: Path) -> set[str]:
-    return {path.stem for suffix in ("json", "jpg") for path in folder.glob(f"*.{suffix}")}
+def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Return the sorted photos and JSON files of a folder by their name without suffix. Hidden files are skipped."""
+    found = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in (*SUFFIXES, ".json") and not path.name.startswith(".") and path.is_file():
+            found[_composed(path.stem)].append(path)
+    return {stem: found[stem] for stem in sorted(found)}
+
+
+def _pair(paths: list[Path]) -> tuple[Path, Path]:
+    """Return the photo and the JSON file among the files with the same stem.
+
+    Raises:
+        ValueError: one of the two is missing or there are several.
+    """
+    files = [path for path in paths if path.suffix.lower() == ".json"]
+    images = [path for path in paths if path not in files]
+    if not images:
+        raise ValueError(
+            f"{files[0].with_suffix('.jpg')}: no such file, also not with {', '.join(SUFFIXES[1:])}, but "
+            f"{files[0].name} exists; add its photo or remove it."
+        )
+    if not files:
+        raise ValueError(
+            f"{images[0].with_suffix('.json')}: no such file, but {images[0].name} exists; add it or remove the photo."
+        )
+    if len(paths) > 2:
+        names = " and ".join(path.name for path in (images if len(images) > 1 else files))
+        raise ValueError(f"{files[0].parent}: {names} have the same name; keep one.")
+    return images[0], files[0]
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS writes names decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_json(file: Path) -> Any:

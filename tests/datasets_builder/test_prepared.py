@@ -1,6 +1,7 @@
 """Load prepared rows from shards, from disk and from the Hub, and the errors of other folders."""
 
 import itertools
+import json
 import re
 import shutil
 
@@ -164,14 +165,19 @@ def test_a_builder_has_precedence_over_a_folder_with_its_name(tmp_path, monkeypa
 
 @pytest.mark.parametrize("options", [None, {"validation_share": 0.25}])
 def test_a_folder_of_photos_in_place_of_a_data_set_name_is_one_line_that_says_what_to_type(tmp_path, options):
-    for name in ("one/images", "two/train/image", "three/annotations", "four"):
+    for name in ("one/images", "two/train/image", "three/annotations", "four", "five/annotations"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "three/annotations/instances_train.json").write_text("{}")
+    coco = json.dumps({"images": [], "annotations": [], "categories": []})
+    (tmp_path / "three/annotations/instances_train.json").write_text(coco)
+    (tmp_path / "four/dataset-metadata.json").write_text('{"title": "Mugs"}')
+    (tmp_path / "four/._labels.json").write_text(coco)
+    (tmp_path / "five/annotations/train.json").write_text(coco.replace("[]", '[{"segments_info": []}]'))
     for name, found, data_set in (
         ("one", "found images/, no prepared rows", "folder"),
         ("two", "found train/image/, no prepared rows", "folder"),
         ("three", "found COCO JSON, no prepared rows", "coco_instances"),
         ("four", "no prepared rows", "folder"),
+        ("five", "found COCO JSON, no prepared rows", "coco_instances"),  # its error names the panoptic file
     ):
         with pytest.raises(ValueError, match=found) as refusal:
             load_rows(str(tmp_path / name), "train", options=options)

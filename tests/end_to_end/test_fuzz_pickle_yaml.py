@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import yaml
 from fuzzing import budget, damaged, result_or_refusal, values
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.fuzz
 
 PLAIN = (list, dict, str, bytes, int, float, bool, type(None))
 pickles = st.builds(pickle.dumps, values, st.integers(0, 5))
+numbers = st.sampled_from([np.int64(-5), np.float32(1.5), np.bool_(True), np.arange(2), np.dtype("i8"), (1, 2), "a"])
+pickles |= st.builds(pickle.dumps, st.lists(numbers, max_size=4), st.integers(0, 5))
 # Instructions that grow: lists, tuples, sets, memo, and what calls code
 INSTRUCTIONS = [
     b"]",
@@ -51,6 +54,7 @@ INSTRUCTIONS += [
     b"r\xff\xff\xff\x7f",
 ]
 INSTRUCTIONS += [b"cos\nsystem\n", b"R", b"b", b"\x81", b"X\x01\x00\x00\x00a", b"p0\n", b"g0\n", b"S'a'\n", b"I1\n"]
+INSTRUCTIONS += [b"cnumpy\ndtype\n", b"cnumpy._core.multiarray\nscalar\n", b"S'i1'\n", b"S'<'\n"]
 
 
 def is_plain(value) -> bool:

@@ -103,7 +103,7 @@ def test_a_folder_with_other_json_files_only_is_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="no COCO JSON file found: ") as refusal:
         find_annotations(tmp_path, None)
     assert words in str(refusal.value).replace("a.json, b.json", "a.json") and "\n" not in str(refusal.value)
-    assert not has_coco(tmp_path)
+    assert has_coco(tmp_path) == (text == PANOPTIC)
 
 
 def test_damaged_files_only_are_returned_because_reading_them_raises_the_exact_error(tmp_path):
@@ -190,6 +190,17 @@ def test_the_finder_searches_the_named_folder_only(tmp_path):
         finder.find("2.jpg", "here")
     finder = photo_finder(tmp_path / "result.json", tmp_path, None, ["gone.jpg", "b/1.jpg"])
     assert finder.find("2.jpg", "here") == tmp_path / "b/2.jpg"
+
+
+def test_a_photo_of_another_split_is_not_found_by_its_name_alone(tmp_path):
+    touch(tmp_path, "annotations/instances_train.json", "images/val/1.jpg", "images/deep/2.jpg")
+    notes = Notes()
+    finder = photo_finder(tmp_path / "annotations/instances_train.json", tmp_path, None, ["1.jpg"], notes)
+    with pytest.raises(ValueError, match="here: the photo '1.jpg' is not in .*val/1.jpg, of another split"):
+        finder.find("1.jpg", "here")
+    finder = photo_finder(tmp_path / "annotations/instances_train.json", tmp_path, None, ["val/1.jpg"], notes)
+    assert finder.find("val/1.jpg", "here") == tmp_path / "images/val/1.jpg" and not notes.cases
+    assert finder.find("2.jpg", "here") == tmp_path / "images/deep/2.jpg" and len(notes.cases) == 1
 
 
 def test_no_photo_outside_of_the_data_folder_is_found(tmp_path):

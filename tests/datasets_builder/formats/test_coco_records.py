@@ -158,6 +158,16 @@ def test_a_bad_annotation_does_not_remove_its_image(tmp_path, change, marks):
     assert (image.get(BROKEN), [one.get(BROKEN) for one in annotations[1][1:]]) == marks
 
 
+def test_without_notes_both_images_of_a_repeated_annotation_are_skipped(tmp_path):
+    stored, errors = two_images(), []
+    stored["images"].append({**stored["images"][0], "id": 3})
+    stored["annotations"][1]["id"] = 7
+    images, _, _ = read(tmp_path, stored, errors)
+    assert (
+        [image["id"] for image in images] == [3] and len(errors) == 1 and "annotation 7 exists twice" in str(errors[0])
+    )
+
+
 def test_objects_without_masks_and_repeated_ids_are_kept(tmp_path):
     stored, notes = content(), Notes()
     del stored["annotations"][0]["id"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gemma_lisa.datasets_builder.formats.refs_files import (
@@ -112,6 +113,20 @@ def test_a_converted_file_has_the_same_content_and_has_precedence(tmp_path, caps
     assert sorted(tmp_path.iterdir()) == [path, file]
     with pytest.raises(ValueError, match="already exists"):
         convert(file)
+
+
+def test_ids_can_be_numbers_of_numpy_or_float(tmp_path):
+    file = tmp_path / "refs(unc).p"
+    own = [record(np.int64(0), ann_id=np.int32(7)), record(1, ann_id=[np.int64(7), 8.0], image_id=np.float64(581857))]
+    file.write_bytes(pickle.dumps([*own, record(2, ann_id=[np.int64(-1)])]))
+    refs = read_refs(file)
+    assert [ref.annotations for ref in refs] == [(7,), (7, 8), ()] and {ref.image for ref in refs} == {581857}
+    assert not any(isinstance(number, float) for ref in refs for number in (ref.image, *ref.annotations))
+    assert json.loads(convert(file).read_text())[0]["ann_id"] == 7
+    stored = instances([{**IMAGE, "id": 581857.0}], [{**ANNOTATION, "id": 7.0, "image_id": 581857.0}])
+    (tmp_path / "instances.json").write_text(json.dumps(stored))
+    found = read_instances(tmp_path / "instances.json")
+    assert found.image(refs[0])["file_name"] == "a.jpg" and found.annotation(7, refs[0])["segmentation"] == []
 
 
 @pytest.mark.parametrize("content", [[{**record(), "more": b"bytes"}], [{**record(), "more": {1, 2}}], {"refs": []}])

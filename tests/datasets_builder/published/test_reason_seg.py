@@ -1,6 +1,7 @@
 """ReasonSeg in its original layout: small files made here, and the real samples if available."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,25 @@ def test_explanation_adds_its_question_to_the_target_or_becomes_a_target(root, c
     assert target["texts"][2:] == ["What is seen?"] and target["explanation"] == "A house."
 
 
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".webp"])
+def test_photos_of_your_own_can_have_other_suffixes(root, suffix, caplog):
+    photo = root / FOLDER / f"train/1_a_o{suffix}"
+    with Image.open(root / FOLDER / "train/1_a_o.jpg") as image:
+        image.save(photo)
+    (root / FOLDER / "train/1_a_o.jpg").unlink()
+    (root / FOLDER / "train/._1_a_o.jpg").touch()
+    explain(root, (photo.name, "What is seen?", "A house."))
+    row = load_rows("reason_seg", "train", str(root))[0]
+    assert row["image"]["path"] == str(photo) and row["source"] == "reason_seg/train/1_a_o"
+    assert row["targets"][0]["explanation"] == "A house." and "photos not in train" not in caplog.text
+
+
+def test_names_in_another_unicode_form_are_equal(root):
+    for old, new in (("2.b_o.json", "é.json"), ("2.b_o.jpg", unicodedata.normalize("NFD", "é.jpg"))):
+        (root / FOLDER / "train" / old).rename(root / FOLDER / "train" / new)
+    assert load_rows("reason_seg", "train", str(root))["source"][1] == "reason_seg/train/é"
+
+
 def test_missing_explanations_give_a_warning(root, caplog):
     (root / FOLDER / "explanatory/train.json").unlink()
     assert load_rows("reason_seg", "train", str(root))[0]["targets"][0]["explanation"] is None
@@ -151,7 +171,11 @@ def spoil(**fields):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "train/1_a_o.jpg").unlink(), "1_a_o.jpg: no such file"),
+        (
+            lambda folder: (folder / "train/1_a_o.jpg").unlink(),
+            "1_a_o.jpg: no such file, also not with .jpeg, .png, .*, but 1_a_o.json exists; add its photo or remove it",
+        ),
+        (lambda folder: (folder / "train/1_a_o.PNG").touch(), "1_a_o.PNG and 1_a_o.jpg have the same name; keep one"),
         (lambda folder: (folder / "train/1_a_o.json").unlink(), "1_a_o.json: no such file"),
         (lambda folder: (folder / "train/1_a_o.jpg").write_bytes(b""), "1_a_o.jpg cannot be read"),
         (lambda folder: cut_off(folder / "train/1_a_o.jpg"), "1_a_o.jpg cannot be read"),
