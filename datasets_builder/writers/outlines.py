@@ -1,0 +1,76 @@
+"""Polygons of masks. pycocotools, which reads all polygons of this project, fills them to exactly the same mask."""
+
+import contourpy
+import numpy as np
+
+LOOK_BACK = 20_000  # points among which a bridge searches the nearest; only noise has more
+_END = -1
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Return a polygon (P, 2) int64 of each connected part of a mask (H, W), the largest first.
+
+    Points are (x, y) in pixels from the top left corner of the image. They are corners of pixels, and the polygons
+    follow the edges of pixels. Holes are joined to the outer ring, see `joined`.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    # Only the bounding box is searched: most masks are small and photos are large
+    padded = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
+    generator = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset)
+    parts = []
+    for points, offsets in zip(*generator.filled(0.5, 2.0), strict=True):
+        rings = [_corners(points[start : end - 1]) for start, end in zip(offsets, offsets[1:], strict=False)]
+        parts.append((_area(rings[0]), joined(rings) + (left, top)))
+    parts.sort(key=lambda part: part[0], reverse=True)
+    return [polygon for _, polygon in parts]
+
+
+def joined(rings: list[np.ndarray]) -> np.ndarray:
+    """Return one polygon (P, 2) of several rings: holes of the first one, or other parts.
+
+    A bridge of width 0 leads from a point of an earlier ring to each further ring and back. Even-odd filling, as in
+    pycocotools, ignores bridges.
+    """
+    points = np.concatenate(rings)
+    starts = np.cumsum([0, *map(len, rings)]).tolist()
+    # A linked list of points: `following` has the next entry, `shown` the index of the point
+    following, shown = list(range(1, len(points) + 1)), list(range(len(points)))
+    following[starts[1] - 1] = _END
+    for start, end in zip(starts[1:], starts[2:], strict=False):
+        first = max(0, start - LOOK_BACK)
+        near = first + int(((points[first:start] - points[start]) ** 2).sum(axis=1).argmin())
+        # near -> ring -> its first point again -> near again -> what followed near
+        following[end - 1] = len(shown)
+        following += [len(shown) + 1, following[near]]
+        shown += [start, near]
+        following[near] = start
+    order, at = [], 0
+    while at != _END:
+        order.append(shown[at])
+        at = following[at]
+    return points[order]
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """Return the corners (P, 2) of the pixel edges that a ring of contourpy (N, 2) crosses.
+
+    contourpy's grid points are the centers of the padded pixels. Each of its points is the middle of a pixel edge, with
+    one coordinate halfway between two centers.
+    """
+    doubled = np.rint(points * 2).astype(np.int64)  # x is odd on a vertical edge, y on a horizontal one
+    after = np.roll(doubled, -1, axis=0)
+    is_vertical = doubled[:, 0] % 2 == 1
+    is_corner = is_vertical != np.roll(is_vertical, -1)
+    # The corner has x of the vertical edge and y of the horizontal one
+    x = np.where(is_vertical, doubled[:, 0], after[:, 0])
+    y = np.where(is_vertical, after[:, 1], doubled[:, 1])
+    return (np.stack([x, y], axis=1)[is_corner] - 1) // 2  # without the padding; the first pixel begins at 0
+
+
+def _area(ring: np.ndarray) -> int:
+    """Return twice the area of a ring (P, 2)."""
+    x, y = ring.T
+    return abs(int(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
