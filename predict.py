@@ -326,7 +326,9 @@ def main(arguments: list[str]) -> None:
     export = args.dataset_out and DatasetExport(args.dataset_out, args.format, pairs, args.class_names or {})
     outputs = [("--output", args.output, len(pairs) > 1), ("--masks", args.masks, True), ("--json", args.json, False)]
     if export:  # it is written beside its place and renamed
-        outputs += [(OPTION, path, True) for path in (args.dataset_out, Path(os.path.realpath(args.dataset_out)).parent)]
+        outputs += [
+            (OPTION, path, True) for path in (args.dataset_out, Path(os.path.realpath(args.dataset_out)).parent)
+        ]
     for option, path, is_folder in outputs:
         if path is not None:
             check_writable(path, option, is_folder)

@@ -33,6 +33,10 @@ SCORES = "scores.csv"
 FILES = ".gemma-lisa-files.txt"
 COLUMNS = ("photo", "object", "class", "score", "status", "question", "answer", "source")
 SCORE_DIGITS = 4
+# Singular and plural of what is skipped
+EMPTY = ("empty mask", "empty masks")
+EQUAL = ("object with the class and mask of another one", "objects with the class and mask of another one")
+GONE = ("photo that can no longer be read", "photos that can no longer be read")
 # Words before a noun phrase that do not name the class
 _ARTICLES = re.compile(r"^(all( of)? )?(the|an?) (?=\S)|^all (?=\S)", re.IGNORECASE)
 _ENDS = " .,;:!。、！"
@@ -90,7 +94,8 @@ class DatasetExport:
             raise UsageError(f"--format {self.form}: {reason}; name the classes with --class_names.")
         self.answers: dict[Path, dict[str, _Answered]] = {}
         self.sizes: dict[Path, tuple[int, int]] = {}
-        self.remarks: dict[str, int] = {}
+        self.skipped: dict[tuple[str, str], int] = {}  # singular and plural of what was skipped
+        self.remarks: list[str] = []
 
     def add(self, path: Path, size: tuple[int, int], question: str, found: dict[str, Any]) -> None:
         """Keep an answer. Its masks are kept as RLE.
@@ -107,7 +112,7 @@ class DatasetExport:
             for mask, score in zip(masks, scores, strict=True)
             if mask.any()
         ]
-        self._count("empty masks skipped", len(masks) - len(kept))
+        self._count(EMPTY, len(masks) - len(kept))
         self.sizes[path] = size
         answered = _Answered(question, found["text"], status_of(found), kept)
         self.answers.setdefault(path, {})[question] = answered
@@ -160,7 +165,7 @@ class DatasetExport:
                 try:
                     name = copy_photo(path, place, stems[path], self.writer.is_upright)
                 except (ValueError, FileNotFoundError, UnidentifiedImageError) as error:  # changed after its answer
-                    self._count("photos skipped that can no longer be read")
+                    self._count(GONE)
                     tqdm.write(f"skipped: {path}: {reason_of(error)}", file=sys.stderr)
                     continue
                 photo = ExportedPhoto(name, self.sizes[path])
@@ -168,8 +173,7 @@ class DatasetExport:
                 num_photos, num_objects = num_photos + 1, num_objects + len(photo.objects)
                 yield photo
 
-        for remark in self.writer.write(folder, photos(), classes):
-            self.remarks[remark] = 0
+        self.remarks = self.writer.write(folder, photos(), classes)
         (folder / SCORES).write_text(table.getvalue(), encoding="utf-8", errors="replace", newline="")
         files = sorted(_files_in(folder))
         lines = [f"Files of a data set that predict.py {OPTION} wrote", *files, ""]
@@ -188,15 +192,15 @@ class DatasetExport:
                 yield "", self.classes[answered.question], "", *facts
             for thing in answered.objects:
                 if (thing.name, thing.rle["counts"]) in seen:
-                    self._count("objects with the class and mask of another one skipped")
+                    self._count(EQUAL)
                     continue
                 seen.add((thing.name, thing.rle["counts"]))
                 photo.objects.append(thing)
                 yield len(photo.objects), thing.name, round(thing.score, SCORE_DIGITS), *facts
 
-    def _count(self, remark: str, number: int = 1) -> None:
+    def _count(self, kind: tuple[str, str], number: int = 1) -> None:
         if number:
-            self.remarks[remark] = self.remarks.get(remark, 0) + number
+            self.skipped[kind] = self.skipped.get(kind, 0) + number
 
     def _summary(self, num_photos: int, num_objects: int) -> str:
         counts = f"{count_of(num_photos, 'photo')}, {count_of(num_objects, 'object')}"
@@ -204,7 +208,7 @@ class DatasetExport:
         if num_photos < len(self.asked):
             lines.append(f"{self.folder} holds {num_photos:,} of {len(self.asked):,} photos")
         lines += [f"wrote {self.folder} ({self.writer.title}): {counts}; scores in {SCORES}"]
-        lines += [f"{number:,} {remark}" if number else remark for remark, number in self.remarks.items()]
+        lines += [f"skipped {count_of(number, *kind)}" for kind, number in self.skipped.items()] + self.remarks
         return "\n".join([*lines, f"Next: {self.writer.next_step.format(folder=self.folder)}"])
 
 
