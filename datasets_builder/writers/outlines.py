@@ -31,8 +31,8 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
 def joined(rings: list[np.ndarray]) -> np.ndarray:
     """Return one polygon (P, 2) of several rings: holes of the first one, or other parts.
 
-    A bridge of width 0 leads from a point of an earlier ring to each further ring and back. Even-odd filling, as in
-    pycocotools, ignores bridges.
+    A bridge of width 0 leads from a near point of an earlier ring to each further ring and back. Even-odd filling, as
+    in pycocotools, ignores bridges.
     """
     points = np.concatenate(rings)
     starts = np.cumsum([0, *map(len, rings)]).tolist()
@@ -40,8 +40,10 @@ def joined(rings: list[np.ndarray]) -> np.ndarray:
     following, shown = list(range(1, len(points) + 1)), list(range(len(points)))
     following[starts[1] - 1] = _END
     for start, end in zip(starts[1:], starts[2:], strict=False):
-        first = max(0, start - LOOK_BACK)
-        near = first + int(((points[first:start] - points[start]) ** 2).sum(axis=1).argmin())
+        earlier = points[max(0, start - LOOK_BACK) : start]
+        entry = _nearest(points[start:end], earlier[_nearest(earlier, points[start])])
+        points[start:end] = np.roll(points[start:end], -entry, axis=0)
+        near = start - len(earlier) + _nearest(earlier, points[start])
         # near -> ring -> its first point again -> near again -> what followed near
         following[end - 1] = len(shown)
         following += [len(shown) + 1, following[near]]
@@ -52,6 +54,10 @@ def joined(rings: list[np.ndarray]) -> np.ndarray:
         order.append(shown[at])
         at = following[at]
     return points[order]
+
+
+def _nearest(points: np.ndarray, point: np.ndarray) -> int:
+    return int(((points - point) ** 2).sum(axis=1).argmin())
 
 
 def _corners(points: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_a_polygon_has_no_points_between_its_corners_and_the_largest_part_is_fir
 def test_a_ring_is_joined_at_the_nearest_point_by_a_bridge_and_back():
     outer = np.array([[0, 0], [10, 0], [10, 10], [0, 10]])
     inner = np.array([[8, 1], [9, 1], [9, 2]])
-    expected = [[0, 0], [10, 0], [8, 1], [9, 1], [9, 2], [8, 1], [10, 0], [10, 10], [0, 10]]
+    expected = [[0, 0], [10, 0], [9, 1], [9, 2], [8, 1], [9, 1], [10, 0], [10, 10], [0, 10]]
     assert joined([outer, inner]).tolist() == expected
 
 
