@@ -44,7 +44,7 @@ from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_s
 from gemma_lisa.interfaces.terminal import TerminalConversation, run_conversation
 from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.short_text import listed, shorten
+from gemma_lisa.safety.short_text import listed, shorten, show
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 
 DIGITS = 3  # minimum number of digits in the file names of several answers
@@ -86,9 +86,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def check_dataset_options(args: argparse.Namespace) -> None:
     """Refuse options without an effect, and set the default of --format."""
     if args.dataset_out is None:
-        for option, value in (("--format", args.format), ("--class_names", args.class_names)):
-            if value is not None:
-                raise UsageError(f"{option} has no effect without --dataset_out; add it, or remove {option}.")
+        for option in ("format", "class_names", "polygon_tolerance"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--{option} has no effect without --dataset_out; add it, or remove --{option}.")
         if args.output is None:
             raise UsageError("no output; add --output for pictures, or --dataset_out for a data set to correct.")
     if args.output is None and args.masks is not None:
@@ -148,6 +148,13 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def pixels(text: str) -> float:
+    """Return the value of an argument that must be a number of pixels."""
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,9})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"must be a number of pixels from 0 to 999, got {show(text)}")
+    return float(text)
+
+
 def add_dataset_options(parser: ArgumentParser) -> None:
     dataset = parser.add_argument_group("data set to correct in a labelling tool")
     dataset.add_argument(
@@ -163,6 +170,13 @@ def add_dataset_options(parser: ArgumentParser) -> None:
         type=json_object,
         help='classes of questions, such as \'{"what can open it?": "opener"}\' (default: the question without '
         '"the", "a" or "all"; a question with a question mark is kept as it is)',
+    )
+    dataset.add_argument(
+        "--polygon_tolerance",
+        metavar="PIXELS",
+        type=pixels,
+        help="maximum distance of polygons from the outline of a mask; above 0, they have fewer points and are easier to "
+        "correct (default: 0, exact)",
     )
 
 
@@ -323,7 +337,10 @@ def main(arguments: list[str]) -> None:
         images, found = expand_folders(args.image)
         pairs = [(image, query) for image in images for query in args.query]
     pictures = check_output(args, pairs)
-    export = args.dataset_out and DatasetExport(args.dataset_out, args.format, pairs, args.class_names or {})
+    export = None
+    if args.dataset_out is not None:
+        names, tolerance = args.class_names or {}, args.polygon_tolerance
+        export = DatasetExport(args.dataset_out, args.format, pairs, names, tolerance)
     outputs = [("--output", args.output, len(pairs) > 1), ("--masks", args.masks, True), ("--json", args.json, False)]
     if export:  # it is written beside its place and renamed
         outputs += [

@@ -70,12 +70,14 @@ class DatasetExport:
         form: key of WRITERS.
         pairs: (photo, question) of each answer that is expected.
         names: class of a question, if it is not `class_name`.
+        tolerance: of `outlines`, in pixels; None: exact polygons.
     """
 
     folder: Path
     form: str
     pairs: list[tuple[Path, str]]
     names: dict[str, str] = field(default_factory=dict)
+    tolerance: float | None = None
 
     def __post_init__(self):
         self.writer = WRITERS[self.form]
@@ -90,6 +92,8 @@ class DatasetExport:
                 raise UsageError(f"--class_names: the class of {show(question)} must be a text, got {show(name)}.")
         given = {question: " ".join(name.split()) for question, name in self.names.items()}
         self.classes = {question: given.get(question) or class_name(question) for question in questions}
+        if self.tolerance is not None and not self.writer.has_polygons:
+            raise UsageError(f"--polygon_tolerance has no effect with --format {self.form}, which has no polygons.")
         if reason := self.writer.refusal(list(dict.fromkeys(self.classes.values()))):
             raise UsageError(f"--format {self.form}: {reason}; name the classes with --class_names.")
         self.answers: dict[Path, dict[str, _Answered]] = {}
@@ -173,7 +177,7 @@ class DatasetExport:
                 num_photos, num_objects = num_photos + 1, num_objects + len(photo.objects)
                 yield photo
 
-        self.remarks = self.writer.write(folder, photos(), classes)
+        self.remarks = self.writer.write(folder, photos(), classes, self.tolerance or 0.0)
         (folder / SCORES).write_text(table.getvalue(), encoding="utf-8", errors="replace", newline="")
         files = sorted(_files_in(folder))
         lines = [f"Files of a data set that predict.py {OPTION} wrote", *files, ""]

@@ -79,10 +79,12 @@ def test_a_table_and_pictures_can_be_combined_with_a_data_set(photos, tmp_path):
 def test_one_photo_and_class_names_in_yolo(photos, tmp_path):
     names = json.dumps({CIRCLE: "ball"})
     asked = ["--image", str(photos / "a.png"), "--query", CIRCLE, "--class_names", names, "--format", "yolo"]
+    predict.main([*asked, "--dataset_out", str(tmp_path / "simple"), "--polygon_tolerance", "1"])
     predict.main([*asked, "--dataset_out", str(tmp_path / "out")])
     assert "0: ball" in (tmp_path / "out" / "data.yaml").read_text()
     kind, *numbers = (tmp_path / "out" / "labels" / "train" / "a.txt").read_text().split()
     points = np.array(numbers, dtype=float).reshape(-1, 2) * 128
+    assert len((tmp_path / "simple" / "labels" / "train" / "a.txt").read_text().split()) < len(numbers) / 2
     assert kind == "0" and np.abs(points - np.rint(points)).max() < 0.01
 
 
@@ -109,6 +111,12 @@ def test_after_ctrl_c_the_data_set_holds_the_photos_with_all_answers(photos, tmp
     [
         (["--output", "a.png", "--format", "coco"], "--format has no effect without --dataset_out"),
         (["--output", "a.png", "--class_names", "{}"], "--class_names has no effect without --dataset_out"),
+        (["--output", "a.png", "--polygon_tolerance", "1"], "--polygon_tolerance has no effect without --dataset_out"),
+        (["--dataset_out", "out", "--polygon_tolerance", "-1"], "must be a number of pixels from 0 to 999, got '-1'"),
+        (
+            ["--dataset_out", "out", "--polygon_tolerance", "1", "--format", "voc"],
+            "--polygon_tolerance has no effect with --format voc",
+        ),
         ([], "no output; add --output for pictures, or --dataset_out for a data set"),
         (["--dataset_out", "out", "--masks", "masks"], "--masks needs --output"),
         (["--dataset_out", "out", "--format", "pascal"], "invalid choice"),

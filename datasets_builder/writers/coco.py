@@ -21,7 +21,7 @@ ANNOTATIONS = "annotations/instances_train.json"
 SCORE_DIGITS = 4
 
 
-def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> list[str]:
+def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str], tolerance: float = 0.0) -> list[str]:
     """Write the JSON file, one record per line. Annotations are not held in memory."""
     path = folder / ANNOTATIONS
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> li
             for thing in photo.objects:
                 number += 1
                 facts = {"id": number, "image_id": image_id, "category_id": ids[thing.name], "iscrowd": 0}
-                _write_line(file, facts | _shape(thing), number == 1)
+                _write_line(file, facts | _shape(thing, tolerance), number == 1)
         file.write('],\n"images": [')
         for image in images:
             _write_line(file, image, image["id"] == 1)
@@ -48,9 +48,9 @@ def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> li
     return []
 
 
-def _shape(thing: ExportedObject) -> dict[str, Any]:
+def _shape(thing: ExportedObject, tolerance: float) -> dict[str, Any]:
     return {
-        "segmentation": [polygon.ravel().tolist() for polygon in outlines(thing.mask())],
+        "segmentation": [polygon.ravel().tolist() for polygon in outlines(thing.mask(), tolerance)],
         "area": int(coco_mask.area(thing.rle)),
         "bbox": [int(number) for number in coco_mask.toBbox(thing.rle)],
         "score": round(thing.score, SCORE_DIGITS),

@@ -47,9 +47,11 @@ class DatasetWriter(NamedTuple):
     is_upright: bool
     # Returns why a class name cannot be written, or None
     refusal: Callable[[list[str]], str | None]
-    # Writes the files of labels into a folder, from photos (read once) and all class names. Returns remarks
-    write: Callable[[Path, Iterable[ExportedPhoto], list[str]], list[str]]
+    # Writes the files of labels into a folder. Takes photos (read once), all class names and the tolerance of
+    # `outlines`. Returns remarks
+    write: Callable[[Path, Iterable[ExportedPhoto], list[str], float], list[str]]
     next_step: str  # how to open and train it, with {folder}
+    has_polygons: bool = True
 
 
 def accept_all(names: list[str]) -> str | None:

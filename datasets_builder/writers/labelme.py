@@ -19,13 +19,13 @@ IMAGES = "images"
 VERSION = "5.5.0"  # of LabelMe, whose fields are written
 
 
-def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> list[str]:
+def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str], tolerance: float = 0.0) -> list[str]:
     """Write a JSON file for each photo. A photo without objects has a file without shapes."""
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     for photo in photos:
         shapes = []
         for number, thing in enumerate(photo.objects, start=1):
-            polygons = outlines(thing.mask())
+            polygons = outlines(thing.mask(), tolerance)
             shapes += [_shape(thing, polygon.tolist(), number if len(polygons) > 1 else None) for polygon in polygons]
         content = {
             "version": VERSION,

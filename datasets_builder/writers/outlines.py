@@ -1,17 +1,25 @@
-"""Polygons of masks. pycocotools, which reads all polygons of this project, fills them to exactly the same mask."""
+"""Polygons of masks.
+
+By default, pycocotools fills them to exactly the same mask. It reads all polygons of this project.
+"""
 
 import contourpy
 import numpy as np
 
 LOOK_BACK = 20_000  # points among which a bridge searches the nearest; only noise has more
+MIN_AREA = 0.75  # of a polygon with fewer points, as part of the area of the exact one
 _END = -1
 
 
-def outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Return a polygon (P, 2) int64 of each connected part of a mask (H, W), the largest first.
+def outlines(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
+    """Return a polygon (P, 2) of each connected part of a mask, the largest first.
 
-    Points are (x, y) in pixels from the top left corner of the image. They are corners of pixels, and the polygons
-    follow the edges of pixels. Holes are joined to the outer ring, see `joined`.
+    Points are (x, y) in pixels from the top left corner of the image. Holes are joined to the outer ring, see `joined`.
+
+    Args:
+        mask: (H, W) bool or 0/1.
+        tolerance: maximum distance in pixels of a polygon from the outline; above 0, it has fewer points. With 0, it
+            follows the edges of pixels, and its points are corners of pixels, int64.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -22,7 +30,7 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     generator = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset)
     parts = []
     for points, offsets in zip(*generator.filled(0.5, 2.0), strict=True):
-        rings = [_corners(points[start : end - 1]) for start, end in zip(offsets, offsets[1:], strict=False)]
+        rings = [_ring(points[start : end - 1], tolerance) for start, end in zip(offsets, offsets[1:], strict=False)]
         parts.append((_area(rings[0]), joined(rings) + (left, top)))
     parts.sort(key=lambda part: part[0], reverse=True)
     return [polygon for _, polygon in parts]
@@ -60,6 +68,35 @@ def _nearest(points: np.ndarray, point: np.ndarray) -> int:
     return int(((points - point) ** 2).sum(axis=1).argmin())
 
 
+def simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return the points (P, 2) of a ring (N, 2) that Ramer, Douglas and Peucker's algorithm keeps."""
+    closed = np.concatenate([points, points[:1]])
+    opposite = int(((points - points[0]) ** 2).sum(axis=1).argmax())
+    kept, spans = {0, opposite}, [(0, opposite), (opposite, len(points))]
+    while spans:
+        start, end = spans.pop()
+        if end - start < 2:
+            continue
+        along, between = closed[end] - closed[start], closed[start + 1 : end] - closed[start]
+        distances = np.abs(between[:, 0] * along[1] - between[:, 1] * along[0]) / np.hypot(*along)
+        far = int(distances.argmax())
+        if distances[far] > tolerance:
+            middle = start + 1 + far
+            kept.add(middle)
+            spans += [(start, middle), (middle, end)]
+    return points[sorted(kept)]
+
+
+def _ring(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return a ring of contourpy (N, 2) as a polygon in pixels of the mask without its padding."""
+    corners = _corners(points)
+    if not tolerance:
+        return corners
+    ring = simplified(points - 0.5, tolerance)  # the middles of pixel edges
+    # A thin part could become a line
+    return ring if _area(ring) >= MIN_AREA * _area(corners) else corners
+
+
 def _corners(points: np.ndarray) -> np.ndarray:
     """Return the corners (P, 2) of the pixel edges that a ring of contourpy (N, 2) crosses.
 
@@ -76,7 +113,7 @@ def _corners(points: np.ndarray) -> np.ndarray:
     return (np.stack([x, y], axis=1)[is_corner] - 1) // 2  # without the padding; the first pixel begins at 0
 
 
-def _area(ring: np.ndarray) -> int:
+def _area(ring: np.ndarray) -> float:
     """Return twice the area of a ring (P, 2)."""
     x, y = ring.T
-    return abs(int(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))

@@ -45,8 +45,8 @@ def refusal(names: list[str]) -> str | None:
     return None
 
 
-def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> list[str]:
-    """Write the label maps, the list of photos and labelmap.txt."""
+def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str], tolerance: float = 0.0) -> list[str]:
+    """Write the label maps, the list of photos and labelmap.txt. Label maps have no polygons, so no tolerance."""
     colors = palette()
     numbers = {name: number for number, name in enumerate(names, start=1)}
     stems, num_hidden, num_many = [], 0, 0
@@ -88,6 +88,7 @@ VOC = DatasetWriter(
     title="Pascal VOC",
     photos=IMAGES,
     is_upright=True,
+    has_polygons=False,
     refusal=refusal,
     write=write,
     next_step="Zip the content of {folder} and import it into a CVAT project (Segmentation mask 1.1). Correct it, "

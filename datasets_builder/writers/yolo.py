@@ -21,14 +21,14 @@ IMAGES, LABELS, OPTIONS = "images/train", "labels/train", "data.yaml"
 MIN_DIGITS = 6  # of a fraction
 
 
-def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str]) -> list[str]:
+def write(folder: Path, photos: Iterable[ExportedPhoto], names: list[str], tolerance: float = 0.0) -> list[str]:
     """Write the files of labels and data.yaml. A photo without objects has an empty file."""
     numbers = {name: number for number, name in enumerate(names)}
     (folder / LABELS).mkdir(parents=True, exist_ok=True)
     for photo in photos:
         lines = []
         for thing in photo.objects:
-            fractions = joined(outlines(thing.mask())) / photo.size[::-1]
+            fractions = joined(outlines(thing.mask(), tolerance)) / photo.size[::-1]
             # Two digits more than the side, so that rounding moves a point by at most 1/200 pixel
             digits = max(MIN_DIGITS, len(str(max(photo.size))) + 2)
             points = np.char.mod(f"%.{digits}f", fractions.ravel())

@@ -124,26 +124,39 @@ def test_unsuitable_names_are_refused(asked, form, names, message):
         asked(form, names=names)
 
 
-@pytest.mark.parametrize("form", ["coco", "labelme"])
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_masks_are_read_back_on_photos_with_an_orientation(tmp_path, form, orientation):
+def export_turned(tmp_path, form, orientation):
+    """Export a photo with an EXIF orientation and a mask on the upright photo, and return both."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path = photo(tmp_path / "photos" / "two words.jpg", exif=exif)
     mask = masks()["island in a hole"]
-    mask = np.rot90(mask) if orientation == 6 else mask
+    mask = np.rot90(mask).copy() if orientation == 6 else mask
     export = DatasetExport(tmp_path / "out", form, [(path, "the mug")])
-    export.add(
-        path,
-        mask.shape,
-        "the mug",
-        {**answer(), "masks": torch.from_numpy(mask.copy()[None])} | {"scores": torch.tensor([0.9]), "phrases": [""]},
-    )
+    export.add(path, mask.shape, "the mug", answer(mask))
     export.write()
+    return path, mask
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_masks_are_read_back_on_photos_with_an_orientation(tmp_path, form, orientation):
+    path, mask = export_turned(tmp_path, form, orientation)
     reader = "coco_instances" if form == "coco" else "folder"
     (row,) = load_rows(reader, "train", str(tmp_path / "out"))
     assert (decode_mask(row["targets"][0]["masks"][0], "row") == mask).all()
     assert (tmp_path / "out" / "images" / "two words.jpg").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("yolo", "images/train/two words.jpg"), ("voc", "JPEGImages/two_words.jpg")]
+)
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_yolo_and_voc_store_photos_upright(tmp_path, form, name, orientation):
+    _, mask = export_turned(tmp_path, form, orientation)
+    with Image.open(tmp_path / "out" / name) as stored:
+        assert stored.size == mask.shape[::-1] and ExifTags.Base.Orientation not in stored.getexif()
+    if form == "voc":
+        assert (np.asarray(Image.open(tmp_path / "out" / "SegmentationClass" / "two_words.png")) == mask).all()
 
 
 def test_photos_without_all_answers_are_not_written(tmp_path):

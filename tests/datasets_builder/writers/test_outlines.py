@@ -6,7 +6,7 @@ from drawn_masks import filled, masks
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs
 from gemma_lisa.datasets_builder.rows import decode_mask
-from gemma_lisa.datasets_builder.writers.outlines import joined, outlines
+from gemma_lisa.datasets_builder.writers.outlines import joined, outlines, simplified
 
 MASKS = masks()
 
@@ -72,3 +72,26 @@ def test_a_bridge_can_begin_at_another_hole():
     assert polygon[polygon.index([47, 40]) - 1] == [45, 40]
     whole = filled([np.array(polygon)], (90, 90))
     assert (whole == ~(filled([first], (90, 90)) | filled([second], (90, 90)))).all()
+
+
+def test_with_a_tolerance_polygons_have_fewer_points_and_nearly_the_same_mask():
+    rows, columns = np.mgrid[:300, :400]
+    mask = ((columns - 200) ** 2 + (rows - 150) ** 2 < 120**2) & ((columns - 220) ** 2 + (rows - 150) ** 2 > 30**2)
+    (exact,), (simple,) = outlines(mask), outlines(mask, 0.5)
+    found = read([simple], mask.shape)
+    assert (found & mask).sum() / (found | mask).sum() > 0.998
+    assert len(simple) < len(exact) / 2
+    distances = np.hypot(*(simple[:, None] - exact).transpose(2, 0, 1)).min(axis=1)
+    assert distances.max() <= np.hypot(0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_with_a_large_tolerance_no_part_disappears(name):
+    mask = MASKS[name]
+    polygons = outlines(mask, 5.0)
+    assert len(polygons) == len(outlines(mask)) and all(read([polygon], mask.shape).any() for polygon in polygons)
+
+
+def test_points_nearer_than_the_tolerance_are_removed():
+    ring = np.array([[0, 0], [5, 0.4], [10, 0], [10, 10], [5, 8], [0, 10]], dtype=float)
+    assert simplified(ring, 0.5).tolist() == [[0, 0], [10, 0], [10, 10], [5, 8], [0, 10]]
