@@ -175,8 +175,8 @@ def add_dataset_options(parser: ArgumentParser) -> None:
         "--polygon_tolerance",
         metavar="PIXELS",
         type=pixels,
-        help="maximum distance of polygons from the outline of a mask; above 0, they have fewer points and are easier to "
-        "correct (default: 0, exact)",
+        help="maximum distance of polygons from the outline of a mask; above 0, they have fewer points and are easier "
+        "to correct (default: 0, exact)",
     )
 
 
