@@ -18,7 +18,7 @@ from gemma_lisa.training.arguments import parse
 
 # Options that must be given, or whose absence is the default
 WITHOUT_DEFAULT = ("--debug", "--image", "--query", "--table", "--output", "--masks", "--json", "--adapter", "--model")
-WITHOUT_DEFAULT += ("--dataset", "--data_dir", "--dataset_options")
+WITHOUT_DEFAULT += ("--dataset", "--data_dir", "--dataset_options", "--dataset_out")
 TRAIN = ["--model", "outputs/start", "--output_dir", "outputs/run", "--use_cpu", "true"]
 
 
