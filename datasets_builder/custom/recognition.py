@@ -7,12 +7,15 @@ from gemma_lisa.datasets_builder.class_names import unite_names
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotationFormat, Notes, failing, loaded
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
 from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
+from gemma_lisa.datasets_builder.formats.coco_panoptic import FORMAT as COCO_PANOPTIC
 from gemma_lisa.datasets_builder.formats.cvat_xml import FORMAT as CVAT_XML
 from gemma_lisa.datasets_builder.formats.datumaro_json import FORMAT as DATUMARO_JSON
 from gemma_lisa.datasets_builder.formats.label_studio import FORMAT as LABEL_STUDIO
 from gemma_lisa.datasets_builder.formats.labelme import FORMAT as LABELME
 from gemma_lisa.datasets_builder.formats.supervisely import FORMAT as SUPERVISELY
 from gemma_lisa.datasets_builder.formats.via import FORMAT as VIA
+from gemma_lisa.datasets_builder.formats.voc import FORMAT as VOC
+from gemma_lisa.datasets_builder.formats.yolo import FORMAT as YOLO
 from gemma_lisa.safety.short_text import show
 
 from .folder_classes import IGNORED
@@ -20,12 +23,15 @@ from .folder_files import IMAGES, MASKS, find_place
 
 FORMATS: dict[str, AnnotationFormat] = {
     "coco": COCO_JSON,
+    "coco_panoptic": COCO_PANOPTIC,
     "cvat": CVAT_XML,
     "datumaro": DATUMARO_JSON,
     "labelme": LABELME,
     "label_studio": LABEL_STUDIO,
     "supervisely": SUPERVISELY,
     "via": VIA,
+    "voc": VOC,
+    "yolo": YOLO,
 }
 
 

@@ -27,7 +27,6 @@ KEYS = re.compile(r'"dm_format_version"|"categories"\s*:\s*\{\s*"(label|mask|poi
 DEFAULT = ("default", "all")  # names of the subset of a data set without subsets
 NUM_ELLIPSE_POINTS = 90
 NO_SPLIT = "used subsets whose names are not train, val or test for train"
-NOT_READ = "skipped annotations that cannot be read"
 NO_CLASS = "skipped annotations without a class"
 WITHOUT_AREA = "skipped annotations without an area, such as labels, captions, points and lines"
 NO_AREA = ("label", "caption", "points", "polyline")
@@ -136,24 +135,28 @@ def _image(subset: _Subset, item: Any, place: int) -> AnnotatedImage:
     )
 
 
+def _bad(reason: str, where: str, name: str = "") -> AnnotatedObject:
+    return AnnotatedObject(name, where, None, error=ValueError(reason))
+
+
 def _object(record: Any, place: int, subset: _Subset, where: str, photo: Path) -> AnnotatedObject | None:
-    """Return an annotation as an object, or None if it was skipped. place: counted from 1."""
+    """Return an annotation as an object, also one with an error, or None if it has no area or class. place: counted from 1."""
     names, notes = subset.names, subset.notes
     where = f"{where}: annotation {place}"
     if not isinstance(record, dict):
-        return notes.add(NOT_READ, f"{where} is not a record", photo)
+        return _bad(f"{where} is not a record; export it again.", where)
     kind, label = record.get("type"), record.get("label_id")
     if kind in NO_AREA:
         return notes.add(WITHOUT_AREA, f"{where}: {kind}", photo)
     if label is None:
         return notes.add(NO_CLASS, where, photo)
     if type(label) is not int or not 0 <= label < len(names):
-        return notes.add(NOT_READ, f"{where}: label_id must be from 0 to {len(names) - 1}, got {show(label)}", photo)
+        return _bad(f"{where}: label_id must be from 0 to {len(names) - 1}, got {show(label)}.", where)
     where = f"{where} ({name_of(names[label])})"
     try:
         segmentation, box = _outline(record, kind, where)
     except ValueError as error:
-        return notes.add(NOT_READ, str(error), photo)
+        return _bad(str(error), where, names[label])
     if segmentation is None and box is None:
         return notes.add(WITHOUT_AREA, f"{where}: {kind} of fewer than 3 points", photo)
     attributes = record.get("attributes") if isinstance(record.get("attributes"), dict) else {}
