@@ -16,7 +16,7 @@ from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_files import LONGEST_NAME
+from .coco_records import LONGEST_NAME
 from .folder_listing import composed, is_photo, list_files, ordered, split_word, without_suffix
 from .json_files import read_json
 from .label_maps import INDEX_MODES, picture_size, plane_masks

@@ -140,7 +140,10 @@ def _bad(reason: str, where: str, name: str = "") -> AnnotatedObject:
 
 
 def _object(record: Any, place: int, subset: _Subset, where: str, photo: Path) -> AnnotatedObject | None:
-    """Return an annotation as an object, also one with an error, or None if it has no area or class. place: counted from 1."""
+    """Return an annotation as an object, or None if it has no area or class. A bad one has an error.
+
+    place: counted from 1.
+    """
     names, notes = subset.names, subset.notes
     where = f"{where}: annotation {place}"
     if not isinstance(record, dict):

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from gemma_lisa.safety.short_text import count_of, reason_of
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, Notes
-from .coco_files import LONGEST_SIDE
+from .coco_records import LONGEST_SIDE
 from .folder_listing import composed, first_text, ordered, read_text, split_of, split_word, without_suffix
 
 XML_ROOT = re.compile(r"<annotation[\s>]")

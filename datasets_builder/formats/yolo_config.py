@@ -10,7 +10,8 @@ from gemma_lisa.safety.parsing import parse_yaml
 from gemma_lisa.safety.short_text import count_of, listed, reason_of, show
 
 from .annotated import Notes
-from .coco_files import LONGEST_NAME, SPLIT_WORDS
+from .coco_files import SPLIT_WORDS
+from .coco_records import LONGEST_NAME
 from .folder_listing import first_text, read_text
 
 YAML_SUFFIXES = (".yaml", ".yml")
