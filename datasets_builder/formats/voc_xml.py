@@ -71,7 +71,8 @@ def read_xml(
     if not any(_has_polygon(files[name]) for name in names):
         raise ValueError(
             f"{root}: contains boxes only, in {count_of(len(names), 'XML file')} of Pascal VOC, but masks need "
-            'outlines; export segmentation masks: in CVAT "Segmentation mask 1.1" or COCO, in Roboflow COCO Segmentation.'
+            'outlines; export segmentation masks: in CVAT "Segmentation mask 1.1" or COCO, in Roboflow COCO '
+            "Segmentation."
         )
     lists = _lists(files)
     found = defaultdict(list)
