@@ -70,8 +70,9 @@ def read_xml(
     names = [name for name in names if XML_ROOT.search(first_text(files[name], START))]
     if not any(_has_polygon(files[name]) for name in names):
         raise ValueError(
-            f"{root}: its {count_of(len(names), 'XML file')} of Pascal VOC have boxes only, but masks need outlines; "
-            'export segmentation masks: in CVAT "Segmentation mask 1.1" or COCO, in Roboflow COCO Segmentation.'
+            f"{root}: contains boxes only, in {count_of(len(names), 'XML file')} of Pascal VOC, but masks need "
+            'outlines; export segmentation masks: in CVAT "Segmentation mask 1.1" or COCO, in Roboflow COCO '
+            "Segmentation."
         )
     lists = _lists(files)
     found = defaultdict(list)

@@ -83,7 +83,11 @@ def read(root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     """
     files = list_files(root, notes)
     photos, labels = _pair_up(root, files, notes)
-    config = find_config(root, notes)
+    try:
+        config = find_config(root, notes)
+    except ValueError:
+        _check_outlines(root, list(labels.values()), 0, notes)  # names would not help if there are only boxes
+        raise
     _check_outlines(root, list(labels.values()), config.num_pose, notes)
     owners = {}  # photo of each label file
     splits = defaultdict(list)

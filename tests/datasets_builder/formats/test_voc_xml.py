@@ -36,7 +36,6 @@ def test_polygons_and_boxes_start_at_1(tmp_path):
     write(tmp_path, "Annotations/1.xml", text)
     (image,) = read(FORMAT, tmp_path)[0]["train"]
     mug, plate = image.objects()
-    assert np.array_equal(masks_by_name(image, (6, 8))["mug"][0], box(1, 2, 5, 4)) if plate.segmentation else True
     image.objects = lambda: [mug]
     assert np.array_equal(masks_by_name(image, (6, 8))["mug"][0], box(1, 2, 5, 4))
     assert mug.box == (1, 2, 4, 2) and plate.segmentation is None and plate.box == (0, 0, 2, 2)
@@ -104,7 +103,7 @@ def test_boxes_are_refused_with_advice(tmp_path):
     photo(tmp_path, "JPEGImages/1.jpg")
     write(tmp_path, "Annotations/1.xml", annotation(thing("mug", 1, 2, 5, 4, polygon=False)))
     assert FORMAT.recognizes(tmp_path)
-    assert "its 1 XML file of Pascal VOC have boxes only" in refusal(FORMAT, tmp_path)
+    assert "contains boxes only, in 1 XML file of Pascal VOC" in refusal(FORMAT, tmp_path)
     (tmp_path / "masks").mkdir()
     assert not FORMAT.recognizes(tmp_path)
 

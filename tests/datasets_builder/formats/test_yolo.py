@@ -161,6 +161,7 @@ def test_four_corners_everywhere_are_noted(tmp_path):
 def test_boxes_are_refused_with_advice(tmp_path):
     for name in ("1", "2"):
         labelled(tmp_path, f"images/{name}.jpg", "0 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.25 0.5 0.9\n")
+    assert "are boxes (class" in refusal(FORMAT, tmp_path)  # not: add names
     write(tmp_path, "data.yaml", YAML)
     assert FORMAT.recognizes(tmp_path)
     assert "are boxes (class, x, y, width, height), but masks need outlines; export" in refusal(FORMAT, tmp_path)
