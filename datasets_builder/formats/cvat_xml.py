@@ -282,7 +282,7 @@ def _mask(attributes: dict[str, str], size: tuple[int, int]) -> dict:
     if beyond > BORDER:
         raise ValueError(f"its box extends {beyond} pixels beyond the photo of {size[1]} x {size[0]} pixels")
     try:
-        runs = np.array([int(run) for run in attributes.get("rle", "").split(",")], dtype=np.int64)
+        runs = np.array(list(map(int, attributes.get("rle", "").split(","))), dtype=np.int64)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"its rle must be a list of numbers, got {show(attributes.get('rle'), 60)}") from error
     pixels = width * height

@@ -7,6 +7,8 @@ from xml.parsers import expat
 from gemma_lisa.safety.short_text import reason_of, shorten
 
 ADVICE = "export it again"
+# Bytes. Expat parses an attribute again with every chunk until it is complete, and `ParseFile` reads 2 KB at a time
+CHUNK = 16 * 2**20
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -47,7 +49,9 @@ def parse_xml(
             if span is None:
                 _check_encoding(opened.read(200), file)
                 opened.seek(0)
-                parser.ParseFile(opened)
+                while chunk := opened.read(CHUNK):
+                    parser.Parse(chunk, False)
+                parser.Parse(b"", True)
             else:
                 opened.seek(span[0])
                 element, end = opened.read(span[1] - span[0]), f"</{close}".encode()

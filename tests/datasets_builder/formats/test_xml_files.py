@@ -2,6 +2,7 @@
 
 import pytest
 
+from gemma_lisa.datasets_builder.formats import xml_files
 from gemma_lisa.datasets_builder.formats.xml_files import parse_xml
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]><a>&c;</a>'
@@ -75,5 +76,12 @@ def test_a_missing_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf<?xml version='1.0' encoding = 'utf8' ?>", b" \n"])
 def test_declarations_and_byte_order_marks_are_read(tmp_path, start):
-    (tmp_path / "1.xml").write_bytes(start.replace(b"utf8", b"utf-8") + b"<a/>")
+    (tmp_path / "1.xml").write_bytes(start + b"<a/>")
     assert [event[0] for event in events(tmp_path / "1.xml")[0]] == ["a", "a"]
+
+
+def test_a_file_is_read_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(xml_files, "CHUNK", 3)
+    (tmp_path / "1.xml").write_text('<a b="123456789"><c/>text</a>')
+    found, text = events(tmp_path / "1.xml")
+    assert [event[0] for event in found] == ["a", "c", "c", "a"] and text == "text" and found[1][2] == 17
