@@ -103,7 +103,7 @@ def main() -> None:
     for path in photos.values():
         path.unlink()
     settings = FOLDER / "yolov5" / "dataset.yaml"  # contains the path on the machine of the export
-    settings.write_text(settings.read_text().replace(str(FOLDER), "/home/me/fiftyone"))
+    settings.write_text(settings.read_text().replace(str(FOLDER), "/data/fiftyone"))
     rle = {
         stem: {"masks": {name: {"size": [HEIGHT, WIDTH], "counts": counts(mask)} for name, mask in masks.items()}}
         for stem, masks in expected.items()

@@ -63,7 +63,7 @@ def test_an_export_of_datumaro_has_the_masks_that_were_drawn():
     [
         (("images/train/1.jpg", "images/val/1.jpg"), "1.jpg"),
         (("images/train/1.jpg", "images/val/1.jpg"), ""),
-        (("images/train/1.jpg", "images/val/1.jpg"), "/home/me/1.jpg"),
+        (("images/train/1.jpg", "images/val/1.jpg"), "/data/me/1.jpg"),
         (("images/train_1.jpg", "images/val_1.jpg"), None),
         (("train_1.jpg", "val_1.jpg"), None),
     ],

@@ -67,7 +67,7 @@ def test_files_saved_by_labelme_have_the_masks_that_it_draws():
     [
         (["1.jpg", "2.png"], {"1.json": "1.jpg", "2.json": "2.png"}),
         (["images/1.jpg", "images/2.png"], {"labels/1.json": "..\\images\\1.jpg", "labels/2.json": "../images/2.png"}),
-        (["photos/1.jpg", "photos/2.png"], {"ann/1.json": "C:\\Users\\me\\1.jpg", "ann/2.json": "/home/me/p/2.png"}),
+        (["photos/1.jpg", "photos/2.png"], {"ann/1.json": "C:\\Users\\me\\1.jpg", "ann/2.json": "/data/me/p/2.png"}),
         (["a/1.jpg", "a/2.png"], {"json/7.json": "1.jpg", "json/8.json": "2.png"}),
         (["a/1.jpg", "a/2.png"], {"json/1.json": "", "json/2.json": ""}),
         (["a/1.jpg", "a/2.png"], {"json/1.json": "gone.jpg", "json/2.json": "gone.jpg"}),
