@@ -51,8 +51,8 @@ class PhotoFinder:
         words = set(re.findall("[a-z]+", os.path.relpath(path.parent, self._root).lower()))
         if words & self._others:
             raise ValueError(
-                f"{where}: the photo {show(name)} is not in {listed(map(str, self.folders[:3]))}; only {path}, of another "
-                "split, has its name. Add the photo, or correct its name."
+                f"{where}: the photo {show(name)} is not in {listed(map(str, self.folders[:3]))}; only {path}, of "
+                "another split, has its name. Add the photo, or correct its name."
             )
         if sum(map(len, self._notes.cases.values())) == num_notes:
             self._notes.add(OTHER_NAME, f"{where}: {show(name)} is {path}", path)
