@@ -14,7 +14,7 @@ from typing import Any
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from gemma_lisa.datasets_builder.rows import encode_mask
+from gemma_lisa.datasets_builder.rows import encode_mask, is_unicode
 from gemma_lisa.datasets_builder.writers.coco import COCO
 from gemma_lisa.datasets_builder.writers.exported import ExportedObject, ExportedPhoto
 from gemma_lisa.datasets_builder.writers.labelme import LABELME
@@ -92,6 +92,8 @@ class DatasetExport:
                 raise UsageError(f"--class_names: the class of {show(question)} must be a text, got {show(name)}.")
         given = {question: " ".join(name.split()) for question, name in self.names.items()}
         self.classes = {question: given.get(question) or class_name(question) for question in questions}
+        if bad := [name for name in self.classes.values() if not is_unicode(name)]:
+            raise UsageError(f"{OPTION}: the class {ascii(bad[0])} is not valid Unicode; correct the question.")
         if self.tolerance is not None and not self.writer.has_polygons:
             raise UsageError(f"--polygon_tolerance has no effect with --format {self.form}, which has no polygons.")
         if reason := self.writer.refusal(list(dict.fromkeys(self.classes.values()))):

@@ -116,6 +116,7 @@ def test_names_can_be_given(asked, tmp_path):
         ("coco", {"the cup": "cup"}, "--class_names: 'the cup' is not one of the questions"),
         ("coco", {"the mug": 3}, "--class_names: the class of 'the mug' must be a text, got 3"),
         ("coco", {"the mug": " "}, "must be a text, got ' '"),
+        ("coco", {"the mug": "\ud800"}, "the class '.ud800' is not valid Unicode"),
         ("voc", {"the mug": "a:b"}, "--format voc: .*'a:b'; name the classes with --class_names"),
     ],
 )
