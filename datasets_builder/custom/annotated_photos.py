@@ -11,7 +11,7 @@ from gemma_lisa.datasets_builder.formats.frames import frames_of
 from gemma_lisa.datasets_builder.formats.labelme import annotated_image
 from gemma_lisa.datasets_builder.formats.object_masks import ObjectMask, object_masks
 
-from .folder_classes import IGNORED
+from .folder_classes import IGNORED, clean
 from .folder_files import Photo, composed
 from .folder_masks import Area
 from .recognition import rename
@@ -92,7 +92,7 @@ def annotated_areas(
     for one in objects:
         name = one.annotated.name
         if name and name != IGNORED:
-            name = class_of(name, one.annotated.where)
+            name = clean(class_of(name, one.annotated.where))
         if one.is_bad:
             bad.add(name)
             continue

@@ -31,7 +31,7 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
     read_coco,
 )
 from gemma_lisa.datasets_builder.formats.coco_json import annotated_images
-from gemma_lisa.datasets_builder.formats.coco_records import SEPARATE, UNITE
+from gemma_lisa.datasets_builder.formats.coco_records import BROKEN, SEPARATE, UNITE
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
 from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS, READ_AS, Frame, frames_of
 from gemma_lisa.datasets_builder.formats.object_masks import CROWDS, ObjectMask, object_masks
@@ -191,6 +191,8 @@ def _absent(
     These are `neg_category_ids` in files of LVIS, and all categories without annotations in other files.
     """
     record = image.fields
+    if BROKEN in record:  # any category can be that of its bad annotation
+        return []
     negative = record.get("neg_category_ids")
     candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
     there = {one.annotated.name for one in objects}  # including crowds and objects without a mask

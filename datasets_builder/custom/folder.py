@@ -50,7 +50,7 @@ from .folder_numbers import decide_numbers
 from .folder_places import find_place, place_remarks
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
-from .recognition import own_layout, read_format, recognize
+from .recognition import other_export, own_layout, read_format, recognize
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -102,7 +102,7 @@ class Folder(TolerantBuilder):
             self.remark(f"{root}: recognized as {tool[1].title}")
             folders, splits, questions, errors = _tool_photos(config, tool[1], notes)
         else:
-            folders = find_folders(root)
+            folders = find_folders(root, other_export(root))
             for remark in place_remarks(folders):
                 self.remark(remark)
             questions, bad_lines = _read_questions(root, folders)
@@ -115,7 +115,7 @@ class Folder(TolerantBuilder):
         if not tool and questions is None and photos and not any(photo.masks or photo.labels for photo in photos):
             raise ValueError(
                 f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
-                f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {LAYOUT}."
+                f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {other_export(root) or LAYOUT}."
             )
         splits = splits or {next(iter(folders)): []}  # verify lists the errors
         typed = not tool or tool[1].free_names
@@ -151,7 +151,8 @@ class Folder(TolerantBuilder):
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
         notes = Notes()
-        reader = MaskReader(names, self.config.ignore_value, None if with_questions else self.config.text, notes)
+        text = None if with_questions else self.config.text
+        reader = MaskReader(names, self.config.ignore_value, text, notes, self.config.exif)
         skipped = defaultdict(list)
         if with_questions:
             skipped["photos without a question"] = [photo.path for photo in photos if not photo.questions]

@@ -53,8 +53,12 @@ class Photo:
         return self.key or composed(self.path.stem)
 
 
-def find_folders(root: Path) -> dict[str, Path]:
+def find_folders(root: Path, advice: str | None = None) -> dict[str, Path]:
     """Return the folder of each split, which contains images/. A folder without splits is "train".
+
+    Args:
+        root: the data folder.
+        advice: what else was found there and what to do with it; None: how to arrange the files.
 
     Raises:
         ValueError: there is no such folder, or there are two of a split.
@@ -72,7 +76,7 @@ def find_folders(root: Path) -> dict[str, Path]:
         return {"train": root}
     if not found:
         there = listed(f"{path.name}/" if path.is_dir() else path.name for path in paths_in(root)) or "nothing"
-        raise ValueError(f"{root}: contains neither images/ nor train/images/, only {there}; {LAYOUT}.")
+        raise ValueError(f"{root}: contains neither images/ nor train/images/, only {there}; {advice or LAYOUT}.")
     for split, paths in found.items():
         if len(paths) > 1:
             raise ValueError(f"{root}: {' and '.join(path.name for path in paths)} are both {split}; keep one.")

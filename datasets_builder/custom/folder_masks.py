@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.annotated import Notes
-from gemma_lisa.datasets_builder.formats.coco_segmentation import turn_of, unite
+from gemma_lisa.datasets_builder.formats.annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, Notes, loaded
+from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
+from gemma_lisa.datasets_builder.formats.frames import AUTO, frames_of
 from gemma_lisa.datasets_builder.formats.label_maps import class_masks
 from gemma_lisa.datasets_builder.formats.mask_images import class_numbers, object_levels, read_mask_image
 from gemma_lisa.datasets_builder.formats.soft_masks import BACKGROUND, FEW_NUMBERS, LOW, object_pixels
@@ -43,11 +44,20 @@ class MaskReader:
         ignore_value: number of ignored pixels; 0 for none.
         text: question of masks without a class name, or None.
         notes: get a case for everything that is interpreted.
+        exif: frame of masks of photos with an EXIF rotation, as in `frames.frames_of`.
     """
 
-    def __init__(self, names: dict[int, str], ignore_value: int, text: str | None = None, notes: Notes | None = None):
+    def __init__(
+        self,
+        names: dict[int, str],
+        ignore_value: int,
+        text: str | None = None,
+        notes: Notes | None = None,
+        exif: str = AUTO,
+    ):
         self.names, self.ignore_value, self.text = names, ignore_value, text
         self.notes = Notes() if notes is None else notes
+        self.exif = exif
         self._only_ignored: Path | None = None  # the first mask whose object has this number
         self._otherwise: Path | None = None  # and the first whose object has another number
 
@@ -83,7 +93,7 @@ class MaskReader:
         note = self._note(path, photo)
         mask = read_mask_image(path)
         levels = object_levels(mask, note)
-        values = _aligned(levels.values, path, photo)
+        values = self._aligned(levels.values, path, photo)
         found = object_pixels(values, self.ignore_value, mask.is_lossy, path, note)
         if found.number is not None and not levels.by_look and found.number != FULL:
             if found.number == self.ignore_value:
@@ -127,7 +137,7 @@ class MaskReader:
         if not self.names:
             return {None: self.thing(path, photo)}
         note = self._note(path, photo)
-        masks = class_masks(_aligned(class_numbers(read_mask_image(path), note), path, photo))
+        masks = class_masks(self._aligned(class_numbers(read_mask_image(path), note), path, photo))
         if BACKGROUND not in self.names:
             masks.pop(BACKGROUND, None)
         unknown = sorted(set(masks) - set(self.names) - {self.ignore_value})
@@ -150,6 +160,16 @@ class MaskReader:
             else:
                 found[self.names[number]].append(mask)
         return {name: Area(unite(same), ignore) for name, same in found.items()}
+
+    def _aligned(self, numbers: np.ndarray, path: Path, photo: Photo) -> np.ndarray:
+        """Return the numbers (H, W) of a mask, aligned with the upright photo."""
+        where = str(path)
+        objects = loaded([AnnotatedObject("", where, {"size": list(numbers.shape)})])
+        image = AnnotatedImage(photo.path, where, where, objects, numbers.shape, frame=AS_SIZE)
+        [frame] = frames_of([image], self.exif, where, self.notes)
+        if isinstance(frame, ValueError):
+            raise frame
+        return numbers if frame.turn is None else np.asarray(Image.fromarray(numbers).transpose(frame.turn))
 
     def class_of(self, name: str, path: Path) -> str:
         """Return the name as it is in the list of classes, if there is one. "cat 2" is then a second cat."""
@@ -174,12 +194,6 @@ def pick(areas: dict[str | None, Area], label: str, where: str, advice: str) -> 
         return shown[clean(label).casefold()]
     names = listed(name for name, area in areas.items() if name and area.mask) or "no named class"
     raise ValueError(f"{where}: {show(label)} is not marked in it, only {names}; {advice}.")
-
-
-def _aligned(numbers: np.ndarray, path: Path, photo: Photo) -> np.ndarray:
-    """Return the numbers (H, W) of a mask, aligned with the upright photo."""
-    method = turn_of(photo.path, numbers.shape, str(path))
-    return numbers if method is None else np.asarray(Image.fromarray(numbers).transpose(method))
 
 
 def _fills_border(pixels: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
 from gemma_lisa.datasets_builder.formats.coco_panoptic import FORMAT as COCO_PANOPTIC
 from gemma_lisa.datasets_builder.formats.cvat_xml import FORMAT as CVAT_XML
 from gemma_lisa.datasets_builder.formats.datumaro_json import FORMAT as DATUMARO_JSON
+from gemma_lisa.datasets_builder.formats.json_kinds import INSTANCES, NOT_JSON, advice_for, kind_of_file
 from gemma_lisa.datasets_builder.formats.label_studio import FORMAT as LABEL_STUDIO
 from gemma_lisa.datasets_builder.formats.labelme import FORMAT as LABELME
 from gemma_lisa.datasets_builder.formats.supervisely import FORMAT as SUPERVISELY
@@ -21,6 +22,7 @@ from gemma_lisa.safety.short_text import show
 from .folder_classes import IGNORED
 from .folder_files import IMAGES, MASKS, find_place
 
+MAX_FILES = 20  # JSON files that are looked at to find out what they are
 FORMATS: dict[str, AnnotationFormat] = {
     "coco": COCO_JSON,
     "coco_panoptic": COCO_PANOPTIC,
@@ -97,4 +99,13 @@ def own_layout(root: Path) -> str | None:
         masks = find_place(place, MASKS)
         if masks.is_dir() and next(masks.iterdir(), None):
             return f"{masks.relative_to(root)}/"
+    return None
+
+
+def other_export(root: Path) -> str | None:
+    """Return what a JSON file in a folder is and what to do with it, if it is the export of a tool; for errors."""
+    for path in sorted(root.glob("*.json"))[:MAX_FILES] + sorted(root.glob("*/*.json"))[:MAX_FILES]:
+        kind = kind_of_file(path)
+        if kind not in (None, INSTANCES, NOT_JSON):
+            return f"{path.relative_to(root)} is {kind}: {advice_for(kind)}"
     return None

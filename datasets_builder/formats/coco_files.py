@@ -93,9 +93,8 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
 
 
 def has_coco(root: Path) -> bool:
-    """Return whether a folder contains a COCO file of any kind where `find_annotations` searches."""
-    kinds = (kind_of_file(path) for paths in _matches(root) for path in paths[:MAX_KINDS])
-    return any(kind is not None and kind.startswith("a COCO") for kind in kinds)
+    """Return whether a folder contains a COCO instances file where `find_annotations` searches."""
+    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in paths[:MAX_KINDS])
 
 
 def _search(root: Path, notes: Notes | None) -> list[Path]:

@@ -14,7 +14,7 @@ HEAD = 64 * 1024  # bytes: a file that is not longer is parsed; of others, the f
 RECORDS = 50  # number of records at the start of a list that are looked at
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},]')
 _CLOSE = {"[": "]", "{": "}"}
-_FOLDER = "--dataset folder reads it from labels/, next to images/"
+_FOLDER = "read it with --dataset folder"
 _EXPORT = "export it as COCO JSON with polygons or masks"
 
 
@@ -23,7 +23,7 @@ class _Kind(NamedTuple):
     advice: str
 
 
-_PANOPTIC = _Kind("a COCO panoptic file", f"{_EXPORT}, or use its instances file")
+_PANOPTIC = _Kind("a COCO panoptic file", f"{_FOLDER}, or use its instances file")
 _CAPTIONS = _Kind("a COCO captions file", "use the instances file of the same photos")
 _KEYPOINTS = _Kind("a COCO keypoints file without masks", "use the instances file of the same photos")
 _RESULTS = _Kind("a COCO results file (predictions)", "use the file of the annotations")
@@ -33,21 +33,21 @@ _OBJECTS = {
     ("shapes", "imagePath"): _Kind("a LabelMe file", _FOLDER),
     ("shapes", "imageHeight"): _Kind("a LabelMe file", _FOLDER),
     ("shapes", "is_sentence"): _Kind("a ReasonSeg file", "use --dataset reason_seg"),
-    ("_via_img_metadata",): _Kind("a VIA project", _EXPORT),
-    ("_via_settings",): _Kind("a VIA project", _EXPORT),
+    ("_via_img_metadata",): _Kind("a VIA project", _FOLDER),
+    ("_via_settings",): _Kind("a VIA project", _FOLDER),
     ("project", "config", "file", "view"): _Kind("a VIA 3 project", _EXPORT),
     ("image", "annotations"): _Kind("an SA-1B file", _EXPORT),
     ("item", "annotations"): _Kind("a V7 Darwin file", _EXPORT),
-    ("categories", "items"): _Kind("a Datumaro file", _EXPORT),
-    ("objects", "size"): _Kind("a Supervisely file", _EXPORT),
+    ("categories", "items"): _Kind("a Datumaro file", _FOLDER),
+    ("objects", "size"): _Kind("a Supervisely file", _FOLDER),
     ("type", "features"): _Kind("a GeoJSON file", _EXPORT),
     ("log", "version"): _Kind("a log file", _EXPORT),
 }
 # The same for the records of a list at the top level
 _LISTS = {
-    ("data", "annotations"): _Kind("a Label Studio JSON export", _EXPORT),
-    ("data", "completions"): _Kind("a Label Studio JSON export", _EXPORT),
-    ("data", "predictions"): _Kind("a Label Studio JSON export", _EXPORT),
+    ("data", "annotations"): _Kind("a Label Studio JSON export", _FOLDER),
+    ("data", "completions"): _Kind("a Label Studio JSON export", _FOLDER),
+    ("data", "predictions"): _Kind("a Label Studio JSON export", _FOLDER),
     ("annotation_id", "annotator"): _Kind("a Label Studio JSON-MIN export", _EXPORT),
     ("annotation_id", "lead_time"): _Kind("a Label Studio JSON-MIN export", _EXPORT),
     ("data_row", "projects"): _Kind("a Labelbox export", _EXPORT),

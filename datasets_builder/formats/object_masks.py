@@ -21,12 +21,14 @@ from .frames import Frame
 
 BACKGROUNDS = ("background", "_background_", "__background__")  # classes that users draw holes with
 CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
+AS_CROWD = 'objects marked iscrowd: 1, read as ignore regions (if each is one object, set crowds to "things")'
 INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
 NOT_THE_SAME = 0.9  # a hole is smaller than this share of the polygon around it
 # A mask and the box or area that its file states can differ by rounding. Beyond CLOSE_SIDE (pixels) or CLOSE_SHARE,
 # they are counted. A mask whose box overlaps the stated one by less than MIN_OVERLAP (IoU) is another one.
 CLOSE_SIDE, CLOSE_SHARE, MIN_OVERLAP = 3.0, 0.02, 0.5
 CLOSE_AREA = 0.1  # share of the area
+BOX_AREA = 0.01  # an area that differs less from that of the box is that of the box
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ def object_masks(
         if annotated.name.strip().lower() in BACKGROUNDS:
             cutouts.append((annotated, mask))
         elif mask is not None and annotated.crowd and crowds == "ignore":
-            notes.add("objects marked iscrowd: 1, read as ignore regions (option crowds)", annotated.where, image.path)
+            notes.add(AS_CROWD, annotated.where, image.path)
             found.append(ObjectMask(annotated, None, mask))
         else:
             found.append(ObjectMask(annotated, mask, box))
@@ -151,8 +153,8 @@ def _with_nested_holes(
     for at in np.argsort(depths, kind="stable"):
         inside[decode_mask(masks[at], annotated.where) == 1] = 1 - depths[at] % 2
     cut = encode_mask(inside)
-    areas = [int(coco_mask.area(mask)) for mask in (filled, cut)]
-    if annotated.area and abs(annotated.area - areas[0]) < abs(annotated.area - areas[1]):
+    areas, stated = [int(coco_mask.area(mask)) for mask in (filled, cut)], _stated_area(annotated, frame)
+    if stated and abs(stated - areas[0]) < abs(stated - areas[1]):
         notes.add("objects with a polygon inside another one, filled as their area states", annotated.where, image.path)
         return filled
     notes.add("objects with a polygon inside another one, which was cut out as a hole", annotated.where, image.path)
@@ -205,6 +207,14 @@ def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, n
     return segmentation_runs(
         [[left, top, right, top, right, bottom, left, bottom]], frame.size, f"{annotated.where}: its box"
     )
+
+
+def _stated_area(annotated: AnnotatedObject, frame: Frame) -> float | None:
+    """Return the stated area in pixels, or None if there is none, or if it is that of the box: some tools write this."""
+    area, box = annotated.area, _box(annotated, frame)
+    if not isinstance(area, int | float) or area <= 1 or frame.scale is not None:
+        return None
+    return None if box is not None and abs(area - box[2] * box[3]) <= BOX_AREA * area else area
 
 
 def _box(annotated: AnnotatedObject, frame: Frame) -> np.ndarray | None:
@@ -276,8 +286,7 @@ def _check_stated(
     Raises:
         ValueError: the stated box is that of another region, or the mask is inverted.
     """
-    pixels, where = frame.size[0] * frame.size[1], annotated.where
-    stated = annotated.area if isinstance(annotated.area, int | float) and annotated.area > 1 else None
+    pixels, where, stated = frame.size[0] * frame.size[1], annotated.where, _stated_area(annotated, frame)
     if stated and abs(stated - (pixels - area)) <= CLOSE_AREA * stated and abs(stated - area) > CLOSE_AREA * pixels:
         raise ValueError(
             f"{where}: its mask has {area:,} pixels, but its area is {stated:g}: the mask is inverted; export it again."
@@ -293,10 +302,8 @@ def _check_stated(
             )
         if difference > close:
             notes.add("objects whose mask differs from their bbox", where, image.path)
-        if stated and abs(stated - box[2] * box[3]) <= CLOSE_AREA * stated:
-            return  # the area of the box, as some tools write it
     outline = 2 * float(drawn[2:].sum())
-    if stated and frame.scale is None and abs(stated - area) > CLOSE_AREA * area + outline:
+    if stated and abs(stated - area) > CLOSE_AREA * area + outline:
         notes.add("objects whose mask differs from their area", where, image.path)
 
 

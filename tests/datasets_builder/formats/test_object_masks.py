@@ -9,7 +9,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes, loaded
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.formats.json_files import refuse
-from gemma_lisa.datasets_builder.formats.object_masks import object_masks
+from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, object_masks
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # raised inside pycocotools with NumPy 2
@@ -59,6 +59,8 @@ def test_the_stated_area_decides_whether_an_inner_polygon_is_filled():
     ]
     [mask], _, _ = drawn(thing([box(*OUTER), box(*INNER)], area=cut))
     assert mask.sum() == cut
+    [mask], _, _ = drawn(thing([box(*OUTER), box(*INNER)], box=[4, 4, 20, 20], area=400))  # the area of the box
+    assert mask.sum() == cut
 
 
 @pytest.mark.parametrize("other", [box(*OUTER), box(6, 4, 28, 24), box(24, 4, 30, 10)])
@@ -102,7 +104,7 @@ def test_an_object_without_an_outline_is_an_ignore_region_of_its_box_or_nothing(
 def test_crowds_are_counted_ignore_regions_or_things():
     crowd = thing(encode_mask(area(INNER)), crowd=True)
     [mask], [ignored], notes = drawn(crowd)
-    assert mask is None and list(notes) == ["objects marked iscrowd: 1, read as ignore regions (option crowds)"]
+    assert mask is None and list(notes) == [AS_CROWD]
     np.testing.assert_array_equal(ignored, area(INNER))
     [mask], [ignored], notes = drawn(crowd, crowds="things")
     np.testing.assert_array_equal(mask, area(INNER))
