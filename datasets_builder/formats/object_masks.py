@@ -210,7 +210,7 @@ def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, n
 
 
 def _stated_area(annotated: AnnotatedObject, frame: Frame) -> float | None:
-    """Return the stated area in pixels, or None if there is none, or if it is that of the box: some tools write this."""
+    """Return the stated area in pixels, or None if there is none or it is that of the box, as in some tools."""
     area, box = annotated.area, _box(annotated, frame)
     if not isinstance(area, int | float) or area <= 1 or frame.scale is not None:
         return None

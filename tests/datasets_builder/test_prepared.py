@@ -177,7 +177,7 @@ def test_a_folder_of_photos_in_place_of_a_data_set_name_is_one_line_that_says_wh
         ("two", "found train/image/, no prepared rows", "folder"),
         ("three", "found COCO JSON, no prepared rows", "coco_instances"),
         ("four", "no prepared rows", "folder"),
-        ("five", "found COCO JSON, no prepared rows", "coco_instances"),  # its error names the panoptic file
+        ("five", "no prepared rows", "folder"),  # panoptic
     ):
         with pytest.raises(ValueError, match=found) as refusal:
             load_rows(str(tmp_path / name), "train", options=options)

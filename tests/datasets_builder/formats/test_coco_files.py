@@ -92,8 +92,8 @@ def test_other_json_files_are_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (PANOPTIC, "a.json is a COCO panoptic file; export it as COCO JSON with polygons or masks"),
-        (LABELME, "a.json is a LabelMe file; --dataset folder reads it from labels/"),
+        (PANOPTIC, "a.json is a COCO panoptic file; read it with --dataset folder"),
+        (LABELME, "a.json is a LabelMe file; read it with --dataset folder"),
         ('{"title": "Mugs"}', "found only a.json; add the COCO file"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_folder_with_other_json_files_only_is_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="no COCO JSON file found: ") as refusal:
         find_annotations(tmp_path, None)
     assert words in str(refusal.value).replace("a.json, b.json", "a.json") and "\n" not in str(refusal.value)
-    assert has_coco(tmp_path) == (text == PANOPTIC)
+    assert not has_coco(tmp_path)
 
 
 def test_damaged_files_only_are_returned_because_reading_them_raises_the_exact_error(tmp_path):

@@ -16,7 +16,7 @@ def finder(tmp_path, *photos):
 
 
 @pytest.mark.parametrize("name", ["1.jpg", "images/1.jpg", "images\\1.jpg", "./images/1.jpg", "../images/1.jpg"])
-def test_an_exact_name_is_not_counted(tmp_path, name):
+def test_an_exact_name_is_no_remark(tmp_path, name):
     (tmp_path / "annotations").mkdir()
     photos, notes = finder(tmp_path, "images/1.jpg", "other/1.jpg")
     assert photos.find(name, "here") == tmp_path / "images/1.jpg" and not notes.cases

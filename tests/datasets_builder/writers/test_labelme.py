@@ -40,6 +40,6 @@ def test_folder_reads_exactly_the_masks(folder):
     drawn = list(masks().values())
     assert len(rows) == len(drawn)
     for row in rows:
-        number = int(row["source"].split("/")[2])
+        number = int(row["source"].rpartition("/")[2])
         (target,) = row["targets"]
         assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()

@@ -1,0 +1,67 @@
+"""Which labelling tool wrote the files of a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from own_folder import labelme, load, mask, numbers, photo, refusal, shape, write
+
+from gemma_lisa.datasets_builder.custom.recognition import FORMATS, other_export, own_layout, recognize
+from gemma_lisa.datasets_builder.formats.annotated import Notes
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+EXPORTS = Path(__file__).resolve().parents[2] / "exports"
+MUG = shape("mug", [[0, 0], [4, 0], [4, 3], [0, 3]])
+COCO = {
+    "images": [{"id": 1, "file_name": "1.jpg", "height": 6, "width": 8}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 3, 0, 3]]}],
+    "categories": [{"id": 1, "name": "plate"}],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    photo(tmp_path / "photos", "1.jpg")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("export", "name"),
+    [
+        ("datumaro/coco_instances", "coco"),
+        ("datumaro/coco_panoptic", "coco_panoptic"),
+        ("datumaro/cvat", "cvat"),
+        ("datumaro/datumaro", "datumaro"),
+        ("datumaro/voc_segmentation", "voc"),
+    ],
+)
+def test_the_export_of_a_tool_is_recognized_as_one_format(export, name):
+    assert [key for key, one in FORMATS.items() if one.recognizes(EXPORTS / export)] == [name]
+    splits = FORMATS[name].read(EXPORTS / export, Notes())
+    assert splits and all(images for images in splits.values())
+
+
+def test_two_formats_are_refused_unless_the_option_chooses_one(root):
+    labelme(root, "images/1.json", [MUG])
+    write(root, "annotations.json", json.dumps(COCO))
+    assert "contains COCO instances JSON and LabelMe JSON files; choose one by the option format" in refusal(root)
+    assert [load(root, format=name)[0]["targets"][0]["texts"] for name in ("coco", "labelme")] == [
+        ["the plate"],
+        ["the mug"],
+    ]
+    assert recognize(root, "via") == ("via", FORMATS["via"])
+
+
+def test_masks_have_precedence_and_the_other_files_are_named(root, caplog):
+    mask(root, "1_cup.png", numbers(n1=slice(0, 2)))
+    assert own_layout(root) == "masks/"
+    write(root, "annotations.json", json.dumps(COCO))
+    assert load(root)[0]["targets"][0]["texts"] == ["the cup"]
+    assert "read masks/; the COCO instances JSON are ignored (option format)" in caplog.text
+    assert load(root, format="coco")[0]["targets"][0]["texts"] == ["the plate"]
+
+
+def test_the_export_of_a_tool_that_is_not_read_is_named(root):
+    write(root, "project.json", json.dumps({"project": {}, "config": {}, "file": {}, "view": {}}))
+    assert other_export(root) == "project.json is a VIA 3 project: export it as COCO JSON with polygons or masks"
+    assert "project.json is a VIA 3 project" in refusal(root) and "images/" not in refusal(root).split(";")[-1]
