@@ -116,11 +116,12 @@ class TolerantBuilder(RowsBuilder):
 
         Args:
             where: file, folder or split.
-            notes: what was interpreted, united or skipped.
+            notes: what was interpreted, united or skipped. It is emptied, so that it can be used further.
         """
         for kind, cases in notes.cases.items():
             self.remark(f"{where}: {kind} ({len(cases):,}), first: {cases[0].where}")
             self.examples += [str(case.photo) for case in cases if case.photo is not None][:1]
+        notes.cases.clear()
 
     def tolerate(self, error: ValueError) -> None:
         """Record the error of a skipped file or record and log it.

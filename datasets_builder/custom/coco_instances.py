@@ -128,9 +128,9 @@ class CocoInstances(TolerantBuilder):
         for where, row in self.rows(framed, row_of):
             n_rows += 1
             yield where, row
-        self.remark_notes(file, notes)
         if not n_rows and len(self.bad) == num_bad:
             raise ValueError(_nothing_to_ask(file, images, notes))
+        self.remark_notes(file, notes)
 
 
 def _nothing_to_ask(file: Path, images: list[AnnotatedImage], notes: Notes) -> str:

@@ -93,7 +93,7 @@ class Folder(TolerantBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config, root = self.config, self.config.root
         _check_options(config)
-        notes = Notes()
+        notes = self.notes = Notes()  # readers keep it, and add to it when rows are made
         tool = None if config.format == MASKS else recognize(root, config.format)
         if tool and config.format is None and (own := own_layout(root)):
             self.remark(f"{root}: read {own}; the {tool[1].title} are ignored (option format)")
@@ -150,7 +150,7 @@ class Folder(TolerantBuilder):
         names: dict[int, str],
         with_questions: bool,
     ) -> Iterator[tuple[str, dict]]:
-        notes = Notes()
+        notes = self.notes
         text = None if with_questions else self.config.text
         reader = MaskReader(names, self.config.ignore_value, text, notes, self.config.exif)
         skipped = defaultdict(list)

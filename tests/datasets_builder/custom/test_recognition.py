@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from own_folder import labelme, load, mask, numbers, photo, refusal, shape, write
+from PIL import Image
 
 from gemma_lisa.datasets_builder.custom.recognition import FORMATS, other_export, own_layout, recognize
 from gemma_lisa.datasets_builder.formats.annotated import Notes
+from gemma_lisa.datasets_builder.formats.voc_colors import STANDARD_NAMES, VOC_COLORS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 EXPORTS = Path(__file__).resolve().parents[2] / "exports"
@@ -39,6 +42,17 @@ def test_the_export_of_a_tool_is_recognized_as_one_format(export, name):
     assert [key for key, one in FORMATS.items() if one.recognizes(EXPORTS / export)] == [name]
     splits = FORMATS[name].read(EXPORTS / export, Notes())
     assert splits and all(images for images in splits.values())
+
+
+def test_remarks_of_masks_that_are_read_one_at_a_time_are_logged(tmp_path, caplog):
+    for number in range(3):
+        photo(tmp_path, f"JPEGImages/{number}.jpg")
+        picture = Image.fromarray(numbers(n15=slice(0, 2)).astype(np.uint8)).convert("P")
+        picture.putpalette([channel for color in VOC_COLORS for channel in color.to_bytes(3, "big")])
+        (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"SegmentationClass/{number}.png")
+    assert {text for row in load(tmp_path) for target in row["targets"] for text in target["texts"]} == {"the person"}
+    assert f"{STANDARD_NAMES} (3), first:" in caplog.text
 
 
 def test_two_formats_are_refused_unless_the_option_chooses_one(root):
