@@ -104,9 +104,16 @@ def build_parser() -> ArgumentParser:
     )
     asked = parser.add_argument_group("images and questions")
     asked.add_argument(
-        "--image", metavar="PATH", nargs="+", type=Path, help="image files and folders of images (not of subfolders)"
+        "--image",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        type=Path,
+        help="image files and folders of images (not of subfolders)",
     )
-    asked.add_argument("--query", metavar="QUESTION", nargs="+", help="questions to ask about each image")
+    asked.add_argument(
+        "--query", metavar="QUESTION", nargs="+", action="extend", help="questions to ask about each image"
+    )
     asked.add_argument(
         "--table",
         metavar="FILE",

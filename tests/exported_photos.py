@@ -6,7 +6,8 @@ import numpy as np
 from drawn_masks import SHAPE, masks
 from PIL import Image
 
-from gemma_lisa.datasets_builder.rows import encode_mask
+from gemma_lisa.datasets_builder.mixture import load_rows
+from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 from gemma_lisa.datasets_builder.writers.exported import ExportedObject, ExportedPhoto
 
 NAMES = ["mug", "what could open it?", "lid", "unused"]
@@ -26,3 +27,14 @@ def drawn_photos(folder: Path) -> list[ExportedPhoto]:
         photos.append(ExportedPhoto(f"{number}.png", SHAPE, [thing]))
     Image.new("RGB", SHAPE[::-1]).save(folder / "nothing.png")
     return [*photos, ExportedPhoto("nothing.png", SHAPE, [])]
+
+
+def assert_folder_reads_exactly_the_masks(folder: Path) -> None:
+    """Read the written data set of `drawn_photos` as `--dataset folder` and compare its masks with the drawn ones."""
+    rows, drawn = load_rows("folder", "train", str(folder)), list(masks().values())
+    assert len(rows) == len(drawn)  # the photo without objects has no question
+    for row in rows:
+        number = int(Path(row["image"]["path"]).stem)
+        (target,) = row["targets"]
+        assert target["texts"] == [f"the {NAMES[number % 3]}"]
+        assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()

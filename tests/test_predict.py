@@ -53,6 +53,15 @@ def test_every_image_of_a_folder_is_answered_with_masks_and_records(scene, tmp_p
     assert records[0]["masks"][0]["phrase"] == "bottom left"
 
 
+def test_repeated_options_add_images_and_questions(scene, tmp_path):
+    records = tmp_path / "answers.json"
+    arguments = ["--image", str(scene / "a.png"), "--query", "the red circle", "--output", str(tmp_path / "out")]
+    arguments += ["--image", str(scene / "b.png"), "--query", "the square", "--json", str(records)]
+    predict.main(arguments)
+    asked = [(Path(found["image"]).name, found["query"]) for found in json.loads(records.read_text())]
+    assert asked == [(name, text) for name in ("a.png", "b.png") for text in ("the red circle", "the square")]
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_table_has_an_image_and_a_query_in_each_row(scene, tmp_path, kind):
     pairs = [("photos/a.png", "the red circle"), ("photos/b.png", 'a "quoted", thing')]

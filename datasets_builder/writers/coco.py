@@ -67,6 +67,8 @@ COCO = DatasetWriter(
     is_upright=False,
     refusal=accept_all,
     write=write,
-    next_step="Zip the content of {folder} and import it into a CVAT project (COCO 1.0), or use another labelling "
-    "tool. Correct it, export it as COCO, and train with --dataset coco_instances --data_dir FOLDER.",
+    # Tested with label-studio-converter 0.0.59
+    next_step="Zip the content of {folder} and import it into a CVAT project (COCO 1.0), or convert it for Label "
+    f"Studio with `label-studio-converter import coco -i {{folder}}/{ANNOTATIONS} -o tasks.json`. Correct it, export "
+    "it, and train with --dataset folder --data_dir FOLDER.",
 )

@@ -93,6 +93,7 @@ def prepare(page: str, folder: Path) -> None:
     if page == "docs/data.md":
         write_labelme(folder / "my_photos")
         write_coco(folder / "my_coco")
+        draw_photo(folder / "new_photos" / "1.jpg", 3)
     if page == "docs/runs.md":
         script = [sys.executable, "scripts/init_tiny.py", "--output", "outputs/start"]
         subprocess.run(script, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder.parent)}, check=True)

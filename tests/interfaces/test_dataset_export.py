@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.interfaces import dataset_export
-from gemma_lisa.interfaces.dataset_export import FILES, SCORES, DatasetExport, check_folder, class_name
+from gemma_lisa.interfaces.dataset_export import FILES, SCORES, WRITERS, DatasetExport, check_folder, class_name
 from gemma_lisa.safety.errors import UsageError, WriteError
 
 
@@ -138,14 +138,44 @@ def export_turned(tmp_path, form, orientation):
     return path, mask
 
 
-@pytest.mark.parametrize("form", ["coco", "labelme"])
+@pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_masks_are_read_back_on_photos_with_an_orientation(tmp_path, form, orientation):
-    path, mask = export_turned(tmp_path, form, orientation)
-    reader = "coco_instances" if form == "coco" else "folder"
-    (row,) = load_rows(reader, "train", str(tmp_path / "out"))
+    _, mask = export_turned(tmp_path, form, orientation)
+    (row,) = load_rows("folder", "train", str(tmp_path / "out"))
     assert (decode_mask(row["targets"][0]["masks"][0], "row") == mask).all()
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme"])
+def test_coco_and_labelme_copy_photos_byte_by_byte(tmp_path, form):
+    path, mask = export_turned(tmp_path, form, 6)
     assert (tmp_path / "out" / "images" / "two words.jpg").read_bytes() == path.read_bytes()
+    if form == "coco":
+        (row,) = load_rows("coco_instances", "train", str(tmp_path / "out"))
+        assert (decode_mask(row["targets"][0]["masks"][0], "row") == mask).all()
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_folder_reads_back_the_union_of_the_objects_of_each_class(asked, tmp_path, form, caplog):
+    asked(form).write()
+    rows = load_rows("folder", "train", str(tmp_path / "out"))
+    found = {
+        (Path(row["image"]["path"]).name, target["texts"][0]): decode_mask(target["masks"][0], "row").astype(bool)
+        for row in rows
+        for target in row["targets"]
+    }
+    drawn = masks()
+    expected = {
+        ("1.jpg", "the mug"): drawn["holes"] | drawn["parts"],
+        ("1-2.jpg", "the lid"): drawn["circle"],
+        ("1-2.jpg", "the mug"): drawn["circle"],
+    }
+    if form == "voc":  # a pixel has one object, so equal masks of two classes are one
+        del expected["1-2.jpg", "the lid"]
+    assert found.keys() == expected.keys()
+    assert all((found[key] == expected[key]).all() for key in expected)
+    # The other files of the folder are no data
+    assert not [record for record in caplog.records if SCORES in record.message or FILES in record.message]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from drawn_masks import masks
-from exported_photos import NAMES, drawn_photos
+from exported_photos import NAMES, assert_folder_reads_exactly_the_masks, drawn_photos
 from pycocotools.coco import COCO as CocoFile
 
 from gemma_lisa.datasets_builder.mixture import load_rows
@@ -53,6 +53,10 @@ def test_coco_instances_reads_exactly_the_masks(folder):
         (target,) = row["targets"]
         assert target["texts"] == [f"the {NAMES[number % 3]}"]
         assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()
+
+
+def test_folder_reads_exactly_the_masks(folder):
+    assert_folder_reads_exactly_the_masks(folder)
 
 
 def test_a_data_set_without_objects_is_valid_json(tmp_path):

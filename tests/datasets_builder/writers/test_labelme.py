@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 from drawn_masks import SHAPE, filled, masks
-from exported_photos import NAMES, drawn_photos
+from exported_photos import NAMES, assert_folder_reads_exactly_the_masks, drawn_photos
 
-from gemma_lisa.datasets_builder.mixture import load_rows
-from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.writers.labelme import IMAGES, LABELME
 
 
@@ -36,10 +34,4 @@ def test_a_photo_without_objects_has_a_file_without_shapes(folder):
 
 
 def test_folder_reads_exactly_the_masks(folder):
-    rows = load_rows("folder", "train", str(folder))
-    drawn = list(masks().values())
-    assert len(rows) == len(drawn)
-    for row in rows:
-        number = int(row["source"].rpartition("/")[2])
-        (target,) = row["targets"]
-        assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()
+    assert_folder_reads_exactly_the_masks(folder)

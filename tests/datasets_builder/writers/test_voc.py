@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from drawn_masks import SHAPE, masks
-from exported_photos import NAMES, drawn_photos, exported
+from exported_photos import NAMES, assert_folder_reads_exactly_the_masks, drawn_photos, exported
 from PIL import Image
 
 from gemma_lisa.datasets_builder.writers.exported import ExportedPhoto
@@ -29,6 +29,11 @@ def test_label_maps_hold_exactly_the_masks_in_the_colors_of_the_label_map(tmp_pa
         assert (read(tmp_path / OBJECTS / f"{number}.png")[0] == mask).all()
     assert not read(tmp_path / CLASSES / "nothing.png")[0].any()
     assert (tmp_path / TRAIN).read_text().split() == [*map(str, range(len(masks()))), "nothing"]
+
+
+def test_folder_reads_exactly_the_masks(tmp_path):
+    VOC.write(tmp_path, iter(drawn_photos(tmp_path / VOC.photos)), NAMES)
+    assert_folder_reads_exactly_the_masks(tmp_path)
 
 
 def test_the_palette_is_that_of_pascal_voc():

@@ -3,7 +3,7 @@
 import numpy as np
 import yaml
 from drawn_masks import SHAPE, filled, masks
-from exported_photos import NAMES, drawn_photos, exported
+from exported_photos import NAMES, assert_folder_reads_exactly_the_masks, drawn_photos, exported
 
 from gemma_lisa.datasets_builder.writers.exported import ExportedPhoto
 from gemma_lisa.datasets_builder.writers.yolo import LABELS, OPTIONS, YOLO
@@ -27,6 +27,11 @@ def test_each_object_is_one_line_with_exactly_its_mask(tmp_path):
         ((kind, found),) = read(tmp_path / LABELS / f"{number}.txt", SHAPE)
         assert kind == number % 3 and (found == mask).all()
     assert (tmp_path / LABELS / "nothing.txt").read_text() == ""
+
+
+def test_folder_reads_exactly_the_masks(tmp_path):
+    YOLO.write(tmp_path, iter(drawn_photos(tmp_path / YOLO.photos)), NAMES)
+    assert_folder_reads_exactly_the_masks(tmp_path)
 
 
 def test_data_yaml_names_the_classes_and_the_photos(tmp_path):
