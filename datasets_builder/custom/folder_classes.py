@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from gemma_lisa.datasets_builder.class_names import clean
+from gemma_lisa.datasets_builder.formats.annotated import IGNORED
 from gemma_lisa.safety.parsing import each_once, parse_json, parse_yaml
 from gemma_lisa.safety.short_text import shorten, show
 
 from .folder_tables import check_characters, read_text
 
 BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # names that number 0 can have
-IGNORED = "__ignore__"  # LabelMe's label of ignore regions
 
 # A line of classes.txt: `1: cat`, also with another separator; `cat: 1`; or `cat`. `3 wheeler` could be the first or
 # the last of these. `7up` is a name.

@@ -14,10 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED
 from gemma_lisa.safety.short_text import listed
 
-from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
+from .annotated import AS_SIZE, IGNORED, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .folder_listing import composed, is_photo, list_files, ordered, read_text, split_of, split_word, without_suffix
 from .label_maps import picture_size, plane_masks
 from .voc_colors import VOID_COLOR, VOID_NUMBER, ClassList, Raster, class_names_of, find_classes, read_raster

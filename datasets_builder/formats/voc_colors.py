@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED, clean, read_classes
+from gemma_lisa.datasets_builder.custom.folder_classes import CountedNames, clean, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import CLASS_FILES
 from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import count_of, listed, show
 
-from .annotated import Notes
+from .annotated import IGNORED, Notes
 from .folder_listing import read_text
 from .label_maps import INDEX_MODES
 
