@@ -86,7 +86,7 @@ class FolderConfig(TolerantConfig):
 
 
 class Folder(TolerantBuilder):
-    VERSION = datasets.Version("1.3.0")  # increase it whenever the rows of the same files change
+    VERSION = datasets.Version("1.4.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
