@@ -8,10 +8,12 @@ from gemma_lisa.safety.short_text import listed, show
 
 from .formats.annotated import Notes
 
-TRAILING_NUMBER = re.compile(r"(?P<stem>.*[^\W\d_])[\s.#-]*[\[(]?\d{1,9}[\])]?")
+TRAILING_NUMBER = re.compile(r"(?P<stem>.*[^\W\d_])[\s.#-]*[\[(]?(?P<number>\d{1,9})[\])]?")
 # Their number is part of the name: "class 1" and "class 2" are never one class
 NUMBERED_WORDS = {"class", "type", "kind", "category", "group", "grade", "level", "stage", "phase", "zone", "version"}
 KEEP_APART = "list them in classes.txt to keep them apart"
+FIRST_NUMBERS = (0, 1)  # of instances: "mug-1" in every photo
+KEPT = "class names that end with a number, which no other name of the class has; the number is kept"
 
 
 def clean(name: str) -> str:
@@ -39,8 +41,8 @@ def unite_names(names: Iterable[str], numbered: bool, notes: Notes, advice: str 
 
     Args:
         names: of all splits, as in the files. They can be repeated.
-        numbered: also unite names that differ only in a trailing number. A number is kept if only one name has its
-            stem: "bus 3" without another bus.
+        numbered: also unite names that differ only in a trailing number. If only one name has its stem, 0 and 1 are
+            removed, because they number the first instance, and other numbers are kept: "bus 3" without another bus.
         notes: gets a case for each class of several names.
         advice: how to keep such names apart.
     """
@@ -55,20 +57,27 @@ def unite_names(names: Iterable[str], numbered: bool, notes: Notes, advice: str 
     else:
         stems = {key: [key] for key in groups}
     class_of = {}
-    for keys in stems.values():
+    for stem, keys in stems.items():
         united = [name for key in keys for name in groups[key]]
+        has_numbers = len(keys) > 1 or (keys[0] != stem and _number_of(keys[0]) in FIRST_NUMBERS)
         spellings = Counter()
         for name in united:
-            spellings[clean(name) if len(keys) == 1 else stem_of(clean(name))] += count[name]
+            spellings[stem_of(clean(name)) if has_numbers else clean(name)] += count[name]
         label = spellings.most_common(1)[0][0]
         class_of |= dict.fromkeys(united, label)
-        _note(united, label, len(keys) > 1, notes, advice)
+        _note(united, label, has_numbers, notes, advice)
+        if keys[0] != stem and not has_numbers:
+            notes.add(KEPT, show(united[0]))
     return class_of
 
 
+def _number_of(name: str) -> int:
+    return int(TRAILING_NUMBER.fullmatch(name)["number"])
+
+
 def _note(united: list[str], label: str, has_numbers: bool, notes: Notes, advice: str) -> None:
-    if len({clean(name) for name in united}) == 1:
+    if {clean(name) for name in united} == {label}:
         return  # spaces instead of underscores are no other name
     differ = "a trailing number" if has_numbers else "letter case"
-    where = f"{listed(map(show, united))} are {show(label)}"
+    where = f"{listed(map(show, united))} {'is' if len(united) == 1 else 'are'} {show(label)}"
     notes.add(f"united class names that differ only in {differ} ({advice})", where)

@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, Notes
+from gemma_lisa.datasets_builder.formats.annotated import IGNORED, AnnotatedImage, Notes
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
 from gemma_lisa.datasets_builder.formats.frames import frames_of
 from gemma_lisa.datasets_builder.formats.labelme import annotated_image
 from gemma_lisa.datasets_builder.formats.object_masks import ObjectMask, object_masks
 
-from .folder_classes import IGNORED, clean
+from .folder_classes import clean
 from .folder_files import Photo, composed
 from .folder_masks import Area
 from .recognition import rename

@@ -33,6 +33,7 @@ from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated_photos import REPEATED, annotated_areas, find_frames, photos_of, read_labels
 from .folder_classes import class_names, read_classes
+from .folder_exports import unmatched_mask, unread_export
 from .folder_files import (
     LABELS,
     LAYOUT,
@@ -50,7 +51,7 @@ from .folder_numbers import decide_numbers
 from .folder_places import find_place, place_remarks
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
-from .recognition import other_export, own_layout, read_format, recognize
+from .recognition import own_layout, read_format, recognize
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -85,7 +86,7 @@ class FolderConfig(TolerantConfig):
 
 
 class Folder(TolerantBuilder):
-    VERSION = datasets.Version("1.3.0")  # increase it whenever the rows of the same files change
+    VERSION = datasets.Version("1.4.0")  # increase it whenever the rows of the same files change
     BUILDER_CONFIG_CLASS = FolderConfig
     BUILDER_CONFIGS = [FolderConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
@@ -96,13 +97,14 @@ class Folder(TolerantBuilder):
         notes = self.notes = Notes()  # readers keep it, and add to it when rows are made
         tool = None if config.format == MASKS else recognize(root, config.format)
         if tool and config.format is None and (own := own_layout(root)):
-            self.remark(f"{root}: read {own}; the {tool[1].title} are ignored (option format)")
+            if tool[0] != "labelme":  # its files are part of this layout
+                self.remark(f"{root}: read {own}; the {tool[1].title} are ignored (option format)")
             tool = None
         if tool:
             self.remark(f"{root}: recognized as {tool[1].title}")
             folders, splits, questions, errors = _tool_photos(config, tool[1], notes)
         else:
-            folders = find_folders(root, other_export(root))
+            folders = find_folders(root, unread_export(root))
             for remark in place_remarks(folders):
                 self.remark(remark)
             questions, bad_lines = _read_questions(root, folders)
@@ -113,9 +115,11 @@ class Folder(TolerantBuilder):
             raise ValueError(f"{root}: images/ contains no photo; {LAYOUT}.")
         photos = [photo for of_split in splits.values() for photo in of_split]
         if not tool and questions is None and photos and not any(photo.masks or photo.labels for photo in photos):
+            stem, folder = photos[0].stem, photos[0].folder
             raise ValueError(
                 f"{root}: none of the {len(photos):,} photos has a mask or a LabelMe file, such as "
-                f"{MASKS}/{photos[0].stem}.png or {LABELS}/{photos[0].stem}.json; {other_export(root) or LAYOUT}."
+                f"{MASKS}/{stem}.png or {LABELS}/{stem}.json; "
+                f"{unread_export(root) or unmatched_mask(folder, stem) or LAYOUT}."
             )
         splits = splits or {next(iter(folders)): []}  # verify lists the errors
         typed = not tool or tool[1].free_names

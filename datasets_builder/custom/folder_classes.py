@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from gemma_lisa.datasets_builder.class_names import clean
+from gemma_lisa.datasets_builder.formats.annotated import IGNORED
 from gemma_lisa.safety.parsing import each_once, parse_json, parse_yaml
 from gemma_lisa.safety.short_text import shorten, show
 
 from .folder_tables import check_characters, read_text
 
 BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "none")  # names that number 0 can have
-IGNORED = "__ignore__"  # LabelMe's label of ignore regions
 
 # A line of classes.txt: `1: cat`, also with another separator; `cat: 1`; or `cat`. `3 wheeler` could be the first or
 # the last of these. `7up` is a name.
@@ -19,6 +19,7 @@ NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,9})(?P<separator>\s*[:=,;)]\s*|\.\s*(?=\D)|\s+-\s+|\s+)(?P<name>[^\s:=,;\"].*)"
 )
 NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;\t]\s*(?P<number>\d{1,9})")
+COLORS = re.compile(r"\d[\s,;]+\d+[\s,;]+\d+[\s,;:]*$")  # `mug,255,0,0`: a table with colors
 LONGEST_LINE = 1_000  # characters: the time of the patterns is quadratic
 NAME_ALONE = re.compile(r".*")
 NUMBER_BEGINS = re.compile(r"\d+([\s:=,;.)-]|$)")
@@ -31,6 +32,18 @@ class CountedNames(dict[int, str]):
     """Class names of a list without numbers, counted from 1. Only the masks show whether it counts from 0."""
 
     where: str  # the file or option
+
+    def from_zero(self) -> dict[int, str]:
+        return {number - 1: name for number, name in self.items()}
+
+    def ambiguous(self) -> ValueError:
+        """Return the error of masks that allow both."""
+        one, other = ([f"`{at}: {name}`" for at, name in list(each.items())[:2]] for each in (self.from_zero(), self))
+        return ValueError(
+            f"{self.where}: the list has no numbers, and no mask contains the number {len(self)}, so it is not clear "
+            f"whether {show(self[1])} is number 0 or 1. Write a number on each line: {', '.join(one)}, ... if 0 is the "
+            f"first class, or {', '.join(other)}, ... if 0 is the background."
+        )
 
 
 def read_classes(file: Path) -> dict[int, str]:
@@ -96,7 +109,7 @@ def _kind(line: str) -> re.Pattern | None:
     """Return the pattern of a line, or None if it is ambiguous."""
     match = NUMBER_FIRST.fullmatch(line)
     if match is None:
-        if NUMBER_BEGINS.match(line):
+        if NUMBER_BEGINS.match(line) or COLORS.search(line):
             return None
         return NUMBER_LAST if NUMBER_LAST.fullmatch(line) else NAME_ALONE
     separator = match["separator"].strip(" ")

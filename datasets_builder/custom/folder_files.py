@@ -172,7 +172,8 @@ def pair_up(folder: Path, asked: set[Path]) -> Pairs:
             pairs.add_unmatched(path, "LabelMe file")
         elif found[0].labels or found[0].masks:
             other = found[0].labels or found[0].masks[0][1]
-            pairs.add_error(path, f"{other} belongs to the same photo; keep one of the two")
+            option = "" if found[0].labels else ', or set the option format to "labelme"'
+            pairs.add_error(path, f"{other} belongs to the same photo; keep one of the two{option}")
         else:
             found[0].labels = path
     return pairs

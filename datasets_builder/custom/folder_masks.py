@@ -12,7 +12,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.formats.annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, Notes, loaded
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
 from gemma_lisa.datasets_builder.formats.frames import AUTO, frames_of
-from gemma_lisa.datasets_builder.formats.label_maps import class_masks
+from gemma_lisa.datasets_builder.formats.label_maps import check_interpolation, class_masks
 from gemma_lisa.datasets_builder.formats.mask_images import class_numbers, object_levels, read_mask_image
 from gemma_lisa.datasets_builder.formats.soft_masks import BACKGROUND, FEW_NUMBERS, LOW, object_pixels
 from gemma_lisa.datasets_builder.rows import encode_mask
@@ -137,7 +137,8 @@ class MaskReader:
         if not self.names:
             return {None: self.thing(path, photo)}
         note = self._note(path, photo)
-        masks = class_masks(self._aligned(class_numbers(read_mask_image(path), note), path, photo))
+        numbers = class_numbers(read_mask_image(path), note)
+        masks = class_masks(self._aligned(numbers, path, photo))
         if BACKGROUND not in self.names:
             masks.pop(BACKGROUND, None)
         unknown = sorted(set(masks) - set(self.names) - {self.ignore_value})
@@ -153,6 +154,7 @@ class MaskReader:
             raise ValueError(
                 f"{path}: contains the number {unknown[0]}, which is not a class; the classes are: {known}."
             )
+        check_interpolation(numbers, path, note)
         found = defaultdict(list)
         for number, mask in masks.items():
             if is_background(self.names[number]):

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from gemma_lisa.datasets_builder.formats.mask_images import class_numbers, read_mask_image
-from gemma_lisa.safety.short_text import show
 
 from .folder_classes import CountedNames
 from .folder_files import Photo, find_mask
@@ -52,17 +51,11 @@ def _decide(names: CountedNames, photos: list[Photo], ignore_value: int, root: P
             return dict(names)  # of a larger number, `MaskReader` raises the error
         has_map |= not is_file_name
         has_zero_file |= is_file_name and number == 0
-    from_zero = {number - 1: name for number, name in names.items()}
     if has_zero_file:
-        return from_zero
+        return names.from_zero()
     if not has_map:
         return dict(names)
-    one, other = ([f"`{number}: {name}`" for number, name in list(each.items())[:2]] for each in (from_zero, names))
-    raise ValueError(
-        f"{names.where}: the list has no numbers, and no mask contains the number {last}, so it is not clear whether "
-        f"{show(names[1])} is number 0 or 1. Write a number on each line: {', '.join(one)}, ... if 0 is the first "
-        f"class, or {', '.join(other)}, ... if 0 is the background."
-    )
+    raise names.ambiguous()
 
 
 def _numbers(photos: Iterable[Photo], last: int, ignore_value: int, root: Path) -> Iterator[tuple[int, bool]]:

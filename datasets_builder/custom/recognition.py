@@ -4,7 +4,14 @@ import dataclasses
 from pathlib import Path
 
 from gemma_lisa.datasets_builder.class_names import unite_names
-from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotationFormat, Notes, failing, loaded
+from gemma_lisa.datasets_builder.formats.annotated import (
+    IGNORED,
+    AnnotatedImage,
+    AnnotationFormat,
+    Notes,
+    failing,
+    loaded,
+)
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
 from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
 from gemma_lisa.datasets_builder.formats.coco_panoptic import FORMAT as COCO_PANOPTIC
@@ -19,7 +26,6 @@ from gemma_lisa.datasets_builder.formats.voc import FORMAT as VOC
 from gemma_lisa.datasets_builder.formats.yolo import FORMAT as YOLO
 from gemma_lisa.safety.short_text import show
 
-from .folder_classes import IGNORED
 from .folder_files import IMAGES, MASKS, find_place
 
 MAX_FILES = 20  # JSON files that are looked at to find out what they are

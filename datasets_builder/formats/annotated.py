@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 AS_SIZE = "as size"  # one program wrote size and coordinates, so the size shows the frame; if it cannot: upright
+IGNORED = "__ignore__"  # class of ignore regions, as LabelMe names them
 PERCENT = "percent"  # percent of the upright photo, times the stated size: what Label Studio exports as COCO
 
 

@@ -1,5 +1,6 @@
 """Read label maps (images whose pixels are class numbers) and encode the masks of all their classes at once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,15 @@ from PIL import ExifTags
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.images_gemma_lisa import open_image, open_upright, own_limit, pixel_limit
+from gemma_lisa.safety.short_text import listed
 
 from .coco_segmentation import QUARTER_TURNS
 
 PLANE_BITS = 32  # of a number in a label map
+# Interpolation between areas of 2 and 9 makes narrow areas of 3 to 8 between them. Shares are of all changes of number
+NARROW, MANY_BETWEEN, MOST_BETWEEN = 4, 0.25, 0.4  # pixels, share that is noted, share that is an error
+SMALLEST_SIDE = 32  # pixels; in smaller maps all areas are narrow
+BETWEEN = "label maps in which a number mostly lies between a smaller and a larger one, as after interpolation"
 INDEX_MODES = ("1", "L", "P", "I;16", "I")  # modes of images with one number per pixel
 
 
@@ -80,3 +86,38 @@ def plane_masks(*planes: np.ndarray, limit: int | None = None) -> dict[tuple[int
         key = tuple(int(down[starts[of_class[0]]]) for down in downs)
         masks[key] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
     return masks
+
+
+def check_interpolation(labels: np.ndarray, path: Path, note: Callable[[str], None]) -> None:
+    """Check that the numbers of a label map (H, W) are not interpolated, as by resizing with smooth edges.
+
+    Args:
+        labels: class numbers.
+        path: names the map in errors.
+        note: counts a case of a kind.
+
+    Raises:
+        ValueError: several numbers occur in narrow areas between a smaller and a larger number.
+    """
+    if min(labels.shape) < SMALLEST_SIDE:
+        return
+    num_changes, num_between, numbers = 0, 0, set()
+    for lines in (labels, labels.T):
+        is_start = np.ones(lines.shape, dtype=bool)
+        is_start[:, 1:] = lines[:, 1:] != lines[:, :-1]
+        starts = np.flatnonzero(is_start)
+        values, rows = lines.ravel()[starts], starts // lines.shape[1]
+        num_changes += len(starts) - len(lines)
+        before, value, after = values[:-2], values[1:-1], values[2:]
+        is_between = ((before < value) & (value < after)) | ((before > value) & (value > after))
+        is_between &= (rows[:-2] == rows[2:]) & (np.diff(starts[1:]) <= NARROW)
+        num_between += int(is_between.sum())
+        numbers.update(np.unique(value[is_between]).tolist())
+    share = num_between / max(num_changes, 1)
+    if share > MOST_BETWEEN and len(numbers) > 1:
+        raise ValueError(
+            f"{path}: its numbers {listed(sorted(numbers)[:5])} lie in narrow areas between smaller and larger "
+            'numbers, so it was resized with smooth edges. Resize label maps with the method "nearest neighbor".'
+        )
+    if share > MANY_BETWEEN:
+        note(BETWEEN)

@@ -33,6 +33,7 @@ CANCELLED = "skipped annotations that the annotator cancelled"
 PREDICTIONS = "skipped predictions of tasks without an annotation"
 ROTATED_VIEW = "photos annotated in a rotated view, whose coordinates were read as those of the photo without rotation"
 IMAGE_KEYS = ("image", "img", "photo", "picture", "captioning", "ocr", "url", "$undefined$")
+VIDEO = re.compile(r"\.(mp4|m4v|mov|avi|webm|mkv|mpe?g|wmv)$", re.IGNORECASE)
 _MARKS = re.compile(r'"(original_width|completed_by|was_cancelled|annotation_id|file_upload|inner_id)"\s*:')
 _TASK = re.compile(r'"(annotations|completions|predictions)"\s*:\s*\[')
 
@@ -170,6 +171,10 @@ def _names(task: _Task) -> list[str]:
         ValueError: no value of the data, or several, can be a photo.
     """
     texts = {}
+    if video := next((text for text in task.data.values() if isinstance(text, str) and VIDEO.search(text)), None):
+        raise ValueError(
+            f"{task.where}: {show(video)} is a video, which is not supported; annotate its frames as images."
+        )
     for key, value in task.data.items():
         values = value if isinstance(value, list) and value else [value]
         if all(isinstance(text, str) and text.strip() for text in values):

@@ -18,6 +18,7 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .json_files import read_json
+from .json_kinds import INSTANCES, advice_for, kind_of_json
 from .labelme_shapes import Shapes
 from .photo_names import NO_PHOTOS, PhotoNames
 from .tool_folders import by_split, files_below, head_of, is_in_other_split, name_key, photo_suffixes, split_in
@@ -214,7 +215,10 @@ def _read_head(path: Path, notes: Notes) -> LabelMeFile | None:
 def _content(file: Path) -> dict[str, Any]:
     content = read_json(file, ADVICE)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise ValueError(f"{file}: shapes, imageHeight or imageWidth is missing; save the file in LabelMe.")
+        kind = kind_of_json(content)
+        if kind not in (None, INSTANCES) and "LabelMe" not in kind:
+            raise ValueError(f"{file} is {kind}: {advice_for(kind)}.")
+        raise ValueError(f"{file}: the list shapes is missing; save the file in LabelMe.")
     return content
 
 

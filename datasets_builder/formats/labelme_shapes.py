@@ -8,11 +8,10 @@ import numpy as np
 from gemma_lisa.datasets_builder.rows import encode_mask, is_unicode
 from gemma_lisa.safety.short_text import name_of, show
 
-from .annotated import AnnotatedObject, Notes
+from .annotated import IGNORED, AnnotatedObject, Notes
 from .coco_segmentation import BORDER, photo_size
 from .mask_pictures import check_place, check_size, decode_base64, placed, png_pixels, png_size
 
-IGNORED = "__ignore__"  # label of ignore regions
 FOUR_CORNERS = ("rectangle", "oriented_rectangle", "rotation")  # of LabelMe and of tools that write its format
 NO_AREA = ("point", "points", "line", "linestrip")
 SUPPORTED = "draw a polygon, a rectangle, a circle or a mask"

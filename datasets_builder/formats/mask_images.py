@@ -18,6 +18,10 @@ DARK = 64  # grey values below this are hardly visible, so they are class number
 GREY_NOISE = 24  # largest difference of the channels of a grey JPEG
 COLOR_NOISE = 3  # rounding of a color that fades to black
 DEEP_COLORS = (2, 4, 6)  # color types of PNG files with several channels
+COLOR_MAP = (
+    "For classes with colors, write labelmap.txt with a line `mug:255,0,0::` for each, and rename masks/ to "
+    "SegmentationClass/."
+)
 ONE_OBJECT = "For a mask of one object, use the option text instead of class names."
 ALPHA = "masks with transparency, where the opaque pixels are the object"
 FADING = "masks with one color on black, where the color is the object"
@@ -90,7 +94,7 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
     raise ValueError(
         f"{path}: a mask of several classes must have one number per pixel, got an image in mode {image.mode} with "
         "colors or transparency. Save it as a grayscale or palette PNG whose numbers are named in classes.txt. "
-        f"{ONE_OBJECT}"
+        f"{COLOR_MAP} {ONE_OBJECT}"
     )
 
 
@@ -225,5 +229,5 @@ def _of_colors(image: Image.Image, mask: MaskImage, note: Note) -> Levels:
     how_many = f"{len(colors)} colors" if colors is not None and not mask.is_lossy else "many colors"
     raise ValueError(
         f"{mask.path}: an RGB mask of one object must have one color on black, got {how_many}. Save it with the object "
-        "in white on black, or save a grayscale or palette PNG with one number for each class."
+        f"in white on black, or save a grayscale or palette PNG with one number for each class. {COLOR_MAP}"
     )

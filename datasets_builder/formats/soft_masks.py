@@ -84,9 +84,16 @@ def _several_readings(numbers: list[int], ignore_value: int, path: Path) -> Valu
     also = f", and one is ignore_value ({ignore_value})" if ignore_value in numbers else ""
     advice = (
         f"If every number is the object, write a line such as `{numbers[0]}: mug` for each number into classes.txt. "
-        f"To ignore the pixels of one number, set ignore_value, such as {numbers[0]}."
+        "To ignore the pixels of one number, set ignore_value to it."
     )
-    if len(numbers) > MANY_NUMBERS:
+    if len(numbers) == 2 and ignore_value in numbers:
+        [other] = [number for number in numbers if number != ignore_value]
+        advice = (
+            f"If {other} is the object and {ignore_value} is ignored, write the line `{other}: mug` into classes.txt. "
+            f"If {ignore_value} is the object and {other} is ignored, set ignore_value to {other}. If both are the "
+            f"object, write both numbers into classes.txt."
+        )
+    elif len(numbers) > MANY_NUMBERS:
         advice = "If it was once a JPEG file, export it again from the program that made it."
     return ValueError(
         f"{path}: has {len(numbers):,} numbers besides 0 ({listed(numbers)}){also}, so it is not clear which pixels "

@@ -14,13 +14,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED
 from gemma_lisa.safety.short_text import listed
 
-from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
+from .annotated import AS_SIZE, IGNORED, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .folder_listing import composed, is_photo, list_files, ordered, read_text, split_of, split_word, without_suffix
-from .label_maps import picture_size, plane_masks
-from .voc_colors import VOID_COLOR, VOID_NUMBER, ClassList, Raster, class_names_of, find_classes, read_raster
+from .label_maps import check_interpolation, picture_size, plane_masks
+from .voc_colors import (
+    VOID_COLOR,
+    VOID_NUMBER,
+    ClassList,
+    Raster,
+    class_names_of,
+    decide_numbers,
+    find_classes,
+    read_raster,
+)
 from .voc_xml import is_voc_xml, read_xml
 
 CLASSES, OBJECTS, LISTS = "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"
@@ -155,6 +163,7 @@ def _read_place(
     objects = _stems(files, f"{of_place}{OBJECTS}/")
     if not masks:
         raise ValueError(f"{place / CLASSES}: contains no masks; export the masks as PNG.")
+    decide_numbers(classes, masks.values())
     for stem, split in _splits(masks, files, f"{of_place}{LISTS}/", notes).items():
         found = photos.find(stem, of_place)
         if not found:
@@ -230,6 +239,8 @@ def _objects(
     class_file: Path, object_file: Path | None, classes: ClassList | None, photo: Path, notes: Notes
 ) -> list[AnnotatedObject]:
     raster = read_raster(class_file)
+    if not raster.is_color:
+        check_interpolation(raster.values, class_file, lambda kind: notes.add(kind, str(class_file), photo))
     numbers = _object_numbers(raster, object_file, photo, notes)
     planes = [raster.values] if numbers is None else [raster.values, numbers.values]
     try:

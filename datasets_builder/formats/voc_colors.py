@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED, clean, read_classes
+from gemma_lisa.datasets_builder.custom.folder_classes import CountedNames, clean, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import CLASS_FILES
 from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import count_of, listed, show
 
-from .annotated import Notes
+from .annotated import IGNORED, Notes
 from .folder_listing import read_text
 from .label_maps import INDEX_MODES
 
@@ -100,6 +100,7 @@ class ClassList(NamedTuple):
     file: Path
     by_number: dict[int, str | None]
     by_color: dict[int, str | None]
+    counted: CountedNames | None = None  # the names of a list without numbers, until `decide_numbers`
 
 
 def find_classes(folders: Iterable[Path]) -> ClassList | None:
@@ -116,9 +117,30 @@ def find_classes(folders: Iterable[Path]) -> ClassList | None:
 
 
 def _numbered(file: Path) -> ClassList:
-    names = {0: None, **{number: _meaning(name) for number, name in read_classes(file).items()}}
+    listed_names = read_classes(file)
+    names = {0: None, **{number: _meaning(name) for number, name in listed_names.items()}}
     colors = {VOC_COLORS[number]: name for number, name in names.items() if 0 <= number < VOID_NUMBER}
-    return ClassList(file, names, colors)
+    return ClassList(file, names, colors, listed_names if isinstance(listed_names, CountedNames) else None)
+
+
+def decide_numbers(classes: ClassList | None, masks: Iterable[Path]) -> None:
+    """Check that a list of names without numbers counts from 1: a mask contains the number of the last name.
+
+    Raises:
+        ValueError: no mask contains it, so the list can also count from 0.
+    """
+    if classes is None or classes.counted is None or len(classes.counted) == 1:
+        return
+    for file in masks:
+        try:
+            raster = read_raster(file)
+        except ValueError:
+            continue  # raised again by its photo
+        values = np.unique(raster.values).tolist()
+        numbers = [VOC_NUMBERS.get(value, 0) for value in values] if raster.is_color else values
+        if any(len(classes.counted) <= number != VOID_NUMBER for number in numbers):
+            return
+    raise classes.counted.ambiguous()
 
 
 def _read_label_map(file: Path) -> ClassList:
@@ -211,7 +233,7 @@ def _checked(raster: Raster, named: dict[int, str | None], classes: ClassList) -
 
 def _standard_names(raster: Raster, colors: dict[int, int | None], notes: Notes) -> dict[int, str | None]:
     names = {}
-    for value, color in colors.items():
+    for value, color in sorted(colors.items(), key=lambda item: item[0] == 0):  # 0 is the worst example in an error
         number = VOC_NUMBERS.get(color)
         if color is None or number is None or (not raster.is_color and number != value):
             raise _nameless(raster, value)

@@ -100,7 +100,7 @@ def read_objects(
         photo: of the file, for the notes.
 
     Raises:
-        ValueError: the file cannot be read, or a line has no class that is in `names`.
+        ValueError: the file cannot be read. The object of a line without a class in `names` has an error.
     """
     lines = read_lines(file)
     outlines = [line for line in lines if len(line.values) >= MIN_NUMBERS and not _is_pose(line, num_pose)]
@@ -108,7 +108,11 @@ def read_objects(
     objects = []
     for line in lines:
         where = f"{name} line {line.number}"
-        annotated = AnnotatedObject(_class_name(line, where, names), where, None)
+        try:
+            annotated = AnnotatedObject(_class_name(line, where, names), where, None)
+        except ValueError as error:
+            objects.append(AnnotatedObject("", where, None, error=error))
+            continue
         if _is_pose(line, num_pose):
             notes.add(POSED, where, photo)
             annotated.box = _box(line.values)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_lisa.datasets_builder.class_names import clean, stem_of, unite_names
+from gemma_lisa.datasets_builder.class_names import KEPT, clean, stem_of, unite_names
 from gemma_lisa.datasets_builder.formats.annotated import Notes
 
 
@@ -46,7 +46,18 @@ def test_a_note_names_all_spellings_and_the_given_advice():
 
 def test_a_single_numbered_name_and_numbers_with_a_meaning_are_kept():
     names = ["bus 3", "A3", "A4", "class 1", "class 2", "7up", "12", "13", "model 1.5", "model 2.5"]
-    assert united(names, numbered=True) == ({name: name for name in names}, {})
+    assert united(names, numbered=True) == ({name: name for name in names}, {KEPT: 1})
+
+
+def test_the_number_of_the_first_instance_is_removed_with_a_note():
+    notes = Notes()
+    assert unite_names(["mug-1", "mug-1", "plate_0"], True, notes) == {"mug-1": "mug", "plate_0": "plate"}
+    [(kind, cases)] = notes.cases.items()
+    assert "a trailing number" in kind and [case.where for case in cases] == [
+        "'mug-1' is 'mug'",
+        "'plate_0' is 'plate'",
+    ]
+    assert united(["mug-1"], numbered=False) == ({"mug-1": "mug-1"}, {})
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,11 @@ def test_an_empty_classes_file_is_refused(root, name, text):
     mask(root, "1.png", numbers(n1=slice(0, 1)))
     write(root, name, text)
     assert name in (said := refusal(root)) and "write one line `1: cat` for each" in said
+
+
+@pytest.mark.parametrize("text", ["mug,255,0,0\n", "mug 255 0 0\nplate 0 255 0\n", "mug:255,0,0::\nplate:0,255,0::\n"])
+def test_a_list_with_colors_is_refused(root, text):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 2)))
+    write(root, "classes.txt", text)
+    assert "classes.txt line 1: it is not clear whether 'mug" in refusal(root)

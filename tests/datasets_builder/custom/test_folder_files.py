@@ -96,7 +96,8 @@ def test_a_photo_has_either_masks_or_one_labelme_file(tmp_path):
     said = sorted(str(error) for error in pair_up(tmp_path, set()).errors)
     assert said == [
         f"{tmp_path}/labels/1.json: {tmp_path}/images/1.json belongs to the same photo; keep one of the two.",
-        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png belongs to the same photo; keep one of the two.",
+        f"{tmp_path}/labels/2.json: {tmp_path}/masks/2.png belongs to the same photo; keep one of the two, or set "
+        'the option format to "labelme".',
     ]
 
 

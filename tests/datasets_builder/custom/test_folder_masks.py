@@ -198,3 +198,13 @@ def test_classes_that_are_asked_for_instead_of_the_option_text_are_counted(tmp_p
     notes = Notes()
     MaskReader({1: "cat"}, 255, "the mug", notes).areas(the_photo(tmp_path))
     assert [*notes.cases] == [UNUSED_TEXT]
+
+
+def test_interpolated_class_numbers_are_an_error_of_the_photo(tmp_path):
+    photo(tmp_path, "1.jpg", size=(64, 48))
+    labels = np.zeros((24, 32), dtype=np.uint8)
+    labels[4:20, 6:26] = 6
+    mask(tmp_path, "1.png", np.asarray(Image.fromarray(labels).resize((64, 48), Image.Resampling.BICUBIC)))
+    reader = MaskReader({number: f"class {number}" for number in range(1, 9)}, 255)
+    with pytest.raises(ValueError, match="masks/1.png: .* was resized with smooth edges"):
+        reader.areas(the_photo(tmp_path))

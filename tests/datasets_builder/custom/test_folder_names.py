@@ -48,9 +48,18 @@ def test_numbers_and_random_names_are_no_class(root, rest):
     assert not is_technical(rest)
 
 
-@pytest.mark.parametrize("rest", ["mug", "coffee cup", "traffic_light", "bed1", "A4", "face", "cafe2", "7up", "杯"])
+@pytest.mark.parametrize("rest", ["mug", "coffee cup", "traffic_light", "A4", "face", "7up", "杯"])
 def test_other_names_are_classes(root, rest):
     assert classes_of(root, rest) == ([rest.replace("_", " ")], {})
+
+
+@pytest.mark.parametrize(
+    ("rest", "name", "num_notes"),
+    [("bed1", "bed", 1), ("bed-0", "bed", 1), ("bed_01", "bed", 1), ("cafe2", "cafe2", 1), ("type_1", "type 1", 0)],
+)
+def test_a_single_trailing_number_is_removed_if_it_is_0_or_1_and_noted_otherwise(root, rest, name, num_notes):
+    found, kinds = classes_of(root, rest)
+    assert found == [name] and len(kinds) == num_notes
 
 
 def test_names_are_random_if_most_are(root):

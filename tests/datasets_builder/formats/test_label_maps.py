@@ -5,7 +5,14 @@ import pytest
 from own_folder import turned
 from PIL import Image
 
-from gemma_lisa.datasets_builder.formats.label_maps import class_masks, picture_size, plane_masks, read_label_map
+from gemma_lisa.datasets_builder.formats.label_maps import (
+    BETWEEN,
+    check_interpolation,
+    class_masks,
+    picture_size,
+    plane_masks,
+    read_label_map,
+)
 from gemma_lisa.datasets_builder.rows import decode_mask
 
 
@@ -62,3 +69,39 @@ def test_the_size_of_a_picture_is_that_of_its_pixels(tmp_path):
         assert picture_size(tmp_path / name) == read_label_map(tmp_path / name).shape
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n")
     assert picture_size(tmp_path / "1.png") is None and picture_size(tmp_path / "2.png") is None
+
+
+def areas(first, second):
+    """Return a label map (96, 128) with a disc and a box of these numbers."""
+    labels = np.zeros((96, 128), dtype=np.uint8)
+    y, x = np.indices(labels.shape)
+    labels[(x - 34) ** 2 + (y - 40) ** 2 < 600] = first
+    labels[50:80, 80:110] = second
+    return labels
+
+
+@pytest.mark.parametrize("numbers", [(2, 7), (1, 3), (5, 30)])
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("method", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+def test_interpolated_label_maps_are_refused(numbers, factor, method):
+    small = Image.fromarray(areas(*numbers)).resize((128 // factor, 96 // factor), Image.Resampling.NEAREST)
+    with pytest.raises(ValueError, match='maps/1.png: its numbers 1, .* was resized .*"nearest neighbor"'):
+        check_interpolation(np.asarray(small.resize((128, 96), method)), "maps/1.png", pytest.fail)
+
+
+def test_label_maps_without_interpolation_pass():
+    for labels in (areas(2, 7), areas(1, 3), np.kron(areas(9, 4), np.ones((2, 2), np.uint8))):
+        check_interpolation(labels, "maps/1.png", pytest.fail)
+    thin = areas(7, 7)
+    thin[:, 60:62] = 3  # between 0 and 0
+    thin[40:44] = 255
+    check_interpolation(thin, "maps/1.png", pytest.fail)
+    check_interpolation(np.arange(100, dtype=np.uint8).reshape(10, 10), "maps/1.png", pytest.fail)  # too small
+
+
+def test_a_thin_border_class_is_noted():
+    labels, notes = areas(2, 2), []
+    inside = labels[1:-1, 1:-1] & labels[:-2, 1:-1] & labels[2:, 1:-1] & labels[1:-1, :-2] & labels[1:-1, 2:]
+    labels[1:-1, 1:-1][(labels[1:-1, 1:-1] > 0) & (inside == 0)] = 1
+    check_interpolation(labels, "maps/1.png", notes.append)
+    assert notes == [BETWEEN]

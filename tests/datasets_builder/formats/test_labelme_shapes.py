@@ -137,7 +137,7 @@ def test_an_overflowing_circle_is_refused_with_flushed_denormals(root):
         ([shape("a", ["x"])], "points must be pairs of numbers"),
         ([shape(" ", [])], "shape 1 has no label"),
         (["a"], "shape 1 has no label"),
-        (None, "1.json: shapes, imageHeight or imageWidth is missing"),
+        (None, "1.json: the list shapes is missing"),
     ],
 )
 def test_errors_in_a_shape_are_one_line(root, content, said):

@@ -151,3 +151,11 @@ def test_thin_soft_lines_are_soft_and_a_heat_map_is_refused():
     for ignore_value in (0, 255):
         with pytest.raises(ValueError, match="numbers besides 0"):
             found_in(heat, ignore_value)
+
+
+def test_the_advice_for_an_object_with_a_border_names_both_numbers():
+    values = np.zeros((48, 64), dtype=np.uint8)
+    values[8:30, 8:30], values[10:28, 10:28] = 255, 38
+    with pytest.raises(ValueError, match="If 38 is the object and 255 is ignored, write the line `38: mug` .*to 38"):
+        found_in(values)
+    assert np.array_equal(found_in(values, ignore_value=38)[0].pixels, values == 255)

@@ -6,9 +6,8 @@ from annotated_files import box, masks_by_name, names, read, refusal
 from own_folder import photo, write
 from PIL import Image
 
-from gemma_lisa.datasets_builder.custom.folder_classes import IGNORED
 from gemma_lisa.datasets_builder.formats import voc
-from gemma_lisa.datasets_builder.formats.annotated import AS_SIZE, Notes
+from gemma_lisa.datasets_builder.formats.annotated import AS_SIZE, IGNORED, Notes
 from gemma_lisa.datasets_builder.formats.voc import FORMAT
 from gemma_lisa.datasets_builder.formats.voc_colors import STANDARD_NAMES, VOC_COLORS
 
@@ -173,3 +172,20 @@ def test_other_folders_are_not_recognized(tmp_path):
     photo(tmp_path, "1.jpg")
     palette(tmp_path, "masks/1.png", CLASSES)
     assert not FORMAT.recognizes(tmp_path) and not FORMAT.recognizes(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("in_color", [False, True])
+def test_a_list_without_numbers_counts_from_1_only_if_a_mask_shows_it(tmp_path, in_color):
+    photo(tmp_path, "JPEGImages/1.jpg")
+    values = numbers((1, LEFT), (2, LOW), (255, BORDER))
+    save = (lambda *args: colored(*args, VOC_COLORS)) if in_color else palette
+    save(tmp_path, "SegmentationClass/1.png", values)
+    write(tmp_path, "classes.txt", "wall\nmug\nplate\n")
+    with pytest.raises(ValueError, match="no mask contains the number 3, .* `0: wall`, `1: mug`, .* or `1: wall`"):
+        FORMAT.read(tmp_path, Notes())
+    write(tmp_path, "classes.txt", "0: wall\n1: mug\n2: plate\n")
+    [image] = FORMAT.read(tmp_path, Notes())["train"]
+    assert list(masks_by_name(image, SIZE)) == ["wall", "mug", "plate", IGNORED]
+    write(tmp_path, "classes.txt", "mug\nplate\n")
+    [image] = FORMAT.read(tmp_path, Notes())["train"]
+    assert list(masks_by_name(image, SIZE)) == ["mug", "plate", IGNORED]

@@ -103,7 +103,7 @@ def test_without_a_list_the_colors_of_voc_have_its_names(tmp_path):
 @pytest.mark.parametrize(
     "values, mode, value",
     [
-        (np.array([[0, 1]], dtype=np.uint8), None, "number 0"),  # no palette: own numbers
+        (np.array([[0, 1]], dtype=np.uint8), None, "number 1"),  # no palette: own numbers
         (np.array([[0, 21]], dtype=np.uint8), "P", "number 21"),
         (rgb(0, MUG), None, "color 51,221,255"),
     ],
