@@ -52,6 +52,7 @@ class TooManyPixels(ValueError):
 
 # Pillow's pixel limit and Python's warning filters are global, so only one thread at a time can change them.
 _pillow_globals = ThreadLock()
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")  # ISO/IEC 23008-12
 _ROTATED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and above are not defined
 # Further frames of MPO are a gain map or a preview, those of PSD are layers. They are not pages.
 _NO_PAGES = {"MPO", "PSD"}
@@ -309,6 +310,8 @@ def _describe_unsupported(image: Image.Image | str | os.PathLike | bytes) -> str
         return "the file is empty; download it again or remove it"
     if b"<svg" in start or b"%!PS" in start:
         return "it is a vector graphic, SVG or PostScript; save it as PNG"
+    if start[4:8] == b"ftyp" and any(start[at : at + 4] in _HEIC_BRANDS for at in range(8, 64, 4)):
+        return "it is HEIC, which needs pillow-heif, see docs/images.md; save it as JPEG or PNG"
     return "its image format is not supported; save it as PNG or JPEG"
 
 

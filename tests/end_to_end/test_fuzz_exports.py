@@ -102,7 +102,8 @@ def check(folder, reader, content) -> None:
         assert image.path.is_relative_to(folder) and isinstance(image.name, str) and isinstance(image.fields, dict)
         found = result_or_refusal(image.objects)
         for one in found if isinstance(found, list) else []:
-            assert isinstance(one, AnnotatedObject) and one.name.strip() and (one.segmentation or one.box)
+            assert isinstance(one, AnnotatedObject)
+            assert one.error is not None or (one.name.strip() and (one.segmentation or one.box))
             assert len(one.where) < LONGEST_ERROR and isinstance(one.fields, dict)
     assert all(len(case.where) <= LONGEST_ERROR for cases in notes.cases.values() for case in cases)
 

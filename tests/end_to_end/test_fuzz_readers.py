@@ -15,9 +15,12 @@ from PIL import Image
 from gemma_lisa.datasets_builder.custom.folder_classes import class_names, read_classes
 from gemma_lisa.datasets_builder.custom.folder_tables import COLUMNS, read_questions
 from gemma_lisa.datasets_builder.formats import coco_files
+from gemma_lisa.datasets_builder.formats.annotated import Notes
 from gemma_lisa.datasets_builder.formats.coco_files import path_inside, read_coco
+from gemma_lisa.datasets_builder.formats.frames import frames_of
 from gemma_lisa.datasets_builder.formats.json_files import read_json, read_records
-from gemma_lisa.datasets_builder.formats.labelme import read_labelme
+from gemma_lisa.datasets_builder.formats.labelme import annotated_image
+from gemma_lisa.datasets_builder.formats.object_masks import object_masks
 from gemma_lisa.datasets_builder.formats.refs_files import read_instances, read_refs
 from gemma_lisa.datasets_builder.mixture import sets_of
 from gemma_lisa.interfaces import image_inputs
@@ -79,13 +82,24 @@ def test_any_table_is_read_or_refused(folder, content, suffix):
     result_or_refusal(lambda: image_inputs.read_table(written(folder, f"table.{suffix}", content)))
 
 
+def labelme_masks(file, photo):
+    image, notes = annotated_image(file, photo, Notes()), Notes()
+    [frame] = frames_of([image], "auto", "set", notes)
+    if isinstance(frame, ValueError):
+        raise frame
+    errors = []
+    for one in object_masks(image, frame, "ignore", notes, errors.append):
+        assert one.mask is None or one.mask["size"] == list(frame.size)
+    assert all("\n" not in str(error) for error in errors)
+
+
 @budget(0.5)
 @given(st.one_of(values, damaged(values.map(lambda value: json.dumps(value).encode()))))
 def test_any_json_is_read_or_refused_by_every_reader(folder, content):
     file = written(folder, "a.json", content)
     for read in (read_json, read_records, read_coco, read_refs, read_instances, read_classes):
         result_or_refusal(lambda read=read: read(file))
-    result_or_refusal(lambda: read_labelme(file, folder / "p.png"))
+    result_or_refusal(lambda: labelme_masks(file, folder / "p.png"))
 
 
 @budget()
@@ -140,7 +154,7 @@ shapes = st.fixed_dictionaries(
 @given(st.lists(shapes, max_size=3), st.one_of(st.just(32), leaves), st.one_of(st.just(32), leaves))
 def test_any_shapes_of_labelme_are_masks_or_refused(folder, drawn, height, width):
     file = written(folder, "l.json", {"shapes": drawn, "imageHeight": height, "imageWidth": width})
-    result_or_refusal(lambda: read_labelme(file, folder / "p.png"))
+    result_or_refusal(lambda: labelme_masks(file, folder / "p.png"))
 
 
 @budget()
