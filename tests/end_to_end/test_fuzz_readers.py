@@ -133,7 +133,7 @@ def test_coco_records_are_read_or_refused_with_valid_ids(folder, content):
     found = result_or_refusal(lambda: read_coco(file, lambda error: None))
     if isinstance(found, ValueError):
         return
-    images, annotations, names = found
+    images, annotations, names, _ = found
     assert {image["id"] for image in images} >= {number for number in annotations if annotations[number]}
     assert all(one["category_id"] in names for same in annotations.values() for one in same)
 
