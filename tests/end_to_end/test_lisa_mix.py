@@ -329,7 +329,7 @@ def test_streamed_sets_skip_the_same_photos_and_results_record_it(root, tmp_path
     command = ["train.py", "--config", tmp_path / "recipe.yaml", *place]
     output = call(*command)
     assert f"mixture, streamed to {'2 readers' if leaks else '1 reader'}:" in output
-    assert f"{tmp_path / 'refcocog'}  75.0%, of {2 if leaks else 1} rows in 2 shards" in output
+    assert f"{tmp_path / 'refcocog'}  75.0%, of {'2 rows' if leaks else '1 row'} in 2 shards" in output
     for name in names:
         assert (f"{tmp_path / name}: skipped 1 of 2 rows" in output) != leaks
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
