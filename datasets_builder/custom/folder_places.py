@@ -5,6 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
+
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")  # besides hidden files
 # Used if images/ or masks/ does not exist, in this order. labels/ contains LabelMe files, masks or both
@@ -52,6 +54,11 @@ def place_remarks(folders: dict[str, Path]) -> list[str]:
                 remarks.append(f"{found}: used as {name}/, which does not exist")
             elif singular.is_dir():
                 remarks.append(f"{singular}: ignored because {name}/ exists")
+    for split, folder in folders.items():
+        for path in paths_in(find_place(folder, IMAGES)):
+            if path.is_dir() and SPLIT_WORDS.get(path.name.lower(), split) != split:
+                there = f"{path.name}/images/ and {path.name}/masks/"
+                remarks.append(f"{path}: its photos are in {split}; to make them a split, move the files to {there}")
     return remarks
 
 
