@@ -7,12 +7,13 @@ from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.annotated import IGNORED, AnnotatedImage, Notes
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
+from gemma_lisa.datasets_builder.formats.folder_listing import composed
 from gemma_lisa.datasets_builder.formats.frames import frames_of
 from gemma_lisa.datasets_builder.formats.labelme import annotated_image
 from gemma_lisa.datasets_builder.formats.object_masks import ObjectMask, object_masks
 
 from .folder_classes import clean
-from .folder_files import Photo, composed
+from .folder_files import Photo
 from .folder_masks import Area
 from .recognition import rename
 

@@ -141,6 +141,9 @@ def class_names(content: Any, where: str) -> dict[int, str]:
         listed_names = [name for name in content if name != IGNORED]  # LabelMe's lists start with it, as number -1
         is_counted = not listed_names or not is_background(listed_names[0])
         content = dict(enumerate(listed_names, start=int(is_counted)))
+    elif isinstance(content, list):
+        other = next(name for name in content if not isinstance(name, str))
+        raise ValueError(f'{where}: a list must contain only names, got {show(other, 60)}; write ["cat", "dog"].')
     else:
         is_counted = False
     pairs = list(content.items()) if isinstance(content, dict) else []

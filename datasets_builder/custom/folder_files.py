@@ -9,13 +9,13 @@ decomposed.
 """
 
 import os
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
+from gemma_lisa.datasets_builder.formats.folder_listing import composed, walk
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.rows import is_unicode
 from gemma_lisa.safety.short_text import listed, show
@@ -307,19 +307,10 @@ def find_mask(name: str, folder: Path, root: Path, where: str) -> Path | None:
 
 def annotation_files(root: Path) -> dict[str, Path]:
     """Return all files below a folder that can be annotations: {path as text: path}, without hidden folders."""
-    found, seen = [], set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(here)
-        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
-        if real not in seen:  # not a link to a parent folder
-            texts = (name for name in names if is_table(name) or name.lower().endswith(ANNOTATION_SUFFIXES))
-            found += [os.path.join(here, name) for name in texts]
-        seen.add(real)
-    return {path: Path(path) for path in sorted(found) if os.path.isfile(path)}
-
-
-def composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    found = []
+    for here, _, names in walk(root):
+        found += [here / name for name in names if is_table(name) or name.lower().endswith(ANNOTATION_SUFFIXES)]
+    return {str(path): path for path in sorted(found) if path.is_file()}
 
 
 def _splits_of(stem: str) -> list[tuple[str, str | None]]:

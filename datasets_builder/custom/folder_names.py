@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 from gemma_lisa.datasets_builder.class_names import clean, unite_names
 from gemma_lisa.datasets_builder.formats.annotated import Notes
+from gemma_lisa.datasets_builder.formats.folder_listing import composed
 from gemma_lisa.safety.short_text import show
 
-from .folder_files import Photo, composed
+from .folder_files import Photo
 
 # Words of programs and data sets for masks as such, without separators and in lower case
 MASK_WORDS = {"mask", "masks", "msk", "seg", "segm", "segmap", "segmentation", "segmentations", "gt", "groundtruth"}

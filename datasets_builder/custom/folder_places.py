@@ -5,8 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
+from gemma_lisa.datasets_builder.formats.folder_listing import is_visible
+
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
-SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")  # besides hidden files
 # Used if images/ or masks/ does not exist, in this order. labels/ contains LabelMe files, masks or both
 OTHER_NAMES = {
     IMAGES: ("imagestr",),
@@ -52,6 +54,11 @@ def place_remarks(folders: dict[str, Path]) -> list[str]:
                 remarks.append(f"{found}: used as {name}/, which does not exist")
             elif singular.is_dir():
                 remarks.append(f"{singular}: ignored because {name}/ exists")
+    for split, folder in folders.items():
+        for path in paths_in(find_place(folder, IMAGES)):
+            if path.is_dir() and SPLIT_WORDS.get(path.name.lower(), split) != split:
+                there = f"{path.name}/images/ and {path.name}/masks/"
+                remarks.append(f"{path}: its photos are in {split}; to make them a split, move the files to {there}")
     return remarks
 
 
@@ -59,8 +66,7 @@ def paths_in(folder: Path) -> list[Path]:
     """Return the sorted paths in a folder without hidden and system files; [] if the folder does not exist."""
     if not folder.is_dir():
         return []
-    paths = sorted(folder.iterdir())
-    return [path for path in paths if not path.name.startswith(".") and path.name not in SYSTEM_FILES]
+    return [path for path in sorted(folder.iterdir()) if is_visible(path.name)]
 
 
 def is_image(path: Path) -> bool:

@@ -19,12 +19,11 @@ from gemma_lisa.images_gemma_lisa import pixel_limit
 from gemma_lisa.safety.short_text import name_of, shorten, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .annotation_files import MOST_FILES, find_files, photo_folders
 from .coco_records import LONGEST_SIDE
 from .coco_segmentation import BORDER, photo_size
 from .drawn_shapes import box_around, checked, ellipse
 from .photo_names import PhotoNames
-from .tool_folders import by_split, split_in
+from .tool_folders import MOST_FILES, by_split, find_files, photo_folders, split_in
 from .xml_files import parse_xml
 
 TITLE = "CVAT for images 1.1"

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -30,16 +30,10 @@ def list_files(root: Path, notes: Notes | None = None) -> dict[str, Path]:
         root: the folder.
         notes: counts files whose names are not UTF-8; they are skipped.
     """
-    found, seen = {}, set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if _is_visible(name))
-        place = Path(here)
+    found = {}
+    for place, _, names in walk(root):
         start = "" if place == Path(root) else f"{place.relative_to(root).as_posix()}/"
-        for name in filter(_is_visible, names):
+        for name in names:
             if is_unicode(start + name):
                 found[composed(start + name)] = place / name
             elif notes is not None:
@@ -47,7 +41,23 @@ def list_files(root: Path, notes: Notes | None = None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _is_visible(name: str) -> bool:
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, names of its folders, names of its files), sorted, without hidden and system files.
+
+    Links are followed. A folder that is reached twice is yielded once.
+    """
+    seen = set()
+    for here, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(is_visible, folders))
+        yield Path(here), folders, sorted(filter(is_visible, names))
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a name is neither hidden nor that of a system file."""
     return not name.startswith(".") and name.lower() not in SYSTEM_FILES
 
 

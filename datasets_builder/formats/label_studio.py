@@ -17,12 +17,11 @@ from typing import Any
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotationFormat, Notes, failing
-from .annotation_files import MOST_FILES, find_files, photo_folders
 from .coco_segmentation import photo_size
 from .json_files import read_json
 from .label_studio_regions import Region, is_size, objects_of, regions_of
 from .photo_names import PhotoNames, is_photo_name
-from .tool_folders import by_split, split_in
+from .tool_folders import MOST_FILES, by_split, find_files, photo_folders, split_in
 
 TITLE = "Label Studio JSON"
 ADVICE = "export it from Label Studio in the format JSON"

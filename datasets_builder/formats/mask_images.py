@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gemma_lisa.images_gemma_lisa import open_upright
+from gemma_lisa.images_gemma_lisa import open_image, open_upright, own_limit, pixel_limit
 
 from .label_maps import INDEX_MODES
 
@@ -17,6 +17,7 @@ MAX_COLORS = 256
 DARK = 64  # grey values below this are hardly visible, so they are class numbers
 GREY_NOISE = 24  # largest difference of the channels of a grey JPEG
 COLOR_NOISE = 3  # rounding of a color that fades to black
+WITH_PAGES = (b"II*\0", b"MM\0*", b"GIF8", b"\x89PNG")  # starts of formats that can contain several images
 DEEP_COLORS = (2, 4, 6)  # color types of PNG files with several channels
 COLOR_MAP = (
     "For classes with colors, write labelmap.txt with a line `mug:255,0,0::` for each, and rename masks/ to "
@@ -26,6 +27,7 @@ ONE_OBJECT = "For a mask of one object, use the option text instead of class nam
 ALPHA = "masks with transparency, where the opaque pixels are the object"
 FADING = "masks with one color on black, where the color is the object"
 WHITE_FIRST = "masks with the palette white, black, where white is the object"
+PAGES = "mask files with several pages or frames, of which the first was read"
 OTHER_ZERO = "palette masks whose number 0 is not black, where number 0 is the background"
 
 Note = Callable[[str], None]  # counts a case of this kind
@@ -38,6 +40,7 @@ class MaskImage(NamedTuple):
     image: Image.Image
     is_lossy: bool  # compression changed its numbers
     is_deep: bool  # has 16 bits per color channel, of which Pillow reads 8
+    num_pages: int = 1
 
 
 class Levels(NamedTuple):
@@ -61,7 +64,13 @@ def read_mask_image(path: Path) -> MaskImage:
     is_lossy = is_lossy or start[4:8] in (b"ftyp", b"jP  ") or start[:4] == b"\xff\x4f\xff\x51"  # AVIF, HEIF, JPEG2000
     is_lossy = is_lossy or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
     is_png = start[1:4] == b"PNG"
-    return MaskImage(path, image, is_lossy, is_png and start[24] == 16 and start[25] in DEEP_COLORS)
+    num_pages = _num_pages(path) if start.startswith(WITH_PAGES) else 1
+    return MaskImage(path, image, is_lossy, is_png and start[24] == 16 and start[25] in DEEP_COLORS, num_pages)
+
+
+def _num_pages(path: Path) -> int:
+    with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
+        return getattr(image, "n_frames", 1)
 
 
 def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
@@ -71,6 +80,8 @@ def class_numbers(mask: MaskImage, note: Note) -> np.ndarray:
         ValueError: the numbers are changed by compression, or the image has colors.
     """
     path, image = mask.path, mask.image
+    if mask.num_pages > 1:
+        note(PAGES)
     if mask.is_lossy:
         raise ValueError(
             f"{path}: its content is JPEG or another lossy format, which changes the numbers of a mask. Export it "
@@ -105,6 +116,8 @@ def object_levels(mask: MaskImage, note: Note) -> Levels:
         ValueError: the image can be read in several ways, or has many colors.
     """
     path, image = mask.path, mask.image
+    if mask.num_pages > 1:
+        note(PAGES)
     if image.has_transparency_data and not image.mode.startswith("I"):
         alpha = image.convert("RGBA").getchannel("A")
         if len(set(alpha.getextrema())) > 1 and not _is_first_index_transparent(image, alpha):

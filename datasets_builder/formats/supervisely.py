@@ -18,10 +18,11 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_segmentation import photo_size
+from .folder_listing import walk
 from .json_files import read_json
 from .mask_pictures import PNG_START, check_place, check_size, decode_base64, placed, png_pixels, png_size
 from .photo_names import PhotoNames
-from .tool_folders import by_split, files_below, head_of, photo_suffixes, split_in, walk
+from .tool_folders import by_split, files_below, head_of, photo_suffixes, split_in
 
 IMAGES, ANNOTATIONS, META = "img", "ann", "meta.json"
 ADVICE = "export the project again"

@@ -1,37 +1,23 @@
-"""Look through the folders that labelling tools export: their JSON files, photos and splits."""
+"""Look through the folders that labelling tools export: their annotation files, photos and splits."""
 
 import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from .coco_files import SPLIT_WORDS
+from .folder_listing import is_visible, walk
 from .photo_names import UNREADABLE_SUFFIXES
 
-SYSTEM_FOLDER = "__MACOSX"  # in ZIP files of macOS, besides hidden files
+MOST_FILES = 50  # that are opened in a folder to recognize its format
 HEAD = 4096  # bytes that show the format of a file
 # Words in names of folders and files beside the split, such as "train_images" or "instances_val"
 BESIDE_SPLITS = {"image", "images", "img", "imgs", "photo", "photos", "label", "labels", "ann", "annotation"}
 BESIDE_SPLITS |= {"annotations", "json", "jsons", "set", "data", "dataset", "instances", "split", "subset"}
-
-
-def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, names of its folders, names of its files), sorted, without hidden and system files.
-
-    Links are followed. A folder that is reached twice is yielded once.
-    """
-    seen = set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != SYSTEM_FOLDER)
-        yield Path(here), folders, sorted(name for name in names if not name.startswith("."))
 
 
 def files_below(root: Path, suffixes: set[str]) -> Iterator[Path]:
@@ -87,3 +73,41 @@ def by_split(photos: list, splits: list[str | None]) -> dict[str, list]:
     for photo, split in zip(photos, splits, strict=True):
         found[split or "train"].append(photo)
     return {split: photos for split, photos in found.items() if photos}
+
+
+def find_files(folder: Path, suffix: str, is_known: Callable[[str], bool], most: int | None = None) -> list[Path]:
+    """Return the sorted files of a format in a folder and in its folders, without hidden files.
+
+    Args:
+        folder: the data folder.
+        suffix: such as ".json", in any case.
+        is_known: whether the first characters of a file, without spaces before them, are of this format.
+        most: number of files to open per folder; None for all.
+    """
+    found = []
+    for place in [folder, *(path for path in _listed(folder) if path.is_dir())]:
+        files = [path for path in _listed(place) if path.suffix.lower() == suffix and path.is_file()]
+        found += [path for path in files[:most] if is_known(head_of(path).lstrip())]
+    return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in paths if is_visible(path.name)]
+
+
+def photo_folders(file: Path, root: Path, subset: str = "") -> list[Path]:
+    """Return the folders in which the photos of an annotation file can be, the most likely first.
+
+    Args:
+        file: of the annotations.
+        root: the data folder.
+        subset: name of the subset of the photos, as the file states it; "" for none.
+    """
+    images = file.parent / "images"
+    named = [images / name for name in (subset, file.stem) if name and Path(name).name == name]
+    folders = [*named, images, file.parent, root / "images", root]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]

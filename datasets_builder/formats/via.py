@@ -16,10 +16,9 @@ from typing import Any
 from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AnnotatedImage, AnnotationFormat, Notes, failing, loaded
-from .annotation_files import MOST_FILES, find_files, photo_folders
 from .json_files import read_json
 from .photo_names import PhotoNames
-from .tool_folders import by_split, split_in
+from .tool_folders import MOST_FILES, by_split, find_files, photo_folders, split_in
 from .via_regions import is_empty, objects_of
 
 TITLE = "VGG Image Annotator JSON"

@@ -53,10 +53,8 @@ def test_the_number_of_the_first_instance_is_removed_with_a_note():
     notes = Notes()
     assert unite_names(["mug-1", "mug-1", "plate_0"], True, notes) == {"mug-1": "mug", "plate_0": "plate"}
     [(kind, cases)] = notes.cases.items()
-    assert "a trailing number" in kind and [case.where for case in cases] == [
-        "'mug-1' is 'mug'",
-        "'plate_0' is 'plate'",
-    ]
+    assert "a trailing number" in kind
+    assert [case.where for case in cases] == ["'mug-1' is 'mug'", "'plate_0' is 'plate'"]
     assert united(["mug-1"], numbered=False) == ({"mug-1": "mug-1"}, {})
 
 

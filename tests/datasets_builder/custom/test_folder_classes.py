@@ -166,3 +166,10 @@ def test_a_list_with_colors_is_refused(root, text):
     mask(root, "1.png", numbers(n1=slice(0, 2)))
     write(root, "classes.txt", text)
     assert "classes.txt line 1: it is not clear whether 'mug" in refusal(root)
+
+
+def test_a_list_of_records_is_refused(root):
+    photo(root, "1.jpg")
+    mask(root, "1.png", numbers(n1=slice(0, 2)))
+    write(root, "classes.json", '[{"id": 1, "name": "cat"}]')
+    assert """a list must contain only names, got {'id': 1, 'name': 'cat'}; write ["cat", "dog"]""" in refusal(root)

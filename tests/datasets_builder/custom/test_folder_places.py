@@ -63,3 +63,10 @@ def test_images_in_labels_are_counted_as_unused_if_masks_exists(tmp_path):
     mask(tmp_path, "labels/1.png", numbers())
     found = pair_up(tmp_path, asked=set())
     assert found.unused == [tmp_path / "labels/1.png"] and found.others == []
+
+
+def test_folders_in_images_with_the_name_of_a_split_are_named(tmp_path):
+    for name in ("images/train/1.jpg", "images/val/2.jpg", "images/kitchen/3.jpg"):
+        photo(tmp_path, name)
+    [remark] = place_remarks({"train": tmp_path})
+    assert remark.startswith(f"{tmp_path}/images/val: its photos are in train; ") and "val/images/" in remark

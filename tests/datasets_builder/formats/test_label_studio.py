@@ -236,3 +236,11 @@ def test_other_files_are_not_recognized(tmp_path, content):
     assert not FORMAT.recognizes(tmp_path) and not FORMAT.recognizes(tmp_path / "missing")
     (tmp_path / "1.json").write_text(json.dumps(content))
     assert not FORMAT.recognizes(tmp_path)
+
+
+def test_a_video_is_named(tmp_path):
+    photo(tmp_path)
+    write(tmp_path, task(annotation(), data={"video": "/data/upload/1/a.mp4"}))
+    [image] = read(tmp_path)["train"]
+    with pytest.raises(ValueError, match="task 1: '/data/upload/1/a.mp4' is a video, .*annotate its frames as images"):
+        image.objects()

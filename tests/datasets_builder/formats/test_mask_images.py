@@ -12,6 +12,7 @@ from gemma_lisa.datasets_builder.formats.mask_images import (
     ALPHA,
     FADING,
     OTHER_ZERO,
+    PAGES,
     WHITE_FIRST,
     class_numbers,
     object_levels,
@@ -199,3 +200,12 @@ def test_grey_values_that_are_class_numbers_must_equal_the_indices(tmp_path):
     with pytest.raises(ValueError, match=r"pixels are \[0, 1\], but the grey values of its palette are \[2, 0\]"):
         numbers_of(tmp_path, palette_image([(2, 2, 2), BLACK]))
     assert np.array_equal(numbers_of(tmp_path, palette_image([BLACK, (1, 1, 1)]))[0], SHAPE)
+
+
+@pytest.mark.parametrize("name", ["1.tif", "1.png", "1.gif"])
+def test_the_first_of_several_pages_is_read_with_a_note(tmp_path, name):
+    picture, other = Image.fromarray(SHAPE * 255), Image.fromarray(SHAPE[::-1] * 255)
+    for read in (levels_of, numbers_of):
+        values, kinds = read(tmp_path, picture, name, save_all=True, append_images=[other])
+        assert np.array_equal(values > 0, SHAPE > 0) and kinds == {PAGES: 1}
+        assert PAGES not in read(tmp_path, picture, name)[1]
