@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 AS_SIZE = "as size"  # one program wrote size and coordinates, so the size shows the frame; if it cannot: upright
+SHOWN = 20  # cases of each kind whose photos can be shown: a photo can have no row
 PERCENT = "percent"  # percent of the upright photo, times the stated size: what Label Studio exports as COCO
 
 

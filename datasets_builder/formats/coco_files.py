@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import hashlib
+import heapq
 import json
 import os
 import re
@@ -20,11 +21,9 @@ from .annotated import Notes
 from .coco_photos import PhotoFinder
 from .coco_records import (
     BROKEN,
-    SEPARATE,
     category_names,
     checked_images,
     join_annotations,
-    unite_repeated,
 )
 from .json_files import read_json, refuse
 from .json_kinds import INSTANCES, NOT_JSON, advice_for, describe, kind_of_file, kind_of_json
@@ -43,6 +42,7 @@ PATTERNS = (
 )
 PATTERNS_OF_SPLIT = ("*.json", "annotations/*.json", "labels/*.json")  # in train/, val/, ...
 MAX_KINDS = 1_000  # number of files whose kind is looked at to find files that are not used
+MAX_LOOKED_AT = 50  # number of files of a folder that are looked at to recognize its format
 LONGEST_PATH = 500  # characters of a path in an error
 IMAGES, DATA = "images", "data"  # folders of photos, the second of FiftyOne
 SKIPPED = "skipped JSON files that are no COCO instances files"
@@ -94,7 +94,19 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
 
 def has_coco(root: Path) -> bool:
     """Return whether a folder contains a COCO instances file where `find_annotations` searches."""
-    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in paths[:MAX_KINDS])
+    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in largest(paths))
+
+
+def largest(paths: list[Path]) -> list[Path]:
+    """Return the MAX_LOOKED_AT largest files: those with the annotations of many photos, if a folder has many files."""
+
+    def size(path: Path) -> int:
+        try:
+            return os.path.getsize(path)
+        except OSError:
+            return 0
+
+    return paths if len(paths) <= MAX_LOOKED_AT else heapq.nlargest(MAX_LOOKED_AT, paths, key=size)
 
 
 def _search(root: Path, notes: Notes | None) -> list[Path]:
@@ -147,11 +159,13 @@ def _matches(root: Path) -> Iterator[list[Path]]:
 
 def _visible(root: Path, paths: Iterable[Path]) -> list[Path]:
     """Return the sorted paths without hidden files, which macOS also adds to archives ("._1.json")."""
-    return sorted(
-        path
-        for path in paths
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
-    )
+    start = len(os.path.join(root, ""))
+    found = []
+    for path in map(str, paths):
+        inside = path[start:]
+        if not inside.startswith(".") and f"{os.sep}." not in inside and "__MACOSX" not in inside.split(os.sep):
+            found.append(path)
+    return list(map(Path, sorted(found)))
 
 
 def _example(names: list[str], splits: list[str | None]) -> dict[str, str]:
@@ -331,7 +345,6 @@ def read_coco(
     file: Path,
     tolerate: Callable[[ValueError], None] = refuse,
     notes: Notes | None = None,
-    repeated: str = SEPARATE,
 ) -> CocoContent:
     """Return the records of a JSON file.
 
@@ -344,9 +357,8 @@ def read_coco(
             annotation is kept with the field BROKEN if its class is known, because this class is incomplete in its
             image. If its class is unknown, the image has this field.
         notes: counts what is interpreted: ids as text, missing sizes (height and width are None), category names that
-            differ in letter case, photos listed twice. None for published data sets: these are errors or stay as they
-            are, and images with a bad annotation are skipped.
-        repeated: SEPARATE, or UNITE to merge the images of the same photo. Needs notes.
+            differ in letter case. None for published data sets: these are errors or stay as they are, and images with a
+            bad annotation are skipped.
 
     Raises:
         ValueError: the file or its categories are not valid; errors raised by `tolerate`, with the file and the record.
@@ -366,9 +378,7 @@ def read_coco(
     names = category_names(file, content["categories"], notes)
     of_image = join_annotations(file, content["annotations"], images, bad, names, tolerate, notes)
     valid = list(images.values())
-    if notes is not None:
-        valid = unite_repeated(file, valid, of_image, repeated, notes)
-    else:
+    if notes is None:
         for image in valid:
             if BROKEN in image:
                 of_image.pop(image["id"], None)

@@ -7,6 +7,7 @@ images/1.jpg                                photo; also in train2017/, images/tr
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
+from .coco_files import largest
 from .coco_records import LONGEST_NAME
 from .folder_listing import composed, is_photo, list_files, ordered, split_word, without_suffix
 from .json_files import read_json
@@ -37,14 +39,15 @@ GREY = "greyscale PNG files whose values were read as ids"
 
 def recognizes(root: Path) -> bool:
     """Return whether a folder contains a panoptic JSON file."""
-    return bool(_find_files(root))
+    return bool(_find_files(root, largest))
 
 
-def _find_files(root: Path) -> list[Path]:
+def _find_files(root: Path, choose: Callable[[list[Path]], list[Path]] = list) -> list[Path]:
+    """Return the panoptic JSON files among those that `choose` returns of each folder."""
     found = []
     for folder in JSON_FOLDERS:
         place = root / folder
-        files = sorted(place.glob("*.json")) if place.is_dir() else []
+        files = choose(sorted(place.glob("*.json"))) if place.is_dir() else []
         found += [file for file in files if not file.name.startswith(".") and file.is_file() and _is_panoptic(file)]
     return list(dict.fromkeys(found))
 
