@@ -19,8 +19,8 @@ def find_files(folder: Path, suffix: str, is_known: Callable[[str], bool], most:
         is_known: whether the first characters of a file, without spaces before them, are of this format.
         most: number of files to open per folder; None for all.
     """
-    found, (names, folders) = [], _listed(folder)
-    for place, names in [(folder, names), *((path, _listed(path)[0]) for path in folders)]:
+    found, (top, folders) = [], _listed(folder)
+    for place, names in [(folder, top), *((path, _listed(path)[0]) for path in folders)]:
         files = (place / name for name in names if os.path.splitext(name)[1].lower() == suffix)
         chosen = islice((path for path in files if path.is_file()), most)
         found += [path for path in chosen if is_known(head_of(path).lstrip())]

@@ -1,9 +1,9 @@
 """Find COCO JSON files and their images, and read them with a check of each record."""
 
 import contextlib
+import functools
 import gc
 import hashlib
-import heapq
 import json
 import os
 import re
@@ -25,6 +25,7 @@ from .coco_records import (
     checked_images,
     join_annotations,
 )
+from .file_search import largest, matching, visible
 from .json_files import read_json, refuse
 from .json_kinds import INSTANCES, NOT_JSON, advice_for, describe, kind_of_file, kind_of_json
 
@@ -42,7 +43,6 @@ PATTERNS = (
 )
 PATTERNS_OF_SPLIT = ("*.json", "annotations/*.json", "labels/*.json")  # in train/, val/, ...
 MAX_KINDS = 1_000  # number of files whose kind is looked at to find files that are not used
-MAX_LOOKED_AT = 50  # number of files of a folder that are looked at to recognize its format
 LONGEST_PATH = 500  # characters of a path in an error
 IMAGES, DATA = "images", "data"  # folders of photos, the second of FiftyOne
 SKIPPED = "skipped JSON files that are no COCO instances files"
@@ -97,18 +97,6 @@ def has_coco(root: Path) -> bool:
     return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in largest(paths))
 
 
-def largest(paths: list[Path]) -> list[Path]:
-    """Return the MAX_LOOKED_AT largest files: those with the annotations of many photos, if a folder has many files."""
-
-    def size(path: Path) -> int:
-        try:
-            return os.path.getsize(path)
-        except OSError:
-            return 0
-
-    return paths if len(paths) <= MAX_LOOKED_AT else heapq.nlargest(MAX_LOOKED_AT, paths, key=size)
-
-
 def _search(root: Path, notes: Notes | None) -> list[Path]:
     """Return the COCO instances files of the first pattern that has any.
 
@@ -150,22 +138,12 @@ def _search(root: Path, notes: Notes | None) -> list[Path]:
 
 def _matches(root: Path) -> Iterator[list[Path]]:
     """Yield the sorted JSON files of each pattern, without hidden files and those of __MACOSX."""
+    listing = functools.cache(visible)
     for pattern in PATTERNS:
-        yield _visible(root, root.glob(pattern))
-    folders = [path for path in _visible(root, root.glob("*")) if path.name.lower() in SPLIT_WORDS]
+        yield matching(root, pattern, listing)
+    folders = [root / name for name in listing(str(root))[1] if name.lower() in SPLIT_WORDS]
     for pattern in PATTERNS_OF_SPLIT:
-        yield [path for folder in folders for path in _visible(root, folder.glob(pattern))]
-
-
-def _visible(root: Path, paths: Iterable[Path]) -> list[Path]:
-    """Return the sorted paths without hidden files, which macOS also adds to archives ("._1.json")."""
-    start = len(os.path.join(root, ""))
-    found = []
-    for path in map(str, paths):
-        inside = path[start:]
-        if not inside.startswith(".") and f"{os.sep}." not in inside and "__MACOSX" not in inside.split(os.sep):
-            found.append(path)
-    return list(map(Path, sorted(found)))
+        yield [path for folder in folders for path in matching(folder, pattern, listing)]
 
 
 def _example(names: list[str], splits: list[str | None]) -> dict[str, str]:

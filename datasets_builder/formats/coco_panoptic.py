@@ -17,8 +17,8 @@ from gemma_lisa.images_gemma_lisa import open_upright
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_files import largest
 from .coco_records import LONGEST_NAME
+from .file_search import largest, matching, visible
 from .folder_listing import composed, is_photo, list_files, ordered, split_word, without_suffix
 from .json_files import read_json
 from .label_maps import INDEX_MODES, picture_size, plane_masks
@@ -47,8 +47,7 @@ def _find_files(root: Path, choose: Callable[[list[Path]], list[Path]] = list) -
     found = []
     for folder in JSON_FOLDERS:
         place = root / folder
-        files = choose(sorted(place.glob("*.json"))) if place.is_dir() else []
-        found += [file for file in files if not file.name.startswith(".") and file.is_file() and _is_panoptic(file)]
+        found += [file for file in choose(matching(place, "*.json", visible)) if _is_panoptic(file)]
     return list(dict.fromkeys(found))
 
 

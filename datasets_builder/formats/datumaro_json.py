@@ -16,8 +16,8 @@ import numpy as np
 from gemma_lisa.safety.short_text import name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
-from .coco_files import largest
 from .coco_segmentation import MIN_NUMBERS
+from .file_search import largest
 from .json_files import read_json
 from .photo_names import PhotoNames
 from .tool_folders import by_split, head_of, is_in_other_split, split_in, walk

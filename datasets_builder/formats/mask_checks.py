@@ -17,7 +17,7 @@ CLOSE_SIDE, CLOSE_SHARE, MIN_OVERLAP = 3.0, 0.02, 0.5
 CLOSE_AREA = 0.1  # share of the area
 MAX_AREA = 2**62  # a larger number is no area
 BOX_AREA = 0.01  # an area that differs less from that of the box is that of the box
-# RLE is in row order if this share of its pixels has a neighbor one row length further, and SHIFTED fewer have one a
+# RLE is in row order if this share of its pixels has a neighbor one row length further. SHIFTED fewer have one a
 # column length further. A thin oblique object has the same neighbors only if the sides of the photo are ALIKE.
 ROW_SHARE, SHIFTED, ALIKE = 0.8, 0.1, 0.2
 

@@ -21,6 +21,8 @@ from .frames import Frame
 from .mask_checks import ObjectMask, check_masks, stated_area, stated_box
 
 BACKGROUNDS = ("background", "bg")  # classes that users draw holes with, in any case and with any underscores
+HOLES = ("hole", "holes")  # classes that can be objects, such as holes of a road
+CAN_BE_HOLE = "objects named hole inside another object, read as objects (to cut them out, name them background)"
 CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
 AS_CROWD = 'objects marked iscrowd: 1, read as ignore regions (if each is one object, set crowds to "things")'
 INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
@@ -64,6 +66,9 @@ def object_masks(
     check_masks(found, image, frame, notes, tolerate)
     for annotated, mask in cutouts:
         _cut(annotated, mask, found, image, notes)
+    for one in found:
+        if one.mask and one.annotated.name.strip().lower() in HOLES and _is_inside(one, found):
+            notes.add(CAN_BE_HOLE, one.annotated.where, image.path)
     for one in found:
         one.mask = one.mask and turn(one.mask, frame.turn)
         one.ignore = one.ignore and turn(one.ignore, frame.turn)
@@ -211,11 +216,20 @@ def _cut(
     annotated: AnnotatedObject, mask: dict | None, found: list[ObjectMask], image: AnnotatedImage, notes: Notes
 ) -> None:
     """Cut a region of a class named background out of the objects around it."""
-    area, is_hole = coco_mask.area(mask) if mask else 0, False
-    for one in found:
-        if one.mask and area and area < NOT_THE_SAME * coco_mask.area(one.mask):
-            common = coco_mask.area(coco_mask.merge([mask, one.mask], intersect=True))
-            if common >= INSIDE * area:
-                one.mask, is_hole = _minus(one.mask, mask), True
-    kind = "regions named background, cut out as holes" if is_hole else "skipped regions named background"
+    around = [one for one in found if one.mask and mask and _is_within(mask, one.mask)]
+    for one in around:
+        one.mask = _minus(one.mask, mask)
+    kind = "regions named background, cut out as holes" if around else "skipped regions named background"
     notes.add(kind, f"{annotated.where} ({name_of(annotated.name)})", image.path)
+
+
+def _is_within(inner: dict, outer: dict) -> bool:
+    """Return whether a mask is a smaller part of another one."""
+    area = coco_mask.area(inner)
+    if not 0 < area < NOT_THE_SAME * coco_mask.area(outer):
+        return False
+    return bool(coco_mask.area(coco_mask.merge([inner, outer], intersect=True)) >= INSIDE * area)
+
+
+def _is_inside(one: ObjectMask, found: list[ObjectMask]) -> bool:
+    return any(other.mask and other is not one and _is_within(one.mask, other.mask) for other in found)
