@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, Notes
@@ -20,6 +20,7 @@ SEPARATE, UNITE = REPEATED = ("separate", "unite")  # option repeated: what beco
 LISTED_TWICE = (
     "photos listed more than once, each with its own objects; to unite them, set the option repeated to unite"
 )
+IN_TWO_SPLITS = "photos that are also in another split, so its scores are too good; remove them from one of the two"
 UNITED = "photos listed more than once, whose objects were united"
 
 
@@ -63,6 +64,14 @@ def group_repeated(images: list[AnnotatedImage], repeated: str, notes: Notes) ->
             notes.add(UNITED if repeated == UNITE else LISTED_TWICE, f"{same[0].where} and {same[1].where}", path)
         groups += [same] if repeated == UNITE else [[image] for image in same]
     return groups
+
+
+def note_shared(split: str, images: Iterable[AnnotatedImage], split_of: dict[Path, str], notes: Notes) -> None:
+    """Count the photos of a split that are also in a split before it. split_of: by path, of the splits before it."""
+    for image in images:
+        first = split_of.setdefault(image.path, split)
+        if first != split:
+            notes.add(IN_TWO_SPLITS, f"{image.where} is in {first} and {split}", image.path)
 
 
 def read_labels(photos: list[Photo], has_classes: bool, notes: Notes) -> None:

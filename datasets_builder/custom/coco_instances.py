@@ -41,9 +41,10 @@ from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centro
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
 from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, shorten, show
 
-from .annotated_photos import REPEATED, SEPARATE, group_repeated
+from .annotated_photos import REPEATED, SEPARATE, group_repeated, note_shared
 
 CATEGORY = "category"  # field of `text` for the category's name; other names are fields of the annotation
+SAME_MASK = "questions with objects of exactly the same mask, which are one object"
 
 
 @dataclass
@@ -85,6 +86,10 @@ class CocoInstances(TolerantBuilder):
     BUILDER_CONFIG_CLASS = CocoInstancesConfig
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._split_of: dict[Path, str] = {}  # by photo, of the splits that were read
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
@@ -132,6 +137,7 @@ class CocoInstances(TolerantBuilder):
                 return None
             return new_row(group[0].path, f"coco_instances/{split}/{_name(records[0])}", targets)
 
+        note_shared(split, images, self._split_of, notes)
         groups = group_repeated(images, self.config.repeated, notes)
         for where, row in self.rows(((group[0].where, group) for group in groups), row_of):
             n_rows += 1
@@ -203,6 +209,9 @@ def _present(
         if config.instances == "united":
             wanted = [unite(wanted)]
         elif len(wanted) > 1:
+            if len(different := {mask["counts"]: mask for mask in wanted}) < len(wanted):
+                notes.add(SAME_MASK, f"{images[0].where}: {text}", photo)
+                wanted = list(different.values())
             wanted = [wanted[at] for at in sort_by_centroid([coco_mask.decode(mask) for mask in wanted])]
         ignored = [mask for name in dict.fromkeys(name for name, _ in found) for mask in unclear[name]]
         targets.append(_target(text, wanted, unite(ignored) if ignored else None))

@@ -80,7 +80,8 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
         if None in splits or len(set(splits)) < len(splits):
             names = [path.relative_to(root).as_posix() for path in found]
             raise ValueError(
-                f"{root}: cannot tell the splits of {listed(names)}; set the option annotations, such as "
+                f"{root}: cannot tell the splits of {listed(names)}; set the option annotations of "
+                "coco_instances, such as "
                 f"{json.dumps(_example(names, splits), ensure_ascii=False)}."
             )
         files = dict(zip(splits, found, strict=True))
@@ -130,9 +131,11 @@ def _search(root: Path, notes: Notes | None) -> list[Path]:
             if kind not in (None, NOT_JSON):
                 what = f"{path.relative_to(root).as_posix()} is {kind}; {advice_for(kind)}"
                 break
-        raise ValueError(f"{root}: no COCO JSON file found: {what}, or set the option annotations to its path.")
+        advice = "or set the option annotations of coco_instances to its path"
+        raise ValueError(f"{root}: no COCO JSON file found: {what}, {advice}.")
     raise ValueError(
-        f"{root}: no COCO JSON file found as {' or '.join(PATTERNS[:4])}; set the option annotations to its path."
+        f"{root}: no COCO JSON file found as {' or '.join(PATTERNS[:4])}; set the option annotations of "
+        "coco_instances to its path."
     )
 
 

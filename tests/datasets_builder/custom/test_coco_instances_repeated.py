@@ -1,10 +1,13 @@
 """Photos that are listed twice in COCO JSON, the questions of several records, and the photos of remarks."""
 
+import json
+
 import numpy as np
 import pytest
 from coco_photos import Photos, annotation, box, box_mask, masks_of
 
-from gemma_lisa.datasets_builder.mixture import builder_of, make_rows
+from gemma_lisa.datasets_builder.custom.coco_instances import SAME_MASK
+from gemma_lisa.datasets_builder.mixture import builder_of, load_rows, make_rows
 
 # raised inside pycocotools with NumPy 2
 pytestmark = [
@@ -74,3 +77,24 @@ def test_each_remark_has_photos_for_the_sheet(photos):
     builder = builder_of("coco_instances", str(photos.root), {})
     make_rows(builder)
     assert len(builder.remarks) == 2 and builder.examples == [[str(photos.root / "images/1.png")]] * 2
+
+
+def test_the_same_photo_in_two_splits_is_counted(photos, caplog):
+    (photos.root / "other.json").write_text(json.dumps(photos.content))
+    photos.load("validation", annotations={"train": "result.json", "validation": "other.json"})
+    assert "photos that are also in another split, so its scores are too good" in caplog.text
+    assert "is in train and validation" in caplog.text
+    caplog.clear()
+    for split in ("train", "valid"):
+        photos.load(file=f"{split}.json", annotations={"train": f"{split}.json"})
+    (photos.root / "result.json").unlink()
+    (photos.root / "other.json").unlink()
+    load_rows("folder", "validation", str(photos.root))
+    assert "is in train and validation" in caplog.text
+
+
+def test_an_object_that_is_listed_twice_is_one_mask(photos, caplog):
+    photos.content["annotations"].append({**photos.content["annotations"][0], "id": 8})
+    [row] = photos.load(instances="separate")
+    assert [len(masks) for masks in masks_of(row).values()] == [2, 1]
+    assert f"{SAME_MASK} (1), first:" in caplog.text
