@@ -92,8 +92,8 @@ def _check_runs(annotated: AnnotatedObject, mask: dict, agrees: bool, image: Ann
     if height != width and (by_row := share(width)) >= ROW_SHARE and by_row - share(height) > SHIFTED:
         if not agrees and abs(height - width) > ALIKE * max(height, width):
             raise ValueError(
-                f"{where}: its RLE is in row order, but COCO needs column order; transpose the mask before you encode "
-                "it, such as encode(numpy.asfortranarray(mask)) of pycocotools."
+                f"{where}: its RLE is in row order, but COCO needs column order; encode the pixels column by column, "
+                "such as mask.flatten(order='F'), or with encode(numpy.asfortranarray(mask)) of pycocotools."
             )
         notes.add(ROW_ORDER, where, image.path)
     tops = np.arange(width) * height

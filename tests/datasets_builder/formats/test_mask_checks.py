@@ -36,7 +36,7 @@ def checked(rle, **stated):
 def test_row_order_is_an_error_also_without_a_box():
     one, [error], notes = checked(in_row_order(thing(20, 15, 50, 45)))
     assert one.is_bad and one.mask is None and not notes
-    assert error.startswith("object 1: its RLE is in row order, but COCO needs column order; transpose the mask")
+    assert error.startswith("object 1: its RLE is in row order, but COCO needs column order; encode the pixels")
     _, [error], _ = checked(in_row_order(thing(20, 15, 50, 45)), box=[20, 15, 30, 30], area=880)
     assert "row order" in error
 
