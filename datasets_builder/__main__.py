@@ -154,6 +154,8 @@ def inspect(args: argparse.Namespace) -> None:
     generator = np.random.default_rng(args.seed)
     drawn = choose_questions(rows, places, examples, args.rows, generator)
     draw(rows, drawn, args.output)
+    if missing := len(places.keys() - {text for _, text in drawn}):
+        print(f"the sheet does not show {count_of(missing, 'question')}; to draw more, set --rows")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

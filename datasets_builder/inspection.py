@@ -17,14 +17,16 @@ from .rows import SEG_SLOT
 MAX_CLASSES = 20  # questions that are listed
 BAR_LENGTH = 40  # characters
 DEFAULT_CARDS = 16
-MAX_CARDS = 60  # of a sheet that shows every question
+MAX_CARDS = 100  # of a sheet that shows every question
+MAX_TEXTS = 10_000  # different questions whose rows are remembered
+EXAMPLE_CARDS = 4  # questions of a photo that a remark is about
 
 
 def print_counts(rows: datasets.Dataset, split: str) -> dict[str, list[int]]:
     """Print the numbers of targets, masks and turns, and the most common questions.
 
     Returns:
-        the indices of the rows that ask each question; {} if there are more than MAX_CARDS different questions.
+        the indices of the rows that ask each question, of the first MAX_TEXTS questions.
     """
     texts, masks, absent, turns, places = Counter(), 0, 0, 0, {}
     for at, row in enumerate(tqdm(rows.select_columns(["targets", "conversation"]), unit="row", desc="Counting")):
@@ -34,7 +36,7 @@ def print_counts(rows: datasets.Dataset, split: str) -> dict[str, list[int]]:
             texts[text] += 1
             masks += len(target["masks"])
             absent += not target["masks"]
-            if len(texts) <= MAX_CARDS:
+            if text in places or len(places) < MAX_TEXTS:
                 places.setdefault(text, []).append(at)
     total = sum(texts.values())
     counts = [count_of(total, "target"), count_of(masks, "mask"), f"{absent:,} without a mask (not in the image)"]
@@ -45,46 +47,53 @@ def print_counts(rows: datasets.Dataset, split: str) -> dict[str, list[int]]:
         print(f"  {count:>8,} {bar:<{BAR_LENGTH}} {name_of(text)}")
     if len(texts) > MAX_CLASSES:
         print(f"  and {count_of(len(texts) - MAX_CLASSES, 'other question')}")
-    return places if len(texts) <= MAX_CARDS else {}
+    return places
 
 
 def choose_questions(
     rows: datasets.Dataset,
     places: dict[str, list[int]],
-    examples: list[str],
+    examples: list[list[str]],
     count: int | None,
     generator: np.random.Generator,
 ) -> list[tuple[int, str | None]]:
     """Return the questions of a sheet: (row, question, or None for any of its questions).
 
-    First come the photos that show what the builder remarked, then each question once, then other rows.
+    First come photos that show what the builder remarked, then each other question once, then other rows.
 
     Args:
         rows: of a split.
         places: from `print_counts`.
-        examples: paths of photos that the builder remarked.
-        count: number of questions; None: DEFAULT_CARDS, or as many as there are examples and different questions.
-        generator: chooses among the rows.
+        examples: for each remark, paths of photos.
+        count: number of questions; None: DEFAULT_CARDS, or up to MAX_CARDS for all examples and different questions.
+        generator: chooses among the rows and, if there are too many, among the questions.
     """
-    chosen = [(at, None) for at in _rows_of(rows, examples)]
-    for text, asked in places.items():
-        chosen.append((int(generator.choice(asked)), text))
+    chosen = []
+    for at in _rows_of(rows, examples):
+        asked = [target["texts"][0] for target in rows[at]["targets"]][:EXAMPLE_CARDS]
+        chosen += [(at, text) for text in asked or [None]]
+    texts = [text for text in places if text not in {text for _, text in chosen}]
+    most = max(0, (count or MAX_CARDS) - len(chosen))
+    if len(texts) > most:
+        texts = [texts[at] for at in sorted(generator.permutation(len(texts))[:most].tolist())]
+    chosen += [(int(generator.choice(places[text])), text) for text in texts]
     seen = {at for at, _ in chosen}
+    least = max(DEFAULT_CARDS, len(chosen))
     chosen += [(at, None) for at in generator.permutation(len(rows)).tolist() if at not in seen]
-    least = min(MAX_CARDS, len(set(examples)) + len(places))
-    return chosen[: count or max(DEFAULT_CARDS, least)]
+    return chosen[: count or least]
 
 
-def _rows_of(rows: datasets.Dataset, examples: list[str]) -> list[int]:
-    """Return the first row of each photo."""
-    if not examples:
+def _rows_of(rows: datasets.Dataset, examples: list[list[str]]) -> list[int]:
+    """Return for each example the first row of the first of its photos that has a row."""
+    wanted, found = {path for paths in examples for path in paths}, {}
+    if not wanted:
         return []
-    found = {}
     for at, row in enumerate(rows.select_columns(["image"])):
         path = row["image"] and row["image"]["path"]
-        if path in examples:
+        if path in wanted:
             found.setdefault(path, at)
-    return list(found.values())
+    first = (next((found[path] for path in paths if path in found), None) for paths in examples)
+    return list(dict.fromkeys(at for at in first if at is not None))
 
 
 def draw(rows: datasets.Dataset, chosen: list[tuple[int, str | None]], output: Path) -> None:

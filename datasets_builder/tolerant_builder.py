@@ -12,7 +12,7 @@ import datasets
 
 from gemma_lisa.safety.short_text import shorten, show
 
-from .formats.annotated import Notes
+from .formats.annotated import SHOWN, Notes
 from .rows import is_unicode
 from .rows_builder import RowsBuilder
 
@@ -71,7 +71,7 @@ class TolerantBuilder(RowsBuilder):
         self.bad: list[ValueError] = []  # errors of the files and records that were skipped
         self.remarks: list[str] = []  # the warnings logged when the rows were prepared
         self.logs_remarks = True
-        self.examples: list[str] = []  # paths of photos that show what the warnings are about
+        self.examples: list[list[str]] = []  # for each warning, paths of photos that show what it is about
 
     @property
     def title(self) -> str:
@@ -112,7 +112,7 @@ class TolerantBuilder(RowsBuilder):
                 self.remark(f"{where}: skipped {reason} ({len(cases):,}), first: {cases[0]}")
 
     def remark_notes(self, where: Any, notes: Notes) -> None:
-        """Log each kind of `notes` with its count and its first case, and record the photo of that case.
+        """Log each kind of `notes` with its count and its first case, and record the photos of its first cases.
 
         Args:
             where: file, folder or split.
@@ -120,7 +120,8 @@ class TolerantBuilder(RowsBuilder):
         """
         for kind, cases in notes.cases.items():
             self.remark(f"{where}: {kind} ({len(cases):,}), first: {cases[0].where}")
-            self.examples += [str(case.photo) for case in cases if case.photo is not None][:1]
+            photos = list(dict.fromkeys(str(case.photo) for case in cases[:SHOWN] if case.photo is not None))
+            self.examples += [photos] if photos else []
         notes.cases.clear()
 
     def tolerate(self, error: ValueError) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.annotated import IGNORED, AnnotatedImage, Notes
@@ -17,8 +17,11 @@ from .folder_files import Photo
 from .folder_masks import Area
 from .recognition import rename
 
-REPEATED = ("separate", "unite")  # values of the option repeated: what becomes of a photo that is listed twice
-LISTED_TWICE = "photos listed more than once, each with its own objects (option repeated)"
+SEPARATE, UNITE = REPEATED = ("separate", "unite")  # option repeated: what becomes of a photo that is listed twice
+LISTED_TWICE = (
+    "photos listed more than once, each with its own objects; to unite them, set the option repeated to unite"
+)
+IN_TWO_SPLITS = "photos that are also in another split, so its scores are too good; remove them from one of the two"
 UNITED = "photos listed more than once, whose objects were united"
 
 
@@ -31,21 +34,45 @@ def photos_of(images: list[AnnotatedImage], root: Path, repeated: str, notes: No
         repeated: separate: a photo that is listed twice is two photos; unite: it is one with all objects.
         notes: receives these photos.
     """
+    photos = {}
+    for same in group_repeated(images, repeated, notes):
+        path = same[0].path
+        key = composed(os.path.relpath(path.with_suffix(""), root))
+        if key in photos and photos[key].path != path:  # 1.jpg and 1.png
+            key = composed(os.path.relpath(path, root))
+        one, number = key, 1
+        while one in photos:
+            number += 1
+            one = f"{key}#{number}"
+        photos[one] = Photo(path, root, key=one, annotated=same)
+    return photos
+
+
+def group_repeated(images: list[AnnotatedImage], repeated: str, notes: Notes) -> list[list[AnnotatedImage]]:
+    """Return groups of images that become one row each. Several annotators, or a merge of files, list a photo twice.
+
+    Args:
+        images: of a split.
+        repeated: SEPARATE: each image is its own group; UNITE: all images of a photo are one.
+        notes: receives these photos.
+    """
     of_path = defaultdict(list)
     for image in images:
         of_path[image.path].append(image)
-    photos = {}
+    groups = []
     for path, same in of_path.items():
-        key = composed(os.path.relpath(path.with_suffix(""), root))
         if len(same) > 1:
-            notes.add(UNITED if repeated == "unite" else LISTED_TWICE, same[1].where, path)
-        if repeated == "unite":
-            photos[key] = Photo(path, root, key=key, annotated=same)
-        else:
-            for number, image in enumerate(same, start=1):
-                one = key if number == 1 else f"{key}#{number}"
-                photos[one] = Photo(path, root, key=one, annotated=[image])
-    return photos
+            notes.add(UNITED if repeated == UNITE else LISTED_TWICE, f"{same[0].where} and {same[1].where}", path)
+        groups += [same] if repeated == UNITE else [[image] for image in same]
+    return groups
+
+
+def note_shared(split: str, images: Iterable[AnnotatedImage], split_of: dict[Path, str], notes: Notes) -> None:
+    """Count the photos of a split that are also in a split before it. split_of: by path, of the splits before it."""
+    for image in images:
+        first = split_of.setdefault(image.path, split)
+        if first != split:
+            notes.add(IN_TWO_SPLITS, f"{image.where} is in {first} and {split}", image.path)
 
 
 def read_labels(photos: list[Photo], has_classes: bool, notes: Notes) -> None:
@@ -103,7 +130,7 @@ def annotated_areas(
     areas = {}
     for name, found in masks.items():
         if name in bad:
-            notes.add("skipped classes with an error in one of their objects", f"{name} in {photo.path}")
+            notes.add("skipped classes with an error in one of their objects", f"{name} in {photo.path}", photo.path)
         elif found:
             unclear = ignored[name] + everywhere
             areas[name] = Area(unite(found), unite(unclear) if unclear else None)

@@ -13,7 +13,7 @@ import os
 import string
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,20 @@ from gemma_lisa.datasets_builder.formats.coco_files import (
     read_coco,
 )
 from gemma_lisa.datasets_builder.formats.coco_json import annotated_images
-from gemma_lisa.datasets_builder.formats.coco_records import BROKEN, SEPARATE, UNITE
+from gemma_lisa.datasets_builder.formats.coco_records import BROKEN
 from gemma_lisa.datasets_builder.formats.coco_segmentation import unite
-from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS, READ_AS, Frame, frames_of
-from gemma_lisa.datasets_builder.formats.object_masks import CROWDS, ObjectMask, object_masks
+from gemma_lisa.datasets_builder.formats.frames import AUTO, OPTIONS, READ_AS, frames_of
+from gemma_lisa.datasets_builder.formats.mask_checks import ObjectMask
+from gemma_lisa.datasets_builder.formats.object_masks import CROWDS, is_background, object_masks
 from gemma_lisa.datasets_builder.leakage import coco_photo
 from gemma_lisa.datasets_builder.rows import new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
 from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, shorten, show
 
+from .annotated_photos import REPEATED, SEPARATE, group_repeated, note_shared
+
 CATEGORY = "category"  # field of `text` for the category's name; other names are fields of the annotation
+SAME_MASK = "questions with objects of exactly the same mask, which are one object"
 
 
 @dataclass
@@ -83,11 +87,15 @@ class CocoInstances(TolerantBuilder):
     BUILDER_CONFIGS = [CocoInstancesConfig(name="default", version=VERSION)]
     DEFAULT_CONFIG_NAME = "default"
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._split_of: dict[Path, str] = {}  # by photo, of the splits that were read
+
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
         check_choice("coco_instances", "instances", config.instances, ("united", "separate"))
         check_choice("coco_instances", "exif", config.exif, OPTIONS)
-        check_choice("coco_instances", "repeated", config.repeated, (SEPARATE, UNITE))
+        check_choice("coco_instances", "repeated", config.repeated, REPEATED)
         check_choice("coco_instances", "crowds", config.crowds, CROWDS)
         fields = _fields(config.text)
         if type(config.absent) is not int or config.absent < 0 or (config.absent and fields - {CATEGORY}):
@@ -103,29 +111,35 @@ class CocoInstances(TolerantBuilder):
 
     def _generate_examples(self, split: str, file: Path, folder: Path | None) -> Iterator[tuple[str, dict]]:
         num_bad, notes = len(self.bad), Notes()
-        content = read_coco(file, self.tolerate, notes, self.config.repeated)
+        content = read_coco(file, self.tolerate, notes)
         file_names = (record["file_name"] for record in content.images)
-        images = annotated_images(file, content, photo_finder(file, self.config.root, folder, file_names, notes))
+        finder = photo_finder(file, self.config.root, folder, file_names, notes)
+        images = annotated_images(file, content, finder, notes)
         names, records = content.names, content.annotations.values()
         # Without categories that never occur: Roboflow writes the name of the data set as one
         used = sorted({names[record["category_id"]] for group in records for record in group})
         frames = frames_of(images, self.config.exif, str(file), notes)
+        frame_of = {id(image): frame for image, frame in zip(images, frames, strict=True)}
         n_rows = 0
 
-        def row_of(framed: tuple[AnnotatedImage, Frame | ValueError]) -> dict | None:
-            image, frame = framed
-            if isinstance(frame, ValueError):
-                raise frame
-            objects = object_masks(image, frame, self.config.crowds, notes, self.tolerate)
-            targets = _present(self.config, image, objects, notes)
+        def row_of(group: list[AnnotatedImage]) -> dict | None:
+            objects = []
+            for image in group:
+                frame = frame_of[id(image)]
+                if isinstance(frame, ValueError):
+                    raise frame
+                objects += object_masks(image, frame, self.config.crowds, notes, self.tolerate)
+            records = [image.fields for image in group]
+            targets = _present(self.config, group, objects, notes, self.tolerate)
             if self.config.absent:
-                targets += _absent(self.config, image, objects, names, used)
+                targets += _absent(self.config, records, objects, names, used)
             if not targets:
                 return None
-            return new_row(image.path, f"coco_instances/{split}/{_name(image.fields)}", targets)
+            return new_row(group[0].path, f"coco_instances/{split}/{_name(records[0])}", targets)
 
-        framed = ((image.where, (image, frame)) for image, frame in zip(images, frames, strict=True))
-        for where, row in self.rows(framed, row_of):
+        note_shared(split, images, self._split_of, notes)
+        groups = group_repeated(images, self.config.repeated, notes)
+        for where, row in self.rows(((group[0].where, group) for group in groups), row_of):
             n_rows += 1
             yield where, row
         if not n_rows and len(self.bad) == num_bad:
@@ -148,10 +162,27 @@ def _name(image: dict) -> str:
     return image["file_name"]
 
 
-def _present(config: CocoInstancesConfig, image: AnnotatedImage, objects: list[ObjectMask], notes: Notes) -> list[dict]:
-    """Return one target for each question about the image, in the order of the file."""
+def _present(
+    config: CocoInstancesConfig,
+    images: list[AnnotatedImage],
+    objects: list[ObjectMask],
+    notes: Notes,
+    tolerate: Callable[[ValueError], None],
+) -> list[dict]:
+    """Return one target for each question about the image, in the order of the file.
+
+    Args:
+        config: with the options of questions.
+        images: one, or all of a photo that is listed twice.
+        objects: with their masks.
+        notes: counts the objects that are skipped.
+        tolerate: called with the error of each object without the text of its question.
+    """
     fields = _fields(config.text)
-    partly = set(image.fields.get("not_exhaustive_category_ids") or [])  # LVIS annotated only some of these objects
+    photo = images[0].path
+    partly = _numbers(
+        (image.fields for image in images), "not_exhaustive_category_ids"
+    )  # LVIS annotated only some of these objects
     unclear, things = defaultdict(list), defaultdict(list)
     bad = {one.annotated.name for one in objects if one.is_bad}
     for one in objects:
@@ -161,11 +192,16 @@ def _present(config: CocoInstancesConfig, image: AnnotatedImage, objects: list[O
         if not one.mask:
             continue
         if name in bad:
-            notes.add("skipped objects of a class with an error in the same image", where)
+            notes.add("skipped objects of a class with an error in the same image", where, photo)
         elif one.annotated.fields["category_id"] in partly and fields <= {CATEGORY}:
-            notes.add("skipped annotations of categories that are not exhaustively annotated", where)
+            notes.add("skipped annotations of categories that are not exhaustively annotated", where, photo)
         else:
-            things[_filled(config.text, fields, one.annotated)].append((name, one.mask))
+            try:
+                text = _filled(config.text, fields, one.annotated)
+            except ValueError as error:
+                tolerate(error)
+                continue
+            things[text].append((name, one.mask))
 
     targets = []
     for text, found in things.items():
@@ -173,6 +209,9 @@ def _present(config: CocoInstancesConfig, image: AnnotatedImage, objects: list[O
         if config.instances == "united":
             wanted = [unite(wanted)]
         elif len(wanted) > 1:
+            if len(different := {mask["counts"]: mask for mask in wanted}) < len(wanted):
+                notes.add(SAME_MASK, f"{images[0].where}: {text}", photo)
+                wanted = list(different.values())
             wanted = [wanted[at] for at in sort_by_centroid([coco_mask.decode(mask) for mask in wanted])]
         ignored = [mask for name in dict.fromkeys(name for name, _ in found) for mask in unclear[name]]
         targets.append(_target(text, wanted, unite(ignored) if ignored else None))
@@ -181,7 +220,7 @@ def _present(config: CocoInstancesConfig, image: AnnotatedImage, objects: list[O
 
 def _absent(
     config: CocoInstancesConfig,
-    image: AnnotatedImage,
+    records: list[dict],
     objects: list[ObjectMask],
     names: dict[Any, str],
     used: list[str],
@@ -190,18 +229,24 @@ def _absent(
 
     These are `neg_category_ids` in files of LVIS, and all categories without annotations in other files.
     """
-    record = image.fields
-    if BROKEN in record:  # any category can be that of its bad annotation
+    if any(BROKEN in record for record in records):  # any category can be that of its bad annotation
         return []
-    negative = record.get("neg_category_ids")
-    candidates = used if negative is None else sorted({names[number] for number in negative if number in names})
+    candidates = used
+    if any(record.get("neg_category_ids") is not None for record in records):
+        candidates = sorted({names[number] for number in _numbers(records, "neg_category_ids") if number in names})
     there = {one.annotated.name for one in objects}  # including crowds and objects without a mask
-    there |= {names.get(number) for number in record.get("not_exhaustive_category_ids") or []}
-    texts = dict.fromkeys(_of_category(config.text, name) for name in candidates)
+    there |= {names.get(number) for number in _numbers(records, "not_exhaustive_category_ids")}
+    texts = dict.fromkeys(_of_category(config.text, name) for name in candidates if not is_background(name))
     present = {_of_category(config.text, name) for name in there - {None}}
     texts = [text for text in texts if text not in present]
-    rng = np.random.default_rng((config.seed, zlib.crc32(str(record["id"]).encode())))
+    rng = np.random.default_rng((config.seed, zlib.crc32(str(records[0]["id"]).encode("utf-8", "surrogatepass"))))
     return [_target(texts[at], [], None) for at in sorted(rng.permutation(len(texts))[: config.absent])]
+
+
+def _numbers(records: Iterable[dict], field: str) -> set:
+    """Return the ids of categories in a field of LVIS. Other values are skipped."""
+    lists = (record.get(field) for record in records)
+    return {one for found in lists if isinstance(found, list) for one in found if isinstance(one, int | str)}
 
 
 def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:

@@ -31,7 +31,7 @@ from gemma_lisa.datasets_builder.rows import RESERVED, SEG_SLOT, is_unicode, new
 from gemma_lisa.datasets_builder.tolerant_builder import TolerantBuilder, TolerantConfig, check_choice
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
-from .annotated_photos import REPEATED, annotated_areas, find_frames, photos_of, read_labels
+from .annotated_photos import REPEATED, SEPARATE, annotated_areas, find_frames, note_shared, photos_of, read_labels
 from .folder_classes import class_names, read_classes
 from .folder_exports import unmatched_mask, unread_export
 from .folder_files import (
@@ -68,7 +68,7 @@ class FolderConfig(TolerantConfig):
     format: str | None = None  # masks for the layout above, or a key of recognition.FORMATS; None: recognize it
     exif: str = AUTO  # frame of photos with an EXIF rotation: upright, stored, or auto to find it, see frames.py
     crowds: str = "ignore"  # what iscrowd: 1 marks: ignore regions, or "things" for objects as others
-    repeated: str = "separate"  # a photo that is listed twice is two rows, or "unite": one row with all objects
+    repeated: str = SEPARATE  # a photo that is listed twice is two rows, or "unite": one row with all objects
 
     @property
     def root(self) -> Path:
@@ -197,6 +197,9 @@ def _tool_photos(
         if value is not None:
             raise ValueError(f"{root}: the option {option} is not supported for {known.title}; remove it.")
     images = read_format(known, root, known.free_names and bool(_names(config, root)), notes)
+    split_of = {}
+    for split, of_split in images.items():
+        note_shared(split, of_split, split_of, notes)
     photos = {split: photos_of(of_split, root, config.repeated, notes) for split, of_split in images.items()}
     questions, errors = _read_questions(root, {})
     errors = errors + share_out(questions or [], photos, root)

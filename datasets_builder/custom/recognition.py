@@ -17,6 +17,7 @@ from gemma_lisa.datasets_builder.formats.coco_json import FORMAT as COCO_JSON
 from gemma_lisa.datasets_builder.formats.coco_panoptic import FORMAT as COCO_PANOPTIC
 from gemma_lisa.datasets_builder.formats.cvat_xml import FORMAT as CVAT_XML
 from gemma_lisa.datasets_builder.formats.datumaro_json import FORMAT as DATUMARO_JSON
+from gemma_lisa.datasets_builder.formats.file_search import visible
 from gemma_lisa.datasets_builder.formats.json_kinds import INSTANCES, NOT_JSON, advice_for, kind_of_file
 from gemma_lisa.datasets_builder.formats.label_studio import FORMAT as LABEL_STUDIO
 from gemma_lisa.datasets_builder.formats.labelme import FORMAT as LABELME
@@ -109,9 +110,12 @@ def own_layout(root: Path) -> str | None:
 
 
 def other_export(root: Path) -> str | None:
-    """Return what a JSON file in a folder is and what to do with it, if it is the export of a tool; for errors."""
+    """Return which export of a tool a folder contains and what to do with it, for errors; None if there is none."""
     for path in sorted(root.glob("*.json"))[:MAX_FILES] + sorted(root.glob("*/*.json"))[:MAX_FILES]:
         kind = kind_of_file(path)
         if kind not in (None, INSTANCES, NOT_JSON):
             return f"{path.relative_to(root)} is {kind}: {advice_for(kind)}"
+    folders = visible(str(root))[1]
+    if len(folders) == 1 and (found := [one for one in FORMATS.values() if one.recognizes(root / folders[0])]):
+        return f"{folders[0]}/ contains {found[0].title}: set data_dir to this folder"
     return None

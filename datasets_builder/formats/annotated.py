@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 AS_SIZE = "as size"  # one program wrote size and coordinates, so the size shows the frame; if it cannot: upright
 IGNORED = "__ignore__"  # class of ignore regions, as LabelMe names them
+SHOWN = 20  # cases of each kind whose photos can be shown: a photo can have no row
 PERCENT = "percent"  # percent of the upright photo, times the stated size: what Label Studio exports as COCO
 
 

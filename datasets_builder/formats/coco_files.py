@@ -1,6 +1,7 @@
 """Find COCO JSON files and their images, and read them with a check of each record."""
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -20,12 +21,11 @@ from .annotated import Notes
 from .coco_photos import PhotoFinder
 from .coco_records import (
     BROKEN,
-    SEPARATE,
     category_names,
     checked_images,
     join_annotations,
-    unite_repeated,
 )
+from .file_search import largest, matching, visible
 from .json_files import read_json, refuse
 from .json_kinds import INSTANCES, NOT_JSON, advice_for, describe, kind_of_file, kind_of_json
 
@@ -80,7 +80,8 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
         if None in splits or len(set(splits)) < len(splits):
             names = [path.relative_to(root).as_posix() for path in found]
             raise ValueError(
-                f"{root}: cannot tell the splits of {listed(names)}; set the option annotations, such as "
+                f"{root}: cannot tell the splits of {listed(names)}; set the option annotations of "
+                "coco_instances, such as "
                 f"{json.dumps(_example(names, splits), ensure_ascii=False)}."
             )
         files = dict(zip(splits, found, strict=True))
@@ -94,7 +95,7 @@ def find_annotations(root: Path, named: str | dict[str, str] | None, notes: Note
 
 def has_coco(root: Path) -> bool:
     """Return whether a folder contains a COCO instances file where `find_annotations` searches."""
-    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in paths[:MAX_KINDS])
+    return any(kind_of_file(path) == INSTANCES for paths in _matches(root) for path in largest(paths))
 
 
 def _search(root: Path, notes: Notes | None) -> list[Path]:
@@ -130,28 +131,22 @@ def _search(root: Path, notes: Notes | None) -> list[Path]:
             if kind not in (None, NOT_JSON):
                 what = f"{path.relative_to(root).as_posix()} is {kind}; {advice_for(kind)}"
                 break
-        raise ValueError(f"{root}: no COCO JSON file found: {what}, or set the option annotations to its path.")
+        advice = "or set the option annotations of coco_instances to its path"
+        raise ValueError(f"{root}: no COCO JSON file found: {what}, {advice}.")
     raise ValueError(
-        f"{root}: no COCO JSON file found as {' or '.join(PATTERNS[:4])}; set the option annotations to its path."
+        f"{root}: no COCO JSON file found as {' or '.join(PATTERNS[:4])}; set the option annotations of "
+        "coco_instances to its path."
     )
 
 
 def _matches(root: Path) -> Iterator[list[Path]]:
     """Yield the sorted JSON files of each pattern, without hidden files and those of __MACOSX."""
+    listing = functools.cache(visible)
     for pattern in PATTERNS:
-        yield _visible(root, root.glob(pattern))
-    folders = [path for path in _visible(root, root.glob("*")) if path.name.lower() in SPLIT_WORDS]
+        yield matching(root, pattern, listing)
+    folders = [root / name for name in listing(str(root))[1] if name.lower() in SPLIT_WORDS]
     for pattern in PATTERNS_OF_SPLIT:
-        yield [path for folder in folders for path in _visible(root, folder.glob(pattern))]
-
-
-def _visible(root: Path, paths: Iterable[Path]) -> list[Path]:
-    """Return the sorted paths without hidden files, which macOS also adds to archives ("._1.json")."""
-    return sorted(
-        path
-        for path in paths
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
-    )
+        yield [path for folder in folders for path in matching(folder, pattern, listing)]
 
 
 def _example(names: list[str], splits: list[str | None]) -> dict[str, str]:
@@ -331,7 +326,6 @@ def read_coco(
     file: Path,
     tolerate: Callable[[ValueError], None] = refuse,
     notes: Notes | None = None,
-    repeated: str = SEPARATE,
 ) -> CocoContent:
     """Return the records of a JSON file.
 
@@ -344,9 +338,8 @@ def read_coco(
             annotation is kept with the field BROKEN if its class is known, because this class is incomplete in its
             image. If its class is unknown, the image has this field.
         notes: counts what is interpreted: ids as text, missing sizes (height and width are None), category names that
-            differ in letter case, photos listed twice. None for published data sets: these are errors or stay as they
-            are, and images with a bad annotation are skipped.
-        repeated: SEPARATE, or UNITE to merge the images of the same photo. Needs notes.
+            differ in letter case. None for published data sets: these are errors or stay as they are, and images with a
+            bad annotation are skipped.
 
     Raises:
         ValueError: the file or its categories are not valid; errors raised by `tolerate`, with the file and the record.
@@ -366,9 +359,7 @@ def read_coco(
     names = category_names(file, content["categories"], notes)
     of_image = join_annotations(file, content["annotations"], images, bad, names, tolerate, notes)
     valid = list(images.values())
-    if notes is not None:
-        valid = unite_repeated(file, valid, of_image, repeated, notes)
-    else:
+    if notes is None:
         for image in valid:
             if BROKEN in image:
                 of_image.pop(image["id"], None)

@@ -6,22 +6,27 @@ from typing import Any
 
 from gemma_lisa.safety.short_text import name_of
 
-from .annotated import PERCENT, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes, ReportedError, failing
+from .annotated import PERCENT, SHOWN, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes, ReportedError, failing
 from .coco_files import CocoContent, find_annotations, has_coco, photo_finder, read_coco
 from .coco_photos import PhotoFinder
-from .coco_records import BROKEN, LISTED_TWICE
+from .coco_records import BROKEN
+from .coco_scale import check_scale
 
 REPORTED = ReportedError("bad record")
 LABEL_STUDIO = "Label Studio"  # info.contributor of its exports
 
 
-def annotated_images(file: Path, content: CocoContent, finder: PhotoFinder) -> list[AnnotatedImage]:
+def annotated_images(file: Path, content: CocoContent, finder: PhotoFinder, notes: Notes) -> list[AnnotatedImage]:
     """Return the images of a JSON file. Their objects are made when they are read: COCO has 860,000.
 
     Args:
         file: names the records in errors.
         content: from `coco_files.read_coco`.
         finder: from `coco_files.photo_finder`.
+        notes: counts what is interpreted. Records that it already contains get the path of their photo.
+
+    Raises:
+        ValueError: the coordinates are not in pixels.
     """
     found = []
     frame = PERCENT if content.contributor == LABEL_STUDIO else ""
@@ -34,7 +39,18 @@ def annotated_images(file: Path, content: CocoContent, finder: PhotoFinder) -> l
         except ValueError as error:
             path, objects = file / str(place), failing(error)  # a path that does not exist
         found.append(AnnotatedImage(path, where, image["file_name"], objects, size, frame=frame, fields=image))
+    check_scale(file, found, content.annotations, notes)
+    _add_photos(notes, found)
     return found
+
+
+def _add_photos(notes: Notes, images: list[AnnotatedImage]) -> None:
+    """Replace the name of the photo by its path in the cases of records that were read before the photo was found."""
+    path_of = {str(Path(image.name)): image.path for image in images}
+    for cases in notes.cases.values():
+        for at, case in enumerate(cases[:SHOWN]):
+            if str(case.photo) in path_of:
+                cases[at] = case._replace(photo=path_of[str(case.photo)])
 
 
 def _objects(annotations: list[dict], names: dict[Any, str], where: str) -> list[AnnotatedObject]:
@@ -58,12 +74,11 @@ def _read(root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
     for split, file in find_annotations(root, None, notes).items():
         errors = []
         content = read_coco(file, errors.append, notes)
-        notes.cases.pop(LISTED_TWICE, None)  # the folder data set counts them for all formats
         finder = photo_finder(file, root, None, (image["file_name"] for image in content.images), notes)
-        splits[split] = annotated_images(file, content, finder)
+        splits[split] = annotated_images(file, content, finder, notes)
         # Errors of records become those of photos, which max_bad can skip
         splits[split] += [
-            AnnotatedImage(file / str(at), str(error), "", failing(error)) for at, error in enumerate(errors)
+            AnnotatedImage(file / f"error {at}", str(error), "", failing(error)) for at, error in enumerate(errors)
         ]
     return splits
 

@@ -7,6 +7,7 @@ images/1.jpg                                photo; also in train2017/, images/tr
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_records import LONGEST_NAME
+from .file_search import largest, matching, visible
 from .folder_listing import composed, is_photo, list_files, ordered, split_word, without_suffix
 from .json_files import read_json
 from .label_maps import INDEX_MODES, picture_size, plane_masks
@@ -37,15 +39,15 @@ GREY = "greyscale PNG files whose values were read as ids"
 
 def recognizes(root: Path) -> bool:
     """Return whether a folder contains a panoptic JSON file."""
-    return bool(_find_files(root))
+    return bool(_find_files(root, largest))
 
 
-def _find_files(root: Path) -> list[Path]:
+def _find_files(root: Path, choose: Callable[[list[Path]], list[Path]] = list) -> list[Path]:
+    """Return the panoptic JSON files among those that `choose` returns of each folder."""
     found = []
     for folder in JSON_FOLDERS:
         place = root / folder
-        files = sorted(place.glob("*.json")) if place.is_dir() else []
-        found += [file for file in files if not file.name.startswith(".") and file.is_file() and _is_panoptic(file)]
+        found += [file for file in choose(matching(place, "*.json", visible)) if _is_panoptic(file)]
     return list(dict.fromkeys(found))
 
 

@@ -16,7 +16,6 @@ LONGEST_SIDE = 2**31 - 1  # pixels: rows store sizes as int32
 LONGEST_NAME = 1_000  # characters of a category: the time of splitting it into words is quadratic
 BACKGROUND = "_background_"  # of LabelMe; its underscores are kept so that it is recognized
 BROKEN = "broken"  # field of annotations and images whose class, or some class, is incomplete because of an error
-SEPARATE, UNITE = "separate", "unite"  # option repeated
 _FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "": 0}
 _WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?")  # an integer as text
 
@@ -26,11 +25,6 @@ OTHER_NAME = "photos without file_name, which are found by coco_url or path"
 SAME_RECORD = "records that are listed twice with the same content, so one is used"
 NO_ANNOTATION_ID = "annotations without an id, which is not needed"
 SAME_ANNOTATION_ID = "annotations with the id of another annotation, which is not needed"
-LISTED_TWICE = (
-    "photos listed twice or more, each with its own annotations; to merge them, set the option repeated to unite"
-)
-MERGED = "photos listed twice or more, whose annotations are merged"
-OTHER_SIZE = "photos listed twice with different sizes, which are not merged"
 KEEP_APART = "rename a category to keep them apart"
 
 
@@ -150,7 +144,7 @@ def _wrong_name(file: Path, image: dict, notes: Notes | None) -> str | None:
         other = next((image[key] for key in ("coco_url", "path") if isinstance(image.get(key), str)), None)
         if other is None or notes is None:
             return "has no file_name; add it"
-        notes.add(OTHER_NAME, f"{file}: image {name_of(image['id'])} is {name_of(other)}")
+        notes.add(OTHER_NAME, f"{file}: image {name_of(image['id'])} is {name_of(other)}", Path(other))
         image["file_name"] = other
         return None
     return f"has the file_name {show(name)}, which is not the name of a file; correct it"
@@ -169,7 +163,9 @@ def _wrong_size(file: Path, image: dict, notes: Notes | None) -> str | None:
     others = [number for number, is_unknown in zip(numbers, unknown, strict=True) if not is_unknown]
     if any(unknown) and all(number is not None and number > 0 for number in others) and notes is not None:
         image["height"] = image["width"] = None
-        notes.add(NO_SIZE, f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})")
+        notes.add(
+            NO_SIZE, f"{file}: image {name_of(image['id'])} ({name_of(image['file_name'])})", Path(image["file_name"])
+        )
         return None
     return f"has height {show(height)} and width {show(width)}; both must be numbers of pixels from 1 to {LONGEST_SIDE}"
 
@@ -297,41 +293,3 @@ def _unknown(annotation: dict, kind: str, known: Iterable[Any]) -> str:
     if named is None:
         return f" has no {kind}_id; add it"
     return f": there is no {kind} {show(named)}; the file has the ids {listed(known, 60) or 'of none'}"
-
-
-def unite_repeated(
-    file: Path, images: list[dict], of_image: dict[Any, list[dict]], repeated: str, notes: Notes
-) -> list[dict]:
-    """Return the images, with those of the same photo merged if `repeated` is UNITE. Changes `of_image`.
-
-    Several annotators, or a merge of files, list a photo twice.
-    """
-    names = [image["file_name"].replace("\\", "/").removeprefix("./") for image in images]
-    if len(set(names)) == len(names):
-        return images
-    first, kept = {}, []
-    for name, image in zip(names, images, strict=True):
-        other = first.setdefault(name, image)
-        where = f"{file}: {name_of(name)} is image {name_of(other['id'])} and image {name_of(image['id'])}"
-        if other is not image and repeated == UNITE and not _same_size(other, image):
-            notes.add(OTHER_SIZE, where)
-        elif other is not image and repeated == UNITE:
-            notes.add(MERGED, where)
-            for annotation in of_image.pop(image["id"], []):
-                annotation["image_id"] = other["id"]
-                of_image[other["id"]].append(annotation)
-            if image.get(BROKEN):
-                other[BROKEN] = True
-            continue
-        elif other is not image:
-            notes.add(LISTED_TWICE, where)
-        kept.append(image)
-    return kept
-
-
-def _same_size(one: dict, other: dict) -> bool:
-    """Return whether two images can be of the same size. A size that only one of them states is copied."""
-    if one["height"] is None or other["height"] is None:
-        one["height"] = other["height"] = one["height"] or other["height"]
-        one["width"] = other["width"] = one["width"] or other["width"]
-    return (one["height"], one["width"]) == (other["height"], other["width"])

@@ -7,6 +7,7 @@ Masks of one object can be several annotations with the same `group`, which is i
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from gemma_lisa.safety.short_text import name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_segmentation import MIN_NUMBERS
+from .file_search import largest
 from .folder_listing import walk
 from .json_files import read_json
 from .photo_names import PhotoNames
@@ -35,7 +37,7 @@ NO_AREA = ("label", "caption", "points", "polyline")
 
 def recognizes(folder: Path) -> bool:
     """Return whether a file annotations/*.json below a folder, or a JSON file in it, is from Datumaro."""
-    return bool(_files(folder))
+    return bool(_files(folder, largest))
 
 
 def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
@@ -61,13 +63,13 @@ def read(folder: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:
 FORMAT = AnnotationFormat("Datumaro JSON files", recognizes, read)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files of Datumaro in a folder and in annotations/ below it."""
+def _files(folder: Path, choose: Callable[[list[Path]], list[Path]] = list) -> list[Path]:
+    """Return the files of Datumaro among those that `choose` returns of a folder and of annotations/ below it."""
     found = []
     for here, _, names in walk(folder):
         if here == folder or here.name == ANNOTATIONS:
             files = [here / name for name in names if name.lower().endswith(".json")]
-            found += [file for file in files if KEYS.search(head_of(file))]
+            found += [file for file in choose(files) if KEYS.search(head_of(file))]
     return found
 
 

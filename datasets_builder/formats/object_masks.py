@@ -4,9 +4,9 @@ Holes are cut, parts without an area are skipped, and each mask is compared with
 states. What was interpreted or skipped is counted in `Notes`.
 """
 
+import re
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,27 +18,15 @@ from gemma_lisa.safety.short_text import name_of
 from .annotated import AnnotatedImage, AnnotatedObject, Notes, ReportedError
 from .coco_segmentation import MIN_NUMBERS, segmentation_runs, turn, unite
 from .frames import Frame
+from .mask_checks import ObjectMask, check_masks, stated_area, stated_box
 
-BACKGROUNDS = ("background", "_background_", "__background__")  # classes that users draw holes with
+BACKGROUNDS = ("background", "bg")  # classes that users draw holes with, in any case and with any underscores
+HOLES = ("hole", "holes")  # classes that can be objects, such as holes of a road
+CAN_BE_HOLE = "objects named hole inside another object, read as objects (to cut them out, name them background)"
 CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
 AS_CROWD = 'objects marked iscrowd: 1, read as ignore regions (if each is one object, set crowds to "things")'
 INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
 NOT_THE_SAME = 0.9  # a hole is smaller than this share of the polygon around it
-# A mask and the box or area that its file states can differ by rounding. Beyond CLOSE_SIDE (pixels) or CLOSE_SHARE,
-# they are counted. A mask whose box overlaps the stated one by less than MIN_OVERLAP (IoU) is another one.
-CLOSE_SIDE, CLOSE_SHARE, MIN_OVERLAP = 3.0, 0.02, 0.5
-CLOSE_AREA = 0.1  # share of the area
-BOX_AREA = 0.01  # an area that differs less from that of the box is that of the box
-
-
-@dataclass(slots=True)
-class ObjectMask:
-    """An object with its masks on the upright photo, in the format of rows."""
-
-    annotated: AnnotatedObject
-    mask: dict | None  # None: it has no pixels, or only a box, or is bad
-    ignore: dict | None = None  # region that may belong to the object: a crowd, or a box without an outline
-    is_bad: bool = False  # its mask is unknown, so questions about its class would have a wrong mask
 
 
 def object_masks(
@@ -68,20 +56,28 @@ def object_masks(
                 tolerate(error)
             found.append(ObjectMask(annotated, None, is_bad=True))
             continue
-        if annotated.name.strip().lower() in BACKGROUNDS:
+        if is_background(annotated.name):
             cutouts.append((annotated, mask))
         elif mask is not None and annotated.crowd and crowds == "ignore":
             notes.add(AS_CROWD, annotated.where, image.path)
             found.append(ObjectMask(annotated, None, mask))
         else:
             found.append(ObjectMask(annotated, mask, box))
-    _check_boxes(found, image, frame, notes, tolerate)
+    check_masks(found, image, frame, notes, tolerate)
     for annotated, mask in cutouts:
         _cut(annotated, mask, found, image, notes)
+    for one in found:
+        if one.mask and one.annotated.name.strip().lower() in HOLES and _is_inside(one, found):
+            notes.add(CAN_BE_HOLE, one.annotated.where, image.path)
     for one in found:
         one.mask = one.mask and turn(one.mask, frame.turn)
         one.ignore = one.ignore and turn(one.ignore, frame.turn)
     return found
+
+
+def is_background(name: str) -> bool:
+    """Return whether a class is the background, which is never asked for."""
+    return re.sub(r"[\W_]", "", name).lower() in BACKGROUNDS
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -113,6 +109,10 @@ def _parts(segmentation: Any, scale: tuple[float, float] | None, where: str) -> 
         return [segmentation] if segmentation else []
     if segmentation and all(isinstance(number, int | float) for number in segmentation):
         segmentation = [segmentation]  # one polygon without its list
+    if len(segmentation) > 2 and all(isinstance(part, list | array) and len(part) == 2 for part in segmentation):
+        raise ValueError(
+            f"{where}: its segmentation is a list of points [x, y]; write one polygon as [[x, y, x, y, ...]]."
+        )
     return [_scaled(part, scale, where) if isinstance(part, list | array) else part for part in segmentation]
 
 
@@ -153,7 +153,7 @@ def _with_nested_holes(
     for at in np.argsort(depths, kind="stable"):
         inside[decode_mask(masks[at], annotated.where) == 1] = 1 - depths[at] % 2
     cut = encode_mask(inside)
-    areas, stated = [int(coco_mask.area(mask)) for mask in (filled, cut)], _stated_area(annotated, frame)
+    areas, stated = [int(coco_mask.area(mask)) for mask in (filled, cut)], stated_area(annotated, frame)
     if stated and abs(stated - areas[0]) < abs(stated - areas[1]):
         notes.add("objects with a polygon inside another one, filled as their area states", annotated.where, image.path)
         return filled
@@ -194,7 +194,7 @@ def _minus(mask: dict, hole: dict) -> dict:
 
 def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, notes: Notes) -> dict | None:
     """Return the box of an object without an outline as a mask, or None if the object has no extent at all."""
-    box = _box(annotated, frame)
+    box = stated_box(annotated, frame)
     if box is None or not (box[2] > 0 and box[3] > 0) or annotated.area == 0:
         notes.add("skipped objects without any pixel", annotated.where, image.path)
         return None
@@ -209,132 +209,27 @@ def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, n
     )
 
 
-def _stated_area(annotated: AnnotatedObject, frame: Frame) -> float | None:
-    """Return the stated area in pixels, or None if there is none or it is that of the box, as in some tools."""
-    area, box = annotated.area, _box(annotated, frame)
-    if not isinstance(area, int | float) or area <= 1 or frame.scale is not None:
-        return None
-    return None if box is not None and abs(area - box[2] * box[3]) <= BOX_AREA * area else area
-
-
-def _box(annotated: AnnotatedObject, frame: Frame) -> np.ndarray | None:
-    """Return the stated box (x, y, width, height) in pixels of the frame, (4,), or None if there is no usable one."""
-    try:
-        box = np.asarray(annotated.box, dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    if box.shape != (4,) or not np.isfinite(box).all():
-        return None
-    return box if frame.scale is None else box * np.tile(frame.scale, 2)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Cross-checks, and classes named background
+# Classes named background
 # ---------------------------------------------------------------------------------------------------------------------
-def _check_boxes(
-    found: list[ObjectMask],
-    image: AnnotatedImage,
-    frame: Frame,
-    notes: Notes,
-    tolerate: Callable[[ValueError], None],
-) -> None:
-    """Compare each mask with the box and the area that its file states. A mask of another region is bad."""
-    drawn = [(one, mask) for one in found if (mask := one.mask or (one.ignore if one.annotated.crowd else None))]
-    checked = [(one, mask) for one, mask in drawn if one.annotated.box is not None or one.annotated.area]
-    if not checked:
-        return
-    masks = [mask for _, mask in checked]
-    boxes, areas = coco_mask.toBbox(masks), coco_mask.area(masks)
-    agree = _agree([one.annotated for one, _ in checked], boxes, areas, frame)
-    for at in np.flatnonzero(~agree).tolist():
-        one = checked[at][0]
-        try:
-            _check_stated(one.annotated, boxes[at], int(areas[at]), image, frame, notes)
-        except ValueError as error:
-            tolerate(error)
-            one.mask, one.ignore, one.is_bad = None, None, True
-
-
-def _agree(annotated: list[AnnotatedObject], boxes: np.ndarray, areas: np.ndarray, frame: Frame) -> np.ndarray:
-    """Return whether box and area of each mask plainly agree with what its file states, (N,) bool. Fast for COCO.
-
-    Args:
-        boxes: of the masks, (N, 4): x, y, width, height.
-        areas: of the masks, (N,).
-    """
-    try:
-        stated = np.array([one.box for one in annotated], dtype=np.float64)
-        stated_areas = np.array([one.area for one in annotated], dtype=np.float64)
-    except (TypeError, ValueError):
-        return np.zeros(len(annotated), dtype=bool)
-    if stated.shape != boxes.shape or frame.scale is not None:
-        return np.zeros(len(annotated), dtype=bool)
-    ends = np.abs(boxes[:, :2] + boxes[:, 2:] - stated[:, :2] - stated[:, 2:])
-    apart = np.maximum(np.abs(boxes[:, :2] - stated[:, :2]), ends).max(axis=1)
-    return (apart <= CLOSE_SIDE) & (np.abs(stated_areas - areas) <= CLOSE_AREA * areas)
-
-
-def _check_stated(
-    annotated: AnnotatedObject, drawn: np.ndarray, area: int, image: AnnotatedImage, frame: Frame, notes: Notes
-) -> None:
-    """Compare a mask with what its file states.
-
-    Args:
-        drawn: (x, y, width, height) of the mask.
-        area: pixels of the mask.
-
-    Raises:
-        ValueError: the stated box is that of another region, or the mask is inverted.
-    """
-    pixels, where, stated = frame.size[0] * frame.size[1], annotated.where, _stated_area(annotated, frame)
-    if stated and abs(stated - (pixels - area)) <= CLOSE_AREA * stated and abs(stated - area) > CLOSE_AREA * pixels:
-        raise ValueError(
-            f"{where}: its mask has {area:,} pixels, but its area is {stated:g}: the mask is inverted; export it again."
-        )
-    box = _box(annotated, frame)
-    if box is not None and box[2] > 1 and box[3] > 1:
-        difference, overlap = min((_difference(drawn, reading) for reading in _readings(box)), key=lambda pair: pair[0])
-        close = CLOSE_SIDE + CLOSE_SHARE * float(drawn[2:].max())
-        if difference > close and overlap < MIN_OVERLAP:
-            raise ValueError(
-                f"{where}: its mask is in the box {_shown(drawn)} (x, y, width, height), but its bbox is "
-                f"{_shown(box)}; export the masks again, or remove bbox if it is wrong."
-            )
-        if difference > close:
-            notes.add("objects whose mask differs from their bbox", where, image.path)
-    outline = 2 * float(drawn[2:].sum())
-    if stated and abs(stated - area) > CLOSE_AREA * area + outline:
-        notes.add("objects whose mask differs from their area", where, image.path)
-
-
-def _readings(box: np.ndarray) -> list[np.ndarray]:
-    """Return the boxes (x, y, width, height) that a stated box can mean: some tools write both corners."""
-    corners = np.concatenate([box[:2], box[2:] - box[:2]])
-    return [box, corners] if (corners[2:] > 0).all() else [box]
-
-
-def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Return the largest distance of two boxes' sides in pixels, and their IoU."""
-    ends = first[:2] + first[2:], second[:2] + second[2:]
-    distance = max(np.abs(first[:2] - second[:2]).max(), np.abs(ends[0] - ends[1]).max())
-    common = np.clip(np.minimum(*ends) - np.maximum(first[:2], second[:2]), 0, None).prod()
-    union = first[2:].prod() + second[2:].prod() - common
-    return float(distance), float(common / union) if union else 0.0
-
-
-def _shown(box: np.ndarray) -> str:
-    return ", ".join(f"{number:g}" for number in box.round(1).tolist())
-
-
 def _cut(
     annotated: AnnotatedObject, mask: dict | None, found: list[ObjectMask], image: AnnotatedImage, notes: Notes
 ) -> None:
     """Cut a region of a class named background out of the objects around it."""
-    area, is_hole = coco_mask.area(mask) if mask else 0, False
-    for one in found:
-        if one.mask and area and area < NOT_THE_SAME * coco_mask.area(one.mask):
-            common = coco_mask.area(coco_mask.merge([mask, one.mask], intersect=True))
-            if common >= INSIDE * area:
-                one.mask, is_hole = _minus(one.mask, mask), True
-    kind = "regions named background, cut out as holes" if is_hole else "skipped regions named background"
+    around = [one for one in found if one.mask and mask and _is_within(mask, one.mask)]
+    for one in around:
+        one.mask = _minus(one.mask, mask)
+    kind = "regions named background, cut out as holes" if around else "skipped regions named background"
     notes.add(kind, f"{annotated.where} ({name_of(annotated.name)})", image.path)
+
+
+def _is_within(inner: dict, outer: dict) -> bool:
+    """Return whether a mask is a smaller part of another one."""
+    area = coco_mask.area(inner)
+    if not 0 < area < NOT_THE_SAME * coco_mask.area(outer):
+        return False
+    return bool(coco_mask.area(coco_mask.merge([inner, outer], intersect=True)) >= INSIDE * area)
+
+
+def _is_inside(one: ObjectMask, found: list[ObjectMask]) -> bool:
+    return any(other.mask and other is not one and _is_within(one.mask, other.mask) for other in found)

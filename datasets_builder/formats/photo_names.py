@@ -93,7 +93,7 @@ class PhotoNames:
         if owner != name and not (is_exact and was_exact) and _identity(owner) != _identity(name):
             raise ValueError(
                 f"{where}: the photos {show(owner)} and {show(name)} are both found as {path}; add the other photo, or "
-                "put the photos into the folders of their names."
+                "put the photos into the folders of their names. If they are the same photo, write the same name."
             )
         return Path(path)
 
@@ -169,7 +169,7 @@ def _readings(name: str) -> Iterator[str]:
 
 def _identity(name: str) -> list[str]:
     """Return the folders and the file name that a name stands for, without host and query."""
-    return _parts(list(_readings(name))[-1])
+    return _parts(unicodedata.normalize("NFC", list(_readings(name))[-1]))
 
 
 def _decoded(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -84,19 +85,23 @@ def find_files(folder: Path, suffix: str, is_known: Callable[[str], bool], most:
         is_known: whether the first characters of a file, without spaces before them, are of this format.
         most: number of files to open per folder; None for all.
     """
-    found = []
-    for place in [folder, *(path for path in _listed(folder) if path.is_dir())]:
-        files = [path for path in _listed(place) if path.suffix.lower() == suffix and path.is_file()]
-        found += [path for path in files[:most] if is_known(head_of(path).lstrip())]
+    found, (top, folders) = [], _listed(folder)
+    for place, names in [(folder, top), *((path, _listed(path)[0]) for path in folders)]:
+        files = (place / name for name in names if os.path.splitext(name)[1].lower() == suffix)
+        chosen = islice((path for path in files if path.is_file()), most)
+        found += [path for path in chosen if is_known(head_of(path).lstrip())]
     return found
 
 
-def _listed(folder: Path) -> list[Path]:
+def _listed(folder: Path) -> tuple[list[str], list[Path]]:
+    """Return the sorted names in a folder, and the folders in it."""
     try:
-        paths = sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if is_visible(entry.name)]
+            folders = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError:
-        return []
-    return [path for path in paths if is_visible(path.name)]
+        return [], []
+    return sorted(entry.name for entry in visible), [folder / name for name in folders]
 
 
 def photo_folders(file: Path, root: Path, subset: str = "") -> list[Path]:

@@ -54,10 +54,11 @@ def _some_labels(root: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(root):
         num_folders += 1
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        stems = {without_suffix(name) for name in names if is_photo(name)}
+        labels = sorted(filter(_is_label_file, names))
+        stems = {without_suffix(name) for name in names if is_photo(name)} if labels else set()
         in_labels = _is_in(os.path.relpath(here, root).split(os.sep), LABEL_FOLDERS)
-        for name in sorted(names):
-            if _is_label_file(name) and (in_labels or without_suffix(name) in stems):
+        for name in labels:
+            if in_labels or without_suffix(name) in stems:
                 num_files += 1
                 yield Path(here, name)
                 if num_files == CHECKED_FILES:

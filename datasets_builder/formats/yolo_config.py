@@ -1,5 +1,6 @@
 """Read the class names and splits of YOLO data sets: data.yaml, or classes.txt with one name per line."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,9 @@ class YoloConfig:
 def find_yaml(root: Path) -> list[Path]:
     """Return the YAML files in a data folder that have the keys of YOLO data sets."""
     found = []
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if path.suffix.lower() in YAML_SUFFIXES and not path.name.startswith(".") and path.is_file():
+    for name in sorted(os.listdir(root)) if root.is_dir() else []:
+        path = root / name if os.path.splitext(name)[1].lower() in YAML_SUFFIXES else None
+        if path is not None and not name.startswith(".") and path.is_file():
             text = first_text(path, YAML_START)
             if NAMES_KEY.search(text) and OTHER_KEYS.search(text):
                 found.append(path)

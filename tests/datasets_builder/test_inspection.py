@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from own_folder import load, mask, numbers, photo
 
-from gemma_lisa.datasets_builder.inspection import DEFAULT_CARDS, choose_questions, print_counts
+from gemma_lisa.datasets_builder.inspection import DEFAULT_CARDS, MAX_CARDS, choose_questions, print_counts
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -27,10 +27,26 @@ def test_every_class_and_every_remarked_photo_is_on_the_sheet(rows):
     places = print_counts(rows, "train")
     path = rows[7]["image"]["path"]
     for seed in range(5):
-        chosen = choose_questions(rows, places, [path], None, np.random.default_rng(seed))
+        chosen = choose_questions(rows, places, [["missing.jpg", path], [path]], None, np.random.default_rng(seed))
         assert len(chosen) == DEFAULT_CARDS and len({at for at, _ in chosen}) >= DEFAULT_CARDS - 1
-        assert chosen[0] == (7, None) and {text for _, text in chosen} == {None, "the rare cup", "the mug"}
-    assert len(choose_questions(rows, places, [path], 3, np.random.default_rng(0))) == 3
+        assert chosen[:2] == [(7, "the mug"), (0, "the rare cup")]
+    assert len(choose_questions(rows, places, [[path]], 3, np.random.default_rng(0))) == 3
+
+
+def test_all_questions_of_a_remarked_photo_are_shown(tmp_path):
+    photo(tmp_path, "1.jpg")
+    for name in ("cup", "plate"):
+        mask(tmp_path, f"1_{name}.png", numbers(n1=slice(0, 2)))
+    rows = load(tmp_path)
+    chosen = choose_questions(rows, {}, [[rows[0]["image"]["path"]]], None, np.random.default_rng(0))
+    assert sorted(text for _, text in chosen) == ["the cup", "the plate"]
+
+
+def test_a_sheet_of_too_many_classes_shows_as_many_as_possible(rows):
+    places = {f"the thing {number}": [number % 30] for number in range(300)}
+    chosen = choose_questions(rows, places, [], None, np.random.default_rng(0))
+    assert len({text for _, text in chosen}) == MAX_CARDS
+    assert len({text for _, text in choose_questions(rows, places, [], 250, np.random.default_rng(0))}) == 250
 
 
 def test_many_classes_make_a_larger_sheet(rows):

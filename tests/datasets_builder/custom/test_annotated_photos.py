@@ -48,9 +48,32 @@ def test_a_photo_that_is_listed_twice_is_two_rows_or_one(root, caplog):
         return load_rows("folder", "train", str(photos.root), options)
 
     assert [list(masks_of(row)) for row in rows()] == [["the trash can", "the cat"], ["the cars, parked"]]
-    assert "photos listed more than once, each with its own objects (option repeated) (1), first:" in caplog.text
+    assert (
+        "listed more than once, each with its own objects; to unite them, set the option repeated to unite (1)"
+        in caplog.text
+    )
     [row] = rows(repeated="unite")
     assert list(masks_of(row)) == ["the trash can", "the cat", "the cars, parked"]
+
+
+def test_photos_with_the_same_name_and_another_suffix_are_two(root):
+    photos = Photos(root / "suffixes")
+    photo(photos.root, "images/1.jpg", (32, 24))
+    photos.content["images"].append({**photos.content["images"][0], "id": 2, "file_name": "images/1.jpg"})
+    photos.content["annotations"] += [annotation(9, [box(6, 6, 12, 12)], 9, image=2)]
+    photos.load()
+    found = load_rows("folder", "train", str(photos.root))
+    assert [row["image"]["path"].rpartition("/")[2] for row in found] == ["1.png", "1.jpg"]
+    assert len({row["source"] for row in found}) == 2
+
+
+def test_a_missing_photo_and_a_bad_record_are_not_the_same_photo(root, caplog):
+    photos = Photos(root / "missing")
+    photos.content["images"] += [{**photos.content["images"][0], "id": at, "file_name": f"{at}0.png"} for at in (2, 3)]
+    photos.content["annotations"] += [annotation(at, [box(6, 6, 12, 12)], image=8) for at in (8, 9)]
+    photos.load(max_bad=4)
+    [row] = load_rows("folder", "train", str(photos.root), {"max_bad": 4})
+    assert row["source"].endswith("images/1") and "listed more than once" not in caplog.text
 
 
 def test_questions_choose_the_classes_of_a_tools_export(root):

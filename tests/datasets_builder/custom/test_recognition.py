@@ -79,3 +79,10 @@ def test_the_export_of_a_tool_that_is_not_read_is_named(root):
     write(root, "project.json", json.dumps({"project": {}, "config": {}, "file": {}, "view": {}}))
     assert other_export(root) == "project.json is a VIA 3 project: export it as COCO JSON with polygons or masks"
     assert "project.json is a VIA 3 project" in refusal(root) and "images/" not in refusal(root).split(";")[-1]
+
+
+def test_an_export_one_folder_deeper_is_named(tmp_path):
+    write(tmp_path / "photos", "export/result.json", json.dumps(COCO))
+    photo(tmp_path / "photos" / "export", "1.jpg")
+    said = refusal(tmp_path / "photos")
+    assert "only export/; export/ contains COCO instances JSON: set data_dir to this folder" in said

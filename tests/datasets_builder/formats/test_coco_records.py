@@ -292,27 +292,3 @@ def test_equal_records_with_one_id_are_counted_and_different_ones_refused(tmp_pa
     images, annotations, _ = read(tmp_path, stored, errors, Notes())
     assert [image["id"] for image in images] == [2] and not annotations[1]
     assert len(errors) == 1 and "image 1 exists twice" in str(errors[0])  # not one more for its annotation
-
-
-def test_a_photo_listed_twice_is_counted_or_merged(tmp_path):
-    stored, notes = two_images(), Notes()
-    stored["images"][1]["file_name"] = ".\\1.jpg"
-    images, annotations, _ = read(tmp_path, stored, notes=notes)
-    assert [len(annotations[image["id"]]) for image in images] == [1, 2]
-    assert counts(notes) == {coco_records.LISTED_TWICE: 1}
-    notes = Notes()
-    [image], annotations, _ = read(tmp_path, stored, notes=notes, repeated="unite")
-    assert [one["id"] for one in annotations[1]] == [7, 8, 9] and {one["image_id"] for one in annotations[1]} == {1}
-    assert counts(notes) == {coco_records.MERGED: 1} and 2 not in annotations
-
-
-def test_merged_photos_keep_their_marks_and_must_have_one_size(tmp_path):
-    stored, notes = two_images(), Notes()
-    stored["images"][1] |= {"file_name": "1.jpg", "height": None, "width": None}
-    stored["annotations"][2]["category_id"] = 99
-    [image], _, _ = read(tmp_path, stored, [], notes, repeated="unite")
-    assert image[BROKEN] and (image["height"], image["width"]) == (6, 8)
-    stored["images"][1] |= {"height": 60, "width": 80}
-    notes = Notes()
-    images, _, _ = read(tmp_path, stored, [], notes, repeated="unite")
-    assert len(images) == 2 and counts(notes) == {coco_records.OTHER_SIZE: 1}

@@ -9,7 +9,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes, loaded
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.formats.json_files import refuse
-from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, object_masks
+from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, CAN_BE_HOLE, object_masks
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # raised inside pycocotools with NumPy 2
@@ -182,3 +182,20 @@ def test_masks_are_turned_upright_and_fractions_scaled():
     assert not notes
     with pytest.raises(ValueError, match="object 1: coordinates must be fractions from 0 to 1, got 24"):
         drawn(thing([box(*OUTER)]), frame=Frame(SIZE, SIZE[::-1]))
+
+
+@pytest.mark.parametrize("name", ["BG", "_background_", "Back_Ground"])
+def test_all_spellings_of_the_background_are_holes(name):
+    [mask], _, notes = drawn(thing([box(*OUTER)]), thing([box(*INNER)], name))
+    np.testing.assert_array_equal(mask, area(OUTER) - area(INNER))
+    assert notes == {"regions named background, cut out as holes": 1}
+
+
+def test_an_object_named_hole_in_another_one_is_counted():
+    masks, _, notes = drawn(thing([box(*OUTER)]), thing([box(*INNER)], "hole"), thing([box(30, 2, 34, 6)], "hole"))
+    assert [mask.sum() for mask in masks] == [400, 144, 16] and notes == {CAN_BE_HOLE: 1}
+
+
+def test_a_list_of_points_is_an_error_that_says_how_to_write_it():
+    with pytest.raises(ValueError, match=r"object 1: its segmentation is a list of points \[x, y\]; write one polygon"):
+        drawn(thing([[4, 4], [24, 4], [24, 24]]))

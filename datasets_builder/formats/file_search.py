@@ -1,0 +1,52 @@
+"""Find files by patterns in folders that can contain 100,000 files."""
+
+import fnmatch
+import heapq
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_LOOKED_AT = 50  # number of files of a folder that are looked at to recognize its format
+
+
+def largest(paths: list[Path]) -> list[Path]:
+    """Return the MAX_LOOKED_AT largest files: those with the annotations of many photos, if a folder has many files."""
+
+    def size(path: str) -> int:
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return 0
+
+    if len(paths) <= MAX_LOOKED_AT:
+        return paths
+    return list(map(Path, heapq.nlargest(MAX_LOOKED_AT, map(str, paths), key=size)))
+
+
+def matching(root: Path, pattern: str, listing: Callable[[str], tuple[list[str], list[str]]]) -> list[Path]:
+    """Return the files of a pattern such as "*/annotations.json", as `Path.glob` does.
+
+    listing: returns the names of the files and of the folders in a folder.
+    """
+    *above, last = pattern.split("/")
+    folders = [str(root)]
+    for part in above:
+        folders = [os.path.join(here, name) for here in folders for name in fnmatch.filter(listing(here)[1], part)]
+    found = [os.path.join(here, name) for here in folders for name in fnmatch.filter(listing(here)[0], last)]
+    return list(map(Path, found))
+
+
+def visible(folder: str) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the files and of the folders in a folder, without hidden and system files.
+
+    macOS adds hidden files ("._1.json") to archives.
+    """
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] != "." and entry.name != "__MACOSX":
+                    (folders if entry.is_dir() else files).append(entry.name)
+    except OSError:
+        return [], []
+    return sorted(files), sorted(folders)
