@@ -16,13 +16,14 @@ from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 from gemma_lisa.safety.short_text import name_of
 
 from .annotated import AnnotatedImage, AnnotatedObject, Notes, ReportedError
-from .coco_segmentation import MIN_NUMBERS, segmentation_runs, turn, unite
+from .coco_segmentation import BORDER, MIN_NUMBERS, segmentation_runs, turn, unite
 from .frames import Frame
 from .mask_checks import ObjectMask, check_masks, stated_area, stated_box
 
 BACKGROUNDS = ("background", "bg")  # classes that users draw holes with, in any case and with any underscores
 HOLES = ("hole", "holes")  # classes that can be objects, such as holes of a road
 CAN_BE_HOLE = "objects named hole inside another object, read as objects (to cut them out, name them background)"
+CORNERS = "boxes that reach beyond the photo, read as two corners (x, y, x, y)"
 CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
 AS_CROWD = 'objects marked iscrowd: 1, read as ignore regions (if each is one object, set crowds to "things")'
 INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
@@ -198,8 +199,12 @@ def _box_mask(annotated: AnnotatedObject, image: AnnotatedImage, frame: Frame, n
     if box is None or not (box[2] > 0 and box[3] > 0) or annotated.area == 0:
         notes.add("skipped objects without any pixel", annotated.where, image.path)
         return None
-    left, top = np.clip(box[:2], 0, frame.size[::-1])
-    right, bottom = np.clip(box[:2] + box[2:], 0, frame.size[::-1])
+    sides, ends = np.array(frame.size[::-1]), box[:2] + box[2:]
+    if (ends > sides + BORDER).any() and (box[2:] <= sides + BORDER).all() and (box[2:] > box[:2]).all():
+        notes.add(CORNERS, annotated.where, image.path)
+        ends = box[2:]
+    left, top = np.clip(box[:2], 0, sides)
+    right, bottom = np.clip(ends, 0, sides)
     if right <= left or bottom <= top:
         notes.add("skipped objects without any pixel", annotated.where, image.path)
         return None

@@ -9,7 +9,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes, loaded
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.formats.json_files import refuse
-from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, CAN_BE_HOLE, object_masks
+from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, CAN_BE_HOLE, CORNERS, object_masks
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # raised inside pycocotools with NumPy 2
@@ -199,3 +199,12 @@ def test_an_object_named_hole_in_another_one_is_counted():
 def test_a_list_of_points_is_an_error_that_says_how_to_write_it():
     with pytest.raises(ValueError, match=r"object 1: its segmentation is a list of points \[x, y\]; write one polygon"):
         drawn(thing([[4, 4], [24, 4], [24, 24]]))
+
+
+def test_a_box_that_reaches_beyond_the_photo_can_be_two_corners():
+    _, [ignored], notes = drawn(thing(None, box=(20, 15, 38, 28)))
+    np.testing.assert_array_equal(ignored, area((20, 15, 38, 28)))
+    assert CORNERS in notes
+    _, [ignored], notes = drawn(thing(None, box=(20, 15, 10, 28)))
+    np.testing.assert_array_equal(ignored, area((20, 15, 30, 30)))
+    assert CORNERS not in notes
