@@ -1,5 +1,6 @@
 """A folder of images with a COCO JSON file, for tests that write and change it."""
 
+import copy
 import json
 
 import numpy as np
@@ -48,7 +49,7 @@ class Photos:
                 annotation(2, [box(*HIGH)]),
                 annotation(3, [box(*CORNER)], category=2),
             ],
-            "categories": CATEGORIES,
+            "categories": copy.deepcopy(CATEGORIES),  # tests change it
         }
         for at in range(1, n_images + 1):
             Image.new("RGB", (WIDTH, HEIGHT), (40 * at, 90, 30)).save(root / "images" / f"{at}.png")
