@@ -11,6 +11,7 @@ from .formats.annotated import Notes
 TRAILING_NUMBER = re.compile(r"(?P<stem>.*[^\W\d_])[\s.#-]*[\[(]?(?P<number>\d{1,9})[\])]?")
 # Their number is part of the name: "class 1" and "class 2" are never one class
 NUMBERED_WORDS = {"class", "type", "kind", "category", "group", "grade", "level", "stage", "phase", "zone", "version"}
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 KEEP_APART = "list them in classes.txt to keep them apart"
 FIRST_NUMBERS = (0, 1)  # of instances: "mug-1" in every photo
 KEPT = "class names that end with a number, which no other name of the class has; the number is kept"
@@ -19,6 +20,11 @@ KEPT = "class names that end with a number, which no other name of the class has
 def clean(name: str) -> str:
     """Return a class name with single spaces instead of underscores."""
     return " ".join(name.replace("_", " ").split())
+
+
+def question_of(name: str) -> str:
+    """Return the question about a class: "the mug"; a class that is a sentence is the question itself."""
+    return name if name.endswith(SENTENCE_ENDS) else f"the {name}"
 
 
 def stem_of(name: str) -> str:

@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from gemma_lisa.datasets_builder.class_names import SENTENCE_ENDS, question_of
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes
 from gemma_lisa.datasets_builder.formats.coco_files import (
     find_annotations,
@@ -44,6 +45,7 @@ from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, shorten, show
 from .annotated_photos import REPEATED, SEPARATE, group_repeated, note_shared
 
 CATEGORY = "category"  # field of `text` for the category's name; other names are fields of the annotation
+DEFAULT_TEXT = f"the {{{CATEGORY}}}"
 SAME_MASK = "questions with objects of exactly the same mask, which are one object"
 
 
@@ -54,7 +56,7 @@ class CocoInstancesConfig(TolerantConfig):
     annotations: str | dict[str, str] | None = None  # JSON file, or one for each split; None: find it by name
     images: str | dict[str, str] | None = None  # folder of file_name, or one for each split; None: find it
     instances: str = "united"  # one mask per question; "separate": one per object, ordered by centroid
-    text: str = f"the {{{CATEGORY}}}"  # "{caption}" asks the text in the annotation's field caption
+    text: str = DEFAULT_TEXT  # "{caption}" asks the text in the annotation's field caption
     # Questions per image about categories without annotations in it. 0 by default: COCO files do not state whether
     # every object was annotated, and an object labelled as absent trains the model to refuse.
     absent: int = 0
@@ -250,7 +252,7 @@ def _numbers(records: Iterable[dict], field: str) -> set:
 
 
 def _target(text: str, masks: list[dict], ignore: dict | None) -> dict:
-    return new_target([text], masks, is_sentence=text.endswith((".", "?", "!")), ignore=ignore)
+    return new_target([text], masks, is_sentence=text.endswith(SENTENCE_ENDS), ignore=ignore)
 
 
 @functools.cache
@@ -283,6 +285,8 @@ def _filled(text: str, fields: set[str], annotated: AnnotatedObject) -> str:
 
 @functools.cache
 def _of_category(text: str, name: str) -> str:
+    if text == DEFAULT_TEXT:
+        return question_of(name)
     return _words(text, {CATEGORY: name})
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import datasets
 
+from gemma_lisa.datasets_builder.class_names import SENTENCE_ENDS, question_of
 from gemma_lisa.datasets_builder.formats.annotated import AnnotationFormat, Notes
 from gemma_lisa.datasets_builder.formats.coco_files import fingerprint
 from gemma_lisa.datasets_builder.formats.coco_segmentation import photo_size
@@ -52,8 +53,6 @@ from .folder_places import find_place, place_remarks
 from .folder_splits import split_up
 from .folder_tables import CLASS_FILES, QUESTION_FILES, Question, check_characters, find_one, read_questions
 from .recognition import own_layout, read_format, recognize
-
-SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 
 @dataclass
@@ -98,7 +97,7 @@ class Folder(TolerantBuilder):
         tool = None if config.format == MASKS else recognize(root, config.format)
         if tool and config.format is None and (own := own_layout(root)):
             if tool[0] != "labelme":  # its files are part of this layout
-                self.remark(f"{root}: read {own}; the {tool[1].title} are ignored (option format)")
+                self.remark(f"{root}: read {own} and ignored the {tool[1].title} (option format)")
             tool = None
         if tool:
             self.remark(f"{root}: recognized as {tool[1].title}")
@@ -281,7 +280,7 @@ def _class_targets(photo: Photo, areas: dict[str | None, Area], text: str | None
                 f"{photo.path}: its masks have no class name; set the option text, such as --dataset_options "
                 '\'{"text": "the mug"}\', or name the numbers in classes.txt with one line `1: mug` for each.'
             )
-        targets.append(_target(text if name is None else f"the {name}", area))
+        targets.append(_target(text if name is None else question_of(name), area))
     return targets
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from PIL import Image
+from tqdm import tqdm
 
 from gemma_lisa.safety.short_text import count_of, show
 
@@ -19,6 +20,7 @@ from .jpeg_header import stored_size
 
 AUTO, UPRIGHT, STORED = "auto", "upright", "stored"
 OPTIONS = (AUTO, UPRIGHT, STORED)
+FEW_PHOTOS = 1_000  # that need no progress bar
 # Remarks: how the annotations of photos with an EXIF rotation were read
 READ_AS = {
     UPRIGHT: "photos with an EXIF rotation whose annotations were read as drawn on the upright photo",
@@ -63,7 +65,8 @@ def frames_of(images: list[AnnotatedImage], exif: str, where: str, notes: Notes)
         ValueError: exif is auto, and nothing shows the frame of some photos.
     """
     frames, rotated = [], []
-    for at, image in enumerate(images):
+    few = len(images) < FEW_PHOTOS
+    for at, image in enumerate(tqdm(images, desc="Reading photos", unit="photo", disable=few or None)):
         try:
             stored, orientation = _stored_size(image)
             upright = stored[::-1] if orientation in QUARTER_TURNS else stored

@@ -26,6 +26,8 @@ CAN_BE_HOLE = "objects named hole inside another object, read as objects (to cut
 CORNERS = "boxes that reach beyond the photo, read as two corners (x, y, x, y)"
 CROWDS = ("ignore", "things")  # values of the option crowds: what iscrowd marks
 AS_CROWD = 'objects marked iscrowd: 1, read as ignore regions (if each is one object, set crowds to "things")'
+BOX_OF_OUTLINE = "skipped boxes of objects that also have an outline"
+SAME_BOX = 0.8  # minimum IoU of a box with that of an outline of the same object
 INSIDE = 0.98  # share of a polygon's pixels that must be in another one of its object to be a hole of it
 NOT_THE_SAME = 0.9  # a hole is smaller than this share of the polygon around it
 
@@ -64,6 +66,7 @@ def object_masks(
             found.append(ObjectMask(annotated, None, mask))
         else:
             found.append(ObjectMask(annotated, mask, box))
+    _drop_boxes_of_outlines(found, image, notes)
     check_masks(found, image, frame, notes, tolerate)
     for annotated, mask in cutouts:
         _cut(annotated, mask, found, image, notes)
@@ -74,6 +77,20 @@ def object_masks(
         one.mask = one.mask and turn(one.mask, frame.turn)
         one.ignore = one.ignore and turn(one.ignore, frame.turn)
     return found
+
+
+def _drop_boxes_of_outlines(found: list[ObjectMask], image: AnnotatedImage, notes: Notes) -> None:
+    """Skip objects without an outline whose box is that of an outlined object of the same class.
+
+    Label Studio's converter writes such a box beside each object.
+    """
+    boxes = [one for one in found if one.mask is None and one.ignore and not one.annotated.crowd]
+    for one in boxes:
+        same = [other.mask for other in found if other.mask and other.annotated.name == one.annotated.name]
+        around = coco_mask.toBbox([one.ignore, *same]) if same else []
+        if same and coco_mask.iou(around[1:], around[:1], [0]).max() >= SAME_BOX:
+            one.ignore = None
+            notes.add(BOX_OF_OUTLINE, one.annotated.where, image.path)
 
 
 def is_background(name: str) -> bool:

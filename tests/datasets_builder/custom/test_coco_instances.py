@@ -99,6 +99,15 @@ def test_a_box_without_an_outline_is_an_ignore_region_of_its_category(photos, ca
     assert "objects with a box only, read as ignore regions (1), first:" in caplog.text
 
 
+def test_a_category_that_is_a_sentence_is_the_question(photos):
+    photos.content["categories"][1]["name"] = "What says miau?"
+    [row] = photos.load()
+    assert [(target["texts"], target["is_sentence"]) for target in row["targets"]] == [
+        (["the trash can"], False),
+        (["What says miau?"], True),
+    ]
+
+
 def test_images_without_annotations_are_skipped_with_a_warning(tmp_path, caplog):
     assert len(Photos(tmp_path / "photos", n_images=3).load()) == 1
     assert "skipped records without a question (2), first:" in caplog.text

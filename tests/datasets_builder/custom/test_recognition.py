@@ -71,7 +71,7 @@ def test_masks_have_precedence_and_the_other_files_are_named(root, caplog):
     assert own_layout(root) == "masks/"
     write(root, "annotations.json", json.dumps(COCO))
     assert load(root)[0]["targets"][0]["texts"] == ["the cup"]
-    assert "read masks/; the COCO instances JSON are ignored (option format)" in caplog.text
+    assert "read masks/ and ignored the COCO instances JSON (option format)" in caplog.text
     assert load(root, format="coco")[0]["targets"][0]["texts"] == ["the plate"]
 
 

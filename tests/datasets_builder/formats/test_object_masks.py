@@ -9,7 +9,13 @@ from PIL import Image
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage, AnnotatedObject, Notes, loaded
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.formats.json_files import refuse
-from gemma_lisa.datasets_builder.formats.object_masks import AS_CROWD, CAN_BE_HOLE, CORNERS, object_masks
+from gemma_lisa.datasets_builder.formats.object_masks import (
+    AS_CROWD,
+    BOX_OF_OUTLINE,
+    CAN_BE_HOLE,
+    CORNERS,
+    object_masks,
+)
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 
 # raised inside pycocotools with NumPy 2
@@ -99,6 +105,13 @@ def test_an_object_without_an_outline_is_an_ignore_region_of_its_box_or_nothing(
     assert masks == [None] * 4 and ignored[1:] == [None] * 3
     np.testing.assert_array_equal(ignored[0], area(OUTER))
     assert notes == {"objects with a box only, read as ignore regions": 1, "skipped objects without any pixel": 3}
+
+
+def test_the_box_of_an_outlined_object_of_its_class_is_skipped():
+    boxes = [thing([], box=[4, 4, 21, 20]), thing([], box=[26, 4, 8, 8]), thing([], "plate", box=[4, 4, 20, 20])]
+    _, ignored, notes = drawn(thing([box(*OUTER)]), *boxes)
+    assert [one is None for one in ignored] == [True, True, False, False]
+    assert notes[BOX_OF_OUTLINE] == 1
 
 
 def test_crowds_are_counted_ignore_regions_or_things():
