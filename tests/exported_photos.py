@@ -6,6 +6,7 @@ import numpy as np
 from drawn_masks import SHAPE, masks
 from PIL import Image
 
+from gemma_lisa.datasets_builder.class_names import question_of
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import decode_mask, encode_mask
 from gemma_lisa.datasets_builder.writers.exported import ExportedObject, ExportedPhoto
@@ -36,5 +37,5 @@ def assert_folder_reads_exactly_the_masks(folder: Path) -> None:
     for row in rows:
         number = int(Path(row["image"]["path"]).stem)
         (target,) = row["targets"]
-        assert target["texts"] == [f"the {NAMES[number % 3]}"]
+        assert target["texts"] == [question_of(NAMES[number % 3])]
         assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()

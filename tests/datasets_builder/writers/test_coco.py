@@ -8,6 +8,7 @@ from drawn_masks import masks
 from exported_photos import NAMES, assert_folder_reads_exactly_the_masks, drawn_photos
 from pycocotools.coco import COCO as CocoFile
 
+from gemma_lisa.datasets_builder.class_names import question_of
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.writers.coco import ANNOTATIONS, COCO
@@ -51,7 +52,7 @@ def test_coco_instances_reads_exactly_the_masks(folder):
     for row in rows:
         number = int(row["source"].split("/")[2].removesuffix(".png"))
         (target,) = row["targets"]
-        assert target["texts"] == [f"the {NAMES[number % 3]}"]
+        assert target["texts"] == [question_of(NAMES[number % 3])]
         assert (decode_mask(target["masks"][0], "row") == drawn[number]).all()
 
 
