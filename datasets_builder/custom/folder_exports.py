@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gemma_lisa.datasets_builder.formats.folder_listing import walk
+from gemma_lisa.datasets_builder.formats.file_search import walk
 from gemma_lisa.datasets_builder.formats.tool_folders import head_of
 
 from .folder_places import MASKS, find_place, is_image

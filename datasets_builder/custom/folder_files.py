@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gemma_lisa.datasets_builder.formats.annotated import AnnotatedImage
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS, exists, path_inside
-from gemma_lisa.datasets_builder.formats.folder_listing import composed, walk
+from gemma_lisa.datasets_builder.formats.file_search import walk
+from gemma_lisa.datasets_builder.formats.folder_listing import composed
 from gemma_lisa.datasets_builder.formats.frames import Frame
 from gemma_lisa.datasets_builder.rows import is_unicode
 from gemma_lisa.safety.short_text import listed, show

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from gemma_lisa.datasets_builder.formats.coco_files import SPLIT_WORDS
-from gemma_lisa.datasets_builder.formats.folder_listing import is_visible
+from gemma_lisa.datasets_builder.formats.file_search import is_visible
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"
 # Used if images/ or masks/ does not exist, in this order. labels/ contains LabelMe files, masks or both

@@ -25,7 +25,7 @@ from .coco_records import (
     checked_images,
     join_annotations,
 )
-from .file_search import largest, matching, visible
+from .file_search import largest, matching, visible, walk
 from .json_files import read_json, refuse
 from .json_kinds import INSTANCES, NOT_JSON, advice_for, describe, kind_of_file, kind_of_json
 
@@ -309,14 +309,9 @@ def _state_of(path: Path | str) -> str:
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Return the sorted paths of all image files below a folder, following links, without hidden folders."""
-    suffixes, paths, seen = Image.registered_extensions(), [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Return the sorted paths of all image files below a folder, following links, without hidden ones."""
+    suffixes, paths = Image.registered_extensions(), []
+    for here, _, names in walk(folder):
         candidates = (os.path.join(here, name) for name in names if os.path.splitext(name)[1].lower() in suffixes)
         paths += [path for path in candidates if os.path.exists(path)]  # without broken links
     return sorted(paths)

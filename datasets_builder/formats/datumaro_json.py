@@ -17,8 +17,7 @@ from gemma_lisa.safety.short_text import name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_segmentation import MIN_NUMBERS
-from .file_search import largest
-from .folder_listing import walk
+from .file_search import largest, walk
 from .json_files import read_json
 from .photo_names import PhotoNames
 from .tool_folders import by_split, head_of, is_in_other_split, split_in

@@ -1,12 +1,34 @@
-"""Find files by patterns in folders that can contain 100,000 files."""
+"""List folders and find files in them, without hidden and system files. Folders can contain 100,000 files."""
 
 import fnmatch
 import heapq
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # besides hidden files
 MAX_LOOKED_AT = 50  # number of files of a folder that are looked at to recognize its format
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, names of its folders, names of its files), sorted, without hidden and system files.
+
+    Links are followed. A folder that is reached twice is yielded once. Names that the caller removes from the list of
+    folders are not read, as in `os.walk`.
+    """
+    seen = set()
+    for here, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(is_visible, folders))
+        yield Path(here), folders, sorted(filter(is_visible, names))
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a name is neither hidden nor that of a system file."""
+    return not name.startswith(".") and name.lower() not in SYSTEM_FILES
 
 
 def largest(paths: list[Path]) -> list[Path]:
@@ -45,7 +67,7 @@ def visible(folder: str) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name[0] != "." and entry.name != "__MACOSX":
+                if is_visible(entry.name):
                     (folders if entry.is_dir() else files).append(entry.name)
     except OSError:
         return [], []

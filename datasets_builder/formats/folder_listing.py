@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
@@ -14,8 +14,8 @@ from gemma_lisa.images_gemma_lisa import FORMATS
 
 from .annotated import Notes
 from .coco_files import SPLIT_WORDS
+from .file_search import walk
 
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # besides hidden files
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif"}  # of photos that Pillow can read only with a plugin
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_WORDS)})[-_]?(\d{{4}})?")  # "train", "val2017"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks; PowerShell writes text in UTF-16
@@ -39,26 +39,6 @@ def list_files(root: Path, notes: Notes | None = None) -> dict[str, Path]:
             elif notes is not None:
                 notes.add("skipped files whose names are not in UTF-8", ascii(str(place / name)))
     return dict(sorted(found.items()))
-
-
-def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, names of its folders, names of its files), sorted, without hidden and system files.
-
-    Links are followed. A folder that is reached twice is yielded once.
-    """
-    seen = set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(filter(is_visible, folders))
-        yield Path(here), folders, sorted(filter(is_visible, names))
-
-
-def is_visible(name: str) -> bool:
-    """Return whether a name is neither hidden nor that of a system file."""
-    return not name.startswith(".") and name.lower() not in SYSTEM_FILES
 
 
 def composed(name: str) -> str:

@@ -20,8 +20,8 @@ from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationForma
 from .json_files import read_json
 from .json_kinds import INSTANCES, advice_for, kind_of_json
 from .labelme_shapes import Shapes
-from .photo_names import NO_PHOTOS, PhotoNames
-from .tool_folders import by_split, files_below, head_of, is_in_other_split, name_key, photo_suffixes, split_in
+from .photo_names import NO_PHOTOS, PhotoNames, name_key
+from .tool_folders import by_split, files_below, head_of, is_in_other_split, photo_suffixes, split_in
 
 ADVICE = "save it again in LabelMe"
 KEYS = re.compile(r'"(shapes"\s*:\s*\[|imagePath"\s*:|imageData"\s*:)')  # in the first characters of a file

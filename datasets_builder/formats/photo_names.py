@@ -19,6 +19,7 @@ from PIL import Image
 from gemma_lisa.safety.short_text import listed, show
 
 from .annotated import Notes
+from .file_search import walk
 
 # Folders of files that have the names of photos but are none. An exact path into them is still found.
 NO_PHOTOS = {"__macosx", "mask", "masks", "label", "labels", "segmentationclass", "segmentationobject"}
@@ -103,14 +104,14 @@ class PhotoNames:
             return None
         upload = _UPLOAD.match(parts[-1])
         for folder in self.folders:
-            if found := self._index(folder).get(_key(parts[-1])):
+            if found := self._index(folder).get(name_key(parts[-1])):
                 return _closest(found, parts, folder, f"{where}: the photo {show(name)}")
         if not upload:
             return None
         parts[-1] = parts[-1][upload.end() :]
         for folder in self.folders:
             index = self._index(folder)
-            if found := index.get(_key(parts[-1])) or index.get(_upload_key(parts[-1])):
+            if found := index.get(name_key(parts[-1])) or index.get(_upload_key(parts[-1])):
                 path = _closest(found, parts, folder, f"{where}: the photo {show(name)}")
                 if self._notes is not None:
                     self._notes.add(NO_PREFIX, f"{where}: {show(name)} is {path}", Path(path))
@@ -134,7 +135,7 @@ class PhotoNames:
             for path in _files(folder):
                 name = os.path.basename(path)
                 stem, suffix = os.path.splitext(name)
-                keys = {_key(name), _upload_key(name)}
+                keys = {name_key(name), _upload_key(name)}
                 if suffix.lower() in suffixes:
                     keys.add(_stem_key(stem))
                 for key in keys:
@@ -194,30 +195,25 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Return a name without differences in Unicode's forms (macOS decomposes names) and in upper and lower case."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _stem_key(stem: str) -> str:
-    return f"{_key(stem)}/"
+    return f"{name_key(stem)}/"
 
 
 def _upload_key(name: str) -> str:
     """Return a key of the name of an uploaded file, as Django changes it: "a (1).jpg" is "a_1.jpg"."""
-    return "/" + re.sub(r"[^-\w.]", "", _key(name).strip().replace(" ", "_"))
+    return "/" + re.sub(r"[^-\w.]", "", name_key(name).strip().replace(" ", "_"))
 
 
 def _files(folder: str) -> Iterator[str]:
     """Yield the paths of all files below a folder, following links, without hidden files and `NO_PHOTOS`."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in NO_PHOTOS)
-        yield from (os.path.join(here, name) for name in sorted(names) if not name.startswith("."))
+    for here, folders, names in walk(Path(folder)):
+        folders[:] = [name for name in folders if name.lower() not in NO_PHOTOS]
+        yield from (os.path.join(here, name) for name in names)
 
 
 def _closest(paths: list[str], parts: list[str], folder: str, where: str) -> str:
@@ -246,7 +242,7 @@ def _rank(parts: list[str], wanted: list[str]) -> tuple[int, bool, bool]:
     """Return the number of equal parts from the end, and whether the file names and their stems are equal."""
     num_equal = 0
     for part, other in zip(parts[::-1], wanted[::-1], strict=False):
-        if _key(part) != _key(other):
+        if name_key(part) != name_key(other):
             break
         num_equal += 1
     name, other = (unicodedata.normalize("NFC", names[-1]) for names in (parts, wanted))

@@ -18,7 +18,7 @@ from gemma_lisa.safety.short_text import listed, name_of, show
 
 from .annotated import AS_SIZE, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
 from .coco_segmentation import photo_size
-from .folder_listing import walk
+from .file_search import walk
 from .json_files import read_json
 from .mask_pictures import PNG_START, check_place, check_size, decode_base64, placed, png_pixels, png_size
 from .photo_names import PhotoNames

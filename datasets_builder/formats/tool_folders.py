@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from .coco_files import SPLIT_WORDS
-from .folder_listing import is_visible, walk
+from .file_search import visible, walk
 from .photo_names import UNREADABLE_SUFFIXES
 
 MOST_FILES = 50  # that are opened in a folder to recognize its format
@@ -41,11 +40,6 @@ def head_of(file: Path) -> str:
             return opened.read(HEAD).decode("utf-8-sig", "replace")
     except OSError:
         return ""
-
-
-def name_key(name: str) -> str:
-    """Return a name without differences in Unicode's forms (macOS decomposes names) and in upper and lower case."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def split_in(path: Path | str) -> str | None:
@@ -85,23 +79,12 @@ def find_files(folder: Path, suffix: str, is_known: Callable[[str], bool], most:
         is_known: whether the first characters of a file, without spaces before them, are of this format.
         most: number of files to open per folder; None for all.
     """
-    found, (top, folders) = [], _listed(folder)
-    for place, names in [(folder, top), *((path, _listed(path)[0]) for path in folders)]:
+    found, (top, folders) = [], visible(str(folder))
+    for place, names in [(folder, top), *((folder / name, visible(str(folder / name))[0]) for name in folders)]:
         files = (place / name for name in names if os.path.splitext(name)[1].lower() == suffix)
         chosen = islice((path for path in files if path.is_file()), most)
         found += [path for path in chosen if is_known(head_of(path).lstrip())]
     return found
-
-
-def _listed(folder: Path) -> tuple[list[str], list[Path]]:
-    """Return the sorted names in a folder, and the folders in it."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if is_visible(entry.name)]
-            folders = sorted(entry.name for entry in visible if entry.is_dir())
-    except OSError:
-        return [], []
-    return sorted(entry.name for entry in visible), [folder / name for name in folders]
 
 
 def photo_folders(file: Path, root: Path, subset: str = "") -> list[Path]:

@@ -9,7 +9,6 @@
 These can also be one or two folders deeper, such as VOCdevkit/VOC2012/. voc_xml.py reads polygons in Annotations/*.xml.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from gemma_lisa.safety.short_text import listed
 
 from .annotated import AS_SIZE, IGNORED, AnnotatedImage, AnnotatedObject, AnnotationFormat, Notes
+from .file_search import visible
 from .folder_listing import composed, is_photo, list_files, ordered, read_text, split_of, split_word, without_suffix
 from .label_maps import check_interpolation, picture_size, plane_masks
 from .voc_colors import (
@@ -58,17 +58,8 @@ def _places(root: Path) -> list[Path]:
     for _ in range(3):
         if found := [folder for folder in level if (folder / CLASSES).is_dir()]:
             return found
-        level = [path for folder in level for path in _folders(folder)]
+        level = [path for folder in level for path in map(folder.joinpath, visible(str(folder))[1])]
     return []
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except OSError:
-        return []
-    return [folder / name for name in names]
 
 
 def read(root: Path, notes: Notes) -> dict[str, list[AnnotatedImage]]:

@@ -3,14 +3,14 @@
 import pytest
 from own_folder import write
 
-from gemma_lisa.datasets_builder.formats.folder_listing import walk
+from gemma_lisa.datasets_builder.formats.file_search import walk
+from gemma_lisa.datasets_builder.formats.photo_names import name_key
 from gemma_lisa.datasets_builder.formats.tool_folders import (
     by_split,
     files_below,
     find_files,
     head_of,
     is_in_other_split,
-    name_key,
     photo_folders,
     photo_suffixes,
     split_in,
