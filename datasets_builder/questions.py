@@ -7,7 +7,7 @@
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.compute
@@ -18,8 +18,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from gemma_lisa.safety.short_text import count_of
 
-from .rows import check_row, load_image, target_masks
+from .rows import LazyImage, check_row, load_image, target_masks
 from .templates import Conversation, Phrasing, ask, ask_plainly
+
+
+class Finder(Protocol):
+    """Finds images whose pixels are not needed, such as `feature_cache.cache.FeatureCache`."""
+
+    def find(self, image: Any, source: str) -> LazyImage | None:
+        """Return the image of a row without decoding it, or None if its pixels are needed."""
 
 
 class TrainingQuestions(TorchDataset):
@@ -28,7 +35,7 @@ class TrainingQuestions(TorchDataset):
     Sample i of epoch e depends only on (seed, e, i). A sample is a dict:
 
         source (str): where the row is from.
-        image (PIL.Image, RGB, or None): the upright image.
+        image (PIL.Image, RGB, or None): the upright image; a `rows.LazyImage` if `cache` finds it.
         conversations (list of `templates.Conversation`): questions and answers.
         masks (list of (K, H, W) uint8 or None): one entry per conversation. 0 is background, 1 is the target, 255 is
             ignored. Masks are in the order of the `{seg}` in the answers. None if the conversation has no target.
@@ -38,7 +45,12 @@ class TrainingQuestions(TorchDataset):
         seed: seed of the phrasings.
         max_questions: maximum number of targets asked for per row.
         phrasing: languages and conversations; English without conversations if None.
+
+    Attributes:
+        cache: finds images whose features are cached; None to decode all images.
     """
+
+    cache: Finder | None = None
 
     def __init__(self, rows: Dataset, seed: int, max_questions: int, phrasing: Phrasing | None = None):
         self.rows, self.seed, self.max_questions, self.phrasing = rows, seed, max_questions, phrasing
@@ -52,7 +64,11 @@ class TrainingQuestions(TorchDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = np.random.default_rng((self.seed, int(self._epoch), index))
-        return training_sample(self.rows[index], generator, self.max_questions, self.phrasing)
+        return training_sample(self.rows[index], generator, self.max_questions, self.phrasing, self.cache)
+
+    def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
+        """Return the data sets with the indices of the rows that are read in the first epochs."""
+        return [(self.rows, np.arange(len(self.rows)))]
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,12 @@ class MixtureQuestions(TorchDataset):
 
     Raises:
         ValueError: the epoch is too short for one sample of each data set.
+
+    Attributes:
+        cache: as in `TrainingQuestions`.
     """
+
+    cache: Finder | None = None
 
     def __init__(
         self,
@@ -113,7 +134,15 @@ class MixtureQuestions(TorchDataset):
         epoch = int(self._epoch)
         part, row = self.place(epoch, index)
         generator = np.random.default_rng((self.seed, epoch, index))
-        return training_sample(self.parts[part].rows[row], generator, self.max_questions, self.phrasing)
+        return training_sample(self.parts[part].rows[row], generator, self.max_questions, self.phrasing, self.cache)
+
+    def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
+        """Return the data sets with the indices of the rows that are read in the first epochs."""
+        reads = []
+        for number, (part, count) in enumerate(zip(self.parts, self.counts.tolist(), strict=True)):
+            first = self._order(number, 0)[: epochs * count]  # all of them, if the data set is read again
+            reads.append((part.rows, np.sort(first)))
+        return reads
 
     def describe(self) -> list[str]:
         """Return lines of text with the share of each data set."""
@@ -166,7 +195,12 @@ class EvaluationQuestions(TorchDataset):
     Args:
         rows: rows with `rows.ROW_FEATURES`.
         with_conversations: whether to include the conversations of VQA rows.
+
+    Attributes:
+        cache: as in `TrainingQuestions`.
     """
+
+    cache: Finder | None = None
 
     def __init__(self, rows: Dataset, with_conversations: bool):
         self.rows = rows
@@ -186,7 +220,7 @@ class EvaluationQuestions(TorchDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         at, conversation = self.questions[index].tolist()
         row = self.rows[at]
-        return {**_sample(row, [ask_plainly(row)[conversation]]), "index": index}
+        return {**_sample(row, [ask_plainly(row)[conversation]], self.cache), "index": index}
 
 
 def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
@@ -195,22 +229,28 @@ def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
 
 
 def training_sample(
-    row: dict[str, Any], generator: np.random.Generator, max_questions: int, phrasing: Phrasing | None
+    row: dict[str, Any],
+    generator: np.random.Generator,
+    max_questions: int,
+    phrasing: Phrasing | None,
+    cache: Finder | None = None,
 ) -> dict[str, Any]:
     """Return the sample of a row, with phrasings drawn by the generator."""
-    return _sample(row, ask(row, generator, max_questions, phrasing))
+    return _sample(row, ask(row, generator, max_questions, phrasing), cache)
 
 
-def _sample(row: dict[str, Any], conversations: list) -> dict[str, Any]:
+def _sample(row: dict[str, Any], conversations: list, cache: Finder | None) -> dict[str, Any]:
     check_row(row)
-    image = load_image(row["image"], row["source"])
+    image = None if cache is None else cache.find(row["image"], row["source"])
+    if image is None:
+        image = load_image(row["image"], row["source"])
     if image is None and any(conversation.targets for conversation in conversations):
         raise ValueError(f"{row['source']}: a row without an image cannot have targets; add the image or remove them.")
     masks = [_masks_of(conversation, image, row["source"]) for conversation in conversations]
     return {"source": row["source"], "image": image, "conversations": conversations, "masks": masks}
 
 
-def _masks_of(conversation: Conversation, image: Image.Image | None, source: str) -> np.ndarray | None:
+def _masks_of(conversation: Conversation, image: Image.Image | LazyImage | None, source: str) -> np.ndarray | None:
     """Return the masks of all targets of a conversation, (K, H, W), or None if it has no targets."""
     if not conversation.targets:
         return None

@@ -4,7 +4,9 @@ A row is an image (or None for text-only rows), the targets that can be asked fo
 Question templates are applied later. An invalid row raises a one-line error that names its `source`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
@@ -203,6 +205,47 @@ def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Im
                 f"{source}: the image has neither bytes nor a path; add one, or use None for a text-only row."
             )
     return load_rgb(image, where)
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """An image of a row that is decoded only if its pixels are needed, because its features are cached.
+
+    Args:
+        image: value of ROW_FEATURES.
+        source: of the row, for errors.
+        key: hash of the content of the file, in hexadecimal digits.
+        height, width: in pixels of the upright image.
+    """
+
+    image: dict[str, Any] | str | Path
+    source: str
+    key: str
+    height: int
+    width: int
+
+
+def decoded(image: Image.Image | LazyImage) -> Image.Image:
+    """Return the image of a sample as an upright RGB image. Errors as in `load_image`."""
+    return load_image(image.image, image.source) if isinstance(image, LazyImage) else image
+
+
+def content_of(image: Image.Image | str | Path | dict | None) -> bytes | None:
+    """Return the content of an image's file; None for a PIL image, a text-only row or a file that cannot be read.
+
+    Args:
+        image: as in `load_image`, whose errors explain why a file cannot be read.
+    """
+    if isinstance(image, dict):
+        if image["bytes"] is not None:
+            return image["bytes"]
+        image = image["path"]
+    if not isinstance(image, str | Path):
+        return None
+    try:
+        return Path(image).read_bytes()
+    except OSError:
+        return None
 
 
 def sort_by_centroid(masks: list[np.ndarray]) -> list[int]:
