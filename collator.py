@@ -21,6 +21,7 @@ import torch
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import Conversation
+from gemma_lisa.feature_cache.cache import FeatureCache, image_inputs
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.packing_gemma_lisa import Prepared, find_learned, find_positions
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
@@ -39,6 +40,7 @@ class GemmaLisaCollator:
         with_sources: add the source of each row, for a trainer that removes it before `forward`.
         as_bytes: keep images as uint8. Workers then transfer less data, and the trainer normalizes on the device.
         mask_loss_size: maximum side of the target masks in pixels; must be `config.mask_loss_size` of the model.
+        cache: features that replace the pixels of a batch if those of all its images are found; None for pixels.
 
     Returns (when called):
         a dict; shapes as in `forward`:
@@ -46,6 +48,7 @@ class GemmaLisaCollator:
         prepared: `Prepared`, valid only for this batch;
         pixel_values if there are images; unless `learn_masks` is False, also sam_pixel_values, original_sizes,
         reshaped_input_sizes, and masks in `prepared`;
+        image_features and image_embeddings in bf16 in place of the pixels, if `cache` has them;
         sample_ids: (B,) int64, if the samples have an index (evaluation); `prepared` then has full_masks;
         sources: B str, if `with_sources`.
 
@@ -61,12 +64,14 @@ class GemmaLisaCollator:
         with_sources: bool = False,
         as_bytes: bool = False,
         mask_loss_size: int = GemmaLisaConfig.mask_loss_size,
+        cache: FeatureCache | None = None,
     ):
         self.processor = processor
         self.learn_masks = learn_masks
         self.with_sources = with_sources
         self.as_bytes = as_bytes
         self.mask_loss_size = mask_loss_size
+        self.cache = cache
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | Prepared | list[str]]:
         if samples[0] is None:  # a resumed stream: Trainer skips the batches that it has already seen
@@ -90,9 +95,8 @@ class GemmaLisaCollator:
         )
 
         shown = [sample for sample in samples if sample["image"] is not None]
-        if shown:
-            images = [sample["image"] for sample in shown]
-            batch |= self.processor.encode_images(images, with_sam=self.learn_masks, as_bytes=self.as_bytes)
+        images = [sample["image"] for sample in shown]
+        batch |= image_inputs(self.cache, self.processor, images, self.learn_masks, self.as_bytes)
         is_evaluation = "index" in samples[0]
         if shown and self.learn_masks:
             full_masks = [

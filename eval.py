@@ -16,14 +16,19 @@ from typing import Any
 from tqdm import tqdm
 
 from gemma_lisa.checkpoints.loading import load_asked
+from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa
 from gemma_lisa.checkpoints.training_record import circumstances, leakage_of
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.evaluation.answer_sheet import draw_answers
 from gemma_lisa.evaluation.metrics import MEANINGS, intervals, summarize
 from gemma_lisa.evaluation.protocols import Answer, by_generation, teacher_forced
+from gemma_lisa.feature_cache.cache import FeatureCache
+from gemma_lisa.feature_cache.encoders import GEMMA, SAM, open_cache
+from gemma_lisa.feature_cache.filling import fill
 from gemma_lisa.interfaces.command_line import (
     ArgumentParser,
+    above_zero,
     add_model_options,
     check_path,
     json_object,
@@ -32,6 +37,7 @@ from gemma_lisa.interfaces.command_line import (
     run,
 )
 from gemma_lisa.interfaces.output_checks import check_outputs, check_suffix, data_inputs
+from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.redaction import mask
 from gemma_lisa.safety.secret_names import environment_secrets
 from gemma_lisa.safety.short_text import count_of
@@ -45,6 +51,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = build_parser().parse_args(arguments)
     check_path("--output", args.output, "a file")
     check_suffix("--output", args.output, (".json",))
+    if args.cache_gb is not None and args.cache_features is None:
+        raise UsageError("--cache_gb has no effect without --cache_features. Give a folder, or remove --cache_gb.")
     args.dataset_options = tolerating(args.dataset, args.dataset_options, args.max_bad)
     return args
 
@@ -86,6 +94,18 @@ def build_parser() -> ArgumentParser:
         "--batch_size", metavar="N", type=positive, default=16, help="number of questions per batch (default: 16)"
     )
     evaluation.add_argument(
+        "--cache_features",
+        metavar="FOLDER",
+        type=Path,
+        help="folder for features of the images, which are computed only once; train.py can use the same folder",
+    )
+    evaluation.add_argument(
+        "--cache_gb",
+        metavar="GB",
+        type=above_zero,
+        help="maximum size of --cache_features in GB (default: the free space of the disk)",
+    )
+    evaluation.add_argument(
         "--max_new_tokens",
         metavar="N",
         type=positive,
@@ -120,10 +140,18 @@ def answer_all(
         for start in range(0, len(questions), args.batch_size):
             samples = [questions[at] for at in range(start, min(start + args.batch_size, len(questions)))]
             if args.protocol == "generate":
-                answers += by_generation(model, processor, samples, args.max_new_tokens)
+                answers += by_generation(model, processor, samples, args.max_new_tokens, questions.cache)
             else:
-                answers += teacher_forced(model, processor, samples)
+                answers += teacher_forced(model, processor, samples, questions.cache)
             bar.update(len(samples))
+
+
+def open_filled(model, processor, questions: EvaluationQuestions, args: argparse.Namespace) -> FeatureCache:
+    """Return the cache with the features of all images of the questions, as far as they fit."""
+    plain = model.get_base_model() if isinstance(model, AdaptedGemmaLisa) else model
+    cache = open_cache(args.cache_features, plain, processor, [GEMMA, SAM])
+    fill(cache, plain, processor, questions.rows_of_epochs(1), max_gb=args.cache_gb, log=print)
+    return cache
 
 
 def score(answers: list[Answer], protocol: str) -> dict[str, Any]:
@@ -225,6 +253,8 @@ def main(arguments: list[str]) -> None:
     model, processor = load_asked(args)
     size = f"{count_of(len(rows), 'row')}, {count_of(len(questions), 'question')}"
     print(f"{args.dataset} {args.split}: {size}, protocol {args.protocol}")
+    if args.cache_features is not None:
+        questions.cache = open_filled(model, processor, questions, args)
 
     start = time.perf_counter()
     answers = []

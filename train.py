@@ -21,11 +21,13 @@ from gemma_lisa.checkpoints.adapter_base import identify
 from gemma_lisa.checkpoints.training_record import Record, command_of
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
+from gemma_lisa.feature_cache.cache import FeatureCache
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.interfaces.output_checks import check_run_folder
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.training.arguments import DataArguments, ModelArguments, check_output_dir, given_options, parse
+from gemma_lisa.training.cache_filling import open_filled
 from gemma_lisa.training.describe_run import describe, describe_data, record_of
 from gemma_lisa.training.distributed import hold_constants, whole_weights
 from gemma_lisa.training.late_checks import check_loaded
@@ -86,7 +88,8 @@ def train(
         return
     run_facts = {"data": data, "settings": settings, "held_out": held_out}
     record = record_of(arguments, model_args, data_args, args, start.checkpoint, **run_facts)
-    trainer = build_trainer(model, processor, questions, data_args, args, start, record)
+    cache = open_filled(model, processor, questions, data_args, args, logger.info)
+    trainer = build_trainer(model, processor, questions, data_args, args, start, record, cache)
     if args.self_check and start.checkpoint is None:
         saved_args = partial(replace, model_args, adapter=None)
         self_check(trainer, lambda folder: load_model(saved_args(model=str(folder)), *loaded_as)[0])
@@ -105,12 +108,13 @@ def build_trainer(
     args: GemmaLisaTrainingArguments,
     start: Start,
     record: Record,
+    cache: FeatureCache | None = None,
 ) -> GemmaLisaTrainer:
-    """Return the trainer of a run. questions: those to train on, and those to evaluate on."""
+    """Return the trainer of a run. questions: those to train on, and those to evaluate on; cache: of their images."""
     train_questions, eval_questions = questions
     callbacks = [DeletePickleCallback(start)]
     if data_args.preview_samples:
-        callbacks.append(PreviewCallback.of(processor, eval_questions, data_args))
+        callbacks.append(PreviewCallback.of(processor, eval_questions, data_args, cache))
     return GemmaLisaTrainer(
         model=model,
         args=args,
@@ -120,6 +124,7 @@ def build_trainer(
             with_sources=True,
             as_bytes=True,
             mask_loss_size=model.config.mask_loss_size,
+            cache=cache,
         ),
         train_dataset=train_questions,
         eval_dataset=eval_questions,

@@ -222,6 +222,10 @@ class EvaluationQuestions(TorchDataset):
         row = self.rows[at]
         return {**_sample(row, [ask_plainly(row)[conversation]], self.cache), "index": index}
 
+    def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
+        """Return the data set with the indices of the rows that have a question."""
+        return [(self.rows, np.unique(self.questions[:, 0]))]
+
 
 def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
     """Return the length of the list in each row, (R,) int64; 0 for a missing list."""

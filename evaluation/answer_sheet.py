@@ -4,6 +4,7 @@ from typing import Any
 
 from PIL import Image
 
+from gemma_lisa.datasets_builder.rows import decoded
 from gemma_lisa.drawing.sheet import draw_samples
 
 from .metrics import unite
@@ -17,7 +18,7 @@ def draw_answers(samples: list[dict[str, Any]], answers: list[Answer], columns: 
         size = (sample["image"].height, sample["image"].width)
         cards.append(
             {
-                "image": sample["image"],
+                "image": decoded(sample["image"]),
                 "question": answer.question,
                 "target": unite(answer.target, size),
                 "prediction": answer.masks,

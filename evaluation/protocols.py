@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import ENGLISH, LANGUAGES
+from gemma_lisa.feature_cache.cache import FeatureCache
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration, GemmaLisaOutput
 from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
+from .cached_answers import answer_with_cache, to_device
 from .metrics import QueryResult, intersection_and_union, unite
 
 
@@ -57,6 +58,7 @@ def by_generation(
     processor: GemmaLisaProcessor,
     samples: list[dict[str, Any]],
     max_new_tokens: int,
+    cache: FeatureCache | None = None,
 ) -> list[Answer]:
     """Return generated answers. A mask exists only if the model generates its `[SEG]`.
 
@@ -64,9 +66,13 @@ def by_generation(
         model, processor: of a Gemma-LISA.
         samples: questions; they are one batch.
         max_new_tokens: maximum number of tokens per answer.
+        cache: features of the images; None to encode the images.
     """
     questions = [{"text": sample["conversations"][0].turns[0][0], "image": sample["image"]} for sample in samples]
-    generated = answer(model, processor, questions, max_new_tokens)
+    if cache is None:
+        generated = answer(model, processor, questions, max_new_tokens)
+    else:
+        generated = answer_with_cache(model, processor, questions, max_new_tokens, cache)
     return [
         _answer(sample, found["raw_text"], found["masks"].numpy(), found["scores"].numpy(), found["complete"])
         for sample, found in zip(samples, generated, strict=True)
@@ -75,10 +81,13 @@ def by_generation(
 
 @torch.no_grad()
 def teacher_forced(
-    model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, samples: list[dict[str, Any]]
+    model: GemmaLisaForConditionalGeneration,
+    processor: GemmaLisaProcessor,
+    samples: list[dict[str, Any]],
+    cache: FeatureCache | None = None,
 ) -> list[Answer]:
     """Return answers whose masks are decoded at the `[SEG]` tokens of the right answer; see `teacher_forced_masks`."""
-    batch = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size)(samples)
+    batch = GemmaLisaCollator(processor, mask_loss_size=model.config.mask_loss_size, cache=cache)(samples)
     batch.pop("sample_ids", None)
     batch = to_device(batch, model.device)
     output = model(**batch)
@@ -150,11 +159,3 @@ def _judge(answer: Answer, refused: bool) -> Answer:
 
 def _plain(text: str) -> str:
     return " ".join(text.replace(SEG_SLOT, "").lower().rstrip(". ").split())
-
-
-def to_device(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:
-    """Return the batch with its tensors and lists of tensors moved to a device."""
-    return {
-        name: [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
-        for name, value in batch.items()
-    }

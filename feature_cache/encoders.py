@@ -14,7 +14,7 @@ from .cache import FeatureCache, Store
 from .fingerprint import fingerprint, preparation_of
 
 GEMMA, SAM = "gemma", "sam"
-WORDS = {GEMMA: "SigLIP and the projector", SAM: "SAM's encoder"}
+WORDS = {GEMMA: "Gemma's image encoder", SAM: "SAM's image encoder"}
 
 
 def modules_of(model: nn.Module, encoder: str) -> dict[str, nn.Module]:

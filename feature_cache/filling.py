@@ -85,6 +85,7 @@ def fill(
     workers: int = 0,
     processes: Processes | None = None,
     show_progress: bool = True,
+    log: Callable[[str], None] = logger.info,
 ) -> int:
     """Encode the images that are missing in a cache, as far as there is space. Return how many are still missing.
 
@@ -99,6 +100,7 @@ def fill(
         workers: data loader workers of each process.
         processes: those that fill it together; None for this one alone.
         show_progress: show progress bars.
+        log: prints a line.
 
     Raises:
         ValueError: an image cannot be read, or the processes do not share the folder.
@@ -112,7 +114,9 @@ def fill(
     is_there = np.zeros(len(images), dtype=bool)
     for rank, part in enumerate(found):
         is_there[rank :: processes.count] = part
-    [count, *_] = processes.gather(plan(cache, len(images), int(is_there.sum()), max_gb) if not processes.rank else 0)
+    # Only the first process plans: the free space could differ between two looks
+    planned = plan(cache, len(images), int(is_there.sum()), max_gb, log) if processes.rank == 0 else 0
+    count = processes.gather(planned)[0]
     todo = np.flatnonzero(~is_there)[:count]
     share = todo[processes.rank :: processes.count]
     encoders = [SAM if store.name == "image_embeddings" else GEMMA for store in cache.stores]
@@ -172,7 +176,9 @@ def _key_of_row(image: dict[str, Any] | None, keys_of_paths: dict[str, bytes]) -
     return key
 
 
-def plan(cache: FeatureCache, total: int, found: int, max_gb: float | None) -> int:
+def plan(
+    cache: FeatureCache, total: int, found: int, max_gb: float | None, log: Callable[[str], None] = logger.info
+) -> int:
     """Announce the size of the cache, and return how many of the missing images fit.
 
     Args:
@@ -180,15 +186,11 @@ def plan(cache: FeatureCache, total: int, found: int, max_gb: float | None) -> i
         total: number of images.
         found: number of images that are already there.
         max_gb: maximum size of the folder in GB.
+        log: prints a line.
     """
     each, missing = cache.entry_bytes, total - found
-    logger.info(
-        "caching the features of %s: %.1f GB in %s, %s already there",
-        count_of(total, "image"),
-        total * each / GIGABYTE,
-        cache.folder,
-        f"{found:,}",
-    )
+    size = f"{total * each / GIGABYTE:.1f} GB in {cache.folder}"
+    log(f"caching the features of {count_of(total, 'image')}: {size}, {found:,} already there")
     if not missing:
         return 0
     free = max(0, free_bytes(cache.folder) - KEPT_FREE)

@@ -96,6 +96,17 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
+def above_zero(text: str) -> float:
+    """Return the value of an argument that must be a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {show(shorten(text, SHOWN_LENGTH))}")
+    return value
+
+
 def json_object(text: str) -> dict[str, Any]:
     """Return the value of an argument that must be a JSON object."""
     try:

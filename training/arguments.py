@@ -20,6 +20,7 @@ from .distributed import asks_for_fsdp, check_engine, check_processes
 from .option_checks import (
     COMMAND_LINE,
     RECIPE,
+    check_cache,
     check_numbers,
     check_training,
     refuse_unknown,
@@ -191,6 +192,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
     check_processes(training_args)
     check_engine(training_args)
     check_training(training_args)
+    check_cache(training_args, data_args)
     superseded += _reset_without_effect(model_args, data_args, training_args, values, given)
     if superseded and training_args.should_log:
         logger.warning("options of the recipe that the command line overrides: %s", ", ".join(superseded))

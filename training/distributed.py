@@ -141,6 +141,11 @@ def zero_stage(args: GemmaLisaTrainingArguments) -> int | None:
     return None if args.deepspeed_plugin is None else int(args.deepspeed_plugin.zero_stage)
 
 
+def shards_weights(args: GemmaLisaTrainingArguments) -> bool:
+    """Return whether the engine shards weights, so that all ranks must run the same modules."""
+    return asks_for_fsdp(args) or zero_stage(args) == 3
+
+
 def engine_of(args: GemmaLisaTrainingArguments) -> str:
     """Return the name of the engine that connects the processes."""
     if (stage := zero_stage(args)) is not None:

@@ -58,7 +58,7 @@ SHARING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sa
 # Scores of an evaluation (`trainer.scores_of_counts`)
 SCORES = ("loss", *(name for name in summarize_counts(np.zeros((0, NUM_COUNTS), np.int64)) if name != "gIoU_all"))
 ALWAYS_THERE = ("flyte", "kubeflow")  # integrations whose packages transformers does not check
-ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
+ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "cache_gb")
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ CONDITIONS = {
         (LAUNCHER,), lambda args, *_: args.world_size > 1 and args.device.type != "cpu"
     ),
     "`fsdp`": Condition(("fsdp",), lambda args, *_: bool(args.fsdp)),
+    "`cache_features`": Condition(("cache_features",), lambda args, *_: args.cache_features is not None),
     "`learn_masks`": Condition(("learn_masks",), lambda args, _, data: data.learn_masks),
     "`languages` other than English": Condition(
         ("languages",), lambda args, _, data: bool(set(data.languages or {}) - {ENGLISH})
@@ -322,6 +323,19 @@ def check_training(args: GemmaLisaTrainingArguments) -> None:
             raise UsageError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}, got {name}.")
         if name not in (*get_available_reporting_integrations(), *ALWAYS_THERE):
             raise UsageError(f"report_to {name}: the package is not installed. Install it, or remove report_to.")
+
+
+def check_cache(args: GemmaLisaTrainingArguments, data_args: Any) -> None:
+    """Refuse a cache of features for a stream.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if args.cache_features is not None and data_args.streaming:
+        raise UsageError(
+            "cache_features with streaming is not supported: the images of a stream are unknown until they are read. "
+            "Remove one of them."
+        )
 
 
 def _check_best_model(args: GemmaLisaTrainingArguments) -> None:

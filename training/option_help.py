@@ -53,7 +53,7 @@ GROUPS = {
         *("logging_steps", "report_to", "run_name", "disable_tqdm", "save_strategy", "save_steps"),
         *("save_total_limit", "push_to_hub", "hub_model_id", "hub_license"),
     ),
-    "Hardware": ("bf16", "use_cpu", "dataloader_num_workers", "self_check"),
+    "Hardware": ("bf16", "use_cpu", "dataloader_num_workers", "cache_features", "cache_gb", "self_check"),
 }
 PROGRAM = {
     "config": "recipe: YAML file with `option: value` lines (default: none)",

@@ -259,6 +259,8 @@ OPTIONS: dict[str, Option] = {
     "conversation_share": read_by(_DATA),
     "translations": read_by(_DATA, "`languages` other than English"),
     "learn_masks": read_by("gemma_lisa.train:build_trainer"),
+    "cache_features": read_by("gemma_lisa.training.cache_filling:open_filled", limit="not with `streaming`"),
+    "cache_gb": read_by("gemma_lisa.training.cache_filling:open_filled", "`cache_features`"),
     "preview_samples": read_by(_PREVIEWS, EVALUATED, neutral=(0,)),
     "max_new_tokens": read_by(_PREVIEWS, "evaluation and `preview_samples` above 0"),
 }

@@ -30,11 +30,11 @@ DECIDING = (
     *("warmup_steps", "label_smoothing_factor", "neftune_noise_alpha", "train_sampling_strategy"),
     *("dataloader_drop_last", "ignore_data_skip"),
 )
-# Own options that do not change the final weights: paths, evaluation, how a batch is split. The model is compared by
-# its weights, not by its name.
+# Own options that do not change the final weights (cached features: but for rounding to bf16): paths, evaluation, how a
+# batch is split. The model is compared by its weights, not by its name.
 FREE = (
     *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples", "max_new_tokens"),
-    *("fresh", "self_check", "global_batch_size", "expected_processes"),
+    *("fresh", "self_check", "global_batch_size", "expected_processes", "cache_features", "cache_gb"),
 )
 # A local path in settings: its short name and a hash of the absolute path, independent of the working directory
 _MARKED = re.compile(r"<([^<>]*), path ([0-9a-f]{8})>")

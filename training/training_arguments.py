@@ -63,6 +63,13 @@ class GemmaLisaTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "before training, overfit 8 rows, save, reload and compare; takes minutes at most"},
     )
+    cache_features: str | None = field(
+        default=None,
+        metadata={"help": "folder for features of frozen image encoders, which are computed only once (default: none)"},
+    )
+    cache_gb: float | None = field(
+        default=None, metadata={"help": "maximum size of cache_features in GB (default: the free space of the disk)"}
+    )
     hub_license: str | None = field(
         default=None,
         metadata={"help": "license of weights pushed to the Hub (default: gemma if Gemma's weights are in them)"},
