@@ -18,14 +18,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from gemma_lisa.safety.short_text import count_of
 
-from .rows import LazyImage, check_row, load_image, target_masks
+from .rows import CachedImage, check_row, load_image, target_masks
 from .templates import Conversation, Phrasing, ask, ask_plainly
 
 
 class Finder(Protocol):
     """Finds images whose pixels are not needed, such as `feature_cache.cache.FeatureCache`."""
 
-    def find(self, image: Any, source: str) -> LazyImage | None:
+    def find(self, image: Any, source: str) -> CachedImage | None:
         """Return the image of a row without decoding it, or None if its pixels are needed."""
 
 
@@ -35,7 +35,7 @@ class TrainingQuestions(TorchDataset):
     Sample i of epoch e depends only on (seed, e, i). A sample is a dict:
 
         source (str): where the row is from.
-        image (PIL.Image, RGB, or None): the upright image; a `rows.LazyImage` if `cache` finds it.
+        image (PIL.Image, RGB, or None): the upright image; a `rows.CachedImage` if `cache` finds it.
         conversations (list of `templates.Conversation`): questions and answers.
         masks (list of (K, H, W) uint8 or None): one entry per conversation. 0 is background, 1 is the target, 255 is
             ignored. Masks are in the order of the `{seg}` in the answers. None if the conversation has no target.
@@ -254,7 +254,7 @@ def _sample(row: dict[str, Any], conversations: list, cache: Finder | None) -> d
     return {"source": row["source"], "image": image, "conversations": conversations, "masks": masks}
 
 
-def _masks_of(conversation: Conversation, image: Image.Image | LazyImage | None, source: str) -> np.ndarray | None:
+def _masks_of(conversation: Conversation, image: Image.Image | CachedImage | None, source: str) -> np.ndarray | None:
     """Return the masks of all targets of a conversation, (K, H, W), or None if it has no targets."""
     if not conversation.targets:
         return None

@@ -208,7 +208,7 @@ def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Im
 
 
 @dataclass(frozen=True)
-class LazyImage:
+class CachedImage:
     """An image of a row that is decoded only if its pixels are needed, because its features are cached.
 
     Args:
@@ -225,9 +225,9 @@ class LazyImage:
     width: int
 
 
-def decoded(image: Image.Image | LazyImage) -> Image.Image:
+def decoded(image: Image.Image | CachedImage) -> Image.Image:
     """Return the image of a sample as an upright RGB image. Errors as in `load_image`."""
-    return load_image(image.image, image.source) if isinstance(image, LazyImage) else image
+    return load_image(image.image, image.source) if isinstance(image, CachedImage) else image
 
 
 def content_of(image: Image.Image | str | Path | dict | None) -> bytes | None:

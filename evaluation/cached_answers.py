@@ -25,7 +25,7 @@ def answer_with_cache(
 
     Args:
         model, processor: of a Gemma-LISA.
-        questions: dicts of "text" and "image" (PIL image, `LazyImage` or None).
+        questions: dicts of "text" and "image" (PIL image, `CachedImage` or None).
         max_new_tokens: maximum number of tokens per answer.
         cache: features of the images.
     """

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.datasets_builder.rows import LazyImage, content_of, decoded
+from gemma_lisa.datasets_builder.rows import CachedImage, content_of, decoded
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .entries import DamagedEntry, Sizes, entry_bytes, read_entry, read_sizes, write_entry
@@ -67,7 +67,7 @@ class FeatureCache:
         """Size in bytes of the entries of one image."""
         return sum(entry_bytes(store.shape) for store in self.stores)
 
-    def find(self, image: Any, source: str) -> LazyImage | None:
+    def find(self, image: Any, source: str) -> CachedImage | None:
         """Return an image without decoding it, or None if its features are not cached.
 
         Args:
@@ -79,7 +79,7 @@ class FeatureCache:
             return None
         key = key_of(content)
         sizes = self.sizes_of(key)
-        return None if sizes is None else LazyImage(image, source, key, *sizes.original)
+        return None if sizes is None else CachedImage(image, source, key, *sizes.original)
 
     def sizes_of(self, key: str) -> Sizes | None:
         """Return the sizes of an image, or None if the features of an encoder are missing or visibly damaged."""
@@ -90,7 +90,7 @@ class FeatureCache:
                 return None
         return sizes
 
-    def read(self, images: list[LazyImage]) -> dict[str, torch.Tensor] | None:
+    def read(self, images: list[CachedImage]) -> dict[str, torch.Tensor] | None:
         """Return the features (I, …) of images in bf16, and their sizes; None if an entry is missing or damaged.
 
         Returns:
@@ -166,7 +166,7 @@ def image_inputs(
     Args:
         cache: None for pixels.
         processor: processor of the model.
-        images: PIL images and `LazyImage`s.
+        images: PIL images and `CachedImage`s.
         with_sam, as_bytes: as in `encode_images`.
 
     Raises:
@@ -177,7 +177,7 @@ def image_inputs(
     if not images:
         return {}
     found = None
-    if cache is not None and all(isinstance(image, LazyImage) for image in images):
+    if cache is not None and all(isinstance(image, CachedImage) for image in images):
         found = cache.read(images)
     if cache is not None and cache.must_be_complete and found is None:
         raise ValueError(

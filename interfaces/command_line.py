@@ -1,6 +1,7 @@
 """Shared by the programs: argument parser, argument types, and errors as one line with an exit code."""
 
 import argparse
+import math
 import os
 import re
 import signal

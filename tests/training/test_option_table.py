@@ -113,6 +113,7 @@ OWN_SAMPLES = {
     "max_bad": "3",
     "eval_rows": "3",
     "translations": "some.json",
+    "cache_gb": "3",
     "preview_samples": "3",
     "max_new_tokens": "3",
     "fsdp_config": '{"version": 2}',
