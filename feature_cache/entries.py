@@ -94,7 +94,7 @@ def read_sizes(path: Path, shape: tuple[int, ...]) -> Sizes | None:
     try:
         with open(path, "rb") as file:
             return _parse(file.read(HEADER.size), os.fstat(file.fileno()).st_size, shape)[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -113,7 +113,7 @@ def read_entry(path: Path, shape: tuple[int, ...]) -> tuple[Sizes, torch.Tensor]
             if length < HEADER.size:
                 raise DamagedEntry("the file is truncated")
             mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     sizes, checksum = _parse(mapped[: HEADER.size], length, shape)
     values = np.frombuffer(mapped, dtype=np.int16, offset=HEADER.size)

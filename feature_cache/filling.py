@@ -155,8 +155,9 @@ def find_images(rows: Rows, processes: Processes, show_progress: bool = False) -
                     places.append((at, index))
     mine = (np.array(keys, dtype="V32"), np.array(places, dtype=np.int64).reshape(-1, 2))
     keys, places = (np.concatenate(parts) for parts in zip(*processes.gather(mine), strict=True))
-    _, first = np.unique(keys, return_index=True)
-    first = first[np.lexsort((places[first, 1], places[first, 0]))]  # in the order of the data
+    order = np.lexsort((places[:, 1], places[:, 0]))  # that of the data, for any number of processes
+    keys, places = keys[order], places[order]
+    first = np.sort(np.unique(keys, return_index=True)[1])
     return Images(keys[first], places[first])
 
 
@@ -324,7 +325,7 @@ def _check_shared(cache: FeatureCache, images: Images, todo: np.ndarray, written
 
 def _delete_unfinished(folder: Path) -> None:
     """Delete unfinished files of processes that were killed."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         for path in folder.iterdir():
             with suppress(OSError):  # another process was faster, or the cache cannot be written
                 if time.time() - path.stat().st_mtime > OLD:
