@@ -20,7 +20,7 @@ from gemma_lisa.feature_cache.entries import HEADER
 from gemma_lisa.feature_cache.filling import Processes, fill, find_images
 from gemma_lisa.safety.errors import WriteError
 
-TESTS = Path(__file__).parents[1]
+PATHS = os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
 
 
 def filled(cache, small, rows, **options):
