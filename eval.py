@@ -94,24 +94,13 @@ def build_parser() -> ArgumentParser:
         "--batch_size", metavar="N", type=positive, default=16, help="number of questions per batch (default: 16)"
     )
     evaluation.add_argument(
-        "--cache_features",
-        metavar="FOLDER",
-        type=Path,
-        help="folder for features of the images, which are computed only once; train.py can use the same folder",
-    )
-    evaluation.add_argument(
-        "--cache_gb",
-        metavar="GB",
-        type=above_zero,
-        help="maximum size of --cache_features in GB (default: the free space of the disk)",
-    )
-    evaluation.add_argument(
         "--max_new_tokens",
         metavar="N",
         type=positive,
         default=64,
         help="maximum number of tokens per answer (default: 64)",
     )
+    _add_cache_options(evaluation)
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", type=Path, required=True, help="results file to write (.json)")
     output.add_argument(
@@ -127,6 +116,21 @@ def build_parser() -> ArgumentParser:
         help="replace existing files that Gemma-LISA did not write. Inputs are never replaced (default: off)",
     )
     return parser
+
+
+def _add_cache_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cache_features",
+        metavar="FOLDER",
+        type=Path,
+        help="folder for features of the images, which are computed only once; train.py can use the same folder",
+    )
+    group.add_argument(
+        "--cache_gb",
+        metavar="GB",
+        type=above_zero,
+        help="maximum size of --cache_features in GB (default: the free space of the disk)",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 MAGIC = b"GLISAF01"  # the last two characters are the version of the format
-# Magic, then (height, width) of the upright image and after SAM's resizing, shape of the features (0 for a missing
-# dimension), checksum of the features, checksum of the header before it
+# Magic; (height, width) of the upright image and after SAM's resizing; shape (0 for a missing dimension); checksum of
+# the features; checksum of the header before it
 HEADER = struct.Struct("<8s8I20xI")
 BYTES_PER_VALUE = 2  # bf16
 MAX_DIMENSIONS = 3

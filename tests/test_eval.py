@@ -12,6 +12,7 @@ from PIL import Image
 from gemma_lisa import eval as evaluation
 from gemma_lisa.evaluation.metrics import QueryResult, summarize
 from gemma_lisa.interfaces.command_line import run
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.errors import UsageError
 
 SCENES = '{"image_size": 64, "train_rows": 1, "validation_rows": 1, "test_rows": 6}'
@@ -132,3 +133,23 @@ def test_answers_do_not_depend_on_the_batch_size(checkpoint, tmp_path):
     for size in ("1", "5"):
         evaluate(checkpoint, tmp_path / f"{size}.json", "--rows", "2", "--pictures", "0", "--batch_size", size)
     assert (tmp_path / "1.samples.jsonl").read_text() == (tmp_path / "5.samples.jsonl").read_text()
+
+
+def test_cached_features_are_computed_once_and_give_the_same_results(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    cached = ["--cache_features", str(tmp_path / "features"), "--protocol", "teacher_forced"]
+    first = evaluate(checkpoint, tmp_path / "first.json", *cached)
+    assert "caching the features of 6 images" in capsys.readouterr().out
+    monkeypatch.setattr(GemmaLisaForConditionalGeneration, "encode_for_sam", lambda *_: pytest.fail("SAM ran"))
+    again = evaluate(checkpoint, tmp_path / "again.json", *cached)
+    assert again["scores"] == first["scores"]
+    assert "0.0 GB in" in (line := capsys.readouterr().out) and "6 already there" in line
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "much"])
+def test_the_size_of_the_cache_must_be_a_number_above_zero(value):
+    arguments = ["--model", "m", "--dataset", "shapes", "--output", "o.json", "--cache_features", "f", "--cache_gb"]
+    with pytest.raises(UsageError, match="must be a number above 0"):
+        evaluation.parse([*arguments, value])
+    with pytest.raises(UsageError, match="no effect without --cache_features"):
+        evaluation.parse([*arguments[:6], "--cache_gb", "3"])

@@ -30,7 +30,7 @@ DECIDING = (
     *("warmup_steps", "label_smoothing_factor", "neftune_noise_alpha", "train_sampling_strategy"),
     *("dataloader_drop_last", "ignore_data_skip"),
 )
-# Own options that do not change the final weights (cached features: but for rounding to bf16): paths, evaluation, how a
+# Own options that do not change the final weights (cached features only round to bf16): paths, evaluation, how a
 # batch is split. The model is compared by its weights, not by its name.
 FREE = (
     *("model", "adapter", "data_dir", "eval_dataset", "eval_split", "eval_rows", "preview_samples", "max_new_tokens"),

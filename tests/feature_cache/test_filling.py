@@ -201,7 +201,7 @@ def run_two(folder, **environment):
             [sys.executable, "-c", PROGRAM, str(folder)],
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)]),
+                "PYTHONPATH": PATHS,
                 "RANK": str(rank),
                 **environment,
             },
