@@ -143,3 +143,16 @@ def test_an_unknown_metric_is_refused_with_the_list_of_metrics(refusal):
 def test_the_list_of_scores_is_that_of_an_evaluation():
     counts = np.array([[1, 2, 2, 1, 1], [0, 0, 0, 0, 1]])  # two masks; nothing
     assert set(SCORES) == {"loss", *scores_of_counts(EvalPrediction(counts, np.arange(2)))}
+
+
+def test_a_cache_of_features_is_refused_for_a_stream(refusal):
+    mixture = '{"a": {"weight": 1, "sets": {"some/rows": {}}}}'
+    arguments = ["--mixture", mixture, "--streaming", "true", "--max_steps", "3", "--eval_dataset", "shapes"]
+    assert refusal(*arguments, "--cache_features", "some").startswith(
+        "cache_features with streaming is not supported: the images of a stream are unknown until they are read."
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "nan"])
+def test_the_size_of_the_cache_must_be_above_zero(refusal, value):
+    assert "cache_gb must be" in refusal("--cache_features", "some", "--cache_gb", value)

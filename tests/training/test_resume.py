@@ -120,7 +120,7 @@ def test_only_options_that_change_the_weights_are_settings(tmp_path):
 
     before = settings()
     for free in (
-        *(["--save_steps", "7"], ["--logging_steps", "3"]),
+        *(["--save_steps", "7"], ["--logging_steps", "3"], ["--cache_features", "some", "--cache_gb", "2"]),
         *(["--eval_strategy", "epoch", "--eval_rows", "1"], ["--preview_samples", "0"]),
         *(["--dataloader_num_workers", "2"], ["--data_dir", "elsewhere"], ["--fresh", "true"], ["--max_steps", "9"]),
         ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"],  # 8 samples per optimizer step
