@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Any
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -85,7 +86,12 @@ class LazyImage:
 
 def as_lazy(image: Image.Image | str | os.PathLike | bytes | LazyImage) -> LazyImage:
     """Return an image as LazyImage. A LazyImage is returned unchanged."""
-    return image if isinstance(image, LazyImage) else LazyImage(image)
+    return image if is_lazy(image) else LazyImage(image)
+
+
+def is_lazy(image: Any) -> bool:
+    """Return whether an image is a LazyImage, also of the copy of this file that a checkpoint contains."""
+    return isinstance(image, LazyImage) or hasattr(image, LazyImage.load_for.__name__)
 
 
 def reduction_factor(size: tuple[int, int], sizes: list[tuple[int, int]]) -> int:
