@@ -47,7 +47,7 @@ def pad_masks(
         height, width = masks.shape[-2:]
         if (longest := max(height, width)) > max_size:
             size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
-            masks = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0].to(masks.dtype)
+            masks = F.interpolate(masks[None], size=size, mode="nearest-exact")[0]
         resized.append(masks)
     if not resized:
         return torch.zeros(0, 1, 1, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.long)

@@ -326,6 +326,15 @@ def test_masks_have_the_values_0_1_and_255_but_not_0_and_255_alone(values):
             pad_masks([masks], 64, ["here"])
 
 
+@pytest.mark.parametrize("size", [(37, 100), (101, 13), (64, 65), (300, 7)])
+def test_large_masks_are_resized_to_the_nearest_pixel(size):
+    masks = torch.tensor([0, 1, IGNORE_VALUE], dtype=torch.uint8)[torch.randint(3, (2, *size))]
+    masks[0, 0, 0] = 1
+    (resized, [target, _]) = pad_masks([masks], 50)
+    expected = F.interpolate(masks[None].float(), size=target.tolist(), mode="nearest-exact")[0]
+    assert resized.dtype == torch.uint8 and max(target) == 50 and torch.equal(resized.float(), expected)
+
+
 def test_bool_masks_are_accepted(tiny, samples):
     model, processor = tiny
     batch = own_batch(processor, samples[:2])
