@@ -4,7 +4,6 @@ from typing import Any
 
 from PIL import Image
 
-from gemma_lisa.datasets_builder.rows import decoded
 from gemma_lisa.drawing.sheet import draw_samples
 
 from .metrics import unite
@@ -18,7 +17,7 @@ def draw_answers(samples: list[dict[str, Any]], answers: list[Answer], columns: 
         size = (sample["image"].height, sample["image"].width)
         cards.append(
             {
-                "image": decoded(sample["image"]),
+                "image": sample["image"].load(),
                 "question": answer.question,
                 "target": unite(answer.target, size),
                 "prediction": answer.masks,

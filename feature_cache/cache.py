@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.datasets_builder.rows import CachedImage, content_of, decoded
+from gemma_lisa.datasets_builder.rows import CachedImage, content_of
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 from .entries import DamagedEntry, Sizes, entry_bytes, read_entry, read_sizes, write_entry
@@ -190,5 +190,6 @@ def image_inputs(
     needed = {"pixel_values", "sam_pixel_values"} if with_sam else {"pixel_values"}
     if needed <= replaced:
         return found
-    encoded = processor.encode_images([decoded(image) for image in images], with_sam=with_sam, as_bytes=as_bytes)
+    shown = [image.lazy() if isinstance(image, CachedImage) else image for image in images]
+    encoded = processor.encode_images(shown, with_sam=with_sam, as_bytes=as_bytes)
     return {name: value for name, value in encoded.items() if name not in replaced} | (found or {})

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from gemma_lisa.datasets_builder.rows import content_of, load_image
+from gemma_lisa.datasets_builder.rows import content_of, lazy_image
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import WriteError
 from gemma_lisa.safety.short_text import count_of
@@ -245,7 +245,7 @@ class _Missing(TorchDataset):
         if self.cache.sizes_of(key) is not None:
             return None
         row = self.rows[part][row]
-        return key, load_image(row["image"], row["source"])
+        return key, lazy_image(row["image"], row["source"])
 
 
 class _Prepare:

@@ -5,7 +5,6 @@ import torch
 from feature_cached import BOTH, all_of, counted_encoders, rows_of, text_row
 
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.rows import decoded
 from gemma_lisa.evaluation.answer_sheet import draw_answers
 from gemma_lisa.evaluation.protocols import by_generation, teacher_forced
 from gemma_lisa.feature_cache.encoders import open_cache
@@ -35,7 +34,7 @@ def test_answers_are_those_of_the_images_without_an_encoder(asked, answer, chose
     with counted_encoders(model) as calls:
         cached = answer(model, processor, samples, cache)
         assert calls == {}
-    images = [{**sample, "image": sample["image"] and decoded(sample["image"])} for sample in samples]
+    images = [{**sample, "image": sample["image"] and sample["image"].lazy()} for sample in samples]
     plain = answer(model, processor, images)
     assert len(cached) == len(plain)
     for mine, expected in zip(cached, plain, strict=True):
@@ -48,5 +47,5 @@ def test_pictures_are_decoded_to_be_drawn(asked):
     model, processor, cache, samples = asked
     asked_for_masks = [sample for sample in samples if sample["masks"][0] is not None]
     answers = teacher_forced(model, processor, asked_for_masks, cache)
-    images = [{**sample, "image": decoded(sample["image"])} for sample in asked_for_masks]
+    images = [{**sample, "image": sample["image"].lazy()} for sample in asked_for_masks]
     assert draw_answers(asked_for_masks, answers).tobytes() == draw_answers(images, answers).tobytes()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from feature_cached import SIZE, cache_of, files_in, photo
 
-from gemma_lisa.datasets_builder.rows import decoded, load_image
+from gemma_lisa.datasets_builder.rows import load_image
 from gemma_lisa.feature_cache.cache import image_inputs
 
 PIXELS, SIZES = {"pixel_values", "sam_pixel_values"}, {"original_sizes", "reshaped_input_sizes"}
@@ -35,7 +35,7 @@ def test_features_are_those_of_the_encoders_in_bf16(small, filled):
 
 def test_a_hit_decodes_nothing(filled, monkeypatch):
     rows, cache = filled
-    monkeypatch.setattr("gemma_lisa.datasets_builder.rows.load_rgb", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr("gemma_lisa.images_gemma_lisa._decode", lambda *_: pytest.fail("an image was decoded"))
     found = find_all(cache, rows)
     assert all((image.height, image.width) == SIZE for image in found)
     assert cache.read(found).keys() == FEATURES | SIZES
@@ -52,7 +52,7 @@ def test_an_image_is_found_by_its_content(filled, tmp_path):
     assert len({image.key for image in found}) == 1
     path.write_bytes(photo(3) + b"\0")
     assert cache.find(path, "row") is None
-    for image in (None, decoded(found[-1]), {"bytes": None, "path": str(tmp_path / "missing.jpg")}):
+    for image in (None, found[-1].load(), {"bytes": None, "path": str(tmp_path / "missing.jpg")}):
         assert cache.find(image, "row") is None
 
 
@@ -62,7 +62,7 @@ def test_a_found_image_is_small_when_it_is_pickled_by_path(filled, tmp_path):
     image = cache.find({"bytes": None, "path": str(tmp_path / "a.jpg")}, "row")
     copy = pickle.loads(pickle.dumps(image))
     assert copy == image and len(pickle.dumps(image)) < 1000
-    assert decoded(copy).size == SIZE[::-1]
+    assert copy.load().size == SIZE[::-1]
 
 
 def test_the_cache_is_copied_to_workers(filled):
@@ -145,7 +145,7 @@ def test_a_cache_that_must_be_complete_refuses_a_missing_image(small, filled):
     cache.must_be_complete = True
     assert image_inputs(cache, small[1], images).keys() == FEATURES | SIZES
     cache.stores[0].path(images[0].key).unlink()
-    for given in (images, [decoded(images[1])]):
+    for given in (images, [images[1].load()]):
         with pytest.raises(ValueError, match="missing or damaged"):
             image_inputs(cache, small[1], given)
 

@@ -1,0 +1,181 @@
+"""Compare answers with a mask with LISA's way of giving them: time and peak memory.
+
+    python benchmarks/bench_inference.py --size middle --vocabulary 32768 --output inference.json
+    python benchmarks/bench_inference.py --size middle --adapter --batch 8
+    python benchmarks/bench_inference.py --size real --results benchmarks/RESULTS.md
+
+The ways are "ours" (`segment`) and "lisa" (see lisa_style.py), with the same weights, image and question. Every answer
+has --tokens tokens, and one of them is `[SEG]`. With --batch, `segment` also answers that many questions about
+different images in one batch, and one at a time. A session (`model.start`) answers a first and a second question.
+
+Each way runs in its own process. On a CPU, times are CPU seconds of one thread. Memory is the peak in addition to the
+weights.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gemma_lisa.benchmarks.lisa_style import add_lisa_lora, lisa_segment
+from gemma_lisa.benchmarks.report import publish
+from gemma_lisa.benchmarks.stand_in_model import (
+    LORA_RANK,
+    Work,
+    add_work_options,
+    build_stand_in,
+    forced_answers,
+    make_image,
+    make_prompts,
+    question_text,
+    read_work,
+)
+from gemma_lisa.benchmarks.way_processes import (
+    Meter,
+    check_outputs,
+    compare,
+    header,
+    headline,
+    read_ways,
+    serve,
+    table,
+    way_parser,
+)
+from gemma_lisa.checkpoints.lora import add_lora
+from gemma_lisa.interfaces.command_line import positive, run
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.whole_files import write_whole
+
+TOKENS = 32
+OURS, LISA = "ours", "lisa"
+BATCH, ONE_BY_ONE = "in one batch", "one at a time"
+FIRST, SECOND = "first question of a session", "second question"
+
+
+class Inference:
+    """Answers of one way, each with a forced length and one mask.
+
+    Args:
+        work: the model; `images` and `questions` have no effect.
+        adapter: add LoRA layers that are not merged.
+        is_lisa: add them to the layers that LISA trains.
+        tokens: length of an answer.
+    """
+
+    def __init__(self, work: Work, adapter: bool, is_lisa: bool, tokens: int):
+        self.work, self.tokens = work, tokens
+        self.model, self.processor = build_stand_in(work)
+        if adapter and is_lisa:
+            add_lisa_lora(self.model, LORA_RANK)
+        elif adapter:
+            add_lora(self.model, LORA_RANK)
+        self.model.eval()
+
+    def lisa(self) -> tuple[torch.LongTensor, torch.FloatTensor]:
+        """Return LISA's sequence (1, L + T) and mask logits (1, 256, 256)."""
+        with forced_answers(self.model):
+            return lisa_segment(self.model, make_prompts(self.work, self.processor, range(1)), self.tokens)
+
+    def ours(self, images: range = range(1)) -> tuple[torch.LongTensor, torch.FloatTensor]:
+        """Return sequences (B, L + T) and mask logits (B, 256, 256) of one question about each image."""
+        prompts = make_prompts(self.work, self.processor, images)
+        with forced_answers(self.model):
+            output = self.model.segment(**prompts, max_new_tokens=self.tokens)
+        return output.sequences, output.pred_masks
+
+    def one_by_one(self, count: int) -> None:
+        """Answer as `ours` with `count` images, in separate calls."""
+        for number in range(count):
+            self.ours(range(number, number + 1))
+
+    def session(self, meter: Meter) -> dict[str, float]:
+        """Return the seconds of the first question of a session, with the image, and of a second one."""
+        session = None
+
+        def ask(question: int) -> None:
+            nonlocal session
+            with forced_answers(self.model):
+                session = session or self.model.start(make_image(self.work, seed=0), self.processor)
+                session.ask(question_text(self.work, 0, question), max_new_tokens=self.tokens)
+
+        return {name: meter.time(lambda at=at: ask(at)) for at, name in enumerate((FIRST, SECOND))}
+
+
+def child(given: dict[str, Any]) -> None:
+    """Measure answers on request."""
+    torch.set_num_threads(1)
+    way, work = given["way"], Work(**given["work"])
+    inference = Inference(work, given["adapter"], way == LISA, given["tokens"])
+    actions: dict[str, Callable[[], Any]] = {
+        LISA: inference.lisa,
+        OURS: inference.ours,
+        BATCH: lambda: inference.ours(range(given["batch"])),
+        ONE_BY_ONE: lambda: inference.one_by_one(given["batch"]),
+    }
+    meter = Meter(work.device)
+
+    def measure() -> dict[str, Any]:
+        taken = inference.session(meter) if way == FIRST else {"seconds": meter.time(actions[way])}
+        return {**taken, "peak_mb": meter.peak_mb()}
+
+    serve(measure)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = way_parser(__doc__)
+    add_work_options(parser, has_batch=False)
+    parser.add_argument("--tokens", type=positive, default=TOKENS, help=f"tokens of an answer (default: {TOKENS})")
+    parser.add_argument("--adapter", action="store_true", help="add LoRA layers that are not merged (default: off)")
+    parser.add_argument("--batch", type=positive, help="number of images for a batch (default: no batch)")
+    args = parser.parse_args(arguments)
+    args.ways = read_ways(args.ways, (OURS, LISA))
+    if args.batch and OURS not in args.ways:
+        raise UsageError(f"--batch needs the way {OURS}. Add it to --ways, or remove --batch.")
+    return args
+
+
+def rows_of(results: dict[str, dict[str, Any]], batch: int | None) -> list[list[Any]]:
+    """Return the rows of the table: case, seconds, peak MB, and seconds relative to another case."""
+    rows = []
+
+    def add(case: str, seconds: float, peak: float | None, compared: str | None) -> None:
+        rows.append([case, seconds, None if peak is None else f"{peak:,.0f}", compared])
+
+    for way in (LISA, OURS):
+        if way in results:
+            add(f"one question, {way}", results[way]["seconds"], results[way]["peak_mb"], None)
+    if LISA in results and OURS in results:
+        rows[-1][-1] = f"lisa / ours: {results[LISA]['seconds'] / results[OURS]['seconds']:.1f}×"
+    if batch:
+        alone, together = results[ONE_BY_ONE], results[BATCH]
+        add(f"{batch} questions {ONE_BY_ONE}", alone["seconds"], alone["peak_mb"], None)
+        ratio = f"{ONE_BY_ONE} / batch: {alone['seconds'] / together['seconds']:.2f}×"
+        add(f"{batch} questions {BATCH}", together["seconds"], together["peak_mb"], ratio)
+    if FIRST in results:
+        session = results[FIRST]
+        add(FIRST, session[FIRST], session["peak_mb"], None)
+        add(SECOND, session[SECOND], None, f"second / first: {session[SECOND] / session[FIRST]:.2f}")
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    if args.child is not None:
+        child(json.loads(args.child))
+        return
+    work = read_work(args)
+    check_outputs(args)
+    ways = [*args.ways, *([BATCH, ONE_BY_ONE] if args.batch else []), *([FIRST] if OURS in args.ways else [])]
+    found = header(__file__, arguments, work.device)
+    given = {"work": work.to_json(), "adapter": args.adapter, "tokens": args.tokens, "batch": args.batch}
+    results = dict(zip(ways, compare(__file__, [{"way": way, **given} for way in ways], args.repeats), strict=True))
+    if args.output:
+        write_whole(args.output, {**found, **given, "results": results})
+    lines = table(["case", "s", "peak MB", "ratio"], rows_of(results, args.batch))
+    publish([headline(found, args.repeats), *lines], args.results)
+
+
+if __name__ == "__main__":
+    run(main)
