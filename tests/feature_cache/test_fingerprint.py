@@ -65,9 +65,9 @@ def test_settings_of_an_image_processor_count_for_its_encoder_only(small):
     assert after["sam_pixel_values"] != before["sam_pixel_values"]
 
 
-def test_code_that_reads_images_counts(small, monkeypatch):
+def test_code_that_prepares_images_counts(small, monkeypatch):
     before = preparation_of(small[1])
-    original = processing_gemma_lisa.load_rgb
-    monkeypatch.setattr(processing_gemma_lisa, "load_rgb", lambda image: original(image).rotate(90, expand=True))
+    write = processing_gemma_lisa.write_pixels
+    monkeypatch.setattr(processing_gemma_lisa, "write_pixels", lambda rgb, target: write(rgb.rotate(180), target))
     after = preparation_of(small[1])
     assert all(after[name] != before[name] for name in before)
