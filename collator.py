@@ -27,6 +27,9 @@ from gemma_lisa.packing_gemma_lisa import Prepared, find_learned, find_positions
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
 from gemma_lisa.targets_gemma_lisa import pad_masks
 
+# Encoded conversations are deleted when they have more tokens, which need about 25 MB
+MAX_ENCODED_TOKENS = 500_000
+
 
 class GemmaLisaCollator:
     """Convert samples to a batch for `GemmaLisaForConditionalGeneration.forward`, padded on the right.
@@ -41,6 +44,8 @@ class GemmaLisaCollator:
         as_bytes: keep images as uint8. Workers then transfer less data, and the trainer normalizes on the device.
         mask_loss_size: maximum side of the target masks in pixels; must be `config.mask_loss_size` of the model.
         cache: features that replace the pixels of a batch if those of all its images are found; None for pixels.
+
+    Encoded texts are kept for later batches, so the tokenizer must not change.
 
     Returns (when called):
         a dict; shapes as in `forward`:
@@ -72,17 +77,13 @@ class GemmaLisaCollator:
         self.as_bytes = as_bytes
         self.mask_loss_size = mask_loss_size
         self.cache = cache
+        self._encoded: dict[tuple, tuple[list[int], list[int]]] = {}  # keys of `_encode`
+        self._encoded_tokens = 0
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor | Prepared | list[str]]:
         if samples[0] is None:  # a resumed stream: Trainer skips the batches that it has already seen
             return {}
-        conversations = [
-            self._messages(conversation, sample["image"])
-            for sample in samples
-            for conversation in sample["conversations"]
-        ]
-        encoded = iter(self.processor.encode_conversations(conversations))
-        rows = [self._join(sample, [next(encoded) for _ in sample["conversations"]]) for sample in samples]
+        rows = [self._join(sample, encoded) for sample, encoded in zip(samples, self._encode(samples), strict=True)]
         fills = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX, "question_ids": -1}
         batch = pad_rows({name: ([row[name] for row in rows], fill) for name, fill in fills.items()})
         batch["attention_mask"] = (batch["question_ids"] >= 0).long()
@@ -113,6 +114,26 @@ class GemmaLisaCollator:
         if self.with_sources:
             batch["sources"] = [sample["source"] for sample in samples]
         return batch
+
+    def _encode(self, samples: list[dict]) -> list[list[tuple[list[int], list[int]]]]:
+        """Return (token ids, assistant mask) of each conversation of each sample; a repeated text is encoded once."""
+        settings = (self.processor.system_prompt, self.processor.chat_template)
+        keys = [
+            [(settings, conversation.turns, sample["image"] is None) for conversation in sample["conversations"]]
+            for sample in samples
+        ]
+        if self._encoded_tokens > MAX_ENCODED_TOKENS:
+            self._encoded, self._encoded_tokens = {}, 0
+        new = {
+            key: self._messages(conversation, sample["image"])
+            for sample, row in zip(samples, keys, strict=True)
+            for key, conversation in zip(row, sample["conversations"], strict=True)
+            if key not in self._encoded
+        }
+        encoded = self.processor.encode_conversations(list(new.values()))
+        self._encoded |= zip(new, encoded, strict=True)
+        self._encoded_tokens += sum(len(ids) for ids, _ in encoded)
+        return [[self._encoded[key] for key in row] for row in keys]
 
     def _messages(self, conversation: Conversation, image) -> list[dict]:
         """Return a conversation as messages, with the image before the first question."""

@@ -38,6 +38,7 @@ from gemma_lisa.interfaces.command_line import (
 )
 from gemma_lisa.interfaces.output_checks import check_outputs, check_suffix, data_inputs
 from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.freed_memory import keep_freed_memory
 from gemma_lisa.safety.redaction import mask
 from gemma_lisa.safety.secret_names import environment_secrets
 from gemma_lisa.safety.short_text import count_of
@@ -255,6 +256,8 @@ def main(arguments: list[str]) -> None:
     if len(questions) == 0:
         raise ValueError(f"{args.dataset} {args.split} has no questions for the protocol {args.protocol}.")
     model, processor = load_asked(args)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     size = f"{count_of(len(rows), 'row')}, {count_of(len(questions), 'question')}"
     print(f"{args.dataset} {args.split}: {size}, protocol {args.protocol}")
     if args.cache_features is not None:

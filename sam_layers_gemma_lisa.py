@@ -57,8 +57,9 @@ class ChunkedVisionAttention(SamVisionSdpaAttention):
                 if torch.is_grad_enabled():
                     bias = sums[0] + sums[1]  # (I, E, rows, W, H, W)
                 else:
-                    buffer = torch.add(*sums, out=sums[0].new_empty(0) if buffer is None else buffer)
-                    bias = buffer
+                    if buffer is None:
+                        buffer = torch.empty_like(sums[0] + sums[1])
+                    bias = torch.add(*sums, out=buffer[: len(sums[0])])
                 chosen = query[some, :, row * width : (row + rows) * width]  # (I, E, rows * W, d)
                 bias = bias.flatten(4).flatten(2, 3)  # (I, E, rows * W, H * W)
                 parts.append(F.scaled_dot_product_attention(chosen, key[some], value[some], attn_mask=bias))

@@ -25,6 +25,7 @@ from gemma_lisa.feature_cache.cache import FeatureCache
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.interfaces.output_checks import check_run_folder
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.freed_memory import keep_freed_memory
 from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.training.arguments import DataArguments, ModelArguments, check_output_dir, given_options, parse
 from gemma_lisa.training.cache_filling import open_filled
@@ -63,6 +64,8 @@ def train(
     transformers.set_seed(args.seed)  # imported here, after `quiet_libraries`: it imports bitsandbytes
     # Numbers below 1e-38, from confident masks and attention, make a CPU several times slower
     torch.set_flush_denormal(args.device.type == "cpu")
+    if args.device.type == "cpu":
+        keep_freed_memory()
     loaded_as = (torch.bfloat16 if args.bf16 else torch.float32, args.device)
     with whole_weights(args):
         model, processor = load_model(model_args, *loaded_as)

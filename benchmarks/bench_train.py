@@ -46,6 +46,7 @@ from gemma_lisa.benchmarks.way_processes import (
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.freed_memory import keep_freed_memory
 from gemma_lisa.safety.whole_files import write_whole
 
 WAYS = ("ours", "lisa")
@@ -147,6 +148,7 @@ def child(given: dict[str, Any]) -> None:
     """Measure steps, or their parts, on request."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as train.py
+    keep_freed_memory()
     work = Work(**given["work"])
     step = Step(given["way"], work, given["checkpointing"], given["given_features"])
     meter = Meter(work.device)

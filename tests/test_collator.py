@@ -309,3 +309,26 @@ def test_evaluation_also_keeps_masks_at_their_own_sizes(processor, rows):
     for masks, sample in zip(full_masks, samples, strict=True):
         np.testing.assert_array_equal(masks, sample["masks"][0])
     assert max(batch["prepared"].mask_targets.shape[1:]) == 32
+
+
+def test_a_repeated_text_is_encoded_once_and_gives_the_same_batch(processor, samples, monkeypatch):
+    collate, counts = GemmaLisaCollator(processor), []
+    encode = processor.encode_conversations
+    monkeypatch.setattr(processor, "encode_conversations", lambda many: counts.append(len(many)) or encode(many))
+    first = collate(samples[:3])
+    textless = {**samples[0], "image": None, "masks": [None], "conversations": [Conversation((("Why?", "So."),))]}
+    again, shown = collate(samples[:3]), collate([{**textless, "image": samples[0]["image"]}])
+    without_image = collate([textless])
+    assert counts[1:] == [0, 1, 1]
+    assert all(torch.equal(first[name], again[name]) for name in TOKENS)
+    assert shown["input_ids"].shape[1] > without_image["input_ids"].shape[1]
+
+
+def test_encoded_texts_are_deleted_when_they_have_too_many_tokens(processor, samples, monkeypatch):
+    monkeypatch.setattr("gemma_lisa.collator.MAX_ENCODED_TOKENS", 10)
+    collate, counts = GemmaLisaCollator(processor), []
+    encode = processor.encode_conversations
+    monkeypatch.setattr(processor, "encode_conversations", lambda many: counts.append(len(many)) or encode(many))
+    batches = [collate(samples[:1]) for _ in range(2)]
+    assert counts[0] == counts[1] > 0
+    assert all(torch.equal(batches[0][name], batches[1][name]) for name in TOKENS)

@@ -148,8 +148,8 @@ def muon_of(args: TrainingArguments) -> tuple[Callable, dict[str, Any]] | None:
 class StackedMuon(torch.optim.Muon):
     """torch's Muon that orthogonalizes the updates of all matrices of one shape at once, in float32.
 
-    torch's own processes them one by one in bfloat16. A step of the demo's 103 matrices takes 5 to 14 times less CPU
-    time here (benchmarks/RESULTS.md). It was not measured on a GPU.
+    Several processes share this work. torch's own processes them one by one in bfloat16. A step of the demo's 103
+    matrices takes 5 to 14 times less CPU time here (benchmarks/RESULTS.md). It was not measured on a GPU.
     """
 
     def __init__(self, params: Iterable, lr: float, weight_decay: float, momentum: float = MOMENTUM):
@@ -163,16 +163,20 @@ class StackedMuon(torch.optim.Muon):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     of_shape[matrix.shape].append(matrix)
-            for (rows, columns), matrices in of_shape.items():
-                grads = [matrix.grad for matrix in matrices]
-                averages = [self._average(matrix) for matrix in matrices]
-                torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(grads, averages, group["momentum"])  # Nesterov's
-                updates = orthogonalize(torch.stack(ahead).float(), group["ns_coefficients"], group["ns_steps"])
+            ahead = [self._ahead(matrices, group["momentum"]) for matrices in of_shape.values()]
+            all_updates = orthogonalize_shared(ahead, group["ns_coefficients"], group["ns_steps"])
+            for ((rows, columns), matrices), updates in zip(of_shape.items(), all_updates, strict=True):
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
                 torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-rate)
         return loss
+
+    def _ahead(self, matrices: list[nn.Parameter], momentum: float) -> torch.Tensor:
+        """Add the gradients of N matrices to their averages, and return Nesterov's momentum, (N, R, C) float32."""
+        grads = [matrix.grad for matrix in matrices]
+        averages = [self._average(matrix) for matrix in matrices]
+        torch._foreach_lerp_(averages, grads, 1 - momentum)
+        return torch.stack(torch._foreach_lerp(grads, averages, momentum)).float()
 
     def _average(self, matrix: nn.Parameter) -> torch.Tensor:
         """Return the running average of a matrix's gradients."""
@@ -195,6 +199,35 @@ def orthogonalize(matrices: torch.Tensor, coefficients: tuple[float, float, floa
         gram = matrices @ matrices.mT  # (N, R, R)
         matrices = torch.baddbmm(matrices, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), matrices, beta=a)
     return matrices
+
+
+def orthogonalize_shared(
+    stacks: list[torch.Tensor], coefficients: tuple[float, float, float], num_steps: int
+) -> list[torch.Tensor]:
+    """Return `orthogonalize` of stacks that are equal on all processes; each process computes a share and sends it.
+
+    Args:
+        stacks: float32 matrices, each (N, R, C). Process r of P computes matrices r, r + P, ... of each stack.
+        coefficients, num_steps: as in `orthogonalize`.
+    """
+    is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if is_alone or not stacks:
+        return [orthogonalize(stack, coefficients, num_steps) for stack in stacks]
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    shares = []
+    for stack in stacks:
+        share = stack.new_zeros((len(stack) + size - 1) // size, *stack.shape[1:])  # the last can stay empty
+        own = stack[rank::size]
+        share[: len(own)] = orthogonalize(own, coefficients, num_steps)
+        shares.append(share)
+    flat = torch.cat([share.flatten() for share in shares])
+    gathered = flat.new_empty(size, len(flat))
+    torch.distributed.all_gather(list(gathered), flat)  # into the rows
+    parts = gathered.split([share.numel() for share in shares], dim=1)
+    return [
+        part.reshape(size, *share.shape).transpose(0, 1).flatten(0, 1)[: len(stack)]
+        for part, share, stack in zip(parts, shares, stacks, strict=True)
+    ]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

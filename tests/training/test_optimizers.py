@@ -1,6 +1,7 @@
 """Parameter groups with their own rates; Muon and AdamW: their parameters, one schedule, saved states."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -128,6 +129,47 @@ def test_matrices_of_one_shape_are_updated_as_if_one_by_one():
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other)
     assert torch.equal(together[-1], starts[-1])  # it has no gradient
+
+
+SHARED_SHAPES = ((4, 6), (4, 6), (6, 4), (5, 5), (4, 6))
+
+
+def steps_on_random_gradients(seen):
+    """Return matrices after two steps. seen: gets the number of matrices of each call of `orthogonalize`."""
+    torch.manual_seed(0)
+    matrices = [nn.Parameter(torch.randn(shape)) for shape in SHARED_SHAPES]
+    optimizer = StackedMuon(matrices, lr=0.1, weight_decay=0.1)
+
+    def watched(stack, *others):
+        seen.append(len(stack))
+        return orthogonalize(stack, *others)
+
+    with patch("gemma_lisa.training.optimizers.orthogonalize", watched):
+        for _ in range(2):
+            for matrix in matrices:
+                matrix.grad = torch.randn_like(matrix)
+            optimizer.step()
+    return [matrix.detach() for matrix in matrices]
+
+
+def share_a_step(rank, folder):
+    """Run the steps as one of two processes, and save what it computed."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    seen = []
+    torch.save({"matrices": steps_on_random_gradients(seen), "seen": seen}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_the_work_and_get_the_same_matrices(tmp_path):
+    torch.multiprocessing.spawn(share_a_step, (str(tmp_path),), nprocs=2)
+    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    # 3, 1 and 1 matrices of a shape; those with more rows than columns are transposed in a second call
+    assert [share["seen"] for share in shares] == [[2, 1, 1, 1] * 2, [1, 0, 0, 0] * 2]
+    alone = steps_on_random_gradients([])
+    for matrices in zip(alone, shares[0]["matrices"], shares[1]["matrices"], strict=True):
+        torch.testing.assert_close(matrices[0], matrices[1])
+        assert torch.equal(matrices[1], matrices[2])
 
 
 def test_an_update_is_nearly_orthogonal_and_zero_stays_zero():
