@@ -4,17 +4,17 @@ Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [S
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
-from transformers.utils import ModelOutput
 
-from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
+from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
+from .outputs_gemma_lisa import SegmentOutput
 
 # Options of `segment` without a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -22,27 +22,6 @@ MAX_NEW_TOKENS = 64
 # Options of `generate` that have no effect without sampling, or without several beams.
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 BEAMS = {"length_penalty", "early_stopping"}
-
-
-@accept_new_fields
-@dataclass
-class SegmentOutput(ModelOutput):
-    """Output of `segment`. R is `num_return_sequences` (default: 1).
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, followed by the new tokens.
-        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
-        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask.
-        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images. Pass it to
-            `segment` for further questions about them.
-    """
-
-    sequences: torch.LongTensor | None = None
-    pred_masks: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    seg_image_index: torch.LongTensor | None = None
-    image_embeddings: torch.FloatTensor | None = None
 
 
 class SegmentationMixin:
@@ -56,6 +35,7 @@ class SegmentationMixin:
         token_type_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         sam_pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
         image_embeddings: torch.FloatTensor | None = None,
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
@@ -93,18 +73,22 @@ class SegmentationMixin:
         """
         self.check_can_generate()
         options = self._generation_options(max_new_tokens, generation_config, generate_options)
-        prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids, "pixel_values": pixel_values}
+        one_of(pixel_values=pixel_values, image_features=image_features)
+        prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids}
+        prompt |= {"pixel_values": pixel_values, "image_features": image_features}
         prompt["attention_mask"] = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         num_images = self._check_prompt(prompt, sam_pixel_values, image_embeddings)
         prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, num_images)
         sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
-        if image_embeddings is None:
-            image_embeddings = self.encode_for_sam(sam_pixel_values)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
+        seg_image_index = seg.image_index
+        if image_embeddings is None:
+            seg, prompts = self._encode_shown(seg, prompts, sam_pixel_values)
+            image_embeddings = seg.image_embeddings if len(seg.image_embeddings) == num_images else None
         masks, scores = self._decode_new_seg(seg, prompts, multimask_output)
-        return SegmentOutput(sequences, masks, scores, seg.image_index, image_embeddings)
+        return SegmentOutput(sequences, masks, scores, seg_image_index, image_embeddings)
 
     def check_can_generate(self) -> None:
         """Raise an error if generation would silently give wrong results.
@@ -130,6 +114,8 @@ class SegmentationMixin:
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
             inputs.pop(name, None)
+        if inputs.get("token_type_ids") is None:  # a step after the prompt: the image is in the KV cache
+            inputs.pop("image_features", None)
         return inputs
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
@@ -174,6 +160,7 @@ class SegmentationMixin:
         num_images = int(has_image.sum())
         for name, images in (
             ("pixel_values", prompt["pixel_values"]),
+            ("image_features", prompt["image_features"]),
             ("sam_pixel_values", sam_pixel_values),
             ("image_embeddings", image_embeddings),
         ):
@@ -182,7 +169,7 @@ class SegmentationMixin:
                     f"{name} must have one image for each conversation with an image ({num_images}), "
                     f"got {len(images)}. Pass all outputs of one call of the processor."
                 )
-        if num_images and prompt["pixel_values"] is None:
+        if num_images and prompt["pixel_values"] is None and prompt["image_features"] is None:
             raise ValueError(
                 f"{num_images} conversations have an image, but pixel_values is missing. Pass all outputs of the "
                 "processor."
@@ -208,7 +195,7 @@ class SegmentationMixin:
         prompt: dict[str, torch.Tensor | None],
         sequences: torch.LongTensor,
         steps: list[torch.Tensor],
-        image_embeddings: torch.FloatTensor,
+        image_embeddings: torch.FloatTensor | None,
     ) -> SegStates:
         """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that have an image."""
         input_ids = prompt["input_ids"]  # (B, L)
@@ -221,10 +208,29 @@ class SegmentationMixin:
         image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
 
+    def _encode_shown(
+        self, seg: SegStates, prompts: list[tuple] | None, sam_pixel_values: torch.FloatTensor
+    ) -> tuple[SegStates, list[tuple] | None]:
+        """Run SAM's encoder on the images that have a `[SEG]`. Return states and prompts for these images only."""
+        shown = seg.image_index.unique()  # (J,), sorted
+        images = sam_pixel_values[shown.to(sam_pixel_values.device)]
+        embeddings = self.encode_for_sam(images) if len(shown) else self._no_embeddings(seg.states)
+        prompts = prompts and [prompts[image] for image in shown.tolist()]
+        index = torch.searchsorted(shown, seg.image_index)
+        return replace(seg, image_embeddings=embeddings, image_index=index), prompts
+
+    def _no_embeddings(self, states: torch.FloatTensor) -> torch.FloatTensor:
+        """Return SAM's encoding of no images, (0, C, 64, 64)."""
+        config = self.config.sam_config.prompt_encoder_config
+        return states.new_zeros(0, config.hidden_size, config.image_embedding_size, config.image_embedding_size)
+
     def _decode_new_seg(
         self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
     ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
         """Return mask logits (S, 256, 256) and scores (S,), using the points and boxes of each image if given."""
+        if len(seg.states) == 0:
+            side = 4 * seg.image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
+            return seg.states.new_zeros(0, side, side), seg.states.new_zeros(0)
         if prompts is not None:
             embeddings = self.project_seg(seg.states)  # (S, C)
             return decode_with_prompts(
@@ -270,7 +276,9 @@ class SegmentationMixin:
         length = prompt["input_ids"].shape[1]
         # Two passes, because an image token that the model generated does not stand for an image
         cache = DynamicCache()
-        first = self.model(**prompt, position_ids=positions[:, :length], use_cache=True, **{CACHE_NAME: cache})
+        features = prompt.pop("image_features", None)
+        inputs = {**prompt, "position_ids": positions[:, :length], "use_cache": True, CACHE_NAME: cache}
+        first = self._run_gemma(inputs.pop("input_ids"), None, None, features, None, inputs)
         then = self.model(
             input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], **{CACHE_NAME: cache}
         )

@@ -92,9 +92,7 @@ def decode_masks(
             sparse = torch.cat([sparse_prompts.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
         masks, scores = sam.mask_decoder(
             image_embeddings=image_embeddings.to(weight),
-            image_positional_embeddings=sam.get_image_wide_positional_embeddings()
-            .to(weight)  # (1, C, 64, 64)
-            .expand(count, -1, -1, -1),
+            image_positional_embeddings=sam.get_image_wide_positional_embeddings().to(weight),  # (1, C, 64, 64)
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense.to(weight),
             multimask_output=multimask_output,

@@ -14,7 +14,7 @@ from transformers import Pipeline
 from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import warn_of_unknown
 from .generation_gemma_lisa import MAX_NEW_TOKENS
-from .images_gemma_lisa import load_rgb
+from .lazy_images_gemma_lisa import as_lazy, is_lazy
 from .mask_decoding_gemma_lisa import loaded_device
 
 TASK = "reasoning-segmentation"
@@ -159,8 +159,10 @@ class ReasoningSegmentationPipeline(Pipeline):
         return {}, {name: value for name, value in options.items() if name in _OPTIONS}, {}
 
     def preprocess(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Open the image. The text is tokenized later, with the whole batch."""
-        return {"questions": {**question, "image": load_rgb(question["image"])}}
+        """Open the image. Its pixels are decoded and the text is tokenized later, with the whole batch."""
+        image = as_lazy(question["image"])
+        _ = image.size  # raises for a file that cannot be opened
+        return {"questions": {**question, "image": image}}
 
     def _forward(
         self,
@@ -193,7 +195,7 @@ def _picture_of(mask: torch.BoolTensor) -> Image.Image:
 
 
 def _is_one(images: Any) -> bool:
-    return isinstance(images, str | os.PathLike | bytes | Image.Image | dict)
+    return isinstance(images, str | os.PathLike | bytes | Image.Image | dict) or is_lazy(images)
 
 
 def _list_of_questions(images: Any, text: Any, points: Any, boxes: Any) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from gemma_lisa.checkpoints.loading import DTYPES, EXAMPLE, load_asked
 from gemma_lisa.drawing.overlay import draw_answer
-from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.interfaces.answer_json import json_text, record
 from gemma_lisa.interfaces.answer_text import answer_text, labels, masks_text
 from gemma_lisa.interfaces.command_line import (
@@ -42,6 +41,7 @@ from gemma_lisa.interfaces.image_inputs import (
 )
 from gemma_lisa.interfaces.output_checks import PICTURES, check_outputs, check_suffix
 from gemma_lisa.interfaces.terminal import TerminalConversation, run_conversation
+from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.short_text import listed, shorten, show
@@ -310,13 +310,13 @@ def answer_all(
     is_hidden = True if len(asked) <= args.batch_size else None  # None: shown in a terminal only
     for start in tqdm(range(0, len(asked), args.batch_size), unit="batch", disable=is_hidden):
         batch = asked[start : start + args.batch_size]
-        images = {path: load_rgb(path) for path in dict.fromkeys(path for (path, _), _ in batch)}
+        images = {path: LazyImage(path) for path in dict.fromkeys(path for (path, _), _ in batch)}
         questions = [{"image": images[path], "text": query} for (path, query), _ in batch]
         answers = answer(model, processor, questions, **options)
         for ((path, query), output), found in zip(batch, answers, strict=True):
             line = f"{path} | {shorten(query)} | {answer_text(found)} | {masks_text(query, found)}"
             if output is not None:
-                write_answer(output, images[path], query, found, args.masks)
+                write_answer(output, images[path].load(), query, found, args.masks)
                 line += f" | wrote {output}"
             tqdm.write(line)
             if export is not None:

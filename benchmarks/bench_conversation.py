@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
         question, target = sample["conversations"][0].turns[0][0], sample["masks"][0]
         if sample["source"] != source:
             source, turn = sample["source"], 0
-            session, alone = (model.start(sample["image"], processor) for _ in range(2))
+            session, alone = (model.start(sample["image"].load(), processor) for _ in range(2))
         turn += 1
         answer = session.ask(question)
         if not len(target):

@@ -176,6 +176,34 @@ def workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"memory": sorted(found.items())}
 
 
+def trace(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the milliseconds that each training step waits for its batch, if a step takes `args.step` seconds."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from gemma_lisa.collator import GemmaLisaCollator
+    from gemma_lisa.datasets_builder.mixture import load_rows
+    from gemma_lisa.datasets_builder.questions import TrainingQuestions
+
+    torch.set_num_threads(1)
+    questions = TrainingQuestions(load_rows("coco_instances", "train", str(folder / "coco")), 0, MAX_QUESTIONS)
+    order = [step % len(questions) for step in range(args.batches * BATCH_SIZE)]
+    loader = DataLoader(
+        torch.utils.data.Subset(questions, order),
+        batch_size=BATCH_SIZE,
+        num_workers=args.workers,
+        collate_fn=GemmaLisaCollator(real_size_processor(), as_bytes=True),
+    )
+    waited, batches = [], iter(loader)
+    for _ in range(len(loader)):
+        start = time.perf_counter()
+        next(batches)
+        waited.append(1000 * (time.perf_counter() - start))
+        time.sleep(args.step)  # the accelerator works, and the CPU is free
+    later = waited[1:] or waited
+    return {"first": waited[0], "median": statistics.median(later), "longest": max(later), "steps": len(later)}
+
+
 def headers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Measure CPU microseconds to read the size of a photo with `stored_size` and Pillow (medians of 9 repeats)."""
     from gemma_lisa.datasets_builder.formats.jpeg_header import size_by_pillow, stored_size
@@ -260,6 +288,7 @@ CASES = {
     "first": first_sample,
     "samples": samples,
     "workers": workers,
+    "trace": trace,
     "headers": headers,
     "polygons": polygons,
 }
@@ -271,6 +300,7 @@ CASES = {
 def run_case(case: str, folder: Path, args: argparse.Namespace, **options: str) -> dict[str, Any]:
     """Run a case in a process and return its result, with the peak memory of the process in GB."""
     shared = {"scale": args.scale, "samples": args.samples, "workers": args.workers, "batches": args.batches}
+    shared["step"] = args.step
     given = [f"--{name}={value}" for name, value in {**shared, **options}.items()]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--case", case, "--output", str(folder), *given]
@@ -306,6 +336,13 @@ def report(folder: Path, args: argparse.Namespace) -> list[str]:
         for seen, memory in run_case("workers", folder, args, questions=questions)["memory"]:
             cells = " | ".join(f"{memory[kind]:,.0f}" for kind in MEMORY)
             lines.append(f"| {questions} | {seen:,} | {cells} |")
+    found = run_case("trace", folder, args, workers=str(args.trace_workers))
+    lines += [
+        f"\nMilliseconds that a step of {args.step:g} s with {BATCH_SIZE} samples waits for its batch, with "
+        f"{args.trace_workers} workers:\n",
+        "| steps | median | longest | first step, with the start of the workers |\n|---|---|---|---|",
+        f"| {found['steps']} | {found['median']:.1f} | {found['longest']:.1f} | {found['first']:,.0f} |",
+    ]
 
     from gemma_lisa.checkpoints.training_record import (
         commit,  # imported late, because the peak memory of a child starts at that of its parent
@@ -329,6 +366,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="number of worker processes (default: 8)")
     parser.add_argument(
         "--batches", type=int, default=50, help=f"number of timed batches of {BATCH_SIZE} samples (default: 50)"
+    )
+    parser.add_argument(
+        "--step", type=float, default=0.5, help="seconds of a training step of --case trace (default: 0.5)"
+    )
+    parser.add_argument(
+        "--trace_workers", type=int, default=2, help="number of worker processes of the trace (default: 2)"
     )
     parser.add_argument("--case", choices=CASES, help="run only this case, in this process")
     parser.add_argument("--dataset", choices=SETS, help="data set of --case first")

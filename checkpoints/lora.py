@@ -20,6 +20,7 @@ from .adapter_base import ADAPTER_CONFIG, Base, check_base, write_base
 from .checksums import check_checksums, write_checksums
 from .loading import wrong_weights
 from .quantization import TEXT_LINEARS, quantization_of
+from .trained_rows import replace_rows_without_copies
 
 # Full paths of the linear layers with LoRA. Full, because SigLIP and SAM also have a q_proj.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
@@ -108,6 +109,7 @@ def add_lora(
     if base is not None:
         config.base_model_name_or_path, config.revision = base.name, base.revision
     adapted = AdaptedGemmaLisa(model, config)
+    replace_rows_without_copies(adapted)
     adapted.base = base
     hold_trained_in_fp32(adapted)
     return adapted
@@ -143,6 +145,7 @@ def attach_adapter(
     wrong = found ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if wrong:
         raise ValueError(f"{weights}: {wrong_weights(sorted(wrong))}.")
+    replace_rows_without_copies(adapted)
     adapted.base = base
     if is_trainable:
         hold_trained_in_fp32(adapted)

@@ -109,7 +109,7 @@ def draw(rows: datasets.Dataset, chosen: list[tuple[int, str | None]], output: P
         question, answer = conversation.turns[0]
         cards.append(
             {
-                "image": sample["image"],
+                "image": sample["image"].load(),
                 "question": question,
                 "answer": answer.replace(SEG_SLOT, "[SEG]"),
                 "masks": masks,

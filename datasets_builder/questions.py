@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow.compute
 import torch
 from datasets import Dataset
-from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 from gemma_lisa.safety.short_text import count_of
 
-from .rows import check_row, load_image, target_masks
+from .rows import check_row, lazy_image, target_masks
 from .templates import Conversation, Phrasing, ask, ask_plainly
 
 
@@ -28,7 +28,7 @@ class TrainingQuestions(TorchDataset):
     Sample i of epoch e depends only on (seed, e, i). A sample is a dict:
 
         source (str): where the row is from.
-        image (PIL.Image, RGB, or None): the upright image.
+        image (`LazyImage` or None): the image, decoded when its pixels are needed.
         conversations (list of `templates.Conversation`): questions and answers.
         masks (list of (K, H, W) uint8 or None): one entry per conversation. 0 is background, 1 is the target, 255 is
             ignored. Masks are in the order of the `{seg}` in the answers. None if the conversation has no target.
@@ -203,14 +203,14 @@ def training_sample(
 
 def _sample(row: dict[str, Any], conversations: list) -> dict[str, Any]:
     check_row(row)
-    image = load_image(row["image"], row["source"])
+    image = lazy_image(row["image"], row["source"])
     if image is None and any(conversation.targets for conversation in conversations):
         raise ValueError(f"{row['source']}: a row without an image cannot have targets; add the image or remove them.")
     masks = [_masks_of(conversation, image, row["source"]) for conversation in conversations]
     return {"source": row["source"], "image": image, "conversations": conversations, "masks": masks}
 
 
-def _masks_of(conversation: Conversation, image: Image.Image | None, source: str) -> np.ndarray | None:
+def _masks_of(conversation: Conversation, image: LazyImage | None, source: str) -> np.ndarray | None:
     """Return the masks of all targets of a conversation, (K, H, W), or None if it has no targets."""
     if not conversation.targets:
         return None

@@ -12,7 +12,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.images_gemma_lisa import load_rgb, pixel_limit
+from gemma_lisa.images_gemma_lisa import pixel_limit
+from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 from gemma_lisa.safety.short_text import count_of, name_of, show
 
@@ -185,7 +186,13 @@ def check_coverage(runs: np.ndarray, pixels: int) -> None:
 
 
 def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Image.Image | None:
-    """Return the upright RGB image with `load_rgb`, or None for a text-only row.
+    """Return the upright RGB image with `load_rgb`, or None for a text-only row. Arguments: `lazy_image`."""
+    lazy = lazy_image(image, source)
+    return None if lazy is None else lazy.load()
+
+
+def lazy_image(image: Image.Image | str | Path | dict | None, source: str) -> LazyImage | None:
+    """Return the image, decoded when its pixels are needed, or None for a text-only row.
 
     Args:
         image: a PIL image, its path, or a value of ROW_FEATURES: {"bytes": encoded file or None, "path": str or None}.
@@ -202,7 +209,7 @@ def load_image(image: Image.Image | str | Path | dict | None, source: str) -> Im
             raise ValueError(
                 f"{source}: the image has neither bytes nor a path; add one, or use None for a text-only row."
             )
-    return load_rgb(image, where)
+    return LazyImage(image, where)
 
 
 def sort_by_centroid(masks: list[np.ndarray]) -> list[int]:

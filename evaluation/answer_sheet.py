@@ -17,7 +17,7 @@ def draw_answers(samples: list[dict[str, Any]], answers: list[Answer], columns: 
         size = (sample["image"].height, sample["image"].width)
         cards.append(
             {
-                "image": sample["image"],
+                "image": sample["image"].load(),
                 "question": answer.question,
                 "target": unite(answer.target, size),
                 "prediction": answer.masks,

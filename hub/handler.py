@@ -93,7 +93,9 @@ class EndpointHandler:
             content, text, options, mask_format = read_request(data)
             image = self.open_image(content)
             check_places(options, image.size)
-            answer = self.pipe(images=image, text=text, encode_mask=MaskEncoder(mask_format), **options)
+            # the file, because the processor reads large JPEG files at a reduced size
+            shown = content if isinstance(content, bytes) else image
+            answer = self.pipe(images=shown, text=text, encode_mask=MaskEncoder(mask_format), **options)
             masks = [
                 {"score": segment["score"], "label": segment["label"], **segment["mask"]}
                 for segment in answer.pop("segments")

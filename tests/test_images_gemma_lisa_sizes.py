@@ -8,7 +8,7 @@ import torch
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa import processing_gemma_lisa
+from gemma_lisa import lazy_images_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.images_gemma_lisa import (
     PixelNormalization,
@@ -104,12 +104,12 @@ def test_only_one_image_of_a_batch_at_a_time_is_in_memory(tiny, make_picture, tm
         make_picture(20, 30).save(path)
     opened, held = [], []
 
-    def counting(image):
+    def counting(image, *options):
         held.append(sum(reference() is not None for reference in opened))
-        rgb = load_rgb(image)
+        rgb = load_rgb(image, *options)
         opened.append(weakref.ref(rgb))
         return rgb
 
-    monkeypatch.setattr(processing_gemma_lisa, "load_rgb", counting)
+    monkeypatch.setattr(lazy_images_gemma_lisa, "load_rgb", counting)
     tiny[1].encode_images(paths)
     assert len(held) == 4 and max(held) <= 1

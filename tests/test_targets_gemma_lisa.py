@@ -1,5 +1,8 @@
 """The target masks of a batch, simulated clicks and boxes, and their losses."""
 
+import re
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -311,6 +314,25 @@ def test_masks_with_invalid_values_are_an_error(tiny, samples, change, error_tex
     batch["mask_labels"] = [change(masks) for masks in batch["mask_labels"]]
     with pytest.raises(ValueError, match=error_text):
         model(**batch)
+
+
+@pytest.mark.parametrize("values", [set(chosen) for n in (1, 2, 3) for chosen in combinations((0, 1, 2, 254, 255), n)])
+def test_masks_have_the_values_0_1_and_255_but_not_0_and_255_alone(values):
+    masks = torch.tensor(sorted(values), dtype=torch.uint8).repeat(2, 3, 1)
+    if values <= {0, 1, IGNORE_VALUE} and values != {0, IGNORE_VALUE}:
+        assert torch.equal(pad_masks([masks], 64)[0], masks)
+    else:
+        with pytest.raises(ValueError, match=f"masks of here have the values {re.escape(str(sorted(values)))}"):
+            pad_masks([masks], 64, ["here"])
+
+
+@pytest.mark.parametrize("size", [(37, 100), (101, 13), (64, 65), (300, 7)])
+def test_large_masks_are_resized_to_the_nearest_pixel(size):
+    masks = torch.tensor([0, 1, IGNORE_VALUE], dtype=torch.uint8)[torch.randint(3, (2, *size))]
+    masks[0, 0, 0] = 1
+    (resized, [target, _]) = pad_masks([masks], 50)
+    expected = F.interpolate(masks[None].float(), size=target.tolist(), mode="nearest-exact")[0]
+    assert resized.dtype == torch.uint8 and max(target) == 50 and torch.equal(resized.float(), expected)
 
 
 def test_bool_masks_are_accepted(tiny, samples):

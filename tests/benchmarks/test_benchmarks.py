@@ -31,5 +31,6 @@ def test_bench_data_measures_all_sets_and_all_parts(tmp_path):
     assert all(
         0.9 < lowest <= mean < 1 for mean, lowest in (found["polygons"][name] for name in ("Pillow", "pycocotools"))
     )
+    assert "| 1 |" in report.partition("waits for its batch")[2]  # the steps after the first
     for questions, seen in {("training", 4), ("training", 40), ("evaluation", 4), ("evaluation", 40)}:
         assert f"| {questions} | {seen} |" in report

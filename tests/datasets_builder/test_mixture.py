@@ -33,7 +33,7 @@ def rows():
 
 def plain(sample):
     """Return a sample as values that can be compared."""
-    image = None if sample["image"] is None else (sample["image"].mode, sample["image"].size, sample["image"].tobytes())
+    image = None if sample["image"] is None else (sample["image"].size, sample["image"].load().tobytes())
     masks = [None if masks is None else (masks.dtype.name, masks.shape, masks.tobytes()) for masks in sample["masks"]]
     return sample["source"], image, tuple(sample["conversations"]), masks
 

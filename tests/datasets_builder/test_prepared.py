@@ -57,7 +57,7 @@ def test_shards_give_the_written_rows_with_their_images(shards, rows, tmp_path):
     assert found.features == ROW_FEATURES
     assert found["source"] == rows["source"] and found["targets"] == rows["targets"]
     sample = EvaluationQuestions(found, with_conversations=False)[2]
-    assert sample["image"].getpixel((0, 0)) == (255, 0, 0) and sample["masks"][0].sum() == 4
+    assert sample["image"].load().getpixel((0, 0)) == (255, 0, 0) and sample["masks"][0].sum() == 4
     assert len(load_rows(str(shards), "validation", data_dir=str(tmp_path))) == 1
 
 

@@ -19,6 +19,7 @@ CODE_FILES = {
     "configuration_gemma_lisa.py",
     "generation_gemma_lisa.py",
     "images_gemma_lisa.py",
+    "lazy_images_gemma_lisa.py",
     "packing_gemma_lisa.py",
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",

@@ -8,6 +8,7 @@ from grey_pictures import box_mask, grey_image
 
 from gemma_lisa.drawing.sheet import draw_samples
 from gemma_lisa.evaluation.answer_sheet import draw_answers
+from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 
 
 def answer(targets: list[np.ndarray], masks: list[np.ndarray], iou: float) -> SimpleNamespace:
@@ -22,8 +23,8 @@ def answer(targets: list[np.ndarray], masks: list[np.ndarray], iou: float) -> Si
 
 def test_each_answer_is_a_card_with_the_union_of_its_targets_its_masks_and_its_iou():
     left, right = box_mask(4, 4, 20, 20), box_mask(30, 30, 60, 60)
-    sample = {"image": grey_image()}
-    card = {"image": sample["image"], "question": "the squares", "answer": "They are [SEG] and [SEG]."}
+    sample = {"image": LazyImage(grey_image())}
+    card = {"image": sample["image"].load(), "question": "the squares", "answer": "They are [SEG] and [SEG]."}
     found = card | {"target": (left | right).astype(np.uint8), "prediction": np.stack([left, right]), "iou": 1.0}
     missed = card | {"target": left.astype(np.uint8), "prediction": np.zeros((0, 64, 64), dtype=bool), "iou": 0.0}
     answers = [answer([left, right], [left, right], 1.0), answer([left], [], 0.0)]

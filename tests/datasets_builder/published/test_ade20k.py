@@ -45,7 +45,7 @@ def test_row_has_a_target_for_each_class_and_ignores_other_pixels(root):
     assert [target["texts"] for target in rows[0]["targets"]] == [["the wall"], ["the flag"]]
     assert rows[0]["image"] == {"bytes": None, "path": str(root / "ade20k/images/training/ADE_train_00000001.jpg")}
     sample = EvaluationQuestions(rows, with_conversations=False)[3]
-    assert sample["image"].mode == "RGB"
+    assert sample["image"].load().mode == "RGB"
     expected = np.zeros((1, 6, 8), dtype=np.uint8)
     expected[:, 3:, :4], expected[:, :, 4:] = 1, IGNORE_VALUE
     assert np.array_equal(sample["masks"][0], expected)

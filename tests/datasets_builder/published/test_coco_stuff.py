@@ -52,7 +52,7 @@ def test_row_has_a_target_with_a_plain_name_for_each_class(root):
 def test_unlabeled_and_other_classes_are_ignored(root):
     questions = EvaluationQuestions(load_rows("coco_stuff", "train", str(root)), with_conversations=False)
     sample = questions[4 + 2]  # the sky in the greyscale photo
-    assert sample["image"].mode == "RGB" and sample["source"].endswith("25")
+    assert sample["image"].load().mode == "RGB" and sample["source"].endswith("25")
     expected = np.full((1, 6, 8), IGNORE_VALUE, dtype=np.uint8)
     expected[:, :2], expected[:, 2:4, :4], expected[:, 4, :5] = 1, 0, 0
     assert np.array_equal(sample["masks"][0], expected)

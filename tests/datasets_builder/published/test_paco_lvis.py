@@ -87,7 +87,7 @@ def test_row_has_a_target_for_each_category_and_two_texts_for_a_part(root, caplo
 
 def test_instances_are_united_and_those_without_annotated_parts_are_ignored_for_parts(root):
     questions = EvaluationQuestions(load_rows("paco_lvis", "train", str(root)), with_conversations=False)
-    assert questions[0]["image"].mode == "RGB"
+    assert questions[0]["image"].load().mode == "RGB"
     can, inner = questions[0]["masks"][0][0], questions[1]["masks"][0][0]
     assert can[0].tolist() == [1, 1, 0, 0, 0, 1, 1, 0]
     assert inner[0].tolist() == [1, 0, 0, 0, 0, IGNORE_VALUE, IGNORE_VALUE, 0]

@@ -69,7 +69,7 @@ def test_all_texts_ask_for_one_mask_and_evaluation_asks_the_first(root, caplog):
     assert rows[0]["image"] == {"bytes": None, "path": str(root / FOLDER / "train/1_a_o.jpg")}
     questions = EvaluationQuestions(rows, with_conversations=False)
     assert questions[0]["conversations"][0].turns[0][0] == "What’s the café’s front?"
-    assert questions[0]["image"].mode == "RGB"
+    assert questions[0]["image"].load().mode == "RGB"
     assert "skipped shapes labelled flag (1)" in caplog.text and "1_a_o.json: shape 2" in caplog.text
 
 
