@@ -129,7 +129,7 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         options = {"padding_side": padding_side, **kwargs, **(processor_kwargs or {})}
         multiple, longest, padding_side = _read_tokenizing_options(options)
         encoded = self.encode_conversations(conversations, add_generation_prompt, chat_template, continue_final_message)
-        batch = self._pad_conversations(encoded, multiple, longest, padding_side)
+        batch = self.pad_conversations(encoded, multiple, longest, padding_side)
         if not return_assistant_tokens_mask:
             batch.pop("assistant_masks")
         if not return_dict:
@@ -137,10 +137,10 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         images = [image for messages in conversations for image in images_of(messages)]
         return BatchFeature({**batch, **(self.encode_images(images) if images else {})})
 
-    def _pad_conversations(
-        self, encoded: list[tuple[list[int], list[int]]], multiple: int, longest: int | None, padding_side: str
+    def pad_conversations(
+        self, encoded: list, multiple: int = 1, longest: int | None = None, padding_side: str = "left"
     ) -> dict[str, torch.LongTensor]:
-        """Return input_ids, attention_mask, assistant_masks and token_type_ids, each (B, L)."""
+        """Return input_ids, attention_mask, assistant_masks and token_type_ids of encoded conversations, (B, L)."""
         if longest is not None and (length := max(len(ids) for ids, _ in encoded)) > longest:
             raise ValueError(
                 f"A conversation has {length} tokens, but max_length is {longest}. Truncation is not supported: it "

@@ -99,43 +99,51 @@ class FoldedAttention(SamAttention):
         attention_similarity: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, None]:
-        """Return the attention output (S, 1, Q, C) for queries (S, 1, Q, C), keys and values (S, 1, K, C), and None."""
+        """Return the attention output, of the shape of the query, and None.
+
+        Args:
+            query: (I, P, Q, C) for P prompts of each image. Its first two dimensions have S elements in total.
+            key, value: (I, P, K, C), or (S, 1, K, C).
+            attention_similarity: added to the attention; only the class of transformers supports it.
+        """
         num_queries, num_keys = query.shape[2], key.shape[2]
         projections = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
         is_known = attention_similarity is None and all(type(layer) is nn.Linear for layer in projections)
         if is_known and num_keys >= MIN_RATIO * num_queries:
-            return self._read_patches(query, key, value), None
-        if is_known and num_queries >= MIN_RATIO * num_keys:
-            return self._write_patches(query, key, value), None
-        return super().forward(query, key, value, attention_similarity, **kwargs)
+            attend = self._read_patches
+        elif is_known and num_queries >= MIN_RATIO * num_keys:
+            attend = self._write_patches
+        else:
+            return super().forward(query, key, value, attention_similarity, **kwargs)
+        flat = (side.flatten(0, 1) for side in (query, key, value))  # (S, Q, C), (S, K, C), (S, K, C)
+        return attend(*flat).view_as(query), None
 
     def _read_patches(self, tokens: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Return (S, 1, T, C): tokens (S, 1, T, C) attend to patches, with keys and values (S, 1, N, C)."""
-        (count, points, length, _), heads = tokens.shape, self.num_attention_heads
-        query = self._heads(self.q_proj(tokens) * self.scaling)  # (S, 1, E, T, d)
-        folded = query @ self._by_head(self.k_proj)  # (S, 1, E, T, C)
-        scores = folded.flatten(2, 3) @ key.transpose(2, 3)  # (S, 1, E * T, N)
-        # the same for all patches, so softmax ignores it; but each parameter needs a gradient
-        scores = scores + (query @ self.k_proj.bias.view(heads, -1, 1)).flatten(2, 3)
-        read = (scores.softmax(-1) @ value).view(count, points, heads, length, -1)  # (S, 1, E, T, C)
-        read = read @ self._by_head(self.v_proj).transpose(1, 2)  # (S, 1, E, T, d)
-        return self.out_proj(read.transpose(2, 3).flatten(3) + self.v_proj.bias)
+        """Return (S, T, C): tokens (S, T, C) attend to patches, with keys and values (S, N, C)."""
+        query = self._heads(self.q_proj(tokens) * self.scaling)  # (S, E, T, d)
+        folded = (query @ self._by_head(self.k_proj)).flatten(1, 2)  # (S, E * T, C)
+        # The bias adds the same to all patches, so softmax ignores it; but each parameter needs a gradient
+        offset = (query @ self.k_proj.bias.view(self.num_attention_heads, -1, 1)).flatten(1, 2)  # (S, E * T, 1)
+        scores = folded @ key.transpose(1, 2) + offset  # (S, E * T, N)
+        read = (scores.softmax(-1) @ value).view(*query.shape[:3], -1)  # (S, E, T, C)
+        read = read @ self._by_head(self.v_proj).transpose(1, 2)  # (S, E, T, d)
+        return self.out_proj(read.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
     def _write_patches(self, patches: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Return (S, 1, N, C): patches (S, 1, N, C) attend to tokens, with keys and values (S, 1, T, C)."""
-        length, heads = key.shape[2], self.num_attention_heads
-        key = self._heads(self.k_proj(key) * self.scaling)  # (S, 1, E, T, d)
-        folded = (key @ self._by_head(self.q_proj)).flatten(2, 3)  # (S, 1, E * T, C)
-        offset = (key @ self.q_proj.bias.view(heads, -1, 1)).flatten(2)  # (S, 1, E * T)
-        scores = patches @ folded.transpose(2, 3) + offset[:, :, None]  # (S, 1, N, E * T)
-        chances = scores.unflatten(-1, (heads, length)).softmax(-1).flatten(-2)
+        """Return (S, N, C): patches (S, N, C) attend to tokens, with keys and values (S, T, C)."""
+        heads = self.num_attention_heads
+        key = self._heads(self.k_proj(key) * self.scaling)  # (S, E, T, d)
+        folded = (key @ self._by_head(self.q_proj)).flatten(1, 2)  # (S, E * T, C)
+        offset = (key @ self.q_proj.bias.view(heads, -1, 1)).flatten(1)  # (S, E * T)
+        scores = patches @ folded.transpose(1, 2) + offset[:, None]  # (S, N, E * T)
+        chances = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2)
         output = self.out_proj.weight.view(-1, heads, self.internal_dim // heads).permute(1, 2, 0)  # (E, d, C)
-        written = (self._heads(self.v_proj(value)) @ output).flatten(2, 3)  # (S, 1, E * T, C)
+        written = (self._heads(self.v_proj(value)) @ output).flatten(1, 2)  # (S, E * T, C)
         return chances @ written + self.out_proj.bias
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """Return projected tokens (S, 1, T, E · d) by head, (S, 1, E, T, d)."""
-        return projected.unflatten(-1, (self.num_attention_heads, -1)).transpose(2, 3)
+        """Return projected tokens (S, T, E · d) by head, (S, E, T, d)."""
+        return projected.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
 
     def _by_head(self, layer: nn.Linear) -> torch.Tensor:
         """Return the weight of a projection by head, (E, d, C)."""
@@ -163,12 +171,13 @@ class FastMaskDecoder(SamMaskDecoder):
         Args:
             image_embeddings: (S, C, H, W).
             image_positional_embeddings: (1, C, H, W).
-            sparse_prompt_embeddings: (S, 1, T, C).
+            sparse_prompt_embeddings: (S, 1, T, C). Several prompts per image need the class of transformers.
             dense_prompt_embeddings: (S, C, H, W), or (1, C, H, W).
             multimask_output: return three masks instead of one.
         """
         convolutions = (self.upscale_conv1, self.upscale_conv2)
-        is_known = all(value is None for value in options.values())
+        is_known = sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[1] == 1
+        is_known = is_known and all(value is None for value in options.values())
         if not is_known or not all(type(layer) is nn.ConvTranspose2d for layer in convolutions):
             return super().forward(
                 image_embeddings,

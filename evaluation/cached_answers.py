@@ -9,7 +9,7 @@ from gemma_lisa.chat_template_gemma_lisa import user_turn
 from gemma_lisa.feature_cache.cache import FeatureCache, image_inputs
 from gemma_lisa.mask_decoding_gemma_lisa import loaded_device
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
-from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor, pad_rows
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 
 def answer_with_cache(
@@ -30,13 +30,8 @@ def answer_with_cache(
         cache: features of the images.
     """
     conversations = [[user_turn(asked["text"], asked["image"])] for asked in questions]
-    rows = [ids for ids, _ in processor.encode_conversations(conversations, add_generation_prompt=True)]
-    columns = {
-        "input_ids": (rows, processor.tokenizer.pad_token_id),
-        "attention_mask": ([[1] * len(ids) for ids in rows], 0),
-    }
-    inputs = pad_rows(columns, padding_side="left")
-    inputs["token_type_ids"] = (inputs["input_ids"] == processor.tokenizer.image_token_id).long()
+    inputs = processor.pad_conversations(processor.encode_conversations(conversations, add_generation_prompt=True))
+    inputs.pop("assistant_masks")
     images = [asked["image"] for asked in questions if asked["image"] is not None]
     inputs |= image_inputs(cache, processor, images)
     inputs = to_device(inputs, loaded_device(model, model.device))
