@@ -149,7 +149,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     def refuse_fp16(self) -> None:
         """Raise ValueError if the dtype of the model or of autocast is float16."""
         _check_dtype(self.dtype)
-        device = self.lm_head.weight.device.type
+        device = self.device.type  # not of a weight of the embedding: PEFT would copy the matrix
         if device != "meta" and torch.is_autocast_enabled(device):
             _check_dtype(torch.get_autocast_dtype(device))
 
