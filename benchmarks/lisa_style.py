@@ -7,7 +7,7 @@ It follows model/LISA.py and LLaVA 1.1, in which LISA is implemented:
 - Logits are computed for all positions, in fp32, and the loss is computed over all of them.
 - The embedding and the head are trained as a whole, with LoRA on q and v, the projector and SAM's mask decoder.
 - A Python loop calls SAM's mask decoder and the mask losses for one image at a time.
-- Generation has no KV cache. Every token needs another pass over prompt, image and answer, with all logits.
+- Generation has no KV cache. Every token needs a forward pass on the whole prompt, image and answer, with all logits.
 
 SAM's layers are those of transformers, without the faster ones of this project.
 
