@@ -7,8 +7,9 @@ weights. First, only seg_projector and SAM's mask decoder are trained. Then come
 with base weights in bf16 and in 4 bits. Their memory is compared with the prediction of scripts/plan_memory.py.
 
 A LoRA step on 8 images with 3 questions each is compared with the GPU's own peak of matrix products in bf16. SAM's
-encoder, the first mask of a session and a later question are measured alone. bench_train.py and bench_inference.py
-compare the same sizes with LISA's way of working.
+encoder, the first mask of a session and a later question are measured alone.
+
+`bench_train.py` and `bench_inference.py` compare the same sizes with LISA's way of working.
 
 Results are appended to --output with command, commit, date and machine. Without a GPU, `--size tiny --device cpu` runs
 the same code on a small model.

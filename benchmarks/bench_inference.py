@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gemma_lisa.benchmarks.lisa_style import add_lisa_lora, lisa_segment
+from gemma_lisa.benchmarks.lisa_style import add_lisa_lora, lisa_segment, use_stock_layers
 from gemma_lisa.benchmarks.report import publish
 from gemma_lisa.benchmarks.stand_in_model import (
     LORA_RANK,
@@ -61,13 +61,15 @@ class Inference:
     Args:
         work: the model; `images` and `questions` have no effect.
         adapter: add LoRA layers that are not merged.
-        is_lisa: add them to the layers that LISA trains.
+        is_lisa: prepare the model for `lisa`, with stock layers, and LoRA where LISA has it.
         tokens: length of an answer.
     """
 
     def __init__(self, work: Work, adapter: bool, is_lisa: bool, tokens: int):
         self.work, self.tokens = work, tokens
         self.model, self.processor = build_stand_in(work)
+        if is_lisa:
+            use_stock_layers(self.model)
         if adapter and is_lisa:
             add_lisa_lora(self.model, LORA_RANK)
         elif adapter:

@@ -32,8 +32,8 @@ from transformers import (
     SamModel,
 )
 
-from gemma_lisa.benchmarks.bench_gpu import real_size, tiny_size
 from gemma_lisa.benchmarks.report import ROOT, publish
+from gemma_lisa.benchmarks.stand_in_model import Work, build_sizes
 from gemma_lisa.checkpoints.sam_pth import original_name
 from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
@@ -171,7 +171,7 @@ def main() -> None:
     folder.mkdir()
     gemma, sam, start, image = folder / "gemma", folder / "sam.pth", folder / "start", folder / "image.png"
     try:
-        config, processor = real_size() if args.size == "real" else tiny_size()
+        config, processor = build_sizes(Work(args.size))
         write_sam(sam, config.sam_config if args.size == "real" else small_sam())
         write_gemma(gemma, config, processor)
         pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)

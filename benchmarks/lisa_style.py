@@ -7,7 +7,9 @@ It follows model/LISA.py and LLaVA 1.1, in which LISA is implemented:
 - Logits are computed for all positions, in fp32, and the loss is computed over all of them.
 - The embedding and the head are trained as a whole, with LoRA on q and v, the projector and SAM's mask decoder.
 - A Python loop calls SAM's mask decoder and the mask losses for one image at a time.
-- Generation has no KV cache. Every token needs another pass over prompt, image and answer, with all logits.
+- Generation has no KV cache. Every token needs a forward pass on the whole prompt, image and answer, with all logits.
+
+SAM's layers are those of transformers, without the faster ones of this project.
 
 LISA's LLaMA has separate weights for embedding and head. They are one matrix here, as in Gemma 3.
 """
@@ -18,9 +20,17 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, bce_loss, dice_loss, sample_mask_logits
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.sam_layers_gemma_lisa import ChunkedVisionAttention, FastMaskDecoder, FoldedAttention
 
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|v)_proj"
 TRAINED = ("lora_", "embed_tokens", "lm_head", "seg_projector", "sam.mask_decoder")
+
+
+def use_stock_layers(model: GemmaLisaForConditionalGeneration) -> None:
+    """Give SAM the layers of transformers, in place. `use_fast_layers` has replaced them."""
+    for module in model.sam.modules():
+        if type(module) in (ChunkedVisionAttention, FoldedAttention, FastMaskDecoder):
+            module.__class__ = type(module).__base__
 
 
 def add_lisa_lora(model: GemmaLisaForConditionalGeneration, rank: int) -> None:
@@ -29,7 +39,8 @@ def add_lisa_lora(model: GemmaLisaForConditionalGeneration, rank: int) -> None:
 
 
 def train_as_lisa(model: GemmaLisaForConditionalGeneration, rank: int) -> GemmaLisaForConditionalGeneration:
-    """Return the model with LoRA layers, in place. What LISA trains is trained, in fp32."""
+    """Return the model with LoRA layers and stock layers, in place. What LISA trains is trained, in fp32."""
+    use_stock_layers(model)
     add_lisa_lora(model, rank)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in name for part in TRAINED))

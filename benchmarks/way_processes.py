@@ -29,7 +29,7 @@ CHILD_OPTION = "--child"  # its value is JSON: the way, the work and the options
 REPLY = "measured: "  # start of the lines of a child that are results
 REPEATS = 3
 SECONDS_TO_END = 10  # that a child process without work gets before it is ended
-NUM_WARM_UPS = {"cuda": 1}  # steps that are not counted, by type of device
+NUM_WARM_UPS = {"cuda": 1}  # steps before the measurement, by type of device
 PRODUCT_SIDE = {"cuda": 8192}  # of the matrices of `matmul_peak`, by type of device
 PRODUCT_SIDE_CPU = 2048
 
@@ -139,9 +139,9 @@ def compare(program: str, cases: list[dict[str, Any]], repeats: int) -> list[dic
     warm_ups = NUM_WARM_UPS.get(torch.device(cases[0]["work"]["device"]).type, 0)
     with ExitStack() as stack:
         children = [stack.enter_context(WayProcess(program, case)) for case in cases]
-        rounds = [[child.measure() for child in children] for _ in range(repeats + warm_ups)]
+        measured = [[child.measure() for child in children] for _ in range(repeats + warm_ups)]
     results = []
-    for steps in zip(*rounds[warm_ups:], strict=True):
+    for steps in zip(*measured[warm_ups:], strict=True):
         numbers = {name: median(step[name] for step in steps) for name in steps[0] if name != "peak_mb"}
         results.append({**numbers, "peak_mb": max(step["peak_mb"] for step in steps), "all": list(steps)})
     return results

@@ -1,0 +1,25 @@
+"""bench_inference.py with a small model, in its child processes."""
+
+import json
+
+import pytest
+
+from gemma_lisa.benchmarks import bench_inference
+from gemma_lisa.safety.errors import UsageError
+
+
+def test_all_cases_are_measured(tmp_path, capsys):
+    output = tmp_path / "inference.json"
+    options = ["--tokens", "6", "--batch", "2", "--adapter", "--repeats", "1"]
+    bench_inference.main([*options, "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert set(found["results"]) == {"ours", "lisa", "in one batch", "one at a time", "session"}
+    session = found["results"]["session"]
+    assert 0 < session["first mask"] < session["first question"] and session["second question"] > 0
+    printed = capsys.readouterr().out
+    assert "lisa / ours: " in printed and "one at a time / batch: " in printed and "second / first: " in printed
+
+
+def test_a_batch_without_our_way_is_refused():
+    with pytest.raises(UsageError, match="--batch needs the way ours"):
+        bench_inference.main(["--ways", "lisa", "--batch", "2"])
