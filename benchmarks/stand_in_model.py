@@ -260,7 +260,7 @@ def make_prompts(work: Work, processor: GemmaLisaProcessor, images: range) -> di
 
 @contextmanager
 def forced_answers(model: GemmaLisaForConditionalGeneration) -> Iterator[None]:
-    """Make every answer have `[SEG]` as token SEG_STEP + 1, and no end.
+    """Make every answer have one `[SEG]`, as token SEG_STEP + 1, and no end.
 
     Random weights would give answers of any length without masks. One answer, or batch of answers, per context.
     """
@@ -270,8 +270,7 @@ def forced_answers(model: GemmaLisaForConditionalGeneration) -> Iterator[None]:
         nonlocal step
         last = logits[:, -1]  # (B, V)
         last[:, model.stop_token_ids] = -torch.inf
-        if step == SEG_STEP:
-            last[:, model.config.seg_token_id] = torch.inf
+        last[:, model.config.seg_token_id] = torch.inf if step == SEG_STEP else -torch.inf
         step += 1
         return logits
 
