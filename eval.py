@@ -124,7 +124,8 @@ def _add_cache_options(group: argparse._ArgumentGroup) -> None:
         "--cache_features",
         metavar="FOLDER",
         type=Path,
-        help="folder for features of the images, which are computed only once; train.py can use the same folder",
+        help="folder for features of the images, which are computed only once; train.py can use the same folder "
+        "(default: none)",
     )
     group.add_argument(
         "--cache_gb",

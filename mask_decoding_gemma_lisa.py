@@ -275,11 +275,12 @@ def _bare_weights_loaded(sam: SamModel) -> Iterator[None]:
     """Load the weights that SAM uses without calling their module.
 
     Accelerate loads offloaded weights when their module is called. SAM reads the `weight` of its token embeddings
-    directly, and the device of its positional embedding before the call.
+    directly, and the device of its positional embedding before the call. Fast layers read all weights of the decoder.
     """
     with ExitStack() as stack:
         if HAS_ACCELERATE and not torch.compiler.is_compiling():
+            decoder = set(sam.mask_decoder.modules())
             for module in sam.modules():
-                if isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
+                if module in decoder or isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
                     stack.enter_context(align_module_device(module))
         yield

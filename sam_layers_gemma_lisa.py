@@ -3,8 +3,8 @@
 `use_fast_layers` changes the classes of a `SamModel`'s layers, so names of weights and checkpoints stay the same. Each
 layer falls back to the class of transformers for options, or modules of an adapter, that it does not know.
 
-Letters: I images or windows, H and W rows and columns of patches, E heads, d size of a head, S prompted masks, T tokens
-of a prompt, N patches (4096), C width of the mask decoder (256).
+Letters of the image encoder: I images or windows, H and W rows and columns of patches, E heads, d size of a head.
+Letters of the mask decoder: S prompted masks, T tokens of a prompt, N patches (4096), C its width (256).
 """
 
 import torch
@@ -125,7 +125,7 @@ class FoldedAttention(SamAttention):
         # The bias adds the same to all patches, so softmax ignores it; but each parameter needs a gradient
         offset = (query @ self.k_proj.bias.view(self.num_attention_heads, -1, 1)).flatten(1, 2)  # (S, E * T, 1)
         scores = folded @ key.transpose(1, 2) + offset  # (S, E * T, N)
-        read = (scores.softmax(-1) @ value).view(*query.shape[:3], -1)  # (S, E, T, C)
+        read = (_softmax(scores) @ value).view(*query.shape[:3], -1)  # (S, E, T, C)
         read = read @ self._by_head(self.v_proj).transpose(1, 2)  # (S, E, T, d)
         return self.out_proj(read.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
@@ -136,7 +136,7 @@ class FoldedAttention(SamAttention):
         folded = (key @ self._by_head(self.q_proj)).flatten(1, 2)  # (S, E * T, C)
         offset = (key @ self.q_proj.bias.view(heads, -1, 1)).flatten(1)  # (S, E * T)
         scores = patches @ folded.transpose(1, 2) + offset[:, None]  # (S, N, E * T)
-        chances = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2)
+        chances = _softmax(scores.unflatten(-1, (heads, -1))).flatten(-2)
         output = self.out_proj.weight.view(-1, heads, self.internal_dim // heads).permute(1, 2, 0)  # (E, d, C)
         written = (self._heads(self.v_proj(value)) @ output).flatten(1, 2)  # (S, E * T, C)
         return chances @ written + self.out_proj.bias
@@ -148,6 +148,14 @@ class FoldedAttention(SamAttention):
     def _by_head(self, layer: nn.Linear) -> torch.Tensor:
         """Return the weight of a projection by head, (E, d, C)."""
         return layer.weight.view(self.num_attention_heads, -1, self.hidden_size)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the softmax over the last dimension, in the dtype of the scores.
+
+    `torch.softmax` returns fp32 under autocast, although it computes in fp32 in any case.
+    """
+    return torch.ops.aten._softmax(scores, -1, False)
 
 
 class FastMaskDecoder(SamMaskDecoder):

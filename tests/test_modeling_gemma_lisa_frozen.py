@@ -25,7 +25,7 @@ def modules_of(model):
     return [module for name in ENCODERS for module in model.get_submodule(name).modules()]
 
 
-def visits(model, batch, calls):
+def runs_of_encoders(model, batch, calls):
     """Return how often modules of the frozen encoders run, and how many of their outputs have a gradient."""
     outputs = []
 
@@ -52,10 +52,10 @@ def gradients(model, batch):
 def test_frozen_encoders_run_once_and_are_not_in_the_backward_graph(frozen, batch, lora, checkpointing):
     model = add_lora(frozen, rank=2).train() if lora else frozen
     inner = model.get_base_model() if lora else model
-    plain, _ = visits(inner, batch, calls=1)
+    plain, _ = runs_of_encoders(inner, batch, calls=1)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    ran, with_gradient = visits(inner, batch, calls=1)
+    ran, with_gradient = runs_of_encoders(inner, batch, calls=1)
     assert ran == plain  # activation checkpointing does not run them again
     assert with_gradient == 0
 
@@ -87,7 +87,7 @@ def test_given_features_replace_the_images(frozen, batch):
     given = dict(batch)
     given["image_features"] = frozen.encode_for_gemma(given.pop("pixel_values"))
     given["image_embeddings"] = frozen.encode_for_sam(given.pop("sam_pixel_values"))
-    ran, _ = visits(frozen, given, calls=1)
+    ran, _ = runs_of_encoders(frozen, given, calls=1)
     assert ran == 0
     torch.testing.assert_close(frozen(**given).loss, expected.loss, rtol=0, atol=0)
 
@@ -97,7 +97,7 @@ def test_batch_without_images_runs_no_encoder_if_it_has_empty_features(frozen, t
     batch = GemmaLisaCollator(tiny[1])([text])
     batch["image_features"] = torch.zeros(0, 16, frozen.config.text_config.hidden_size)
     batch["image_embeddings"] = frozen.encode_for_sam(None)[:0]
-    ran, _ = visits(frozen, batch, calls=1)
+    ran, _ = runs_of_encoders(frozen, batch, calls=1)
     assert ran == 0
 
 

@@ -4,17 +4,17 @@ Letters: B conversations, L tokens of a prompt, T new tokens, I images, S new [S
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
-from transformers.utils import ModelOutput
 
-from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields
+from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
+from .outputs_gemma_lisa import SegmentOutput
 
 # Options of `segment` without a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -22,27 +22,6 @@ MAX_NEW_TOKENS = 64
 # Options of `generate` that have no effect without sampling, or without several beams.
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 BEAMS = {"length_penalty", "early_stopping"}
-
-
-@accept_new_fields
-@dataclass
-class SegmentOutput(ModelOutput):
-    """Output of `segment`. R is `num_return_sequences` (default: 1).
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, followed by the new tokens.
-        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
-        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask.
-        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images. Pass it to
-            `segment` for further questions about them.
-    """
-
-    sequences: torch.LongTensor | None = None
-    pred_masks: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    seg_image_index: torch.LongTensor | None = None
-    image_embeddings: torch.FloatTensor | None = None
 
 
 class SegmentationMixin:
@@ -56,7 +35,9 @@ class SegmentationMixin:
         token_type_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         sam_pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
         image_embeddings: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
         max_new_tokens: int | None = None,
@@ -72,13 +53,14 @@ class SegmentationMixin:
         shapes as in `forward`. Several threads can call it, because it stores nothing on the model.
 
         Args:
-            original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels. Points, boxes and the processor's
-                `post_process_segmentation` need them.
+            image_index: index of the image of each conversation that has one, if several are about the same image.
+                Each image is then passed and encoded once. Default: each conversation has its own image.
+            original_sizes, reshaped_input_sizes: (height, width) in pixels for each conversation with an image. Points,
+                boxes and the processor's `post_process_segmentation` need them.
             max_new_tokens: maximum number of new tokens (default: 64, or the value of `generation_config`).
-            points: one item per image: None, or (N, 3) with x, y in pixels of the image and the label: 1 for a
-                foreground point, 0 for a background point. SAM receives them with every `[SEG]` of the image.
-            boxes: one item per image: None, or left, top, right, bottom in pixels of the image. SAM receives it with
-                every `[SEG]` of the image.
+            points, boxes: one item per image, which SAM receives with every `[SEG]` of the image. Points: None, or
+                (N, 3) with x, y in pixels of the image and the label, 1 for foreground and 0 for background. Boxes:
+                None, or left, top, right, bottom in pixels of the image.
             multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. By default, SAM's
                 single mask is returned, which is the one that is trained with `[SEG]`.
             generation_config: replaces the greedy defaults, for example for sampling or beam search.
@@ -93,18 +75,18 @@ class SegmentationMixin:
         """
         self.check_can_generate()
         options = self._generation_options(max_new_tokens, generation_config, generate_options)
-        prompt = {"input_ids": input_ids, "token_type_ids": token_type_ids, "pixel_values": pixel_values}
-        prompt["attention_mask"] = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        num_images = self._check_prompt(prompt, sam_pixel_values, image_embeddings)
-        prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, num_images)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        prompt |= {"pixel_values": pixel_values, "image_features": image_features}
+        image_of = self._check_prompt(prompt, sam_pixel_values, image_embeddings, image_index)
+        prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, len(image_of))
+        if image_index is not None:
+            prompt |= self._features_of_each(prompt, prompts, image_of)
         sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
-        if image_embeddings is None:
-            image_embeddings = self.encode_for_sam(sam_pixel_values)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
-        masks, scores = self._decode_new_seg(seg, prompts, multimask_output)
-        return SegmentOutput(sequences, masks, scores, seg.image_index, image_embeddings)
+        return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
 
     def check_can_generate(self) -> None:
         """Raise an error if generation would silently give wrong results.
@@ -130,6 +112,8 @@ class SegmentationMixin:
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
             inputs.pop(name, None)
+        if inputs.get("token_type_ids") is None:  # a step after the prompt: the image is in the KV cache
+            inputs.pop("image_features", None)
         return inputs
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
@@ -163,31 +147,38 @@ class SegmentationMixin:
         prompt: dict[str, torch.Tensor | None],
         sam_pixel_values: torch.FloatTensor | None,
         image_embeddings: torch.FloatTensor | None,
-    ) -> int:
-        """Return the number of images of the prompts (B, L). Raise if they are padded right or an image is missing."""
+        image_index: torch.LongTensor | None,
+    ) -> torch.LongTensor:
+        """Return the index of the image of each prompt (B, L) that has one. Raise as `segment`."""
         if not bool(prompt["attention_mask"][:, -1].all()):
             raise ValueError(
                 "segment needs prompts that are padded on the left, but the last column has padding. Pass "
                 'padding_side="left" to the processor.'
             )
+        one_of(pixel_values=prompt["pixel_values"], image_features=prompt["image_features"])
         _, has_image = images_of_rows(prompt["input_ids"], self.config.image_token_id)
-        num_images = int(has_image.sum())
+        count = num_images = int(has_image.sum())
+        if image_index is not None:
+            if len(image_index) != count or (count and int(image_index.min()) < 0):
+                raise ValueError(f"image_index must have one index for each conversation with an image ({count}).")
+            num_images = int(image_index.max()) + 1 if count else 0
         for name, images in (
             ("pixel_values", prompt["pixel_values"]),
+            ("image_features", prompt["image_features"]),
             ("sam_pixel_values", sam_pixel_values),
             ("image_embeddings", image_embeddings),
         ):
             if images is not None and len(images) != num_images:
+                each = "index in image_index" if image_index is not None else "conversation with an image"
                 raise ValueError(
-                    f"{name} must have one image for each conversation with an image ({num_images}), "
-                    f"got {len(images)}. Pass all outputs of one call of the processor."
+                    f"{name} must have one image for each {each} ({num_images}), got {len(images)}. Pass all outputs "
+                    "of one call of the processor."
                 )
-        if num_images and prompt["pixel_values"] is None:
+        if count and prompt["pixel_values"] is None and prompt["image_features"] is None:
             raise ValueError(
-                f"{num_images} conversations have an image, but pixel_values is missing. Pass all outputs of the "
-                "processor."
+                f"{count} conversations have an image, but pixel_values is missing. Pass all outputs of the processor."
             )
-        return num_images
+        return torch.arange(count, device=has_image.device) if image_index is None else image_index
 
     def _generate(
         self, prompt: dict[str, torch.Tensor | None], options: dict[str, Any]
@@ -208,7 +199,7 @@ class SegmentationMixin:
         prompt: dict[str, torch.Tensor | None],
         sequences: torch.LongTensor,
         steps: list[torch.Tensor],
-        image_embeddings: torch.FloatTensor,
+        image_embeddings: torch.FloatTensor | None,
     ) -> SegStates:
         """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that have an image."""
         input_ids = prompt["input_ids"]  # (B, L)
@@ -221,10 +212,68 @@ class SegmentationMixin:
         image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
 
+    def _masks_of(
+        self,
+        seg: SegStates,
+        sequences: torch.LongTensor,
+        prompts: list[tuple] | None,
+        sam_pixel_values: torch.FloatTensor | None,
+        image_of: torch.LongTensor,
+        multimask_output: bool,
+    ) -> SegmentOutput:
+        """Return the output of `segment` for the states at the new `[SEG]` tokens."""
+        encoded, prompts = self._encode_shown(seg, prompts, sam_pixel_values, image_of)
+        masks, scores = self._decode_new_seg(encoded, prompts, multimask_output)
+        has_all = sam_pixel_values is None or len(encoded.image_embeddings) == len(sam_pixel_values)
+        return SegmentOutput(sequences, masks, scores, seg.image_index, encoded.image_embeddings if has_all else None)
+
+    def _features_of_each(
+        self, prompt: dict[str, torch.Tensor | None], prompts: list[tuple] | None, image_of: torch.LongTensor
+    ) -> dict[str, torch.Tensor | None]:
+        """Return image features (I, 256, D) for each conversation with an image, encoding each image once."""
+        if prompts is not None:
+            raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
+        features = prompt["image_features"]
+        if features is None:
+            features = self.encode_for_gemma(prompt["pixel_values"])
+        return {"pixel_values": None, "image_features": features[image_of.to(features.device)]}
+
+    def _encode_shown(
+        self,
+        seg: SegStates,
+        prompts: list[tuple] | None,
+        sam_pixel_values: torch.FloatTensor | None,
+        image_of: torch.LongTensor,
+    ) -> tuple[SegStates, list[tuple] | None]:
+        """Run SAM's encoder on the images that have a `[SEG]`. Return states and prompts for these images only.
+
+        If the images are already encoded, only the indices change.
+
+        Args:
+            image_of: index of the image of each conversation that has one.
+        """
+        images = image_of.to(seg.image_index.device)[seg.image_index]  # (S,)
+        if seg.image_embeddings is not None:
+            return replace(seg, image_index=images), prompts
+        shown = images.unique()  # (J,), sorted
+        embeddings = self._no_embeddings(seg.states)
+        if len(shown):
+            embeddings = self.encode_for_sam(sam_pixel_values[shown.to(sam_pixel_values.device)])
+        prompts = prompts and [prompts[image] for image in shown.tolist()]
+        return replace(seg, image_embeddings=embeddings, image_index=torch.searchsorted(shown, images)), prompts
+
+    def _no_embeddings(self, states: torch.FloatTensor) -> torch.FloatTensor:
+        """Return SAM's encoding of no images, (0, C, 64, 64)."""
+        config = self.config.sam_config.prompt_encoder_config
+        return states.new_zeros(0, config.hidden_size, config.image_embedding_size, config.image_embedding_size)
+
     def _decode_new_seg(
         self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
     ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
         """Return mask logits (S, 256, 256) and scores (S,), using the points and boxes of each image if given."""
+        if len(seg.states) == 0:
+            side = 4 * seg.image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
+            return seg.states.new_zeros(0, side, side), seg.states.new_zeros(0)
         if prompts is not None:
             embeddings = self.project_seg(seg.states)  # (S, C)
             return decode_with_prompts(
@@ -270,7 +319,9 @@ class SegmentationMixin:
         length = prompt["input_ids"].shape[1]
         # Two passes, because an image token that the model generated does not stand for an image
         cache = DynamicCache()
-        first = self.model(**prompt, position_ids=positions[:, :length], use_cache=True, **{CACHE_NAME: cache})
+        features = prompt.pop("image_features", None)
+        inputs = {**prompt, "position_ids": positions[:, :length], "use_cache": True, CACHE_NAME: cache}
+        first = self._run_gemma(inputs.pop("input_ids"), None, None, features, None, inputs)
         then = self.model(
             input_ids=new_tokens, attention_mask=mask, position_ids=positions[:, length:], **{CACHE_NAME: cache}
         )

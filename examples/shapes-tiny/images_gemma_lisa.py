@@ -53,7 +53,9 @@ class TooManyPixels(ValueError):
 # Pillow's pixel limit and Python's warning filters are global, so only one thread at a time can change them.
 _pillow_globals = ThreadLock()
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")  # ISO/IEC 23008-12
-_ROTATED = range(2, 9)  # EXIF 2.32, orientation: 1 is upright, 9 and above are not defined
+# EXIF 2.32, orientation: 1 is upright, 9 and above are not defined. From 5, width and height are exchanged.
+_ROTATED, _TURNED = range(2, 9), range(5, 9)
+_JPEG = {"JPEG", "MPO"}
 # Further frames of MPO are a gain map or a preview, those of PSD are layers. They are not pages.
 _NO_PAGES = {"MPO", "PSD"}
 # TIFF 6.0, section 8
@@ -61,7 +63,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 def load_rgb(
-    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
+    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None, factor: int = 1
 ) -> Image.Image:
     """Return an image as upright RGB with 8 bits per channel, opened with `open_upright`.
 
@@ -69,13 +71,14 @@ def load_rgb(
     does for 16-bit RGB.
 
     Args:
-        image, name, limit: as in `open_upright`. A PIL image that is already upright RGB is returned without a copy.
+        image, name, limit, factor: as in `open_upright`. A PIL image that is already upright RGB is returned without a
+            copy.
 
     Raises:
         ValueError: as `open_upright`; a mode without a defined value range (32-bit integers, floating point).
     """
-    name = name or _name_of(image)
-    upright = open_upright(image, name, limit)
+    name = name or name_of_image(image)
+    upright = open_upright(image, name, limit, factor)
     if upright.mode == "F" or (upright.mode == "I" and upright.format != "PPM"):
         raise ValueError(
             f"{name} has mode {upright.mode}, which has no defined value range. Save it with 8 bits per channel, or as "
@@ -86,7 +89,7 @@ def load_rgb(
 
 
 def open_upright(
-    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None
+    image: Image.Image | str | os.PathLike | bytes, name: str | None = None, limit: int | None = None, factor: int = 1
 ) -> Image.Image:
     """Return the decoded first frame of an image in its own mode, rotated according to its EXIF orientation.
 
@@ -96,13 +99,45 @@ def open_upright(
         image: path or content of a file, or a PIL image, whose current frame is used and which is not changed.
         name: name of the image in errors and warnings (default: its path).
         limit: maximum number of pixels (default: `pixel_limit()`).
+        factor: 2, 4 or 8 decodes a JPEG file at its sizes divided by the factor, rounded up. No effect otherwise.
 
     Raises:
         ValueError: the file does not exist or cannot be read.
         TooManyPixels: more pixels than the limit. This is checked before the pixels are decoded.
     """
-    name = name or _name_of(image)
+    name = name or name_of_image(image)
     limit = limit or pixel_limit()
+    _check_given(image, name)
+    with _name_image_in_errors(name, image, limit), own_limit(limit) as caught:
+        upright, is_more = _decode(image, limit, factor)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):  # Pillow warns about damage that it tolerates
+            _warn_once(f"{name} was read with a warning from Pillow: {' '.join(str(warning.message).split())}")
+    if is_more:
+        _warn_once(f"{name} is animated or has several pages. Only the first is used.")
+    return upright
+
+
+def stored_jpeg_size(image: str | os.PathLike | bytes, name: str, limit: int | None = None) -> tuple[int, int] | None:
+    """Return the upright (width, height) in pixels from the header of a JPEG file, or None for other formats.
+
+    Args:
+        image: path or content of a file.
+        name, limit: as in `open_upright`.
+
+    Raises:
+        ValueError, TooManyPixels: as `open_upright`, but only for the header.
+    """
+    limit = limit or pixel_limit()
+    _check_given(image, name)
+    with _name_image_in_errors(name, image, limit), own_limit(limit), _open_file(image) as opened:
+        if opened.format not in _JPEG:
+            return None
+        is_turned = opened.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return opened.size[::-1] if is_turned else opened.size
+
+
+def _check_given(image: Image.Image | str | os.PathLike | bytes, name: str) -> None:
     if isinstance(image, str | os.PathLike):
         if not os.path.isfile(image):
             raise ValueError(f"{name} does not exist or is not a file. Download it or correct the path.")
@@ -110,14 +145,6 @@ def open_upright(
         raise ValueError(
             f"{name} must be a PIL image, the path of an image file or its bytes, got {type(image).__name__}."
         )
-    with _name_image_in_errors(name, image, limit), own_limit(limit) as caught:
-        upright, is_more = _decode(image, limit)
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):  # Pillow warns about damage that it tolerates
-            _warn_once(f"{name} was read with a warning from Pillow: {' '.join(str(warning.message).split())}")
-    if is_more:
-        _warn_once(f"{name} is animated or has several pages. Only the first is used.")
-    return upright
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
@@ -135,7 +162,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple[Image.Image, bool]:
+def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int, factor: int) -> tuple[Image.Image, bool]:
     """Return the upright image, and whether it is the first of several frames."""
     if isinstance(image, Image.Image):
         if isinstance(image, ImageFile.ImageFile) and type(image).format not in FORMATS:
@@ -143,9 +170,17 @@ def _decode(image: Image.Image | str | os.PathLike | bytes, limit: int) -> tuple
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
         return _rotate_upright(image)
+    with _open_file(image) as opened:
+        if factor > 1:
+            opened.draft(None, (opened.width // factor, opened.height // factor))
+        return _rotate_upright(opened)
+
+
+@contextlib.contextmanager
+def _open_file(image: str | os.PathLike | bytes) -> Iterator[ImageFile.ImageFile]:
     # opened here because Pillow leaves a file open that it cannot read
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file, open_image(file) as opened:
-        return _rotate_upright(opened)
+        yield opened
 
 
 def _rotate_upright(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -268,8 +303,8 @@ class PixelNormalization:
 
 def write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
     """Write the pixels of an image to target (3, H, W) uint8, which has the size of the image."""
-    for band, plane in zip(rgb.split(), target, strict=True):
-        plane[...] = np.asarray(band)
+    for band, plane in zip(rgb.getbands(), target, strict=True):
+        plane[...] = np.frombuffer(rgb.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
 
 
 def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
@@ -292,7 +327,7 @@ def pixel_limit() -> int:
     return int(text)
 
 
-def _name_of(image: Image.Image | str | os.PathLike | bytes) -> str:
+def name_of_image(image: Image.Image | str | os.PathLike | bytes) -> str:
     path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image  # empty if opened from memory
     return " ".join(str(path)[:200].splitlines()) if isinstance(path, str | os.PathLike) and path else "the image"
 

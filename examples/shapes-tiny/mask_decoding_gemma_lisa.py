@@ -92,9 +92,7 @@ def decode_masks(
             sparse = torch.cat([sparse_prompts.to(weight), sparse], dim=2)  # (S, 1, N + 1, C)
         masks, scores = sam.mask_decoder(
             image_embeddings=image_embeddings.to(weight),
-            image_positional_embeddings=sam.get_image_wide_positional_embeddings()
-            .to(weight)  # (1, C, 64, 64)
-            .expand(count, -1, -1, -1),
+            image_positional_embeddings=sam.get_image_wide_positional_embeddings().to(weight),  # (1, C, 64, 64)
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense.to(weight),
             multimask_output=multimask_output,
@@ -277,11 +275,12 @@ def _bare_weights_loaded(sam: SamModel) -> Iterator[None]:
     """Load the weights that SAM uses without calling their module.
 
     Accelerate loads offloaded weights when their module is called. SAM reads the `weight` of its token embeddings
-    directly, and the device of its positional embedding before the call.
+    directly, and the device of its positional embedding before the call. Fast layers read all weights of the decoder.
     """
     with ExitStack() as stack:
         if HAS_ACCELERATE and not torch.compiler.is_compiling():
+            decoder = set(sam.mask_decoder.modules())
             for module in sam.modules():
-                if isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
+                if module in decoder or isinstance(module, nn.Embedding) or module is sam.shared_image_embedding:
                     stack.enter_context(align_module_device(module))
         yield

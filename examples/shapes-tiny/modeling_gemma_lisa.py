@@ -5,21 +5,21 @@ Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary
 Sizes in pixels are the defaults of Gemma 3 and SAM.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
-from .compatibility_gemma_lisa import CACHE_NAME, accept_new_fields, one_of, repeated_outputs, without_tied_copies
+from .compatibility_gemma_lisa import CACHE_NAME, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .images_gemma_lisa import images_of_rows
 from .losses_gemma_lisa import token_loss
 from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
+from .outputs_gemma_lisa import LOSS_PARTS, GemmaLisaOutput
 from .packing_gemma_lisa import (
     Prepared,
     check_prepared,
@@ -28,50 +28,9 @@ from .packing_gemma_lisa import (
     isolate_questions,
 )
 from .pipeline_gemma_lisa import custom_pipelines  # the import makes transformers copy the file to every checkpoint
+from .sam_layers_gemma_lisa import use_fast_layers
 from .session_gemma_lisa import ImageSession
 from .targets_gemma_lisa import MaskTargets, mask_losses, prompted_loss, targets_of_batch
-
-# Parts of the loss, in the order of their weights.
-LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
-
-
-@accept_new_fields
-@dataclass
-class GemmaLisaOutput(CausalLMOutputWithPast):
-    """Output of `GemmaLisaForConditionalGeneration.forward`.
-
-    `loss`, `logits`, `hidden_states`, `attentions` and the cache have the names of the class of transformers.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`): weighted sum of the losses below, with `labels` or `mask_labels`.
-        language_loss (`torch.FloatTensor` of shape `()`): cross-entropy over the labelled tokens, unweighted.
-        mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
-        mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
-        score_loss (`torch.FloatTensor` of shape `()`): squared error between `iou_scores` and the IoU of the masks.
-        prompted_loss (`torch.FloatTensor` of shape `()`): weighted sum of the mask and score losses with simulated
-            prompts, averaged over three kinds of prompts. Only in training, and if the configuration gives it a weight.
-        logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels, only for the
-            positions that predict a labelled token, in order.
-        pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
-        iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask, 0 to I−1.
-        past_key_values (`Cache`): Gemma's KV cache. It is called `cache` since transformers 5.24.
-        image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
-        last_hidden_state (`torch.FloatTensor` of shape `(B, L, D)`): Gemma's states from which `logits` are computed.
-            None with labels.
-        hidden_states, attentions: those of Gemma, if requested.
-    """
-
-    language_loss: torch.FloatTensor | None = None
-    mask_bce_loss: torch.FloatTensor | None = None
-    mask_dice_loss: torch.FloatTensor | None = None
-    score_loss: torch.FloatTensor | None = None
-    prompted_loss: torch.FloatTensor | None = None
-    pred_masks: torch.FloatTensor | None = None
-    iou_scores: torch.FloatTensor | None = None
-    seg_image_index: torch.LongTensor | None = None
-    image_embeddings: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
 
 
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
@@ -91,9 +50,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             where there is a label.
         question_ids: (B, L), 0 for the shared prefix, k for the k-th question and its answer, −1 for padding. A token
             attends to the prefix and its own question, and its position does not count other questions.
+        image_features: (I, 256, D) encoding of the images for Gemma, from `encode_for_gemma`, instead of
+            `pixel_values`.
         sam_pixel_values: (I, 3, 1024, 1024) images for SAM; or `image_embeddings` (I, 256, 64, 64), SAM's encoding.
-            Without both, there are no masks. If a run caches the encoding, a batch without images must pass
-            (0, 256, 64, 64), so that no rank runs the encoder alone.
+            Without both, there are no masks. If a run caches encodings, a batch without images must pass
+            (0, 256, D) and (0, 256, 64, 64), so that no rank runs an encoder alone.
         original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
         mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
             tokens. Enables the two mask losses.
@@ -119,6 +80,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         _check_dtype(torch.get_default_dtype())  # from_pretrained sets it while the model is built
         super().__init__(config, *args, **kwargs)
         self.sam = SamModel(config.sam_config)
+        use_fast_layers(self.sam)
         self.seg_projector = SegProjector(
             config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size
         )
@@ -138,6 +100,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         logits_to_keep: int | torch.Tensor = 0,
         question_ids: torch.LongTensor | None = None,
         sam_pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
         image_embeddings: torch.FloatTensor | None = None,
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
@@ -154,9 +117,13 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         prepared = check_prepared(prepared, input_ids, inputs_embeds, labels, mask_labels)
         has_targets = mask_labels is not None or prepared.mask_targets is not None
         learns = labels is not None or has_targets
-        _check_tokens(input_ids, pixel_values, token_type_ids, question_ids, is_searched=learns or has_sam_input)
+        one_of(pixel_values=pixel_values, image_features=image_features)
+        has_images = pixel_values is not None or image_features is not None
+        _check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
         # Images first, so that every rank calls the modules in the same order for every batch
-        features, zero = self._encode_images(pixel_values, blank=learns)
+        features, zero = self._encode_images(pixel_values, image_features, blank=learns)
+        if learns and use_cache is None:
+            use_cache = False
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
         outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, prepared.image_positions, kwargs)
@@ -182,7 +149,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     def refuse_fp16(self) -> None:
         """Raise ValueError if the dtype of the model or of autocast is float16."""
         _check_dtype(self.dtype)
-        device = self.lm_head.weight.device.type
+        device = self.device.type  # not of a weight of the embedding: PEFT would copy the matrix
         if device != "meta" and torch.is_autocast_enabled(device):
             _check_dtype(torch.get_autocast_dtype(device))
 
@@ -196,14 +163,33 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         stops = self.generation_config.eos_token_id
         return stops if isinstance(stops, list) else [stops]
 
+    def enable_input_require_grads(self) -> None:
+        """Make the token embeddings require gradients, for activation checkpointing with frozen embeddings.
+
+        The method of transformers does it for the image encoders too. The backward pass would then go through them.
+        """
+        embedding = self.get_input_embeddings()
+        self._require_grads_hooks = [embedding.register_forward_hook(lambda *call: call[-1].requires_grad_(True))]
+        self._require_grads_hook = self._require_grads_hooks[0]  # the name in older releases
+
+    def encode_for_gemma(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Return Gemma's encoding of the images (I, 3, 896, 896): (I, 256, D). Without gradients if it is frozen."""
+        _check_not_uint8(pixel_values)
+        with _gradients_if_trained(self.model.vision_tower, self.model.multi_modal_projector):
+            return self.model.get_image_features(pixel_values, return_dict=True).pooler_output
+
     def encode_for_sam(self, sam_pixel_values: torch.FloatTensor | None) -> torch.FloatTensor:
-        """Return SAM's encoding of the images, (I, C, 64, 64); of one blank image if the batch has none."""
+        """Return SAM's encoding of the images, (I, C, 64, 64); of one blank image if the batch has none.
+
+        It has no gradients if the encoder is frozen.
+        """
         if sam_pixel_values is None:
             sam_pixel_values = self._blank(self.config.sam_config.vision_config.image_size)
         _check_not_uint8(sam_pixel_values)
         weight = self.sam.vision_encoder.patch_embed.projection.weight
         sam_pixel_values = sam_pixel_values.to(loaded_device(self.sam, weight.device), weight.dtype)
-        return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
+        with _gradients_if_trained(self.sam.vision_encoder):
+            return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
 
     def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
         """Return prompts of SAM's decoder, (S, C), for Gemma's states at `[SEG]`, (S, D)."""
@@ -228,24 +214,23 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         return super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     def _encode_images(
-        self, pixel_values: torch.FloatTensor | None, blank: bool
-    ) -> tuple[BaseModelOutputWithPooling | None, torch.Tensor | float]:
-        """Return Gemma's image features and a zero for the loss, which uses a blank image if there is no other."""
+        self, pixel_values: torch.FloatTensor | None, image_features: torch.FloatTensor | None, blank: bool
+    ) -> tuple[torch.FloatTensor | None, torch.Tensor | float]:
+        """Return Gemma's image features (I, 256, D) and a zero for the loss, from a blank image if there is none."""
+        if image_features is not None:
+            return image_features, 0.0
         if pixel_values is not None:
-            _check_not_uint8(pixel_values)
-            return self.model.get_image_features(pixel_values, return_dict=True), 0.0
+            return self.encode_for_gemma(pixel_values), 0.0
         if not blank:
             return None, 0.0
-        side = self.config.vision_config.image_size
-        features = self.model.get_image_features(self._blank(side), return_dict=True)
-        return None, features.pooler_output.float().sum() * 0.0
+        return None, self.encode_for_gemma(self._blank(self.config.vision_config.image_size)).float().sum() * 0.0
 
     def _run_gemma(
         self,
         input_ids: torch.LongTensor | None,
         inputs_embeds: torch.FloatTensor | None,
         question_ids: torch.LongTensor | None,
-        features: BaseModelOutputWithPooling | None,
+        features: torch.FloatTensor | None,
         image_positions: torch.LongTensor | None,
         inputs: dict[str, Any],
     ) -> BaseModelOutputWithPast:
@@ -264,21 +249,21 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             inputs["token_type_ids"] = None
         if image_positions is not None:
             inputs_embeds, input_ids = self._embed(input_ids, features, image_positions), None
-        elif features is not None:
-            inputs["mm_encoder_outputs"] = {"image": features}
+        elif features is not None and len(features):
+            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **inputs)
 
     def _embed(
         self,
         input_ids: torch.LongTensor,
-        features: BaseModelOutputWithPooling | None,
+        features: torch.FloatTensor | None,
         image_positions: torch.LongTensor,
     ) -> torch.FloatTensor:
         """Return the token embeddings, (B, L, D), with the image features at the image tokens."""
         embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
         if features is None:
             return embeddings
-        features = features.pooler_output.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
+        features = features.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
         if len(features) != len(image_positions):
             raise ValueError(f"The batch has {len(image_positions)} image tokens but {len(features)} image features.")
         return embeddings.flatten(0, 1).index_copy(0, image_positions, features).view_as(embeddings)
@@ -367,7 +352,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
 def _check_tokens(
     input_ids: torch.LongTensor | None,
-    pixel_values: torch.FloatTensor | None,
+    has_images: bool,
     token_type_ids: torch.LongTensor | None,
     question_ids: torch.LongTensor | None,
     is_searched: bool,
@@ -375,8 +360,14 @@ def _check_tokens(
     """Raise ValueError if required tokens (B, L) are missing."""
     if input_ids is None and is_searched:
         raise ValueError("[SEG] and image tokens cannot be located in inputs_embeds. Pass input_ids.")
-    if pixel_values is not None and token_type_ids is None and question_ids is None:
-        raise ValueError("pixel_values needs token_type_ids. Pass all outputs of the processor.")
+    if has_images and token_type_ids is None and question_ids is None:
+        raise ValueError("pixel_values needs token_type_ids (image_features too). Pass all outputs of the processor.")
+
+
+def _gradients_if_trained(*modules: torch.nn.Module) -> torch.autograd.grad_mode.set_grad_enabled:
+    """Return a context without gradients, unless gradients are enabled and a weight of the modules is trained."""
+    is_trained = any(parameter.requires_grad for module in modules for parameter in module.parameters())
+    return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained)
 
 
 def _restore_class_name(made: type) -> None:

@@ -153,10 +153,12 @@ def isolate_questions(
     causal = column[:, :, None] >= column[:, None, :]
     related = (question_ids[:, :, None] == question_ids[:, None, :]) | is_prefix[:, None, :]
     full = (causal | both_image) & related  # (B, L, L)
-    distance = position_ids[:, :, None] - position_ids[:, None, :]
-    sliding = full & (distance < text_config.sliding_window)
-    masks = {"full_attention": full[:, None], "sliding_attention": sliding[:, None]}
+    sliding = full
+    if question_ids.shape[1] > text_config.sliding_window:  # otherwise nothing is outside the window
+        distance = position_ids[:, :, None] - position_ids[:, None, :]
+        sliding = full & (distance < text_config.sliding_window)
+    masks = [full[:, None], sliding[:, None]]
     if attention == "eager":
         hidden = torch.finfo(dtype).min
-        masks = {name: torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden) for name, mask in masks.items()}
-    return masks, position_ids
+        masks = [torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden) for mask in masks]
+    return dict(zip(("full_attention", "sliding_attention"), masks, strict=True)), position_ids

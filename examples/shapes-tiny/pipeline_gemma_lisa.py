@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import Pipeline
+from transformers import BatchFeature, Pipeline
 
 from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import warn_of_unknown
 from .generation_gemma_lisa import MAX_NEW_TOKENS
-from .images_gemma_lisa import load_rgb
+from .lazy_images_gemma_lisa import as_lazy, is_lazy
 from .mask_decoding_gemma_lisa import loaded_device
 
 TASK = "reasoning-segmentation"
@@ -54,18 +54,33 @@ def answer(
     Raises:
         ValueError: as `segment`, `apply_chat_template` and `load_rgb`.
     """
-    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
-    inputs = processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
-    ).to(loaded_device(model, model.device))
     prompts = {name: [asked.get(name) for asked in questions] for name in ("points", "boxes")}
-    output = model.segment(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        multimask_output=multimask_output,
-        **{name: values for name, values in prompts.items() if any(value is not None for value in values)},
-    )
+    prompts = {name: values for name, values in prompts.items() if any(value is not None for value in values)}
+    inputs = _encode(processor, questions, is_shared=not prompts).to(loaded_device(model, model.device))
+    output = model.segment(**inputs, max_new_tokens=max_new_tokens, multimask_output=multimask_output, **prompts)
     return processor.post_process_segmentation(output, inputs, threshold, encode_mask)
+
+
+def _encode(processor, questions: list[dict[str, Any]], is_shared: bool) -> BatchFeature:
+    """Return the inputs of `segment` for questions. Those about the same image share it if `is_shared`."""
+    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
+    images = [asked["image"] for asked in questions if asked.get("image") is not None]
+    unique = list({_identity(image): image for image in images}.values())
+    if not is_shared or len(unique) == len(images):
+        return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
+    inputs = processor.pad_conversations(processor.encode_conversations(conversations, add_generation_prompt=True))
+    inputs.pop("assistant_masks")
+    places = {_identity(image): place for place, image in enumerate(unique)}
+    index = torch.tensor([places[_identity(image)] for image in images])
+    encoded = processor.encode_images(unique)
+    sizes = {name: encoded[name][index] for name in ("original_sizes", "reshaped_input_sizes")}
+    return BatchFeature({**inputs, **encoded, **sizes, "image_index": index})
+
+
+def _identity(image: Any) -> Any:
+    """Return the content or path of a file, or the identity of another image: equal for the same image."""
+    content = image.image if is_lazy(image) else image
+    return content if isinstance(content, str | bytes) else id(image)
 
 
 class ReasoningSegmentationPipeline(Pipeline):
@@ -159,8 +174,10 @@ class ReasoningSegmentationPipeline(Pipeline):
         return {}, {name: value for name, value in options.items() if name in _OPTIONS}, {}
 
     def preprocess(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Open the image. The text is tokenized later, with the whole batch."""
-        return {"questions": {**question, "image": load_rgb(question["image"])}}
+        """Open the image. Its pixels are decoded and the text is tokenized later, with the whole batch."""
+        image = as_lazy(question["image"])
+        _ = image.size  # raises for a file that cannot be opened
+        return {"questions": {**question, "image": image}}
 
     def _forward(
         self,
@@ -193,7 +210,7 @@ def _picture_of(mask: torch.BoolTensor) -> Image.Image:
 
 
 def _is_one(images: Any) -> bool:
-    return isinstance(images, str | os.PathLike | bytes | Image.Image | dict)
+    return isinstance(images, str | os.PathLike | bytes | Image.Image | dict) or is_lazy(images)
 
 
 def _list_of_questions(images: Any, text: Any, points: Any, boxes: Any) -> list[dict[str, Any]]:

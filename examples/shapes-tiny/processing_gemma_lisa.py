@@ -21,7 +21,8 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from .answers_gemma_lisa import answer_status, mask_status, phrases_of, repeats_itself
 from .chat_template_gemma_lisa import CHAT_TEMPLATE, ChatTemplateMixin, images_of, tokenizer_lock
 from .compatibility_gemma_lisa import warn_of_unknown
-from .images_gemma_lisa import PixelNormalization, blank_padding, load_rgb, write_pixels
+from .images_gemma_lisa import PixelNormalization, blank_padding, write_pixels
+from .lazy_images_gemma_lisa import as_lazy
 
 # Every pattern here takes linear time: adjacent repetitions cannot match the same characters.
 # Text between two masks of a list
@@ -128,7 +129,7 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         options = {"padding_side": padding_side, **kwargs, **(processor_kwargs or {})}
         multiple, longest, padding_side = _read_tokenizing_options(options)
         encoded = self.encode_conversations(conversations, add_generation_prompt, chat_template, continue_final_message)
-        batch = self._pad_conversations(encoded, multiple, longest, padding_side)
+        batch = self.pad_conversations(encoded, multiple, longest, padding_side)
         if not return_assistant_tokens_mask:
             batch.pop("assistant_masks")
         if not return_dict:
@@ -136,10 +137,10 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         images = [image for messages in conversations for image in images_of(messages)]
         return BatchFeature({**batch, **(self.encode_images(images) if images else {})})
 
-    def _pad_conversations(
-        self, encoded: list[tuple[list[int], list[int]]], multiple: int, longest: int | None, padding_side: str
+    def pad_conversations(
+        self, encoded: list, multiple: int = 1, longest: int | None = None, padding_side: str = "left"
     ) -> dict[str, torch.LongTensor]:
-        """Return input_ids, attention_mask, assistant_masks and token_type_ids, each (B, L)."""
+        """Return input_ids, attention_mask, assistant_masks and token_type_ids of encoded conversations, (B, L)."""
         if longest is not None and (length := max(len(ids) for ids, _ in encoded)) > longest:
             raise ValueError(
                 f"A conversation has {length} tokens, but max_length is {longest}. Truncation is not supported: it "
@@ -180,13 +181,14 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
     def encode_images(
         self, images: list[Any], with_sam: bool = True, as_bytes: bool = False
     ) -> dict[str, torch.Tensor]:
-        """Return pixel_values, sam_pixel_values, original_sizes and reshaped_input_sizes of images.
+        """Return pixel_values, sam_pixel_values, original_sizes and reshaped_input_sizes, as `apply_chat_template`.
 
-        Shapes are those of `apply_chat_template`. Images are opened with `load_rgb`, and sizes are measured after that.
-        A side that SAM's resizing would reduce to 0 pixels keeps one pixel.
+        Sizes are those of the whole upright image. Large JPEG files are decoded at a reduced size (see
+        `LazyImage.load_for`), but a decoded PIL image is not reduced. A side that SAM's resizing would reduce to 0
+        pixels keeps one pixel.
 
         Args:
-            images: PIL images or paths.
+            images: PIL images, paths, bytes, or `LazyImage`.
             with_sam: False omits the inputs of SAM.
             as_bytes: keep the pixels as uint8, which needs a quarter of the memory. Call `normalize_images` later, on
                 the device of the model.
@@ -194,25 +196,23 @@ class GemmaLisaProcessor(ChatTemplateMixin, Gemma3Processor):
         Raises:
             ValueError: an image that `load_rgb` cannot open.
         """
-        size, pad_size = self.image_processor.size, self.sam_image_processor.pad_size
-        side = self.sam_image_processor.size["longest_edge"]
-        for_gemma = np.empty((len(images), 3, size["height"], size["width"]), dtype=np.uint8)
+        gemma_size = self.image_processor.size["width"], self.image_processor.size["height"]
+        pad_size, side = self.sam_image_processor.pad_size, self.sam_image_processor.size["longest_edge"]
+        for_gemma = np.empty((len(images), 3, *gemma_size[::-1]), dtype=np.uint8)
         for_sam = np.zeros((len(images) if with_sam else 0, 3, pad_size["height"], pad_size["width"]), dtype=np.uint8)
-        original_sizes, reshaped_sizes = [], []
-        for index, image in enumerate(images):
-            rgb = load_rgb(image)
-            write_pixels(rgb.resize((size["width"], size["height"]), self.image_processor.resample), for_gemma[index])
+        sizes = []
+        for index, image in enumerate(map(as_lazy, images)):
+            width, height = sam_size = _sam_size(image.size, side)
+            rgb = image.load_for([gemma_size, sam_size])  # also without SAM, so that Gemma's image is the same
+            write_pixels(rgb.resize(gemma_size, self.image_processor.resample), for_gemma[index])
             if with_sam:
-                width, height = _sam_size(rgb, side)
-                sam_rgb = rgb.resize((width, height), self.sam_image_processor.resample)
+                sam_rgb = rgb.resize(sam_size, self.sam_image_processor.resample)
                 write_pixels(sam_rgb, for_sam[index, :, :height, :width])
-                original_sizes.append((rgb.height, rgb.width))
-                reshaped_sizes.append((height, width))
+                sizes.append((image.size[::-1], (height, width)))
         encoded = {"pixel_values": torch.from_numpy(for_gemma)}
         if with_sam:
             encoded["sam_pixel_values"] = torch.from_numpy(for_sam)
-            encoded["original_sizes"] = torch.tensor(original_sizes)
-            encoded["reshaped_input_sizes"] = torch.tensor(reshaped_sizes)
+            encoded["original_sizes"], encoded["reshaped_input_sizes"] = torch.tensor(sizes).unbind(1)
         return encoded if as_bytes else self.normalize_images(encoded)
 
     def normalize_images(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -391,10 +391,10 @@ def _read_tokenizing_options(options: dict[str, Any]) -> tuple[int, int | None, 
     return multiple or 1, longest if truncation else None, side
 
 
-def _sam_size(image: Image.Image, longest_edge: int) -> tuple[int, int]:
+def _sam_size(size: tuple[int, int], longest_edge: int) -> tuple[int, int]:
     """Return (width, height) in pixels after SAM's resizing, but at least 1 (the stock processor can return 0)."""
-    scale = longest_edge / max(image.size)
-    return max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
+    scale = longest_edge / max(size)
+    return tuple(max(1, int(side * scale + 0.5)) for side in size)
 
 
 GemmaLisaProcessor.register_for_auto_class("AutoProcessor")

@@ -47,7 +47,7 @@ def pad_masks(
         height, width = masks.shape[-2:]
         if (longest := max(height, width)) > max_size:
             size = [max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))]
-            masks = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0].to(masks.dtype)
+            masks = F.interpolate(masks[None], size=size, mode="nearest-exact")[0]
         resized.append(masks)
     if not resized:
         return torch.zeros(0, 1, 1, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.long)
@@ -61,10 +61,13 @@ def pad_masks(
 
 
 def _check_values(masks: torch.Tensor, source: str) -> None:
-    present = set(masks.unique().tolist())
-    if present - {0, 1, IGNORE_VALUE} or present == {0, IGNORE_VALUE}:
+    # In uint8, 255 + 1 is 0, so this has the values 0 to 2. `unique` sorts the pixels, which takes 80 times as long.
+    lowest, highest = (one.item() for one in (masks.flatten() + 1).aminmax())
+    has_wrong_values, has_0_and_255_only = highest > 2, (lowest, highest) == (0, 1)
+    if has_wrong_values or has_0_and_255_only:
+        present = masks.unique().tolist()
         raise ValueError(
-            f"The masks of {source} have the values {sorted(present)}. They must be 1 (object), 0 (background) and "
+            f"The masks of {source} have the values {present}. They must be 1 (object), 0 (background) and "
             f"{IGNORE_VALUE} (ignored)."
         )
 

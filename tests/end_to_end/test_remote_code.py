@@ -20,6 +20,8 @@ CODE_FILES = {
     "generation_gemma_lisa.py",
     "images_gemma_lisa.py",
     "lazy_images_gemma_lisa.py",
+    "outputs_gemma_lisa.py",
+    "sam_layers_gemma_lisa.py",
     "packing_gemma_lisa.py",
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",

@@ -167,6 +167,8 @@ def test_the_list_of_own_options():
     assert len(own) == len(set(own))
     assert set(own) - names_of(TrainingArguments) == {
         "model",
+        "cache_features",
+        "cache_gb",
         "trainable",
         "adapter",
         "lora_rank",
