@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from gemma_lisa.checkpoints.loading import load_asked
-from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa
 from gemma_lisa.checkpoints.training_record import circumstances, leakage_of
 from gemma_lisa.datasets_builder.mixture import load_rows, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -154,7 +153,8 @@ def answer_all(
 
 def open_filled(model, processor, questions: EvaluationQuestions, args: argparse.Namespace) -> FeatureCache:
     """Return the cache with the features of all images of the questions, as far as they fit."""
-    plain = model.get_base_model() if isinstance(model, AdaptedGemmaLisa) else model
+    # Not by its class, whose import takes seconds
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     cache = open_cache(args.cache_features, plain, processor, [GEMMA, SAM])
     fill(cache, plain, processor, questions.rows_of_epochs(1), max_gb=args.cache_gb, log=print)
     return cache

@@ -168,8 +168,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
         The method of transformers does it for the image encoders too. The backward pass would then go through them.
         """
-        embedding = self.get_input_embeddings()
-        self._require_grads_hooks = [embedding.register_forward_hook(lambda *call: call[-1].requires_grad_(True))]
+
+        def require_gradients(module, inputs, output):
+            output.requires_grad_(True)
+
+        self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_gradients)]
         self._require_grads_hook = self._require_grads_hooks[0]  # the name in older releases
 
     def encode_for_gemma(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:

@@ -54,11 +54,10 @@ class ChunkedVisionAttention(SamVisionSdpaAttention):
             for row in range(0, height, rows):
                 chunk = slice(row, row + rows)
                 sums = by_row[some, :, chunk, :, :, None], by_column[some, :, chunk, :, None, :]
-                if torch.is_grad_enabled():
+                if buffer is None:
                     bias = sums[0] + sums[1]  # (I, E, rows, W, H, W)
+                    buffer = None if torch.is_grad_enabled() else bias
                 else:
-                    if buffer is None:
-                        buffer = torch.empty_like(sums[0] + sums[1])
                     bias = torch.add(*sums, out=buffer[: len(sums[0])])
                 chosen = query[some, :, row * width : (row + rows) * width]  # (I, E, rows * W, d)
                 bias = bias.flatten(4).flatten(2, 3)  # (I, E, rows * W, H * W)
@@ -136,7 +135,7 @@ class FoldedAttention(SamAttention):
         folded = (key @ self._by_head(self.q_proj)).flatten(1, 2)  # (S, E * T, C)
         offset = (key @ self.q_proj.bias.view(heads, -1, 1)).flatten(1)  # (S, E * T)
         scores = patches @ folded.transpose(1, 2) + offset[:, None]  # (S, N, E * T)
-        chances = _softmax(scores.unflatten(-1, (heads, -1))).flatten(-2)
+        chances = _softmax(scores.unflatten(-1, (heads, -1))).flatten(-2)  # (S, N, E * T)
         output = self.out_proj.weight.view(-1, heads, self.internal_dim // heads).permute(1, 2, 0)  # (E, d, C)
         written = (self._heads(self.v_proj(value)) @ output).flatten(1, 2)  # (S, E * T, C)
         return chances @ written + self.out_proj.bias
@@ -196,7 +195,7 @@ class FastMaskDecoder(SamMaskDecoder):
                 **options,
             )
         count, _, height, width = image_embeddings.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(count, 1, -1, -1)
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(count, 1, -1, -1)  # (S, 1, 5, C)
         tokens = torch.cat([tokens, sparse_prompt_embeddings.to(tokens.dtype)], dim=2)  # (S, 1, 5 + T, C)
         tokens, patches = self.transformer(
             point_embeddings=tokens,
@@ -213,8 +212,9 @@ class FastMaskDecoder(SamMaskDecoder):
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         kernels = torch.stack(kernels, dim=2)[..., chosen]  # (S, C / 8, M)
         masks = pixels.flatten(1, 3) @ kernels  # (S, H * W * 4 * 4, M)
+        # From (S, H, W, row, column, row, column, M) to (S, M, H, row, row, W, column, column)
         masks = masks.view(count, height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        scores = self.iou_prediction_head(tokens[:, :, 0])[..., chosen]
+        scores = self.iou_prediction_head(tokens[:, :, 0])[..., chosen]  # (S, 1, M)
         return masks.reshape(count, 1, -1, 4 * height, 4 * width), scores
 
 

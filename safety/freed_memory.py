@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let the C library reuse freed memory instead of returning it to the system. Return whether this is supported.
 
     By default, glibc maps new memory for every tensor above 32 MB, and the system clears it page by page. Without that,
-    a training step of a middle-sized model takes 14 % less time on a CPU (benchmarks/RESULTS.md). The process keeps the
+    a training step of a middle-sized model took 14 % less time on a CPU (benchmarks/RESULTS.md). The process keeps the
     memory of its peak, which is no loss for a program that trains or evaluates. Do not call it in a server.
     """
     if sys.platform != "linux":
