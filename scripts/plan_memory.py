@@ -96,16 +96,22 @@ def build_model(config: GemmaLisaConfig, recipe: dict[str, Any], device: torch.d
     return model.train()
 
 
-def measure_step(
-    config: GemmaLisaConfig, recipe: dict[str, Any], question_tokens: int, mask_size: tuple[int, int]
-) -> StepBytes:
-    """Return the bytes of a training step of the recipe. With bf16, nearly all activations are in bf16."""
+def prepare_model(config: GemmaLisaConfig, recipe: dict[str, Any]) -> torch.nn.Module:
+    """Return the model of a training step on the meta device, in one dtype, with checkpointing if the recipe has it."""
     model = build_model(config, recipe)
     model.to(torch.bfloat16 if recipe["bf16"] else torch.float32)
     if recipe["activation_checkpointing"]:
         inner = model.get_base_model() if recipe["lora_rank"] else model
         inner.config.text_config.use_cache = False
         inner.activation_checkpointing_enable()
+    return model
+
+
+def measure_step(
+    config: GemmaLisaConfig, recipe: dict[str, Any], question_tokens: int, mask_size: tuple[int, int]
+) -> StepBytes:
+    """Return the bytes of a training step of the recipe. With bf16, nearly all activations are in bf16."""
+    model = prepare_model(config, recipe)
     images, questions = recipe["per_device_train_batch_size"], recipe["max_questions"]
     return count_step(model, make_batch(config, images, questions, question_tokens, mask_size))
 
