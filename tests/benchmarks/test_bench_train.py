@@ -33,6 +33,26 @@ def test_parts_add_up_to_the_step_and_frozen_encoders_have_no_backward_pass(tmp_
         assert bench_train.key_of("FLOP", part, BACKWARD) not in found
 
 
+def test_growth_measures_each_value_once(tmp_path, monkeypatch, capsys):
+    growth = {"images": [{"images": 1}, {"images": 2}], "questions": [{"questions": 1}, {"questions": 2}]}
+    monkeypatch.setattr(bench_train, "GROWTH", growth)
+    measured = []
+
+    def compare_ways(args, work):
+        measured.append((work.images, work.questions))
+        return {"ours": {"seconds": float(work.images * work.questions), "peak_mb": 10.0 * work.questions}}
+
+    monkeypatch.setattr(bench_train, "compare_ways", compare_ways)
+    output = tmp_path / "growth.json"
+    options = ["--images", "1", "--questions", "2", "--ways", "ours", "--growth", "--output", str(output)]
+    bench_train.main(options)
+    assert measured == [(1, 2), (2, 2), (1, 1)]  # (1, 2) is the unchanged work, in both quantities
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| images |")]
+    assert [row.split("|")[2].strip() for row in rows] == ["1", "2"]
+    found = json.loads(output.read_text())["results"]
+    assert [entry["changed"] for entry in found] == [change for values in growth.values() for change in values]
+
+
 def test_given_features_run_no_encoder_and_give_the_same_loss():
     work = bench_train.Work(images=2, questions=1, mask_size=(48, 64))
     plain, given = (bench_train.Step("ours", work, given_features=flag) for flag in (False, True))
