@@ -5,7 +5,7 @@
     python benchmarks/bench_inference.py --size real --results benchmarks/RESULTS.md
 
 The ways are "ours" (`segment`) and "lisa" (see lisa_style.py), with the same weights, image and question. Every answer
-has --tokens tokens, and one of them is `[SEG]`. With --batch, `segment` also answers that many questions: one at a time,
+has --tokens tokens; one is `[SEG]`. With --batch, `segment` also answers that many questions: one at a time,
 in a batch about different images, and in a batch about one image. A session (`model.start`) answers two questions.
 
 Each way runs in its own process. On a CPU, times are CPU seconds of one thread. Memory is the peak in addition to the
