@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparing import assert_close
 
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.collator import GemmaLisaCollator
@@ -105,3 +106,14 @@ def test_features_and_pixels_together_are_an_error(frozen, batch):
     features = frozen.encode_for_gemma(batch["pixel_values"])
     with pytest.raises(ValueError, match="pixel_values and image_features are two names of the same argument"):
         frozen(**batch, image_features=features)
+
+
+@torch.no_grad()
+def test_sam_encodes_the_images_of_a_batch_one_by_one_on_a_cpu(frozen):
+    images, sizes = torch.randn(3, 3, 64, 64), []
+    hook = frozen.sam.vision_encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    found = frozen.encode_for_sam(images)
+    hook.remove()
+    assert sizes == [1, 1, 1]
+    assert_close(found, frozen.sam.vision_encoder(images).last_hidden_state)
+    assert len(frozen.encode_for_sam(images[:0])) == 0

@@ -1,10 +1,12 @@
 """SAM's fast layers compared with the classes of transformers."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
 from transformers import SamConfig, SamModel
+from transformers.models.sam import modeling_sam
 from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, SamVisionSdpaAttention
 
 from gemma_lisa import sam_layers_gemma_lisa
@@ -159,3 +161,21 @@ def test_every_layer_of_a_model_is_fast(tiny):
     kinds = [type(module) for module in tiny[0].sam.modules()]
     assert FastMaskDecoder in kinds and FoldedAttention in kinds
     assert not {SamMaskDecoder, SamAttention, SamVisionSdpaAttention} & set(kinds)
+
+
+@pytest.mark.parametrize("name", ["SamAttention", "SamMaskDecoder", "SamVisionSdpaAttention"])
+def test_a_class_that_transformers_lacks_keeps_the_stock_layers_with_a_warning(stock, monkeypatch, name):
+    monkeypatch.delattr(modeling_sam, name)
+    spec = importlib.util.spec_from_file_location(f"without_{name}", sam_layers_gemma_lisa.__file__)
+    layers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layers)
+    sam = copy.deepcopy(stock)
+    warnings = []
+    monkeypatch.setattr(layers._logger, "warning_once", warnings.append)
+    layers.use_fast_layers(sam)
+    assert [f"no {name}, so these layers of SAM stay as they are" in warning for warning in warnings] == [True]
+    kinds = {type(module).__name__ for module in sam.modules()}
+    assert name in kinds and len(kinds & {"FastMaskDecoder", "FoldedAttention", "ChunkedVisionAttention"}) == 2
+    given = prompts(with_prompts=False)
+    expected, found = (decode_masks(model, **given)[0] for model in (stock, sam))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,8 @@ from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
 from .outputs_gemma_lisa import SegmentOutput
+from .packing_gemma_lisa import masks_of_prompts
+from .prefix_gemma_lisa import SharedPrefix, find_shared_prefix, is_empty_dynamic, read_after_prefix
 
 # Options of `segment` without a generation configuration.
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -54,7 +56,7 @@ class SegmentationMixin:
 
         Args:
             image_index: index of the image of each conversation that has one, if several are about the same image.
-                Each image is then passed and encoded once. Default: each conversation has its own image.
+                Each image is then passed, encoded and read once. Default: each conversation has its own image.
             original_sizes, reshaped_input_sizes: (height, width) in pixels for each conversation with an image. Points,
                 boxes and the processor's `post_process_segmentation` need them.
             max_new_tokens: maximum number of new tokens (default: 64, or the value of `generation_config`).
@@ -80,9 +82,15 @@ class SegmentationMixin:
         prompt |= {"pixel_values": pixel_values, "image_features": image_features}
         image_of = self._check_prompt(prompt, sam_pixel_values, image_embeddings, image_index)
         prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, len(image_of))
+        shared = None
         if image_index is not None:
-            prompt |= self._features_of_each(prompt, prompts, image_of)
-        sequences, steps = self._generate(prompt, options)  # (B * R, L + T)
+            if prompts is not None:
+                raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
+            features = prompt["image_features"]
+            features = self.encode_for_gemma(prompt["pixel_values"]) if features is None else features  # (I, 256, D)
+            shared = find_shared_prefix(prompt, features, image_of, options, self.config)
+            prompt |= {"pixel_values": None, "image_features": features[image_of.to(features.device)]}
+        sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
@@ -103,17 +111,28 @@ class SegmentationMixin:
                 "Call model.eval() first."
             )
 
-    def prepare_inputs_for_generation(self, *args, seg_steps: list[torch.Tensor] | None = None, **kwargs):
+    def prepare_inputs_for_generation(
+        self,
+        *args,
+        seg_steps: list[torch.Tensor] | None = None,
+        shared_prefix: SharedPrefix | None = None,
+        **kwargs,
+    ):
         """Return the inputs of Gemma only, so that SAM does not run at every generation step.
 
         `segment` collects states in `seg_steps`. `forward` must not receive this list: a compiled `forward` would be
-        recompiled each time the list grows.
+        recompiled each time the list grows. A `shared_prefix` is read here, and `forward` reads the rest.
         """
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         for name in ("sam_pixel_values", "image_embeddings", "original_sizes", "reshaped_input_sizes"):
             inputs.pop(name, None)
-        if inputs.get("token_type_ids") is None:  # a step after the prompt: the image is in the KV cache
+        is_image, mask = inputs.get("token_type_ids"), inputs.get("attention_mask")
+        if is_image is None:  # a step after the prompt: the image is in the KV cache
             inputs.pop("image_features", None)
+        elif is_empty_dynamic(inputs.get(CACHE_NAME)) and mask is not None and mask.shape == is_image.shape:
+            if shared_prefix is not None:
+                return read_after_prefix(self, shared_prefix, inputs)
+            inputs["attention_mask"] = masks_of_prompts(mask, is_image, self.config.text_config)
         return inputs
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, num_new_tokens: int = 1, **kwargs):
@@ -181,7 +200,10 @@ class SegmentationMixin:
         return torch.arange(count, device=has_image.device) if image_index is None else image_index
 
     def _generate(
-        self, prompt: dict[str, torch.Tensor | None], options: dict[str, Any]
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        options: dict[str, Any],
+        shared: SharedPrefix | None,
     ) -> tuple[torch.LongTensor, list[torch.Tensor]]:
         """Return the sequences (B * R, L + T), and the states of each step, (B * R, tokens, D).
 
@@ -190,9 +212,14 @@ class SegmentationMixin:
         steps: list[torch.Tensor] = []
         if "assistant_model" not in options:  # the assistant model would receive the list too
             options = options | {"seg_steps": steps}
-        generated = self.generate(**prompt, **options)
+        given = prompt if shared is None else shared.reorder(prompt)
+        generated = self.generate(**given, **options, shared_prefix=shared)
         has_beams = generated.get("beam_indices") is not None  # then the steps include other sequences
-        return generated.sequences, [] if has_beams else steps
+        sequences, input_ids = generated.sequences, prompt["input_ids"]
+        if shared is not None:
+            input_ids = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
+            sequences = torch.cat([input_ids, sequences[:, input_ids.shape[1] :]], dim=1)
+        return sequences, [] if has_beams else steps
 
     def _find_new_seg(
         self,
@@ -226,17 +253,6 @@ class SegmentationMixin:
         masks, scores = self._decode_new_seg(encoded, prompts, multimask_output)
         has_all = sam_pixel_values is None or len(encoded.image_embeddings) == len(sam_pixel_values)
         return SegmentOutput(sequences, masks, scores, seg.image_index, encoded.image_embeddings if has_all else None)
-
-    def _features_of_each(
-        self, prompt: dict[str, torch.Tensor | None], prompts: list[tuple] | None, image_of: torch.LongTensor
-    ) -> dict[str, torch.Tensor | None]:
-        """Return image features (I, 256, D) for each conversation with an image, encoding each image once."""
-        if prompts is not None:
-            raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
-        features = prompt["image_features"]
-        if features is None:
-            features = self.encode_for_gemma(prompt["pixel_values"])
-        return {"pixel_values": None, "image_features": features[image_of.to(features.device)]}
 
     def _encode_shown(
         self,

@@ -192,7 +192,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         weight = self.sam.vision_encoder.patch_embed.projection.weight
         sam_pixel_values = sam_pixel_values.to(loaded_device(self.sam, weight.device), weight.dtype)
         with _gradients_if_trained(self.sam.vision_encoder):
-            return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
+            if sam_pixel_values.device.type != "cpu" or torch.is_grad_enabled():
+                return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
+            # One by one, because the activations of a batch exceed the caches of a CPU and need new memory
+            encoded = [self.sam.vision_encoder(image).last_hidden_state for image in sam_pixel_values.split(1)]
+            return torch.cat(encoded)
 
     def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
         """Return prompts of SAM's decoder, (S, C), for Gemma's states at `[SEG]`, (S, D)."""

@@ -162,3 +162,21 @@ def isolate_questions(
         hidden = torch.finfo(dtype).min
         masks = [torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden) for mask in masks]
     return dict(zip(("full_attention", "sliding_attention"), masks, strict=True)), position_ids
+
+
+def masks_of_prompts(
+    attention_mask: torch.Tensor, is_image: torch.Tensor, text_config: PreTrainedConfig
+) -> dict[str, torch.Tensor] | torch.Tensor:
+    """Return Gemma's attention masks for prompts that are read at once, as `isolate_questions` does.
+
+    Making these masks in transformers takes longer than a layer of a small model. The attention mask itself is
+    returned where transformers must make them: for other attention implementations, and beyond the sliding window.
+
+    Args:
+        attention_mask: (B, L), 1 for tokens, 0 for padding.
+        is_image: (B, L), 1 or True for image tokens.
+        text_config: Gemma's text configuration.
+    """
+    if text_config._attn_implementation != "sdpa" or attention_mask.shape[1] > text_config.sliding_window:
+        return attention_mask
+    return isolate_questions(attention_mask.long() - 1, is_image.bool(), text_config, torch.float32)[0]

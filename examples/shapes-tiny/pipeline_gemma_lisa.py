@@ -56,25 +56,36 @@ def answer(
     """
     prompts = {name: [asked.get(name) for asked in questions] for name in ("points", "boxes")}
     prompts = {name: values for name, values in prompts.items() if any(value is not None for value in values)}
-    inputs = _encode(processor, questions, is_shared=not prompts).to(loaded_device(model, model.device))
+    inputs = encode_questions(processor, questions, is_shared=not prompts).to(loaded_device(model, model.device))
     output = model.segment(**inputs, max_new_tokens=max_new_tokens, multimask_output=multimask_output, **prompts)
     return processor.post_process_segmentation(output, inputs, threshold, encode_mask)
 
 
-def _encode(processor, questions: list[dict[str, Any]], is_shared: bool) -> BatchFeature:
-    """Return the inputs of `segment` for questions. Those about the same image share it if `is_shared`."""
-    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
+def encode_questions(processor, questions: list[dict[str, Any]], is_shared: bool = True) -> BatchFeature:
+    """Return the inputs of `segment` for questions, dicts as in `answer`.
+
+    Args:
+        is_shared: pass an image of several questions once, with `image_index`. This does not support points and boxes.
+    """
     images = [asked["image"] for asked in questions if asked.get("image") is not None]
-    unique = list({_identity(image): image for image in images}.values())
-    if not is_shared or len(unique) == len(images):
-        return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
+    unique = list({_identity(image): image for image in images}.values()) if is_shared else images
+    inputs = encode_texts(processor, questions)
+    if images:
+        inputs |= processor.encode_images(unique)
+    if len(unique) < len(images):
+        places = {_identity(image): place for place, image in enumerate(unique)}
+        inputs["image_index"] = index = torch.tensor([places[_identity(image)] for image in images])
+        for name in ("original_sizes", "reshaped_input_sizes"):
+            inputs[name] = inputs[name][index]
+    return BatchFeature(inputs)
+
+
+def encode_texts(processor, questions: list[dict[str, Any]]) -> dict[str, torch.LongTensor]:
+    """Return input_ids, attention_mask and token_type_ids (B, L) of questions, whose images are encoded separately."""
+    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
     inputs = processor.pad_conversations(processor.encode_conversations(conversations, add_generation_prompt=True))
     inputs.pop("assistant_masks")
-    places = {_identity(image): place for place, image in enumerate(unique)}
-    index = torch.tensor([places[_identity(image)] for image in images])
-    encoded = processor.encode_images(unique)
-    sizes = {name: encoded[name][index] for name in ("original_sizes", "reshaped_input_sizes")}
-    return BatchFeature({**inputs, **encoded, **sizes, "image_index": index})
+    return inputs
 
 
 def _identity(image: Any) -> Any:

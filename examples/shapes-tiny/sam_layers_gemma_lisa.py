@@ -11,8 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import SamModel
-from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, SamVisionSdpaAttention
+from transformers.models.sam import modeling_sam
+from transformers.utils import logging
 
+_logger = logging.get_logger("transformers.gemma_lisa")
+
+
+class _Missing(nn.Module):
+    """Stands for a class that this release of transformers does not have. No layer has this class."""
+
+
+_REPLACED = ("SamAttention", "SamMaskDecoder", "SamVisionSdpaAttention")
+SamAttention, SamMaskDecoder, SamVisionSdpaAttention = (getattr(modeling_sam, name, _Missing) for name in _REPLACED)
 # Elements of an attention bias that are in memory at once. On a CPU, they should fit in its cache.
 BIAS_ELEMENTS = {"cpu": 2**22}
 BIAS_ELEMENTS_OF_ACCELERATOR = 2**28
@@ -21,7 +31,15 @@ MIN_RATIO = 16
 
 
 def use_fast_layers(sam: SamModel) -> None:
-    """Change the classes of SAM's layers in place. Layers of another attention implementation are not changed."""
+    """Change the classes of SAM's layers in place. Layers of another attention implementation are not changed.
+
+    Layers whose class this release of transformers does not have are not changed either, with a warning.
+    """
+    if missing := [name for name in _REPLACED if not hasattr(modeling_sam, name)]:
+        _logger.warning_once(
+            f"This release of transformers has no {', '.join(missing)}, so these layers of SAM stay as they are. They "
+            "are slower, with the same results."
+        )
     fast = {SamVisionSdpaAttention: ChunkedVisionAttention, SamMaskDecoder: FastMaskDecoder}
     for module in sam.modules():
         if type(module) in fast:

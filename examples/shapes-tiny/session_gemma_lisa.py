@@ -12,6 +12,7 @@ from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
 from .mask_decoding_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame
+from .packing_gemma_lisa import masks_of_prompts
 
 # Maximum number of tokens to guess at once: enough for the usual beginning of an answer, or the name of an object.
 MAX_GUESSED = 8
@@ -236,6 +237,9 @@ class ImageSession:
         if self.model.config.image_token_id in ids and self.model.config.image_token_id not in self._ids:
             is_image = (input_ids == self.model.config.image_token_id).long()
             shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
+            if not self._ids:
+                text_config = self.model.config.text_config
+                shown["attention_mask"] = masks_of_prompts(torch.ones_like(input_ids), is_image, text_config)
         read = gemma if shown else gemma.language_model  # the same result for text, but faster
         try:
             output = read(input_ids=input_ids, use_cache=True, **{CACHE_NAME: self._cache}, **shown)

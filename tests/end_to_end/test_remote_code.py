@@ -26,6 +26,7 @@ CODE_FILES = {
     "losses_gemma_lisa.py",
     "modeling_gemma_lisa.py",
     "pipeline_gemma_lisa.py",
+    "prefix_gemma_lisa.py",
     "processing_gemma_lisa.py",
     "mask_decoding_gemma_lisa.py",
     "session_gemma_lisa.py",
