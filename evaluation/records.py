@@ -54,6 +54,8 @@ class Prediction:
         tokens: number of generated tokens; None if unknown.
         seconds: seconds for the answer, a batch's time divided by its questions; None if unknown.
         likelihood: mean log-likelihood per token of the right answer to a VQA question; None if not measured.
+        refused: whether the system says that the target is not in the image. None: it does so if there are no masks and
+            the answer is complete. Under teacher forcing, masks are decoded even if the model would have refused.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Prediction:
     tokens: int | None = None
     seconds: float | None = None
     likelihood: float | None = None
+    refused: bool | None = None
 
 
 @dataclass(frozen=True)
