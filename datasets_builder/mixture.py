@@ -1,8 +1,10 @@
 """Load data sets by name, and mixtures of them, without photos of evaluation splits."""
 
 import json
+from collections.abc import Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from datasets import BuilderConfig, Dataset
@@ -26,10 +28,11 @@ from gemma_lisa.safety.short_text import show
 
 from .leakage import kept_rows, report
 from .prepared import is_prepared, load_prepared, own_data_advice
-from .questions import Part
 from .rows_builder import RowsBuilder, damaged_cache
-from .streams import Stream, open_stream
 from .tolerant_builder import TolerantBuilder
+
+if TYPE_CHECKING:
+    from .streams import Stream
 
 BUILDERS = {
     "ade20k": Ade20k,
@@ -53,6 +56,15 @@ BUILDERS = {
 
 
 NO_OPTIONS = "prepared rows do not support options"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of a mixture: its rows, and its share of the samples relative to the other shares."""
+
+    name: str
+    rows: Sized  # a datasets.Dataset, or a streams.Stream for streams.StreamedQuestions
+    share: float
 
 
 def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[str, Any] | None = None) -> Dataset:
@@ -207,7 +219,7 @@ def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -
     return {**({"max_bad": max_bad} if max_bad is not None and has_it else {}), **(options or {})}
 
 
-def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> Stream:
+def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> "Stream":
     if name.partition("/")[0] in BUILDERS:
         raise ValueError(
             f"{name}: streaming requires prepared rows; run `python -m gemma_lisa.datasets_builder prepare {name}` and "
@@ -215,6 +227,8 @@ def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, 
         )
     if options:
         raise ValueError(f"{name}: {NO_OPTIONS}, got {', '.join(sorted(options))}.")
+    from .streams import open_stream  # imports torch, which takes seconds
+
     return open_stream(name, split, held_out)
 
 

@@ -5,8 +5,6 @@
 - `EvaluationQuestions`: one question per sample.
 """
 
-from collections.abc import Sized
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 from gemma_lisa.safety.short_text import count_of
 
+from .mixture import Part
 from .rows import CachedImage, check_row, lazy_image, target_masks
 from .templates import Conversation, Phrasing, ask, ask_plainly
 
@@ -69,15 +68,6 @@ class TrainingQuestions(TorchDataset):
     def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
         """Return the data sets with the indices of the rows that are read in the first epochs."""
         return [(self.rows, np.arange(len(self.rows)))]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A data set of a mixture: its rows, and its share of the samples relative to the other shares."""
-
-    name: str
-    rows: Sized  # a datasets.Dataset, or a streams.Stream for streams.StreamedQuestions
-    share: float
 
 
 class MixtureQuestions(TorchDataset):

@@ -14,9 +14,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.images_gemma_lisa import pixel_limit
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE, pixel_limit
 from gemma_lisa.lazy_images_gemma_lisa import LazyImage
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 from gemma_lisa.safety.short_text import count_of, name_of, show
 
 SEG_SLOT = "{seg}"  # place of a mask in a target's answer

@@ -34,8 +34,9 @@ from torch.utils.data import IterableDataset
 from gemma_lisa.safety.short_text import count_of, show
 
 from .leakage import kept_rows, photo_of, report
+from .mixture import Part
 from .prepared import as_data_file, check_features, check_picture, find_shards
-from .questions import Part, training_sample
+from .questions import training_sample
 from .rows import ROW_FEATURES
 from .templates import Phrasing
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE
 
 from .overlay import (
     GREY,

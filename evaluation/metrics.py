@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE
 
 NUM_COUNTS = 5  # intersection, union, num_targets, num_predictions, complete
 # One line for people about each score; `summarize_counts` defines them exactly
