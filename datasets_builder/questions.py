@@ -8,7 +8,6 @@
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
@@ -18,7 +17,7 @@ from gemma_lisa.safety.short_text import count_of
 
 from .mixture import Part
 from .rows import CachedImage, check_row, lazy_image, target_masks
-from .templates import Conversation, Phrasing, ask, ask_plainly
+from .templates import Conversation, Phrasing, ask, ask_plainly, place_questions
 
 
 class Finder(Protocol):
@@ -194,15 +193,9 @@ class EvaluationQuestions(TorchDataset):
 
     def __init__(self, rows: Dataset, with_conversations: bool):
         self.rows = rows
-        table = rows.select_columns(["targets", "conversation"]).with_format("arrow")[:]
-        counts = _list_lengths(table["targets"])
-        if with_conversations:
-            counts = counts + (_list_lengths(table["conversation"]) > 0)
-        starts = np.cumsum(counts) - counts
-        at = np.repeat(np.arange(len(counts)), counts)
         # (row, conversation of that row) of each question, (Q, 2). Not a list of tuples: reading one changes its
         # reference count, and then each worker process copies its memory page
-        self.questions = np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
+        self.questions = place_questions(rows, with_conversations)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -215,11 +208,6 @@ class EvaluationQuestions(TorchDataset):
     def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
         """Return the data set with the indices of the rows that have a question."""
         return [(self.rows, np.unique(self.questions[:, 0]))]
-
-
-def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
-    """Return the length of the list in each row, (R,) int64; 0 for a missing list."""
-    return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def training_sample(

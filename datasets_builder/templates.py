@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
+from datasets import Dataset
 
 from gemma_lisa.safety.short_text import show
 
@@ -172,6 +175,27 @@ def ask_plainly(row: dict[str, Any]) -> list[Conversation]:
         question = english.phrase_questions[0].format(text=target["texts"][0])
         conversations.append(Conversation(((question, _plain_answer(target, english)),), (target,)))
     return conversations + _own_conversation(row)
+
+
+def place_questions(rows: Dataset, with_conversations: bool) -> np.ndarray:
+    """Return the place of each evaluation question, (Q, 2) int32: its row, and its number in `ask_plainly` of that row.
+
+    Args:
+        rows: rows with `rows.ROW_FEATURES`.
+        with_conversations: whether to include the conversations of VQA rows.
+    """
+    table = rows.select_columns(["targets", "conversation"]).with_format("arrow")[:]
+    counts = _list_lengths(table["targets"])
+    if with_conversations:
+        counts = counts + (_list_lengths(table["conversation"]) > 0)
+    starts = np.cumsum(counts) - counts
+    at = np.repeat(np.arange(len(counts)), counts)
+    return np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
+
+
+def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """Return the length of the list in each row, (R,) int64; 0 for a missing list."""
+    return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing: Phrasing) -> tuple[str, str]:
