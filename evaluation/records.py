@@ -4,7 +4,7 @@ They are plain data without torch, so that predictions of other systems are scor
 of `datasets_builder.rows.RLE`: {"size": [height, width], "counts": str}.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 RLE = dict[str, Any]
@@ -26,6 +26,8 @@ class Question:
         targets: one mask per target, []: not in the image; None for a VQA question.
         ignore: ignore region; None if there is none.
         others: masks of the other annotated things of the image, that is of the other questions of its row.
+        names: what the row calls each thing, one list per mask of `targets` and then of `others` (`phrases.names_of`);
+            [] if the row has no names.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Question:
     targets: list[RLE] | None
     ignore: RLE | None
     others: list[RLE]
+    names: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Judged:
         iou: intersection / union; 1 if both are empty.
         boundary_iou: IoU of the two boundaries; None without a target.
         matched_ious: IoU of each pair of predicted mask and target, matched one to one; [] without a target.
+        ordered_ious: IoU of the first mask with the first target, of the second with the second, ….
         error: class of the error in `error_classes.CLASSES`; None if the answer has no error.
         phrases_right, phrases_judged: number of phrases that are true of their mask, and of phrases that were judged.
         is_right: whether the answer to a VQA question is the right one; None for a question with masks.
@@ -92,6 +96,7 @@ class Judged:
     iou: float
     boundary_iou: float | None
     matched_ious: list[float]
+    ordered_ious: list[float]
     error: str | None
     phrases_right: int
     phrases_judged: int
