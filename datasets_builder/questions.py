@@ -183,7 +183,7 @@ class EvaluationQuestions(TorchDataset):
 
     Args:
         rows: rows with `rows.ROW_FEATURES`.
-        with_conversations: whether to include the conversations of VQA rows.
+        with_conversations: whether to include the conversations of VQA rows. Each turn is a question.
 
     Attributes:
         cache: as in `TrainingQuestions`.

@@ -41,7 +41,7 @@ class Benchmark(Sequence[Question]):
     Args:
         rows: rows with `rows.ROW_FEATURES`.
         dataset: name of the data set.
-        with_conversations: whether to include the conversations of VQA rows, of which the first turn is asked.
+        with_conversations: whether to include the conversations of VQA rows. Each turn is a question.
 
     Raises:
         ValueError: two rows have the same source, so their questions would have the same ids.
@@ -71,7 +71,7 @@ class Benchmark(Sequence[Question]):
     def __getitem__(self, index: int) -> Question:
         at, number = self._places[index].tolist()
         row, conversations, masks = self._read(at)
-        (text, expected), target = conversations[number].turns[0], None
+        (text, expected), target = conversations[number].turns[-1], None
         if conversations[number].targets:
             target = row["targets"][number]
         ignore = None if target is None else target["ignore"]
@@ -89,6 +89,11 @@ class Benchmark(Sequence[Question]):
             if target is None
             else [mask for other, some in enumerate(masks) if other != number for mask in some],
         )
+
+    def history(self, index: int) -> list[tuple[str, str]]:
+        """Return the turns before a question of a conversation, (question, right answer) each; [] for the first."""
+        at, number = self._places[index].tolist()
+        return list(self._read(at)[1][number].turns[:-1])
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (height, width) in pixels of the upright image of a question; None if it has none."""
@@ -261,7 +266,8 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     """Write the questions as JSON Lines without their answers, and the manifest beside them.
 
     Keys of a line: `index`, `id`, `question`, `source`, `image` (name of the file, null if it has none), `size`
-    ([height, width] in pixels), `asks` ("masks", or "words" for a VQA question).
+    ([height, width] in pixels), `asks` ("masks", or "words" for a VQA question), and for a later turn of a conversation
+    `history` (list of [question, right answer], to be given before the question).
 
     Raises:
         WriteError: a file cannot be written.
@@ -272,6 +278,8 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
         image = benchmark.image_name(index)
         line = {"index": index, "id": question.id, "question": question.text, "source": question.source}
         line |= {"image": image, "size": question.size, "asks": "words" if question.targets is None else "masks"}
+        if history := benchmark.history(index):
+            line["history"] = history
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     files = questions_files(path)
     write_whole(files["questions"], "".join(lines))

@@ -31,7 +31,7 @@ DOCUMENT = "doc_id"
 RESPONSES = ("filtered_resps", "resps")
 # Fields of `Prediction` -> types of their values
 FACTS = {"text": str, "complete": bool, "tokens": int, "seconds": float, "likelihood": float}
-_OF_QUESTIONS = {"index", "question", "source", "image", "size", "asks", "kind"}
+_OF_QUESTIONS = {"index", "question", "source", "image", "size", "asks", "kind", "history"}
 _KNOWN = {*FIRST_ID_KEYS, "masks", "scores", "boxes", "phrases", *FACTS, *_OF_QUESTIONS}
 
 
