@@ -56,6 +56,7 @@ def open_questions(one: Evaluated, rows, with_conversations: bool, does: str):
     Raises:
         ValueError: there is no question.
     """
+    from gemma_lisa.datasets_builder.published_sizes import compared_with_published
     from gemma_lisa.evaluation.benchmark import list_questions
 
     benchmark = list_questions(rows, one.name, with_conversations)
@@ -64,6 +65,8 @@ def open_questions(one: Evaluated, rows, with_conversations: bool, does: str):
     if not with_conversations and (others := len(list_questions(rows, one.name, True)) - len(benchmark)):
         print(f"{one.title}: {count_of(others, 'VQA question')} are not evaluated with {does}")
     print(f"{one.title}: {count_of(len(rows), 'row')}, {count_of(len(benchmark), 'question')}, {does}")
+    if line := compared_with_published(one.name, one.split, len(rows), len(benchmark)):
+        print(line)
     return benchmark
 
 
