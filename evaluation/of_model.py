@@ -84,11 +84,16 @@ def answer_and_judge(
         raise AssertionError(f"{len(samples)} samples, but {len(questions)} questions.")
     if args.cache_features is not None:
         samples.cache = _filled_cache(opened, samples, args, processes)
+    # VQA questions are in their own batches: they need no SAM, and the likelihoods of several are one forward pass
     images = [
-        None if question.size is None else row
+        None if question.size is None else (row, question.targets is None)
         for question, (row, _) in zip(questions, samples.questions.tolist(), strict=True)
     ]
-    batches = plan_batches([question.text for question in questions], images, args.batch_size)
+    prompts = [
+        " ".join([*(text for turn in benchmark.history(number) for text in turn), question.text])
+        for number, question in enumerate(questions)
+    ]
+    batches = plan_batches(prompts, images, args.batch_size)
     settings = {
         **{name: opened.facts[name] for name in ("checkpoint_hash", "weights", "device")},
         **{name: getattr(args, name) for name in ("protocol", "max_new_tokens", "batch_size")},

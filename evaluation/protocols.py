@@ -31,7 +31,7 @@ def question_of(sample: dict[str, Any], number: int = 0) -> Question:
         number: of the question in its row, for its id.
     """
     [conversation], [masks], image = sample["conversations"], sample["masks"], sample["image"]
-    text, expected = conversation.turns[0]
+    text, expected = conversation.turns[-1]
     targets, ignore = None, None
     if masks is not None:
         targets = [encode_mask(mask == 1) for mask in masks]

@@ -13,6 +13,7 @@ from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 from gemma_lisa.safety.whole_files import write_bytes, write_whole
 
 from .error_classes import summarize_errors
+from .mask_algebra import checked
 from .metrics import EXACT, intervals, summarize
 from .records import RLE, Judged, Prediction, Question
 
@@ -39,6 +40,7 @@ _COLUMNS = {
     "iou": pyarrow.float64(),
     "boundary_iou": pyarrow.float64(),
     "matched_ious": _LIST(pyarrow.float64()),
+    "ordered_ious": _LIST(pyarrow.float64()),
     "scores": _LIST(pyarrow.float64()),
     "phrases": _LIST(pyarrow.string()),
     "phrases_right": pyarrow.int64(),
@@ -51,6 +53,7 @@ _COLUMNS = {
     "predictions": _LIST(pyarrow.string()),
     "targets": _LIST(pyarrow.string()),
     "ignore": pyarrow.string(),
+    "names": _LIST(_LIST(pyarrow.string())),
 }
 SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
 
@@ -147,6 +150,7 @@ def row_of(one: Judged) -> dict[str, Any]:
         "iou": one.iou,
         "boundary_iou": one.boundary_iou,
         "matched_ious": one.matched_ious,
+        "ordered_ious": one.ordered_ious,
         "scores": prediction.scores,
         "phrases": prediction.phrases,
         "phrases_right": one.phrases_right,
@@ -159,6 +163,7 @@ def row_of(one: Judged) -> dict[str, Any]:
         "predictions": [mask["counts"] for mask in prediction.masks],
         "targets": None if question.targets is None else [mask["counts"] for mask in question.targets],
         "ignore": None if question.ignore is None else question.ignore["counts"],
+        "names": question.names,
     }
 
 
@@ -172,7 +177,7 @@ def _judged(row: dict[str, Any], of_source: list[tuple[str, list[str]]]) -> Judg
     size = None if row["height"] is None else (row["height"], row["width"])
 
     def masks(counts: list[str]) -> list[RLE]:
-        return [{"size": list(size), "counts": one} for one in counts]
+        return [checked({"size": list(size), "counts": one}, size, row["id"]) for one in counts]
 
     question = Question(
         id=row["id"],
@@ -185,6 +190,7 @@ def _judged(row: dict[str, Any], of_source: list[tuple[str, list[str]]]) -> Judg
         targets=None if row["targets"] is None else masks(row["targets"]),
         ignore=None if row["ignore"] is None else masks([row["ignore"]])[0],
         others=[mask for other, targets in of_source if other != row["id"] for mask in masks(targets)],
+        names=row["names"],
     )
     prediction = Prediction(
         id=row["id"],
@@ -192,6 +198,6 @@ def _judged(row: dict[str, Any], of_source: list[tuple[str, list[str]]]) -> Judg
         text=row["answer"],
         **{name: row[name] for name in ("scores", "phrases", "complete", "tokens", "seconds", "likelihood", "refused")},
     )
-    measured = ("intersection", "union", "iou", "boundary_iou", "matched_ious", "error", "is_right")
+    measured = ("intersection", "union", "iou", "boundary_iou", "matched_ious", "ordered_ious", "error", "is_right")
     counts = ("phrases_right", "phrases_judged")
     return Judged(question, prediction, **{name: row[name] for name in (*measured, *counts)})

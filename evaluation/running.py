@@ -19,6 +19,7 @@ from .parts import Answers, PartWriter, locked, open_parts
 from .processes import Processes
 from .records import Prediction
 
+MIN_FILL = 0.75  # share of a batch, see `plan_batches`
 Answer = Callable[[list[dict[str, Any]]], list[Prediction]]
 
 
@@ -27,8 +28,9 @@ def plan_batches(texts: Sequence[str], images: Sequence[Hashable], batch_size: i
 
     Args:
         texts: of each question.
-        images: equal for questions about the same image; None for a question without an image.
-        batch_size: maximum number of questions per batch. Images are not split if at least half of a batch is full.
+        images: equal for questions about the same image that belong in one batch; None for a question without an image.
+        batch_size: maximum number of questions per batch. The questions of an image are in two batches, and it is
+            encoded twice, only if a batch would be less than MIN_FILL full without them.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, image in enumerate(images):
@@ -39,7 +41,7 @@ def plan_batches(texts: Sequence[str], images: Sequence[Hashable], batch_size: i
     batches: list[list[int]] = [[]]
     for key in order:
         numbers = groups[key]
-        if len(batches[-1]) + len(numbers) > batch_size and len(batches[-1]) > batch_size // 2:
+        if len(batches[-1]) + len(numbers) > batch_size and len(batches[-1]) >= MIN_FILL * batch_size:
             batches.append([])
         for number in numbers:
             if len(batches[-1]) == batch_size:
