@@ -59,7 +59,7 @@ def judge(question: Question, prediction: Prediction) -> Judged:
         ious=ious,
         other_ious=lambda: _other_ious(masks),
     )
-    right, num_judged = judge_phrases(question, prediction, ious, masks.visible, masks.others)
+    right, num_judged = judge_phrases(question, prediction, masks.visible, [*masks.targets, *masks.others])
     return Judged(
         question=question,
         prediction=prediction,

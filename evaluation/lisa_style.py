@@ -1,7 +1,7 @@
 """gIoU and cIoU as the code of LISA computes them: per mask, with its epsilons.
 
-Source: `validate` in train_ds.py and `AverageMeter` in utils/utils.py of dvlab-research/LISA, commit 3cb2d43 (Lai et al.
-2024, arXiv 2308.00692). There, each mask has an IoU of intersection / (union + 1e-5), or 1 if the union is empty.
+Source: `validate` in train_ds.py and `AverageMeter` in utils/utils.py of dvlab-research/LISA, commit 3cb2d43 (arXiv
+2308.00692). There, each mask has an IoU of intersection / (union + 1e-5), or 1 if the union is empty.
 
 - gIoU = Σ IoU / (number of masks + 1e-5)
 - cIoU = Σ intersections / (Σ unions + 1e-10)

@@ -1,9 +1,10 @@
 """Areas, unions, intersections and boundaries of RLE masks, in little time and memory.
 
 pycocotools computes on the run lengths. Its C functions read past the end of invalid counts, so every mask must first
-be returned by `checked`. Only `boundary_iou` decodes masks, and only their bounding box is compared.
+be returned by `checked`. Only `boundary_iou` decodes masks, and only in their bounding box.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -34,7 +35,7 @@ def checked(rle: RLE, size: tuple[int, int], where: str) -> RLE:
             "width); give masks at the size of the upright image."
         )
     try:
-        run_lengths(rle["counts"], size[0] * size[1])
+        _read_runs(rle["counts"], size[0] * size[1])
     except ValueError as error:
         raise ValueError(
             f"{name_of(where)}: invalid mask RLE: {error}; encode masks with pycocotools.mask.encode."
@@ -66,11 +67,10 @@ def intersect(one: RLE, other: RLE) -> RLE:
 
 def subtract(mask: RLE, removed: RLE) -> RLE:
     """Return the pixels of a mask that are not in another one."""
-    size = mask["size"]
-    runs = run_lengths(removed["counts"], size[0] * size[1])
+    runs = _runs(removed)
     # Runs of 0 and 1 alternate, 0 first: a run of length 0 in front of them swaps the two
     runs = runs[1:] if runs[0] == 0 and len(runs) > 1 else np.concatenate([[0], runs])
-    return intersect(mask, _from_runs(runs, size))
+    return intersect(mask, _from_runs(runs, mask["size"]))
 
 
 def pairwise_iou(masks: list[RLE], others: list[RLE]) -> np.ndarray:
@@ -91,8 +91,7 @@ def boundary_iou(one: RLE, other: RLE, ignored: RLE | None = None) -> float:
         ignored: pixels that are removed from both boundaries. The boundaries are those of the whole masks, so the
             border of the ignore region is no boundary.
     """
-    masks = [one, other] if ignored is None else [one, other, ignored]
-    boxes = coco_mask.toBbox(masks[:2]).astype(int)
+    boxes = coco_mask.toBbox([one, other]).astype(int)
     boxes = boxes[boxes[:, 2] > 0]
     if len(boxes) == 0:
         return 1.0
@@ -100,33 +99,48 @@ def boundary_iou(one: RLE, other: RLE, ignored: RLE | None = None) -> float:
         return 0.0
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     distance = max(1, round(DILATION_RATIO * math.hypot(*one["size"])))
-    # pycocotools returns arrays in column order, so their transposes are contiguous
-    crops = [coco_mask.decode(mask).T[left:right, top:bottom] for mask in masks]
-    bands = [crop & ~_eroded(crop, distance) for crop in crops[:2]]
+    bands = []
+    for mask in (one, other):
+        crop = _crop(mask, left, right, top, bottom)
+        bands.append(crop & ~_eroded(crop, distance))
     if ignored is not None:
-        bands = [band & ~crops[2] for band in bands]
+        counted = ~_crop(ignored, left, right, top, bottom)
+        bands = [band & counted for band in bands]
     union = np.count_nonzero(bands[0] | bands[1])
     return np.count_nonzero(bands[0] & bands[1]) / union if union else 1.0
 
 
+def _crop(mask: RLE, left: int, right: int, top: int, bottom: int) -> np.ndarray:
+    """Return a box of a mask, (right - left, bottom - top) uint8 of 0 and 1: the first axis is x, as in the runs."""
+    height = mask["size"][0]
+    ends = np.cumsum(_runs(mask)).clip(left * height, right * height)
+    values = np.arange(len(ends), dtype=np.uint8) & 1  # runs of 0 and 1 alternate, 0 first
+    filled = np.repeat(values, np.diff(ends, prepend=left * height))
+    return filled.reshape(right - left, height)[:, top:bottom]
+
+
 def _eroded(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Return a mask (H, W) of 0 and 1 eroded by a square of 2 * distance + 1 pixels. Pixels around it are 0."""
-    for _ in range(2):
-        mask = _windows(np.pad(mask.T, ((distance, distance), (0, 0))), 2 * distance + 1)
-    return mask
-
-
-def _windows(mask: np.ndarray, length: int) -> np.ndarray:
-    """Return whether all pixels of each window of this length along the first axis are 1, (H - length + 1, W).
-
-    The covered length doubles in each pass.
-    """
-    covered = 1
-    while covered < length:
+    """Return a mask (W, H) of 0 and 1 eroded by a square of 2 * distance + 1 pixels. Pixels around it are 0."""
+    width, height = mask.shape
+    padded = np.zeros((width + 2 * distance, height + 2 * distance), dtype=np.uint8)
+    padded[distance : distance + width, distance : distance + height] = mask
+    covered, length = 1, 2 * distance + 1
+    while covered < length:  # each pixel is 1 if all of a window of `covered` pixels after it are
         step = min(covered, length - covered)
-        mask = mask[:-step] & mask[step:]
+        padded = padded[:-step] & padded[step:]
+        padded = padded[:, :-step] & padded[:, step:]
         covered += step
-    return mask
+    return padded
+
+
+def _runs(mask: RLE) -> np.ndarray:
+    return _read_runs(mask["counts"], mask["size"][0] * mask["size"][1])
+
+
+@functools.lru_cache(maxsize=256)
+def _read_runs(counts: str, pixels: int) -> np.ndarray:
+    """Return `run_lengths`; cached, because the questions of a row have the same annotated things."""
+    return run_lengths(counts, pixels)
 
 
 def _from_runs(runs: np.ndarray, size: tuple[int, int] | list[int]) -> RLE:

@@ -16,6 +16,8 @@ def match(scores: np.ndarray) -> list[tuple[int, int]]:
         raise ValueError(f"scores must be finite numbers of shape (R, C), got shape {scores.shape}.")
     if scores.shape[0] > scores.shape[1]:
         return sorted((row, column) for column, row in match(scores.T))
+    if scores.shape[0] == 1:
+        return [(0, int(scores[0].argmax()))]
     row_of = np.full(scores.shape[1], -1)  # row of each matched column
     row_prices, column_prices = np.zeros(scores.shape[0]), np.zeros(scores.shape[1])
     for row in range(scores.shape[0]):

@@ -26,8 +26,8 @@ class Question:
         targets: one mask per target, []: not in the image; None for a VQA question.
         ignore: ignore region; None if there is none.
         others: masks of the other annotated things of the image, that is of the other questions of its row.
-        names: what the row calls each thing, one list per mask of `targets` and then of `others` (`phrases.names_of`);
-            [] if the row has no names.
+        names: what the row calls each thing, one list per mask of `targets` and then of `others`, and a last list with
+            the names of absent things (`phrases.names_of`); [] if unknown.
     """
 
     id: str
