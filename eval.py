@@ -168,15 +168,14 @@ def evaluate_predictions(args: argparse.Namespace) -> None:
     """Judge the predictions of any system, or only write the questions."""
     check_files(args, None)
     [one] = args.sets
-    rows = open_rows(one, args)
     if args.predictions is None:
-        write_the_questions(args, open_questions(one, rows, True, "written with their ids"))
+        write_the_questions(args, open_questions(one, open_rows(one, args), True, "written with their ids"))
         return
     from gemma_lisa.evaluation.from_files import judge_file
     from gemma_lisa.evaluation.prediction_files.read import open_predictions
 
-    predictions = open_predictions(args.predictions)
-    benchmark = open_questions(one, rows, predictions.has_words, "given predictions")
+    predictions = open_predictions(args.predictions)  # first: the first start prepares the rows, which can take minutes
+    benchmark = open_questions(one, open_rows(one, args), predictions.has_words, "given predictions")
     judged = judge_file(benchmark, predictions, args.missing)
     write_the_questions(args, benchmark)
     facts = {"model": None, "predictions": str(args.predictions), "missing": args.missing}
