@@ -106,8 +106,9 @@ def paired_differences(
 ) -> dict[str, dict[str, float]]:
     """Return for each score {"a", "b", "difference", "low", "high"}; low and high are the 95% CI of the difference.
 
-    Rows are resampled as in `metrics.intervals`, the same ones for A and B, so what makes a row difficult for both is no
-    noise. Scores that are unknown in A or B are not in the result. Resamples without a value are skipped.
+    Rows are resampled as in `metrics.intervals`. They are the same ones for A and B, so rows that are difficult for
+    both do not widen the interval. Scores that are unknown in A or B are not in the result. Resamples without a value are
+    skipped.
 
     Args:
         judged_a, judged_b: the same questions in the same order.
@@ -155,9 +156,12 @@ def changes_of(a: Judged, b: Judged) -> set[str]:
 
 
 def largest_changes(comparison: Comparison) -> tuple[list[int], list[int]]:
-    """Return the indices of the questions that are better, and of those that are worse, the largest change first."""
+    """Return the indices of the questions that are better, and of those that are worse, the largest change first.
+
+    Equal changes are in random order, the same every time.
+    """
     gains = [b.iou - a.iou for a, b in zip(comparison.judged_a, comparison.judged_b, strict=True)]
-    order = sorted(range(len(gains)), key=lambda at: -abs(gains[at]))
+    order = sorted(np.random.default_rng(0).permutation(len(gains)).tolist(), key=lambda at: -abs(gains[at]))
     changed = comparison.changes
     return [at for at in order if "better" in changed[at]], [at for at in order if "worse" in changed[at]]
 

@@ -206,7 +206,11 @@ def score_bins(scores: np.ndarray, ious: np.ndarray) -> list[Bin]:
 
 
 def reliability_diagram(bins: list[Bin]) -> Markup:
-    """Return the real IoU against the predicted score, from `score_bins`. A dot's area grows with its number of masks."""
+    """Return the real IoU against the predicted score. The area of a dot grows with its number of masks.
+
+    Args:
+        bins: from `score_bins`, at least one with masks.
+    """
     x, y = unit_axis("predicted IoU score"), unit_axis("real IoU, mean")
     most = max(part.count for part in bins)
     marks = [
@@ -221,7 +225,7 @@ def reliability_diagram(bins: list[Bin]) -> Markup:
         marks.append(dot(x_of(x, part.value), y_of(y, part.mean), 3 + 7 * (part.count / most) ** 0.5, "mark", tip))
     error = calibration_error(bins)
     return chart(
-        f"Real IoU against predicted score; expected calibration error {error:.3f}. The diagonal is perfect calibration.",
+        f"Real IoU against predicted score; expected calibration error {error:.3f}. The diagonal is perfect.",
         [*axes(x, y), *marks],
     )
 

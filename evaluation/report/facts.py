@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gemma_lisa.datasets_builder.rows import decode_mask
-from gemma_lisa.drawing.sheet import fitted_mask
 
 from .. import mask_algebra
 from ..judging import refuses, says_present
 from ..records import RLE, Judged
 
-COARSE = 48  # side of the masks that are compared with the targets of other questions
-COMPARED = 300  # maximum number of questions for this
+COARSE = 64  # side of the grid on which masks are compared with the targets of other questions
+COMPARED = 150  # maximum number of questions for this
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,8 @@ def chance(facts: Facts) -> tuple[float, float, float] | None:
 
 
 def _coarse(masks: list[RLE]) -> np.ndarray:
-    """Return the union of masks on the coarse grid, (COARSE * COARSE,) bool."""
-    united = mask_algebra.unite(masks, tuple(masks[0]["size"]))
-    return fitted_mask(decode_mask(united, "mask") == 1, (COARSE, COARSE)).ravel()
+    """Return the union of masks at the points of the coarse grid, (COARSE * COARSE,) 0 or 1."""
+    height, width = masks[0]["size"]
+    united = decode_mask(mask_algebra.unite(masks, (height, width)), "mask")
+    rows, columns = (((np.arange(COARSE) + 0.5) * side / COARSE).astype(int) for side in (height, width))
+    return united[np.ix_(rows, columns)].ravel()

@@ -93,18 +93,14 @@ def _presence(facts: Facts) -> list[str]:
     """Return a sentence about questions that are wrongly refused, or wrongly answered with a mask."""
     if facts.answered.all() or not facts.answered.any():
         return []  # `_extreme` says it
-    missed, absent = facts.refused & facts.has_target, ~facts.has_target
     found = []
-    if missed.any():
-        found.append(
-            f"It refuses {missed.sum():,} of {count_of(int(facts.has_target.sum()), 'question')} whose target is in the "
-            "image."
-        )
-    if (facts.answered & absent).any():
-        found.append(
-            f"It gives a mask for {(facts.answered & absent).sum():,} of {count_of(int(absent.sum()), 'question')} whose "
-            "target is not in the image."
-        )
+    for verb, wrong, such, place in (
+        ("refuses", facts.refused, facts.has_target, "is in the image"),
+        ("gives a mask for", facts.answered, ~facts.has_target, "is not in the image"),
+    ):
+        if (wrong & such).any():
+            total = count_of(int(such.sum()), "question")
+            found.append(f"It {verb} {(wrong & such).sum():,} of {total} whose target {place}.")
     return found
 
 
@@ -126,6 +122,6 @@ def _confidence(scores: np.ndarray, ious: np.ndarray) -> list[str]:
     if not len(scores) or abs(gap := float(scores.mean() - ious.mean())) < OVERCONFIDENT:
         return []
     return [
-        f"Its own scores are too {'high' if gap > 0 else 'low'}: {scores.mean():.2f} on average, but the real IoU of its "
-        f"masks is {ious.mean():.2f}."
+        f"Its own scores are too {'high' if gap > 0 else 'low'}: {scores.mean():.2f} on average, but the real IoU of "
+        f"its masks is {ious.mean():.2f}."
     ]

@@ -13,6 +13,8 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from gemma_lisa.safety.redaction import mask
+from gemma_lisa.safety.secret_names import environment_secrets
 from gemma_lisa.safety.short_text import count_of
 from gemma_lisa.safety.whole_files import write_whole
 
@@ -46,13 +48,15 @@ def write_report(path: Path, results: Sequence[Result]) -> None:
 
 def report_of(results: Sequence[Result]) -> str:
     """Return the report as HTML. Arguments: `write_report`."""
-    names = _distinct([_name_of(content) for content, _, _ in results])
+    # A report is published, and results that were never written to a file still have secrets and local paths
+    results = [(mask(content, environment_secrets()), judged, image_of) for content, judged, image_of in results]
+    names = _distinct([content for content, _, _ in results])
     per_sheet = cards_per_sheet(sum(len(choose_sheets(judged)) for _, judged, _ in results))
     sections = [
         _section(name, content, judged, image_of, per_sheet)
         for name, (content, judged, image_of) in zip(names, results, strict=True)
     ]
-    models = list(dict.fromkeys(_model_of(content) for content, _, _ in results))
+    models = list(dict.fromkeys(model_of(content) for content, _, _ in results))
     return render(
         "report.html.jinja",
         title=f"Segmentation report: {', '.join(models)}",
@@ -111,7 +115,7 @@ def _section(
     wrong = [one for one in judged if one.is_right is False]
     return {
         "name": name,
-        "model": _model_of(content),
+        "model": model_of(content),
         "panes": panes,
         "kinds": kinds[:MAX_KINDS],
         "kind_rows": [(kind, counts[kind], content.get("by_kind", {}).get(kind, {})) for kind in kinds],
@@ -128,21 +132,22 @@ def _section(
     }
 
 
-def _model_of(content: dict[str, Any]) -> str:
+def model_of(content: dict[str, Any]) -> str:
     """Return the name of the model or of the predictions file, without its folder."""
     name = content.get("adapter") or content.get("model") or content.get("predictions")
     return "unknown system" if name is None else str(name).rstrip("/")
 
 
-def _name_of(content: dict[str, Any]) -> str:
+def title_of(content: dict[str, Any]) -> str:
+    """Return the name and the split of the data set."""
     return " ".join(str(content[key]) for key in ("dataset", "split") if content.get(key)) or "data set"
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """Return the names; equal ones get a number."""
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+def _distinct(contents: list[dict[str, Any]]) -> list[str]:
+    """Return a name for each result: its data set. If a data set occurs twice, with the system or a number."""
+    titles = [title_of(content) for content in contents]
+    found: list[str] = []
+    for title, content in zip(titles, contents, strict=True):
+        name = title if titles.count(title) == 1 else f"{title}, {model_of(content)}"
+        found.append(name if name not in found else f"{name} ({len(found) + 1})")
     return found

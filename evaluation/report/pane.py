@@ -7,12 +7,12 @@ from typing import Any
 from markupsafe import Markup
 
 from ..columns import EXACT
-from ..error_classes import MEANINGS as CLASS_MEANINGS
 from ..error_classes import summarize_errors
 from ..metrics import GENERATE, MEANINGS, intervals, summarize
 from ..records import Judged
 from . import charts
 from .facts import Facts, facts_of, mask_scores
+from .figures import figures_of
 from .findings import find
 
 # Scores above the fold; the others are in a list that opens
@@ -61,9 +61,11 @@ def score_rows(
             ScoreRow(
                 name,
                 MEANINGS.get(name, ""),
-                _formatted(name, value),
-                _formatted(name, exact.get(name)) if exact else "",
-                f"{_formatted(name, low)} to {_formatted(name, high)}" if low is not None and value is not None else "",
+                format_score(name, value),
+                format_score(name, exact.get(name)) if exact else "",
+                f"{format_score(name, low)} to {format_score(name, high)}"
+                if low is not None and value is not None
+                else "",
                 charts.interval(value, low, high, reach=1.0 if name in SIGNED else 0.0)
                 if name not in AMOUNTS
                 else Markup(""),
@@ -72,7 +74,8 @@ def score_rows(
     return rows
 
 
-def _formatted(name: str, value: float | None) -> str:
+def format_score(name: str, value: float | None) -> str:
+    """Return the value of a score as text; "–" if it is unknown."""
     return "–" if value is None else f"{value:.1f}" if name == "tokens" else f"{value:.3f}"
 
 
@@ -112,7 +115,7 @@ def pane_of(kind: str, content: dict[str, Any], judged: Sequence[Judged]) -> dic
         "counts": count_rows(scores),
         "presence": presence_table(facts),
         "errors": errors,
-        "charts": list(_charts(facts, errors, predicted, real)),
+        "figures": figures_of(facts, errors, predicted, real),
     }
 
 
@@ -125,59 +128,3 @@ def presence_table(facts: Facts) -> dict[str, tuple[int, int, int]] | None:
         name: tuple(int((of & such).sum()) for of in (facts.answered & ~facts.refused, facts.refused, neither))
         for name, such in (("present", facts.has_target), ("absent", ~facts.has_target))
     }
-
-
-def _charts(facts: Facts, errors: dict[str, Any], predicted, real):
-    """Yield (heading, explanation, SVG, headings of its table, rows of its table) of each chart that has data."""
-    ious, shares = facts.ious[facts.has_target], facts.target_shares[facts.has_target]
-    if len(ious):
-        yield (
-            "How well the masks fit",
-            "Number of questions by the IoU of prediction and target. Only questions with a target.",
-            charts.iou_histogram(ious),
-            ("IoU", "questions"),
-            [
-                (f"{part.low:.2f} to {part.high:.2f}", f"{part.count:,}")
-                for part in charts.histogram_bins(ious)
-                if part.count
-            ],
-        )
-        yield (
-            "Small and large targets",
-            "Mean IoU by the size of the target; the broad bar holds the middle half of the questions. Faint dots are "
-            + ("single questions." if len(ious) <= charts.DOTS else f"{charts.DOTS} questions drawn at random."),
-            charts.size_chart(shares, ious),
-            ("area of the target", "mean IoU", "questions"),
-            [
-                (f"{name}% of the image", f"{part.mean:.3f}", f"{part.count:,}")
-                for name, part in zip(charts.size_names(), charts.size_bins(shares, ious), strict=True)
-                if part.count
-            ],
-        )
-    if errors:
-        yield (
-            "What the errors cost",
-            "A bar is what a class of questions costs of the mean IoU over all questions (gIoU_all). The last bar is lost "
-            "by small inaccuracies without an error.",
-            charts.error_chart(errors),
-            ("class", "questions", "share", "cost"),
-            [
-                (
-                    f"{name}: {CLASS_MEANINGS[name]}",
-                    f"{error['count']:,}",
-                    f"{error['share']:.1%}",
-                    f"{error['cost']:.3f}",
-                )
-                for name, error in errors.items()
-            ],
-        )
-    if len(predicted):
-        bins = charts.score_bins(predicted, real)
-        yield (
-            f"Can its own scores be trusted? Calibration error {charts.calibration_error(bins):.3f}",
-            f"Real IoU of {len(predicted):,} masks by the IoU that the system predicts. On the diagonal, both are equal. "
-            "The calibration error is their mean distance (ECE).",
-            charts.reliability_diagram(bins),
-            ("predicted score", "real IoU", "masks"),
-            [(f"{part.value:.3f}", f"{part.mean:.3f}", f"{part.count:,}") for part in bins if part.count],
-        )

@@ -95,7 +95,7 @@ def card_of(judged: Judged, image: Image.Image | None) -> dict[str, Any]:
         "id": question.id,
         "kind": question.kind or "",
         "question": question.text,
-        "expected": question.expected.replace(SEG_SLOT, SEG_WORD),
+        "expected": text_of(question.expected),
         "answer": prediction.text,
         "iou": judged.iou,
         "error": judged.error,
@@ -108,6 +108,11 @@ def card_of(judged: Judged, image: Image.Image | None) -> dict[str, Any]:
         "target_picture": target,
         "prediction_picture": predicted,
     }
+
+
+def text_of(expected: str) -> str:
+    """Return an expected answer in the words of a model, with [SEG] for each mask."""
+    return expected.replace(SEG_SLOT, SEG_WORD)
 
 
 def draw_cards(
