@@ -29,6 +29,7 @@ class Facts:
         results: file name -> content of each results file.
         examples: entries of `answers.json`.
         datasets: names of the training data sets.
+        hub_datasets: data sets of the Hub by the names of evaluated data sets, for `eval_results`.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Facts:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
+    hub_datasets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         # Older records can contain secrets and local paths
