@@ -245,7 +245,9 @@ def test_every_test_file_has_its_source_file_or_is_an_end_to_end_test():
 
 def test_every_folder_of_the_package_is_installed():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {path.rpartition("/")[0] for path in project_files("__init__.py") if not path.startswith("tests/")}
+    # Integrations are packages of their own
+    others = ("tests/", "integrations/")
+    folders = {path.rpartition("/")[0] for path in project_files("__init__.py") if not path.startswith(others)}
     assert sorted(packages) == sorted(".".join(["gemma_lisa", *folder.split("/")]).rstrip(".") for folder in folders)
 
 
