@@ -18,7 +18,7 @@ from gemma_lisa.safety.whole_files import SOFTWARE
 # Suffixes of the pictures that are written. These formats keep the EXIF tag by which `is_own` recognizes them
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # Suffixes of the files that eval.py writes next to X.json
-BESIDE_RESULTS = (".samples.jsonl", ".worst.png", ".preview.png")
+BESIDE_RESULTS = (".questions.parquet", ".report.html", ".worst.png", ".preview.png")
 _ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # an answer of predict.py, key -> type
 _SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py's samples, key -> type
 _PROTOCOLS = ("generate", "teacher_forced")

@@ -135,7 +135,7 @@ def test_two_outputs_must_be_two_files_and_an_empty_file_is_replaced_with_one_li
 RESULTS = {"scores": {"gIoU": 0.5}, "protocol": "generate"}
 
 
-@pytest.mark.parametrize("ending", ["preview.png", "worst.png", "samples.jsonl"])
+@pytest.mark.parametrize("ending", ["preview.png", "worst.png", "questions.parquet", "report.html"])
 def test_files_next_to_results_are_recognized_without_the_exif_tag(tmp_path, ending):
     path = tmp_path / f"results.{ending}"
     path.write_bytes(b"of an older version")
