@@ -23,6 +23,7 @@ from gemma_lisa.images_gemma_lisa import pixel_limit
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
 from gemma_lisa.safety.whole_files import write_whole
 
+from .phrases import names_of
 from .records import RLE, Question
 
 SHOWN_IDS = 3  # ids that an error names
@@ -71,9 +72,8 @@ class Benchmark(Sequence[Question]):
     def __getitem__(self, index: int) -> Question:
         at, number = self._places[index].tolist()
         row, conversations, masks = self._read(at)
-        (text, expected), target = conversations[number].turns[-1], None
-        if conversations[number].targets:
-            target = row["targets"][number]
+        text, expected = conversations[number].turns[-1]
+        target = row["targets"][number] if conversations[number].targets else None
         ignore = None if target is None else target["ignore"]
         return Question(
             id=self.ids[index],
@@ -85,9 +85,8 @@ class Benchmark(Sequence[Question]):
             size=self._size(at),
             targets=None if target is None else masks[number],
             ignore=None if ignore is None else self._rle(ignore, at, row["source"]),
-            others=[]
-            if target is None
-            else [mask for other, some in enumerate(masks) if other != number for mask in some],
+            others=[] if target is None else sum(masks[:number] + masks[number + 1 :], []),
+            names=[] if target is None else names_of(row["targets"], number),
         )
 
     def history(self, index: int) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ def test_a_question_has_its_masks_and_those_of_the_other_things():
     assert (plural.targets, plural.ignore) == ([left, right], encode_mask(1 - LEFT - RIGHT))
     assert plural.expected == "They are {seg} and {seg}."
     assert (absent.targets, absent.expected) == ([], "No, I see none.")
+    assert second.names[:2] == [["the box"], ["the left bar"]] and words.names == []
 
 
 def test_only_questions_for_words_have_no_masks():
