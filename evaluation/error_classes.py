@@ -6,8 +6,9 @@
    so neither a missing mask nor a missing refusal shows what it believes.
 2. `presence`: it says that the target is not in the image although it is, or the opposite, or all its masks are empty.
    A mask of nothing cannot be compared with things.
-3. No error: as many masks as targets, and a fit of at least 0.8. The fit is the smaller one of the IoU of the united
-   masks and the mean IoU of masks matched one to one, which is the same for one mask and one target.
+3. No error: as many masks as targets, and a fit of at least 0.8. The fit is the smaller one of two numbers:
+   the IoU of the united masks, and the mean IoU of masks matched one to one. For one mask and one target, both are
+   equal.
 4. `selection`: a mask that could be a target's is on something else. It comes before the number of masks, because a
    mask of the wrong thing is wrong in any number. See `_num_selected`.
 5. `count`: the masks are on targets, but there are too few or too many of them.

@@ -83,8 +83,8 @@ def pairwise_iou(masks: list[RLE], others: list[RLE]) -> np.ndarray:
 def boundary_iou(one: RLE, other: RLE, ignored: RLE | None = None) -> float:
     """Return the boundary IoU of two masks (Cheng et al. 2021, arXiv 2103.16562); 1 if both are empty.
 
-    The boundary of a mask is its pixels within d of the background or the border of the image, in the chessboard
-    metric. d is 0.02 times the diagonal of the image, rounded, and at least 1, as in the authors' code.
+    The boundary of a mask is its pixels near the background or the border of the image: at most d pixels in both
+    directions. As in the authors' code, this distance is 0.02 times the image diagonal, rounded, and at least 1.
 
     Args:
         one, other: masks of the same size.

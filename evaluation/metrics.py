@@ -199,7 +199,7 @@ def _f1(found: np.ndarray, masks_and_targets: np.ndarray) -> np.ndarray:
 
 
 def _presence_mcc(totals: dict[str, np.ndarray]) -> np.ndarray:
-    """Return Matthews' correlation coefficient of the target being in the image and the system saying so, (R,).
+    """Return Matthews' correlation coefficient of two facts, (R,): there is a target, and the answer has a mask.
 
     NaN without questions of both kinds. 0 if all answers are the same, because they carry no information.
     """

@@ -3,8 +3,8 @@
 A mask covers the annotated thing with the largest IoU, if it is at least 0.5. What a row calls a thing is known from
 the texts and answers of its questions (`names_of`). A phrase that cannot be judged is neither right nor wrong.
 
-- Data sets of class names (CLASS_NAMED): a phrase is right if the row calls the thing so, and wrong if the row calls
-  only other things so, or asks for it as absent. Other phrases are not judged.
+- Data sets of class names (CLASS_NAMED): a phrase is right if the row calls the thing so. It is wrong if it is the name
+  of other things of the row, or of an absent one. Other phrases are not judged.
 - `shapes`: size, texture, color and shape are compared with those of the thing. "upper left" is a quarter of the canvas
   in each direction, which must contain the centroid of the predicted mask.
 

@@ -84,8 +84,8 @@ def test_presence_is_read_from_the_masks_or_from_the_first_token(given, present,
 
 
 def test_a_boundary_of_whole_masks_is_compared():
-    # d = 1. The whole image has a boundary of 12 pixels. All 4 pixels of the square in the corner are boundary, and
-    # the pixel (1, 1) is inside of the image: 3 in both, 13 in either
+    # d = 1. The whole image has a boundary of 12 pixels. All 4 pixels of the square in the corner are boundary.
+    # One of them, (1, 1), is not on the boundary of the image: 3 in both, 13 in either
     assert judged([EVERYTHING], [TOP_LEFT]).boundary_iou == pytest.approx(3 / 13)
 
 
