@@ -3,8 +3,10 @@
     python benchmarks/bench_eval.py --output eval.json
 
 The data set has 10,000 questions with one target of 640 × 480 pixels each, four per photo. The predictions are the
-targets, moved by a few pixels. eval.py reads, judges and scores each format of predictions in a process of its own,
-after one run that prepares the cache of the data set. "start" is the same with one question.
+targets, moved by a few pixels. One run prepares the cache of the data set.
+
+Then each format of predictions is read, judged and scored in a process of its own. "start" is the same with one
+question.
 """
 
 import argparse

@@ -57,7 +57,7 @@ class Benchmark(Sequence[Question]):
         if twice := [source for source, count in Counter(sources).items() if count > 1]:
             raise ValueError(
                 f"{dataset}: {count_of(len(twice), 'source')} of its rows occur twice ({listed(twice[:SHOWN_IDS])}), "
-                "so their questions cannot be told apart; give each row its own source."
+                "so their questions would have the same ids; give each row its own source."
             )
         self._places = place_questions(rows, with_conversations)  # (Q, 2): row and number in it
         self._num_targets = np.bincount(place_questions(rows, False)[:, 0], minlength=len(rows))  # (R,)

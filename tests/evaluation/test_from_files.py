@@ -53,7 +53,7 @@ BASELINES = [
 
 
 @pytest.mark.parametrize(("answer", "giou", "ciou", "n_acc", "t_acc"), BASELINES)
-def test_known_baselines_have_the_scores_of_a_calculation_by_hand(tmp_path, answer, giou, ciou, n_acc, t_acc):
+def test_known_baselines_have_the_expected_scores(tmp_path, answer, giou, ciou, n_acc, t_acc):
     scores = scores_of(write_jsonl(tmp_path / "p", small_benchmark(), answer))
     found = [scores[name] for name in ("gIoU", "cIoU", "N-acc", "T-acc")]
     assert found == pytest.approx([giou, ciou, n_acc, t_acc])
