@@ -107,8 +107,8 @@ def paired_differences(
     """Return for each score {"a", "b", "difference", "low", "high"}; low and high are the 95% CI of the difference.
 
     Rows are resampled as in `metrics.intervals`. They are the same ones for A and B, so rows that are difficult for
-    both do not widen the interval. Scores that are unknown in A or B are not in the result. Resamples without a value are
-    skipped.
+    both do not widen the interval. Scores that are unknown in A or B are not in the result. Resamples without a value
+    are skipped.
 
     Args:
         judged_a, judged_b: the same questions in the same order.

@@ -24,8 +24,11 @@ def find(facts: Facts, errors: dict[str, dict[str, Any]], scores: np.ndarray, io
     """
     if not len(facts):
         return []
+    if _is_perfect(facts):
+        words = "Every prediction equals its target, and every absent target is refused, as the ground truth would."
+        return [words, *_confidence(scores, ious)]
     found = _extreme(facts)
-    if _is_perfect(facts) or not facts.has_target.any() or not facts.prediction_shares[facts.has_target].any():
+    if not facts.has_target.any() or not facts.prediction_shares[facts.has_target].any():
         return found
     found.append(_fit(facts.ious[facts.has_target]))
     if (text := _chance(facts)) is not None:
@@ -36,10 +39,6 @@ def find(facts: Facts, errors: dict[str, dict[str, Any]], scores: np.ndarray, io
 def _extreme(facts: Facts) -> list[str]:
     """Return sentences about a system that treats all questions alike."""
     absent, found = ~facts.has_target, []
-    if _is_perfect(facts):
-        found.append(
-            "Every prediction equals its target, and every absent target is refused, as the ground truth would."
-        )
     if not facts.answered.any():
         words = "It refuses every question" if facts.refused.all() else "No answer has a mask"
         found.append(f"{words}. Targets that are in the image are never found{_free(absent, 'N-acc', facts.refused)}.")
@@ -67,7 +66,7 @@ def _free(absent: np.ndarray, name: str, refused: np.ndarray) -> str:
 
 
 def _is_perfect(facts: Facts) -> bool:
-    return bool((facts.ious == 1).all() and (facts.answered == facts.has_target).all())
+    return bool((facts.ious == 1).all() and (facts.refused == ~facts.has_target).all())
 
 
 def _fit(ious: np.ndarray) -> str:
