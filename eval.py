@@ -184,10 +184,11 @@ def evaluate_predictions(args: argparse.Namespace) -> None:
 
 def write_the_questions(args: argparse.Namespace, benchmark) -> None:
     if args.write_questions is not None:
-        from gemma_lisa.evaluation.benchmark import questions_files, write_questions
+        from gemma_lisa.evaluation.benchmark import IMAGES, questions_files, write_questions
 
-        write_questions(benchmark, args.write_questions)
-        print(f"wrote {', '.join(map(str, questions_files(args.write_questions).values()))}")
+        images = write_questions(benchmark, args.write_questions)
+        more = f", {count_of(images, 'image')} in {args.write_questions.with_suffix(IMAGES)}" if images else ""
+        print(f"wrote {', '.join(map(str, questions_files(args.write_questions).values()))}{more}")
 
 
 def evaluate_models(args: argparse.Namespace) -> None:

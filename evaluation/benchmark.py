@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from datasets import Dataset
@@ -20,8 +21,9 @@ from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_r
 from gemma_lisa.datasets_builder.rows import check_row, content_of, lazy_image, load_image
 from gemma_lisa.datasets_builder.templates import Conversation, ask_plainly, place_questions
 from gemma_lisa.images_gemma_lisa import pixel_limit
+from gemma_lisa.safety.errors import one_line_errors
 from gemma_lisa.safety.short_text import count_of, listed, name_of, show
-from gemma_lisa.safety.whole_files import write_whole
+from gemma_lisa.safety.whole_files import write_bytes, write_whole
 
 from .phrases import names_of
 from .records import RLE, Question
@@ -29,7 +31,9 @@ from .records import RLE, Question
 SHOWN_IDS = 3  # ids that an error names
 # Suffixes of images that a name of a question can have
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = ".images"  # suffix of the folder of images that rows contain as bytes
 _PNG = b"\x89PNG\r\n\x1a\n"
+_STARTS = {_PNG: ".png", b"\xff\xd8": ".jpg"}  # first bytes of a file -> suffix of its name
 # Names of the chunks and texts in which a PNG can have an orientation
 _ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
@@ -108,10 +112,10 @@ class Benchmark(Sequence[Question]):
         at = int(self._places[index, 0])
         return load_image(self._images[at]["image"], self._texts[at]["source"])
 
-    def image_name(self, index: int) -> str | None:
-        """Return the name of the image file of a question; None if its row does not have one."""
-        path = (self._images[int(self._places[index, 0])]["image"] or {}).get("path")
-        return None if path is None else PurePosixPath(path.replace("\\", "/")).name
+    def image_file(self, index: int) -> tuple[str | None, bytes | None]:
+        """Return the path of the image of a question, and its bytes if the row contains them instead of a file."""
+        image = self._images[int(self._places[index, 0])]["image"] or {}
+        return image.get("path"), image.get("bytes")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -210,7 +214,8 @@ class Benchmark(Sequence[Question]):
         asked = defaultdict(list)
         for index, question in enumerate(self):
             image = self._images[int(self._places[index, 0])]["image"] or {}
-            places = {question.source, image.get("path") or question.source}
+            # The last one is the name of an image that `write_questions` wrote
+            places = {question.source, image.get("path") or question.source, quote(question.source, safe="")}
             for stem in {_without_suffix(PurePosixPath(place.replace("\\", "/")).name) for place in places}:
                 asked[stem, question.text].append(index)
         return dict(asked)
@@ -261,28 +266,51 @@ def questions_files(path: Path) -> dict[str, Path]:
     return {"questions": path, "manifest": path.with_suffix(".manifest.json")}
 
 
-def write_questions(benchmark: Benchmark, path: Path) -> None:
+def write_questions(benchmark: Benchmark, path: Path) -> int:
     """Write the questions as JSON Lines without their answers, and the manifest beside them.
 
-    Keys of a line: `index`, `id`, `question`, `source`, `image` (name of the file, null if it has none), `size`
-    ([height, width] in pixels), `asks` ("masks", or "words" for a VQA question), and for a later turn of a conversation
-    `history` (list of [question, right answer], to be given before the question).
+    Keys of a line: `index`, `id`, `question`, `source`, `image`, `size` ([height, width] in pixels), `asks` ("masks",
+    or "words" for a VQA question). A later turn of a conversation has `history`, a list of [question, right answer] to
+    be given before the question.
+
+    `image` is the path of the image file, or null if there is none. The images of rows that contain them as bytes are
+    written into the folder F.images beside F.jsonl, and their paths are relative to F.jsonl.
+
+    Returns:
+        Number of images in the folder F.images.
 
     Raises:
         WriteError: a file cannot be written.
-        ValueError: a row is not valid.
+        ValueError: a row is not valid, or the folder has another file with the name of an image.
     """
-    lines = []
+    lines, images = [], {}
     for index, question in enumerate(benchmark):
-        image = benchmark.image_name(index)
+        if question.source not in images:
+            images[question.source] = _place_image(*benchmark.image_file(index), question.source, path)
         line = {"index": index, "id": question.id, "question": question.text, "source": question.source}
-        line |= {"image": image, "size": question.size, "asks": "words" if question.targets is None else "masks"}
+        line |= {"image": images[question.source], "size": question.size}
+        line |= {"asks": "words" if question.targets is None else "masks"}
         if history := benchmark.history(index):
             line["history"] = history
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     files = questions_files(path)
     write_whole(files["questions"], "".join(lines))
     write_whole(files["manifest"], manifest(benchmark))
+    return sum(image is not None and image.startswith(f"{path.with_suffix(IMAGES).name}/") for image in images.values())
+
+
+def _place_image(stored: str | None, content: bytes | None, source: str, questions: Path) -> str | None:
+    """Return the path of an image; one that is not in a file is written beside the questions file."""
+    if content is None:
+        return stored
+    kind = next((suffix for start, suffix in _STARTS.items() if content.startswith(start)), "")
+    folder = questions.with_suffix(IMAGES)
+    place = folder / f"{quote(source, safe='')}{kind}"
+    with one_line_errors(place, "cannot be written"):
+        if place.exists() and place.read_bytes() != content:
+            raise ValueError(f"{place}: a different file with this name exists; delete the folder {folder}.")
+    write_bytes(place, content)
+    return f"{folder.name}/{place.name}"
 
 
 def _without_suffix(name: str) -> str:

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from prediction_writers import LEFT, RIGHT, SIZE, dataset_of, png, small_benchmark, small_rows
 
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
@@ -139,7 +141,7 @@ def test_the_questions_file_has_no_answers_and_the_manifest_names_duplicates(tmp
         "id": "small/test/1#2",
         "question": "How many?",
         "source": "small/test/1",
-        "image": None,
+        "image": "questions.images/small%2Ftest%2F1.png",
         "size": [4, 6],
         "asks": "words",
     }
@@ -149,7 +151,28 @@ def test_the_questions_file_has_no_answers_and_the_manifest_names_duplicates(tmp
     assert written["count"] == 6 and written["ids"][-1] == "small/test/4#0"
     assert written["duplicates"] == [["small/test/3#0", "small/test/4#0"]]
     assert written["fingerprint"] == benchmark.fingerprint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["questions.jsonl", "questions.manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "questions.images",
+        "questions.jsonl",
+        "questions.manifest.json",
+    ]
+
+
+def test_images_of_rows_with_bytes_are_written_once_and_never_over_other_files(tmp_path):
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "photo.png")
+    rows = small_rows(image={"bytes": None, "path": str(tmp_path / "photo.png")})
+    benchmark = list_questions(dataset_of(rows), "small", True)
+    for _ in range(2):  # the same files again are no error
+        assert write_questions(benchmark, tmp_path / "q.jsonl") == 2
+    lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert lines[0]["image"] == lines[2]["image"] == str(tmp_path / "photo.png")
+    written = tmp_path / lines[4]["image"]
+    assert written.read_bytes() == png(2) and len(list(written.parent.iterdir())) == 2
+    assert benchmark.asked_about(str(written), "the dog") == 4
+    written.write_bytes(b"other")
+    with pytest.raises(ValueError, match="small%2Ftest%2F3.png: a different file with this name exists"):
+        write_questions(benchmark, tmp_path / "q.jsonl")
+    assert written.read_bytes() == b"other"
 
 
 def test_rows_are_checked():
@@ -174,9 +197,6 @@ def test_a_text_only_question_has_no_size():
 
 @pytest.mark.parametrize("kind", ["eXIf", "text", "no"])
 def test_the_size_of_a_png_is_that_of_the_upright_image(kind, monkeypatch):
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     exif, info = Image.Exif(), PngInfo()
     exif[0x0112] = 6  # a quarter turn
     info.add_text("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
