@@ -4,7 +4,6 @@ pycocotools computes on the run lengths. Its C functions read past the end of in
 be returned by `checked`. Only `boundary_iou` decodes masks, and only in their bounding box.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -35,7 +34,7 @@ def checked(rle: RLE, size: tuple[int, int], where: str) -> RLE:
             "width); give masks at the size of the upright image."
         )
     try:
-        _read_runs(rle["counts"], size[0] * size[1])
+        run_lengths(rle["counts"], size[0] * size[1])
     except ValueError as error:
         raise ValueError(
             f"{name_of(where)}: invalid mask RLE: {error}; encode masks with pycocotools.mask.encode."
@@ -134,13 +133,7 @@ def _eroded(mask: np.ndarray, distance: int) -> np.ndarray:
 
 
 def _runs(mask: RLE) -> np.ndarray:
-    return _read_runs(mask["counts"], mask["size"][0] * mask["size"][1])
-
-
-@functools.lru_cache(maxsize=256)
-def _read_runs(counts: str, pixels: int) -> np.ndarray:
-    """Return `run_lengths`; cached, because the questions of a row have the same annotated things."""
-    return run_lengths(counts, pixels)
+    return run_lengths(mask["counts"], mask["size"][0] * mask["size"][1])
 
 
 def _from_runs(runs: np.ndarray, size: tuple[int, int] | list[int]) -> RLE:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from counts import random_counts
 from judged_drawings import BOTTOM_LEFT, BOTTOM_RIGHT, NOTHING, TOP_LEFT, TOP_RIGHT, answered, judged
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from gemma_lisa.evaluation.metrics import (
     MEANINGS,
@@ -115,6 +118,60 @@ def test_cgf1_equals_sam_3_up_to_its_epsilons():
         answers.append(judged(*drawn, source=f"row {number}"))
     scores = summarize(answers)
     assert [scores[name] for name in ("pmF1", "presence_MCC", "cgF1")] == pytest.approx(sam3_scores(answers), abs=2e-4)
+
+
+def random_answers(count: int) -> list:
+    """Return answers on separate squares of 2 x 2 pixels, some of them with a missing pixel, missing or surplus."""
+    generator = np.random.default_rng(count)
+    squares = [TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT]
+    answers = []
+    for number in range(count):
+        targets = list(generator.permutation(squares)[: generator.integers(0, 5)])
+        masks = [THREE if square == TOP_LEFT and generator.random() < 0.5 else square for square in targets]
+        masks = [mask for mask in masks if generator.random() < 0.8]
+        masks += [squares[generator.integers(4)]] if generator.random() < 0.2 else []
+        answers.append(judged(targets, masks, source=f"row {number}"))
+    return answers
+
+
+def test_pmf1_equals_the_matches_of_cocoeval(capsys):
+    answers = random_answers(60)
+    images = [{"id": number, "height": 4, "width": 4} for number in range(1, 61)]
+    content = {"images": images, "categories": [{"id": 1}], "annotations": []}
+    results = []
+    for number, one in enumerate(answers, 1):
+        for records, masks in ((content["annotations"], one.question.targets), (results, one.prediction.masks)):
+            for mask in masks:
+                record = {"id": len(records) + 1, "image_id": number, "category_id": 1, "segmentation": mask}
+                records.append(record | {"area": 4, "iscrowd": 0, "score": 1.0})
+    truth = COCO()
+    truth.dataset = content
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(results), "segm")
+    evaluation.params.areaRng = evaluation.params.areaRng[:1]
+    evaluation.evaluate()
+    capsys.readouterr()
+    found = sum((image["dtMatches"] > 0).sum(axis=1) for image in evaluation.evalImgs if image is not None)  # (10,)
+    numbers = [len(one.question.targets) + len(one.prediction.masks) for one in answers if one.question.targets]
+    assert summarize(answers)["pmF1"] == pytest.approx((2 * found / sum(numbers)).mean())
+
+
+def test_the_iou_and_the_correlation_equal_those_of_torchmetrics():
+    metrics = pytest.importorskip("torchmetrics.functional", reason="torchmetrics is not in constraints.txt")
+    torch = pytest.importorskip("torch")
+    answers = random_answers(40)
+    has_target = torch.tensor([bool(one.question.targets) for one in answers])
+    has_mask = torch.tensor([bool(one.prediction.masks) for one in answers])
+    expected = metrics.matthews_corrcoef(has_mask, has_target, task="binary").item()
+    assert summarize(answers)["presence_MCC"] == pytest.approx(expected, abs=1e-6)
+    for one in answers:
+        if not one.union:
+            continue
+        united = [
+            torch.tensor(np.any([coco_mask.decode(mask) for mask in masks], axis=0)) if masks else torch.zeros(4, 4)
+            for masks in (one.prediction.masks, one.question.targets)
+        ]
+        assert one.iou == pytest.approx(metrics.jaccard_index(*(mask.int() for mask in united), task="binary").item())
 
 
 def test_boundary_iou_is_a_mean_over_questions_with_a_target():
