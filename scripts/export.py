@@ -108,7 +108,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--push", metavar="ORG/NAME", help="repository on the Hub to which the folder is uploaded")
     parser.add_argument("--private", action="store_true", help="make a new repository private; needs --push")
     parser.add_argument("--dry_run", action="store_true", help="test and list the files, but do not upload them")
-    args = parser.parse_args(arguments)
+    return _checked(parser.parse_args(arguments))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments with their defaults, after checks that need several of them."""
     args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
     for image, *questions in args.examples:
         if not questions or not all(question.strip() for question in questions):
