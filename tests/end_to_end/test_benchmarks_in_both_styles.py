@@ -58,8 +58,8 @@ def test_reason_seg_differs_only_by_lisas_epsilons(tmp_path):
     # The 16 ignored pixels count neither as wrong nor as right: 48 / (96 - 16), and 48 / 48
     assert exact["gIoU"] == pytest.approx((48 / 80 + 1) / 2)
     assert exact["cIoU"] == pytest.approx((48 + 48) / (80 + 48))
-    # Every question has one target, so the styles nearly agree. LISA adds 1e-5 to each union and to the number of masks,
-    # and 1e-10 to the sum of unions
+    # Every question has one target, so the styles nearly agree. LISA adds 1e-5 to each union and to the number of
+    # masks, and 1e-10 to the sum of unions
     assert lisa["gIoU"] == pytest.approx((48 / (80 + 1e-5) + 48 / (48 + 1e-5)) / (2 + 1e-5), abs=1e-12)
     assert lisa["cIoU"] == pytest.approx(96 / (128 + 1e-10), abs=1e-12)
     assert 0 < abs(exact["gIoU"] - lisa["gIoU"]) < 1e-5

@@ -1,8 +1,8 @@
 """Functions of the mask tasks: questions from prepared rows, and the scores of answers with Gemma-LISA's own metrics.
 
 An answer of any model is JSON with the keys of `gemma_lisa.evaluation.prediction_files.answers`: `masks`, and
-optionally `scores`, `boxes`, `text` and `complete`. Every question counts. An answer that is not valid has no masks and is not
-a refusal. `invalid` is the share of these answers.
+optionally `scores`, `boxes`, `text` and `complete`. Every question counts. An answer that is not valid has no masks and
+is not a refusal. `invalid` is the share of these answers.
 """
 
 import json
