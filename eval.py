@@ -1,5 +1,6 @@
-"""Evaluate a model, or the predictions of any system, on data sets: gIoU, cIoU, N-acc, T-acc, classes of errors and
-more, each score with a 95% confidence interval.
+"""Evaluate a model, or the predictions of any system, on data sets.
+
+Scores are gIoU, cIoU, N-acc, T-acc and more, each with a 95% confidence interval. Classes of errors say what was wrong.
 
 Writes RESULTS.json, RESULTS.questions.parquet (one row per question), RESULTS.report.html, RESULTS.worst.png and
 RESULTS.preview.png. An interrupted evaluation of a model is resumed by the same command. Several processes share the

@@ -182,13 +182,13 @@ def test_answers_do_not_depend_on_the_batch_size(checkpoint, tmp_path):
 
 def test_several_data_sets_have_a_results_file_each_and_one_report(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "shapes/hard:validation", "--rows", "1"]
+    arguments = ["--model", str(checkpoint), "--dataset", "shapes/easy", "shapes/easy:validation", "--rows", "1"]
     arguments += ["--dataset_options", SCENES, "--max_new_tokens", "2", "--pictures", "0"]
     evaluation.main([*arguments, "--output", str(tmp_path / "r.json")])
     found = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert sorted(found) == ["r.shapes-easy.json", "r.shapes-hard.json"]
+    assert sorted(found) == ["r.shapes-easy-test.json", "r.shapes-easy-validation.json"]
     places = [(found[name]["dataset"], found[name]["split"]) for name in sorted(found)]
-    assert places == [("shapes/easy", "test"), ("shapes/hard", "validation")]
+    assert places == [("shapes/easy", "test"), ("shapes/easy", "validation")]
     assert [path.name for path in tmp_path.glob("*.html")] == ["r.report.html"] and not list(tmp_path.glob("*.parts"))
 
 
