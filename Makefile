@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions fuzz lint clean
+.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions lmms-eval fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,16 @@ app: $(STAMP) ## serve the web page at http://127.0.0.1:7860 with the small chec
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow' tests/evaluation/test_metrics.py")
 	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+LMMS_EVAL := integrations/lmms_eval/packages
+
+lmms-eval: $(LMMS_EVAL) ## install lmms-eval into integrations/lmms_eval/packages, for its test
+
+$(LMMS_EVAL): $(STAMP) integrations/lmms_eval/requirements.txt
+	rm -rf $@
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		-r integrations/lmms_eval/requirements.txt
+	@touch $@
 
 FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## run the fuzz tests with new random inputs, minutes to hours (FUZZ_EXAMPLES=5000 inputs per test)

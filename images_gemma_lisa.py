@@ -11,12 +11,16 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+if TYPE_CHECKING:  # torch takes seconds to import, and programs that only open images do not need it
+    import torch
+
+# Mask value of the ignore region: pixels that are neither object nor background.
+IGNORE_VALUE = 255
 MAX_IMAGE_PIXELS = 100_000_000  # 400 MB in Pillow's memory; a photo of 8000 × 6000 has 48 million
 MAX_IMAGE_PIXELS_VARIABLE = "GEMMA_LISA_MAX_IMAGE_PIXELS"  # environment variable that overrides MAX_IMAGE_PIXELS
 # Formats that Pillow decodes in this process from the bytes of the file. EPS and WMF call other programs; IPTC, FPX and
@@ -278,6 +282,8 @@ class PixelNormalization:
     """
 
     def __init__(self, image_processor):
+        import torch
+
         pixels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)  # an image of one row
         values = pixels.numpy()
         scale, mean, std = 1, 0, 1
@@ -292,9 +298,11 @@ class PixelNormalization:
         if not torch.equal(self(pixels[None])[0, :, 0], self.values):
             self.steps = None
 
-    def __call__(self, pixels: torch.Tensor) -> torch.FloatTensor:
+    def __call__(self, pixels: "torch.Tensor") -> "torch.FloatTensor":
         """Return pixels (I, 3, H, W) uint8 as normalized values (I, 3, H, W) float32."""
         if self.steps is None:
+            import torch
+
             channels = torch.arange(3, device=pixels.device)[:, None, None]
             return self.values.to(pixels.device)[channels, pixels.int()]
         divisor, mean, std = self.steps.to(pixels.device)[..., None, None]  # (3, 1, 1) each
@@ -307,8 +315,10 @@ def write_pixels(rgb: Image.Image, target: np.ndarray) -> None:
         plane[...] = np.frombuffer(rgb.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
 
 
-def blank_padding(images: torch.Tensor, sizes: torch.LongTensor) -> None:
+def blank_padding(images: "torch.Tensor", sizes: "torch.LongTensor") -> None:
     """Set images (I, 3, H, W) to 0 outside their sizes (I, 2), (height, width) in pixels."""
+    import torch
+
     rows, columns = (
         torch.arange(length, device=images.device) < sizes[:, axis, None].to(images.device)
         for axis, length in enumerate(images.shape[-2:])
@@ -355,7 +365,7 @@ def _warn_once(warning: str) -> None:
     _logger.warning(warning)
 
 
-def images_of_rows(input_ids: torch.LongTensor, image_token_id: int) -> tuple[torch.LongTensor, torch.BoolTensor]:
+def images_of_rows(input_ids: "torch.LongTensor", image_token_id: int) -> tuple["torch.LongTensor", "torch.BoolTensor"]:
     """Return, for each conversation (B, L), the index of its image, (B,), and whether it has an image, (B,)."""
     has_image = (input_ids == image_token_id).any(dim=1)
     return has_image.long().cumsum(0) - 1, has_image

@@ -23,7 +23,7 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.feature_cache.cache import FeatureCache
 from gemma_lisa.interfaces.command_line import run
-from gemma_lisa.interfaces.output_checks import check_run_folder
+from gemma_lisa.interfaces.run_folders import check_run_folder
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.freed_memory import keep_freed_memory
 from gemma_lisa.safety.secret_names import secrets_of

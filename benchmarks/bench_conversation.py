@@ -22,7 +22,7 @@ from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.evaluation.metrics import intersection_and_union, unite
+from gemma_lisa.evaluation.mask_arrays import intersection_and_union, unite
 from gemma_lisa.interfaces.command_line import ArgumentParser, positive, run
 from gemma_lisa.session_gemma_lisa import ImageSession
 

@@ -8,6 +8,7 @@ predict those on a GPU.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from gemma_lisa.checkpoints.training_record import commit
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
+from gemma_lisa.evaluation.benchmark import list_questions
+from gemma_lisa.evaluation.judging import judge
 from gemma_lisa.evaluation.metrics import intervals, summarize
 from gemma_lisa.evaluation.protocols import by_generation, to_device
 from gemma_lisa.interfaces.command_line import positive
@@ -54,8 +57,9 @@ def measure(options: dict, model_path: Path, rows, device: torch.device) -> list
         samples = [questions[at] for at in range(start, min(start + BATCH_SIZE, len(questions)))]
         answers += by_generation(model, processor, samples, max_new_tokens=64)
     milliseconds = 1000 * (time.process_time() - begun) / len(questions)
-    results = [answer.result for answer in answers]
-    scores, (low, high) = summarize(results), intervals(results)["gIoU"]
+    asked = list_questions(rows, "shapes/easy", with_conversations=False)
+    judged = [judge(one, replace(answer, id=one.id)) for one, answer in zip(asked, answers, strict=True)]
+    scores, (low, high) = summarize(judged), intervals(judged)["gIoU"]
     held = {name: parameter.numel() * parameter.element_size() for name, parameter in model.named_parameters()}
     numbers = sum(count_weights(parameter) for parameter in model.parameters())
     layers = sum(size for name, size in held.items() if name.startswith("model.language_model.layers."))

@@ -26,7 +26,7 @@ def write_checksums(folder: str | Path) -> None:
     if not names:
         (folder / CHECKSUMS).unlink(missing_ok=True)
         return
-    sums = _sums(folder / name for name in names)
+    sums = sums_of(folder / name for name in names)
     text = "".join(f"{digest}  {name}\n" for name, digest in zip(names, sums, strict=True))
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
@@ -56,7 +56,7 @@ def check_checksums(folder: str | Path, missing_is_fine: bool = False) -> None:
             f"removed the file on purpose, delete {CHECKSUMS}."
         )
     names = [name for name in expected if name not in missing]
-    for name, found in zip(names, _sums(folder / name for name in names), strict=True):
+    for name, found in zip(names, sums_of(folder / name for name in names), strict=True):
         if found != expected[name]:
             raise ValueError(
                 f"{folder / name}: the file is damaged or was replaced: its SHA-256 is {found[:12]}..., expected "
@@ -91,7 +91,8 @@ def read_checksums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def _sums(paths: Iterable[Path]) -> list[str]:
+def sums_of(paths: Iterable[Path]) -> list[str]:
+    """Return the SHA-256 of each file in hexadecimal."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(_sum, paths))
 

@@ -9,6 +9,7 @@ from gemma_lisa.safety.local_paths import shortened_file
 from gemma_lisa.safety.whole_files import write_whole
 
 from .checksums import CHECKSUMS
+from .eval_results import EVAL_RESULTS, write_eval_results
 from .model_card import CARD, GEMMA_LICENSE, Facts, card
 from .training_record import TRAINING_RECORD
 
@@ -29,8 +30,11 @@ terms, this notice, and the Gemma Prohibited Use Policy found at ai.google.dev/g
 """
 
 
-def complete(folder: Path, facts: Facts) -> None:
+def complete(folder: Path, facts: Facts) -> list[str]:
     """Add the other files of the repository to weights and code. The pictures of the examples must already be there.
+
+    Returns:
+        lines of `write_eval_results`: results without an entry for the Hub's leaderboards.
 
     Raises:
         ValueError: a results file has the name of another file.
@@ -46,7 +50,10 @@ def complete(folder: Path, facts: Facts) -> None:
     if facts.license == GEMMA_LICENSE:
         write_whole(folder / "NOTICE", GEMMA_NOTICE)
     write_whole(folder / CARD, card(facts))
+    title = facts.title if "/" in facts.title else None
+    missing = write_eval_results(folder, facts.results, facts.hub_datasets, title)
     shorten_files(folder)
+    return missing
 
 
 def shorten_files(folder: Path) -> None:
@@ -91,6 +98,10 @@ def link(source: str | Path, target: str | Path) -> None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return all files of a repository, as paths relative to its folder."""
+    """Return all files of a repository, as paths relative to its folder. Hidden files are skipped."""
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in paths if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)]
+    return [path for path in paths if not any(map(_is_hidden, path.parts))]
+
+
+def _is_hidden(part: str) -> bool:
+    return (part.startswith(".") and part != EVAL_RESULTS) or part == "__pycache__"

@@ -10,7 +10,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
-from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST
 
 CARD, TEMPLATE = "README.md", Path(__file__).parents[1] / "hub" / "model_card.md"
 GEMMA_LICENSE, OWN_LICENSE = "gemma", "apache-2.0"
@@ -30,6 +29,7 @@ class Facts:
         results: file name -> content of each results file.
         examples: entries of `answers.json`.
         datasets: names of the training data sets.
+        hub_datasets: data sets of the Hub by the names of evaluated data sets, for `eval_results`.
     """
 
     title: str
@@ -39,6 +39,7 @@ class Facts:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
+    hub_datasets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         # Older records can contain secrets and local paths
@@ -66,6 +67,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def card(facts: Facts) -> str:
     """Return the text of the model card: YAML metadata and the page in Markdown."""
+    from gemma_lisa.versions_gemma_lisa import HIGHEST, LOWEST  # imports transformers, which `read_results` must not
+
     first = facts.examples[0] if facts.examples else {"image": "photo.jpg", "text": "the red circle"}
     written = ModelCard.from_template(
         front_matter(facts),

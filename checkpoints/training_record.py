@@ -6,26 +6,27 @@ import shutil
 import subprocess
 import time
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import torch
-import transformers
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from transformers import TrainerState
 
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact, redact_arguments
 from gemma_lisa.safety.secret_names import secrets_of
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 
+if TYPE_CHECKING:
+    from transformers import TrainerState
+
 _logger = logging.getLogger(__name__)
 
 TRAINING_RECORD = "training.json"
 # Times of a stage. CPU seconds of the main process are comparable on a busy machine too.
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+PACKAGES = ("torch", "transformers", "datasets")  # whose versions are recorded
 # Keys of records by older versions -> their present names
 RENAMED = {"rows_a_step": "global_batch_size", "dialogue_share": "conversation_share"}
 
@@ -41,12 +42,19 @@ def commit() -> str:
 
 def circumstances() -> dict[str, Any]:
     """Return what is recorded with every measurement: commit, date and versions."""
-    packages = (torch, transformers, datasets)
     return {
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {package.__name__: package.__version__ for package in packages},
+        "versions": {name: version for name in PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed package without importing it, which takes seconds; None without it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def read_stages(folder: str | Path) -> list[dict[str, Any]]:
@@ -129,7 +137,7 @@ class Record:
         self.stages, self.stage = redact(self.stages, self.secrets), redact(self.stage, self.secrets)
         self._starts = {name: clock() - self.stage[name] for name, clock in CLOCKS.items()}
 
-    def content(self, state: TrainerState) -> dict[str, Any]:
+    def content(self, state: "TrainerState") -> dict[str, Any]:
         """Return the record so far, with the losses and scores by step."""
         self.stage |= {name: round(clock() - self._starts[name], 1) for name, clock in CLOCKS.items()}
         return {"stages": [*self.stages, {**self.stage, "steps": state.global_step, "history": state.log_history}]}

@@ -1,9 +1,12 @@
-"""Find the COCO photos in the validation and test splits of the referring data sets, and skip them in training.
+"""Find the photos in the validation and test splits of the referring and reasoning sets, and skip them in training.
 
-These photos are all part of COCO's train2014, and therefore also of train2017. COCO-Stuff, PACO-LVIS and LLaVA-Instruct
-train on train2017. A photo in the training split of one referring set can be in the validation split of another.
+The photos of the referring sets are all part of COCO's train2014, and therefore also of train2017. COCO-Stuff,
+PACO-LVIS and LLaVA-Instruct train on train2017. A photo in the training split of one referring set can be in the
+validation split of another.
 
-To evaluate on a referring set, do not train on the photos that `held_out_images` returns.
+ReasonSeg-R has photos of ReasonSeg, and ReasonSeg-X can have some. They are compared by name: their files can differ.
+
+To evaluate on one of these sets, do not train on the photos that `held_out_images` and `held_out_names` return.
 """
 
 import logging
@@ -15,6 +18,9 @@ import pyarrow
 import pyarrow.compute
 
 from gemma_lisa.datasets_builder.formats.refs_files import SUFFIXES, find_refs, read_refs, refs_by_split
+from gemma_lisa.datasets_builder.published import reason_seg
+from gemma_lisa.datasets_builder.published.reason_seg import ReasonSeg
+from gemma_lisa.datasets_builder.published.reason_seg_tables import ReasonSegR, ReasonSegX, photo_names
 from gemma_lisa.safety.short_text import show
 
 logger = logging.getLogger(__name__)
@@ -25,6 +31,12 @@ REFERRING = {
     "refcoco_plus": ("refer_seg/refcoco+", "refs"),
     "refcocog": ("refer_seg/refcocog", "refs"),
     "grefcoco": ("refer_seg/grefcoco", "grefs"),
+}
+# Each reasoning set's evaluation splits and their folders below data_dir
+REASONING = {
+    "reason_seg": {name: f"{ReasonSeg.ARCHIVE.folder}/{folder}" for name, folder in reason_seg.SPLITS.items()},
+    "reason_seg_r": {name: f"reason_seg/{folder}" for name, folder in ReasonSegR.FOLDERS.items()},
+    "reason_seg_x": {name: f"reason_seg/{folder}" for name, folder in ReasonSegX.FOLDERS.items()},
 }
 TRAIN = "train"
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
@@ -54,23 +66,25 @@ def coco_photo(path: str) -> int | None:
     return coco_id(path) if any(name in folders for name in COCO_FOLDERS) else None
 
 
-def photo_of(path: str | None, source: str) -> int | None:
-    """Return the COCO image id of a row's photo, or None if it is not a COCO photo.
+def photo_of(path: str | None, source: str) -> int | str | None:
+    """Return the COCO image id of a row's photo, `set/name` for a photo of a reasoning set, or None for others.
 
     Args:
         path: the photo's path. It has no folder, or is None, if the photo is stored as bytes.
         source: the row's source, which ends in the photo's path below the data set's folder.
     """
     number = None if path is None else coco_photo(path)
-    return coco_photo(source) if number is None else number
+    number = coco_photo(source) if number is None else number
+    name = source.split("/")[0]
+    return f"{name}/{source.split('/')[-1]}" if number is None and name in REASONING else number
 
 
-def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int], Counter]:
+def kept_rows(table: pyarrow.Table, held_out: dict[int | str, str]) -> tuple[list[int], Counter]:
     """Return the rows that do not show a held-out photo, and counts for `report`.
 
     Args:
         table: has the columns `image` (only its field `path` is read) and `source`.
-        held_out: COCO image ids that must not be trained on.
+        held_out: photos that must not be trained on, as `photo_of` names them.
 
     Returns:
         kept: indices of rows.
@@ -85,19 +99,19 @@ def kept_rows(table: pyarrow.Table, held_out: dict[int, str]) -> tuple[list[int]
     counts = Counter(
         rows=len(photos),
         skipped=len(photos) - len(kept),
-        of_coco=sum(photo is not None for photo in photos),
+        of_coco=sum(isinstance(photo, int) for photo in photos),
         unnamed=sum(valid and path is None for valid, path in zip(has_image, paths, strict=True)),
     )
     return kept, counts
 
 
-def report(name: str, counts: Counter, held_out: dict[int, str]) -> None:
+def report(name: str, counts: Counter, held_out: dict[int | str, str]) -> None:
     """Log the counts of `kept_rows` for a data set as warnings.
 
     Raises:
         ValueError: all rows of the data set show held-out photos.
     """
-    if not held_out and counts["of_coco"]:
+    if counts["of_coco"] and not any(isinstance(photo, int) for photo in held_out):
         logger.warning(
             "%s: contains COCO photos, but no refs of a referring data set were found to tell which of them belong to "
             "evaluation splits; all are used for training",
@@ -111,7 +125,8 @@ def report(name: str, counts: Counter, held_out: dict[int, str]) -> None:
         )
     if counts["skipped"]:
         logger.warning(
-            "%s: skipped %s of %s rows, because their photos are in a validation or test split of a referring data set",
+            "%s: skipped %s of %s rows, because their photos are in a validation or test split of a referring or "
+            "reasoning data set",
             name,
             f"{counts['skipped']:,}",
             f"{counts['rows']:,}",
@@ -170,6 +185,32 @@ def held_out_images(data_dir: str | Path) -> dict[int, str]:
             Path(data_dir) / "refer_seg",
             ", ".join(missing),
         )
+    return held_out
+
+
+def held_out_names(data_dir: str | Path) -> dict[str, str]:
+    """Return the photos of the evaluation splits of reasoning sets, each with its split: "reason_seg/test".
+
+    A photo is held out of the other reasoning sets only: `reason_seg_x/1_a_o` if it is in a split of ReasonSeg. The
+    splits of one set are as published.
+
+    Args:
+        data_dir: folder of the data sets' original files.
+
+    Raises:
+        ValueError: a table cannot be read.
+    """
+    held_out = {}
+    for evaluated, splits in REASONING.items():
+        for split, place in splits.items():
+            folder = Path(data_dir) / place
+            if split == TRAIN or not folder.is_dir():
+                continue
+            is_table = evaluated != "reason_seg"
+            names = photo_names(folder) if is_table else {path.stem for path in folder.glob("[!.]*.json")}
+            for other in REASONING:
+                if other != evaluated:
+                    held_out |= {f"{other}/{name}": f"{evaluated}/{split}" for name in sorted(names)}
     return held_out
 
 

@@ -1,8 +1,10 @@
 """Load data sets by name, and mixtures of them, without photos of evaluation splits."""
 
 import json
+from collections.abc import Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from datasets import BuilderConfig, Dataset
@@ -20,16 +22,18 @@ from gemma_lisa.datasets_builder.published.muse import Muse
 from gemma_lisa.datasets_builder.published.paco_lvis import PacoLvis
 from gemma_lisa.datasets_builder.published.pascal_part import PascalPart
 from gemma_lisa.datasets_builder.published.reason_seg import ReasonSeg
+from gemma_lisa.datasets_builder.published.reason_seg_tables import ReasonSegR, ReasonSegX
 from gemma_lisa.datasets_builder.published.refer import Refclef, Refcoco, Refcocog, RefcocoPlus
 from gemma_lisa.datasets_builder.synthetic.shapes import Shapes
 from gemma_lisa.safety.short_text import show
 
 from .leakage import kept_rows, report
 from .prepared import is_prepared, load_prepared, own_data_advice
-from .questions import Part
 from .rows_builder import RowsBuilder, damaged_cache
-from .streams import Stream, open_stream
 from .tolerant_builder import TolerantBuilder
+
+if TYPE_CHECKING:
+    from .streams import Stream
 
 BUILDERS = {
     "ade20k": Ade20k,
@@ -44,6 +48,8 @@ BUILDERS = {
     "paco_lvis": PacoLvis,
     "pascal_part": PascalPart,
     "reason_seg": ReasonSeg,
+    "reason_seg_r": ReasonSegR,
+    "reason_seg_x": ReasonSegX,
     "refclef": Refclef,
     "refcoco": Refcoco,
     "refcoco_plus": RefcocoPlus,
@@ -53,6 +59,15 @@ BUILDERS = {
 
 
 NO_OPTIONS = "prepared rows do not support options"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of a mixture: its rows, and its share of the samples relative to the other shares."""
+
+    name: str
+    rows: Sized  # a datasets.Dataset, or a streams.Stream for streams.StreamedQuestions
+    share: float
 
 
 def load_rows(name: str, split: str, data_dir: str | None = None, options: dict[str, Any] | None = None) -> Dataset:
@@ -130,7 +145,7 @@ def load_mixture(
     groups: dict[str, Any],
     split: str,
     data_dir: str | None,
-    held_out: dict[int, str] | None,
+    held_out: dict[int | str, str] | None,
     streaming: bool = False,
     max_bad: int | None = None,
 ) -> list[Part]:
@@ -207,7 +222,7 @@ def tolerating(name: str, options: dict[str, Any] | None, max_bad: int | None) -
     return {**({"max_bad": max_bad} if max_bad is not None and has_it else {}), **(options or {})}
 
 
-def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, str] | None) -> Stream:
+def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int | str, str] | None) -> "Stream":
     if name.partition("/")[0] in BUILDERS:
         raise ValueError(
             f"{name}: streaming requires prepared rows; run `python -m gemma_lisa.datasets_builder prepare {name}` and "
@@ -215,6 +230,8 @@ def _stream(name: str, split: str, options: dict[str, Any], held_out: dict[int, 
         )
     if options:
         raise ValueError(f"{name}: {NO_OPTIONS}, got {', '.join(sorted(options))}.")
+    from .streams import open_stream  # imports torch, which takes seconds
+
     return open_stream(name, split, held_out)
 
 
@@ -223,19 +240,19 @@ def load_training_rows(
     split: str,
     data_dir: str | None,
     options: dict[str, Any] | None,
-    held_out: dict[int, str] | None,
+    held_out: dict[int | str, str] | None,
 ) -> Dataset:
     """Load rows as `load_rows` does, without rows that show photos of evaluation splits.
 
     Args:
         name, split, data_dir, options: as in `load_rows`.
-        held_out: COCO image ids that must not be trained on (`leakage.held_out_images`); None to keep all rows.
+        held_out: photos that must not be trained on (`leakage.photo_of`); None to keep all rows.
     """
     rows = load_rows(name, split, data_dir, options)
     return rows if held_out is None else _without(rows, held_out, name)
 
 
-def _without(rows: Dataset, held_out: dict[int, str], name: str) -> Dataset:
+def _without(rows: Dataset, held_out: dict[int | str, str], name: str) -> Dataset:
     """Return the rows that do not show a held-out photo, and log how many were skipped."""
     kept, counts = kept_rows(rows.select_columns(["image", "source"]).with_format("arrow")[:], held_out)
     report(name, counts, held_out)

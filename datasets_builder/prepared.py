@@ -9,7 +9,6 @@ Their columns must be those of `rows.ROW_FEATURES`.
 
 import glob
 import os
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,10 @@ from gemma_lisa.safety.short_text import name_of, show
 
 from .custom.folder_files import IMAGES, LABELS, MASKS, find_place
 from .formats.coco_files import has_coco
+from .formats.hub_tables import DISK, SHARD, SHARD_PATTERNS
 from .rows import ROW_FEATURES
 from .shards import COMPLETE, PLAN
 
-DISK = ("dataset_dict.json", "state.json")  # output of save_to_disk, with and without splits
-SHARD_PATTERNS = ("[!.]*.parquet", "data/[!.]*.parquet")
-SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-(?P<count>\d+))?\.parquet")
 PREPARE_AGAIN = "Convert it to the columns of rows.ROW_FEATURES, or run prepare again on the original files."
 
 

@@ -5,12 +5,9 @@
 - `EvaluationQuestions`: one question per sample.
 """
 
-from collections.abc import Sized
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
@@ -18,8 +15,9 @@ from torch.utils.data import Dataset as TorchDataset
 from gemma_lisa.lazy_images_gemma_lisa import LazyImage
 from gemma_lisa.safety.short_text import count_of
 
+from .mixture import Part
 from .rows import CachedImage, check_row, lazy_image, target_masks
-from .templates import Conversation, Phrasing, ask, ask_plainly
+from .templates import Conversation, Phrasing, ask, ask_plainly, place_questions
 
 
 class Finder(Protocol):
@@ -69,15 +67,6 @@ class TrainingQuestions(TorchDataset):
     def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
         """Return the data sets with the indices of the rows that are read in the first epochs."""
         return [(self.rows, np.arange(len(self.rows)))]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A data set of a mixture: its rows, and its share of the samples relative to the other shares."""
-
-    name: str
-    rows: Sized  # a datasets.Dataset, or a streams.Stream for streams.StreamedQuestions
-    share: float
 
 
 class MixtureQuestions(TorchDataset):
@@ -194,7 +183,7 @@ class EvaluationQuestions(TorchDataset):
 
     Args:
         rows: rows with `rows.ROW_FEATURES`.
-        with_conversations: whether to include the conversations of VQA rows.
+        with_conversations: whether to include the conversations of VQA rows. Each turn is a question.
 
     Attributes:
         cache: as in `TrainingQuestions`.
@@ -204,15 +193,9 @@ class EvaluationQuestions(TorchDataset):
 
     def __init__(self, rows: Dataset, with_conversations: bool):
         self.rows = rows
-        table = rows.select_columns(["targets", "conversation"]).with_format("arrow")[:]
-        counts = _list_lengths(table["targets"])
-        if with_conversations:
-            counts = counts + (_list_lengths(table["conversation"]) > 0)
-        starts = np.cumsum(counts) - counts
-        at = np.repeat(np.arange(len(counts)), counts)
         # (row, conversation of that row) of each question, (Q, 2). Not a list of tuples: reading one changes its
         # reference count, and then each worker process copies its memory page
-        self.questions = np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
+        self.questions = place_questions(rows, with_conversations)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -225,11 +208,6 @@ class EvaluationQuestions(TorchDataset):
     def rows_of_epochs(self, epochs: int) -> list[tuple[Dataset, np.ndarray]]:
         """Return the data set with the indices of the rows that have a question."""
         return [(self.rows, np.unique(self.questions[:, 0]))]
-
-
-def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
-    """Return the length of the list in each row, (R,) int64; 0 for a missing list."""
-    return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def training_sample(

@@ -4,6 +4,7 @@ A row is an image (or None for text-only rows), the targets that can be asked fo
 Question templates are applied later. An invalid row raises a one-line error that names its `source`.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gemma_lisa.images_gemma_lisa import pixel_limit
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE, pixel_limit
 from gemma_lisa.lazy_images_gemma_lisa import LazyImage
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
 from gemma_lisa.safety.short_text import count_of, name_of, show
 
 SEG_SLOT = "{seg}"  # place of a mask in a target's answer
@@ -153,13 +153,18 @@ def decode_mask(rle: dict, source: str) -> np.ndarray:
 
 
 def run_lengths(counts: str, pixels: int) -> np.ndarray:
-    """Return the run lengths (R,) int64 of COCO's compressed counts. They must cover all pixels.
+    """Return the run lengths (R,) int64 of COCO's compressed counts, read-only. They must cover all pixels.
 
     Raises:
         ValueError: the counts are not valid. The message does not name their record.
     """
     if not isinstance(counts, str) or not counts.isascii():
         raise ValueError("counts must be COCO's compressed string")
+    return _run_lengths(counts, pixels)
+
+
+@functools.lru_cache(maxsize=32)  # a mask is checked several times in a row; a large one has 2 MB of run lengths
+def _run_lengths(counts: str, pixels: int) -> np.ndarray:
     digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
     if not digits.size or digits.min() < 0 or digits.max() >= 2 * _MORE or digits[-1] & _MORE:
         raise ValueError("counts are empty, truncated or contain an invalid character")
@@ -177,6 +182,7 @@ def run_lengths(counts: str, pixels: int) -> np.ndarray:
     if runs.min() < 0:
         raise ValueError("counts contain a negative run length")
     check_coverage(runs, pixels)
+    runs.flags.writeable = False
     return runs
 
 

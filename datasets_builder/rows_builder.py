@@ -14,14 +14,15 @@ import pyarrow
 
 from .rows import ROW_FEATURES
 
-ROWS_PER_TABLE = 1_000  # rows in memory at once, and in one record batch
+ROWS_PER_TABLE = 1_000  # rows without photos in memory at once, and in one record batch
 
 
 class RowsBuilder(datasets.ArrowBasedBuilder):
     """A builder of rows with `rows.ROW_FEATURES`. Subclasses define the splits and yield the rows."""
 
     # Rows per record batch on disk. Reading a batch copies 8 kB of it in each forked worker (reference counts), so
-    # the default of 🤗 Datasets (100 rows, for images stored as bytes) lets the memory of workers grow
+    # the default of 🤗 Datasets (100 rows, for images stored as bytes) lets the memory of workers grow. It is also the
+    # number of rows in memory while they are prepared
     DEFAULT_WRITER_BATCH_SIZE = ROWS_PER_TABLE
 
     def _info(self) -> datasets.DatasetInfo:
@@ -46,7 +47,7 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
         rows = (_checked(key, row) for key, row in self._generate_examples(**kwargs))
         try:
             for number in itertools.count():
-                some = list(itertools.islice(rows, ROWS_PER_TABLE))
+                some = list(itertools.islice(rows, self.DEFAULT_WRITER_BATCH_SIZE))
                 if not some:
                     return
                 yield number, pyarrow.Table.from_pylist(some, schema=ROW_FEATURES.arrow_schema)

@@ -34,8 +34,9 @@ from torch.utils.data import IterableDataset
 from gemma_lisa.safety.short_text import count_of, show
 
 from .leakage import kept_rows, photo_of, report
+from .mixture import Part
 from .prepared import as_data_file, check_features, check_picture, find_shards
-from .questions import Part, training_sample
+from .questions import training_sample
 from .rows import ROW_FEATURES
 from .templates import Phrasing
 
@@ -54,12 +55,12 @@ class Stream:
     Args:
         rows: the rows of all shards, with `rows.ROW_FEATURES`.
         kept: number of rows of each shard that can be trained on.
-        held_out: COCO image ids of rows to skip, as in `mixture.load_training_rows`; None to skip no row.
+        held_out: photos of rows to skip, as in `mixture.load_training_rows`; None to skip no row.
     """
 
     rows: datasets.IterableDataset
     kept: list[int]
-    held_out: dict[int, str] | None
+    held_out: dict[int | str, str] | None
 
     def __len__(self) -> int:
         return sum(self.kept)
@@ -86,7 +87,7 @@ class Stream:
                     yield row
 
 
-def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Stream:
+def open_stream(name: str, split: str, held_out: dict[int | str, str] | None) -> Stream:
     """Open a split of prepared rows and count the rows of each shard that can be trained on.
 
     Counting reads only the names of the photos, not the photos.
@@ -94,7 +95,7 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
     Args:
         name: folder or Hub name of prepared rows.
         split: name of the split.
-        held_out: COCO image ids of rows to skip; None to skip no row.
+        held_out: photos of rows to skip (`leakage.photo_of`); None to skip no row.
 
     Raises:
         ValueError: the shards are not found or cannot be read, the split is empty, or all its rows are held out.
@@ -112,7 +113,7 @@ def open_stream(name: str, split: str, held_out: dict[int, str] | None) -> Strea
     return Stream(rows, [counts["rows"] - counts["skipped"] for counts in counted], held_out)
 
 
-def _count(shard: str, held_out: dict[int, str] | None) -> Counter:
+def _count(shard: str, held_out: dict[int | str, str] | None) -> Counter:
     """Return the counts of `leakage.kept_rows` for a shard; only `rows` if held_out is None."""
     try:
         with fsspec.open(shard) as opened, parquet.ParquetFile(opened) as file:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
+from datasets import Dataset
 
 from gemma_lisa.safety.short_text import show
 
@@ -166,12 +169,38 @@ def ask(
 
 
 def ask_plainly(row: dict[str, Any]) -> list[Conversation]:
-    """Return the evaluation conversations of a row: each target by its first text, then its own conversation."""
+    """Return the evaluation conversations of a row: each target by its first text, then its own conversation.
+
+    The last question of a conversation is the one that is evaluated. A row's own conversation gives one evaluation
+    conversation per turn, with the turns before it and their right answers.
+    """
     english, conversations = LANGUAGES[ENGLISH], []
     for target in row["targets"]:
         question = english.phrase_questions[0].format(text=target["texts"][0])
         conversations.append(Conversation(((question, _plain_answer(target, english)),), (target,)))
-    return conversations + _own_conversation(row)
+    turns = _own_turns(row)
+    return conversations + [Conversation(turns[: number + 1]) for number in range(len(turns))]
+
+
+def place_questions(rows: Dataset, with_conversations: bool) -> np.ndarray:
+    """Return the place of each evaluation question, (Q, 2) int32: its row, and its number in `ask_plainly` of that row.
+
+    Args:
+        rows: rows with `rows.ROW_FEATURES`.
+        with_conversations: whether to include the conversations of VQA rows. Each turn is a question.
+    """
+    table = rows.select_columns(["targets", "conversation"]).with_format("arrow")[:]
+    counts = _list_lengths(table["targets"])
+    if with_conversations:
+        counts = counts + _list_lengths(table["conversation"])
+    starts = np.cumsum(counts) - counts
+    at = np.repeat(np.arange(len(counts)), counts)
+    return np.stack([at, np.arange(len(at)) - starts[at]], axis=1).astype(np.int32)
+
+
+def _list_lengths(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """Return the length of the list in each row, (R,) int64; 0 for a missing list."""
+    return pyarrow.compute.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
 
 
 def _ask_target(target: dict[str, Any], generator: np.random.Generator, phrasing: Phrasing) -> tuple[str, str]:
@@ -205,5 +234,9 @@ def _plain_answer(target: dict[str, Any], language: Language) -> str:
 
 
 def _own_conversation(row: dict[str, Any]) -> list[Conversation]:
-    turns = tuple((turn["question"], turn["answer"]) for turn in row["conversation"])
+    turns = _own_turns(row)
     return [Conversation(turns)] if turns else []
+
+
+def _own_turns(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((turn["question"], turn["answer"]) for turn in row["conversation"])

@@ -4,6 +4,8 @@ H, W = height and width of an image in pixels, K = number of its masks. Colours 
 and sizes are (width, height).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -102,9 +104,16 @@ def checked_masks(masks: np.ndarray, image: Image.Image) -> np.ndarray:
     return masks
 
 
-def paint_masks(picture: Image.Image, masks: np.ndarray, opacity: int, thickness: int, font_size: int) -> Image.Image:
+def paint_masks(
+    picture: Image.Image,
+    masks: np.ndarray,
+    opacity: int,
+    thickness: int,
+    font_size: int,
+    palette: Sequence[tuple[int, int, int]] = PALETTE,
+) -> Image.Image:
     """Draw fills, then outlines, then numbers on the picture, so that no mask hides the outline of another."""
-    colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
+    colours = [palette[index % len(palette)] for index in range(len(masks))]
     halo = max(1, thickness // 3)
     # Only the bounding box of each mask is processed: most targets are small, and photos are large
     crops = [_cropped(mask, halo) for mask in masks]

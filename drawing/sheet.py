@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE
 
 from .overlay import (
     GREY,
@@ -121,7 +121,7 @@ def _panel(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
     """Return the image resized to a panel, and its new size (width, height)."""
     scale = PANEL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return _fitted(image, size), size
+    return fitted(image, size), size
 
 
 def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing: str) -> Image.Image:
@@ -133,10 +133,10 @@ def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing
         nothing: text to show if all masks are empty.
     """
     size = plain.size
-    masks = np.array([_fitted_mask(mask, size) for mask in masks], dtype=bool).reshape(-1, size[1], size[0])
+    masks = np.array([fitted_mask(mask, size) for mask in masks], dtype=bool).reshape(-1, size[1], size[0])
     picture = plain.copy()
     picture.paste(WHITE, mask=alpha_of(~masks.any(axis=0), SHEET_DIM))
-    picture = paint_masks(_hatched(picture, _fitted_mask(ignored, size)), masks, SHEET_ALPHA, 3, SHEET_FONT)
+    picture = paint_masks(hatched(picture, fitted_mask(ignored, size)), masks, SHEET_ALPHA, 3, SHEET_FONT)
     if not masks.any():
         centre = (chip_width(nothing, SHEET_FONT) / 2 + SHEET_GAP, size[1] - 1.2 * SHEET_FONT)
         draw_chip(ImageDraw.Draw(picture), centre, nothing, INK, SHEET_FONT)
@@ -166,7 +166,7 @@ def _headings(words: tuple[str, ...]) -> Image.Image:
     return strip
 
 
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the picture resized to (width, height). Enlarging does not blur its pixels."""
     factor = -(-size[0] // picture.width)
     if factor > 1:
@@ -174,12 +174,12 @@ def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture.resize(size, Image.Resampling.BOX)
 
 
-def _fitted_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fitted_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return a mask resized to (width, height). A pixel is set if a quarter of it is, so small targets stay visible."""
-    return np.asarray(_fitted(alpha_of(mask), size)) >= 64
+    return np.asarray(fitted(alpha_of(mask), size)) >= 64
 
 
-def _hatched(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
+def hatched(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
     """Return the picture with grey diagonal stripes on the ignore region (H, W) bool."""
     picture = picture.copy()
     y, x = np.indices(ignored.shape)

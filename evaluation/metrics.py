@@ -1,110 +1,230 @@
-"""Scores of reasoning segmentation, computed as sums over queries with one division at the end.
+"""The scores of an evaluation with their bootstrap intervals, and those that training logs.
 
-A query is one question about one image. Its prediction is the union of all masks in the answer. Its target is the union
-of all masks in the right answer. N = number of queries, K = number of masks of a query.
+Every score is a function of sums over questions. So its 95% interval is the same function of the sums over resampled
+rows. docs/evaluation.md lists the formulas and their sources.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE
+from . import lisa_style
+from .columns import EXACT, LISA, MOST_TARGETS, PRECISIONS, columns_of
+from .records import Judged
+
+GENERATE, TEACHER_FORCED = PROTOCOLS = ("generate", "teacher_forced")
+RESAMPLES_AT_ONCE = 100  # limits the memory of `intervals`
 
 NUM_COUNTS = 5  # intersection, union, num_targets, num_predictions, complete
-# One line for people about each score; `summarize_counts` defines them exactly
+# One line for people about each score, in the order in which they are printed
 MEANINGS = {
     "gIoU": "mean IoU over questions with a target",
-    "gIoU_all": "mean IoU over all questions, as LISA prints it",
+    "gIoU_all": "mean IoU over all questions, also those without a target",
     "gIoU_plural": "mean IoU over questions with two or more target masks",
     "cIoU": "all intersections / all unions, in pixels",
     "N-acc": "share of questions without a target that were refused",
     "T-acc": "share of questions with a target that got a mask",
+    "gIoU_1": "mean IoU over questions with one target mask",
+    "gIoU_2": "mean IoU over questions with two target masks",
+    "gIoU_3": "mean IoU over questions with three target masks",
+    "gIoU_4+": "mean IoU over questions with four or more target masks",
+    "P@0.5": "share of questions with a target with an IoU of at least 0.5",
+    "P@0.7": "share of questions with a target with an IoU of at least 0.7",
+    "P@0.9": "share of questions with a target with an IoU of at least 0.9",
+    "boundary_IoU": "mean IoU of the boundaries over questions with a target",
+    "instance_IoU": "mean IoU of masks matched one to one, over plural questions",
+    "instance_IoU_ordered": "the same with masks and targets paired in their order",
+    "instance_F1": "F1 of matched masks at IoU 0.5 to 0.95, over plural questions",
+    "pmF1": "F1 of matched masks at IoU 0.5 to 0.95, over questions with a target",
+    "presence_MCC": "correlation of 'is in the image' and 'has a mask'; 0: chance",
+    "cgF1": "pmF1 x presence_MCC",
+    "phrase_acc": "share of judged phrases that are true of their mask",
+    "answers_right": "share of questions without masks that were answered correctly",
+    "likelihood": "mean log-likelihood per token of their right answers",
+    "cut_off_share": "share of answers that reached the token limit",
+    "tokens": "mean number of tokens of an answer",
+    "seconds_per_question": "mean time for an answer",
     "count": "questions that ask for masks",
     "count_target": "of these, with a target in the image",
     "count_no_target": "of these, without a target in the image",
     "count_plural": "of these, with two or more target masks",
     "cut_off": "answers without a mask that reached the token limit",
+    "phrases_judged": "phrases beside masks that were judged",
+    "phrases_not_judged": "phrases beside masks that could not be judged",
+    "answers_count": "questions without masks",
+}
+# Scores of a model's own words, which teacher forcing replaces. In gIoU_all, the given answer to a question without a
+# target has no mask, whatever the model predicts.
+_OWN_ANSWER = ("gIoU_all", "phrase_acc", "answers_right", "cut_off_share", "tokens")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores of judged predictions
+# ---------------------------------------------------------------------------------------------------------------------
+def summarize(judged: Iterable[Judged], protocol: str = GENERATE, style: str = EXACT) -> dict[str, float | int | None]:
+    """Return the scores of MEANINGS. A score over no questions is None.
+
+    Args:
+        judged: predictions, compared with the right answers.
+        protocol: with `teacher_forced`, the scores of a model's own answer are None.
+        style: with `lisa`, gIoU and cIoU are computed as in LISA's code (`lisa_style`).
+    """
+    judged = list(judged)
+    columns = columns_of(judged, style)
+    totals = {name: column.sum(axis=0, keepdims=True) for name, column in columns.items()}
+    scores = {name: _number(values[0]) for name, values in scores_of(totals, protocol, style).items()}
+    asked = [one for one in judged if one.question.targets is not None]
+    num_targets = [len(one.question.targets) for one in asked]
+    given = sum(len(one.prediction.phrases or []) for one in asked)
+    phrases_judged = int(totals["phrases_judged"][0])
+    return scores | {
+        "count": len(asked),
+        "count_target": sum(count > 0 for count in num_targets),
+        "count_no_target": sum(count == 0 for count in num_targets),
+        "count_plural": sum(count > 1 for count in num_targets),
+        "cut_off": sum(not one.prediction.complete and not one.prediction.masks for one in asked),
+        "phrases_judged": phrases_judged,
+        "phrases_not_judged": given - phrases_judged,
+        "answers_count": len(judged) - len(asked),
+    }
+
+
+def intervals(
+    judged: Iterable[Judged],
+    protocol: str = GENERATE,
+    style: str = EXACT,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, list[float] | None]:
+    """Return the bootstrap 95% CI [low, high] of each score of `summarize`, or None for a score over no questions.
+
+    Rows (`source`) are resampled, not questions, because the results of questions about one image are correlated.
+    Resamples in which a score is not defined are skipped for this score.
+
+    Args:
+        judged, protocol, style: as in `summarize`.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
+    """
+    judged = list(judged)
+    if not judged:
+        return {}
+    _, row_of = np.unique([one.question.source for one in judged], return_inverse=True)  # (N,)
+    drawn = resampled_totals(columns_of(judged, style), row_of, resamples, seed)
+    return {name: _interval(values) for name, values in scores_of(drawn, protocol, style).items()}
+
+
+def resampled_totals(
+    columns: dict[str, np.ndarray], row_of: np.ndarray, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Return the sums (resamples, ...) of columns (N, ...) over as many rows as there are, drawn with replacement.
+
+    Args:
+        columns: numbers of each question.
+        row_of: (N,) index of the row of each question.
+        resamples, seed: as in `intervals`.
+    """
+    num_rows = int(row_of.max()) + 1
+    shapes = {name: column.shape[1:] for name, column in columns.items()}
+    flat = np.concatenate([column.reshape(len(row_of), -1) for column in columns.values()], axis=1).astype(np.float64)
+    of_rows = np.zeros((num_rows, flat.shape[1]))
+    np.add.at(of_rows, row_of, flat)
+    generator, parts = np.random.default_rng(seed), []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, resamples - start)
+        times = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=size)
+        parts.append(times.astype(np.float64) @ of_rows)
+    totals = np.concatenate(parts)
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    split = np.split(totals, ends[:-1], axis=1)
+    return {name: part.reshape(resamples, *shapes[name]) for name, part in zip(shapes, split, strict=True)}
+
+
+def scores_of(totals: dict[str, np.ndarray], protocol: str, style: str) -> dict[str, np.ndarray]:
+    """Return each score (R,) of R sums of the columns of `columns_of`; NaN where it is not defined.
+
+    Args:
+        totals: sums of columns, (R,) or (R, 10).
+        protocol, style: as in `summarize`.
+    """
+    scores = {name: _ratio(totals[of], totals[over]) for name, (of, over) in _RATIOS.items()}
+    if style == LISA:
+        scores["gIoU"] = lisa_style.giou(totals["lisa_iou"], totals["lisa_masks"])
+        scores["cIoU"] = lisa_style.ciou(totals["lisa_intersection"], totals["lisa_union"])
+        for name in ("gIoU", "cIoU"):
+            scores[name][totals["lisa_masks"] == 0] = np.nan
+    scores["instance_F1"] = _f1(totals["found_plural"], totals["masks_and_targets_plural"])
+    scores["pmF1"] = _f1(totals["found"], totals["masks_and_targets"])
+    scores["presence_MCC"] = _presence_mcc(totals)
+    scores["cgF1"] = scores["pmF1"] * scores["presence_MCC"]
+    if protocol == TEACHER_FORCED:
+        scores |= {name: np.full_like(scores[name], np.nan) for name in _OWN_ANSWER}
+    return {name: scores[name] for name in MEANINGS if name in scores}
+
+
+_RATIOS = {  # score: (column of the numerator, column of the denominator)
+    "gIoU": ("iou_target", "target"),
+    "gIoU_all": ("iou", "asked"),
+    "gIoU_plural": ("iou_plural", "plural"),
+    "cIoU": ("intersection", "union"),
+    "N-acc": ("refused", "no_target"),
+    "T-acc": ("answered", "target"),
+    **{f"gIoU_{count}": (f"iou_{count}", f"target_{count}") for count in range(1, MOST_TARGETS)},
+    f"gIoU_{MOST_TARGETS}+": (f"iou_{MOST_TARGETS}", f"target_{MOST_TARGETS}"),
+    **{f"P@{least}": (f"precise_{least}", "target") for least in PRECISIONS},
+    "boundary_IoU": ("boundary_iou", "target"),
+    "instance_IoU": ("matched", "plural"),
+    "instance_IoU_ordered": ("ordered", "plural"),
+    "phrase_acc": ("phrases_right", "phrases_judged"),
+    "answers_right": ("texts_right", "texts"),
+    "likelihood": ("likelihood", "likelihood_known"),
+    "cut_off_share": ("cut_off", "all"),
+    "tokens": ("tokens", "tokens_known"),
+    "seconds_per_question": ("seconds", "seconds_known"),
 }
 
 
-@dataclass(frozen=True)
-class QueryResult:
-    """Counts of one query, from which the scores are computed.
+def _ratio(of: np.ndarray, over: np.ndarray) -> np.ndarray:
+    return np.divide(of, over, out=np.full(np.shape(of), np.nan), where=over > 0)
+
+
+def _f1(found: np.ndarray, masks_and_targets: np.ndarray) -> np.ndarray:
+    """Return F1 = 2 TP / (2 TP + FP + FN) averaged over the IoU thresholds, (R,). 2 TP + FP + FN = masks + targets.
 
     Args:
-        source: row of the data set, such as `reason_seg/val/199953_…`.
-        query: question as it was asked.
-        intersection, union: pixels in the intersection and the union of prediction and target, at the original size.
-        num_targets: number of target masks; 0 if the target is not in the image.
-        num_predictions: number of `[SEG]` tokens in the answer.
-        complete: True if the model ended its turn, False if the token limit cut it off.
+        found: (R, 10) true positives at each threshold.
+        masks_and_targets: (R,) number of predicted masks and targets.
     """
-
-    source: str
-    query: str
-    intersection: int
-    union: int
-    num_targets: int
-    num_predictions: int
-    complete: bool
-
-    @property
-    def iou(self) -> float:
-        """Return intersection / union, or 1 if prediction and target are both empty."""
-        return self.intersection / self.union if self.union else 1.0
-
-    @property
-    def numbers(self) -> tuple[int, int, int, int, int]:
-        """Return one row of `summarize_counts`. Its length is fixed, so that ranks can gather rows as a tensor."""
-        return (self.intersection, self.union, self.num_targets, self.num_predictions, int(self.complete))
+    return _ratio(2 * found.mean(axis=1), masks_and_targets)
 
 
-def intersection_and_union(pred: np.ndarray, target: np.ndarray) -> tuple[int, int]:
-    """Return the numbers of foreground pixels in the intersection and in the union of prediction and target.
+def _presence_mcc(totals: dict[str, np.ndarray]) -> np.ndarray:
+    """Return Matthews' correlation coefficient of two facts, (R,): there is a target, and the answer has a mask.
 
-    Args:
-        pred: (H, W) bool.
-        target: (H, W) uint8 of 0, 1 and 255. Pixels with 255 are ignored.
+    NaN without questions of both kinds. 0 if all answers are the same, because they carry no information.
     """
-    if pred.dtype != bool or pred.shape != target.shape:
-        raise ValueError(
-            f"Prediction must be bool with the shape of the target, got {pred.dtype} {pred.shape} and target "
-            f"{target.dtype} {target.shape}; resize the logits to the target's size and threshold them first."
-        )
-    counted = target != IGNORE_VALUE
-    foreground = target == 1
-    return int((pred & foreground).sum()), int(((pred | foreground) & counted).sum())
+    positive, negative = totals["target"], totals["no_target"]
+    hits, rejections = totals["answered"], totals["refused"]
+    false_alarms, misses = negative - rejections, positive - hits
+    margins = (hits + false_alarms) * positive * negative * (rejections + misses)
+    found = np.divide(
+        hits * rejections - false_alarms * misses, np.sqrt(margins), out=np.zeros_like(hits), where=margins > 0
+    )
+    return np.where((positive > 0) & (negative > 0), found, np.nan)
 
 
-def unite(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the union (H, W) of K masks (K, H, W), in their dtype.
-
-    bool: True where any mask is True. uint8: 1 where any mask is 1, else 255 where any mask is 255, else 0.
-
-    Args:
-        masks: (K, H, W) bool (predictions) or uint8 of 0, 1, 255 (targets).
-        size: (height, width) in pixels, also of the empty mask that is returned for K = 0.
-    """
-    if masks.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
-        raise ValueError(f"masks must be bool (predictions) or uint8 of 0, 1, 255 (targets), got {masks.dtype}.")
-    if len(masks) == 0:
-        return np.zeros(size, dtype=masks.dtype)
-    if masks.shape[1:] != tuple(size):
-        raise ValueError(f"masks have size {masks.shape[1:]} but the image is {tuple(size)} (height, width).")
-    if masks.dtype == bool:
-        return masks.any(axis=0)
-    united = np.where((masks == IGNORE_VALUE).any(axis=0), IGNORE_VALUE, 0).astype(np.uint8)
-    united[(masks == 1).any(axis=0)] = 1
-    return united
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
-def summarize(results: Iterable[QueryResult]) -> dict[str, float | int | None]:
-    """Return `summarize_counts` of query results."""
-    rows = [result.numbers for result in results]
-    return summarize_counts(np.array(rows, dtype=np.int64).reshape(len(rows), NUM_COUNTS))
+def _interval(values: np.ndarray) -> list[float] | None:
+    values = values[~np.isnan(values)]
+    return np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores of counts, which training gathers from all processes
+# ---------------------------------------------------------------------------------------------------------------------
 def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
     """Return the scores of N queries. A score over no queries is None.
 
@@ -126,12 +246,13 @@ def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
     queries. If every query has one mask, the results differ by these epsilons only.
 
     Args:
-        counts: (N, 5) int64, columns in the order of `QueryResult.numbers`.
+        counts: (N, 5) int64. The columns are intersection and union in pixels, number of targets, number of predicted
+            masks (0 for a refusal), and whether the answer is complete.
     """
     if counts.ndim != 2 or counts.shape[1] != NUM_COUNTS:
-        raise ValueError(f"counts must have shape (N, {NUM_COUNTS}) as QueryResult.numbers, got {counts.shape}.")
+        raise ValueError(f"counts must have shape (N, {NUM_COUNTS}), got {counts.shape}.")
     num_targets, num_predictions, complete = counts.T[2:]
-    scores = {name: _ratio(of[over > 0].sum(), over.sum()) for name, (of, over) in _ratios(counts).items()}
+    scores = {name: _quotient(of[over > 0].sum(), over.sum()) for name, (of, over) in _count_ratios(counts).items()}
     return scores | {
         "count": len(counts),
         "count_target": int((num_targets > 0).sum()),
@@ -141,32 +262,7 @@ def summarize_counts(counts: np.ndarray) -> dict[str, float | int | None]:
     }
 
 
-def intervals(results: Iterable[QueryResult], resamples: int = 2000, seed: int = 0) -> dict[str, list[float] | None]:
-    """Return the bootstrap 95% CI [low, high] of each score of `summarize`, or None for a score over no queries.
-
-    Rows (`source`) are resampled, not queries, because the results of queries about one image are correlated.
-
-    Args:
-        results: results of the queries.
-        resamples: number of bootstrap samples.
-        seed: seed of the resampling.
-    """
-    results = list(results)
-    if not results:
-        return {}
-    _, row_of = np.unique([result.source for result in results], return_inverse=True)  # (N,)
-    num_rows = row_of.max() + 1
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=resamples)  # (R, rows)
-    found = {}
-    for name, (of, over) in _ratios(np.array([result.numbers for result in results], dtype=np.int64)).items():
-        totals = drawn @ np.stack([np.bincount(row_of, weights=part) for part in (of, over)], axis=1)  # (R, 2)
-        totals = totals[totals[:, 1] > 0]
-        found[name] = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5]).tolist() if len(totals) else None
-    return found
-
-
-def _ratios(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _count_ratios(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return numerator (N,) and denominator (N,) of each score, one entry per query.
 
     Args:
@@ -186,5 +282,5 @@ def _ratios(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _ratio(total: float, count: int) -> float | None:
+def _quotient(total: float, count: int) -> float | None:
     return float(total / count) if count else None

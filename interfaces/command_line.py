@@ -41,18 +41,17 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(f"{shorten(message, PARSER_MESSAGE_LENGTH)}; see --help for the options.")
 
 
-def add_model_options(parser: argparse.ArgumentParser, is_required: bool = False) -> None:
+def add_model_options(parser: argparse.ArgumentParser, has_example: bool = True) -> None:
     """Add the options that name a checkpoint and how it is loaded: --model, --adapter, precision, device.
 
     Args:
         parser: the program's parser.
-        is_required: --model must be given. Otherwise the small checkpoint in `examples/` is the default.
+        has_example: the small checkpoint in `examples/` is the default of --model. Otherwise it has no default.
     """
     model = parser.add_argument_group("model")
-    default = "" if is_required else " (default: the small checkpoint in examples/shapes-tiny)"
+    default = " (default: the small checkpoint in examples/shapes-tiny)" if has_example else ""
     model.add_argument(
         "--model",
-        required=is_required,
         help=f"folder or Hub name of a Gemma-LISA checkpoint, or folder of an adapter{default}",
     )
     model.add_argument(

@@ -8,35 +8,17 @@ from typing import Any
 
 from huggingface_hub import constants
 from PIL import ExifTags
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from gemma_lisa.checkpoints.adapter_base import ADAPTER_CONFIG, BASE_FILE, is_adapter, read_base
-from gemma_lisa.checkpoints.checksums import CHECKSUMS
-from gemma_lisa.checkpoints.small_files import CONFIGURATIONS
-from gemma_lisa.checkpoints.training_record import TRAINING_RECORD, read_stages
 from gemma_lisa.images_gemma_lisa import open_image, own_limit
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.short_text import show
 from gemma_lisa.safety.whole_files import SOFTWARE
-from gemma_lisa.training.atomic_saves import checkpoints_of
 
 # Suffixes of the pictures that are written. These formats keep the EXIF tag by which `is_own` recognizes them
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-# The files of a model's folder that are read
-MODEL_FILES = (
-    *CONFIGURATIONS,
-    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*config.json", "*.jinja", "*.py"),
-    *("tokenizer.json", "*.model", "vocab.*", "merges.txt", "adapter_*", "additional_chat_templates/*.jinja"),
-    *(BASE_FILE, TRAINING_RECORD, CHECKSUMS),
-)
 # Suffixes of the files that eval.py writes next to X.json
-BESIDE_RESULTS = (".samples.jsonl", ".worst.png", ".preview.png")
-# Files of a model that a training run would replace
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "adapter_model.bin")
-_CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in ("config.json", ADAPTER_CONFIG, *_WEIGHTS)]
-_RUN_PICTURES = ("curve.png", "previews/step-*.png")
+BESIDE_RESULTS = (".questions.parquet", ".report.html", ".worst.png", ".preview.png")
 _ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # an answer of predict.py, key -> type
 _SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py's samples, key -> type
 _PROTOCOLS = ("generate", "teacher_forced")
@@ -58,18 +40,14 @@ def check_outputs(
         inputs: files and folders that the program reads. In these folders, only files of this project are overwritten.
             None and names that are not paths are ignored.
         overwrite: overwrite files that this project did not write, unless they are inputs.
-        models: folders and Hub names of checkpoints and adapters. The files in `MODEL_FILES` of these folders, and of
-            the base model of an adapter, are inputs. Other files in these folders are not.
+        models: folders and Hub names of checkpoints and adapters. Their `model_files.MODEL_FILES`, and those of the
+            base model of an adapter, are inputs. Other files in these folders are not.
 
     Raises:
         UsageError: the file, the reason and what to do.
     """
     known = {_identity(path): path for path in inputs if path is not None and os.path.exists(path)}
-    of_models: dict[tuple[int, int], str] = {}
-    for model in _with_bases(models):
-        of_models |= {_identity(path): model for path in _files_of_model(model)}
-        if not os.path.isdir(model) and (cache := hub_cache(model)) is not None:
-            known[_identity(cache)] = cache
+    of_models = _files_of_models([str(model) for model in models if model is not None], known)
     taken, replaced = {}, []
     for option, output in outputs:
         earlier = taken.setdefault(os.path.realpath(output).casefold(), option)
@@ -141,53 +119,6 @@ def hub_cache(name: str | Path, repo_type: str = "model") -> Path | None:
     return folder if os.path.isdir(folder) else None
 
 
-def check_run_folder(folder: Path, inputs: Iterable[str | Path | None], draws: bool = False) -> None:
-    """Refuse an output folder of a training run that is an input, or that holds a model not saved by such a run.
-
-    A run replaces the configuration and deletes the weights in its folder. With `fresh`, it also deletes checkpoints.
-
-    Args:
-        folder: output folder of the run.
-        inputs: files and folders that the training reads.
-        draws: the run writes its curve and previews there (`_RUN_PICTURES`).
-
-    Raises:
-        UsageError: what the folder holds, and what to do.
-    """
-    if not folder.is_dir():
-        return
-    for path in inputs:
-        if path is not None and os.path.isdir(path) and os.path.samefile(path, folder):
-            raise UsageError(f"output_dir {folder}: this folder is an input of the training; choose another folder.")
-    if is_own_run(folder):
-        return
-    patterns = ("config.json", ADAPTER_CONFIG, *_WEIGHTS, *_CHECKPOINTS)
-    found = next((path for pattern in patterns for path in folder.glob(pattern)), None)
-    if found is not None:
-        raise UsageError(
-            f"output_dir {folder}: it holds a model that was not saved by a training run "
-            f"({found.relative_to(folder)}) and would be overwritten; choose another folder."
-        )
-    drawn = (path for pattern in _RUN_PICTURES for path in sorted(folder.glob(pattern)) if draws)
-    foreign = next((path for path in drawn if not is_own(path)), None)
-    if foreign is not None:
-        raise UsageError(
-            f"output_dir {folder}: {foreign.relative_to(folder)} was not written by Gemma-LISA and would be "
-            "overwritten; rename it, or choose another folder."
-        )
-
-
-def is_own_run(folder: Path) -> bool:
-    """Return whether a folder, or its newest checkpoint, was written by a training run of this project.
-
-    The training record alone is not enough: a published checkpoint has it too, but not the state of the Trainer.
-    """
-    if _names_own_arguments(folder) or ((folder / TRAINER_STATE_NAME).is_file() and _has_own_record(folder)):
-        return True
-    newest = checkpoints_of(folder)[-1:]
-    return any(_has_own_record(path) or _names_own_arguments(path) for path in newest)
-
-
 def is_own(path: str | Path) -> bool:
     """Return whether this project wrote a picture or a JSON file, or a file next to its results."""
     path = Path(path)
@@ -251,30 +182,18 @@ def _is_results(content: Any) -> bool:
     )
 
 
-def _has_own_record(folder: Path) -> bool:
-    try:
-        stage = read_stages(folder)[-1]
-    except (ValueError, LookupError, TypeError):
-        return False  # no record, or one of another program
-    if not isinstance(stage, dict):
-        return False
-    return isinstance(stage.get("settings"), dict) or str(stage.get("command")).startswith("train.py ")
+def _files_of_models(models: list[str], known: dict[tuple[int, int], str | Path]) -> dict[tuple[int, int], str]:
+    """Return the identity of each file that is read from models, with its folder. Hub caches are added to `known`."""
+    if not models:
+        return {}
+    from .model_files import files_of_model, with_bases  # imports transformers, which takes seconds
 
-
-def _names_own_arguments(folder: Path) -> bool:
-    """Return whether the folder holds training arguments of this project's class. The pickle is never loaded."""
-    path = folder / TRAINING_ARGS_NAME
-    return path.is_file() and b"GemmaLisaTrainingArguments" in path.read_bytes()
-
-
-def _with_bases(models: Iterable[str | Path | None]) -> list[str]:
-    """Return the folders and names of models, and of the base models of adapters among them."""
-    found = [str(model) for model in models if model is not None]
-    return [*found, *(read_base(model).name for model in found if is_adapter(model))]
-
-
-def _files_of_model(folder: str) -> list[Path]:
-    return [path for pattern in MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()]
+    found: dict[tuple[int, int], str] = {}
+    for model in with_bases(models):
+        found |= {_identity(path): model for path in files_of_model(model)}
+        if not os.path.isdir(model) and (cache := hub_cache(model)) is not None:
+            known[_identity(cache)] = cache
+    return found
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

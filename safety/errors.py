@@ -1,10 +1,9 @@
 """Errors that the programs print on one line."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 # Options of questions, which the programs check themselves
 QUESTIONS = ("--query", "--examples")
@@ -52,7 +51,7 @@ def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
         yield
     except WriteError:
         raise
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, RuntimeError, *_safetensors_errors()) as error:
         if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -60,3 +59,9 @@ def one_line_errors(place: str | Path, does: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise WriteError(f"{place}: {does} ({reason}).") from error
+
+
+def _safetensors_errors() -> tuple[type[Exception], ...]:
+    """Return the class of errors of safetensors, which is not needed to score the predictions of other systems."""
+    loaded = sys.modules.get("safetensors")
+    return () if loaded is None else (loaded.SafetensorError,)

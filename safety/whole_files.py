@@ -66,6 +66,15 @@ def write_whole(path: Path, content: str | Image.Image | list | dict[str, Any]) 
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         data = text.encode("utf-8")
+    write_bytes(path, data)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write bytes atomically.
+
+    Raises:
+        WriteError: as `write_whole`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with one_line_errors(path, "cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)

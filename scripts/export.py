@@ -30,7 +30,7 @@ from gemma_lisa.checkpoints.adapter_base import is_adapter, read_base
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.devices import resolve_dtype
 from gemma_lisa.checkpoints.hub_repository import ANSWERS, EXAMPLES, complete
-from gemma_lisa.checkpoints.hub_upload import check_access, check_name, check_no_secrets, list_files, push
+from gemma_lisa.checkpoints.hub_upload import REPO_NAME, check_access, check_name, check_no_secrets, list_files, push
 from gemma_lisa.checkpoints.loading import DTYPES, load_checkpoint, open_checkpoint, wrong_weights
 from gemma_lisa.checkpoints.lora import AdaptedGemmaLisa, hold_in, merge_adapter
 from gemma_lisa.checkpoints.model_card import GEMMA_LICENSE, Facts, read_results
@@ -92,6 +92,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="results files of eval.py, for the model card (default: results.json in the model's folder, if it exists)",
     )
     parser.add_argument(
+        "--hub_datasets",
+        nargs="+",
+        metavar="NAME=ORG/NAME",
+        default=[],
+        help="data sets of the Hub that contain the evaluated data sets, for .eval_results of the Hub's leaderboards",
+    )
+    parser.add_argument(
         "--examples",
         nargs="+",
         action="append",
@@ -101,7 +108,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--push", metavar="ORG/NAME", help="repository on the Hub to which the folder is uploaded")
     parser.add_argument("--private", action="store_true", help="make a new repository private; needs --push")
     parser.add_argument("--dry_run", action="store_true", help="test and list the files, but do not upload them")
-    args = parser.parse_args(arguments)
+    return _checked(parser.parse_args(arguments))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments with their defaults, after checks that need several of them."""
     args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
     for image, *questions in args.examples:
         if not questions or not all(question.strip() for question in questions):
@@ -110,6 +121,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         args.results = [path for path in [(args.adapter or args.model) / "results.json"] if path.is_file()]
     if len({path.name for path in args.results}) < len(args.results):
         raise UsageError("--results: two files have the same name. Rename one of them.")
+    args.hub_datasets = dict(_hub_dataset(text) for text in args.hub_datasets)
     if args.push is not None:
         check_name(args.push)
     elif args.private:
@@ -117,6 +129,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", args.max_shard_size):
         raise UsageError(f"--max_shard_size is {show(args.max_shard_size)}; expected a size such as 5GB.")
     return args
+
+
+def _hub_dataset(text: str) -> tuple[str, str]:
+    """Return (name of a data set, name on the Hub) of NAME=ORG/NAME."""
+    name, _, dataset = text.partition("=")
+    if not name or not REPO_NAME.fullmatch(dataset):
+        raise UsageError(f"--hub_datasets must have the form NAME=ORG/NAME, got {show(text)}.")
+    return name, dataset
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -266,8 +286,12 @@ def answer_examples(
     return examples
 
 
-def export(args: argparse.Namespace) -> tuple[str, Facts]:
-    """Write and check a temporary folder, rename it, and return the result of the check and the facts for the card."""
+def export(args: argparse.Namespace) -> tuple[str, Facts, list[str]]:
+    """Write and check a temporary folder, and rename it.
+
+    Returns:
+        result of the check, facts for the card, and lines about results without an entry for the Hub's leaderboards.
+    """
     output = Path(os.path.abspath(args.output))
     results = {path.name: read_results(path) for path in args.results}
     for path, *_ in args.examples:
@@ -281,6 +305,7 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
     hold_in(model, dtype)
     base_models = args.base_model or model.config.base_models
     facts = Facts(args.push or output.name, args.license, base_models, stages, results, datasets=args.datasets)
+    facts.hub_datasets = args.hub_datasets
     if args.push and facts.license == GEMMA_LICENSE and not base_models:
         raise UsageError(
             "--base_model: config.json does not name the base models, and the terms of Gemma require it. Give the Hub "
@@ -296,9 +321,9 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
         written, again = load_checkpoint(temporary)
         difference = compare(expected, probe(written, again), TOLERANCE[dtype] if is_merged else 0.0)
         facts.examples = answer_examples(written, again, args.examples, temporary)
-        complete(temporary, facts)
+        notes = complete(temporary, facts)
         check_no_secrets(temporary)
-    return difference, facts
+    return difference, facts, notes
 
 
 def main(arguments: list[str]) -> None:
@@ -307,11 +332,13 @@ def main(arguments: list[str]) -> None:
     check_writable(args.output, "--output", is_folder=True)
     if args.push and not args.dry_run:
         check_access(args.push)
-    difference, facts = export(args)
+    difference, facts, notes = export(args)
     files = [path for path in args.output.iterdir() if path.suffix == ".safetensors"]
     size = sum(path.stat().st_size for path in files)
     print(f"{args.output}: {describe_source(args)}, {size / 1e6:,.1f} MB of weights in {count_of(len(files), 'file')}")
     print(f"  compared with the original: {difference}")
+    for note in notes:
+        print(f"  {note}")
     if facts.license == GEMMA_LICENSE and not facts.base_models:
         print("  warning: the model card does not name the base models; give them with --base_model")
     if args.push or args.dry_run:

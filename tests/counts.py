@@ -4,7 +4,7 @@ import numpy as np
 
 
 def random_counts(count: int, seed: int) -> np.ndarray:
-    """Return random counts, (count, 5) int64, with the columns of `QueryResult.numbers`."""
+    """Return random counts, (count, 5) int64, with the columns of `summarize_counts`."""
     generator = np.random.default_rng(seed)
     unions = generator.integers(0, 1000, count)
     columns = [

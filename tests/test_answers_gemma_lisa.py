@@ -1,9 +1,8 @@
 """answers_gemma_lisa.py: the status of answers and masks, and answers that repeat themselves."""
 
-import json
-
 import pytest
 from picture_files import ROOT
+from pyarrow import parquet
 
 from gemma_lisa.answers_gemma_lisa import MIN_SCORE, STATUSES, answer_status, mask_status, repeats_itself
 from gemma_lisa.datasets_builder.templates import LANGUAGES
@@ -52,8 +51,8 @@ def test_lists_of_equal_items_are_not_repetitions(text):
 
 @pytest.mark.parametrize("name", ["easy", "hard"])
 def test_no_complete_answer_of_the_example_is_a_repetition(name):
-    lines = (ROOT / "examples" / "shapes-tiny" / f"{name}.samples.jsonl").read_text().splitlines()
-    answers = [row["answer"] for row in map(json.loads, lines) if row.get("complete")]
+    table = parquet.read_table(ROOT / "examples" / "shapes-tiny" / f"{name}.questions.parquet")
+    answers = [row["answer"] for row in table.select(["answer", "complete"]).to_pylist() if row["complete"]]
     assert len(answers) > 1000 and not any(map(repeats_itself, answers))
 
 

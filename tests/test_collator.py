@@ -10,7 +10,8 @@ from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.templates import Conversation
-from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX, IGNORE_VALUE
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.losses_gemma_lisa import IGNORE_INDEX
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids", "labels", "question_ids")
 GEMMA_IMAGES = ("pixel_values",)

@@ -10,7 +10,8 @@ from comparing import assert_close, own_batch, two_things, without, without_mask
 
 from gemma_lisa import targets_gemma_lisa
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, sample_mask_logits
+from gemma_lisa.images_gemma_lisa import IGNORE_VALUE
+from gemma_lisa.losses_gemma_lisa import bce_loss, dice_loss, sample_mask_logits
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.targets_gemma_lisa import SEG_STATES, MaskTargets, pad_masks
 

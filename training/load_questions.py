@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from gemma_lisa.datasets_builder.leakage import held_out_images
+from gemma_lisa.datasets_builder.leakage import held_out_images, held_out_names
 from gemma_lisa.datasets_builder.mixture import load_mixture, load_rows, load_training_rows, sets_of, tolerating
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, TrainingQuestions
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
@@ -14,8 +14,8 @@ from .arguments import DataArguments
 from .training_arguments import GemmaLisaTrainingArguments
 
 
-def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
-    """Return the photos not to train on (`leakage.held_out_images`), {} if no split is known; None allows all."""
+def find_held_out(data_args: DataArguments) -> dict[int | str, str] | None:
+    """Return the photos not to train on (`leakage.photo_of`), {} if no split is known; None allows all."""
     if data_args.allow_leakage:
         return None
     folders = [data_args.data_dir, *(options.get("data_dir") for options in sets_of(data_args.mixture or {}).values())]
@@ -23,11 +23,12 @@ def find_held_out(data_args: DataArguments) -> dict[int, str] | None:
     for folder in dict.fromkeys(folder for folder in folders if folder is not None):
         if (Path(folder) / "refer_seg").is_dir():
             held_out |= held_out_images(folder)
+        held_out |= held_out_names(folder)
     return held_out
 
 
 def load_questions(
-    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int | str, str] | None
 ) -> tuple[TrainingQuestions | MixtureQuestions | StreamedQuestions, EvaluationQuestions]:
     """Return the questions to train on and those to evaluate on.
 
@@ -38,7 +39,7 @@ def load_questions(
 
 
 def training_questions(
-    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int, str] | None
+    data_args: DataArguments, args: GemmaLisaTrainingArguments, held_out: dict[int | str, str] | None
 ) -> TrainingQuestions | MixtureQuestions | StreamedQuestions:
     """Return the questions to train on."""
     translations = _read_translations(data_args.translations)

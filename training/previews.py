@@ -1,6 +1,7 @@
 """Callback that draws the model's answers to a few held-out questions at every evaluation."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +11,8 @@ from transformers import TrainerCallback
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
 from gemma_lisa.drawing.curve import draw_curve
 from gemma_lisa.evaluation.answer_sheet import draw_answers
-from gemma_lisa.evaluation.protocols import by_generation
+from gemma_lisa.evaluation.judging import judge
+from gemma_lisa.evaluation.protocols import by_generation, question_of
 from gemma_lisa.feature_cache.cache import FeatureCache
 from gemma_lisa.images_gemma_lisa import open_image
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
@@ -61,7 +63,12 @@ class PreviewCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / "previews"
-        write_whole(folder / f"step-{state.global_step:06d}.png", draw_answers(self.samples, answers))
+        judged = []
+        for number, (sample, answer) in enumerate(zip(self.samples, answers, strict=True)):
+            question = question_of(sample, number)
+            judged.append(judge(question, replace(answer, id=question.id)))
+        images = [sample["image"].load() for sample in self.samples]
+        write_whole(folder / f"step-{state.global_step:06d}.png", draw_answers(judged, images))
         with io.BytesIO() as drawn:
             draw_curve(state.log_history, drawn)
             write_whole(Path(args.output_dir) / "curve.png", open_image(drawn))  # with the mark of the project

@@ -307,7 +307,7 @@ def measured_scores(questions: EvaluationQuestions) -> set[str]:
     masks = pyarrow.compute.struct_field(pyarrow.compute.list_flatten(targets), "masks")
     counts = pyarrow.compute.list_value_length(masks).fill_null(0).to_numpy().astype(np.int64)
     nothing = np.zeros_like(counts)
-    counts = np.stack([nothing, counts > 0, counts, nothing, nothing], axis=1)  # as `QueryResult.numbers`
+    counts = np.stack([nothing, counts > 0, counts, nothing, nothing], axis=1)  # as in `summarize_counts`
     return {"loss", *_scores(counts)}
 
 

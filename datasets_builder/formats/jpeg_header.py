@@ -8,6 +8,7 @@ A truncated photo also has a header, so the last bytes are checked. A JPEG witho
 truncated, or a camera appended data to it.
 """
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -23,45 +24,46 @@ _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; others are rare
 _PREFIX = 0xFF
 
 
-def stored_size(path: Path, where: str) -> tuple[tuple[int, int], int | None]:
+def stored_size(photo: Path | bytes, where: str) -> tuple[tuple[int, int], int | None]:
     """Return (height, width) in pixels of a photo as stored, and its EXIF orientation or None.
 
     The pixels are decoded only if the photo can be truncated or is not a JPEG.
 
     Args:
-        path: of the photo.
+        photo: path of the file, or its content.
         where: names the record of the photo in errors.
 
     Raises:
         ValueError: the file is damaged or not an image.
     """
     try:
-        size = plain_size(path)
+        size = plain_size(photo)
         if size is not None and size[0] * size[1] <= pixel_limit():
             return size, None
-        return size_by_pillow(path)
+        return size_by_pillow(photo)
     except Exception as error:  # Pillow's decoders raise many classes of errors on damaged files
-        reason = why_unreadable(error, path)
-        raise ValueError(f"{where}: the image {path} cannot be read ({reason}); replace or remove it.") from error
+        name = "the image" if isinstance(photo, bytes) else f"the image {photo}"
+        reason = why_unreadable(error, photo)
+        raise ValueError(f"{where}: {name} cannot be read ({reason}); replace or remove it.") from error
 
 
-def size_by_pillow(path: Path) -> tuple[tuple[int, int], int | None]:
+def size_by_pillow(photo: Path | bytes) -> tuple[tuple[int, int], int | None]:
     """Return the same as `stored_size`, for any image format. Errors are those of Pillow."""
-    with own_limit(pixel_limit()), path.open("rb") as file, open_image(file) as image:
+    with own_limit(pixel_limit()), _opened(photo) as file, open_image(file) as image:
         if image.format not in ("JPEG", "MPO") or not _ends_whole(image.fp):
             image.load()  # PNG can have EXIF after the pixels; TIFF applies its orientation while loading
             check_palette(image)
         return (image.height, image.width), image.getexif().get(ExifTags.Base.Orientation)
 
 
-def plain_size(path: Path) -> tuple[int, int] | None:
+def plain_size(photo: Path | bytes) -> tuple[int, int] | None:
     """Return (height, width) in pixels, as stored, of a complete JPEG without an orientation.
 
     Returns None if Pillow must read the file. It can have an orientation (EXIF and XMP are in APP1), has no end marker,
     or is not a common JPEG.
     """
     size = None
-    with path.open("rb") as file:
+    with _opened(photo) as file:
         if file.read(2) != _START:
             return None
         while len(head := file.read(4)) == 4:
@@ -81,6 +83,10 @@ def plain_size(path: Path) -> tuple[int, int] | None:
                     return None
                 size = (height, width)
     return None
+
+
+def _opened(photo: Path | bytes) -> BinaryIO:
+    return io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb")
 
 
 def _ends_whole(file: BinaryIO) -> bool:

@@ -21,6 +21,9 @@ COLORS = {  # RGB before jitter
 COLOR_JITTER = 25
 DULL = (70, 170)  # range of the background's grey level
 DULL_TINT = 20  # maximum difference of a background's channel from its grey level
+# Names of the quarters of the canvas
+ROWS = ("top", "upper", "lower", "bottom")
+COLUMNS = ("leftmost", "left", "right", "rightmost")
 N_BLOBS = 3
 NOISE = 6.0  # standard deviation, per pixel and channel
 

@@ -29,15 +29,13 @@ from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
 from . import shapes_drawings, shapes_easy, shapes_hard
-from .scenes import ATTRIBUTES, Object, Question, Scene, cell, matching, noun
+from .scenes import ATTRIBUTES, COLUMNS, ROWS, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # share of training rows with a grid question; the others have a counting question
 GRID_SHAPE_SHARE = 0.8  # share of grid questions for shapes; the others ask for colors, which are learned sooner
 
 # An answer names each object after its slot, in one of N_NAMES ways. [SEG] does not see these words, but its hidden
 # state must predict the first of them. So training makes the state contain color, shape and position of the object.
-ROWS = ("top", "upper", "lower", "bottom")  # quarters of the canvas
-COLUMNS = ("leftmost", "left", "right", "rightmost")
 N_NAMES = 4
 
 

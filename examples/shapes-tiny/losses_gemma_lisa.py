@@ -10,8 +10,6 @@ import torch.nn.functional as F
 
 # Label of a token without loss, as everywhere in transformers.
 IGNORE_INDEX = -100
-# Mask value of the ignore region: pixels that are neither object nor background.
-IGNORE_VALUE = 255
 # LISA's Dice smoothing (model/LISA.py `dice_loss`): sums are divided by SCALE before EPSILON is added.
 DICE_SCALE = 1000.0
 DICE_EPSILON = 1e-6

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
-from .losses_gemma_lisa import IGNORE_VALUE, bce_loss, dice_loss, normalize, sample_mask_logits
+from .images_gemma_lisa import IGNORE_VALUE
+from .losses_gemma_lisa import bce_loss, dice_loss, normalize, sample_mask_logits
 from .mask_decoding_gemma_lisa import SegStates
 from .packing_gemma_lisa import Prepared
 

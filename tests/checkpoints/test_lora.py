@@ -155,7 +155,7 @@ def test_an_adapted_model_generates_the_same_answers_as_the_merged_model(lora, r
     questions = EvaluationQuestions(rows.select(range(2)), with_conversations=False)
     asked = [questions[at] for at in range(3)]
     mine, theirs = (by_generation(kind.eval(), processor, asked, 6) for kind in (model, merged))
-    assert [answer.raw_text for answer in mine] == [answer.raw_text for answer in theirs]
+    assert [answer.text for answer in mine] == [answer.text for answer in theirs]
 
 
 def test_an_adapter_without_a_recorded_base_is_an_error(tiny, tmp_path):

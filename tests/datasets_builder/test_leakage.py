@@ -58,6 +58,8 @@ def test_coco_photos_are_distinguished_from_other_photos(path, number):
         ("0.jpg", "refcoco/train/COCO_train2014_000000000025", 25),
         (None, "refcoco/train/COCO_train2014_000000000025", 25),
         ("IMG_1.jpg", "folder/train/IMG_1", None),
+        ("1.b_o.jpg", "reason_seg_x/train/1.b_o", "reason_seg_x/1.b_o"),
+        ("1.jpg", "reason_seg/train/COCO_train2014_000000000025", 25),
     ],
 )
 def test_photo_without_a_file_name_is_recognized_by_the_source_of_its_row(path, source, number):

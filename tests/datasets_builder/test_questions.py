@@ -118,5 +118,5 @@ def test_evaluation_of_selected_rows_asks_each_of_their_questions_once(with_conv
     rows = [row(0, 2, 0), row(1, 0, 2), row(2, 0, 0), row(3, 1, 1), row(4, 3, 0)]
     chosen = Dataset.from_list(rows, features=ROW_FEATURES).select([4, 2, 3, 1])
     questions = EvaluationQuestions(chosen, with_conversations)
-    expected = [(0, 0), (0, 1), (0, 2), (2, 0), *([(2, 1), (3, 0)] if with_conversations else [])]
+    expected = [(0, 0), (0, 1), (0, 2), (2, 0), *([(2, 1), (3, 0), (3, 1)] if with_conversations else [])]
     assert [tuple(pair) for pair in questions.questions.tolist()] == expected

@@ -2,11 +2,20 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from gemma_lisa.datasets_builder.rows import SEG_SLOT
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
-from gemma_lisa.datasets_builder.templates import LANGUAGES, OWN_ANSWER_SHARE, Conversation, Phrasing, ask, ask_plainly
+from gemma_lisa.datasets_builder.templates import (
+    LANGUAGES,
+    OWN_ANSWER_SHARE,
+    Conversation,
+    Phrasing,
+    ask,
+    ask_plainly,
+    place_questions,
+)
 
 A_MASK = {"size": [2, 2], "counts": "13"}
 
@@ -103,7 +112,18 @@ def test_own_conversation_of_a_row_follows_the_targets_and_does_not_count_for_ma
     conversations = ask(row, np.random.default_rng(0), 1)
     assert len(conversations) == 2
     assert conversations[-1] == ask_plainly(row)[-1] == own
-    assert len(ask_plainly(row)) == 3
+    assert len(ask_plainly(row)) == 4
+
+
+def test_evaluation_asks_each_turn_of_a_conversation_after_the_right_answers_before_it():
+    turns = [{"question": f"{number}?", "answer": f"{number}."} for number in range(3)]
+    row = row_of(target_of(1), conversation=turns)
+    asked = [conversation.turns for conversation in ask_plainly(row)[1:]]
+    said = tuple((f"{number}?", f"{number}.") for number in range(3))
+    assert asked == [said[:1], said[:2], said]
+    rows = Dataset.from_list([row, row_of(target_of(0))], features=ROW_FEATURES)
+    assert place_questions(rows, True).tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]]
+    assert place_questions(rows, False).tolist() == [[0, 0], [1, 0]]
 
 
 def test_training_asks_all_texts_of_a_target_and_evaluation_asks_the_first():

@@ -6,7 +6,7 @@ from grey_pictures import GREY_VALUE, box_mask, colours, grey_image
 from PIL import Image, ImageFont
 
 from gemma_lisa.drawing import overlay
-from gemma_lisa.drawing.overlay import PALETTE, draw_answer, draw_overlay
+from gemma_lisa.drawing.overlay import PALETTE, draw_answer, draw_overlay, paint_masks
 
 
 def test_the_colours_of_the_palette_are_distinct():
@@ -108,3 +108,12 @@ def test_extreme_images_get_a_readable_caption(size):
 def test_a_refusal_has_no_mask_colour():
     picture = draw_answer(grey_image(), np.zeros((0, 64, 64), dtype=bool), "the star", "There is no star.", [])
     assert not set(PALETTE) & colours(picture)
+
+
+def test_masks_are_painted_in_the_colours_of_a_given_palette():
+    masks = np.zeros((2, 40, 40), dtype=bool)
+    masks[0, 2:12, 2:12] = masks[1, 20:35, 20:35] = True
+    painted = np.asarray(paint_masks(Image.new("RGB", (40, 40)), masks[:1], 255, 3, 8, palette=((1, 2, 3),)))
+    assert (painted[5, 5] == (1, 2, 3)).all()
+    both = np.asarray(paint_masks(Image.new("RGB", (40, 40)), masks, 255, 3, 8, palette=((1, 2, 3),)))
+    assert (both[33, 33] == (1, 2, 3)).all()

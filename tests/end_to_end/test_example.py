@@ -15,6 +15,8 @@ from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.synthetic.scenes import matching
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
+from gemma_lisa.evaluation.metrics import summarize
+from gemma_lisa.evaluation.results_file import read_results
 from gemma_lisa.pipeline_gemma_lisa import custom_pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,17 +78,19 @@ def test_new_evaluation_gives_the_recorded_results(level, tmp_path, monkeypatch)
     options = json.dumps({**recorded["dataset_options"], "test_rows": rows})
     arguments = ["--dataset", f"shapes/{level}", "--dataset_options", options, "--pictures", "0"]
     evaluation.main(["--model", str(EXAMPLE), *arguments, "--output", str(tmp_path / "again.json")])
-    lines = (tmp_path / "again.samples.jsonl").read_text().splitlines()
-    again = [json.loads(line) for line in lines]
+    again = read_results(tmp_path / "again.json")[1]
     # On other machines, a few answers can differ, but their mean hardly changes
-    known = [json.loads(line) for line in (EXAMPLE / f"{level}.samples.jsonl").read_text().splitlines()]
-    known = known[: len(again)]
-    assert [(line["source"], line["question"]) for line in again] == [
-        (line["source"], line["question"]) for line in known
-    ]
-    same = np.mean([one["answer"] == other["answer"] for one, other in zip(again, known, strict=True)])
-    ious = [[line["iou"] for line in part if "iou" in line] for part in (again, known)]
-    assert same > 0.98 and abs(np.mean(ious[0]) - np.mean(ious[1])) < 0.01
+    known = read_results(EXAMPLE / f"{level}.json")[1][: len(again)]
+    assert [one.question.id for one in again] == [one.question.id for one in known]
+    same = np.mean([one.prediction.text == other.prediction.text for one, other in zip(again, known, strict=True)])
+    ious = [np.mean([one.iou for one in part if one.question.targets is not None]) for part in (again, known)]
+    assert same > 0.98 and abs(ious[0] - ious[1]) < 0.01
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_recorded_scores_are_those_of_the_recorded_questions(level):
+    recorded, judged = read_results(EXAMPLE / f"{level}.json")
+    assert recorded["scores"] == pytest.approx(summarize(judged, "generate"))
 
 
 def scene_with(color, shape):

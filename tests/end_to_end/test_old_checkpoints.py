@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gemma_lisa.checkpoints.loading import load_checkpoint
-from gemma_lisa.interfaces.output_checks import check_run_folder, is_own_run
+from gemma_lisa.interfaces.run_folders import check_run_folder, is_own_run
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts import export
 from gemma_lisa.training.atomic_saves import folder_in_place

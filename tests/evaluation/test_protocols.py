@@ -1,5 +1,6 @@
 """The two protocols: which answers count as refusals, which masks count, and IoU at the image's own size."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -10,10 +11,11 @@ from PIL import Image
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions
-from gemma_lisa.datasets_builder.rows import ROW_FEATURES, encode_mask
+from gemma_lisa.datasets_builder.rows import ROW_FEATURES, decode_mask, encode_mask
 from gemma_lisa.datasets_builder.synthetic.shapes import row_of_scene
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
-from gemma_lisa.evaluation.protocols import by_generation, teacher_forced, teacher_forced_counts
+from gemma_lisa.evaluation.judging import judge
+from gemma_lisa.evaluation.protocols import by_generation, question_of, teacher_forced, teacher_forced_counts
 from gemma_lisa.generation_gemma_lisa import SegmentOutput
 from gemma_lisa.scripts.init_tiny import build_tiny
 
@@ -81,6 +83,17 @@ def nearly_equal(masks, others):
     return masks.shape == others.shape and (masks != others).sum() <= 0.01 * masks.size
 
 
+def masks_of(prediction):
+    """Return the masks of a prediction, (K, H, W) bool."""
+    return np.array([decode_mask(mask, "") == 1 for mask in prediction.masks])
+
+
+def judged_of(sample, prediction):
+    """Return the prediction compared with the right answer of its sample."""
+    question = question_of(sample)
+    return judge(question, replace(prediction, id=question.id))
+
+
 class FixedModel:
     """A model that gives fixed answers and fixed masks (bool, in SAM's square)."""
 
@@ -138,24 +151,22 @@ def force_answer(model, tokens):
 def test_teacher_forced_answers_are_consistent_and_do_not_depend_on_the_batch(tiny, drawn):
     answers = teacher_forced(*tiny, drawn)
     assert len(answers) == len(drawn)
+    ious = []
     for sample, answer in zip(drawn, answers, strict=True):
         alone = teacher_forced(*tiny, [sample])[0]
-        assert (answer.source, answer.question, answer.raw_text) == (sample["source"], alone.question, "")
-        if answer.target is None:
-            assert answer.result is alone.result is None
+        assert answer.text is None and answer.complete and answer.refused == alone.refused
+        if sample["masks"][0] is None:
+            assert answer.masks == []
             continue
-        assert answer.result.num_predictions == alone.result.num_predictions
-        assert answer.masks.shape == answer.target.shape
-        assert answer.masks.dtype == bool
+        target, masks = sample["masks"][0], masks_of(answer)
+        assert len(masks) == len(target) == len(answer.scores)
         assert np.allclose(answer.scores, alone.scores, atol=1e-5)
-        assert nearly_equal(answer.masks, alone.masks)
-        united, target = answer.masks.any(0), (answer.target == 1).any(0)
-        assert answer.result.intersection == (united & target).sum()
-        assert answer.result.union == (united | target).sum()
-        assert answer.result.num_targets == len(answer.target)
-        assert answer.result.complete
-    with_masks = [answer for answer in answers if answer.result is not None and answer.result.num_targets]
-    assert any(0 < answer.result.iou < 1 for answer in with_masks)
+        if len(target):
+            assert nearly_equal(masks, masks_of(alone))
+            judged, united, wanted = judged_of(sample, answer), masks.any(0), (target == 1).any(0)
+            assert (judged.intersection, judged.union) == ((united & wanted).sum(), (united | wanted).sum())
+            ious.append(judged.iou)
+    assert any(0 < iou < 1 for iou in ious)
 
 
 @torch.no_grad()
@@ -172,8 +183,12 @@ def test_the_counts_of_a_batch_equal_those_of_its_answers(tiny, drawn):
         finally:
             hook.remove()
         assert len(counts) == len(answers)
-        for numbers, answer in zip(counts, answers, strict=True):
-            assert answer.result is None or numbers == list(answer.result.numbers)
+        for numbers, sample, answer in zip(counts, drawn, answers, strict=True):
+            if sample["masks"][0] is None:
+                continue
+            judged, num_targets = judged_of(sample, answer), len(sample["masks"][0])
+            num_predictions = 0 if answer.refused else max(1, num_targets)
+            assert numbers == [judged.intersection, judged.union, num_targets, num_predictions, 1]
 
 
 def test_an_answer_is_a_refusal_only_if_its_first_word_is_no(tiny, drawn):
@@ -182,12 +197,10 @@ def test_an_answer_is_a_refusal_only_if_its_first_word_is_no(tiny, drawn):
     for token, refuses in ((no, True), (it, False)):
         hook = force_token(model, token)
         try:
-            results = [answer.result for answer in teacher_forced(model, processor, drawn) if answer.result]
+            answers = teacher_forced(model, processor, drawn)
         finally:
             hook.remove()
-        assert [result.num_predictions for result in results] == [
-            0 if refuses else max(1, result.num_targets) for result in results
-        ]
+        assert [answer.refused for answer in answers] == [refuses] * len(drawn)
 
 
 def test_the_first_word_is_read_from_each_row(tiny, drawn):
@@ -209,7 +222,7 @@ def test_the_first_word_is_read_from_each_row(tiny, drawn):
             answers = teacher_forced(model, processor, samples)
         finally:
             hook.remove()
-        assert [at for at, answer in enumerate(answers) if answer.result.num_predictions == 0] == [row]
+        assert [at for at, answer in enumerate(answers) if answer.refused] == [row]
 
 
 # --- by generation ---------------------------------------------------------------------------------------------------
@@ -217,27 +230,28 @@ def test_generated_answers_are_consistent_and_do_not_depend_on_the_batch(tiny, d
     answers = by_generation(*tiny, drawn, max_new_tokens=4)
     for sample, answer in zip(drawn, answers, strict=True):
         alone = by_generation(*tiny, [sample], max_new_tokens=4)[0]
-        assert answer.raw_text == alone.raw_text
-        assert nearly_equal(answer.masks, alone.masks)
-        assert answer.expected == sample["conversations"][0].turns[0][1]
-        if answer.result is not None:
-            assert answer.result.num_predictions == len(answer.masks) == answer.raw_text.count("[SEG]")
-            assert answer.masks.shape[1:] == answer.target.shape[1:]
+        assert (answer.text, answer.tokens) == (alone.text, alone.tokens)
+        assert 1 <= answer.tokens <= 4 and answer.refused is None
+        assert nearly_equal(masks_of(answer), masks_of(alone))
+        if sample["image"] is not None:
+            assert len(answer.masks) == len(answer.scores) == answer.text.count("[SEG]") == len(answer.phrases)
 
 
 @pytest.mark.parametrize(
-    ("words", "num_predictions", "complete"),
+    ("words", "num_predictions", "complete", "tokens"),
     [
-        (["[SEG]", "<end_of_turn>"], 1, True),
-        (["[SEG]", "[SEG]", "<end_of_turn>"], 2, True),
-        (["No", "<end_of_turn>"], 0, True),
-        (["<end_of_turn>"], 0, True),
-        (["the"], 0, False),  # continues until it is cut off
-        (["the", "the", "the", "[SEG]"], 2, False),  # the last token is a [SEG], whose hidden state was never computed
+        (["[SEG]", "<end_of_turn>"], 1, True, 2),
+        (["[SEG]", "[SEG]", "<end_of_turn>"], 2, True, 3),
+        (["No", "<end_of_turn>"], 0, True, 2),
+        (["<end_of_turn>"], 0, True, 1),
+        (["the"], 0, False, 5),  # continues until it is cut off
+        (["the", "the", "the", "[SEG]"], 2, False, 5),  # the last token is a [SEG] without a computed hidden state
     ],
     ids=["one mask", "two masks", "refusal", "empty answer", "cut off", "cut off at a mask"],
 )
-def test_predictions_and_completeness_are_those_of_the_generated_tokens(tiny, words, num_predictions, complete):
+def test_predictions_and_completeness_are_those_of_the_generated_tokens(
+    tiny, words, num_predictions, complete, tokens
+):
     model, processor = tiny
     [sample] = make_samples([("the box", [box(0, 0, 24, 24)], None)])
     hook = force_answer(model, [processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words])
@@ -245,12 +259,12 @@ def test_predictions_and_completeness_are_those_of_the_generated_tokens(tiny, wo
         [answer] = by_generation(model, processor, [sample], max_new_tokens=5)
     finally:
         hook.remove()
-    assert (answer.result.num_predictions, answer.result.complete) == (num_predictions, complete)
-    assert answer.masks.shape == (num_predictions, HEIGHT, WIDTH)
-    assert len(answer.scores) == num_predictions
-    assert answer.raw_text.count("[SEG]") == num_predictions
+    assert (len(answer.masks), answer.complete, answer.tokens) == (num_predictions, complete, tokens)
+    assert all(mask["size"] == [HEIGHT, WIDTH] for mask in answer.masks)
+    assert len(answer.scores) == answer.text.count("[SEG]") == num_predictions
     if num_predictions == 0:
-        assert (answer.result.intersection, answer.result.union) == (0, 24 * 24)
+        judged = judged_of(sample, answer)
+        assert (judged.intersection, judged.union) == (0, 24 * 24)
 
 
 def test_iou_is_computed_at_the_original_size(tiny):
@@ -259,9 +273,10 @@ def test_iou_is_computed_at_the_original_size(tiny):
     # The image fills the left half of SAM's square. Its own left half is 48 x 12 pixels
     fixed = FixedModel(processor, ["It is [SEG]."], [box(0, 0, 32, 8, (SIDE, SIDE))])
     [answer] = by_generation(fixed, processor, [sample], 8)
-    assert np.array_equal(answer.masks[0], box(0, 0, 48, 12))
-    assert (answer.result.intersection, answer.result.union) == (24 * 12, 24 * 24 + 24 * 12)
-    assert answer.result.iou == pytest.approx(1 / 3)
+    assert np.array_equal(masks_of(answer)[0], box(0, 0, 48, 12))
+    judged = judged_of(sample, answer)
+    assert (judged.intersection, judged.union) == (24 * 12, 24 * 24 + 24 * 12)
+    assert judged.iou == pytest.approx(1 / 3)
 
 
 def test_several_masks_count_as_their_union_and_ignored_pixels_do_not_count(tiny):
@@ -271,8 +286,9 @@ def test_several_masks_count_as_their_union_and_ignored_pixels_do_not_count(tiny
     left, right = box(0, 0, 32, 8, (SIDE, SIDE)), box(0, 8, 32, 16, (SIDE, SIDE))
     fixed = FixedModel(processor, ["They are [SEG] and [SEG]."], [left, right])
     [answer] = by_generation(fixed, processor, [sample], 8)
-    assert (answer.result.intersection, answer.result.union) == (24 * 24, 36 * 24)
-    assert (answer.result.num_targets, answer.result.num_predictions) == (2, 2)
+    judged = judged_of(sample, answer)
+    assert (judged.intersection, judged.union) == (24 * 24, 36 * 24)
+    assert (len(judged.question.targets), len(answer.masks)) == (2, 2)
 
 
 def test_every_image_of_a_batch_gets_its_own_masks(tiny):
@@ -284,10 +300,11 @@ def test_every_image_of_a_batch_gets_its_own_masks(tiny):
     )
     squares = [box(0, 0, 16, 16, (SIDE, SIDE)), box(16, 0, 32, 16, (SIDE, SIDE))]
     fixed = FixedModel(processor, ["[SEG]", "[SEG] 2", "[SEG]", "No."], squares)
-    answers = by_generation(fixed, processor, [*upper, words, *lower], 8)
-    assert [answer.result.iou if answer.result else None for answer in answers] == [1.0, None, 1.0, 1.0]
-    assert answers[3].result.num_predictions == 0
-    assert len(answers[1].masks) == 0
+    samples = [*upper, words, *lower]
+    answers = by_generation(fixed, processor, samples, 8)
+    judged = [judged_of(*pair) for pair in zip(samples, answers, strict=True)]
+    assert [one.iou for at, one in enumerate(judged) if at != 1] == [1.0, 1.0, 1.0]
+    assert [len(answer.masks) for answer in answers] == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -299,6 +316,5 @@ def test_a_vqa_answer_is_right_if_it_equals_the_expected_answer(tiny, text, is_r
     _, processor = tiny
     [sample] = make_samples(conversation=[("How many?", "2 cups.")], has_image=has_image)
     [answer] = by_generation(FixedModel(processor, [text]), processor, [sample], 8)
-    assert answer.result is None
-    assert answer.target is None
-    assert answer.is_right == is_right
+    assert answer.masks == []
+    assert judged_of(sample, answer).is_right == is_right

@@ -91,7 +91,7 @@ def test_what_was_typed_is_shortened_in_errors():
 
 def test_model_is_required_where_there_is_no_default():
     parser = command_line.ArgumentParser()
-    command_line.add_model_options(parser, is_required=True)
+    command_line.add_model_options(parser, has_example=False)
     with pytest.raises(UsageError, match="the following arguments are required: --model"):
         parser.parse_args([])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -88,6 +88,25 @@ def test_an_exported_adapter_is_a_complete_folder_with_equal_outputs(base, make_
     assert not any("lora" in name for name in load_checkpoint(out)[0].state_dict())
     said = capsys.readouterr().out
     assert f"{adapter} merged into {base}" in said and "logits differ by" in said
+
+
+def test_results_are_written_for_the_hubs_leaderboards_or_named_with_the_reason(base, tmp_path, capsys):
+    scores = {"count": 2, "gIoU": 0.5, "cIoU": 0.5, "N-acc": None, "T-acc": 1.0}
+    content = {"dataset": "shapes/hard", "split": "test", "protocol": "teacher_forced", "scores": scores}
+    (tmp_path / "hard.json").write_text(json.dumps(content))
+    (tmp_path / "easy.json").write_text(json.dumps({**content, "dataset": "shapes/easy"}))
+    files = ["--results", tmp_path / "hard.json", tmp_path / "easy.json"]
+    run("--model", base, "--output", tmp_path / "out", *files, "--hub_datasets", "shapes/hard=me/shapes")
+    [entry] = parse_eval_result_entries(yaml.safe_load((tmp_path / "out/.eval_results/hard.yaml").read_text()))
+    assert (entry.dataset_id, entry.value) == ("me/shapes", 0.5) and "teacher_forced" in entry.notes
+    assert "easy.json: no entry in .eval_results, because no data set of the Hub is known" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out/.eval_results").iterdir()] == ["hard.yaml"]
+
+
+@pytest.mark.parametrize("text", ["shapes", "=me/shapes", "shapes=me", "shapes=me/sha/pes"])
+def test_a_hub_data_set_needs_both_names(base, tmp_path, text):
+    with pytest.raises(UsageError, match="--hub_datasets must have the form NAME=ORG/NAME"):
+        run("--model", base, "--output", tmp_path / "out", "--hub_datasets", text)
 
 
 def test_the_given_base_must_be_that_of_the_adapter(base, make_adapter, tmp_path):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from gemma_lisa.interfaces.output_checks import check_run_folder, is_own
+from gemma_lisa.interfaces.output_checks import is_own
+from gemma_lisa.interfaces.run_folders import check_run_folder
 from gemma_lisa.training import previews
 
 

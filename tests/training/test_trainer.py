@@ -1,6 +1,7 @@
 """The trainer: micro-batches, frozen parameters and evaluations do not change what is trained."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from transformers import EvalPrediction
 
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQuestions, Part, TrainingQuestions
-from gemma_lisa.evaluation.metrics import summarize
+from gemma_lisa.evaluation.benchmark import list_questions
+from gemma_lisa.evaluation.judging import judge
+from gemma_lisa.evaluation.metrics import NUM_COUNTS, summarize, summarize_counts
 from gemma_lisa.evaluation.protocols import teacher_forced
 from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.trainer import GemmaLisaTrainer, measured_scores, scores_of_counts
@@ -164,13 +167,17 @@ def test_an_evaluation_equals_scores_computed_directly(small, tmp_path):
     trainer = trainer_of(small, None, tmp_path, evaluation=questions, per_device_eval_batch_size=2)
     found = trainer.evaluate()
     model, samples = copy.deepcopy(small[0]).eval(), [questions[at] for at in range(5)]
+    asked = list_questions(rows, "shapes", with_conversations=False)
+    predictions = [one for pair in (0, 2, 4) for one in teacher_forced(model, small[1], samples[pair : pair + 2])]
     expected = summarize(
-        answer.result for pair in (0, 2, 4) for answer in teacher_forced(model, small[1], samples[pair : pair + 2])
+        judge(question, replace(prediction, id=question.id))
+        for question, prediction in zip(asked, predictions, strict=True)
     )
-    assert expected["count"] == 5
-    del expected["gIoU_all"]
-    assert 0 < expected["cIoU"] < 1
-    for name, value in expected.items():
+    assert expected["count"] == 5 and 0 < expected["cIoU"] < 1
+    names = {name for name in summarize_counts(np.zeros((0, NUM_COUNTS), dtype=np.int64)) if name != "gIoU_all"}
+    assert {"gIoU", "cIoU", "T-acc", "count"} <= names
+    for name in names:
+        value = expected[name]
         assert found.get(f"eval_{name}") == (value if value is None else pytest.approx(value)), name
 
 

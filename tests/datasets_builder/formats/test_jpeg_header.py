@@ -46,6 +46,7 @@ def test_the_size_of_a_plain_jpeg_equals_that_of_pillow(tmp_path, options):
     with Image.open(path) as image:
         assert plain_size(path) == (image.height, image.width) == (30, 50)
         assert stored_size(path, "here") == size_by_pillow(path) == ((30, 50), None)
+        assert stored_size(path.read_bytes(), "here") == ((30, 50), None)
 
 
 @pytest.mark.parametrize("options", [{"exif": exif(1)}, {"exif": exif(6)}, {"xmp": XMP}])

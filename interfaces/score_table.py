@@ -1,0 +1,38 @@
+"""The scores of an evaluation as lines of text."""
+
+from typing import Any
+
+from gemma_lisa.evaluation.metrics import EXACT, MEANINGS
+
+_BY_KIND = ("gIoU", "N-acc", "T-acc", "phrase_acc")
+
+
+def score_lines(content: dict[str, Any]) -> list[str]:
+    """Return a line for each measured score with its 95% CI and its meaning, then the classes of errors and the kinds.
+
+    Args:
+        content: of a results file. If its style is not the exact one, exact scores that differ are shown too.
+    """
+    scores, exact = content["scores"], content.get("exact_scores") or {}
+    lines = []
+    for name, value in scores.items():
+        low, high = content["intervals"].get(name) or (None, None)
+        interval = "" if value is None or low is None else f"95% CI: {low:.4f} to {high:.4f}"
+        other = exact.get(name, value)
+        meaning = MEANINGS[name] + ("" if other == value else f" ({EXACT}: {_number(other)})")
+        lines.append(f"  {name:20s} {_number(value):8s} {interval:26s} {meaning}")
+    errors = [(name, of) for name, of in content["errors"].items() if of["count"]]
+    if errors:
+        lines.append("classes of errors (share of questions, cost in gIoU_all):")
+    for name, of in errors:
+        lines.append(f"  {name:20s} {of['count']:,} questions, {of['share']:.1%}, cost {of['cost']:.4f}")
+    if content["by_kind"]:
+        lines.append("by kind of question:")
+    for kind, of in content["by_kind"].items():
+        measured = (f"{name} {of[name]:.4f}" for name in _BY_KIND if of.get(name) is not None)
+        lines.append(f"  {kind:20s} {', '.join(measured)} ({of['count']:,} questions)")
+    return lines
+
+
+def _number(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
