@@ -86,15 +86,27 @@ class SegmentationMixin:
         if image_index is not None:
             if prompts is not None:
                 raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
-            features = prompt["image_features"]
-            features = self.encode_for_gemma(prompt["pixel_values"]) if features is None else features  # (I, 256, D)
-            shared = find_shared_prefix(prompt, features, image_of, options, self.config)
-            prompt |= {"pixel_values": None, "image_features": features[image_of.to(features.device)]}
+            prompt, shared = self._share_images(prompt, image_of, options)
         sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
+
+    def _share_images(
+        self, prompt: dict[str, torch.Tensor | None], image_of: torch.LongTensor, options: dict[str, Any]
+    ) -> tuple[dict[str, torch.Tensor | None], SharedPrefix | None]:
+        """Return the prompts with the features of each conversation's image, and what is read only once.
+
+        Args:
+            prompt: inputs of `segment`, with the pixels or features of J images.
+            image_of: index of the image of each conversation that has one.
+            options: of `generate`.
+        """
+        features = prompt["image_features"]
+        features = self.encode_for_gemma(prompt["pixel_values"]) if features is None else features  # (J, 256, D)
+        shared = find_shared_prefix(prompt, features, image_of, options, self.config)
+        return prompt | {"pixel_values": None, "image_features": features[image_of.to(features.device)]}, shared
 
     def check_can_generate(self) -> None:
         """Raise an error if generation would silently give wrong results.
