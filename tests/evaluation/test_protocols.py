@@ -249,9 +249,7 @@ def test_generated_answers_are_consistent_and_do_not_depend_on_the_batch(tiny, d
     ],
     ids=["one mask", "two masks", "refusal", "empty answer", "cut off", "cut off at a mask"],
 )
-def test_predictions_and_completeness_are_those_of_the_generated_tokens(
-    tiny, words, num_predictions, complete, tokens
-):
+def test_predictions_and_completeness_are_those_of_the_generated_tokens(tiny, words, num_predictions, complete, tokens):
     model, processor = tiny
     [sample] = make_samples([("the box", [box(0, 0, 24, 24)], None)])
     hook = force_answer(model, [processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words])
