@@ -2,11 +2,13 @@
 
     python benchmarks/bench_inference.py --size middle --vocabulary 32768 --output inference.json
     python benchmarks/bench_inference.py --size middle --adapter --batch 8
+    python benchmarks/bench_inference.py --size middle --ways ours --parts
     python benchmarks/bench_inference.py --size real --results benchmarks/RESULTS.md
 
 The ways are "ours" (`segment`) and "lisa" (see lisa_style.py), with the same weights, image and question. Every answer
 has --tokens tokens; one is `[SEG]`. With --batch, `segment` also answers that many questions: one at a time,
 in a batch about different images, and in a batch about one image. A session (`model.start`) answers two questions.
+With --parts, the time of one question is measured by part of the model.
 
 Each way runs in its own process. On a CPU, times are CPU seconds of one thread. Memory is the peak in addition to the
 weights.
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 
 from gemma_lisa.benchmarks.lisa_style import add_lisa_lora, lisa_segment, use_stock_layers
+from gemma_lisa.benchmarks.part_clock import REST, PartClock, count_parts, table_of_parts, time_parts
 from gemma_lisa.benchmarks.report import publish
 from gemma_lisa.benchmarks.stand_in_model import (
     LORA_RANK,
@@ -38,6 +41,7 @@ from gemma_lisa.benchmarks.way_processes import (
     compare,
     header,
     headline,
+    matmul_peak,
     read_ways,
     serve,
     table,
@@ -54,7 +58,7 @@ TOKENS = 32
 OURS, LISA = "ours", "lisa"
 BATCH, ABOUT_ONE, ONE_BY_ONE = "in one batch", "in one batch about one image", "one at a time"
 FIRST_MASK, FIRST, SECOND = "first mask", "first question", "second question"
-SESSION = "session"
+SESSION, BY_PART = "session", "parts"
 
 
 class Inference:
@@ -103,6 +107,12 @@ class Inference:
         for number in range(count):
             self.ours(range(number, number + 1))
 
+    def switching(self, clock: PartClock) -> None:
+        """Answer as `ours` with one image, while the clock runs."""
+        clock.switch(REST)
+        self.ours()
+        clock.switch(None)
+
     def session(self, meter: Meter) -> dict[str, float]:
         """Return the seconds to the first mask of a session, of its first question, and of a second one.
 
@@ -135,10 +145,17 @@ def child(given: dict[str, Any]) -> None:
         ONE_BY_ONE: lambda: inference.one_by_one(given["batch"]),
     }
     meter = Meter(work.device)
+    constant = {}
+    if way == BY_PART:
+        counted = count_parts(inference.model, inference.switching)
+        constant = {"matmul_peak": matmul_peak(meter, work.dtype), **counted}
 
     def measure() -> dict[str, Any]:
-        taken = inference.session(meter) if way == SESSION else {"seconds": meter.time(actions[way])}
-        return {**taken, "peak_mb": meter.peak_mb()}
+        if way == BY_PART:
+            taken = time_parts(inference.model, inference.switching, meter.now)
+        else:
+            taken = inference.session(meter) if way == SESSION else {"seconds": meter.time(actions[way])}
+        return {**taken, **constant, "peak_mb": meter.peak_mb()}
 
     serve(measure)
 
@@ -149,8 +166,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=positive, default=TOKENS, help=f"tokens of an answer (default: {TOKENS})")
     parser.add_argument("--adapter", action="store_true", help="add LoRA layers that are not merged (default: off)")
     parser.add_argument("--batch", type=positive, help="number of questions in a batch (default: no batch)")
+    parser.add_argument("--parts", action="store_true", help="measure each part of the model (default: off)")
     args = parser.parse_args(arguments)
     args.ways = read_ways(args.ways, (OURS, LISA))
+    if args.parts and OURS not in args.ways:
+        raise UsageError(f"--parts needs the way {OURS}. Add it to --ways, or remove --parts.")
     if args.batch and OURS not in args.ways:
         raise UsageError(f"--batch needs the way {OURS}. Add it to --ways, or remove --batch.")
     return args
@@ -194,6 +214,7 @@ def main(arguments: list[str]) -> None:
         *args.ways,
         *([BATCH, ABOUT_ONE, ONE_BY_ONE] if args.batch else []),
         *([SESSION] if OURS in args.ways else []),
+        *([BY_PART] if args.parts else []),
     ]
     found = header(__file__, arguments, work.device)
     given = {"work": work.to_json(), "adapter": args.adapter, "tokens": args.tokens, "batch": args.batch}
@@ -201,6 +222,8 @@ def main(arguments: list[str]) -> None:
     if args.output:
         write_whole(args.output, {**found, **given, "results": results})
     lines = table(["case", "s", "peak MB", "ratio"], rows_of(results, args.batch))
+    if args.parts:
+        lines += ["", *table_of_parts("one question", results[BY_PART])]
     publish([headline(found, args.repeats), *lines], args.results)
 
 

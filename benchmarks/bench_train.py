@@ -19,7 +19,16 @@ from typing import Any
 import torch
 
 from gemma_lisa.benchmarks.lisa_style import lisa_losses, train_as_lisa
-from gemma_lisa.benchmarks.part_clock import BACKWARD, FORWARD, OPTIMIZER, PARTS, REST, PartClock, flop_counter
+from gemma_lisa.benchmarks.part_clock import (
+    BACKWARD,
+    FORWARD,
+    OPTIMIZER,
+    REST,
+    PartClock,
+    count_parts,
+    table_of_parts,
+    time_parts,
+)
 from gemma_lisa.benchmarks.report import publish
 from gemma_lisa.benchmarks.stand_in_model import (
     LORA_RANK,
@@ -121,29 +130,6 @@ class Step:
         self.batch["image_embeddings"] = self.model.encode_for_sam(self.batch.pop("sam_pixel_values"))
 
 
-def count_parts(step: Step) -> dict[str, float]:
-    """Return the FLOP of each part and direction, counted in one step."""
-    with flop_counter() as counter:
-        clock = PartClock(step.model, counter.get_total_flops)
-        step.run(clock)
-        clock.close()
-    return {key_of("FLOP", *key): float(flop) for key, flop in clock.spent.items()}
-
-
-def time_parts(step: Step, meter: Meter) -> dict[str, float]:
-    """Return the seconds of each part and direction, and of the whole step."""
-    clock = PartClock(step.model, meter.now)
-    step.run(clock)
-    clock.close()
-    seconds = {key_of("s", *key): seconds for key, seconds in clock.spent.items()}
-    return {**seconds, "seconds": sum(seconds.values())}
-
-
-def key_of(unit: str, part: str, direction: str) -> str:
-    """Return the name of a number in the results."""
-    return f"{part}, {direction}, {unit}"
-
-
 def child(given: dict[str, Any]) -> None:
     """Measure steps, or their parts, on request."""
     torch.set_num_threads(1)
@@ -154,10 +140,10 @@ def child(given: dict[str, Any]) -> None:
     meter = Meter(work.device)
     constant = {}
     if given["parts"]:
-        constant = {"matmul_peak": matmul_peak(meter, work.dtype), **count_parts(step)}
+        constant = {"matmul_peak": matmul_peak(meter, work.dtype), **count_parts(step.model, step.run)}
 
     def measure() -> dict[str, Any]:
-        taken = time_parts(step, meter) if given["parts"] else {"seconds": meter.time(step.run)}
+        taken = time_parts(step.model, step.run, meter.now) if given["parts"] else {"seconds": meter.time(step.run)}
         return {**taken, **constant, "peak_mb": meter.peak_mb()}
 
     serve(measure)
@@ -217,22 +203,6 @@ def table_of_growth(args: argparse.Namespace, work: Work) -> tuple[list[str], li
             lines.append([quantity, *(str(value) for value in change.values()), *cells_of(known[changed])])
             found.append({"changed": change, "ways": known[changed]})
     return table(["quantity", "value", *columns_of(args.ways)], lines), found
-
-
-def table_of_parts(way: str, result: dict[str, Any]) -> list[str]:
-    """Return a table with share, FLOP and share of the matrix-product peak of each part that took time."""
-    whole, peak, lines, total = result["seconds"], result["matmul_peak"], [], 0.0
-    for part in PARTS:
-        for direction in (FORWARD, BACKWARD):
-            seconds = result.get(key_of("s", part, direction), 0.0)
-            flop = result.get(key_of("FLOP", part, direction), 0.0)
-            total += flop
-            if seconds:
-                used = f"{100 * flop / seconds / peak:.0f} %"
-                lines.append([part, direction, seconds, f"{100 * seconds / whole:.1f} %", f"{flop / 1e9:,.1f}", used])
-    lines.append(["all", "", whole, "100 %", f"{total / 1e9:,.1f}", f"{100 * total / whole / peak:.0f} %"])
-    columns = [f"part ({way})", "direction", "s", "share", "GFLOP", f"of {peak / 1e9:,.0f} GFLOP/s"]
-    return table(columns, lines)
 
 
 def main(arguments: list[str]) -> None:

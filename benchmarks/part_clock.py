@@ -1,4 +1,4 @@
-"""Measure which part of the model uses the time, or the FLOP, of a training step."""
+"""Measure which part of the model uses the time, or the FLOP, of a training step or of an answer."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from gemma_lisa.benchmarks.way_processes import table
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 
 REST = "losses and rest"
@@ -110,3 +111,52 @@ CPU_ATTENTION = {
 def flop_counter() -> FlopCounterMode:
     """Return a mode that counts the FLOP of matrix products, convolutions and attention."""
     return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+# ---------------------------------------------------------------------------------------------------------------------
+def key_of(unit: str, part: str, direction: str) -> str:
+    """Return the name of a number in the results."""
+    return f"{part}, {direction}, {unit}"
+
+
+def count_parts(model: GemmaLisaForConditionalGeneration, work: Callable[[PartClock], Any]) -> dict[str, float]:
+    """Return the FLOP of each part and direction. work: does the work once and switches the clock."""
+    with flop_counter() as counter:
+        clock = PartClock(model, counter.get_total_flops)
+        work(clock)
+        clock.close()
+    return {key_of("FLOP", *key): float(flop) for key, flop in clock.spent.items()}
+
+
+def time_parts(
+    model: GemmaLisaForConditionalGeneration, work: Callable[[PartClock], Any], now: Callable[[], float]
+) -> dict[str, float]:
+    """Return the seconds of each part and direction, and of the whole work. now: returns seconds."""
+    clock = PartClock(model, now)
+    work(clock)
+    clock.close()
+    seconds = {key_of("s", *key): taken for key, taken in clock.spent.items()}
+    return {**seconds, "seconds": sum(seconds.values())}
+
+
+def table_of_parts(way: str, result: dict[str, Any]) -> list[str]:
+    """Return a table with share, FLOP and share of the matrix-product peak of each part that took time.
+
+    Args:
+        way: name of what was measured.
+        result: results of `time_parts` and `count_parts`, and `matmul_peak` in FLOP per second.
+    """
+    whole, peak, lines, total = result["seconds"], result["matmul_peak"], [], 0.0
+    for part in PARTS:
+        for direction in (FORWARD, BACKWARD):
+            seconds = result.get(key_of("s", part, direction), 0.0)
+            flop = result.get(key_of("FLOP", part, direction), 0.0)
+            total += flop
+            if seconds:
+                used = f"{100 * flop / seconds / peak:.0f} %"
+                lines.append([part, direction, seconds, f"{100 * seconds / whole:.1f} %", f"{flop / 1e9:,.1f}", used])
+    lines.append(["all", "", whole, "100 %", f"{total / 1e9:,.1f}", f"{100 * total / whole / peak:.0f} %"])
+    columns = [f"part ({way})", "direction", "s", "share", "GFLOP", f"of {peak / 1e9:,.0f} GFLOP/s"]
+    return table(columns, lines)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_lisa.benchmarks import bench_train
-from gemma_lisa.benchmarks.part_clock import BACKWARD, FORWARD
+from gemma_lisa.benchmarks.part_clock import BACKWARD, FORWARD, key_of
 from gemma_lisa.safety.errors import UsageError
 
 
@@ -27,10 +27,10 @@ def test_parts_add_up_to_the_step_and_frozen_encoders_have_no_backward_pass(tmp_
     assert sum(seconds) == pytest.approx(found["seconds"])
     for part in ("language layers", "embedding + head", "mask decoder + projector"):
         for direction in (FORWARD, BACKWARD):
-            assert found[bench_train.key_of("FLOP", part, direction)] > 0, (part, direction)
+            assert found[key_of("FLOP", part, direction)] > 0, (part, direction)
     for part in ("SAM encoder", "SigLIP"):
-        assert found[bench_train.key_of("FLOP", part, FORWARD)] > 0
-        assert bench_train.key_of("FLOP", part, BACKWARD) not in found
+        assert found[key_of("FLOP", part, FORWARD)] > 0
+        assert key_of("FLOP", part, BACKWARD) not in found
 
 
 def test_growth_measures_each_value_once(tmp_path, monkeypatch, capsys):
