@@ -21,7 +21,7 @@ NOT_RUN = [
     (r"python -m gemma_lisa\.datasets_builder\.formats\.refs_files", "needs a published file; see test_refs_files.py"),
     (r"python scripts/init_checkpoint\.py", "needs weights of Gemma 3 and SAM; test_init_checkpoint.py has small ones"),
     (r"python scripts/export\.py --model outputs/lora ", "needs an adapter of Gemma; see test_export.py"),
-    (r"python scripts/plan_memory\.py", "builds the shapes of a 4B model for a minute; test_plan_memory.py"),
+    (r"python scripts/plan_(memory|scaling)\.py", "builds the shapes of a 4B model for a minute; their tests do not"),
     (r"python -m torch\.distributed\.run", "trains for half an hour in two processes; test_recipes.py has each recipe"),
     (r"python scripts/init_tiny\.py --output outputs/start --image_size 96", "the start of those trainings"),
     (r"python eval\.py (--model outputs/demo --dataset shapes/easy|compare) ", "test_eval.py has small ones"),
