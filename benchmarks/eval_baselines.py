@@ -29,7 +29,7 @@ from gemma_lisa.evaluation.metrics import summarize
 from gemma_lisa.evaluation.prediction_files.read import open_predictions
 from gemma_lisa.evaluation.records import RLE, Question
 
-SCORES = ("gIoU", "gIoU_all", "cIoU", "N-acc", "T-acc", "boundary_IoU", "instance_F1", "cgF1")
+SCORES = ("gIoU", "gIoU_all", "cIoU", "N-acc", "T-acc", "boundary_IoU", "instance_IoU", "presence_MCC", "cgF1")
 
 
 def truth(question: Question) -> list[RLE]:

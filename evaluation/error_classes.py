@@ -33,6 +33,8 @@ MEANINGS = {
     "right": "no error: IoU of at least 0.8",
 }
 MIN_FIT = 0.8  # IoU of a mask that fits
+# Means of IoUs are rounded: (0.6 + 0.9 + 0.9) / 3 is 0.7999999999999999
+ROUNDING = 1e-12
 # A mask with a lower IoU is not on its target. TIDE (Bolya et al. 2020, arXiv 2008.08115) uses the same limit for
 # detections in the background.
 MIN_OVERLAP = 0.1
@@ -65,7 +67,7 @@ def classify(
     if num_targets == 0:
         return None
     matched = sum(ious[pair] for pair in match(ious))
-    if num_masks == num_targets and min(iou, matched / num_targets) >= MIN_FIT:
+    if num_masks == num_targets and min(iou, matched / num_targets) >= MIN_FIT - ROUNDING:
         return None
     if _num_selected(ious, other_ious()) < min(num_masks, num_targets):
         return SELECTION

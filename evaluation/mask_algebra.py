@@ -94,7 +94,7 @@ def boundary_iou(one: RLE, other: RLE, ignored: RLE | None = None) -> float:
     boxes = boxes[boxes[:, 2] > 0]
     if len(boxes) == 0:
         return 1.0
-    if len(boxes) == 1:
+    if len(boxes) == 1 and ignored is None:
         return 0.0
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     distance = max(1, round(DILATION_RATIO * math.hypot(*one["size"])))

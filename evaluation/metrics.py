@@ -10,6 +10,7 @@ import numpy as np
 
 from . import lisa_style
 from .columns import EXACT, LISA, MOST_TARGETS, PRECISIONS, columns_of
+from .phrases import given_phrases
 from .records import Judged
 
 GENERATE, TEACHER_FORCED = PROTOCOLS = ("generate", "teacher_forced")
@@ -75,7 +76,7 @@ def summarize(judged: Iterable[Judged], protocol: str = GENERATE, style: str = E
     scores = {name: _number(values[0]) for name, values in scores_of(totals, protocol, style).items()}
     asked = [one for one in judged if one.question.targets is not None]
     num_targets = [len(one.question.targets) for one in asked]
-    given = sum(len(one.prediction.phrases or []) for one in asked)
+    given = sum(phrase != "" for one in asked for phrase in given_phrases(one.prediction))
     phrases_judged = int(totals["phrases_judged"][0])
     return scores | {
         "count": len(asked),

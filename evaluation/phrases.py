@@ -34,6 +34,8 @@ MIN_DISTANCE = 0.125
 _WORDS = re.compile(r"[^\W_]+")
 _FILLERS = {"a", "an", "the", "in", "all", "shape", "shapes"}
 _RELATIONS = {"left", "right", "above", "below", "inside", "touching", "that"}  # the words after them name other things
+# Where the words about another thing begin: "star left of the ring". "upper left" is a position.
+_OTHER_THING = re.compile(r"\b(?:(?:left|right) of|above|below|inside|touching|that)\b.*", re.DOTALL)
 _ATTRIBUTES = {
     value: attribute
     for attribute, values in (("size", SIZES), ("texture", TEXTURES), ("color", COLORS), ("shape", SHAPES))
@@ -127,11 +129,12 @@ def _plain(name: str) -> str:
 def _judge_drawn(phrase: str, mask: RLE, names: list[str]) -> bool | None:
     """Return whether a phrase such as "small red star" or "upper left" is true, or None if it cannot be judged.
 
-    One wrong word makes it wrong. It is right if each word was judged.
+    One wrong word makes it wrong. It is right if each word was judged. Words about another thing are not judged.
     """
-    words = [_singular(word) for word in _WORDS.findall(phrase.lower()) if word not in _FILLERS]
+    own = _OTHER_THING.sub("", phrase.lower())
+    words = [_singular(word) for word in _WORDS.findall(own) if word not in _FILLERS]
     known = _attributes_of(names)
-    verdicts = []
+    verdicts: list[bool | None] = [None] if own != phrase.lower() else []
     for word in words:
         if word in ROWS or word in COLUMNS:
             verdicts.append(_judge_position(word, mask))

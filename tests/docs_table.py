@@ -14,6 +14,7 @@ EXECUTED = ("README.md", "docs/use.md", "docs/publish.md", "docs/data.md", "docs
 NOT_RUN = [
     (r"make ", "installs, serves, trains or tests for minutes; its target must exist"),
     (r"pip install transformers torch numpy pillow$", "network; `make test-versions` does it"),
+    (r"pip install -e \. datasets ", "network; test_from_files_light.py has an environment with these packages"),
     (r"curl ", "needs a running endpoint and its token"),
     (r"python app\.py", "serves until it is stopped; test_app.py starts it"),
     (r"(python|torchrun|accelerate) .*\b(START|TRAINED|DATA)\b", "needs weights of Gemma 3 and SAM"),

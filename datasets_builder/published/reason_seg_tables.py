@@ -266,6 +266,8 @@ def _masks(value: Any, photo: Photo, cases: dict, where: str) -> list[dict]:
     if not value.is_valid:
         raise ValueError(f"{where}: has no mask.")
     parts = [value.values] if nesting(value.type) == 2 else [part.values for part in value.values]
+    if any(part is None for part in parts):
+        raise ValueError(f"{where}: one of its {len(parts)} masks is missing.")
     drawn = [_upright(mask_of(part, where), photo, cases, where) for part in parts]
     seen = [mask for mask in drawn if mask.any()]
     if seen and len(seen) < len(drawn):

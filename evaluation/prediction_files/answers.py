@@ -7,7 +7,7 @@
 | id, question_id | id of the question, or its number (`index` in the file of --write_questions) |
 | masks | one entry per mask: RLE (counts as text or list) or polygons [[x, y, …], …]; []: nothing is in the image |
 | scores | confidence of each mask between 0 and 1, optional |
-| boxes | as lmms-eval's contract has them; not used, because masks are compared |
+| boxes | one per mask, as lmms-eval's contract has them; not used, because masks are compared |
 | text, phrases | answer in words, and the words that name each mask, optional |
 | complete, tokens, seconds, likelihood | as in `records.Prediction`, optional |
 
@@ -17,20 +17,26 @@ lmms-eval's log of samples has `doc_id` (the number of the question in the task'
 `resps`, the answer as JSON with the keys masks, boxes and scores.
 """
 
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from gemma_lisa.datasets_builder.rows import is_unicode
-from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.parsing import each_once, parse_json
 from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, reason_of, show
 
-from .entries import FIRST_ID_KEYS, Entry, check_scores, id_of, list_of, place_of
+from .entries import FIRST_ID_KEYS, Entry, check_boxes, check_scores, id_of, list_of, place_of
 
 DOCUMENT = "doc_id"
 RESPONSES = ("filtered_resps", "resps")
 # Fields of `Prediction` -> types of their values
 FACTS = {"text": str, "complete": bool, "tokens": int, "seconds": float, "likelihood": float}
+# Smallest and largest value of the numbers. The questions file has integers of 64 bits.
+_LIMITS = {
+    "tokens": (0, 2**63 - 1, "from 0 to 2^63 - 1"),
+    "seconds": (0, sys.float_info.max, "from 0"),
+    "likelihood": (-sys.float_info.max, 0, "up to 0"),
+}
 _OF_QUESTIONS = {"index", "question", "source", "image", "size", "asks", "kind", "history"}
 _KNOWN = {*FIRST_ID_KEYS, "masks", "scores", "boxes", "phrases", *FACTS, *_OF_QUESTIONS}
 
@@ -56,7 +62,7 @@ def read_mapping(content: dict[str, Any], path: Path) -> list[Entry]:
         where = place_of(path, name)
         if not isinstance(record, dict):
             raise ValueError(f"{where}: the answer must be an object with the key masks, got {show(record)}.")
-        entries.append(_read({**record, "id": name}, where, path))
+        entries.append(_read(_named(record, name, where), where, path))
     return entries
 
 
@@ -73,6 +79,8 @@ def _read(record: Any, where: str, path: Path) -> Entry:
         raise ValueError(f"{where}: the key masks is missing; write [] if there is nothing in the image.")
     masks = list_of(record, "masks", where) if "masks" in record else None
     num_masks = len(masks or [])
+    if record.get("boxes") != []:
+        check_boxes(record.get("boxes"), num_masks, where)
     scores = list_of(record, "scores", where) if record.get("scores") is not None else []
     facts = {key: _checked_fact(key, record[key], where) for key in FACTS if record.get(key) is not None}
     if record.get("phrases") is not None:
@@ -92,8 +100,11 @@ def _checked_fact(key: str, value: Any, where: str) -> Any:
     is_right = isinstance(value, int | float if kind is float else kind)
     if kind is not bool and isinstance(value, bool):
         is_right = False
-    if not is_right or (kind is float and not math.isfinite(value)):
+    if not is_right:
         raise ValueError(f"{where}: {key} must be of the type {kind.__name__}, got {show(value)}.")
+    low, high, limits = _LIMITS.get(key, (None, None, ""))
+    if limits and not low <= value <= high:  # also NaN
+        raise ValueError(f"{where}: {key} must be a finite number {limits}, got {show(value)}.")
     if kind is str and not is_unicode(value):
         raise ValueError(f"{where}: {key} contains characters that are not Unicode: {show(value)}; correct it.")
     return value
@@ -109,7 +120,7 @@ def _of_log(record: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(answers, str):
         raise ValueError(f"{where}: {RESPONSES[0]} must contain one answer, got {show(answers)}.")
     try:
-        content = parse_json(answers)
+        content = parse_json(answers, object_pairs_hook=each_once)
     except ValueError as error:
         raise ValueError(
             f"{where}: the answer is not JSON ({reason_of(error, VALUE_LENGTH)}): {show(answers)}; expected an object "
@@ -117,4 +128,12 @@ def _of_log(record: dict[str, Any], where: str) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "masks" not in content:
         raise ValueError(f"{where}: the answer must be an object with the key masks, got {show(content)}.")
-    return {**content, "id": number}
+    return _named(content, number, where)
+
+
+def _named(record: dict[str, Any], name: str | int, where: str) -> dict[str, Any]:
+    """Return a record with the id that the file gives outside of it."""
+    for key in FIRST_ID_KEYS:
+        if record.get(key, name) != name:
+            raise ValueError(f"{where}: the answer has another {key}, {show(record[key])}; correct or remove it.")
+    return {**{key: value for key, value in record.items() if key not in FIRST_ID_KEYS}, "id": name}

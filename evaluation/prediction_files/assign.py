@@ -1,6 +1,7 @@
 """Assign the predictions of a file to the questions: every question has exactly one prediction."""
 
 import sys
+from typing import Any
 
 from gemma_lisa.datasets_builder.formats.coco_segmentation import segmentation_runs
 from gemma_lisa.datasets_builder.rows import check_mask_memory
@@ -69,7 +70,27 @@ def _prediction(entry: Entry, index: int, benchmark: Benchmark) -> Prediction:
             raise ValueError(f"{entry.where}: the question asks for words; give text, and no masks.")
     elif entry.masks is None:
         raise ValueError(f"{entry.where}: the key masks is missing; write [] if there is nothing in the image.")
+    if entry.size is not None and entry.size != size:
+        has = "none" if size is None else str(list(size))
+        raise ValueError(
+            f"{entry.where}: the size of the masks is {list(entry.size)} (height, width), but its image has {has}; "
+            "give masks at the size of the upright image."
+        )
     if masks:
         check_mask_memory(len(masks), size, entry.where)
+    for number, mask in enumerate(masks):
+        if _is_array(mask, size):
+            raise ValueError(
+                f"{entry.where}: mask {number} is an array of pixels; encode it with pycocotools.mask.encode."
+            )
     runs = [segmentation_runs(mask, size, f"{entry.where}: mask {number}") for number, mask in enumerate(masks)]
     return Prediction(benchmark.ids[index], runs, entry.scores, **entry.facts)
+
+
+def _is_array(mask: Any, size: tuple[int, int]) -> bool:
+    """Return whether a mask has one list of 0 and 1 per row of pixels. It could be read as a list of polygons."""
+    return (
+        isinstance(mask, list)
+        and len(mask) == size[0]
+        and all(isinstance(row, list) and len(row) == size[1] and all(value in (0, 1) for value in row) for row in mask)
+    )

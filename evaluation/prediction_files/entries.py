@@ -1,6 +1,5 @@
 """The predictions of a file before they are compared with the questions, and checks that all formats share."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ class Entry:
     Args:
         where: names the entry in errors: file, and line or id.
         name: what names the question (`Benchmark.index_of`): an id, or the number of the question.
+        size: (height, width) in pixels that the file gives for the masks of the question; None if it gives none.
         asked: (name of the image, text of the question) if the file names no id (`Benchmark.asked_about`).
         masks: one segmentation per mask: polygons or RLE, as in `coco_segmentation.segmentation_runs`. None if the file
             says nothing about masks.
@@ -28,6 +28,7 @@ class Entry:
     masks: list[Any] | None
     scores: list[float]
     asked: tuple[str, str] | None = None
+    size: tuple[int, int] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,9 +71,25 @@ def check_scores(scores: list[Any], num_masks: int, where: str) -> list[float]:
         )
     for score in scores:
         is_number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not is_number or not math.isfinite(score) or not 0 <= score <= 1:
+        if not is_number or not 0 <= score <= 1:  # also NaN, and integers that are too large for a float
             raise ValueError(f"{where}: a score must be a number between 0 and 1, got {show(score)}.")
     return [float(score) for score in scores]
+
+
+def check_boxes(boxes: Any, num_masks: int, where: str) -> None:
+    """Check that there is one box per mask, if there are boxes. They are not used, but a box can show a lost mask.
+
+    Raises:
+        ValueError: there is another number of boxes, or they are not a list.
+    """
+    if boxes is None:
+        return
+    if not isinstance(boxes, list):
+        raise ValueError(f"{where}: boxes must be a list, got {show(boxes)}.")
+    if len(boxes) != num_masks:
+        raise ValueError(
+            f"{where}: {count_of(len(boxes), 'box', 'boxes')} for {count_of(num_masks, 'mask')}; give one box per mask."
+        )
 
 
 def place_of(path: Any, what: Any) -> str:

@@ -45,15 +45,18 @@ def read_mask_folder(folder: Path, is_known: Callable[[str], bool]) -> list[Entr
     entries: dict[str, Entry] = {}
     for path in mask_files(folder):
         name, is_part = _name_of(path.relative_to(folder), is_known)
-        masks = read_masks(path)
+        size, masks = read_masks(path)
         if is_part and name in entries and entries[name].where != str(path.parent):
             raise ValueError(f"{path}: {entries[name].where} has masks of the same question; remove one of them.")
         if is_part:
-            entries.setdefault(name, Entry(str(path.parent), name, [], [])).masks.extend(masks)
+            entry = entries.setdefault(name, Entry(str(path.parent), name, [], [], size=size))
+            if entry.size != size:
+                raise ValueError(f"{path}: its size is {size} (height, width), but other masks have {entry.size}.")
+            entry.masks.extend(masks)
         elif name in entries:
             raise ValueError(f"{path}: {entries[name].where} has masks of the same question; remove one of them.")
         else:
-            entries[name] = Entry(f"{path}", name, masks, [])
+            entries[name] = Entry(f"{path}", name, masks, [], size=size)
     return list(entries.values())
 
 
@@ -61,19 +64,23 @@ def mask_files(folder: Path) -> list[Path]:
     """Return the PNG files of a folder and its subfolders, those of one folder in the order of their numbers.
 
     Raises:
-        ValueError: there is another file.
+        ValueError: there is another file, or a link that is not one to a file.
     """
     found = []
     for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.is_symlink() and not path.is_file():
+            raise ValueError(f"{path}: a link to a folder, or a broken link, is not supported; replace or remove it.")
+        if path.is_file():
             if path.suffix.lower() != SUFFIX:
                 raise ValueError(f"{path}: a folder of predictions must contain PNG masks only; remove this file.")
             found.append(path)
     return sorted(found, key=lambda path: (path.parent, _by_number(path.stem)))
 
 
-def read_masks(path: Path) -> list[dict]:
-    """Return the masks of a PNG file as RLE.
+def read_masks(path: Path) -> tuple[tuple[int, int], list[dict]]:
+    """Return the size (height, width) in pixels of a PNG file, and its masks as RLE.
 
     Raises:
         ValueError: it cannot be read, or its values are not those of masks.
@@ -86,7 +93,7 @@ def read_masks(path: Path) -> list[dict]:
             f"{path}: the pixels have the values {show(found)}; a mask must have 0 and one other value, or 0 and the "
             "numbers of the masks from 1."
         )
-    return [encode_mask(values == value) for value in found]
+    return values.shape, [encode_mask(values == value) for value in found]
 
 
 def _values_of(image: Image.Image, path: Path) -> np.ndarray:

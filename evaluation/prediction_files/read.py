@@ -26,6 +26,7 @@ from .sam3_agent import FILES, MASKS, read_sam3_agent
 
 COCO, ANSWERS, AGENT, PNGS = "COCO results", "answers", "SAM 3 agent", "PNG masks"
 KEYS = ("masks", "text", "segmentation", DOCUMENT)  # of a record
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")  # gz, zip, bz2, xz, zst
 EXPECTED = (
     "expected COCO results, JSON Lines with id and masks, the JSON of SAM 3's agent or of lmms-eval, or a folder of "
     "PNG masks"
@@ -71,6 +72,8 @@ def open_predictions(path: str | Path) -> PredictionFile:
     content = _read_bytes(path)
     if not content.strip():
         raise ValueError(f"{path}: the file is empty; {EXPECTED}.")
+    if content.startswith(_COMPRESSED):
+        raise ValueError(f"{path}: the file is compressed; unpack it; {EXPECTED}.")
     try:
         text = content.decode(json.detect_encoding(content))
     except UnicodeDecodeError as error:

@@ -14,9 +14,9 @@ A question is named by the key `question_id` or `id` if there is one. Otherwise 
 from pathlib import Path
 from typing import Any
 
-from gemma_lisa.safety.short_text import count_of, show
+from gemma_lisa.safety.short_text import show
 
-from .entries import FIRST_ID_KEYS, Entry, check_scores, id_of, list_of, place_of
+from .entries import FIRST_ID_KEYS, Entry, check_boxes, check_scores, id_of, list_of, place_of
 
 MASKS = "pred_masks"
 FILES = "*_pred.json"
@@ -48,9 +48,7 @@ def read_sam3_agent(content: Any, path: Path) -> Entry:
     size = [content.get("orig_img_h"), content.get("orig_img_w")]
     if not all(type(side) is int for side in size):
         raise ValueError(f"{where}: orig_img_h and orig_img_w must be whole numbers of pixels, got {show(size)}.")
-    boxes = content.get("pred_boxes")
-    if isinstance(boxes, list) and len(boxes) != len(counts):
-        raise ValueError(f"{where}: {count_of(len(boxes), 'box', 'boxes')} for {count_of(len(counts), 'mask')}.")
+    check_boxes(content.get("pred_boxes"), len(counts), where)
     scores = list_of(content, "pred_scores", where) if "pred_scores" in content else []
     masks = [{"size": size, "counts": one} for one in counts]
-    return Entry(where, name, masks, check_scores(scores, len(masks), where), asked)
+    return Entry(where, name, masks, check_scores(scores, len(masks), where), asked, tuple(size))

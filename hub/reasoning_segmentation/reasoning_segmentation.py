@@ -28,6 +28,8 @@ Returns:
     cut_off_share: float, or None if there is no query for the metric.
     boundary_IoU, instance_IoU, instance_F1, pmF1, cgF1: the same, only with "instances".
     count, count_target, count_no_target, count_plural, cut_off: int.
+Raises:
+    ValueError: the numbers of a query contradict each other, such as an intersection that is larger than the union.
 """
 
 _CITATION = """
@@ -78,17 +80,42 @@ class ReasoningSegmentation(evaluate.Metric):
         num_targets = np.asarray(num_targets, dtype=np.int64)
         num_predictions = np.asarray(num_predictions, dtype=np.int64)
         ended = np.asarray(complete, dtype=bool)
-        scores = _mask_scores(
-            np.asarray(intersections, dtype=np.int64), np.asarray(unions, dtype=np.int64), num_targets
-        )
+        intersections, unions = np.asarray(intersections, dtype=np.int64), np.asarray(unions, dtype=np.int64)
+        _check_counts(intersections, unions, num_targets, num_predictions)
+        scores = _mask_scores(intersections, unions, num_targets)
         scores |= _presence_scores(num_targets > 0, num_predictions > 0, ended)
         if matched_ious is not None:
             boundary_ious = np.asarray(boundary_ious, dtype=np.float64)
+            _check_instances(matched_ious, boundary_ious, num_targets, num_predictions)
             scores["boundary_IoU"] = _mean(boundary_ious, num_targets > 0)
             scores |= _instance_scores(matched_ious, num_targets, num_predictions)
             f1, correlation = scores["pmF1"], scores["presence_MCC"]
             scores["cgF1"] = None if f1 is None or correlation is None else f1 * correlation
         return scores
+
+
+def _check_counts(intersections, unions, num_targets, num_predictions) -> None:
+    for name, values in (("num_targets", num_targets), ("num_predictions", num_predictions)):
+        _refuse(values < 0, f"{name} must be at least 0, got", values)
+    _refuse(intersections < 0, "intersections must be at least 0, got", intersections)
+    _refuse(intersections > unions, "intersections must not be larger than unions; the intersection is", intersections)
+
+
+def _check_instances(matched_ious: list, boundary_ious, num_targets, num_predictions) -> None:
+    counts = np.array([-1 if ious is None else len(ious) for ious in matched_ious])
+    is_wrong = (counts < 0) | (counts > np.minimum(num_targets, num_predictions))
+    _refuse(is_wrong, "matched_ious must have at most one IoU per pair of mask and target; their number is", counts)
+    is_wrong = np.array([not all(0 <= iou <= 1 for iou in ious) for ious in matched_ious], dtype=bool)
+    _refuse(is_wrong, "matched_ious must be between 0 and 1, got", matched_ious)
+    is_wrong = (num_targets > 0) & ~((boundary_ious >= 0) & (boundary_ious <= 1))  # also NaN
+    _refuse(is_wrong, "boundary_ious must be between 0 and 1, got", boundary_ious)
+
+
+def _refuse(is_wrong: np.ndarray, problem: str, values) -> None:
+    """Raise ValueError for the first query that is wrong."""
+    if is_wrong.any():
+        at = int(is_wrong.argmax())
+        raise ValueError(f"query {at} (counted from 0): {problem} {values[at]}.")
 
 
 def _mask_scores(intersections: np.ndarray, unions: np.ndarray, num_targets: np.ndarray) -> dict:

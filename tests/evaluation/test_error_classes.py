@@ -104,3 +104,10 @@ def test_the_costs_and_the_shares_have_the_right_sums():
     assert [errors[name]["count"] for name in ("presence", "right")] == [1, 2]
     assert MEANINGS.keys() == errors.keys() == {*CLASSES, RIGHT}
     assert sum(row["count"] for row in summarize_errors([]).values()) == 0
+
+
+def test_a_mean_of_exactly_the_limit_is_right():
+    ious = np.diag([0.6, 0.9, 0.9])  # their mean is 0.7999999999999999 in floating point
+    assert classify(3, True, True, 0.8, ious, lambda: np.zeros((3, 0))) is None
+    assert classify(3, True, True, 0.8, ious - 0.001, lambda: np.zeros((3, 0))) == "boundary"
+    assert classify(1, True, True, 4 / 5, np.array([[4 / 5]]), lambda: np.zeros((1, 0))) is None

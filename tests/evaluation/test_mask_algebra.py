@@ -108,3 +108,9 @@ def test_invalid_masks_are_refused_before_c_code_reads_them(mask, words):
 
 def test_a_drawing_is_what_it_shows():
     assert pixels("1. .1").tolist() == [[True, False], [False, True]]
+
+
+def test_a_boundary_that_is_ignored_is_empty():
+    everything, nothing = encode_mask(np.ones((4, 4), np.uint8)), encode_mask(np.zeros((4, 4), np.uint8))
+    assert boundary_iou(everything, nothing) == 0.0
+    assert boundary_iou(everything, nothing, everything) == 1.0

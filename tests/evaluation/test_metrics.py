@@ -302,3 +302,12 @@ def test_counts_gathered_from_all_ranks_give_the_scores_of_one_rank():
 def test_counts_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         summarize_counts(np.zeros((3, 4), dtype=np.int64))
+
+
+def test_phrases_in_the_text_are_counted_like_given_ones():
+    names = [["red star"], []]
+    for given in ({"text": "The red star [SEG]."}, {"phrases": ["red star"]}):
+        scores = summarize([judged([TOP_LEFT], [TOP_LEFT], dataset="shapes/hard", names=names, **given)])
+        assert (scores["phrase_acc"], scores["phrases_judged"], scores["phrases_not_judged"]) == (1.0, 1, 0)
+    scores = summarize([judged([TOP_LEFT], [TOP_LEFT], dataset="shapes/hard", names=names, text="A pretty dog [SEG].")])
+    assert (scores["phrase_acc"], scores["phrases_judged"], scores["phrases_not_judged"]) == (None, 0, 1)

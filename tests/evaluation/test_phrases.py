@@ -145,3 +145,8 @@ def _opposite(phrase: str) -> str:
     pairs = {"red": "blue", "blue": "red", "green": "red", "yellow": "red", "purple": "red", "white": "red"}
     pairs |= {"top": "bottom", "upper": "bottom", "lower": "top", "bottom": "top"}
     return " ".join(pairs.get(word, word) for word in phrase.split())
+
+
+def test_words_about_another_thing_are_not_judged():
+    assert drawn("star left of the blue ring") == (0, 0)
+    assert drawn("ring left of the blue star") == (0, 1)

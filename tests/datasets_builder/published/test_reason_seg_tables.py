@@ -167,6 +167,14 @@ def test_one_of_several_masks_without_pixels_is_refused(tmp_path):
         load_rows("reason_seg_x", "train", str(tmp_path))
 
 
+def test_one_of_several_masks_that_is_missing_is_refused(tmp_path):
+    record = {"id": "a", "problem": "x", "solution": "", "image": {"bytes": photo_bytes(), "path": None}}
+    record |= {"img_height": 8, "img_width": 12, "solution_mask": [TOP.tolist(), None]}
+    write_table(tmp_path / "reason_seg/ReasonSegX_train", [record], TRAIN_FORMAT)
+    with pytest.raises(ValueError, match="photo 'a': one of its 2 masks is missing"):
+        load_rows("reason_seg_x", "train", str(tmp_path))
+
+
 def test_missing_folders_are_refused_with_download_instructions(tmp_path):
     with pytest.raises(ValueError, match="reason_seg: no such folder.*hf download sj9909/ReasonSegX_test"):
         load_rows("reason_seg_x", "test", str(tmp_path))

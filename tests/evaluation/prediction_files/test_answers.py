@@ -64,7 +64,17 @@ def test_the_log_of_lmms_eval_names_questions_by_number(key):
         ({"id": "a", "masks": [], "text": "\ud83d"}, "a: text contains characters that are not Unicode"),
         ({"id": "a", "masks": [], "complete": 1}, "a: complete must be of the type bool, got 1"),
         ({"id": "a", "masks": [], "tokens": True}, "a: tokens must be of the type int, got True"),
-        ({"id": "a", "masks": [], "seconds": float("inf")}, "a: seconds must be of the type float, got inf"),
+        ({"id": "a", "masks": [], "seconds": float("inf")}, "a: seconds must be a finite number from 0, got inf"),
+        ({"id": "a", "masks": [], "seconds": 10**400}, "a: seconds must be a finite number from 0, got an integer of"),
+        ({"id": "a", "masks": [], "seconds": -1}, "a: seconds must be a finite number from 0, got -1"),
+        ({"id": "a", "masks": [], "tokens": -1}, "a: tokens must be a finite number from 0 to 2.63 - 1, got -1"),
+        ({"id": "a", "masks": [], "tokens": 10**20}, "a: tokens must be a finite number from 0 to 2.63 - 1, got 1000"),
+        ({"id": "a", "masks": [], "likelihood": 5}, "a: likelihood must be a finite number up to 0, got 5"),
+        ({"id": "a", "masks": [], "boxes": [[0, 0, 1, 1]]}, "a: 1 box for 0 masks; give one box per mask"),
+        ({"id": "a", "masks": [], "boxes": "x"}, "a: boxes must be a list, got 'x'"),
+        ({"doc_id": 1, "resps": ['{"masks": [], "boxes": [{}]}']}, "1: 1 box for 0 masks"),
+        ({"doc_id": 1, "resps": ['{"masks": [], "id": 2}']}, r"line 1 \(doc_id 1\): the answer has another id, 2"),
+        ({"doc_id": 1, "resps": ['{"masks": [], "masks": [1]}']}, r"line 1 \(doc_id 1\): .*'masks' occurs twice"),
         ({"doc_id": 1}, r"line 1 \(doc_id 1\): filtered_resps must contain one answer, got None"),
         ({"doc_id": 1, "resps": ["a", "b"]}, r"line 1 \(doc_id 1\): filtered_resps must contain one answer"),
         ({"doc_id": 1, "resps": ["a dog"]}, r"line 1 \(doc_id 1\): the answer is not JSON \(.*\): 'a dog'; expected"),
@@ -80,3 +90,10 @@ def test_wrong_answers_are_named_on_one_line(record, problem):
 def test_a_value_that_is_no_answer_is_named_by_its_key():
     with pytest.raises(ValueError, match="^answers.jsonl: a#0: the answer must be an object .*, got 3"):
         read_mapping({"a#0": 3}, PATH)
+
+
+@pytest.mark.parametrize("key", ["id", "question_id"])
+def test_an_answer_with_another_id_than_its_key_is_refused(key):
+    with pytest.raises(ValueError, match=f"^answers.jsonl: a#0: the answer has another {key}, 'b#0'"):
+        read_mapping({"a#0": {"masks": [], key: "b#0"}}, PATH)
+    assert read_mapping({"a#0": {"masks": [], key: "a#0"}}, PATH)[0].name == "a#0"

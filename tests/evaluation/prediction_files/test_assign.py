@@ -97,8 +97,21 @@ def test_wrong_masks_are_named_with_file_and_id_on_one_line(tmp_path, mask, prob
 def test_a_mask_image_of_another_size_is_named(tmp_path):
     write_pngs(tmp_path, small_benchmark(), truth)
     Image.fromarray(np.ones((6, 4), np.uint8)).save(tmp_path / f"{FIRST}.png")
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/{FIRST}.png: mask 0: the size .* is \[6, 4\]"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/{FIRST}.png: the size .* is \[6, 4\]"):
         assigned(tmp_path)
+
+
+def test_an_empty_mask_image_of_another_size_is_named(tmp_path):
+    write_pngs(tmp_path, small_benchmark(), truth)
+    Image.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / "small/test/3#0.png")
+    with pytest.raises(ValueError, match=r"^\S*/small/test/3#0.png: the size .* is \[6, 4\] .* its image has \[4, 6\]"):
+        assigned(tmp_path)
+
+
+def test_an_array_of_pixels_is_not_read_as_polygons(tmp_path):
+    path = write(tmp_path, {"masks": [LEFT.tolist()]})
+    with pytest.raises(ValueError, match=f"^{path}: {FIRST}: mask 0 is an array of pixels; encode it"):
+        assigned(path)
 
 
 def test_extra_ids_are_named(tmp_path):

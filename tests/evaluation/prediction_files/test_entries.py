@@ -38,3 +38,9 @@ def test_scores_are_numbers_between_0_and_1():
 
 def test_a_place_is_on_one_line():
     assert place_of("f.json", "a#0") == "f.json: a#0" and place_of("f.json", 3) == "f.json: 3"
+
+
+@pytest.mark.parametrize("score", [10**400, -(10**400), float("nan")])
+def test_scores_that_are_no_float_are_named(score):
+    with pytest.raises(ValueError, match="^file: a score must be a number between 0 and 1, got"):
+        check_scores([score], 1, "file")

@@ -34,7 +34,7 @@ def test_masks_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
 
 
 def test_zeros_say_that_nothing_is_in_the_image(tmp_path):
-    assert read_masks(saved(tmp_path, np.zeros((4, 6), np.uint8))) == []
+    assert read_masks(saved(tmp_path, np.zeros((4, 6), np.uint8))) == ((4, 6), [])
 
 
 @pytest.mark.parametrize("mode", [None, "1", "RGB", "RGBA", "LA", "P", "I;16"])
@@ -42,15 +42,15 @@ def test_one_value_is_one_mask_in_every_mode(tmp_path, mode):
     path = saved(tmp_path, LEFT * 255, mode if mode != "I;16" else None)
     if mode == "I;16":
         path = saved(tmp_path, LEFT.astype(np.uint16) * 4000)
-    assert read_masks(path) == [encode_mask(LEFT)]
+    assert read_masks(path) == (LEFT.shape, [encode_mask(LEFT)])
 
 
 def test_the_values_1_to_k_are_k_masks(tmp_path):
-    assert read_masks(saved(tmp_path, LEFT + 2 * RIGHT)) == [encode_mask(LEFT), encode_mask(RIGHT)]
+    assert read_masks(saved(tmp_path, LEFT + 2 * RIGHT)) == (LEFT.shape, [encode_mask(LEFT), encode_mask(RIGHT)])
     palette = Image.fromarray(LEFT + 2 * RIGHT, "L").convert("P")
     palette.putdata((LEFT + 2 * RIGHT).ravel().tolist())
     palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-    assert read_masks(saved(tmp_path, palette)) == [encode_mask(LEFT), encode_mask(RIGHT)]
+    assert read_masks(saved(tmp_path, palette)) == (LEFT.shape, [encode_mask(LEFT), encode_mask(RIGHT)])
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,22 @@ def test_two_files_of_one_question_are_an_error(tmp_path, other):
         Image.fromarray(LEFT).save(path)
     with pytest.raises(ValueError, match="has masks of the same question; remove one of them"):
         read_mask_folder(tmp_path, small_benchmark().knows)
+
+
+@pytest.mark.parametrize("kind", ["loop", "folder", "broken", "itself"])
+def test_links_that_are_not_to_a_file_are_refused(tmp_path, kind):
+    saved(tmp_path, LEFT)
+    link = tmp_path / "link.png"
+    (tmp_path.parent / f"{tmp_path.name}_beside").mkdir()
+    to = {"loop": tmp_path, "folder": tmp_path.parent / f"{tmp_path.name}_beside", "broken": "none.png", "itself": link}
+    link.symlink_to(to[kind])
+    with pytest.raises(ValueError, match=f"^{link}: a link to a folder, or a broken link, is not supported"):
+        mask_files(tmp_path)
+
+
+def test_parts_of_different_sizes_are_refused(tmp_path):
+    (tmp_path / "a#0").mkdir()
+    for number, size in enumerate([(4, 6), (6, 4)]):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "a#0" / f"{number}.png")
+    with pytest.raises(ValueError, match=r"a#0/1.png: its size is \(6, 4\) .* other masks have \(4, 6\)"):
+        read_mask_folder(tmp_path, lambda name: name == "a#0")

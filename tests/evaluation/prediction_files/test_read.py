@@ -1,5 +1,6 @@
 """The format is chosen by the content, and files of no format are one-line errors."""
 
+import gzip
 import json
 import os
 
@@ -96,3 +97,10 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
         (tmp_path / "closed.json").touch(mode=0)
         with pytest.raises(WriteError, match="closed.json: cannot be read .Permission denied"):
             open_predictions(tmp_path / "closed.json")
+
+
+def test_a_compressed_file_must_be_unpacked(tmp_path):
+    path = tmp_path / "answers.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": "a#0", "masks": []}\n'))
+    with pytest.raises(ValueError, match=f"^{path}: the file is compressed; unpack it"):
+        open_predictions(path)

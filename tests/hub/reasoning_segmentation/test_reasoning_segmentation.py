@@ -95,3 +95,34 @@ def test_readme_of_the_evaluate_module_names_every_score(load):
         **{name: [1] for name in NAMES[:-1]}, complete=[True], matched_ious=[[1.0]], boundary_ious=[1.0]
     )
     assert [name for name in scores if f"`{name}`" not in readme] == []
+
+
+GOOD = {"intersections": 8, "unions": 10, "num_targets": 1, "num_predictions": 2, "complete": True}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"unions": 5}, "intersections must not be larger than unions; the intersection is 8"),
+        ({"intersections": -1}, "intersections must be at least 0, got -1"),
+        ({"num_targets": -1}, "num_targets must be at least 0, got -1"),
+        ({"num_predictions": -1}, "num_predictions must be at least 0, got -1"),
+        ({"matched_ious": [0.8, 0.7]}, "matched_ious must have at most one IoU per pair of mask and target"),
+        ({"matched_ious": [1.5]}, r"matched_ious must be between 0 and 1, got \[1.5\]"),
+        ({"matched_ious": [float("nan")]}, r"matched_ious must be between 0 and 1, got \[nan\]"),
+        ({"boundary_ious": float("nan")}, "boundary_ious must be between 0 and 1, got nan"),
+        ({"boundary_ious": 2.0}, "boundary_ious must be between 0 and 1, got 2.0"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(load, wrong, problem):
+    metric, good = load("instances"), {**GOOD, "matched_ious": [0.8], "boundary_ious": 0.6}
+    metric.add(**good)
+    metric.add(**{**good, **wrong})
+    with pytest.raises(ValueError, match=rf"^query 1 \(counted from 0\): {problem}"):
+        metric.compute()
+
+
+def test_tables_of_the_readme_have_a_head():
+    lines = (FOLDER / "README.md").read_text().splitlines()
+    starts = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1].startswith("|")]
+    assert starts and all(lines[at + 1].startswith("|---") for at in starts)
