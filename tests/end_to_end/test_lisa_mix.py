@@ -201,7 +201,9 @@ def test_invalid_groups_are_refused_with_their_name(root, own_cache, groups, wor
 
 def test_held_out_photos_are_read_from_the_data_folders_of_the_sets(root):
     groups = {"a": {"weight": 1, "sets": {"coco_stuff": {"data_dir": str(root)}}}}
-    assert find_held_out(DataArguments(mixture=groups)) == {IN_VAL: "refcoco/unc/validation"}
+    # Photos of ReasonSeg's evaluation splits are held out of the data sets that share its names
+    shared = {f"{name}/1_o": "reason_seg/validation" for name in ("reason_seg_r", "reason_seg_x")}
+    assert find_held_out(DataArguments(mixture=groups)) == {IN_VAL: "refcoco/unc/validation", **shared}
     assert find_held_out(DataArguments(mixture=groups, allow_leakage=True)) is None
     assert find_held_out(DataArguments(dataset="shapes")) == {}
 
