@@ -126,7 +126,11 @@ def test_the_program_prints_a_table(config, tmp_path, capsys):
     "content, extra, message",
     [
         ("lora_rank: 4\n", [], "has no global_batch_size. Give --global_batch_size N."),
-        ("lora_rank: 4\nglobal_batch_size: 16\n", ["--gpus", "0"], "argument --gpus: must be a whole number of at least 1"),
+        (
+            "lora_rank: 4\nglobal_batch_size: 16\n",
+            ["--gpus", "0"],
+            "argument --gpus: must be a whole number of at least 1",
+        ),
         ("lora_rank: 4\nglobal_batch_size: 16\n", ["--banana", "1"], "--banana 1: expected an option with a value"),
     ],
 )
