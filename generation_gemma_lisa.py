@@ -141,9 +141,12 @@ class SegmentationMixin:
         is_image, mask = inputs.get("token_type_ids"), inputs.get("attention_mask")
         if is_image is None:  # a step after the prompt: the image is in the KV cache
             inputs.pop("image_features", None)
-        elif is_empty_dynamic(inputs.get(CACHE_NAME)) and mask is not None and mask.shape == is_image.shape:
+            return inputs
+        if mask is None and inputs.get("input_ids") is not None:  # `generate` drops a mask without padding
+            mask = torch.ones_like(inputs["input_ids"])
+        if is_empty_dynamic(inputs.get(CACHE_NAME)) and mask is not None and mask.shape == is_image.shape:
             if shared_prefix is not None:
-                return read_after_prefix(self, shared_prefix, inputs)
+                return read_after_prefix(self, shared_prefix, inputs | {"attention_mask": mask})
             inputs["attention_mask"] = masks_of_prompts(mask, is_image, self.config.text_config)
         return inputs
 
@@ -190,6 +193,7 @@ class SegmentationMixin:
         _, has_image = images_of_rows(prompt["input_ids"], self.config.image_token_id)
         count = num_images = int(has_image.sum())
         if image_index is not None:
+            image_index = torch.as_tensor(image_index)
             if len(image_index) != count or (count and int(image_index.min()) < 0):
                 raise ValueError(f"image_index must have one index for each conversation with an image ({count}).")
             num_images = int(image_index.max()) + 1 if count else 0
@@ -364,7 +368,8 @@ def _check_options(options: dict[str, Any], *defaults: GenerationConfig) -> None
         defaults: configurations with the values of other options. The first that has a value applies.
 
     Raises:
-        ValueError: an option of sampling or beam search without them, or of an output that is not returned.
+        ValueError: an option of sampling or beam search without them, of an output that is not returned, or of reading
+            prompts in chunks.
     """
     sources = [options, *(default.to_dict() for default in defaults)]
 
@@ -376,5 +381,7 @@ def _check_options(options: dict[str, Any], *defaults: GenerationConfig) -> None
         raise ValueError(f"{min(idle)} has no effect without sampling. Also pass do_sample=True.")
     if not is_on("num_beams", 2) and (idle := options.keys() & BEAMS):
         raise ValueError(f"{min(idle)} has no effect without beam search. Also pass num_beams (at least 2).")
+    if is_on("prefill_chunk_size", 1):
+        raise ValueError("segment does not support prefill_chunk_size: an image must be read at once. Remove it.")
     if unused := [name for name in options if name.startswith(("output_", "return_dict"))]:
         raise ValueError(f"segment does not support {unused[0]}. Call generate for these outputs.")

@@ -125,7 +125,7 @@ class FoldedAttention(SamAttention):
         """
         num_queries, num_keys = query.shape[2], key.shape[2]
         projections = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
-        is_known = attention_similarity is None and all(type(layer) is nn.Linear for layer in projections)
+        is_known = attention_similarity is None and all(_is_whole(layer, nn.Linear) for layer in projections)
         if is_known and num_keys >= MIN_RATIO * num_queries:
             attend = self._read_patches
         elif is_known and num_queries >= MIN_RATIO * num_keys:
@@ -167,6 +167,14 @@ class FoldedAttention(SamAttention):
         return layer.weight.view(self.num_attention_heads, -1, self.hidden_size)
 
 
+def _is_whole(layer: nn.Module, layer_class: type[nn.Module]) -> bool:
+    """Return whether a layer has exactly this class, and its weight can be read without calling the layer.
+
+    The weight is empty if DeepSpeed ZeRO-3 shards it and the model is called without the engine, as in generation.
+    """
+    return type(layer) is layer_class and layer.weight.numel() > 0
+
+
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     """Return the softmax over the last dimension, in the dtype of the scores.
 
@@ -203,7 +211,7 @@ class FastMaskDecoder(SamMaskDecoder):
         convolutions = (self.upscale_conv1, self.upscale_conv2)
         is_known = sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[1] == 1
         is_known = is_known and all(value is None for value in options.values())
-        if not is_known or not all(type(layer) is nn.ConvTranspose2d for layer in convolutions):
+        if not is_known or not all(_is_whole(layer, nn.ConvTranspose2d) for layer in convolutions):
             return super().forward(
                 image_embeddings,
                 image_positional_embeddings,

@@ -116,3 +116,13 @@ def test_sam_encodes_the_images_of_a_batch_one_by_one_on_a_cpu(frozen):
     hook.remove()
     assert sizes == [1, 1, 1]
     assert_close(found, frozen.sam.vision_encoder(images).last_hidden_state)
+
+
+@torch.no_grad()
+def test_processes_call_the_encoder_of_sam_equally_often(frozen, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    sizes = []
+    hook = frozen.sam.vision_encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    frozen.encode_for_sam(torch.randn(3, 3, 64, 64))
+    hook.remove()
+    assert sizes == [3]

@@ -6,6 +6,7 @@ from comparing import assert_close, both_states, without
 from generating import ask, forced_answers
 
 from gemma_lisa import generation_gemma_lisa
+from gemma_lisa.packing_gemma_lisa import masks_of_prompts
 
 TEXTS = ["the red circle", "Where is the large green square in the corner?", "the star", "the blue one"]
 IMAGES = [0, 1, 0, 0]  # image of each question
@@ -135,3 +136,25 @@ def test_masks_of_prompts_are_those_of_transformers(tiny, question, monkeypatch)
         )
         found.append(torch.stack(output.logits))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+def test_prompts_of_equal_length_share_the_prefix_too(tiny, question, read):
+    model, processor = tiny
+    shared, separate = with_shared_images(processor, question, texts=["the red circle"] * 4)
+    assert shared["attention_mask"].all()  # `generate` drops such a mask
+    expected = model.segment(**separate, max_new_tokens=4).sequences
+    read.clear()
+    shared["image_index"] = shared["image_index"].tolist()
+    assert torch.equal(model.segment(**shared, max_new_tokens=4).sequences, expected)
+    assert read[0][0] == 2
+
+
+def test_several_images_in_a_row_are_left_to_transformers(tiny):
+    is_image, mask = torch.tensor([[0, 1, 0, 1, 0]]), torch.ones(1, 5, dtype=torch.long)
+    assert masks_of_prompts(mask, is_image, tiny[0].config.text_config) is mask
+
+
+def test_prompts_cannot_be_read_in_chunks(tiny, question):
+    model, processor = tiny
+    with pytest.raises(ValueError, match="does not support prefill_chunk_size"):
+        model.segment(**ask(processor, question()), prefill_chunk_size=8)

@@ -192,7 +192,9 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         weight = self.sam.vision_encoder.patch_embed.projection.weight
         sam_pixel_values = sam_pixel_values.to(loaded_device(self.sam, weight.device), weight.dtype)
         with _gradients_if_trained(self.sam.vision_encoder):
-            if sam_pixel_values.device.type != "cpu" or torch.is_grad_enabled():
+            # Processes that share a sharded model must call its modules equally often, also with unequal images
+            is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+            if sam_pixel_values.device.type != "cpu" or torch.is_grad_enabled() or not is_alone:
                 return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
             # One by one, because the activations of a batch exceed the caches of a CPU and need new memory
             encoded = [self.sam.vision_encoder(image).last_hidden_state for image in sam_pixel_values.split(1)]

@@ -64,7 +64,8 @@ class SegmentOutput(ModelOutput):
         sequences (`torch.LongTensor` of shape `(B * R, L + T)`): the prompts, followed by the new tokens.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits, one for each new `[SEG]`, row by row.
         iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
-        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask.
+        seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the conversation of each mask, counted among
+            those with an image. It indexes `original_sizes`.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images. Pass it to
             `segment` for further questions about them. None if only some of the images have a `[SEG]`, because SAM does
             not encode the others.

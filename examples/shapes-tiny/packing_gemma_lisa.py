@@ -170,7 +170,8 @@ def masks_of_prompts(
     """Return Gemma's attention masks for prompts that are read at once, as `isolate_questions` does.
 
     Making these masks in transformers takes longer than a layer of a small model. The attention mask itself is
-    returned where transformers must make them: for other attention implementations, and beyond the sliding window.
+    returned where transformers must make them: for other attention implementations, beyond the sliding window, and for
+    a row with several images.
 
     Args:
         attention_mask: (B, L), 1 for tokens, 0 for padding.
@@ -178,5 +179,8 @@ def masks_of_prompts(
         text_config: Gemma's text configuration.
     """
     if text_config._attn_implementation != "sdpa" or attention_mask.shape[1] > text_config.sliding_window:
+        return attention_mask
+    starts = F.pad(is_image.bool(), (1, 0))
+    if bool(((starts[:, 1:] & ~starts[:, :-1]).sum(1) > 1).any()):
         return attention_mask
     return isolate_questions(attention_mask.long() - 1, is_image.bool(), text_config, torch.float32)[0]

@@ -15,7 +15,7 @@ from .compatibility_gemma_lisa import CACHE_NAME
 from .packing_gemma_lisa import masks_of_prompts
 
 # Options of `generate` with which the first forward pass does not read exactly the prompts.
-OTHER_PASSES = {"assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", "use_cache", CACHE_NAME}
+OTHER_PASSES = {"assistant_model", "prompt_lookup_num_tokens", "use_cache", CACHE_NAME}
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 
 
