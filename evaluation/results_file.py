@@ -10,7 +10,7 @@ from pyarrow import parquet
 from gemma_lisa.checkpoints.model_card import read_results as read_content
 from gemma_lisa.safety.errors import one_line_errors
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
-from gemma_lisa.safety.whole_files import write_bytes, write_whole
+from gemma_lisa.safety.whole_files import SOFTWARE, write_bytes, write_whole
 
 from .error_classes import summarize_errors
 from .mask_algebra import checked
@@ -55,7 +55,8 @@ _COLUMNS = {
     "ignore": pyarrow.string(),
     "names": _LIST(_LIST(pyarrow.string())),
 }
-SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
+# Signed, so that `output_checks.is_own` recognizes the file also if its results file was never written
+SCHEMA = pyarrow.schema(list(_COLUMNS.items()), metadata={"software": SOFTWARE})
 
 
 def questions_file(results: Path) -> Path:
