@@ -1,6 +1,7 @@
 """Write and read the results of an evaluation: F.json with the scores, F.questions.parquet with a row per question."""
 
 import io
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def write_results(path: Path, content: dict[str, Any], judged: list[Judged]) -> 
 
     Args:
         path: F.json.
-        content: scores and facts; `questions_file` is added.
+        content: scores and facts; `questions_file` and its SHA-256, `questions_hash`, are added.
         judged: one per question.
 
     Raises:
@@ -80,7 +81,9 @@ def write_results(path: Path, content: dict[str, Any], judged: list[Judged]) -> 
     table = pyarrow.Table.from_pylist([row_of(one) for one in judged], schema=SCHEMA)
     parquet.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
     write_bytes(beside, buffer.getbuffer())
-    write_whole(path, {**content, "questions_file": beside.name})
+    write_whole(
+        path, {**content, "questions_file": beside.name, "questions_hash": sha256(buffer.getvalue()).hexdigest()}
+    )
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Judged]]:
@@ -93,11 +96,16 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Judged]]:
     """
     content = read_content(path)
     beside = path.with_name(Path(str(content.get("questions_file") or questions_file(path).name)).name)
+    if not beside.is_file():
+        raise ValueError(f"{beside}: this file is missing; it must be beside {path}.")
     try:
         with one_line_errors(beside, "cannot be read"):
             table = parquet.read_table(beside, schema=SCHEMA)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"{beside}: not a questions file of eval.py ({reason_of(error, VALUE_LENGTH)}).") from error
+    known = content.get("questions_hash")  # files of older versions have none
+    if known is not None and known != sha256(beside.read_bytes()).hexdigest():
+        raise ValueError(f"{beside}: it does not belong to {path}, whose questions were others. Evaluate again.")
     rows = table.to_pylist()
     by_source: dict[str, list[tuple[str, list[str]]]] = {}
     for row in rows:
