@@ -198,9 +198,10 @@ def evaluate_models(args: argparse.Namespace) -> None:
     from gemma_lisa.evaluation.parts import delete_parts
     from gemma_lisa.evaluation.processes import joined
 
-    base = find_base(args)
     with joined() as processes:
         with processes.first_before_others(), processes.printing():
+            base = find_base(args)
+            print(f"{count_of(processes.count, 'process', 'processes')} will answer", file=sys.stderr)
             check_files(args, base)
             data = [(one, open_rows(one, args)) for one in args.sets]
             does = f"protocol {args.protocol}"

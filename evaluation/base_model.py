@@ -35,7 +35,7 @@ def recorded_base(model: str, adapter: str | None) -> str:
         raise UsageError(f"{model}: its training record does not say which model the training started from. {advice}")
     weights = (stages[-1].get("settings") or {}).get("weights")
     folder = Path(given[-1])
-    if not folder.is_dir() and ("/" not in given[-1] or folder.is_absolute()):
+    if not folder.is_dir() and (given[-1].count("/") != 1 or folder.is_absolute()):  # a Hub name is org/name
         raise UsageError(f"{model}: the model that its training started from, {folder}, does not exist here. {advice}")
     if folder.is_dir() and weights is not None and fingerprint(folder) != weights:
         raise UsageError(f"{model}: {folder} was changed since the training started from it. {advice}")

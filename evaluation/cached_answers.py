@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
-from gemma_lisa.chat_template_gemma_lisa import user_turn
 from gemma_lisa.datasets_builder.rows import CachedImage, encode_mask
 from gemma_lisa.feature_cache.cache import FeatureCache, image_inputs
 from gemma_lisa.lazy_images_gemma_lisa import is_lazy
 from gemma_lisa.mask_decoding_gemma_lisa import loaded_device
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.pipeline_gemma_lisa import encode_texts
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
 SIZES = ("original_sizes", "reshaped_input_sizes")
@@ -38,9 +38,7 @@ def answer_batch(
     Returns:
         dicts as in `post_process_segmentation` with `masks` as RLE dicts, and `tokens`, the number of generated tokens.
     """
-    conversations = [_messages(asked) for asked in questions]
-    inputs = processor.pad_conversations(processor.encode_conversations(conversations, add_generation_prompt=True))
-    inputs.pop("assistant_masks")
+    inputs = encode_texts(processor, questions)
     inputs |= _images_once(cache, processor, [asked["image"] for asked in questions if asked["image"] is not None])
     inputs = to_device(inputs, loaded_device(model, model.device))
     output = model.segment(**inputs, max_new_tokens=max_new_tokens)
@@ -51,15 +49,6 @@ def answer_batch(
         answer["tokens"] = next((at for at, token in enumerate(tokens, start=1) if token in stops), len(tokens))
         answer["masks"] = list(answer["masks"])  # an empty tensor without an image
     return answers
-
-
-def _messages(asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages of a question: the turns before it, and the image in the first message."""
-    messages, shown = [], asked["image"]
-    for question, answer in asked.get("earlier", ()):
-        messages += [user_turn(question, shown), {"role": "assistant", "content": answer}]
-        shown = None
-    return [*messages, user_turn(asked["text"], shown)]
 
 
 def to_device(batch: dict[str, Any] | BatchFeature, device: torch.device) -> dict[str, Any]:

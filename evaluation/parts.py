@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,9 @@ class PartWriter:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file. `append` has written everything, or has raised an error for what it could not write."""
+        with suppress(OSError):  # closing writes again what a full disk did not take
+            self._file.close()
 
 
 def delete_parts(folder: Path) -> None:

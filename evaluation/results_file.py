@@ -1,6 +1,7 @@
 """Write and read the results of an evaluation: F.json with the scores, F.questions.parquet with a row per question."""
 
 import io
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pyarrow import parquet
 from gemma_lisa.checkpoints.model_card import read_results as read_content
 from gemma_lisa.safety.errors import one_line_errors
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
-from gemma_lisa.safety.whole_files import write_bytes, write_whole
+from gemma_lisa.safety.whole_files import SOFTWARE, write_bytes, write_whole
 
 from .error_classes import summarize_errors
 from .mask_algebra import checked
@@ -55,7 +56,8 @@ _COLUMNS = {
     "ignore": pyarrow.string(),
     "names": _LIST(_LIST(pyarrow.string())),
 }
-SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
+# Signed, so that `output_checks.is_own` recognizes the file also if its results file was never written
+SCHEMA = pyarrow.schema(list(_COLUMNS.items()), metadata={"software": SOFTWARE})
 
 
 def questions_file(results: Path) -> Path:
@@ -68,7 +70,7 @@ def write_results(path: Path, content: dict[str, Any], judged: list[Judged]) -> 
 
     Args:
         path: F.json.
-        content: scores and facts; `questions_file` is added.
+        content: scores and facts; `questions_file` and its SHA-256, `questions_hash`, are added.
         judged: one per question.
 
     Raises:
@@ -79,7 +81,9 @@ def write_results(path: Path, content: dict[str, Any], judged: list[Judged]) -> 
     table = pyarrow.Table.from_pylist([row_of(one) for one in judged], schema=SCHEMA)
     parquet.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
     write_bytes(beside, buffer.getbuffer())
-    write_whole(path, {**content, "questions_file": beside.name})
+    write_whole(
+        path, {**content, "questions_file": beside.name, "questions_hash": sha256(buffer.getvalue()).hexdigest()}
+    )
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Judged]]:
@@ -92,11 +96,16 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Judged]]:
     """
     content = read_content(path)
     beside = path.with_name(Path(str(content.get("questions_file") or questions_file(path).name)).name)
+    if not beside.is_file():
+        raise ValueError(f"{beside}: this file is missing; it must be beside {path}.")
     try:
         with one_line_errors(beside, "cannot be read"):
             table = parquet.read_table(beside, schema=SCHEMA)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"{beside}: not a questions file of eval.py ({reason_of(error, VALUE_LENGTH)}).") from error
+    known = content.get("questions_hash")  # files of older versions have none
+    if known is not None and known != sha256(beside.read_bytes()).hexdigest():
+        raise ValueError(f"{beside}: it does not belong to {path}, whose questions were others. Evaluate again.")
     rows = table.to_pylist()
     by_source: dict[str, list[tuple[str, list[str]]]] = {}
     for row in rows:

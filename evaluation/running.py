@@ -60,7 +60,7 @@ def answer_all(
     processes: Processes,
     fresh: bool = False,
 ) -> list[Prediction]:
-    """Return a prediction for every question, in the order of the questions, on all processes.
+    """Return a prediction for every question, in the order of the questions. Processes but the first return [].
 
     Args:
         samples: the questions, as `datasets_builder.questions.EvaluationQuestions`.
@@ -114,6 +114,8 @@ def _answer_all(samples, ids, batches, answer, folder, settings, processes, fres
             writer.close()
     for part in processes.gather(new):
         answers |= part
+    if not processes.is_first:
+        return []  # only the first process has read the answers of an interrupted command
     return _in_order(answers, batches, ids)
 
 

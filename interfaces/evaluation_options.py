@@ -25,7 +25,11 @@ STYLES = ("exact", "lisa")
 RECORDED = "recorded"
 # Options that have an effect only when a model answers
 OF_MODELS = ("adapter", "load_in_4bit", "load_in_8bit", "device", "cache_features", "cache_gb", "base", "retained")
-OF_MODELS += ("retained_dir", "retained_options", "fresh")
+OF_MODELS += ("retained_dir", "retained_options", "fresh", "batch_size", "max_new_tokens")
+# Options that have an effect only on results
+OF_RESULTS = ("output", "report", "protocol", "metric_style", "pictures")
+# They are set after the check, which must know whether an option was given
+DEFAULTS = {"protocol": PROTOCOLS[0], "metric_style": STYLES[0], "batch_size": 16, "max_new_tokens": 64, "pictures": 8}
 USAGE = """python eval.py --model MODEL --dataset NAME [NAME ...] --output RESULTS.json [options]
        python eval.py --predictions FILE_OR_FOLDER --dataset NAME --output RESULTS.json [options]
        python eval.py --dataset NAME --write_questions QUESTIONS.jsonl [options]
@@ -92,8 +96,8 @@ def check_combination(args: argparse.Namespace) -> None:
     answers = args.model is not None or args.predictions is not None
     if answers and args.output is None:
         raise UsageError("--output is missing. Give the results file to write, such as results.json.")
-    if not answers and args.output is not None:
-        raise UsageError("--output has no effect with --write_questions alone. Remove it.")
+    if not answers and (unused := [name for name in OF_RESULTS if getattr(args, name) is not None]):
+        raise UsageError(f"--{unused[0]} has no effect with --write_questions alone. Remove it.")
     if args.predictions is not None and args.protocol is not None:
         raise UsageError("--protocol has no effect with --predictions. Remove it.")
     if args.cache_gb is not None and args.cache_features is None:
@@ -105,7 +109,9 @@ def check_combination(args: argparse.Namespace) -> None:
     if len(args.dataset) > 1 and (args.predictions is not None or args.write_questions is not None):
         option = "--predictions" if args.predictions is not None else "--write_questions"
         raise UsageError(f"{option} supports one data set, got {len(args.dataset)}. Give one --dataset.")
-    args.protocol = args.protocol or PROTOCOLS[0]
+    for name, default in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
 
 
 def list_sets(args: argparse.Namespace) -> list[Evaluated]:
@@ -219,17 +225,15 @@ def _add_evaluation_options(evaluation: argparse._ArgumentGroup) -> None:
     evaluation.add_argument(
         "--metric_style",
         choices=STYLES,
-        default=STYLES[0],
         help="lisa: print the scores with the arithmetic of LISA's code beside the exact ones (default: exact)",
     )
     evaluation.add_argument(
-        "--batch_size", metavar="N", type=positive, default=16, help="number of questions per batch (default: 16)"
+        "--batch_size", metavar="N", type=positive, help="number of questions per batch (default: 16)"
     )
     evaluation.add_argument(
         "--max_new_tokens",
         metavar="N",
         type=positive,
-        default=64,
         help="maximum number of tokens per answer (default: 64)",
     )
     evaluation.add_argument(
@@ -289,7 +293,6 @@ def _add_output_options(output: argparse._ArgumentGroup) -> None:
         "--pictures",
         metavar="N",
         type=not_negative,
-        default=8,
         help="number of questions on each of the two sheets worst.png and preview.png; 0: no sheets (default: 8)",
     )
     output.add_argument(

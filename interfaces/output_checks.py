@@ -13,16 +13,19 @@ from gemma_lisa.images_gemma_lisa import open_image, own_limit
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.short_text import show
-from gemma_lisa.safety.whole_files import SOFTWARE
+from gemma_lisa.safety.whole_files import SIGNATURE, SOFTWARE
 
 # Suffixes of the pictures that are written. These formats keep the EXIF tag by which `is_own` recognizes them
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-# Suffixes of the files that eval.py writes next to X.json
+# Suffixes of the files that eval.py writes next to X.json. Older versions did not sign them
 BESIDE_RESULTS = (".questions.parquet", ".report.html", ".worst.png", ".preview.png")
 _ANSWER = {"image": str, "query": str, "text": str, "masks": list}  # an answer of predict.py, key -> type
-_SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of eval.py's samples, key -> type
+_QUESTION = {"id": str, "question": str, "source": str, "asks": str}  # a line of --write_questions, key -> type
+_MANIFEST = {"dataset": str, "count": int, "fingerprint": str, "ids": list}  # the file beside it, key -> type
+_SAMPLE = {"source": str, "question": str, "expected": str, "answer": str}  # a line of older samples, key -> type
 _PROTOCOLS = ("generate", "teacher_forced")
 _NO_LIMIT = sys.maxsize
+_START = 1000  # bytes of a page with its signature
 
 
 def check_outputs(
@@ -120,7 +123,7 @@ def hub_cache(name: str | Path, repo_type: str = "model") -> Path | None:
 
 
 def is_own(path: str | Path) -> bool:
-    """Return whether this project wrote a picture or a JSON file, or a file next to its results."""
+    """Return whether this project wrote a picture, a page, a questions file or a JSON file."""
     path = Path(path)
     for ending in BESIDE_RESULTS:
         if path.name.endswith(ending):
@@ -129,10 +132,25 @@ def is_own(path: str | Path) -> bool:
                 return True
     if path.suffix.lower() == ".json":
         content = _json_of(path)
-        return _is_results(content) or _is_list_of(content, _ANSWER)
+        return _is_results(content) or _is_list_of(content, _ANSWER) or _is_list_of([content], _MANIFEST)
     if path.suffix.lower() == ".jsonl":
-        return _is_list_of(_lines_of(path), _SAMPLE)
+        lines = _lines_of(path)
+        return _is_list_of(lines, _QUESTION) or _is_list_of(lines, _SAMPLE)
+    if path.suffix.lower() == ".html":
+        with open(path, "rb") as page:
+            return SIGNATURE.encode() in page.read(_START)
+    if path.suffix.lower() == ".parquet":
+        return _is_signed_table(path)
     return path.suffix.lower() in PICTURES and _software_of(path) == SOFTWARE
+
+
+def _is_signed_table(path: Path) -> bool:
+    from pyarrow import ArrowException, parquet  # imported only if such a file exists
+
+    try:
+        return (parquet.read_schema(path).metadata or {}).get(b"software") == SOFTWARE.encode()
+    except (OSError, ValueError, ArrowException):
+        return False
 
 
 def _software_of(path: Path) -> Any:

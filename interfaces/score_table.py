@@ -3,6 +3,7 @@
 from typing import Any
 
 from gemma_lisa.evaluation.metrics import EXACT, MEANINGS
+from gemma_lisa.safety.short_text import count_of
 
 _BY_KIND = ("gIoU", "N-acc", "T-acc", "phrase_acc")
 
@@ -25,12 +26,12 @@ def score_lines(content: dict[str, Any]) -> list[str]:
     if errors:
         lines.append("classes of errors (share of questions, cost in gIoU_all):")
     for name, of in errors:
-        lines.append(f"  {name:20s} {of['count']:,} questions, {of['share']:.1%}, cost {of['cost']:.4f}")
+        lines.append(f"  {name:20s} {count_of(of['count'], 'question')}, {of['share']:.1%}, cost {of['cost']:.4f}")
     if content["by_kind"]:
         lines.append("by kind of question:")
     for kind, of in content["by_kind"].items():
         measured = (f"{name} {of[name]:.4f}" for name in _BY_KIND if of.get(name) is not None)
-        lines.append(f"  {kind:20s} {', '.join(measured)} ({of['count']:,} questions)")
+        lines.append(f"  {kind:20s} {', '.join(measured)} ({count_of(of['count'], 'question')})")
     return lines
 
 

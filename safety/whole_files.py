@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from .errors import UsageError, one_line_errors
 
 SOFTWARE = "Gemma-LISA"  # in the EXIF of every written image, so that `output_checks.is_own` can recognize it
+SIGNATURE = f'<meta name="generator" content="{SOFTWARE}">'  # in the head of every written page, for the same reason
 # Bytes that `check_writable` writes. On a full disk an empty file can often still be created.
 PROBE_BYTES = 4096
 

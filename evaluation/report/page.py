@@ -16,7 +16,7 @@ from PIL import Image
 from gemma_lisa.safety.redaction import mask
 from gemma_lisa.safety.secret_names import environment_secrets
 from gemma_lisa.safety.short_text import count_of
-from gemma_lisa.safety.whole_files import write_whole
+from gemma_lisa.safety.whole_files import SIGNATURE, write_whole
 
 from ..records import Judged
 from .pane import MAX_KINDS, pane_of, score_rows
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent
 VQA_SHOWN = 12  # maximum number of wrong answers to VQA questions that are listed
 # Keys of results files with their own place on the page
 SHOWN_ELSEWHERE = {"scores", "exact_scores", "intervals", "by_kind", "errors"}
-Result = tuple[dict[str, Any], Sequence[Judged], Callable[[int], Image.Image] | None]
+Result = tuple[dict[str, Any], Sequence[Judged], Callable[[int], Image.Image | None] | None]
 
 
 def write_report(path: Path, results: Sequence[Result]) -> None:
@@ -35,7 +35,8 @@ def write_report(path: Path, results: Sequence[Result]) -> None:
     Args:
         path: of the file.
         results: contents of each results file, its questions, and a function that returns the upright image of the
-            question at an index. None instead of the function: masks are drawn without images.
+            question at an index, or None if it cannot be read. None instead of the function: masks are drawn without
+            images.
 
     Raises:
         ValueError: there is no question, or an image has another size than its question says.
@@ -77,6 +78,7 @@ def render(template: str, **values: Any) -> str:
         .get_template(template)
         .render(
             style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+            signature=Markup(SIGNATURE),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
             **values,
@@ -101,7 +103,7 @@ def _section(
     name: str,
     content: dict[str, Any],
     judged: Sequence[Judged],
-    image_of: Callable[[int], Image.Image] | None,
+    image_of: Callable[[int], Image.Image | None] | None,
     per_sheet: int,
 ) -> dict[str, Any]:
     """Return what the template shows of one data set."""

@@ -107,6 +107,7 @@ def card_of(judged: Judged, image: Image.Image | None) -> dict[str, Any]:
         "scores": prediction.scores,
         "target_picture": target,
         "prediction_picture": predicted,
+        "has_image": image is not None,
     }
 
 
@@ -116,7 +117,7 @@ def text_of(expected: str) -> str:
 
 
 def draw_cards(
-    sheet: Sheet, judged: Sequence[Judged], image_of: Callable[[int], Image.Image] | None
+    sheet: Sheet, judged: Sequence[Judged], image_of: Callable[[int], Image.Image | None] | None
 ) -> list[dict[str, Any]]:
     """Return the cards of a sheet. Each image is read only while its card is drawn."""
     return [card_of(judged[at], None if image_of is None else image_of(at)) for at in sheet.chosen]

@@ -81,11 +81,24 @@ def encode_questions(processor, questions: list[dict[str, Any]], is_shared: bool
 
 
 def encode_texts(processor, questions: list[dict[str, Any]]) -> dict[str, torch.LongTensor]:
-    """Return input_ids, attention_mask and token_type_ids (B, L) of questions, whose images are encoded separately."""
-    conversations = [[user_turn(asked["text"], asked.get("image"))] for asked in questions]
+    """Return input_ids, attention_mask and token_type_ids (B, L) of questions, whose images are encoded separately.
+
+    Args:
+        questions: dicts of "text", and optionally "image" and "earlier", the (question, answer) turns before it.
+    """
+    conversations = [messages_of(asked) for asked in questions]
     inputs = processor.pad_conversations(processor.encode_conversations(conversations, add_generation_prompt=True))
     inputs.pop("assistant_masks")
     return inputs
+
+
+def messages_of(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of a question: the turns before it, and the image in the first message."""
+    messages, shown = [], asked.get("image")
+    for question, answer in asked.get("earlier", ()):
+        messages += [user_turn(question, shown), {"role": "assistant", "content": answer}]
+        shown = None
+    return [*messages, user_turn(asked["text"], shown)]
 
 
 def _identity(image: Any) -> Any:

@@ -69,3 +69,9 @@ def test_the_main_score_is_the_first_that_both_have(monkeypatch):
     assert base_model.difference([], [], "generate") == {**of, "metric": "answers_right"}
     monkeypatch.setattr(base_model, "paired_differences", lambda *_: {})
     assert base_model.difference([], [], "generate") is None
+
+
+def test_a_recorded_folder_that_is_gone_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, "stages_of", lambda _: [{"command": "train.py --model outputs/example/first"}])
+    with pytest.raises(UsageError, match="outputs/example/first, does not exist here"):
+        base_model.recorded_base(str(tmp_path), None)

@@ -1,6 +1,7 @@
 """Answers of an unfinished evaluation: torn lines, full disks, foreign folders, two commands at once."""
 
 import errno
+import io
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,28 @@ def test_a_full_disk_is_one_line_and_keeps_the_answers_before(tmp_path, monkeypa
     with pytest.raises(WriteError, match=rf"^{path}: cannot be written \(No space left on device\)\.$"):
         writer.append(1, [WHOLE])
     assert 0 in open_parts(tmp_path, SETTING)
+
+
+def test_a_line_that_does_not_fit_is_one_error_and_the_same_command_resumes(tmp_path):
+    path = written(tmp_path, 0)
+    writer = PartWriter(tmp_path, 1)
+    limit = path.stat().st_size + 20
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() >= limit:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(bytes(data[:20]))
+
+    writer._file.close()
+    writer._file = io.BufferedRandom(Full(path, "a+"))
+    with pytest.raises(WriteError, match=rf"^{path}: cannot be written \(No space left on device\)\.$"):
+        writer.append(1, [WHOLE])
+    writer.close()
+    assert path.stat().st_size == limit
+    assert list(open_parts(tmp_path, SETTING)) == [0]
+    written(tmp_path, 1)
+    assert list(open_parts(tmp_path, SETTING)) == [0, 1]
 
 
 def test_folders_of_other_programs_are_not_touched(tmp_path):

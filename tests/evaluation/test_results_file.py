@@ -1,5 +1,6 @@
 """Results files are read as they were written, and broken ones are errors that name the file."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -46,7 +47,9 @@ def test_a_results_file_is_read_as_it_was_written(tmp_path, style):
     write_results(tmp_path / "r.json", content, expected)
     found, read = read_results(tmp_path / "r.json")
     assert read == expected
-    assert found == json.loads(json.dumps(content)) | {"questions_file": "r.questions.parquet"}
+    digest = hashlib.sha256((tmp_path / "r.questions.parquet").read_bytes()).hexdigest()
+    added = {"questions_file": "r.questions.parquet", "questions_hash": digest}
+    assert found == json.loads(json.dumps(content)) | added
     assert found["scores"] == summarize(read, "generate", style) and set(found["by_kind"]) == {"absent", "colour"}
     assert ("exact_scores" in found) == (style == "lisa")
     assert sum(of["count"] for of in found["errors"].values()) == 3
@@ -59,6 +62,15 @@ def test_no_results_file_is_written_if_the_questions_file_cannot_be_written(tmp_
     with pytest.raises(OSError, match="r.questions.parquet: cannot be written"):
         write_results(tmp_path / "r.json", content_of(judged(), "generate", "exact", FACTS), judged())
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_results_file_refuses_the_questions_file_of_another_evaluation(tmp_path):
+    """A stopped command can have replaced the questions file, but not yet the results file."""
+    for name, expected in (("r", judged()), ("other", judged()[:1])):
+        write_results(tmp_path / f"{name}.json", content_of(expected, "generate", "exact", FACTS), expected)
+    questions_file(tmp_path / "other.json").replace(questions_file(tmp_path / "r.json"))
+    with pytest.raises(ValueError, match=r"r.questions.parquet: it does not belong to .*r.json"):
+        read_results(tmp_path / "r.json")
 
 
 def test_broken_files_are_errors_that_name_them(tmp_path):
@@ -74,7 +86,7 @@ def test_broken_files_are_errors_that_name_them(tmp_path):
         with pytest.raises(ValueError, match="r.questions.parquet: not a questions file of eval.py"):
             read_results(path)
     questions_file(path).unlink()
-    with pytest.raises(ValueError, match="r.questions.parquet: not a questions file of eval.py"):
+    with pytest.raises(ValueError, match=r"r.questions.parquet: this file is missing; it must be beside .*r.json\.$"):
         read_results(path)
 
 

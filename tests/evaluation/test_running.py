@@ -94,6 +94,29 @@ def test_processes_share_the_batches_and_each_question_has_one_answer(tmp_path):
     assert [one.text for one in run(folder)] == [f"answer {number}" for number in range(10)]
 
 
+def test_processes_resume_what_one_process_began(tmp_path):
+    def stopped(samples):
+        if samples[0] == 3:
+            raise KeyboardInterrupt
+        return answers_of(samples)
+
+    class Second(Processes):
+        def of_first(self, value):
+            return [0]  # the batches that the first process found
+
+        def gather(self, value):
+            return [{}, value]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r.parts", stopped)
+    asked = []
+    assert run(tmp_path / "r.parts", lambda part: asked.append(list(part)) or answers_of(part), Second(1, 2)) == []
+    assert asked == [[6, 7, 8]]
+    found = run(tmp_path / "r.parts", lambda part: asked.append(list(part)) or answers_of(part))
+    assert [one.text for one in found] == [f"answer {number}" for number in range(10)]
+    assert asked == [[6, 7, 8], [3, 4, 5], [9]]
+
+
 @pytest.mark.parametrize(("name", "value"), [("checkpoint_hash", "b"), ("max_new_tokens", 32), ("protocol", "x")])
 def test_answers_of_another_command_are_refused_until_fresh(tmp_path, name, value):
     folder = tmp_path / "r.parts"

@@ -1,19 +1,22 @@
 """Inputs are never overwritten, files of other programs only with --overwrite, and own files are recognized."""
 
+import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from huggingface_hub import constants
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pyarrow import parquet
 
 from gemma_lisa.checkpoints.adapter_base import Base, write_base
 from gemma_lisa.interfaces.output_checks import check_outputs, data_inputs, hub_cache, is_own
 from gemma_lisa.safety.errors import UsageError
-from gemma_lisa.safety.whole_files import write_whole
+from gemma_lisa.safety.whole_files import SIGNATURE, write_bytes, write_whole
 
 
 @pytest.fixture
@@ -113,12 +116,31 @@ def test_a_picture_of_this_project_is_recognized_and_overwritten_with_one_line(t
         ("a.json", [], False),
         ("a.jsonl", json.dumps({"source": "a", "question": "b", "expected": "c", "answer": "d"}) + "\n", True),
         ("a.jsonl", json.dumps({"image": "a", "query": "b"}) + "\n", False),
+        ("q.jsonl", json.dumps({"id": "a#0", "question": "b", "source": "a", "asks": "masks"}) + "\n", True),
+        ("q.manifest.json", {"dataset": "d", "count": 0, "fingerprint": "0", "ids": []}, True),
+        ("q.manifest.json", {"dataset": "d", "count": 0}, False),
+        ("a.html", f"<html><head>\n{SIGNATURE}\n</head></html>", True),
+        ("a.html", "<html><head><title>Gemma-LISA</title></head></html>", False),
+        ("r.questions.parquet", "PAR1 of another program PAR1", False),
         ("a.csv", "image,query\na.png,Gemma\n", False),
     ],
 )
 def test_a_json_file_of_this_project_is_recognized(tmp_path, name, content, own):
     write_whole(tmp_path / name, content)
     assert is_own(tmp_path / name) is own
+
+
+@pytest.mark.parametrize(
+    "metadata, own", [({"software": "Gemma-LISA"}, True), ({"software": "mine"}, False), ({}, False)]
+)
+def test_a_questions_file_is_recognized_without_its_results_file(tmp_path, metadata, own):
+    table = pyarrow.table({"id": ["a#0"]}).replace_schema_metadata(metadata)
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    write_bytes(tmp_path / "r.questions.parquet", buffer.getbuffer())
+    assert is_own(tmp_path / "r.questions.parquet") is own
+    (tmp_path / "r.questions.parquet").write_bytes(buffer.getvalue()[:-20])
+    assert not is_own(tmp_path / "r.questions.parquet")
 
 
 def test_two_outputs_must_be_two_files_and_an_empty_file_is_replaced_with_one_line(tmp_path, capsys):

@@ -67,6 +67,15 @@ def test_missing_images_are_mentioned():
     assert remark not in report_of([(contents(judged), judged, image_of)])
 
 
+def test_a_single_missing_image_is_mentioned_on_its_card():
+    judged = mixed(16)
+    page = report_of([(contents(judged), judged, lambda index: None if index == 0 else image_of(index))])
+    cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    missing = [card for card in cards if "The image could not be read." in card]
+    assert 0 < len(missing) < len(cards)
+    assert all(f'<dd class="id">{judged[0].question.id}</dd>' in card for card in missing)
+
+
 def test_equal_results_give_equal_reports():
     judged = mixed(16)
     assert report_of([(contents(judged), judged, image_of)]) == report_of([(contents(judged), judged, image_of)])
