@@ -1,16 +1,13 @@
-"""Evaluate a model, or the predictions of any system, on data sets.
-
-Scores are gIoU, cIoU, N-acc, T-acc and more, each with a 95% confidence interval. Classes of errors say what was wrong.
-
-Writes RESULTS.json, RESULTS.questions.parquet (one row per question), RESULTS.report.html, RESULTS.worst.png and
-RESULTS.preview.png. An interrupted evaluation of a model is resumed by the same command. Several processes share the
-questions: torchrun --nproc_per_node 2 eval.py ...
+"""Evaluate a model, or the predictions of any system: scores with 95% confidence intervals, and classes of errors.
+Writes RESULTS.json, RESULTS.questions.parquet, RESULTS.report.html, RESULTS.worst.png and RESULTS.preview.png.
 
     python eval.py --model outputs/demo --dataset shapes --split test --output outputs/demo/results.json
     python eval.py --model outputs/demo --dataset shapes/easy shapes/hard --rows 100 --output results.json
     python eval.py --predictions boxes.json --dataset reason_seg --data_dir DATA --output results.json
-    python eval.py --model outputs/photos --base --dataset folder --data_dir my_photos --retained shapes/easy \\
-        --output photos.json
+    python eval.py --model outputs/photos --base --dataset folder --data_dir my_photos --output photos.json
+    python eval.py compare results.json other.json --output comparison.html
+
+The same command resumes an interrupted evaluation. Several processes share the questions: torchrun --nproc_per_node 2
 """
 
 import argparse

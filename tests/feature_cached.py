@@ -1,4 +1,4 @@
-"""Shared by the tests of the feature cache: rows of small photos, and counted calls of the image encoders."""
+"""Shared by the tests of the feature cache: rows of small photos, and counted images of the encoders."""
 
 import io
 from collections import Counter
@@ -55,11 +55,16 @@ def files_in(folder):
 
 @contextmanager
 def counted_encoders(model):
-    """Count the calls of both image encoders inside the block."""
+    """Count the images that both encoders get inside the block."""
     calls = Counter()
     modules = {"sam": model.sam.vision_encoder, "gemma": model.model.vision_tower}
+
+    def count(name, given, named):
+        calls[name] += len(given[0] if given else named["pixel_values"])
+
     hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: calls.update([name])) for name, module in modules.items()
+        module.register_forward_pre_hook(lambda _, *given, name=name: count(name, *given), with_kwargs=True)
+        for name, module in modules.items()
     ]
     try:
         yield calls

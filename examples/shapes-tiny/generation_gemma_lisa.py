@@ -83,10 +83,8 @@ class SegmentationMixin:
         image_of = self._check_prompt(prompt, sam_pixel_values, image_embeddings, image_index)
         prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, len(image_of))
         shared = None
-        if image_index is not None:
-            if prompts is not None:
-                raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
-            prompt, shared = self._share_images(prompt, image_of, options)
+        if image_index is not None and len(image_of):
+            prompt, shared = self._share_images(prompt, image_of, options, prompts)
         sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
@@ -94,7 +92,11 @@ class SegmentationMixin:
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
 
     def _share_images(
-        self, prompt: dict[str, torch.Tensor | None], image_of: torch.LongTensor, options: dict[str, Any]
+        self,
+        prompt: dict[str, torch.Tensor | None],
+        image_of: torch.LongTensor,
+        options: dict[str, Any],
+        prompts: list[tuple] | None,
     ) -> tuple[dict[str, torch.Tensor | None], SharedPrefix | None]:
         """Return the prompts with the features of each conversation's image, and what is read only once.
 
@@ -102,7 +104,13 @@ class SegmentationMixin:
             prompt: inputs of `segment`, with the pixels or features of J images.
             image_of: index of the image of each conversation that has one.
             options: of `generate`.
+            prompts: points and boxes.
+
+        Raises:
+            ValueError: with points or boxes.
         """
+        if prompts is not None:
+            raise ValueError("points and boxes cannot be combined with image_index. Pass each image separately.")
         features = prompt["image_features"]
         features = self.encode_for_gemma(prompt["pixel_values"]) if features is None else features  # (J, 256, D)
         shared = find_shared_prefix(prompt, features, image_of, options, self.config)

@@ -30,9 +30,9 @@ NEEDED = {
         "BaseModelOutputWithPooling",
         "CausalLMOutputWithPast",
     ),
+    "transformers.models.sam": ("modeling_sam",),  # missing classes are replaced by stock layers
     "transformers.models.gemma3.image_processing_pil_gemma3": ("Gemma3ImageProcessorPil",),
     "transformers.models.sam.image_processing_pil_sam": ("SamImageProcessorPil",),
-    "transformers.models.sam.modeling_sam": ("SamAttention", "SamMaskDecoder", "SamVisionSdpaAttention"),
     "transformers.utils": ("ModelOutput", "is_accelerate_available"),
     "transformers.utils.chat_template_utils": ("render_jinja_template",),
 }

@@ -302,7 +302,7 @@ def test_recipe_runs_with_all_groups_and_prints_the_shares(root, tmp_path, call,
     losses = [entry for entry in stage["history"] if "loss" in entry]
     assert losses and all(np.isfinite(entry["loss"]) for entry in losses)
 
-    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["refcoco/unc"]}
+    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["reason_seg", "refcoco/unc"]}
 
 
 @pytest.mark.slow
@@ -339,4 +339,4 @@ def test_streamed_sets_skip_the_same_photos_and_results_record_it(root, tmp_path
     again = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (history, again)]
     assert len(losses[0]) == 3 and losses[0] == losses[1]
-    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["refcoco/unc"]}
+    assert evaluate()["leakage"] == {"allow_leakage": leaks, "held_out": [] if leaks else ["reason_seg", "refcoco/unc"]}

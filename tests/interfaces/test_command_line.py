@@ -18,7 +18,14 @@ from gemma_lisa.training.arguments import parse
 
 # Options that must be given, or whose absence is the default
 WITHOUT_DEFAULT = ("--debug", "--image", "--query", "--table", "--output", "--masks", "--json", "--adapter", "--model")
-WITHOUT_DEFAULT += ("--dataset", "--data_dir", "--dataset_options", "--dataset_out")
+WITHOUT_DEFAULT += (
+    "--predictions",
+    "--write_questions",
+    "--dataset",
+    "--data_dir",
+    "--dataset_options",
+    "--dataset_out",
+)
 TRAIN = ["--model", "outputs/start", "--output_dir", "outputs/run", "--use_cpu", "true"]
 
 
@@ -89,11 +96,9 @@ def test_what_was_typed_is_shortened_in_errors():
     assert len(str(refused.value)) < 300
 
 
-def test_model_is_required_where_there_is_no_default():
-    parser = command_line.ArgumentParser()
-    command_line.add_model_options(parser, has_example=False)
-    with pytest.raises(UsageError, match="the following arguments are required: --model"):
-        parser.parse_args([])
+def test_a_model_or_predictions_are_required_where_there_is_no_default():
+    with pytest.raises(UsageError, match="give --model, --predictions or --write_questions"):
+        eval.parse(["--dataset", "shapes", "--output", "results.json"])
 
 
 @pytest.mark.parametrize("program", [predict, eval, app])

@@ -71,7 +71,7 @@ def test_an_epoch_with_evaluation_and_previews_runs_no_image_encoder(small, mode
     questions = questions_of(rows_of(range(6), [text_row()] * 2))
     with counted_encoders(model) as calls:
         cache = open_filled(model, small[1], questions, DATA, args, lambda line: None)
-        assert calls == {"sam": 2, "gemma": 2}
+        assert calls == {"sam": 6, "gemma": 6}
         calls.clear()
         trainer = trainer_of(model, small[1], questions, args, cache)
         trainer.train()
