@@ -158,3 +158,15 @@ def test_prompts_cannot_be_read_in_chunks(tiny, question):
     model, processor = tiny
     with pytest.raises(ValueError, match="does not support prefill_chunk_size"):
         model.segment(**ask(processor, question()), prefill_chunk_size=8)
+
+
+def test_conversations_without_an_image_can_have_an_empty_image_index(tiny):
+    model, processor = tiny
+    message = [{"role": "user", "content": [{"type": "text", "text": "How many corners has a square?"}]}]
+    plain = processor.apply_chat_template(
+        [message, message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    given = {name: value for name, value in plain.items() if name in ("input_ids", "attention_mask", "token_type_ids")}
+    expected = model.segment(**given, max_new_tokens=3)
+    found = model.segment(**given, image_index=torch.empty(0, dtype=torch.long), max_new_tokens=3)
+    assert torch.equal(found.sequences, expected.sequences)
