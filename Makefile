@@ -91,7 +91,8 @@ fuzz: $(STAMP) ## run the fuzz tests with new random inputs, minutes to hours (F
 
 # Without the tests of folders that do not call transformers. The web page calls it only through the tested session.
 RELEASE_TESTS = tests --ignore=tests/datasets_builder --ignore=tests/drawing --ignore=tests/safety \
-	--ignore=tests/interfaces/web --ignore=tests/benchmarks
+	--ignore=tests/interfaces/web --ignore=tests/benchmarks --ignore=tests/integrations \
+	--ignore=tests/evaluation/prediction_files --ignore=tests/evaluation/report
 RANGE = $(shell sed -n 's/^transformers>=\([0-9.]*\),<=\([0-9.]*\).*/\$(1)/p' requirements.txt)
 LATEST = $(shell .venv/bin/python -m pip index versions transformers 2>/dev/null | sed -n 's/^transformers (\(.*\))$$/\1/p')
 

@@ -17,11 +17,15 @@ def score_lines(content: dict[str, Any]) -> list[str]:
     scores, exact = content["scores"], content.get("exact_scores") or {}
     lines = []
     for name, value in scores.items():
+        if value is None:
+            continue
         low, high = content["intervals"].get(name) or (None, None)
-        interval = "" if value is None or low is None else f"95% CI: {low:.4f} to {high:.4f}"
+        interval = "" if low is None else f"95% CI: {_number(low)} to {_number(high)}"
         other = exact.get(name, value)
         meaning = MEANINGS[name] + ("" if other == value else f" ({EXACT}: {_number(other)})")
         lines.append(f"  {name:20s} {_number(value):8s} {interval:26s} {meaning}")
+    if missing := [name for name, value in scores.items() if value is None]:
+        lines.append(f"  not measured: {', '.join(missing)}")
     errors = [(name, of) for name, of in content["errors"].items() if of["count"]]
     if errors:
         lines.append("classes of errors (share of questions, cost in gIoU_all):")
@@ -36,4 +40,6 @@ def score_lines(content: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float | int | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, float):
+        return f"{round(value, 4) + 0.0:.4f}"  # + 0.0 turns -0.0 into 0.0
+    return "-" if value is None else f"{value:,}"

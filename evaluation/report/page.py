@@ -135,9 +135,12 @@ def _section(
 
 
 def model_of(content: dict[str, Any]) -> str:
-    """Return the name of the model or of the predictions file, without its folder."""
+    """Return the name of the model or of the predictions file; of an absolute path only the last part."""
     name = content.get("adapter") or content.get("model") or content.get("predictions")
-    return "unknown system" if name is None else str(name).rstrip("/")
+    if name is None:
+        return "unknown system"
+    path = Path(name)
+    return path.name if path.is_absolute() else str(name).rstrip("/")
 
 
 def title_of(content: dict[str, Any]) -> str:

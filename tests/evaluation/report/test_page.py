@@ -13,7 +13,7 @@ import pytest
 from judged_boxes import answered, baseline, box, contents, image_of, mixed, question
 
 from gemma_lisa.evaluation.metrics import MEANINGS
-from gemma_lisa.evaluation.report.page import FOLDER, VQA_SHOWN, report_of, write_report
+from gemma_lisa.evaluation.report.page import FOLDER, VQA_SHOWN, model_of, report_of, write_report
 from gemma_lisa.evaluation.report.pane import MAX_KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +29,19 @@ def test_the_report_shows_scores_kinds_and_how_it_was_made(tmp_path):
         assert words in page, words
     assert page.count('<svg class="chart"') == 3 * 4 + 2  # absent targets have no IoU and no size
     assert "Shown: 5 of 5 questions" in page
+
+
+@pytest.mark.parametrize(
+    "given, shown",
+    [
+        ("org/name", "org/name"),
+        ("outputs/demo/", "outputs/demo"),
+        ("/home/alice/demo", "demo"),
+        (None, "unknown system"),
+    ],
+)
+def test_the_name_of_a_model_does_not_show_local_folders(given, shown):
+    assert model_of({"model": given}) == shown
 
 
 def test_texts_of_the_data_are_escaped():
