@@ -61,7 +61,7 @@ def open_questions(one: Evaluated, rows, with_conversations: bool, does: str):
     if len(benchmark) == 0:
         raise ValueError(f"{one.title} has no questions for {does}.")
     if not with_conversations and (others := len(list_questions(rows, one.name, True)) - len(benchmark)):
-        print(f"{one.title}: {count_of(others, 'VQA question')} are not evaluated with {does}")
+        print(f"{one.title}: {count_of(others, 'question')} without masks, not evaluated with {does}")
     print(f"{one.title}: {count_of(len(rows), 'row')}, {count_of(len(benchmark), 'question')}, {does}")
     if line := compared_with_published(one.name, one.split, len(rows), len(benchmark)):
         print(line)

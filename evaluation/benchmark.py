@@ -174,7 +174,17 @@ class Benchmark(Sequence[Question]):
                 raise ValueError(
                     f"{name_of(name)} names {len(self._names[key]):,} questions ({listed(several)}, …); give their ids."
                 )
+        if name in self._ids_of_words():
+            raise ValueError(
+                f"the question {name_of(name)} asks for words, but no prediction has a text; remove it, or add texts."
+            )
         raise ValueError(f"no question has the id {name_of(name)}. --write_questions lists the ids.")
+
+    def _ids_of_words(self) -> set[str]:
+        """Return the ids of the questions that ask for words and are not in this benchmark."""
+        sources = self.rows["source"]
+        every = place_questions(self.rows, True).tolist()
+        return {f"{name_of(sources[row], 10_000)}#{number}" for row, number in every} - set(self.ids)
 
     def knows(self, name: str) -> bool:
         """Return whether a name of `index_of` names a question, or several."""

@@ -216,7 +216,7 @@ def test_predictions_need_no_model(tmp_path, monkeypatch, capsys):
     evaluation.main([*data, "--predictions", str(tmp_path / "p.jsonl"), "--output", str(tmp_path / "r.json")])
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["scores"]["gIoU"] == 0 and results["scores"]["N-acc"] == 1 and results["model"] is None
-    assert "2 VQA questions are not evaluated" in capsys.readouterr().out
+    assert "2 questions without masks, not evaluated" in capsys.readouterr().out
     (tmp_path / "p.jsonl").write_text(json.dumps(lines[0]) + "\n")
     with pytest.raises(ValueError, match="zero"):
         evaluation.main([*data, "--predictions", str(tmp_path / "p.jsonl"), "--output", str(tmp_path / "m.json")])

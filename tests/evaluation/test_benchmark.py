@@ -118,6 +118,13 @@ def test_a_name_of_no_or_several_questions_is_an_error(name, problem):
         small_benchmark(True).index_of(name)
 
 
+def test_a_question_for_words_is_named_as_such_if_only_masks_are_scored():
+    masks_only = small_benchmark(False)
+    (words,) = set(small_benchmark(True).ids) - set(masks_only.ids)
+    with pytest.raises(ValueError, match=f"the question {words} asks for words, but no prediction has a text"):
+        masks_only.index_of(words)
+
+
 def test_a_question_is_found_by_image_and_text():
     rows = small_rows()
     rows[2]["image"] = {"bytes": png(2), "path": "dogs/photo.png"}
