@@ -54,6 +54,8 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file does not exist or is not a results file.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: this results file does not exist.")
     try:
         content = parse_json(path.read_bytes())
         for name in ("dataset", "split", "protocol", "scores"):

@@ -72,7 +72,7 @@ def parse_training(words: list[str]) -> None:
 def parse_program(path: str, words: list[str], monkeypatch) -> None:
     """Parse the arguments of a program by its own main function."""
     module = importlib.import_module("gemma_lisa." + path.removesuffix(".py").replace("/", "."))
-    if path == "scripts/plan_memory.py":
+    if path in ("scripts/plan_memory.py", "scripts/plan_scaling.py"):
         names = [word for word in words if word.startswith("--")]
         assert all(f'"{name}"' in inspect.getsource(module) for name in names), names
         assert Path(words[words.index("--config") + 1]).is_file(), words

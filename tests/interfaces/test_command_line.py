@@ -21,6 +21,8 @@ WITHOUT_DEFAULT = ("--debug", "--image", "--query", "--table", "--output", "--ma
 WITHOUT_DEFAULT += (
     "--predictions",
     "--write_questions",
+    "--retained_dir",
+    "--retained_options",
     "--dataset",
     "--data_dir",
     "--dataset_options",

@@ -310,7 +310,7 @@ def test_questions_with_markup_are_escaped_in_the_card(base, tmp_path):
         (["--examples", SCENE, " "], "give at least one question"),
         (["--examples", "nowhere.png", "a circle"], "does not exist"),
         (["--results", EXAMPLE / "config.json"], "not a results file"),
-        (["--results", "nowhere.json"], "not a results file"),
+        (["--results", "nowhere.json"], "this results file does not exist"),
         (["--results", EXAMPLE / "easy.json", EXAMPLE / "easy.json"], "two files have the same name"),
         (["--push", "only-a-name"], "expected org/name"),
         (["--push", "org/na me"], "expected org/name"),
