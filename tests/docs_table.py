@@ -26,7 +26,7 @@ NOT_RUN = [
     (r"python -m torch\.distributed\.run", "trains for half an hour in two processes; test_recipes.py has each recipe"),
     (r"python scripts/init_tiny\.py --output outputs/start --image_size 96", "the start of those trainings"),
     (r"python eval\.py (--model outputs/demo --dataset shapes/easy|compare) ", "test_eval.py has small ones"),
-    (r"python eval\.py --model outputs/photos --base .*--split validation", "the README has this command for another split"),
+    (r"python eval\.py --model outputs/photos --base .*--split validation", "the README has it for another split"),
     (r"python benchmarks/", "measures for minutes; test_benchmarks.py has a short run"),
     (r"python tests/plain_english\.py", "a test runs it on the whole project"),
 ]  # fmt: skip
