@@ -10,6 +10,7 @@ mask: how many objects there are or, in training, which object is in each cell o
 - Level "hard": `shapes_hard.py`.
 - Level "both": easy and hard rows in turn.
 - Level "drawings": `shapes_drawings.py`.
+- Level "reason": `shapes_reason.py`.
 
     builder = Shapes(config_name="easy", cache_dir="outputs/data", image_size=128)
     builder.download_and_prepare()
@@ -28,7 +29,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
-from . import shapes_drawings, shapes_easy, shapes_hard
+from . import shapes_drawings, shapes_easy, shapes_hard, shapes_reason
 from .scenes import ATTRIBUTES, COLUMNS, ROWS, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # share of training rows with a grid question; the others have a counting question
@@ -49,23 +50,31 @@ def row_of_scene(
         rng: draws the questions.
         training: whether to use the question shares of training, and grid questions.
         source: source of the row.
-        level: module of the level, which defines `ask`, COLORS, SHAPES and GRID.
+        level: module of the level, which defines `ask`, COLORS, SHAPES and GRID. It can also define GRID_SHARE,
+            COUNTING_SHARE (share of the rows without a grid question that have a counting question) and `answer`.
     """
-    targets = [_target(question, scene, rng) for question in level.ask(scene, rng, training)]
-    asks_grid = training and rng.random() < GRID_SHARE
-    conversation = [_grid_turn(scene, rng, level.GRID) if asks_grid else _counting_turn(scene, rng, level)]
+    targets = [_target(question, scene, rng, level) for question in level.ask(scene, rng, training)]
+    counting_share = getattr(level, "COUNTING_SHARE", 1.0)
+    conversation = []
+    if training and rng.random() < getattr(level, "GRID_SHARE", GRID_SHARE):
+        conversation = [_grid_turn(scene, rng, level.GRID)]
+    elif counting_share == 1 or rng.random() < counting_share:
+        conversation = [_counting_turn(scene, rng, level)]
     png = BytesIO()
     Image.fromarray(scene.image).save(png, format="PNG", compress_level=1)
     return new_row(png.getvalue(), source, targets, conversation)
 
 
-def _target(question: Question, scene: Scene, rng: np.random.Generator) -> dict:
+def _target(question: Question, scene: Scene, rng: np.random.Generator, level: ModuleType) -> dict:
     objects = [scene.objects[index] for index in question.indices]
     objects = [objects[index] for index in sort_by_centroid([thing.mask for thing in objects])]
+    size = scene.image.shape[:2]
     answer = None
-    if objects:
+    if hasattr(level, "answer"):
+        answer = level.answer(question, objects, size)
+    elif objects:
         way = rng.integers(N_NAMES)
-        named = ", ".join(f"{SEG_SLOT} {_name(thing, way, scene.image.shape[:2])}" for thing in objects)
+        named = ", ".join(f"{SEG_SLOT} {_name(thing, way, size)}" for thing in objects)
         answer = f"It is {named}." if len(objects) == 1 else f"They are {named}."
     return new_target(
         [question.text],
@@ -131,6 +140,7 @@ class Shapes(RowsBuilder):
         ShapesConfig(name="hard", version=VERSION, image_size=128),
         ShapesConfig(name="both", version=VERSION, image_size=128),
         ShapesConfig(name="drawings", version=VERSION, image_size=128),
+        ShapesConfig(name="reason", version=datasets.Version("1.0.0"), image_size=128),
     ]
     DEFAULT_CONFIG_NAME = "easy"
 
@@ -166,4 +176,5 @@ LEVELS = {
     "hard": (shapes_hard,),
     "both": (shapes_easy, shapes_hard),
     "drawings": (shapes_drawings,),
+    "reason": (shapes_reason,),
 }

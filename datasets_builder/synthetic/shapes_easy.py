@@ -42,7 +42,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     """Return a scene of 2-5 separate objects on a canvas of image_size x image_size pixels."""
     canvas = draw_background(rng, image_size)
     objects = []
-    for center, radius in _draw_places(rng, rng.integers(2, 6), image_size):
+    for center, radius in draw_places(rng, rng.integers(2, 6), image_size):
         color, shape = COLORS[rng.integers(len(COLORS))], SHAPES[rng.integers(len(SHAPES))]
         mask = shape_mask(shape, center, radius, (image_size, image_size))
         paint(canvas, mask, color, "", center, rng)
@@ -50,8 +50,17 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     return Scene(add_noise(canvas, rng), objects)
 
 
-def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> list[tuple[tuple[float, float], float]]:
-    """Return (center (y, x), radius) in pixels of each object, with a margin, and at most one center per grid cell."""
+def draw_places(
+    rng: np.random.Generator, n_objects: int, image_size: int, n_cells: int = GRID
+) -> list[tuple[tuple[float, float], float]]:
+    """Return (center (y, x), radius) in pixels of each object, with a margin, and at most one center per grid cell.
+
+    Args:
+        rng: draws the places.
+        n_objects: number of objects.
+        image_size: side of the canvas in pixels.
+        n_cells: the grid has n_cells x n_cells cells.
+    """
     scale = image_size / BASE_SIZE
     margin = MARGIN * scale
     places = []
@@ -65,7 +74,7 @@ def _draw_places(rng: np.random.Generator, n_objects: int, image_size: int) -> l
                 # With two centers in a cell, the grid question would have no unique answer
                 if all(
                     np.hypot(y - other_y, x - other_x) >= radius + other_radius + margin
-                    and cell((y, x), (image_size,) * 2, GRID) != cell((other_y, other_x), (image_size,) * 2, GRID)
+                    and cell((y, x), (image_size,) * 2, n_cells) != cell((other_y, other_x), (image_size,) * 2, n_cells)
                     for (other_y, other_x), other_radius in places
                 ):
                     places.append(((y, x), radius))
