@@ -141,7 +141,7 @@ _TEST = {
             "a shirt button", "the sun at noon",
         ),
         "square": (
-            "a face of a die", "a side of a Rubik's cube", "a sugar cube", "a QR code", "a sudoku grid",
+            "a face of a die", "a side of a Rubik's cube", "an ice cube", "a QR code", "a sudoku grid",
             "a floppy disk", "a sticky note", "= the thing with four equal sides",
         ),
         "triangle": (

@@ -46,10 +46,10 @@ N_TRIES = 80  # questions of a kind that are drawn before another kind is tried
 # Shares of the kinds in training. Some scenes have no negation or comparison, so the resulting shares are 0.30, 0.33,
 # 0.06, 0.06, 0.125 and 0.125.
 TRAIN = {
-    "plain": 0.29,
-    "concept": 0.32,
-    "negation": 0.065,
-    "comparison": 0.075,
+    "plain": 0.295,
+    "concept": 0.325,
+    "negation": 0.062,
+    "comparison": 0.068,
     "absent": 0.125,
     "absent_concept": 0.125,
 }
