@@ -2,7 +2,7 @@
 
 The answer for a target in the image has one `{seg}` per mask. The answer for an absent target starts with "No" in the
 language of the question. No other answer of the templates starts with this word, so the first word of an answer shows
-whether the model found the target.
+whether the model found the target. A data set's own answers can have another form.
 """
 
 from dataclasses import dataclass, field

@@ -61,10 +61,10 @@ _TRAIN = {
             "a slice of pineapple", "the Beatles' submarine", "Winnie-the-Pooh's fur",
         ),
         "purple": (
-            "grape juice", "grape jelly", "lavender", "a ripe plum", "a prune", "a fig", "Barney the dinosaur",
+            "grape juice", "grape jelly", "lavender", "a ripe plum", "Barney the dinosaur",
             "an emperor's robe", "a bishop's robe", "lilac blossom", "a Milka chocolate wrapper", "Thanos's skin",
             "the Twitch logo", "wisteria", "ube ice cream", "a thistle flower", "elderberry juice",
-            "Waluigi's shirt", "= the one in the colour of kings",
+            "Waluigi's shirt", "Daphne's dress in Scooby-Doo", "= the one in the colour of kings",
         ),
         "white": (
             "snow", "a snowman", "milk", "cream", "yoghurt", "salt", "sugar", "a swan", "a sheet of printer paper",
@@ -75,8 +75,8 @@ _TRAIN = {
     "shape": {
         "circle": (
             "a coin", "a clock face", "a dinner plate", "a whole pizza", "a pancake", "a tennis ball",
-            "a hockey puck", "a manhole cover", "a cookie", "a jar lid", "a drum seen from above", "a marble",
-            "= the thing with no corners and no hole",
+            "a billiard ball", "a hockey puck", "a manhole cover", "a cookie", "a jar lid", "a drum seen from above",
+            "a marble", "= the thing with no corners and no hole",
         ),
         "square": (
             "a chessboard", "a checkerboard", "a bathroom tile", "a floor tile", "a slice of toast",
@@ -104,7 +104,7 @@ _TRAIN = {
             "the emblem on the flag of Switzerland", "the emblem on the flag of England", "a crucifix",
             "the symbol on a church's roof", "a wooden grave marker", "a junction of two roads", "a lug wrench",
             "the tip of a Phillips screwdriver", "the sails of a windmill", "the emblem of the Knights Templar",
-            "a propeller with four blades", "the letter X",
+            "a scarecrow's frame",
         ),
     },
 }  # fmt: skip
@@ -115,7 +115,7 @@ _TEST = {
             "= the one in the colour that tells drivers to stop",
         ),
         "green": (
-            "broccoli", "an emerald", "a lime", "a shamrock", "Shrek", "seaweed", "a turtle", "asparagus",
+            "broccoli", "an emerald", "a lime", "a shamrock", "Shrek", "seaweed", "a praying mantis", "asparagus",
             "= the one in the colour that lets drivers go",
         ),
         "blue": (
@@ -127,7 +127,7 @@ _TEST = {
             "= the one in the colour of a warning card in football",
         ),
         "purple": (
-            "an aubergine", "an eggplant", "an amethyst", "a violet in bloom", "heather in bloom", "a mulberry",
+            "an aubergine", "an eggplant", "an amethyst", "a violet in bloom", "heather in bloom",
             "an iris in bloom", "Tinky Winky the Teletubby", "the rain in Prince's song",
         ),
         "white": (
@@ -137,11 +137,11 @@ _TEST = {
     },
     "shape": {
         "circle": (
-            "a full moon", "a dartboard", "a billiard ball", "a frisbee", "the dot on an i", "a shirt button",
-            "the sun at noon",
+            "a full moon", "a dartboard", "a poker chip", "a petri dish", "a frisbee", "the dot on an i",
+            "a shirt button", "the sun at noon",
         ),
         "square": (
-            "a face of a die", "a side of a Rubik's cube", "a sugar cube", "a QR code", "a sudoku grid",
+            "a face of a die", "a side of a Rubik's cube", "an ice cube", "a QR code", "a sudoku grid",
             "a floppy disk", "a sticky note", "= the thing with four equal sides",
         ),
         "triangle": (
@@ -150,8 +150,8 @@ _TEST = {
             "= the thing with three corners", "= the thing with three sides",
         ),
         "star": (
-            "an asterisk", "a pentagram", "a shuriken", "a slice of carambola", "the mark for a favourite page",
-            "the logo of Macy's", "= the thing with five points", "= the one that the three wise men followed",
+            "an asterisk", "a pentagram", "a shuriken", "a slice of carambola", "the button for a favourite page",
+            "a sticker for good homework", "= the thing with five points", "= the one that the three wise men followed",
             "= what children draw in the night sky", "= the one that you wish upon at night",
         ),
         "ring": (
@@ -159,8 +159,8 @@ _TEST = {
             "a slice of onion", "= the one that you could wear on a finger",
         ),
         "cross": (
-            "a plus sign", "the symbol for addition", "the emblem on a first-aid kit", "the sign of a pharmacy",
-            "the direction pad of a game controller", "the mark on a treasure map", "a small letter t",
+            "a plus sign", "the key for addition", "the front of a first-aid kit", "the sign of a pharmacy",
+            "the direction pad of a game controller", "the spot on a treasure map", "a small letter t", "the letter X",
             "= the thing with four arms",
         ),
     },
