@@ -15,8 +15,6 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-from accelerate.utils import set_seed  # transformers' own imports bitsandbytes
 from tokenizers import AddedToken
 from torch import nn
 from transformers import Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerBase, SamConfig, logging
@@ -24,6 +22,7 @@ from transformers import Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerBase
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.loading import DTYPES
 from gemma_lisa.checkpoints.sources.gemma import ADDED_MODULES, GemmaSource, read_gemma
+from gemma_lisa.checkpoints.sources.new_weights import initialize_seg_projector, initialize_seg_row
 from gemma_lisa.checkpoints.sources.reading import read_fields
 from gemma_lisa.checkpoints.sources.sam import load_sam, read_sam_config, read_sam_image_processor
 from gemma_lisa.checkpoints.sources.text_gemma import is_gguf, read_text_gemma
@@ -94,25 +93,6 @@ def build_config(config: Gemma3Config, sam_config: SamConfig, seg_token_id: int,
     return GemmaLisaConfig(
         **fields, sam_config=sam_config.to_dict(), seg_token_id=seg_token_id, seg_state=seg_state, dtype=config.dtype
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Weights
-# ---------------------------------------------------------------------------------------------------------------------
-@torch.no_grad()
-def initialize_seg_row(model: GemmaLisaForConditionalGeneration, seg_token_id: int, num_tokens: int) -> None:
-    """Set the row of `[SEG]` to the mean of the first `num_tokens` rows, which are those of the other tokens.
-
-    The logit of `[SEG]` is then the mean of all logits: at first it is never the largest, but it can be learned.
-    Google initialized the spare rows near this mean, but fine-tuned checkpoints can contain other values.
-    """
-    rows = model.get_input_embeddings().weight
-    head = model.get_output_embeddings().weight  # the same tensor if they are tied, as in Gemma 3
-    for weight in [rows] if head is rows else [rows, head]:
-        total = torch.zeros(weight.shape[1])
-        for part in weight[:num_tokens].split(8192):  # 262,145 rows in fp32 at once would take gigabytes
-            total += part.float().sum(0)
-        weight[seg_token_id] = (total / num_tokens).to(weight.dtype)
 
 
 def count(module: nn.Module, without: tuple[str, ...] = ()) -> str:
@@ -189,10 +169,10 @@ def main(arguments: list[str]) -> None:
     config.base_models = hub_names(*sources)
 
     print(f"Loading Gemma from {args.gemma} and SAM from {args.sam}", flush=True)
-    set_seed(args.seed)  # the new weights are initialized while Gemma loads
-    model = gemma.load(config, DTYPES[args.dtype])
+    model = gemma.load(config, DTYPES[args.dtype], args.seed)
     load_sam(model, args.sam, config.sam_config)
     model.generation_config = gemma.generation_config
+    initialize_seg_projector(model.seg_projector, args.seed)
     if is_new:
         initialize_seg_row(model, seg_token_id, num_tokens)
     print(f"Writing {output}", flush=True)

@@ -34,7 +34,8 @@ class GemmaSource:
         tokenizer: Gemma's, without `[SEG]`.
         image_processor: for the vision encoder.
         generation_config: with `<end_of_turn>` as a stop token.
-        load: returns a model with Gemma's weights, in a given type; SAM and `seg_projector` are random.
+        load: returns a model with Gemma's weights, in a given type and with a given seed of the new weights; SAM and
+            `seg_projector` are random.
         new: what is new and random, for the summary; "" if nothing is.
     """
 
@@ -43,7 +44,7 @@ class GemmaSource:
     tokenizer: PreTrainedTokenizerBase
     image_processor: Gemma3ImageProcessorPil
     generation_config: GenerationConfig
-    load: Callable[[GemmaLisaConfig, torch.dtype | str], GemmaLisaForConditionalGeneration]
+    load: Callable[[GemmaLisaConfig, torch.dtype | str, int], GemmaLisaForConditionalGeneration]
     new: str = ""
 
 
@@ -74,7 +75,7 @@ def read_gemma(name: str, fields: dict) -> GemmaSource:
         tokenizer,
         image_processor,
         generation_config,
-        lambda config, dtype: _load(name, config, dtype),
+        lambda config, dtype, seed: _load(name, config, dtype),  # no new weights,
     )
 
 

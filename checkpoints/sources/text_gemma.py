@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -24,6 +23,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.short_text import reason_of
 
 from .gemma import GemmaSource, check_tokens, generation_config_of
+from .new_weights import initialize_projector, mean_row
 from .reading import check_whole, read
 from .vision import VisionSource
 
@@ -72,7 +72,7 @@ def read_text_gemma(name: str, vision: VisionSource) -> GemmaSource:
         tokenizer,
         vision.image_processor,
         generation_config_of(None if is_gguf(name) else lambda: GenerationConfig.from_pretrained(name), tokenizer),
-        lambda config, dtype: _load(name, vision, config, dtype),
+        lambda config, dtype, seed: _load(name, vision, config, dtype, seed),
         new="the projector of the vision encoder is new and random, must be trained",
     )
 
@@ -105,7 +105,7 @@ def _read_config(name: str) -> Gemma3TextConfig:
 
 
 def _load(
-    name: str, vision: VisionSource, config: GemmaLisaConfig, dtype: torch.dtype | str
+    name: str, vision: VisionSource, config: GemmaLisaConfig, dtype: torch.dtype | str, seed: int
 ) -> GemmaLisaForConditionalGeneration:
     """Return the model with the weights of Gemma's text model and of the vision encoder.
 
@@ -132,20 +132,7 @@ def _load(
     with torch.no_grad():
         rows = language.embed_tokens.weight
         rows[: len(table)] = table
-        rows[len(table) :] = table.float().mean(0).to(rows.dtype)
+        rows[len(table) :] = mean_row(table)
     model.model.vision_tower.load_state_dict(vision.load(table.dtype).state_dict())
-    _initialize_projector(model.model.multi_modal_projector, table)
+    initialize_projector(model.model.multi_modal_projector, table, seed)
     return model
-
-
-@torch.no_grad()
-def _initialize_projector(projector: nn.Module, table: torch.Tensor) -> None:
-    """Set the projector so that image tokens have the size of text tokens, instead of zero as in transformers.
-
-    Args:
-        projector: its matrix is (vision size, D). It is applied to vectors whose values have a mean square of 1.
-        table: (V, D) rows of the embedding, which Gemma multiplies with √D.
-    """
-    matrix = projector.mm_input_projection_weight
-    size_of_text = table[:8192].float().square().mean().sqrt().item() * table.shape[1] ** 0.5
-    nn.init.normal_(matrix, std=size_of_text * matrix.shape[0] ** -0.5)
