@@ -29,6 +29,7 @@ TRAINED = {
     "few_pictures": EVERYTHING,
     "finetune-your-data": WITH_LORA,
     "gemma3-12b-lora-fsdp2": WITH_LORA,
+    "gemma3-270m-reason": {*WITH_LORA, "model.vision_tower", "model.multi_modal_projector"},
     "gemma3-27b-lora-zero3": WITH_LORA,
     "gemma3-4b-full-zero3": {"model.language_model", "seg_projector", "sam.mask_decoder"},
     "gemma3-4b-lora": WITH_LORA,
