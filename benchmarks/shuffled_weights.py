@@ -54,5 +54,7 @@ def write_shuffled(start: Path, output: Path, seed: int = 0) -> None:
             shuffled += sum(key.startswith(LANGUAGE_MODEL) for key in weights)
             save_file(weights, temporary / name, metadata={"format": "pt"})
         if not shuffled:
-            raise ValueError(f"{start}: no weights named {LANGUAGE_MODEL}* in its .safetensors files, nothing to shuffle.")
+            raise ValueError(
+                f"{start}: no weights named {LANGUAGE_MODEL}* in its .safetensors files, nothing to shuffle."
+            )
         write_checksums(temporary)

@@ -60,7 +60,7 @@ def draw_questions(samples: list[dict[str, Any]], columns: int = 1) -> Image.Ima
         if sample["masks"] is not None:
             masks = np.asarray(sample["masks"])
             ignored = (masks == IGNORE_VALUE).any(axis=0) if len(masks) else np.zeros(image.size[::-1], dtype=bool)
-            shown = _painted(plain, checked_masks(masks == 1, image), ignored, "no target")
+            shown = painted(plain, checked_masks(masks == 1, image), ignored, "no target")
         caption = draw_caption(
             [(sample["question"], INK, True), (sample["answer"], GREY, False)], _width(2), SHEET_FONT
         )
@@ -100,8 +100,8 @@ def _card(sample: dict[str, Any]) -> Image.Image:
     plain, size = _panel(image)
     panels = [
         plain,
-        _painted(plain, targets, ignored, "no target"),
-        _painted(plain, predictions, np.zeros_like(ignored), "no mask"),
+        painted(plain, targets, ignored, "no target"),
+        painted(plain, predictions, np.zeros_like(ignored), "no mask"),
     ]
 
     iou = sample["iou"]
@@ -124,7 +124,7 @@ def _panel(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
     return fitted(image, size), size
 
 
-def _painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing: str) -> Image.Image:
+def painted(plain: Image.Image, masks: np.ndarray, ignored: np.ndarray, nothing: str) -> Image.Image:
     """Return a panel with masks (K, H, W) and the ignore region (H, W), both given at the image's size.
 
     They are drawn at the panel's size, so that outlines are equally thick on every card.
