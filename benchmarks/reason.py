@@ -10,7 +10,7 @@ Bases:
 - shuffled: START, with the matrices of its language model shuffled (see shuffled_weights.py)
 - scratch: the checkpoint in examples/, trained from scratch on other levels of shapes; it is not trained further
 
-For each seed, real and shuffled are trained with configs/gemma3-270m-reason.yaml. Options after `--` are passed to
+For each seed, real and shuffled are trained with the recipes, one after the other. Options after `--` are passed to
 train.py. All bases answer the same questions about held-out scenes, by generation. The same command resumes: finished
 trainings and evaluations are not repeated.
 
@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 import yaml
+from datasets import Dataset
 
 from gemma_lisa.benchmarks.reason_sheet import draw_concepts
-from gemma_lisa.benchmarks.reason_tables import Runs, lines_of, summary
+from gemma_lisa.benchmarks.reason_tables import lines_of, said_first, summary
 from gemma_lisa.benchmarks.report import ROOT, publish
 from gemma_lisa.benchmarks.shuffled_weights import write_shuffled
 from gemma_lisa.benchmarks.way_processes import header
@@ -42,7 +43,7 @@ from gemma_lisa.interfaces.command_line import ArgumentParser, not_negative, pos
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.whole_files import write_whole
 
-RECIPE = ROOT / "configs" / "gemma3-270m-reason.yaml"
+RECIPES = (ROOT / "configs" / "gemma3-270m-reason.yaml",)  # the stages of the training
 DATASET, SPLIT = "shapes/reason", "test"
 REAL, SHUFFLED, SCRATCH = BASES = ("real", "shuffled", "scratch")
 FINISHED = "trainer_state.json"  # train.py writes it into the folder itself only at the end
@@ -56,8 +57,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--output_dir", type=Path, default=Path("outputs/reason"), help="folder to write (default: outputs/reason)")
     add("--bases", nargs="+", choices=BASES, default=BASES, help="bases to compare (default: all)")
     add("--seeds", nargs="+", type=not_negative, default=[0], metavar="N", help="seeds of the trainings (default: 0)")
-    steps = yaml.safe_load(RECIPE.read_text())["max_steps"]
-    add("--steps", type=positive, default=steps, metavar="N", help=f"training steps (default: {steps})")
+    stems = ", ".join(recipe.stem for recipe in RECIPES)
+    add("--recipes", nargs="+", type=Path, default=RECIPES, metavar="YAML", help=f"one per stage (default: {stems})")
+    add("--steps", type=positive, metavar="N", help="training steps of each stage (default: those of its recipe)")
     add("--rows", type=positive, default=300, metavar="N", help="number of held-out scenes (default: 300)")
     add("--batch_size", type=positive, default=16, metavar="N", help="questions per batch of eval.py (default: 16)")
     add("train_options", nargs="*", metavar="-- OPTIONS", help="options of train.py that replace those of the recipe")
@@ -94,20 +96,28 @@ def options_of(rows: int) -> dict[str, int]:
 
 
 def train(base: str, seed: int, args: argparse.Namespace) -> Path:
-    """Train a base, unless this is done, and return the folder of the trained model."""
-    output = args.output_dir / f"{base}-{seed}"
-    state = output / FINISHED
-    if state.is_file() and json.loads(state.read_text())["global_step"] >= args.steps:
-        return output
-    start = args.start
+    """Train the stages of a base that are not finished, and return the folder of the trained model."""
+    model = args.start
     if base == SHUFFLED:
-        start = args.start.with_name(f"{args.start.name}-shuffled")
-        if not start.exists():
-            write_shuffled(args.start, start)
-    folders = ["--model", str(start), "--output_dir", str(output)]
-    lengths = ["--max_steps", str(args.steps), "--seed", str(seed)]
-    call("train.py", ["--config", str(RECIPE), *folders, *lengths, *args.train_options])
-    return output
+        model = args.start.with_name(f"{args.start.name}-{SHUFFLED}")
+        if not model.exists():
+            write_shuffled(args.start, model)
+    for recipe in args.recipes:
+        is_last = recipe == args.recipes[-1]
+        output = args.output_dir / (f"{base}-{seed}" if is_last else f"{base}-{seed}-{recipe.stem}")
+        steps = args.steps or yaml.safe_load(recipe.read_text())["max_steps"]
+        if not is_finished(output, steps):
+            folders = ["--model", str(model), "--output_dir", str(output)]
+            lengths = ["--max_steps", str(steps), "--seed", str(seed)]
+            call("train.py", ["--config", str(recipe), *folders, *lengths, *args.train_options])
+        model = output
+    return model
+
+
+def is_finished(output: Path, steps: int) -> bool:
+    """Return whether a training has ended after this number of steps or more."""
+    state = output / FINISHED
+    return state.is_file() and json.loads(state.read_text())["global_step"] >= steps
 
 
 def evaluate(model: Path, name: str, args: argparse.Namespace) -> Path:
@@ -137,11 +147,13 @@ def run_all(args: argparse.Namespace) -> dict[str, list[Path]]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Results
 # ---------------------------------------------------------------------------------------------------------------------
-def write_sheets(files: dict[str, list[Path]], runs: Runs, rows: int) -> None:
-    """Draw the contact sheet of the first seed of each base."""
-    questions = list_questions(load_rows(DATASET, SPLIT, None, options_of(rows)), DATASET, True)
-    for base, [first, *_] in files.items():
-        write_whole(first.with_suffix(".concepts.png"), draw_concepts(runs[base][0], questions.image))
+def plain_words(rows: Dataset) -> dict[str, str]:
+    """Return what the right answer to each question says first, by the question's id."""
+    return {
+        f"{row['source']}#{number}": said_first(target["answer"])
+        for row in rows.remove_columns("image")
+        for number, target in enumerate(row["targets"])
+    }
 
 
 def headline(facts: dict[str, Any], args: argparse.Namespace) -> str:
@@ -150,7 +162,7 @@ def headline(facts: dict[str, Any], args: argparse.Namespace) -> str:
     spread = "95% CI in brackets" if len(args.seeds) == 1 else "mean ± standard deviation over the seeds"
     return (
         f"`{facts['command']}` at {facts['commit']}, {facts['date']}, torch {facts['torch']}, {facts['machine']}. "
-        f"{args.rows} held-out scenes, by generation; {args.steps} training steps, seed {seeds}; {spread}."
+        f"{args.rows} held-out scenes, by generation; seed {seeds}; {spread}."
     )
 
 
@@ -159,10 +171,14 @@ def main(arguments: list[str]) -> None:
     files = run_all(args)
     runs = {base: [read_results(path)[1] for path in paths] for base, paths in files.items()}
     facts = header(__file__, arguments, "cuda" if torch.cuda.is_available() else "cpu")
-    found = summary(runs, [base for base in args.bases if base != SCRATCH])
+    rows = load_rows(DATASET, SPLIT, None, options_of(args.rows))
+    found = summary(runs, [base for base in args.bases if base != SCRATCH], plain_words(rows))
     options = {name: getattr(args, name) for name in ("rows", "seeds", "steps", "train_options")}
+    options["recipes"] = [recipe.name for recipe in args.recipes]
     write_whole(args.output_dir / "reason.json", {**facts, **options, **found})
-    write_sheets(files, runs, args.rows)
+    questions = list_questions(rows, DATASET, True)
+    for base, [first, *_] in files.items():
+        write_whole(first.with_suffix(".concepts.png"), draw_concepts(runs[base][0], questions.image))
     lines = [headline(facts, args), "", *lines_of(found)]
     write_whole(args.output_dir / "reason.md", "\n".join(lines) + "\n")
     publish(lines, None)

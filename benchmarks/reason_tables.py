@@ -89,18 +89,22 @@ def chance(judged: list[Judged]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def names_it(judged: Judged) -> bool:
-    """Return whether the answer begins with the right plain words, such as "The red shape:"."""
-    said, expected = (
-        text.partition(":")[0].strip() for text in (judged.prediction.text or "", judged.question.expected)
-    )
-    return said == expected
+def said_first(answer: str | None) -> str:
+    """Return what an answer says before its colon: "The red shape" of "The red shape: [SEG] upper left circle."."""
+    return (answer or "").partition(":")[0].strip()
 
 
-def named_share(runs: list[list[Judged]], kind: str) -> float | None:
-    """Return the share of answers to a kind that name what was asked for in the right plain words, over all seeds."""
-    answers = [names_it(one) for judged in runs for one in of_kind(judged, kind)]
-    return sum(answers) / len(answers) if answers else None
+def named_share(runs: list[list[Judged]], kind: str, plain: dict[str, str]) -> float | None:
+    """Return the share of answers to a kind that name what was asked for in the right plain words, over all seeds.
+
+    Args:
+        runs: judged questions of each seed.
+        kind: kind of the questions.
+        plain: the right plain words of each question's id.
+    """
+    asked = [one for judged in runs for one in of_kind(judged, kind)]
+    right = sum(said_first(one.prediction.text) == plain[one.question.id] for one in asked)
+    return right / len(asked) if asked else None
 
 
 def count_errors(runs: list[list[Judged]], kind: str) -> dict[str, int]:
@@ -112,12 +116,13 @@ def count_errors(runs: list[list[Judged]], kind: str) -> dict[str, int]:
     return {name: counts[name] for name in (RIGHT, *CLASSES)}
 
 
-def summary(runs: Runs, trained: list[str]) -> dict[str, Any]:
+def summary(runs: Runs, trained: list[str], plain: dict[str, str]) -> dict[str, Any]:
     """Return the numbers of all tables as JSON values.
 
     Args:
         runs: judged questions of each base; all bases answered the same questions.
         trained: bases that were trained to name what is asked for. The others answer in other words.
+        plain: as in `named_share`.
     """
     judged = next(iter(runs.values()))[0]
     found: dict[str, Any] = {"scores": {}, "chance": {}, "named": {}, "errors": {}}
@@ -125,7 +130,7 @@ def summary(runs: Runs, trained: list[str]) -> dict[str, Any]:
         found["scores"][kind] = {"score": name, **{base: score(of, kind) for base, of in runs.items()}}
         found["chance"][kind] = chance(of_kind(judged, kind)) if name == "gIoU" else CHANCE[name]
     for kind in TITLES:
-        found["named"][kind] = {base: named_share(runs[base], kind) for base in trained}
+        found["named"][kind] = {base: named_share(runs[base], kind, plain) for base in trained}
         found["errors"][kind] = {base: count_errors(of, kind) for base, of in runs.items()}
     return found
 

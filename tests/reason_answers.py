@@ -2,6 +2,8 @@
 
 from functools import lru_cache
 
+from datasets import Dataset
+
 from gemma_lisa.datasets_builder.mixture import load_rows
 from gemma_lisa.evaluation.benchmark import Benchmark, list_questions
 from gemma_lisa.evaluation.judging import judge
@@ -11,15 +13,29 @@ ROWS = 30
 
 
 @lru_cache(maxsize=1)
+def scenes() -> Dataset:
+    return load_rows("shapes/reason", "test", None, {"train_rows": 0, "validation_rows": 0, "test_rows": ROWS})
+
+
+@lru_cache(maxsize=1)
 def questions() -> Benchmark:
-    options = {"train_rows": 0, "validation_rows": 0, "test_rows": ROWS}
-    return list_questions(load_rows("shapes/reason", "test", None, options), "shapes/reason", True)
+    return list_questions(scenes(), "shapes/reason", True)
+
+
+@lru_cache(maxsize=1)
+def answers() -> dict[str, str]:
+    """Return the right answer to each question, by its id."""
+    return {
+        f"{row['source']}#{number}": target["answer"]
+        for row in scenes()
+        for number, target in enumerate(row["targets"])
+    }
 
 
 def right() -> list[Judged]:
     """Return the right answer to every question."""
     return [
-        judge(question, Prediction(question.id, list(question.targets or []), [], question.expected))
+        judge(question, Prediction(question.id, list(question.targets or []), [], answers().get(question.id)))
         for question in questions()
     ]
 

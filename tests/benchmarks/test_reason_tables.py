@@ -3,16 +3,21 @@
 import json
 
 import pytest
-from reason_answers import questions, refused, right
+from reason_answers import answers, questions, refused, right
 
 from gemma_lisa.benchmarks.reason_tables import ALL, TITLES, cell, chance, lines_of, masks_of_scene, of_kind, summary
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.synthetic.shapes_reason import EVAL
 
 
+def summed(**runs):
+    plain = {name: answer.partition(":")[0] for name, answer in answers().items()}
+    return summary(runs, ["real"], plain)
+
+
 @pytest.fixture(scope="module")
 def found():
-    return summary({"real": [right()], "scratch": [refused()]}, ["real"])
+    return summed(real=[right()], scratch=[refused()])
 
 
 def test_every_kind_of_question_has_a_row():
@@ -47,11 +52,11 @@ def test_a_scene_that_is_drawn_again_has_the_targets_of_its_row():
 
 def test_answers_that_name_what_was_asked_for_are_counted_for_trained_bases(found):
     assert all(shares == {"real": 1.0} for shares in found["named"].values())
-    assert summary({"real": [refused()]}, ["real"])["named"]["concept"] == {"real": 0.0}
+    assert summed(real=[refused()])["named"]["concept"] == {"real": 0.0}
 
 
 def test_classes_of_errors_are_counted_over_all_seeds():
-    counts = summary({"real": [right(), refused()]}, ["real"])["errors"]["plain"]["real"]
+    counts = summed(real=[right(), refused()])["errors"]["plain"]["real"]
     number = len(of_kind(right(), "plain"))
     assert counts == {"right": number, "presence": number} | dict.fromkeys(
         ("cut off", "selection", "count", "boundary"), 0
