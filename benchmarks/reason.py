@@ -120,6 +120,19 @@ def is_finished(output: Path, steps: int) -> bool:
     return state.is_file() and json.loads(state.read_text())["global_step"] >= steps
 
 
+def merge(adapter: Path) -> Path:
+    """Merge a trained adapter in fp32, unless this is done, and return the folder to evaluate.
+
+    Many CPUs have no bf16 instructions and compute in fp32 several times faster. A GPU evaluates the adapter itself.
+    """
+    if torch.cuda.is_available():
+        return adapter
+    output = adapter.with_name(f"{adapter.name}-merged")
+    if not output.exists():
+        call("scripts/export.py", ["--model", str(adapter), "--dtype", "float32", "--output", str(output)])
+    return output
+
+
 def evaluate(model: Path, name: str, args: argparse.Namespace) -> Path:
     """Evaluate a model, unless this is done, and return the results file."""
     output = args.output_dir / f"{name}.json"
@@ -140,7 +153,7 @@ def run_all(args: argparse.Namespace) -> dict[str, list[Path]]:
         files[SCRATCH] = [evaluate(EXAMPLE, SCRATCH, args)]
     for seed in args.seeds:
         for base in [base for base in args.bases if base != SCRATCH]:
-            files[base].append(evaluate(train(base, seed, args), f"{base}-{seed}", args))
+            files[base].append(evaluate(merge(train(base, seed, args)), f"{base}-{seed}", args))
     return files
 
 

@@ -51,6 +51,8 @@ def choose(judged: list[Judged], per_value: int = PER_VALUE) -> dict[str, list[i
 def draw_concepts(judged: list[Judged], image_of: Callable[[int], Image.Image]) -> Image.Image:
     """Return the contact sheet. A green frame marks an answer without an error (IoU of at least 0.8).
 
+    Below a question is what the model says that was asked for, such as "The red shape:", and the IoU.
+
     Args:
         judged: as in `choose`.
         image_of: returns the image of a question, given its index.
@@ -67,11 +69,12 @@ def draw_concepts(judged: list[Judged], image_of: Callable[[int], Image.Image]) 
 
 
 def _tile(one: Judged, image: Image.Image) -> dict:
+    said, colon, _ = (one.prediction.text or "").partition(":")
     masks = [decode_mask(rle, one.question.id) for rle in one.prediction.masks]
     return {
         "image": image,
         "masks": np.array(masks, dtype=bool).reshape(-1, *one.question.size),
         "question": one.question.text,
-        "badge": f"{one.iou:.2f}",
+        "note": f"{said + colon if colon else ''} IoU {one.iou:.2f}",
         "is_right": one.error is None,
     }

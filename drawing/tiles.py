@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .overlay import INK, WHITE, chip_width, draw_caption, draw_chip, draw_text
+from .overlay import INK, WHITE, draw_caption, draw_text
 from .sheet import GOOD, POOR, SHEET_GAP, fitted, painted
 
 TILE = 176  # side of a tile's picture
@@ -22,7 +22,7 @@ def draw_board(groups: list[tuple[str, list[dict[str, Any]]]], columns: int = 1)
 
     Args:
         groups: label and tiles of each group. A tile is a dict of `image` (PIL), `masks` (K, H, W) bool, `question`,
-            `badge` (a short text on the picture) and `is_right`, which decides the colour of the frame.
+            `note` (below the question) and `is_right`, which decides the colour of the frame and the note.
         columns: number of groups per row.
     """
     drawn = [(label, [_tile(tile) for tile in tiles]) for label, tiles in groups]
@@ -53,11 +53,9 @@ def _tile(tile: dict[str, Any]) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     masks = np.asarray(tile["masks"], dtype=bool)
     picture = painted(fitted(image, size), masks, np.zeros(image.size[::-1], dtype=bool), "no mask")
-    draw, colour = ImageDraw.Draw(picture), GOOD if tile["is_right"] else POOR
-    draw.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=colour, width=FRAME)
-    half = chip_width(tile["badge"], TILE_FONT) / 2
-    draw_chip(draw, (size[0] - half - FRAME, TILE_FONT + FRAME), tile["badge"], colour, TILE_FONT)
-    caption = draw_caption([(tile["question"], INK, False)], TILE, TILE_FONT)
+    colour = GOOD if tile["is_right"] else POOR
+    ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=colour, width=FRAME)
+    caption = draw_caption([(tile["question"], INK, False), (tile["note"], colour, True)], TILE, TILE_FONT)
     drawn = Image.new("RGB", (TILE, size[1] + caption.height), WHITE)
     drawn.paste(picture, ((TILE - size[0]) // 2, 0))
     drawn.paste(caption, (0, size[1]))

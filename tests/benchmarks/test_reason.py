@@ -30,6 +30,9 @@ def programs(tmp_path, monkeypatch):
             shutil.copytree(EXAMPLE, folder)
             (folder / reason.FINISHED).write_text(json.dumps({"global_step": int(value_of(options, "--max_steps"))}))
             return
+        if program == "scripts/export.py":
+            shutil.copytree(value_of(options, "--model"), value_of(options, "--output"))
+            return
         model, output = value_of(options, "--model"), Path(value_of(options, "--output"))
         facts = {"dataset": reason.DATASET, "split": "test", "protocol": "generate", "scores": {"count": 1}}
         facts |= {"dataset_options": json.loads(value_of(options, "--dataset_options"))}
@@ -37,6 +40,7 @@ def programs(tmp_path, monkeypatch):
         write_results(output, {**facts, "checkpoint_hash": checkpoint_hash(model)}, answers)
 
     monkeypatch.setattr(reason, "call", call)
+    monkeypatch.setattr(reason.torch.cuda, "is_available", lambda: False)
     shutil.copytree(EXAMPLE, tmp_path / "start")
     return calls
 
@@ -58,6 +62,9 @@ def test_each_base_is_trained_and_evaluated_once(programs, tmp_path, capsys):
         *("scratch", "real-0", "shuffled-0", "real-1", "shuffled-1")
     ]
     assert value_of(evaluated[0], "--model") == str(EXAMPLE)
+    exported = [options for program, options in programs if program == "scripts/export.py"]
+    assert [value_of(one, "--output") for one in exported] == [value_of(one, "--model") for one in evaluated[1:]]
+    assert {value_of(one, "--dtype") for one in exported} == {"float32"}
 
     table = (tmp_path / "out" / "reason.md").read_text()
     assert "| question | score | number | real | shuffled | scratch | chance |" in table
@@ -80,8 +87,8 @@ def test_a_longer_training_and_other_rows_are_not_finished(programs, tmp_path):
     assert not reason.is_finished(tmp_path / "out" / "real-0", 4)
     assert not reason.is_finished(tmp_path / "out" / "real-1", 3)
     args = reason.parse([*arguments(tmp_path, *options), "--rows", str(ROWS - 1)])
-    reason.evaluate(tmp_path / "out" / "real-0", "real-0", args)
-    assert [program for program, _ in programs] == ["train.py", "eval.py", "eval.py"]
+    reason.evaluate(tmp_path / "out" / "real-0-merged", "real-0", args)
+    assert [program for program, _ in programs] == ["train.py", "scripts/export.py", "eval.py", "eval.py"]
 
 
 def test_stages_start_from_each_other(programs, tmp_path):
@@ -93,6 +100,11 @@ def test_stages_start_from_each_other(programs, tmp_path):
     assert value_of(first, "--max_steps") == "7" and value_of(first, "--output_dir").endswith("out/real-0-first")
     assert value_of(second, "--model") == value_of(first, "--output_dir")
     assert value_of(second, "--output_dir").endswith("out/real-0")
+
+
+def test_a_gpu_evaluates_the_adapter_itself(programs, tmp_path, monkeypatch):
+    monkeypatch.setattr(reason.torch.cuda, "is_available", lambda: True)
+    assert reason.merge(tmp_path / "adapter") == tmp_path / "adapter" and programs == []
 
 
 def test_the_first_seed_is_drawn_with_one_seed_too(programs, tmp_path):

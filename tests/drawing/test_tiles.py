@@ -11,7 +11,12 @@ from gemma_lisa.drawing.tiles import draw_board
 
 
 def tile(**changes) -> dict:
-    fields = {"image": grey_image(), "masks": box_mask(8, 8, 40, 40)[None], "question": "the square", "badge": "1.00"}
+    fields = {
+        "image": grey_image(),
+        "masks": box_mask(8, 8, 40, 40)[None],
+        "question": "the square",
+        "note": "IoU 1.00",
+    }
     return {**fields, "is_right": True, **changes}
 
 
