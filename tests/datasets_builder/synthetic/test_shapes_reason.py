@@ -150,21 +150,21 @@ def test_answers_say_in_plain_words_what_was_asked_for_and_then_name_the_rest(sp
                 assert named == "none"
                 continue
             found.sort(key=lambda at: tuple(np.argwhere(scene.objects[at].mask).mean(axis=0)))
-            told = re.split(r" that | left of | right of | above | below ", opening)[0]
+            given = re.split(r" that | left of | right of | above | below ", opening)[0]
             for name, at in zip(named.split(", "), found, strict=True):
-                assert name == f"{{seg}} {name_of(scene.objects[at], told, len(scene.image))}"
+                assert name == f"{{seg}} {name_of(scene.objects[at], given, len(scene.image))}"
 
 
 PLAIN = {*COLORS, *SHAPES, *(f"{shape}s" for shape in SHAPES), "crosses", "shape", "shapes", "the", "a", "of", "two"}
 PLAIN |= {"larger", "smaller", "left", "right", "above", "below", "that", "is", "are", "not"}
 
 
-def name_of(thing, told, size):
+def name_of(thing, given, size):
     row = ("top", "upper", "lower", "bottom")[int(thing.center[0] * 4 / size)]
     column = ("leftmost", "left", "right", "rightmost")[int(thing.center[1] * 4 / size)]
     words = [row, column]
-    words += [] if thing.color in told.split() else [thing.color]
-    words += [] if thing.shape in told else [thing.shape]
+    words += [] if thing.color in given.split() else [thing.color]
+    words += [] if thing.shape in given else [thing.shape]
     return " ".join(words)
 
 

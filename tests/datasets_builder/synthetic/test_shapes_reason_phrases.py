@@ -92,7 +92,7 @@ def test_phrase_names_the_attributes_that_are_not_hidden():
 
 
 def test_synonyms():
-    assert {"the crimson disc", "the disc in scarlet", "the round thing in crimson"} <= said("paraphrase", TOMATO)
+    assert {"the crimson disc", "the disc in scarlet", "the crimson round thing"} <= said("paraphrase", TOMATO)
     assert {"the crimson one", "the shape in scarlet"} <= said("paraphrase", {"color": "red"})
     assert "the disc" in said("paraphrase", {"shape": "circle"})
     assert not any(" in golden" in text for text in said("paraphrase", {"color": "yellow"}))
