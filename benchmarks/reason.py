@@ -172,7 +172,7 @@ def plain_words(rows: Dataset) -> dict[str, str]:
 def headline(facts: dict[str, Any], args: argparse.Namespace) -> str:
     """Return the paragraph above the tables. facts: from `header`."""
     seeds = ", ".join(map(str, args.seeds))
-    spread = "95% CI in brackets" if len(args.seeds) == 1 else "mean ± standard deviation over the seeds"
+    spread = "95% CI in brackets" + (", mean ± standard deviation over the seeds" if len(args.seeds) > 1 else "")
     return (
         f"`{facts['command']}` at {facts['commit']}, {facts['date']}, torch {facts['torch']}, {facts['machine']}. "
         f"{args.rows} held-out scenes, by generation; seed {seeds}; {spread}."
