@@ -20,6 +20,7 @@ OUTPUT_DIR then has reason.md (tables), reason.json, and of each base a contact 
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,7 @@ def train(base: str, seed: int, args: argparse.Namespace) -> Path:
         if not is_finished(output, steps):
             folders = ["--model", str(model), "--output_dir", str(output)]
             lengths = ["--max_steps", str(steps), "--seed", str(seed)]
+            shutil.rmtree(merged_folder(output), ignore_errors=True)  # of a shorter training
             call("train.py", ["--config", str(recipe), *folders, *lengths, *args.train_options])
         model = output
     return model
@@ -120,6 +122,10 @@ def is_finished(output: Path, steps: int) -> bool:
     return state.is_file() and json.loads(state.read_text())["global_step"] >= steps
 
 
+def merged_folder(adapter: Path) -> Path:
+    return adapter.with_name(f"{adapter.name}-merged")
+
+
 def merge(adapter: Path) -> Path:
     """Merge a trained adapter in fp32, unless this is done, and return the folder to evaluate.
 
@@ -127,7 +133,7 @@ def merge(adapter: Path) -> Path:
     """
     if torch.cuda.is_available():
         return adapter
-    output = adapter.with_name(f"{adapter.name}-merged")
+    output = merged_folder(adapter)
     if not output.exists():
         call("scripts/export.py", ["--model", str(adapter), "--dtype", "float32", "--output", str(output)])
     return output

@@ -27,7 +27,7 @@ def programs(tmp_path, monkeypatch):
         calls.append((program, options))
         if program == "train.py":
             folder = Path(value_of(options, "--output_dir"))
-            shutil.copytree(EXAMPLE, folder)
+            shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
             (folder / reason.FINISHED).write_text(json.dumps({"global_step": int(value_of(options, "--max_steps"))}))
             return
         if program == "scripts/export.py":
@@ -89,6 +89,12 @@ def test_a_longer_training_and_other_rows_are_not_finished(programs, tmp_path):
     args = reason.parse([*arguments(tmp_path, *options), "--rows", str(ROWS - 1)])
     reason.evaluate(tmp_path / "out" / "real-0-merged", "real-0", args)
     assert [program for program, _ in programs] == ["train.py", "scripts/export.py", "eval.py", "eval.py"]
+
+
+def test_a_longer_training_replaces_the_merged_folder(programs, tmp_path):
+    for steps in ("3", "4"):
+        reason.main(arguments(tmp_path, "--bases", "real", "--steps", steps))
+    assert [program for program, _ in programs].count("scripts/export.py") == 2
 
 
 def test_stages_start_from_each_other(programs, tmp_path):
