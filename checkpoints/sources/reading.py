@@ -44,8 +44,8 @@ def read_fields(name: str, option: str, accepted: Iterable[str], wanted: str) ->
         raise ValueError(f"{option} {shorten(name, VALUE_LENGTH)}: the {what} does not exist.")  # and not a Hub name
     if is_adapter(name):
         raise ValueError(
-            f"{option} {name}: this is an adapter. Merge it into its base model first: python scripts/export.py --model "
-            f"{name} --output FOLDER"
+            f"{option} {name}: this is an adapter. Merge it into its base model first: "
+            f"python scripts/export.py --model {name} --output FOLDER"
         )
     fields, _ = read(PreTrainedConfig.get_config_dict, name, "checkpoint")
     if (found := fields.get("model_type")) not in accepted:

@@ -4,6 +4,7 @@ The published 4B to 27B have a vision encoder. The small ones get one here: the 
 the large ones, `<image_soft_token>` gets its usual id 262,144, and the projector between the two is new.
 """
 
+import struct
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ ROWS = 64  # The number of rows is a multiple of this, as in Gemma 3 4B to 27B: 
 DEQUANTIZED = "text weights are dequantized from the GGUF file; "
 MOST_GGUF_LAYERS = 26  # of Gemma 3 1B
 # Of transformers and gguf with a damaged file, or one of another model
-GGUF_ERRORS = (OSError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+GGUF_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error)
 
 
 def is_gguf(name: str) -> bool:
@@ -84,7 +85,8 @@ def read_text_gemma(name: str, vision: VisionSource) -> GemmaSource:
         vision.image_processor,
         generation_config_of(None if is_gguf(name) else lambda: GenerationConfig.from_pretrained(name), tokenizer),
         partial(_load, name, source_config, vision),
-        new=f"{DEQUANTIZED if is_gguf(name) else ''}the projector of the vision encoder is new, random, must be trained",
+        new=f"{DEQUANTIZED if is_gguf(name) else ''}the projector of the vision encoder is new, random, must be "
+        "trained",
     )
 
 

@@ -39,9 +39,7 @@ def spoil_quantized(folder):
 def spoil_adapter(folder):
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
-    return (
-        "this is an adapter. Merge it into its base model first: python scripts/export.py --model .* --output FOLDER$"
-    )
+    return "this is an adapter. Merge it into its base model first: python scripts/export.py --model .* --output"
 
 
 def spoil_file(folder):
