@@ -4,7 +4,9 @@ The published 4B to 27B have a vision encoder. The small ones get one here: the 
 the large ones, `<image_soft_token>` gets its usual id 262,144, and the projector between the two is new.
 """
 
+import io
 import struct
+from contextlib import redirect_stderr
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -97,7 +99,8 @@ def _read(load: Any, name: str, what: str, **options) -> Any:
     if not is_gguf_available():
         raise ValueError(f"{name}: a GGUF file needs the package gguf. Install it with: pip install gguf")
     try:
-        return load(str(Path(name).parent), gguf_file=Path(name).name, **options)
+        with redirect_stderr(io.StringIO()):  # a progress bar that transformers cannot switch off
+            return load(str(Path(name).parent), gguf_file=Path(name).name, **options)
     except GGUF_ERRORS as error:
         raise ValueError(
             f"{name}: the {what} cannot be read; the file is damaged, truncated or not a Gemma 3 ({reason_of(error)})."

@@ -155,7 +155,8 @@ def test_quantized_weights_are_dequantized(siglip, sam, tmp_path, capsys):
     name = write_gguf(tmp_path / "tiny.gguf", quantized=True)
     model, _ = load_checkpoint(init(name, sam, tmp_path / "start", "--vision", str(siglip), "--dtype", "auto"))
     assert model.dtype == torch.float32
-    assert "text weights are dequantized from the GGUF file" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "text weights are dequantized from the GGUF file" in said.out and "GGUF tensors" not in said.err
     for key, weight in gguf_model().model.named_parameters():
         found = model.model.language_model.get_parameter(key)
         expected = rounded(weight.detach()) if weight.ndim == 2 else weight
@@ -264,7 +265,5 @@ def test_a_tokenizer_of_another_model_is_an_error(siglip, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(fields))
     edit_json(folder / "tokenizer_config.json", extra_special_tokens=[])
     PreTrainedTokenizerFast.from_pretrained(folder)
-    with pytest.raises(
-        ValueError, match="the tokenizer has no <start_of_turn>, <end_of_turn>; expected the tokenizer of"
-    ):
+    with pytest.raises(ValueError, match="the tokenizer has no <start_of_turn>, <end_of_turn>; expected"):
         read_text_gemma(str(folder), read_vision(str(siglip)))
