@@ -1,7 +1,7 @@
 """A text-only Gemma 3 (270M or 1B) for a new Gemma-LISA, joined to a vision encoder from another checkpoint.
 
-The published 4B to 27B have a vision encoder. The small ones get one here: the embedding grows to the 262,208 rows of
-the large ones, `<image_soft_token>` gets its usual id 262,144, and the projector between the two is new.
+The published 4B to 27B have a vision encoder. The small ones get one here, with a new projector between the two. The
+embedding grows to the 262,208 rows of the large ones, and `<image_soft_token>` gets its usual id 262,144.
 """
 
 import io
