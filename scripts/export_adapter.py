@@ -1,0 +1,208 @@
+"""Write a trained adapter as a small folder that is handed out without its base model.
+
+    python scripts/export_adapter.py --model outputs/lora --output examples/mine --made_by "make my-base"
+    python scripts/export_adapter.py --model outputs/start --adapter outputs/lora --base outputs/rebuilt \\
+        --output examples/mine --made_by "make my-base" --terms GEMMA_TERMS.html
+
+The folder contains the trained weights in bf16, their record, a model card, examples and the terms. It has no
+tokenizer, because the programs take that of the base model. The base model is recorded by its path relative to the
+folder, and --made_by is the command that an error shows if it is missing.
+
+If the written adapter answers the examples differently than the original, nothing is written. See docs/adapters.md.
+"""
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from transformers import logging
+
+from gemma_lisa.checkpoints.adapter_base import (
+    ADAPTER_CONFIG,
+    Base,
+    find_base,
+    identify,
+    is_adapter,
+    read_base,
+    relative_to,
+    write_base,
+)
+from gemma_lisa.checkpoints.checksums import write_checksums
+from gemma_lisa.checkpoints.hub_repository import complete_adapter
+from gemma_lisa.checkpoints.hub_upload import check_no_secrets
+from gemma_lisa.checkpoints.loading import load_checkpoint
+from gemma_lisa.checkpoints.model_card import Facts, read_results
+from gemma_lisa.checkpoints.training_record import stages_of
+from gemma_lisa.images_gemma_lisa import load_rgb
+from gemma_lisa.interfaces.command_line import ArgumentParser, run
+from gemma_lisa.interfaces.output_checks import check_new_folder
+from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
+from gemma_lisa.pipeline_gemma_lisa import answer
+from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
+from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.safety.parsing import parse_json
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, on_one_line, show
+from gemma_lisa.safety.whole_files import check_writable, write_whole
+from gemma_lisa.scripts.export import QUESTIONS, SCENE, answer_examples
+from gemma_lisa.training.atomic_saves import whole_folder
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# Largest 1 - IoU between a mask of the written adapter and that of the original. A bf16 weight is rounded by 0.4%.
+MASK_TOLERANCE = 0.02
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of a trained adapter")
+    add("--adapter", type=Path, help="folder of the adapter; --model is then the base model that it was trained on")
+    add("--base", help="base model to record, such as another build (default: the one that it was trained on)")
+    add("--output", type=Path, required=True, help="folder to write, which must be new or empty")
+    add("--made_by", metavar="COMMAND", help="command that makes the base model, for errors and the model card")
+    add("--dtype", choices=DTYPES, default="bfloat16", help="type of the written weights (default: bfloat16)")
+    add("--license", help="license of the weights, as an identifier of the Hub (default: gemma)")
+    add("--terms", nargs="+", type=Path, default=[], help="files with license terms to copy")
+    add("--base_model", nargs="+", help="Hub names of the models that the base was made from (default: in config.json)")
+    add("--datasets", nargs="+", default=[], help="names of the training data sets, for the model card")
+    add("--results", nargs="+", type=Path, default=[], help="results files of eval.py, for the model card")
+    examples_help = "image and questions to compare and to show; can be repeated (default: a drawn scene)"
+    add("--examples", nargs="+", action="append", metavar=("IMAGE", "QUERY"), help=examples_help)
+    args = parser.parse_args(arguments)
+    args.examples = args.examples or [[str(SCENE), *QUESTIONS]]
+    for image, *questions in args.examples:
+        if not questions or not all(question.strip() for question in questions):
+            raise UsageError(f"--examples {image}: give at least one question after the image.")
+    if args.made_by is not None and args.made_by != on_one_line(args.made_by):
+        raise UsageError(
+            f"--made_by must be one line of at most {VALUE_LENGTH} characters without control characters, got "
+            f"{show(args.made_by)}."
+        )
+    for path in args.terms:
+        if not path.is_file():
+            raise UsageError(f"--terms {path}: this file does not exist.")
+    if not is_adapter(args.adapter or args.model):
+        raise UsageError(f"{args.adapter or args.model}: not an adapter, because it has no {ADAPTER_CONFIG}.")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The comparison of answers
+# ---------------------------------------------------------------------------------------------------------------------
+def answers_to(
+    model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, asked: Iterable[list[str]]
+) -> list[dict[str, Any]]:
+    """Return the answers to all questions, one at a time, each with its "question"."""
+    questions = [(load_rgb(path), text) for path, *texts in asked for text in texts]
+    return [
+        {"question": text, **answer(model, processor, [{"image": image, "text": text}])[0]} for image, text in questions
+    ]
+
+
+def compare_answers(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    """Return a description of the differences between the answers of two models to the same questions.
+
+    Raises:
+        ValueError: a text differs, or a mask differs by more than MASK_TOLERANCE.
+    """
+    largest = 0.0
+    for before, after in zip(expected, found, strict=True):
+        question = show(before["question"])
+        if before["raw_text"] != after["raw_text"]:
+            raise ValueError(
+                f"The written adapter answers {question} with {show(after['raw_text'])}, the original with "
+                f"{show(before['raw_text'])}. Try --dtype float32, or check --base."
+            )
+        for one, other in zip(before["masks"], after["masks"], strict=True):
+            union = (one | other).sum().item()
+            difference = (one ^ other).sum().item() / union if union else 0.0
+            largest = max(largest, difference)
+            if difference > MASK_TOLERANCE:
+                raise ValueError(
+                    f"The written adapter answers {question} with a mask that differs from the original in "
+                    f"{difference:.1%} of its pixels; expected at most {MASK_TOLERANCE:.0%}. Try --dtype float32, or "
+                    "check --base."
+                )
+    return f"{count_of(len(found), 'equal answer')}, masks differ in at most {largest:.1%} of their pixels"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+# ---------------------------------------------------------------------------------------------------------------------
+def write_adapter(source: Path, folder: Path, base: Base, dtype: torch.dtype) -> None:
+    """Write weights, configuration, checksums and the record of the base model.
+
+    Args:
+        source: folder of the trained adapter.
+        folder: existing folder to write to.
+        base: record, with a path relative to `folder`.
+        dtype: type of the weights.
+    """
+    exact = tuple(GemmaLisaForConditionalGeneration._keep_in_fp32_modules_strict)
+    weights = load_file(source / SAFETENSORS_WEIGHTS_NAME)
+    converted = {
+        name: weight if any(part in name for part in exact) else weight.to(dtype) for name, weight in weights.items()
+    }
+    save_file(converted, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    config = parse_json((source / ADAPTER_CONFIG).read_bytes())
+    write_whole(folder / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base.name, "revision": base.revision})
+    write_base(folder, base)
+    write_checksums(folder)
+
+
+def export(args: argparse.Namespace) -> tuple[str, Facts]:
+    """Write and check a temporary folder, and rename it. Returns the result of the check, and facts for the card."""
+    output, adapter = Path(os.path.abspath(args.output)), args.adapter or args.model
+    trained_on = read_base(adapter)
+    if args.base or args.adapter:
+        base = identify(args.base or args.model)
+    else:
+        recorded = find_base(adapter)
+        base = identify(recorded.name, recorded.revision)
+    model, processor = load_checkpoint(args.model, adapter=args.adapter)
+    expected = answers_to(model, processor, args.examples)
+    base_models = args.base_model or model.config.base_models
+    del model
+    title = args.output.name if args.output.is_absolute() else args.output.as_posix()
+    results = {path.name: read_results(path) for path in args.results}
+    facts = Facts(title, args.license, base_models, stages_of(adapter), results, datasets=args.datasets)
+    facts.base = relative_to(output, base, args.made_by)
+    with whole_folder(output) as temporary:
+        write_adapter(adapter, temporary, facts.base, DTYPES[args.dtype])
+        model, processor = load_checkpoint(temporary)
+        difference = compare_answers(expected, answers_to(model, processor, args.examples))
+        if trained_on.fingerprint != base.fingerprint:
+            facts.base_note = (
+                f"The adapter was trained on another build of this base model (weights {trained_on.fingerprint[:12]}). "
+                f"On the recorded one (weights {base.fingerprint[:12]}) it gives the same answers: {difference}."
+            )
+        facts.examples = answer_examples(model, processor, args.examples, temporary)
+        complete_adapter(temporary, facts, args.terms)
+        check_no_secrets(temporary)
+    return difference, facts
+
+
+def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    check_new_folder(args.output)
+    check_writable(args.output, "--output", is_folder=True)
+    difference, facts = export(args)
+    sizes = {path.name: path.stat().st_size for path in args.output.rglob("*") if path.is_file()}
+    print(
+        f"{args.output}: {sum(sizes.values()) / 1e6:,.1f} MB, of which {sizes[SAFETENSORS_WEIGHTS_NAME] / 1e6:,.1f} MB "
+        f"of weights in {args.dtype}"
+    )
+    made_by = f", made by `{facts.base.made_by}`" if facts.base.made_by else ""
+    print(f"  base model: {facts.base.name}{made_by}")
+    print(f"  compared with the original: {difference}")
+    if facts.base_note:
+        print(f"  {facts.base_note}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    run(main)
