@@ -96,11 +96,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def answers_to(
     model: GemmaLisaForConditionalGeneration, processor: GemmaLisaProcessor, asked: Iterable[list[str]]
 ) -> list[dict[str, Any]]:
-    """Return the answers to all questions, one at a time, each with its "question"."""
-    questions = [(load_rgb(path), text) for path, *texts in asked for text in texts]
-    return [
-        {"question": text, **answer(model, processor, [{"image": image, "text": text}])[0]} for image, text in questions
-    ]
+    """Return the answers to all questions, each with its "question". The questions about an image are one batch."""
+    answers = []
+    for path, *texts in asked:
+        image = load_rgb(path)
+        found = answer(model, processor, [{"image": image, "text": text} for text in texts])
+        answers += [{"question": text, **one} for text, one in zip(texts, found, strict=True)]
+    return answers
 
 
 def compare_answers(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
