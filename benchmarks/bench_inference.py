@@ -81,6 +81,7 @@ class Inference:
         elif adapter:
             add_lora(self.model, LORA_RANK)
         self.model.eval()
+        self.model.requires_grad_(False)  # FlopCounterMode fails on views of trained weights made without gradients
 
     def lisa(self) -> tuple[torch.LongTensor, torch.FloatTensor]:
         """Return LISA's sequence (1, L + T) and mask logits (1, 256, 256)."""

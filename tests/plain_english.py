@@ -1,6 +1,6 @@
 """Check the language of code and docs: forbidden synonyms, and sentences that are too long.
 
-    python tests/plain_english.py                     # every tracked text file
+    python tests/plain_english.py                     # every text file
     python tests/plain_english.py train.py training   # some files and folders
 
 tests/end_to_end/test_plain_english.py runs it on the whole project.
@@ -9,12 +9,12 @@ tests/end_to_end/test_plain_english.py runs it on the whole project.
 import ast
 import io
 import re
-import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from project_files import ROOT, files_of
+
 MAX_WORDS = 25  # in a sentence
 SUFFIXES = (".py", ".md", ".yaml", ".toml", ".js", ".css", ".sbatch", ".ipynb", "")
 # Records of measurements keep the words of their time; code in examples/ is a copy; legal texts are quoted
@@ -63,18 +63,13 @@ FORBIDDEN = [
 FORBIDDEN = [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in FORBIDDEN]
 
 
-def tracked(arguments: list[str]) -> list[Path]:
-    """Return the project's text files below the given paths, or all of them."""
-    listed = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "--", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def text_files(arguments: list[str]) -> list[Path]:
+    """Return the project's text files at or below the given paths from its root, or all of them."""
+    folders = [argument.rstrip("/") for argument in arguments]
     return [
         ROOT / name
-        for name in listed.stdout.splitlines()
+        for name in files_of(ROOT)
+        if not folders or any(name == folder or name.startswith(f"{folder}/") for folder in folders)
         if Path(name).suffix in SUFFIXES and not name.startswith(NOT_OURS) and not (ROOT / name).is_symlink()
     ]
 
@@ -148,7 +143,7 @@ def _prose_of_markdown(text: str) -> list[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    lines = [line for path in tracked(sys.argv[1:]) for line in findings(path)]
+    lines = [line for path in text_files(sys.argv[1:]) for line in findings(path)]
     print("\n".join(lines))
     print(f"{len(lines)} findings")
     sys.exit(bool(lines))

@@ -36,6 +36,7 @@ CORRECT = [
     "a cup, a cup, a cup, a cup",
     "The plate [SEG] reads 7 7 7.",
     "I think that that is [SEG].",
+    "The red shapes: [SEG] upper left star, [SEG] upper left ring, [SEG] upper left square.",
 ]
 
 
@@ -84,6 +85,10 @@ def test_status_of_a_mask_follows_from_its_area_and_score(area, score, status):
         ("2.", True, [], "text only"),
         ("Northern lights.", True, [], "text only"),
         ("none none circle", True, [], "text only"),
+        ("The red shape: none.", True, [], "not there"),
+        ("The red shape: none", True, [], "not there"),
+        ("The red shape: none of them is large.", True, [], "text only"),
+        ("The red shape: none.", False, [], "incomplete"),
     ],
 )
 def test_status_of_an_answer_follows_from_its_text_and_masks(text, complete, masks, status):

@@ -4,14 +4,13 @@ import ast
 import struct
 import warnings
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 from picture_files import png, refusal_of, saved
 from PIL import BmpImagePlugin, GifImagePlugin, Image
+from project_files import ROOT, files_of
 
-from gemma_lisa import images_gemma_lisa
 from gemma_lisa.datasets_builder.formats.jpeg_header import stored_size
 from gemma_lisa.datasets_builder.rows import load_image
 from gemma_lisa.images_gemma_lisa import (
@@ -167,7 +166,6 @@ def test_warning_of_pillow_is_logged_with_the_file_name(tmp_path, caplog):
 # ---------------------------------------------------------------------------------------------------------------------
 # Formats
 # ---------------------------------------------------------------------------------------------------------------------
-ROOT = Path(images_gemma_lisa.__file__).resolve().parent
 OPENS_FILES = {"PIL.Image.open", "PIL.ImageFile.Parser", "PIL.ImageGrab", "transformers.image_utils.load_image"}
 
 
@@ -200,11 +198,9 @@ def test_only_one_function_of_the_project_opens_image_files(tmp_path):
     ):
         (tmp_path / "a.py").write_text(f"{line}('a.png')")
         assert opened_by(tmp_path / "a.py") == [2], line
-    folders = {"tests", "outputs", "scratch"}
-    files = [path for path in ROOT.rglob("*.py") if not {"site-packages", *folders} & set(path.relative_to(ROOT).parts)]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+    files = [path for path in files_of(ROOT) if path.endswith(".py") and not path.startswith("tests/")]
     assert len(files) > 50
-    found = {str(path.relative_to(ROOT)): len(lines) for path in files if (lines := opened_by(path))}
+    found = {path: len(lines) for path in files if (lines := opened_by(ROOT / path))}
     assert found == {name: 1 for name in ("images_gemma_lisa.py", "examples/shapes-tiny/images_gemma_lisa.py")}
 
 

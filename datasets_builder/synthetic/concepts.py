@@ -50,7 +50,7 @@ _TRAIN = {
         ),
         "blue": (
             "a clear sky", "the sea", "the ocean", "the water on a globe", "a swimming pool", "a Smurf",
-            "the Facebook logo", "a police officer's uniform", "a forget-me-not", "Cookie Monster",
+            "the Facebook logo", "a police officer's uniform", "a nazar amulet", "Cookie Monster",
             "a peacock's neck", "the planet Neptune", "Superman's suit", "a gas flame", "a ballpoint pen's ink",
             "the Twitter bird", "Dory the fish",
         ),

@@ -18,8 +18,8 @@ import pytest
 from docs_blocks import blocks_of
 from docs_table import EXECUTED
 from PIL import Image, ImageDraw
+from project_files import ROOT, files_of
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "tests" / "docs_runner.py"
 SIDE = 128
 
@@ -27,17 +27,10 @@ SIDE = 128
 @pytest.fixture
 def copy(tmp_path):
     """The project's files, tracked or new, in a folder of the package's name."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout, so nothing says which files are the project's")
-    listing = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        **{"cwd": ROOT, "check": True, "capture_output": True, "text": True},
-    ).stdout
     folder = tmp_path / "gemma_lisa"
-    for path in filter(None, listing.split("\0")):
-        if (ROOT / path).is_file():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / path, folder / path, follow_symlinks=False)
+    for path in files_of(ROOT):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, folder / path, follow_symlinks=False)
     return folder
 
 

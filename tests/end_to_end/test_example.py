@@ -15,6 +15,7 @@ from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
 from gemma_lisa.datasets_builder.rows import decode_mask
 from gemma_lisa.datasets_builder.synthetic.scenes import matching
 from gemma_lisa.datasets_builder.synthetic.shapes_easy import draw_scene
+from gemma_lisa.evaluation.judging import judge
 from gemma_lisa.evaluation.metrics import summarize
 from gemma_lisa.evaluation.results_file import read_results
 from gemma_lisa.pipeline_gemma_lisa import custom_pipelines
@@ -87,10 +88,17 @@ def test_new_evaluation_gives_the_recorded_results(level, tmp_path, monkeypatch)
     assert same > 0.98 and abs(ious[0] - ious[1]) < 0.01
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_recorded_scores_are_those_of_the_recorded_questions(level):
-    recorded, judged = read_results(EXAMPLE / f"{level}.json")
-    assert recorded["scores"] == pytest.approx(summarize(judged, "generate"))
+@pytest.mark.parametrize("name", [*LEVELS, "easy.teacher_forced", "hard.teacher_forced"])
+def test_recorded_scores_are_those_of_the_recorded_questions(name):
+    recorded, judged = read_results(EXAMPLE / f"{name}.json")
+    # The recorded verdicts, and those of the present code
+    for answers in (judged, [judge(one.question, one.prediction) for one in judged]):
+        assert recorded["scores"] == pytest.approx(summarize(answers, recorded["protocol"]))
+        kinds = {one.question.kind for one in answers} - {None}
+        assert recorded["by_kind"].keys() == kinds
+        for kind in kinds:
+            of_kind = [one for one in answers if one.question.kind == kind]
+            assert recorded["by_kind"][kind] == pytest.approx(summarize(of_kind, recorded["protocol"])), kind
 
 
 def scene_with(color, shape):

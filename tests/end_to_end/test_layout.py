@@ -10,8 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from project_files import ROOT, files_of, project_files
 
 HUB_SUFFIX = "_gemma_lisa"
 HUB_PACKAGES = {"transformers", "torch", "numpy", "PIL"} | set(sys.stdlib_module_names)
@@ -24,22 +23,6 @@ FORBIDDEN_TEXT = {
     # "alice" is the user name in examples of local paths
     "an absolute path of one machine": re.compile(r"(?<![\w.~}-])/(?:home|root|work|Users)" + r"/(?!alice\b)[\w.]"),
 }
-
-
-def project_files(suffix: str = "") -> list[str]:
-    """Return the files of the project as paths relative to its root: tracked files, and new files that are not ignored.
-
-    The code in examples/shapes-tiny is excluded, because it is a copy of the Hub files at the root.
-    """
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout, so the files of the project are unknown")
-    # The checkout is only listed, so it is safe to trust it if it belongs to another user
-    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    paths = {path for path in listing.split("\0") if path.endswith(suffix)}
-    return sorted(
-        path for path in paths if (ROOT / path).is_file() and not re.match(r"examples/shapes-tiny/.*\.py$", path)
-    )
 
 
 def asks_if_available(node: ast.AST) -> bool:
@@ -304,3 +287,24 @@ def test_files_that_load_a_processor_import_each_other_directly():
         direct = imports[name]
         assert all(imports[f"{other}.py"] <= direct for other in direct), name
     assert "versions_gemma_lisa" in imports["processing_gemma_lisa.py"]
+
+
+def test_without_git_the_files_are_those_that_git_lists(tmp_path):
+    kept = {".gitignore", "a.py", "docs/build.md", "sub/packages/b.py", "tests/outputs/c.py"}
+    ignored = {
+        ".venv/lib/site.py",
+        "build/d.py",
+        "gemma_lisa.egg-info/e.txt",
+        "integrations/lmms_eval/packages/lmms_eval/f.py",
+        "outputs/g.py",
+        "run.log",
+        "sub/__pycache__/h.pyc",
+        "sub/i.pyc",
+    }
+    for path in kept | ignored:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    assert set(files_of(tmp_path)) == kept
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert set(files_of(tmp_path)) == kept

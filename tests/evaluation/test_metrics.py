@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from counts import random_counts
 from judged_drawings import BOTTOM_LEFT, BOTTOM_RIGHT, NOTHING, TOP_LEFT, TOP_RIGHT, answered, judged
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchmetrics.functional import jaccard_index, matthews_corrcoef
 
 from gemma_lisa.evaluation.metrics import (
     MEANINGS,
@@ -157,12 +159,10 @@ def test_pmf1_equals_the_matches_of_cocoeval(capsys):
 
 
 def test_the_iou_and_the_correlation_equal_those_of_torchmetrics():
-    metrics = pytest.importorskip("torchmetrics.functional", reason="torchmetrics is not in constraints.txt")
-    torch = pytest.importorskip("torch")
     answers = random_answers(40)
     has_target = torch.tensor([bool(one.question.targets) for one in answers])
     has_mask = torch.tensor([bool(one.prediction.masks) for one in answers])
-    expected = metrics.matthews_corrcoef(has_mask, has_target, task="binary").item()
+    expected = matthews_corrcoef(has_mask, has_target, task="binary").item()
     assert summarize(answers)["presence_MCC"] == pytest.approx(expected, abs=1e-6)
     for one in answers:
         if not one.union:
@@ -171,7 +171,7 @@ def test_the_iou_and_the_correlation_equal_those_of_torchmetrics():
             torch.tensor(np.any([coco_mask.decode(mask) for mask in masks], axis=0)) if masks else torch.zeros(4, 4)
             for masks in (one.prediction.masks, one.question.targets)
         ]
-        assert one.iou == pytest.approx(metrics.jaccard_index(*(mask.int() for mask in united), task="binary").item())
+        assert one.iou == pytest.approx(jaccard_index(*(mask.int() for mask in united), task="binary").item())
 
 
 def test_boundary_iou_is_a_mean_over_questions_with_a_target():

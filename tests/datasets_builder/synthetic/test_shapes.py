@@ -147,7 +147,7 @@ def test_images_have_the_configured_size(built):
     assert {tuple(rle["size"]) for target in row["targets"] for rle in target["masks"]} == {(96, 96)}
 
 
-@pytest.mark.parametrize("level, size", [("easy", 16), ("hard", 64), ("both", 64)])
+@pytest.mark.parametrize("level, size", [("easy", 16), ("hard", 64), ("both", 64), ("reason", 63)])
 def test_too_small_image_size_is_refused(tmp_path, level, size):
     builder = Shapes(config_name=level, cache_dir=str(tmp_path), image_size=size)
     with pytest.raises(ValueError, match=f"shapes: image_size must be at least .* pixels, got {size}"):
