@@ -118,9 +118,8 @@ def test_a_mask_or_a_text_that_differs_is_an_error():
     assert export_adapter.compare_answers([answer], [answer]) == (
         "1 equal answer, masks differ in at most 0.0% of their pixels"
     )
-    other[0, 5, 0] = True
-    with pytest.raises(ValueError, match="a mask that differs from the original in 2.0% of its pixels"):
-        other[0, 5, 1] = True
+    other[0, 5, :2] = True
+    with pytest.raises(ValueError, match="a mask that differs from the original in 3.8% of its pixels"):
         export_adapter.compare_answers([answer], [answer | {"masks": other}])
     with pytest.raises(ValueError, match="answers 'a' with 'no', the original with 'It is"):
         export_adapter.compare_answers([answer], [answer | {"raw_text": "no"}])
