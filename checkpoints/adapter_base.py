@@ -128,7 +128,9 @@ def find_base(adapter: str | Path) -> Base:
     base = read_base(adapter)
     if base.revision is not None or os.path.isdir(base.name):  # Path.is_dir raises for a long name
         return base
-    name = on_one_line(base.name)
+    here = Path.cwd()
+    name = base.name.removeprefix(f"{here}{os.sep}") if len(here.parts) > 1 else base.name
+    name = on_one_line(name)
     if base.made_by:
         raise ValueError(f"The base model of {adapter} is not at {name}; make it with `{on_one_line(base.made_by)}`.")
     raise ValueError(
