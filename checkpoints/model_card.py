@@ -32,7 +32,7 @@ class Facts:
         examples: entries of `answers.json`.
         datasets: names of the training data sets.
         hub_datasets: data sets of the Hub by the names of evaluated data sets, for `eval_results`.
-        base: record of the base model, for an adapter that is handed out without it.
+        base: record of the base model, for an adapter that is distributed without it.
         base_note: sentences about this base model.
     """
 

@@ -1,4 +1,4 @@
-"""Write a trained adapter as a small folder that is handed out without its base model.
+"""Write a trained adapter as a small folder that is distributed without its base model.
 
     python scripts/export_adapter.py --model outputs/lora --output examples/mine --made_by "make my-base"
     python scripts/export_adapter.py --model outputs/start --adapter outputs/lora --base outputs/rebuilt \\

@@ -49,7 +49,7 @@ def run(*arguments):
 def test_the_folder_is_complete_and_works_from_another_place(trained, tmp_path, capsys, monkeypatch):
     terms = tmp_path / "TERMS.html"
     terms.write_text("<p>terms</p>")
-    out = trained / "handed_out"
+    out = trained / "distributed"
     options = ("--made_by", "make base", "--terms", terms, "--base_model", "google/gemma-3-270m")
     run("--model", trained / "adapter", "--output", out, *options)
     assert {path.name for path in out.iterdir()} == WRITTEN | {"TERMS.html"}
@@ -78,10 +78,10 @@ def test_the_folder_is_complete_and_works_from_another_place(trained, tmp_path, 
 
     expected = load_checkpoint(out)[0].state_dict()
     moved = tmp_path / "elsewhere"
-    for name in ("base", "handed_out"):
+    for name in ("base", "distributed"):
         shutil.copytree(trained / name, moved / name)
     monkeypatch.chdir(moved)
-    found = load_checkpoint("handed_out")[0].state_dict()
+    found = load_checkpoint("distributed")[0].state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
