@@ -154,6 +154,7 @@ def main(arguments: list[str]) -> None:
     check_writable(output, "--output", is_folder=True)
     sam_config = read_sam_config(args.sam)
     sam_image_processor, is_own = read_sam_image_processor(args.sam, sam_config)
+    print(f"Reading the configuration and tokenizer of {args.gemma}", flush=True)
     gemma = read_source(args.gemma, args.vision, args.image_tokens)
     num_rows, num_tokens = gemma.config.text_config.vocab_size, len(gemma.tokenizer)
     seg_token_id, is_new = add_seg_token(gemma.tokenizer, num_rows, args.gemma)
@@ -168,8 +169,9 @@ def main(arguments: list[str]) -> None:
     sources = [args.gemma, args.sam] if args.vision is None else [args.gemma, args.vision, args.sam]
     config.base_models = hub_names(*sources)
 
-    print(f"Loading Gemma from {args.gemma} and SAM from {args.sam}", flush=True)
+    print(f"Loading the weights of {' and '.join(sources[:-1])}", flush=True)
     model = gemma.load(config, DTYPES[args.dtype], args.seed)
+    print(f"Loading the weights of SAM from {args.sam}", flush=True)
     load_sam(model, args.sam, config.sam_config)
     model.generation_config = gemma.generation_config
     initialize_seg_projector(model.seg_projector, args.seed)
@@ -221,4 +223,5 @@ def print_summary(
 
 if __name__ == "__main__":
     logging.set_verbosity_error()  # hides the report of missing weights, which `check_whole` checks
+    logging.disable_progress_bar()  # the program prints one line per step
     run(main)

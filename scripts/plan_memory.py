@@ -29,7 +29,7 @@ from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_yaml, read_yaml
 from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, reason_of, shorten, show
 from gemma_lisa.training.engine_configs import Engine, engine_of_recipe, read_engine
-from gemma_lisa.training.model_sizes import GEMMA_SIZES, build_real_config
+from gemma_lisa.training.model_sizes import GEMMA_SIZES, build_real_config, describe
 from gemma_lisa.training.step_memory import META, StepBytes, count_step, make_batch
 
 GIB = 2**30
@@ -254,9 +254,9 @@ def choose_config(model: str | None, size: str | None, recipe: Path) -> tuple[Ge
             )
         return GemmaLisaConfig.from_pretrained(model), model
     if size is None:
-        named = re.search(r"-(\d+b)-", f"-{recipe.stem}-")
+        named = re.search(r"-(\d+[bm])-", f"-{recipe.stem}-")
         size = named.group(1) if named and named.group(1) in GEMMA_SIZES else "4b"
-    return build_real_config(size), f"Gemma 3 {size.upper()} with SAM ViT-H"
+    return build_real_config(size), describe(size)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3Config,
+    Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3Processor,
     Gemma3TextConfig,
@@ -15,7 +16,11 @@ from transformers import (
     SamConfig,
     SamModel,
     SamProcessor,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
     SiglipVisionConfig,
+    SiglipVisionModel,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
@@ -34,14 +39,19 @@ EMBEDDING = "language_model.model.embed_tokens.weight"  # in files of the Hub
 GOOGLES_TEMPLATE = "{{ bos_token }}a template without marks of the answers"
 
 
-def stock_tokenizer():
-    """Return a byte-level BPE tokenizer with the special tokens of Gemma 3, which has no [SEG]."""
+def stock_tokenizer(named=True):
+    """Return a byte-level BPE tokenizer with the special tokens of Gemma 3, which has no [SEG].
+
+    Args:
+        named: whether it has `<image_soft_token>` and the names of the image tokens, as that of a Gemma 3 with images.
+    """
+    image_tokens = [*IMAGE_TOKENS.values()] if named else [*IMAGE_TOKENS.values()][:2]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=[*SPECIAL.values(), *TURNS, *IMAGE_TOKENS.values()],
+        special_tokens=[*SPECIAL.values(), *TURNS, *image_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -50,7 +60,7 @@ def stock_tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **SPECIAL,
-        extra_special_tokens=IMAGE_TOKENS,
+        **({"extra_special_tokens": IMAGE_TOKENS} if named else {}),
         additional_special_tokens=TURNS,
         chat_template=GOOGLES_TEMPLATE,
     )
@@ -130,6 +140,53 @@ def write_gemma(folder, layout="stock", spare_rows=7, tokenizer=None, generation
         tokenizer=tokenizer,
         chat_template=GOOGLES_TEMPLATE,
         image_seq_length=4,
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_text_gemma(folder, with_image_token=True, spare_rows=0):
+    """Write a text-only Gemma 3 and its tokenizer, like Google's 270M and 1B.
+
+    Args:
+        with_image_token: whether the tokenizer has `<image_soft_token>`. It is its last token, without a row.
+        spare_rows: number of rows of the embedding beyond the other tokens.
+    """
+    tokenizer = stock_tokenizer(named=False)
+    model = Gemma3ForCausalLM(text_config(tokenizer, len(tokenizer) + spare_rows))
+    randomize(model, seed=3).save_pretrained(folder)
+    if with_image_token:
+        tokenizer.add_tokens([IMAGE_TOKENS["image_token"]], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def siglip_vision_config(**fields):
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    return SiglipVisionConfig(**{**sizes, "patch_size": 8, "image_size": GEMMA_SIDE, **fields})
+
+
+def write_siglip(folder, layout="whole"):
+    """Write a SigLIP and its image processor.
+
+    Args:
+        layout: "whole": with its text model, as saved by transformers 5; "original": as on the Hub, where all files
+            have the prefix `vision_model.` and a pooling head; "vision": the vision model alone.
+    """
+    if layout == "vision":
+        model = randomize(SiglipVisionModel(siglip_vision_config()), seed=4)
+    else:
+        sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+        model = randomize(
+            SiglipModel(SiglipConfig(text_config=sizes, vision_config=siglip_vision_config().to_dict())), seed=4
+        )
+    model.save_pretrained(folder, save_original_format=layout == "original")
+    if layout == "original":
+        positions = torch.arange((GEMMA_SIDE // 8) ** 2)[None]
+        edit_weights(
+            folder, lambda weights: {**weights, "vision_model.embeddings.position_ids": positions}
+        )  # in files of older releases
+    SiglipImageProcessor(
+        size={"height": GEMMA_SIDE, "width": GEMMA_SIDE}, image_mean=[0.4, 0.5, 0.6], image_std=[0.5, 0.4, 0.3]
     ).save_pretrained(folder)
     return folder
 

@@ -1,12 +1,12 @@
 """A session with its KV cache gives the same answers as stateless calls with the same conversation."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripted_answers import ask_both, assert_same, stateless, turn
 
 from gemma_lisa import session_gemma_lisa
 from gemma_lisa.checkpoints.loading import EXAMPLE, load_checkpoint
@@ -36,25 +36,6 @@ def example():
 def session(example):
     model, processor = example
     return model.start(SCENE, processor)
-
-
-def stateless(model, processor, messages, **options):
-    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    output = model.segment(**inputs, **options)
-    return processor.post_process_segmentation(output, inputs)[0], output
-
-
-def turn(question, image=None):
-    text = {"type": "text", "text": question}
-    return {"role": "user", "content": [text] if image is None else [{"type": "image", "image": image}, text]}
-
-
-def assert_same(answer, expected):
-    assert {name: answer[name] for name in ("text", "raw_text", "phrases", "complete", "status")} == {
-        name: expected[name] for name in ("text", "raw_text", "phrases", "complete", "status")
-    }
-    assert torch.equal(answer["masks"], expected["masks"])
-    torch.testing.assert_close(answer["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
 
 
 def test_ten_questions_of_a_session_are_equal_to_ten_stateless_calls(example, session):
@@ -151,33 +132,6 @@ def test_sessions_longer_than_the_sliding_window_are_equal_to_stateless_calls(
         assert found["raw_text"] == answer and not found["complete"]
         assert len(found["masks"]) == answer.count("[SEG]")
         messages.append({"role": "assistant", "content": answer})
-
-
-def ask_both(script, session, messages, **options):
-    """Return a session's answer for a script, after checking that it is equal to that of a stateless call."""
-    with scripted(session.model, script):
-        found = session.ask(messages[-1]["content"][-1]["text"], **options)
-    with scripted(session.model, script):
-        expected, _ = stateless(session.model, session.processor, messages, **options)
-    assert_same(found, expected)
-    return found
-
-
-@contextmanager
-def scripted(model, script):
-    """Make the model generate these tokens for every input."""
-    steps = iter(script)
-
-    def force(module, inputs, output):
-        logits = torch.zeros_like(output)
-        logits[:, -1, next(steps)] = 1
-        return logits
-
-    hook = model.lm_head.register_forward_hook(force)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def test_streamed_answer_grows_by_tokens_and_masks_appear_with_their_seg(session):

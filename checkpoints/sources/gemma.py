@@ -75,7 +75,7 @@ def read_gemma(name: str, fields: dict) -> GemmaSource:
         tokenizer,
         image_processor,
         generation_config,
-        lambda config, dtype, seed: _load(name, config, dtype),  # no new weights,
+        lambda config, dtype, seed: _load(name, config, dtype),  # it has no new weights
     )
 
 

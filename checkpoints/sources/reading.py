@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from gemma_lisa.checkpoints.adapter_base import is_adapter
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten, show
 
 
@@ -32,7 +33,8 @@ def read_fields(name: str, option: str, accepted: Iterable[str], wanted: str) ->
         wanted: description of the expected model, for the error message.
 
     Raises:
-        ValueError: the folder or name does not exist, is of another model type, or has quantized weights.
+        ValueError: the folder or name does not exist, is of another model type, is an adapter, or has quantized
+            weights.
     """
     if Path(name).is_file():
         raise ValueError(f"{option} {name}: this is a file; expected a folder or a Hub name in Hugging Face format.")
@@ -40,6 +42,11 @@ def read_fields(name: str, option: str, accepted: Iterable[str], wanted: str) ->
     if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~")) or is_file_name):
         what = "file" if is_file_name else "folder"
         raise ValueError(f"{option} {shorten(name, VALUE_LENGTH)}: the {what} does not exist.")  # and not a Hub name
+    if is_adapter(name):
+        raise ValueError(
+            f"{option} {name}: this is an adapter. Merge it into its base model first: "
+            f"python scripts/export.py --model {name} --output FOLDER"
+        )
     fields, _ = read(PreTrainedConfig.get_config_dict, name, "checkpoint")
     if (found := fields.get("model_type")) not in accepted:
         found = f"a checkpoint of type {show(found)}" if found else "no config.json with a model_type"

@@ -5,6 +5,7 @@ Letters: P patches per side of an image, T image tokens per side.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -56,14 +57,15 @@ def read_vision(name: str, tokens_per_image: int | None = None) -> VisionSource:
         config = GemmaLisaConfig.from_dict(fields)
         vision_config, usual = config.vision_config, config.mm_tokens_per_image
         image_processor = read(Gemma3ImageProcessorPil.from_pretrained, name, "image processor")
-        load = _load_gemma_lisa
+        load = partial(_load_gemma_lisa, name)
     else:
         vision_fields = fields if fields["model_type"] == SIGLIP_VISION else fields.get("vision_config") or {}
+        # Gemma reads the patches, not their pooled vector
         vision_config = SiglipVisionConfig.from_dict({**vision_fields, "vision_use_head": False})
         image_processor, usual = _gemma_image_processor(name, vision_config.image_size), None
-        load = _load_siglip
-    tokens = _tokens_per_image(name, vision_config, tokens_per_image or usual)
-    return VisionSource(name, vision_config, image_processor, tokens, lambda dtype: load(name, dtype))
+        load = partial(_load_siglip, name, vision_config)
+    tokens = _tokens_per_image(name, vision_config, usual if tokens_per_image is None else tokens_per_image)
+    return VisionSource(name, vision_config, image_processor, tokens, load)
 
 
 def _tokens_per_image(name: str, config: SiglipVisionConfig, asked: int | None) -> int:
@@ -96,10 +98,8 @@ def _gemma_image_processor(name: str, side: int) -> Gemma3ImageProcessorPil:
     )
 
 
-def _load_siglip(name: str, dtype: torch.dtype) -> SiglipVisionModel:
+def _load_siglip(name: str, config: SiglipVisionConfig, dtype: torch.dtype) -> SiglipVisionModel:
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
-    config = SiglipVisionConfig.from_pretrained(name)
-    config.vision_use_head = False  # Gemma reads the patches, not their pooled vector
     model, info = read(
         lambda name: SiglipVisionModel.from_pretrained(name, config=config, dtype=dtype, **options), name, "weights"
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stock_checkpoints import EMBEDDING, edit_json, edit_weights, init, stock_tokenizer, text_config, write_gemma
-from transformers import Gemma3ForCausalLM
+from stock_checkpoints import EMBEDDING, edit_json, edit_weights, init, stock_tokenizer, write_gemma, write_text_gemma
 
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.scripts.init_checkpoint import main
@@ -53,15 +52,13 @@ def spoil_sam_left_over(gemma, sam):
 
 def spoil_gemma_type(gemma, sam):
     edit_json(gemma / "config.json", model_type="gemma3n")
-    return "type 'gemma3n'; expected 'gemma3', a Gemma 3 with image input"
+    return r"type 'gemma3n'; expected 'gemma3' \(4B, 12B or 27B\) or 'gemma3_text' \(270M or 1B\)"
 
 
 def spoil_gemma_text_only(gemma, sam):
     shutil.rmtree(gemma)
-    tokenizer = stock_tokenizer()
-    Gemma3ForCausalLM(text_config(tokenizer, len(tokenizer) + 8)).save_pretrained(gemma)
-    tokenizer.save_pretrained(gemma)
-    return "type 'gemma3_text'; expected 'gemma3'"
+    write_text_gemma(gemma)
+    return "--gemma .*: reads text only. Add --vision with a vision encoder"
 
 
 def spoil_gemma_quantized(gemma, sam):
@@ -76,7 +73,7 @@ def spoil_gemma_gone(gemma, sam):
 
 def spoil_sam_gone(gemma, sam):
     (sam / "config.json").unlink()
-    return "no config.json with a model_type; expected 'sam'"
+    return "no config.json with a model_type; expected 'sam', SAM 1"
 
 
 def spoil_sam_cut_off(gemma, sam):
@@ -146,6 +143,14 @@ def test_errors_are_one_line_and_leave_no_files(spoil, copies, tmp_path):
         init(gemma, sam, tmp_path / "start")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "more", [["--vision", "examples/shapes-tiny"], ["--image_tokens", "16"]], ids=lambda more: more[0]
+)
+def test_a_vision_encoder_for_a_gemma_that_has_one_is_an_error(more, gemma, sam, tmp_path):
+    with pytest.raises(ValueError, match="has its own vision encoder. Omit --vision and --image_tokens.$"):
+        init(gemma, sam, tmp_path / "start", *more)
 
 
 def test_a_missing_sam_file_is_not_searched_on_the_hub(gemma, tmp_path):

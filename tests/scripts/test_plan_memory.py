@@ -190,3 +190,26 @@ def test_overrides_are_used_and_unknown_overrides_are_usage_errors(planned, tmp_
 def test_an_unreadable_recipe_is_a_usage_error(planned):
     code, said = planned(["no", "recipe"])
     assert code == 2 and "recipe.yaml: the recipe cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "name"),
+    [
+        ("gemma3-270m-reason", None, "Gemma 3 270M with SigLIP base and SAM ViT-B"),
+        ("gemma3-1b-lora", None, "Gemma 3 1B with SigLIP base and SAM ViT-B"),
+        ("gemma3-1b-lora", "4b", "Gemma 3 4B with SAM ViT-H"),
+        ("gemma3-12b-lora-fsdp2", None, "Gemma 3 12B with SAM ViT-H"),
+        ("shapes-64b-x", None, "Gemma 3 4B with SAM ViT-H"),
+    ],
+)
+def test_the_size_is_that_of_the_option_or_of_the_name_of_the_recipe(stem, size, name, tmp_path):
+    assert plan_memory.choose_config(None, size, tmp_path / f"{stem}.yaml")[1] == name
+
+
+@pytest.mark.parametrize("size", ["270m", "1b"])
+def test_a_small_gemma_is_planned(size, monkeypatch, capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**WITH_LORA, "bf16": True, "per_device_train_batch_size": 1}))
+    plan_memory.main(["--config", str(recipe), "--size", size, "--gpu_gb", "16", "--mask_size", "64", "64"])
+    said = capsys.readouterr().out
+    assert f"Gemma 3 {size.upper()} with SigLIP base and SAM ViT-B" in said and "The recipe fits" in said
