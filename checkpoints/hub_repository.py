@@ -60,7 +60,7 @@ def complete(folder: Path, facts: Facts) -> list[str]:
 
 
 def complete_adapter(folder: Path, facts: Facts, terms: Iterable[Path] = ()) -> None:
-    """Add records, notice, terms and model card to the weights of an adapter that is distributed without its base model.
+    """Add records, notice, terms and model card to the weights of an adapter that goes without its base model.
 
     Args:
         folder: folder of the adapter.

