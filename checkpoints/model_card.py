@@ -11,8 +11,6 @@ from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.redaction import redact
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of
 
-from .adapter_base import Base
-
 CARD, TEMPLATE = "README.md", Path(__file__).parents[1] / "hub" / "model_card.md"
 GEMMA_LICENSE, OWN_LICENSE = "gemma", "apache-2.0"
 TAGS = ["reasoning-segmentation", "referring-segmentation", "gemma-lisa", "gemma3", "sam", "custom_code"]
@@ -44,7 +42,8 @@ class Facts:
     examples: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     hub_datasets: dict[str, str] = field(default_factory=dict)
-    base: Base | None = None
+    base: str | None = None
+    made_by: str | None = None
     base_note: str = ""
 
     def __post_init__(self):
@@ -86,6 +85,7 @@ def card(facts: Facts) -> str:
         highest=HIGHEST,
         is_random=facts.base_models == [],
         base=facts.base,
+        made_by=facts.made_by,
         base_note=facts.base_note,
         image=first["image"],
         question=first["text"].replace("\\", "\\\\").replace('"', '\\"').replace("\n", " "),

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gemma_lisa.checkpoints.adapter_base import fingerprint, identify
 from gemma_lisa.checkpoints.checksums import check_checksums
@@ -62,8 +62,8 @@ def test_the_folder_is_complete_and_works_from_another_place(trained, tmp_path, 
         "made_by": "make base",
     }
     weights, original = (load_file(folder / "adapter_model.safetensors") for folder in (out, trained / "adapter"))
-    assert weights.keys() == original.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    assert all(torch.equal(weight.bfloat16(), weights[name]) for name, weight in original.items())
+    assert weights.keys() == original.keys() and {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert all(torch.equal(weight.half(), weights[name]) for name, weight in original.items())
     check_checksums(out)
     texts = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".md"))
     assert str(trained) not in texts and "alice" not in texts
@@ -146,3 +146,16 @@ def test_a_file_of_terms_does_not_overwrite_a_file_of_the_adapter(trained, tmp_p
     with pytest.raises(ValueError, match="base.json: a file with this name would overwrite a file of the adapter"):
         run("--model", trained / "adapter", "--output", tmp_path / "out", "--terms", terms)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_is_too_large_for_the_type_is_an_error(trained, tmp_path):
+    shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = max(weights)
+    save_file({**weights, name: weights[name] + 1e6}, path)
+    base = identify(trained / "base")
+    for dtype in (torch.bfloat16, torch.float32):
+        export_adapter.write_adapter(tmp_path / "adapter", tmp_path, base, dtype)
+    with pytest.raises(ValueError, match=f"{name} is not finite in this type. Use --dtype bfloat16 or float32"):
+        export_adapter.write_adapter(tmp_path / "adapter", tmp_path, base, torch.float16)
