@@ -116,10 +116,12 @@ def test_a_mask_or_a_text_that_differs_is_an_error():
     other = mask.clone()
     answer = {"question": "a", "raw_text": "It is [SEG].", "masks": mask}
     assert export_adapter.compare_answers([answer], [answer]) == (
-        "1 equal answer, masks differ in at most 0.0% of their pixels"
+        "1 equal answer, masks differ in at most 0.00% of the pixels"
     )
     other[0, 5, :2] = True
-    with pytest.raises(ValueError, match="a mask that differs from the original in 3.8% of its pixels"):
+    with pytest.raises(
+        ValueError, match="a mask that differs from the original in 2.0% of the pixels; expected at most 0.5%"
+    ):
         export_adapter.compare_answers([answer], [answer | {"masks": other}])
     with pytest.raises(ValueError, match="answers 'a' with 'no', the original with 'It is"):
         export_adapter.compare_answers([answer], [answer | {"raw_text": "no"}])
