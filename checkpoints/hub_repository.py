@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from gemma_lisa.safety.local_paths import shortened_file
@@ -59,13 +58,13 @@ def complete(folder: Path, facts: Facts) -> list[str]:
     return missing
 
 
-def complete_adapter(folder: Path, facts: Facts, terms: Iterable[Path] = ()) -> None:
+def complete_adapter(folder: Path, facts: Facts, terms: dict[str, str] | None = None) -> None:
     """Add records, notice, terms and model card to the weights of an adapter that goes without its base model.
 
     Args:
         folder: folder of the adapter.
         facts: content of the model card.
-        terms: files with license terms, which are copied.
+        terms: file name -> text of license terms.
 
     Raises:
         ValueError: a results file or a file of terms has the name of another file.
@@ -73,10 +72,10 @@ def complete_adapter(folder: Path, facts: Facts, terms: Iterable[Path] = ()) -> 
     _write_records(folder, facts)
     if facts.license == GEMMA_LICENSE:
         write_whole(folder / NOTICE, ADAPTER_NOTICE)
-    for path in terms:
-        if (folder / path.name).exists() or path.name == CARD:
-            raise ValueError(f"{path}: a file with this name would overwrite a file of the adapter. Rename it.")
-        shutil.copyfile(path, folder / path.name)
+    for name, text in (terms or {}).items():
+        if (folder / name).exists() or name == CARD:
+            raise ValueError(f"{name}: a file of terms with this name would overwrite another file. Rename it.")
+        write_whole(folder / name, text)
     write_whole(folder / CARD, card(facts))
     shorten_files(folder)
 

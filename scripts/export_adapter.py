@@ -37,6 +37,7 @@ from gemma_lisa.checkpoints.hub_repository import complete_adapter
 from gemma_lisa.checkpoints.hub_upload import check_no_secrets
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.model_card import Facts, read_results
+from gemma_lisa.checkpoints.page_text import text_of_page
 from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.images_gemma_lisa import load_rgb
 from gemma_lisa.interfaces.command_line import ArgumentParser, run
@@ -46,7 +47,7 @@ from gemma_lisa.pipeline_gemma_lisa import answer
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.parsing import parse_json
-from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, on_one_line, show
+from gemma_lisa.safety.short_text import VALUE_LENGTH, count_of, on_one_line, reason_of, show
 from gemma_lisa.safety.whole_files import check_writable, write_whole
 from gemma_lisa.scripts.export import QUESTIONS, SCENE, answer_examples
 from gemma_lisa.training.atomic_saves import whole_folder
@@ -68,7 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--made_by", metavar="COMMAND", help="command that makes the base model, for errors and the model card")
     add("--dtype", choices=DTYPES, default="float16", help="type of the written weights (default: float16)")
     add("--license", help="license of the weights, as an identifier of the Hub (default: gemma)")
-    add("--terms", nargs="+", type=Path, default=[], help="files with license terms to copy")
+    add("--terms", nargs="+", type=Path, default=[], help="files with license terms to add; HTML becomes text")
     add("--base_model", nargs="+", help="Hub names of the models that the base was made from (default: in config.json)")
     add("--datasets", nargs="+", default=[], help="names of the training data sets, for the model card")
     add("--results", nargs="+", type=Path, default=[], help="results files of eval.py, for the model card")
@@ -162,10 +163,23 @@ def write_adapter(source: Path, folder: Path, base: Base, dtype: torch.dtype) ->
     write_checksums(folder)
 
 
+def read_terms(path: Path) -> tuple[str, str]:
+    """Return the name and the text of a file of terms. A saved web page becomes a .txt file.
+
+    Raises:
+        ValueError: the file is not text, or the page has none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return (f"{path.stem}.txt", text_of_page(text)) if path.suffix in (".html", ".htm") else (path.name, text)
+    except ValueError as error:
+        raise ValueError(f"--terms {path}: cannot be read ({reason_of(error)}).") from error
+
+
 def export(args: argparse.Namespace) -> tuple[str, Facts]:
     """Write and check a temporary folder, and rename it. Returns the result of the check, and facts for the card."""
     output, adapter = Path(os.path.abspath(args.output)), args.adapter or args.model
-    trained_on = read_base(adapter)
+    trained_on, terms = read_base(adapter), dict(map(read_terms, args.terms))
     if args.base or args.adapter:
         base = identify(args.base or args.model)
     else:
@@ -190,7 +204,7 @@ def export(args: argparse.Namespace) -> tuple[str, Facts]:
                 f"On the recorded one (weights {base.fingerprint[:12]}) it gives the same answers: {difference}."
             )
         facts.examples = answer_examples(model, processor, args.examples, temporary)
-        complete_adapter(temporary, facts, args.terms)
+        complete_adapter(temporary, facts, terms)
         check_no_secrets(temporary)
     return difference, facts
 

@@ -58,7 +58,7 @@ def test_the_terms_of_gemma_are_passed_on():
     assert "Gemma Terms of Use" in card.text and "make reason-base" in card.text
     notice = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
     assert (ADAPTER / "NOTICE").read_text().startswith(notice)
-    assert "Gemma Terms of Use" in (ADAPTER / "GEMMA_TERMS.html").read_text()
+    assert "Gemma Terms of Use" in (ADAPTER / "GEMMA_TERMS.txt").read_text()
 
 
 def test_the_page_shows_its_own_cards():

@@ -48,11 +48,12 @@ def run(*arguments):
 
 def test_the_folder_is_complete_and_works_from_another_place(trained, tmp_path, capsys, monkeypatch):
     terms = tmp_path / "TERMS.html"
-    terms.write_text("<p>terms</p>")
+    terms.write_text("<body><script>a</script><p>The terms</p></body>")
     out = trained / "distributed"
     options = ("--made_by", "make base", "--terms", terms, "--base_model", "google/gemma-3-270m")
     run("--model", trained / "adapter", "--output", out, *options)
-    assert {path.name for path in out.iterdir()} == WRITTEN | {"TERMS.html"}
+    assert {path.name for path in out.iterdir()} == WRITTEN | {"TERMS.txt"}
+    assert (out / "TERMS.txt").read_text() == "The terms\n"
     assert "3 equal answers" in capsys.readouterr().out
     base = json.loads((out / "base.json").read_text())
     assert base == {
@@ -145,7 +146,7 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(trained, tmp_path, o
 def test_a_file_of_terms_does_not_overwrite_a_file_of_the_adapter(trained, tmp_path):
     terms = tmp_path / "base.json"
     terms.write_text("{}")
-    with pytest.raises(ValueError, match="base.json: a file with this name would overwrite a file of the adapter"):
+    with pytest.raises(ValueError, match="base.json: a file of terms with this name would overwrite another file"):
         run("--model", trained / "adapter", "--output", tmp_path / "out", "--terms", terms)
     assert not (tmp_path / "out").exists()
 
@@ -161,3 +162,10 @@ def test_a_weight_that_is_too_large_for_the_type_is_an_error(trained, tmp_path):
         export_adapter.write_adapter(tmp_path / "adapter", tmp_path, base, dtype)
     with pytest.raises(ValueError, match=f"{name} is not finite in this type. Use --dtype bfloat16 or float32"):
         export_adapter.write_adapter(tmp_path / "adapter", tmp_path, base, torch.float16)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"<body></body>"])
+def test_terms_that_are_not_text_are_an_error(trained, tmp_path, content):
+    (tmp_path / "TERMS.html").write_bytes(content)
+    with pytest.raises(ValueError, match=r"--terms .*TERMS.html: cannot be read \(.*\)"):
+        run("--model", trained / "adapter", "--output", tmp_path / "out", "--terms", tmp_path / "TERMS.html")
