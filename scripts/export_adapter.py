@@ -54,8 +54,8 @@ from gemma_lisa.training.atomic_saves import whole_folder
 
 # The programs convert the weights when they load them. fp16 rounds them by 0.05%, bf16 by 0.4%.
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# Largest share of an image's pixels that differ between a mask of the written adapter and that of the original. Both are
-# computed in fp32: in bf16, rounding alone moves the edges of masks by more.
+# Largest share of an image's pixels that differ between a mask of the written adapter and the original one.
+# Both are computed in fp32: in bf16, rounding alone moves the edges of masks by more.
 MASK_TOLERANCE = 0.005
 
 
