@@ -71,10 +71,12 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     check_address(args.host, args.port)
     model, processor = load_asked(args)
+    from gemma_lisa.interfaces.web.cards import cards_of
     from gemma_lisa.interfaces.web.server import serve  # Gradio takes seconds to import
 
     name = None if args.model is None else Path(args.model).name
-    serve(model, processor, name, host=args.host, port=args.port, share=args.share)
+    cards = cards_of(args.model)
+    serve(model, processor, name, host=args.host, port=args.port, share=args.share, cards=cards)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,24 @@ from .training_record import TRAINING_RECORD
 HUB = Path(__file__).parents[1] / "hub"
 # Files of hub/ that are copied unchanged
 COPIED = ("handler.py", "requirements.txt")
-EXAMPLES, ANSWERS = "examples", "answers.json"
+EXAMPLES, ANSWERS, NOTICE = "examples", "answers.json", "NOTICE"
 # Files of a saved model that are uploaded. A run also saves its own state, including pickles.
 MODEL_FILES = re.compile(rf".*\.(safetensors|json|jinja|model)|.*_gemma_lisa\.py|{CHECKSUMS}")
 NOT_MODEL_FILES = {"trainer_state.json", "nonfinite.json"}
 # Gemma's terms (section 3.1) require the first sentence, in a file of this name, and a note about modifications
-GEMMA_NOTICE = """\
+_GEMMA_SENTENCE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
 
+"""
+GEMMA_NOTICE = f"""{_GEMMA_SENTENCE}\
 The weights in this repository were modified: the weights of Gemma were fine-tuned and combined with those of a Segment
 Anything model and of a projector that connects the two models. If you distribute these weights, you must include the
 terms, this notice, and the Gemma Prohibited Use Policy found at ai.google.dev/gemma/prohibited_use_policy.
+"""
+ADAPTER_NOTICE = f"""{_GEMMA_SENTENCE}\
+This folder contains an adapter that was trained on Gemma. It modifies the weights of Gemma, but does not contain them.
+Together with its base model it is a Model Derivative of Gemma. If you distribute it, you must include the terms, this
+notice, and the Gemma Prohibited Use Policy found at ai.google.dev/gemma/prohibited_use_policy.
 """
 
 
@@ -39,21 +46,47 @@ def complete(folder: Path, facts: Facts) -> list[str]:
     Raises:
         ValueError: a results file has the name of another file.
     """
+    _write_records(folder, facts)
+    for name in COPIED:
+        shutil.copyfile(HUB / name, folder / name)
+    if facts.license == GEMMA_LICENSE:
+        write_whole(folder / NOTICE, GEMMA_NOTICE)
+    write_whole(folder / CARD, card(facts))
+    title = facts.title if "/" in facts.title else None
+    missing = write_eval_results(folder, facts.results, facts.hub_datasets, title)
+    shorten_files(folder)
+    return missing
+
+
+def complete_adapter(folder: Path, facts: Facts, terms: dict[str, str] | None = None) -> None:
+    """Add records, notice, terms and model card to the weights of an adapter that goes without its base model.
+
+    Args:
+        folder: folder of the adapter.
+        facts: content of the model card.
+        terms: file name -> text of license terms.
+
+    Raises:
+        ValueError: a results file or a file of terms has the name of another file.
+    """
+    _write_records(folder, facts)
+    if facts.license == GEMMA_LICENSE:
+        write_whole(folder / NOTICE, ADAPTER_NOTICE)
+    for name, text in (terms or {}).items():
+        if (folder / name).exists() or name == CARD:
+            raise ValueError(f"{name}: a file of terms with this name would overwrite another file. Rename it.")
+        write_whole(folder / name, text)
+    write_whole(folder / CARD, card(facts))
+    shorten_files(folder)
+
+
+def _write_records(folder: Path, facts: Facts) -> None:
     for name, content in facts.results.items():
         if (folder / name).exists() or name == TRAINING_RECORD:
             raise ValueError(f"{name}: a results file with this name would overwrite a file of the model. Rename it.")
         write_whole(folder / name, content)
     if facts.stages:
         write_whole(folder / TRAINING_RECORD, {"stages": facts.stages})
-    for name in COPIED:
-        shutil.copyfile(HUB / name, folder / name)
-    if facts.license == GEMMA_LICENSE:
-        write_whole(folder / "NOTICE", GEMMA_NOTICE)
-    write_whole(folder / CARD, card(facts))
-    title = facts.title if "/" in facts.title else None
-    missing = write_eval_results(folder, facts.results, facts.hub_datasets, title)
-    shorten_files(folder)
-    return missing
 
 
 def shorten_files(folder: Path) -> None:

@@ -17,7 +17,7 @@ from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 from gemma_lisa.safety.short_text import VALUE_LENGTH, reason_of, shorten, show
 
-from .adapter_base import ADAPTER_CONFIG, identify, is_adapter, read_base
+from .adapter_base import ADAPTER_CONFIG, find_base, identify, is_adapter
 from .checksums import CHECKSUMS, check_checksums
 from .devices import AUTO, choose_device, spread
 from .quantization import check_quantization, check_quantized, keep_layout, quantization_config, quantization_of
@@ -116,13 +116,8 @@ def open_checkpoint(
         return _load_whole(path, dtype, None, load_in_4bit, load_in_8bit, device)
     revision = None
     if adapter is None:
-        adapter, recorded = path, read_base(path)
+        adapter, recorded = path, find_base(path)
         path, revision = recorded.name, recorded.revision
-        if revision is None and not Path(path).is_dir():
-            raise ValueError(
-                f"{adapter}: the base model of this adapter, {shorten(str(path), VALUE_LENGTH)}, does not exist any "
-                f"more. If it was moved, give its folder with --model BASE --adapter {adapter}."
-            )
     elif not is_adapter(adapter):
         raise ValueError(f"{adapter}: not an adapter, because it has no {ADAPTER_CONFIG}.")
     model, processor = _load_whole(path, dtype, revision, load_in_4bit, load_in_8bit, device)

@@ -30,6 +30,8 @@ class Facts:
         examples: entries of `answers.json`.
         datasets: names of the training data sets.
         hub_datasets: data sets of the Hub by the names of evaluated data sets, for `eval_results`.
+        base: record of the base model, for an adapter that is distributed without it.
+        base_note: sentences about this base model.
     """
 
     title: str
@@ -40,6 +42,9 @@ class Facts:
     examples: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     hub_datasets: dict[str, str] = field(default_factory=dict)
+    base: str | None = None
+    made_by: str | None = None
+    base_note: str = ""
 
     def __post_init__(self):
         # Older records can contain secrets and local paths
@@ -79,6 +84,9 @@ def card(facts: Facts) -> str:
         lowest=LOWEST,
         highest=HIGHEST,
         is_random=facts.base_models == [],
+        base=facts.base,
+        made_by=facts.made_by,
+        base_note=facts.base_note,
         image=first["image"],
         question=first["text"].replace("\\", "\\\\").replace('"', '\\"').replace("\n", " "),
         examples=[
@@ -114,13 +122,14 @@ def front_matter(facts: Facts) -> ModelCardData:
         license=facts.license,
         base_model=facts.base_models or None,
         pipeline_tag="image-segmentation",
-        library_name="transformers",
-        tags=list(TAGS),
+        library_name="transformers" if facts.base is None else "peft",
+        tags=list(TAGS) if facts.base is None else [*(tag for tag in TAGS if tag != "custom_code"), "lora"],
         datasets=list(dict.fromkeys([*facts.datasets, *measured])) or None,
         metrics=list(METRICS) if facts.results else None,
         model_name=facts.title.split("/")[-1],
         eval_results=[entry for result in facts.results.values() for entry in eval_results(result)] or None,
         **({"widget": widget} if widget else {}),
+        **({"base_model_relation": "adapter"} if facts.base and facts.base_models else {}),
     )
 
 

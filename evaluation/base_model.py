@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma_lisa.checkpoints.adapter_base import fingerprint, is_adapter, read_base
+from gemma_lisa.checkpoints.adapter_base import find_base, fingerprint, is_adapter
 from gemma_lisa.checkpoints.training_record import stages_of
 from gemma_lisa.safety.errors import UsageError
 
@@ -21,11 +21,12 @@ def recorded_base(model: str, adapter: str | None) -> str:
 
     Raises:
         UsageError: the checkpoint does not say, or the model was moved or changed since then.
+        ValueError: the base model of an adapter does not exist.
     """
     if adapter is not None:
         return model
     if is_adapter(model):
-        return read_base(model).name
+        return find_base(model).name
     stages = stages_of(model) or []
     words = shlex.split(str(stages[-1].get("command", ""))) if stages else []
     given = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "--model"]

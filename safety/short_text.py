@@ -42,6 +42,12 @@ def name_of(value: Any, length: int = VALUE_LENGTH) -> str:
     return shorten(value, length) if isinstance(value, str) else show(value, length)
 
 
+def on_one_line(value: Any, length: int = VALUE_LENGTH) -> str:
+    """Return a text of an untrusted file on one line: without control characters and direction marks, and cut."""
+    text = name_of(value, 2 * length)
+    return shorten(" ".join("".join(letter if letter.isprintable() else " " for letter in text).split()), length)
+
+
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     """Return the text, cut to `length` characters."""
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT

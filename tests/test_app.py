@@ -8,6 +8,7 @@ import pytest
 from picture_files import ROOT
 
 from gemma_lisa import app
+from gemma_lisa.interfaces.web.cards import CARDS
 from gemma_lisa.safety.errors import UsageError
 
 
@@ -54,7 +55,7 @@ def test_the_given_model_is_served_at_the_given_address(monkeypatch, options, na
     monkeypatch.setattr("gemma_lisa.interfaces.web.server.serve", lambda *args, **more: served.append((args, more)))
     app.main(options)
     model = f"model of {options[1]}" if name else "model of None"
-    assert served == [((model, "processor", name), where)]
+    assert served == [((model, "processor", name), where | {"cards": CARDS})]
 
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded(monkeypatch):

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from gemma_lisa.images_gemma_lisa import pixel_limit
 
-from .cards import CARDS
+from .cards import CARDS, Card
 from .conversations import Conversation, Conversations, Turn, UserError
 from .layers import shown_picture
 from .parts import NO_MASKS, file_of, turns_of, viewer_of
@@ -58,10 +58,12 @@ class Events:
 
     Args:
         conversations: all conversations.
+        cards: the example cards of the page.
     """
 
-    def __init__(self, conversations: Conversations):
+    def __init__(self, conversations: Conversations, cards: Sequence[Card] = CARDS):
         self.conversations = conversations
+        self.cards = cards
 
     @guarded
     def receive(self, identifier: str | None, request: gr.Request) -> None:
@@ -83,7 +85,7 @@ class Events:
         Updates viewer, turns, message, actions, start, question, stop.
         """
         try:
-            card = CARDS[integer_of(event, "card", len(CARDS))]
+            card = self.cards[integer_of(event, "card", len(self.cards))]
         except UserError as error:
             yield *self._refused(language, error), UNCHANGED, UNCHANGED
             return

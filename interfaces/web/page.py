@@ -1,11 +1,13 @@
 """The page: its layout, and the event of each button."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 
+from .cards import CARDS, Card
 from .conversations import Conversations
 from .events import Events, guarded
 from .parts import example_cards, head
@@ -52,22 +54,23 @@ ASKED = """(question, language) => {
 }"""
 
 
-def build_page(conversations: Conversations, model: str | None = None) -> gr.Blocks:
+def build_page(conversations: Conversations, model: str | None = None, cards: Sequence[Card] = CARDS) -> gr.Blocks:
     """Return the page, ready to launch.
 
     Args:
         conversations: where conversations are kept.
         model: name of the model that the page shows; None for the example checkpoint.
+        cards: example cards that the page shows.
     """
     with gr.Blocks(title=WORDS["en"]["title"], analytics_enabled=False, fill_width=True) as page:
-        parts = _lay_out(model)
-        _connect_languages(page, parts, model)
-        _connect_buttons(parts, Events(conversations))
+        parts = _lay_out(model, cards)
+        _connect_languages(page, parts, model, cards)
+        _connect_buttons(parts, Events(conversations, cards))
     page.conversations = conversations  # the server's own routes find them here
     return page.queue(max_size=QUEUE_LENGTH, api_open=False)  # API clients must use the queue too
 
 
-def _lay_out(model: str | None) -> SimpleNamespace:
+def _lay_out(model: str | None, cards: Sequence[Card]) -> SimpleNamespace:
     """Create the components of the page, in English, and return them by name."""
     words, parts = WORDS["en"], SimpleNamespace()
     with gr.Row(elem_id="top"):
@@ -88,7 +91,7 @@ def _lay_out(model: str | None) -> SimpleNamespace:
                 parts.upload = gr.HTML(
                     upload_value("en"), html_template=UPLOAD, js_on_load=script("upload.js"), elem_id="upload"
                 )
-                parts.examples = gr.HTML(example_cards("en"), js_on_load=CHOOSE, elem_id="examples")
+                parts.examples = gr.HTML(example_cards("en", cards), js_on_load=CHOOSE, elem_id="examples")
             parts.viewer = gr.HTML(
                 texts_value("en"), html_template=VIEWER, js_on_load=script("viewer.js"), elem_id="viewer"
             )
@@ -114,13 +117,13 @@ def _lay_out(model: str | None) -> SimpleNamespace:
     return parts
 
 
-def _connect_languages(page: gr.Blocks, parts: SimpleNamespace, model: str | None) -> None:
+def _connect_languages(page: gr.Blocks, parts: SimpleNamespace, model: str | None, cards: Sequence[Card]) -> None:
     """Show the page in the language of the browser, and then in the language that the user chooses."""
-    translated = [getattr(parts, name) for name in _texts("en", model)]
+    translated = [getattr(parts, name) for name in _texts("en", model, cards)]
 
     @guarded
     def translate(language: str | None) -> list:
-        return list(_texts(language if language in WORDS else "en", model).values())
+        return list(_texts(language if language in WORDS else "en", model, cards).values())
 
     @guarded
     def load(request: gr.Request) -> list:
@@ -130,7 +133,7 @@ def _connect_languages(page: gr.Blocks, parts: SimpleNamespace, model: str | Non
     parts.language.input(translate, parts.language, translated, **IMMEDIATE, api_name="translate")
 
 
-def _texts(language: str, model: str | None) -> dict[str, Any]:
+def _texts(language: str, model: str | None, cards: Sequence[Card]) -> dict[str, Any]:
     """Return the text of each component in a language, by the component's name."""
     words = WORDS[language]
     return {
@@ -140,7 +143,7 @@ def _texts(language: str, model: str | None) -> dict[str, Any]:
         "upload": upload_value(language),
         "viewer": texts_value(language),
         "turns": texts_value(language),
-        "examples": example_cards(language),
+        "examples": example_cards(language, cards),
         "question": gr.update(label=words["question"], placeholder=words["placeholder"]),
         "ask": words["ask"],
         "stop": words["stop"],

@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Sequence
 from typing import Any
 
 from gemma_lisa.answers_gemma_lisa import (
@@ -15,7 +16,7 @@ from gemma_lisa.answers_gemma_lisa import (
 )
 from gemma_lisa.drawing.overlay import text_colour
 
-from .cards import CARDS, url_of
+from .cards import CARDS, Card, url_of
 from .conversations import Conversation, Turn
 from .layers import colour_of
 from .translations import WORDS
@@ -104,15 +105,15 @@ def head(language: str, model: str | None) -> str:
     )
 
 
-def example_cards(language: str) -> str:
+def example_cards(language: str, cards: Sequence[Card] = CARDS) -> str:
     """Return the example cards as buttons."""
     heading = WORDS[language]["examples"]
-    cards = "".join(
+    buttons = "".join(
         f'<button type="button" data-card="{number}"><img alt="" src="{url_of(card.path)}">'
         f'<span lang="en">{html.escape(card.question)}</span></button>'
-        for number, card in enumerate(CARDS)
+        for number, card in enumerate(cards)
     )
-    return f'<div class="gl-examples" role="group" aria-label="{heading}"><h3>{heading}</h3>{cards}</div>'
+    return f'<div class="gl-examples" role="group" aria-label="{heading}"><h3>{heading}</h3>{buttons}</div>'
 
 
 def _in_css(colour: tuple[int, int, int]) -> str:

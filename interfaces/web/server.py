@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported; nothing is sent
@@ -20,6 +20,7 @@ from gemma_lisa.images_gemma_lisa import MAX_IMAGE_PIXELS_VARIABLE
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.processing_gemma_lisa import GemmaLisaProcessor
 
+from .cards import CARDS, Card
 from .conversations import Conversations
 from .folders import server_folder
 from .gate import UPLOAD, Gate
@@ -85,6 +86,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
+    cards: Sequence[Card] = CARDS,
 ) -> None:
     """Serve the page and return when the process is stopped.
 
@@ -93,6 +95,7 @@ def serve(
         name: name of the model that the page shows; None for the example checkpoint.
         host, port: address of the server; 0.0.0.0 listens on all networks of the machine.
         share: also create a public URL through Gradio's servers.
+        cards: example cards that the page shows.
 
     Raises:
         OSError: the port is in use.
@@ -102,7 +105,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with server_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        page = build_page(Conversations(model, processor), name)
+        page = build_page(Conversations(model, processor), name, cards)
         try:
             _, address, public = page.launch(server_name=host, server_port=port, share=share, **LAUNCH)
             print(f"The page is at {public or address} (press Ctrl-C to stop)", flush=True)

@@ -8,7 +8,17 @@ import torch
 from transformers.utils import CONFIG_NAME
 
 from gemma_lisa.checkpoints import adapter_base
-from gemma_lisa.checkpoints.adapter_base import Base, check_base, fingerprint, identify, is_adapter, read_base
+from gemma_lisa.checkpoints.adapter_base import (
+    Base,
+    check_base,
+    find_base,
+    fingerprint,
+    identify,
+    is_adapter,
+    read_base,
+    relative_to,
+    write_base,
+)
 from gemma_lisa.checkpoints.loading import load_checkpoint
 from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.scripts.init_tiny import build_tiny
@@ -120,9 +130,74 @@ def test_a_base_on_the_hub_is_identified_by_name_and_commit(base, tmp_path, monk
 
 
 def test_an_unreadable_record_is_named_in_the_error(adapter):
-    for content in ("{", '{"name": "a"}'):
+    other = '"revision": null, "fingerprint": "x"}'
+    for content in ("{", '{"name": "a"}', '{"name": 3, ' + other, '{"name": "../\\u0000", ' + other):
         (adapter / "base.json").write_text(content)
         with pytest.raises(
             ValueError, match=r"base.json: cannot be read \(.*\); expected name, revision and fingerprint"
         ):
             load_checkpoint(adapter)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A base model by a path relative to the adapter
+# ---------------------------------------------------------------------------------------------------------------------
+def test_a_relative_base_is_found_from_every_folder_and_after_a_move(base, adapter, tmp_path, monkeypatch):
+    expected = load_checkpoint(adapter)[0].state_dict()
+    write_base(adapter, relative_to(adapter, identify(base), "make base"))
+    record = json.loads((adapter / "base.json").read_text())
+    assert record == {"name": "../base", "revision": None, "fingerprint": fingerprint(base), "made_by": "make base"}
+    (tmp_path / "moved").mkdir()
+    for folder in (base, adapter):
+        shutil.move(folder, tmp_path / "moved")
+    moved = tmp_path / "moved" / "adapter"
+    monkeypatch.chdir(moved)
+    for name in (moved, "../adapter", "."):
+        assert read_base(name).name == str((tmp_path / "moved" / "base").resolve())
+        found = load_checkpoint(name)[0].state_dict()
+        assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
+def test_a_base_below_the_adapter_is_relative_and_a_hub_name_is_not(adapter, base):
+    assert relative_to(base.parent, identify(base)).name == "./base"
+    assert relative_to(adapter, Base("org/base", "0" * 40, "x")) == Base("org/base", "0" * 40, "x")
+
+
+def test_training_from_a_relative_base_records_an_absolute_one(adapter, base, tmp_path):
+    write_base(adapter, relative_to(adapter, identify(base), "make base"))
+    model, _ = load_model(ModelArguments(str(adapter)))
+    model.save_pretrained(tmp_path / "further")
+    content = json.loads((tmp_path / "further" / "base.json").read_text())
+    assert content == {"name": str(base.resolve()), "revision": None, "fingerprint": fingerprint(base)}
+
+
+def test_a_missing_base_is_an_error_with_the_command_that_makes_it(adapter, base):
+    write_base(adapter, relative_to(adapter, identify(base), "make base"))
+    shutil.rmtree(base)
+    message = f"The base model of {adapter} is not at {base.resolve()}; make it with `make base`."
+    for call in (
+        lambda: load_checkpoint(adapter),
+        lambda: load_model(ModelArguments(str(adapter))),
+        lambda: find_base(adapter),
+    ):
+        with pytest.raises(ValueError) as refusal:
+            call()
+        assert str(refusal.value) == message
+
+
+def test_another_relative_base_is_an_error(adapter, base, tmp_path):
+    write_base(adapter, relative_to(adapter, identify(base), "make base"))
+    shutil.rmtree(base)
+    saved(base, seed=1)
+    with pytest.raises(ValueError, match=r"this adapter was trained on .*base \(weights .*\), not on .*base \(weights"):
+        load_checkpoint(adapter)
+
+
+def test_texts_of_the_record_cannot_forge_lines_of_the_error(adapter):
+    forged = "\x1b[2J\nerror: all is well\u202e" + "x" * 10**5
+    for record in (Base("../none" + forged, None, "x", "make base" + forged), Base("/none" + forged, None, "x")):
+        write_base(adapter, record)
+        with pytest.raises(ValueError) as refusal:
+            load_checkpoint(adapter)
+        text = str(refusal.value)
+        assert text.replace(" ", "").isprintable() and len(text) < 600 + 2 * len(str(adapter))

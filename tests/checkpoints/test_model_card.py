@@ -38,6 +38,19 @@ def test_the_card_has_a_row_for_each_result_stage_and_example():
     assert "a &#124; b" in text and 'model="org/name"' in text
 
 
+def test_the_card_of_an_adapter_names_its_base_and_how_it_is_made():
+    base = {"base": "../../outputs/base", "made_by": "make my-base"}
+    facts = Facts("examples/mine", base_models=["google/gemma-3-270m"], examples=[EXAMPLE], **base, base_note="A note.")
+    text = card(facts)
+    assert "`../../outputs/base`" in text and "make my-base" in text and "A note." in text
+    assert 'predict.py --model examples/mine --image examples/mine/examples/1.png --query "a | b"' in text
+    assert "trust_remote_code=True" not in text and "handler.py" not in text
+    front = front_matter(facts).to_dict()
+    assert (front["library_name"], front["base_model_relation"]) == ("peft", "adapter") and "lora" in front["tags"]
+    whole = front_matter(Facts("org/name")).to_dict()
+    assert whole["library_name"] == "transformers" and "base_model_relation" not in whole
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "not JSON", '{"dataset": "a", "split": "b", "protocol": "c"}'])
 def test_a_file_that_is_not_a_results_file_is_an_error(tmp_path, content):
     (tmp_path / "results.json").write_text(content)

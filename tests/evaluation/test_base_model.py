@@ -34,9 +34,12 @@ def test_the_base_is_the_model_of_the_last_stage(checkpoint, tmp_path, monkeypat
 
 def test_the_base_of_an_adapter_is_its_own(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    write_base(tmp_path, Base("/models/base", None, "x"))
-    assert recorded_base(str(tmp_path), None) == "/models/base"
+    write_base(tmp_path, Base(str(tmp_path), None, "x"))
+    assert recorded_base(str(tmp_path), None) == str(tmp_path)
     assert recorded_base("given", str(tmp_path)) == "given"
+    write_base(tmp_path, Base("../none", None, "x", "make base"))
+    with pytest.raises(ValueError, match=r"is not at .*none; make it with `make base`\.$"):
+        recorded_base(str(tmp_path), None)
 
 
 @pytest.mark.parametrize(

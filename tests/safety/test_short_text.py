@@ -8,6 +8,7 @@ from gemma_lisa.safety.short_text import (
     count_of,
     listed,
     name_of,
+    on_one_line,
     reason_of,
     shorten,
     show,
@@ -63,3 +64,9 @@ def test_the_reason_of_an_error_is_one_short_line():
 def test_a_count_has_the_singular_or_plural_of_its_noun():
     assert [count_of(count, "mask") for count in (0, 1, 2, 1_000)] == ["0 masks", "1 mask", "2 masks", "1,000 masks"]
     assert [count_of(number, "entry", "entries") for number in (1, 2)] == ["1 entry", "2 entries"]
+
+
+def test_untrusted_text_becomes_one_line_without_control_characters():
+    assert on_one_line("make\n\tbase\x1b[31m \u202ered\u2028") == "make base [31m red"
+    assert on_one_line(7) == "7" and on_one_line("\x00") == ""
+    assert len(on_one_line("x" * 10**7)) == len(on_one_line({"a": ["x" * 10**7]})) == VALUE_LENGTH

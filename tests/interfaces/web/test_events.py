@@ -14,7 +14,7 @@ from picture_files import REFUSED_FILES, SCENE, saved, taken_files
 from PIL import Image
 
 from gemma_lisa.answers_gemma_lisa import FOUND, LOW_CONFIDENCE
-from gemma_lisa.interfaces.web.cards import CARDS
+from gemma_lisa.interfaces.web.cards import CARDS, Card
 from gemma_lisa.interfaces.web.conversations import MAX_QUESTION, Conversations
 from gemma_lisa.interfaces.web.events import Events
 from gemma_lisa.interfaces.web.masks import KeptMask
@@ -48,6 +48,14 @@ def test_a_picture_of_one_colour_is_opened_with_a_message(events, colour):
     assert changed["message"] == WORDS["en"]["blank_picture"] and changed["viewer"]["picture"]["width"] == 40
     picture.putpixel((3, 3), (200, 0, 0, 255))
     assert upload(events, "dot.png", saved(picture))["message"] == ""
+
+
+def test_the_cards_of_the_page_can_be_those_of_the_model(tiny):
+    card = Card(CARDS[0].path, "the crimson disc")
+    updates = list(Events(Conversations(*tiny), [card]).choose("en", session(), event_data(card=0)))
+    assert updates[-1][1]["turns"][0]["question"] == card.question
+    (refused,) = Events(Conversations(*tiny), [card]).choose("en", session(), event_data(card=1))
+    assert refused[2]
 
 
 def test_a_card_opens_its_picture_and_asks_its_question(example):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gemma_lisa.interfaces.web.cards import CARDS
+from gemma_lisa.interfaces.web.cards import CARDS, Card
 from gemma_lisa.interfaces.web.conversations import Turn
 from gemma_lisa.interfaces.web.masks import KeptMask
 from gemma_lisa.interfaces.web.parts import colours_of, example_cards, file_of, head, note_of, turns_of, viewer_of
@@ -94,3 +94,5 @@ def test_the_head_escapes_the_model_name_and_describes_the_example_checkpoint(la
 def test_the_cards_are_plain_html():
     assert "<script" not in example_cards("en")
     assert all(card.question in example_cards("ja") for card in CARDS)
+    own = example_cards("en", [Card(CARDS[0].path, "<b>the disc</b>")])
+    assert "&lt;b&gt;the disc" in own and own.count("data-card") == 1
