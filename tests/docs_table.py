@@ -16,7 +16,6 @@ NOT_RUN = [
     (r"pip install transformers torch numpy pillow$", "network; `make test-versions` does it"),
     (r"pip install -e \. datasets ", "network; test_from_files_light.py has an environment with these packages"),
     (r"curl ", "needs a running endpoint and its token"),
-    (r"python predict\.py --model examples/reason-270m ", "needs Gemma 3 270M; test_reason_example.py asks it"),
     (r"python scripts/export_adapter\.py", "needs an adapter of Gemma; test_export_adapter.py has a small one"),
     (r"python app\.py", "serves until it is stopped; test_app.py starts it"),
     (r"(python|torchrun|accelerate) .*\b(START|TRAINED|DATA)\b", "needs weights of Gemma 3 and SAM"),

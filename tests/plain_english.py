@@ -20,7 +20,6 @@ SUFFIXES = (".py", ".md", ".yaml", ".toml", ".js", ".css", ".sbatch", ".ipynb", 
 # Records of measurements keep the words of their time; code in examples/ is a copy; legal texts are quoted
 NOT_OURS = (
     "examples/shapes-tiny/",
-    "examples/reason-270m/",
     "LICENSE",
     "NOTICE",
     "THIRD_PARTY",
