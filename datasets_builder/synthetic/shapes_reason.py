@@ -38,9 +38,9 @@ COLORS = VALUES["color"]
 N_QUESTIONS = 4  # per scene
 N_OBJECTS = (3, 5)
 MIN_SIZE = 64  # pixels; in smaller scenes, the hole of a small ring is hard to see
-GRID = 3  # the grid question has GRID x GRID cells
-GRID_SHARE = 0.3  # share of training rows with a grid question
-COUNTING_SHARE = 0.1  # share of the other rows with a counting question
+GRID = 4  # the grid question has GRID x GRID cells
+GRID_SHARE = 1.0  # share of training rows with a grid question, which teaches a new language model to read the image
+COUNTING_SHARE = 0.0  # share of the other rows with a counting question
 N_TRIES = 80  # questions of a kind that are drawn before another kind is tried
 
 # Shares of the kinds in training. Some scenes have no negation or comparison, so the resulting shares are 0.30, 0.33,

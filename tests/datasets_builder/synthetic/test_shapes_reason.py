@@ -265,19 +265,13 @@ def test_kinds_of_training_have_their_shares(training):
     assert sum(shapes_reason.TRAIN.values()) == pytest.approx(1)
 
 
-def test_some_rows_of_training_have_a_grid_question_and_few_rows_a_counting_question(training, evaluation):
-    asked = Counter(
-        " ".join(row["conversation"][0]["question"].split()[:2]) if row["conversation"] else "" for _, row in training
-    )
-    assert (asked["Which shape"] + asked["Which color"]) / 2000 == pytest.approx(0.3, abs=0.03)
-    assert asked["How many"] / 2000 == pytest.approx(0.07, abs=0.02)
-    assert {len(row["conversation"]) for _, row in training} == {0, 1}
+def test_each_row_of_training_has_a_grid_question_and_no_row_a_counting_question(training, evaluation):
+    assert all(row["conversation"][0]["question"].startswith("Which ") for _, row in training)
+    assert {len(row["conversation"]) for _, row in training} == {1}
     for scene, row in training[:300]:
-        if row["conversation"] and row["conversation"][0]["question"].startswith("Which "):
-            words = row["conversation"][0]["answer"].split()
-            assert len(words) == 9 and sum(word != "none" for word in words) == len(scene.objects)
-    turns = [turn["question"] for _, row in evaluation for turn in row["conversation"]]
-    assert len(turns) / 1000 == pytest.approx(0.1, abs=0.03) and all(turn.startswith("How many") for turn in turns)
+        words = row["conversation"][0]["answer"].split()
+        assert len(words) == 16 and sum(word != "none" for word in words) == len(scene.objects)
+    assert not any(row["conversation"] for _, row in evaluation)
 
 
 def test_a_random_object_has_an_iou_of_a_quarter(evaluation):
@@ -303,7 +297,7 @@ def test_scenes_have_three_to_five_separate_objects_that_look_different(evaluati
         for one, other in combinations(scene.objects, 2):
             distance = np.hypot(one.center[0] - other.center[0], one.center[1] - other.center[1])
             assert distance >= one.radius + other.radius
-            cells = [tuple(int(at * 3 / SIZE) for at in thing.center) for thing in (one, other)]
+            cells = [tuple(int(at * shapes_reason.GRID / SIZE) for at in thing.center) for thing in (one, other)]
             assert cells[0] != cells[1]
     assert counts.keys() == {3, 4, 5} and min(counts.values()) > 1000 / 3 * 0.8
     assert len(looks) == 36 and min(looks.values()) > 0.6 * looks.total() / 36
