@@ -22,7 +22,7 @@ _END_OF_SENTENCE = ".!?。"
 _SEPARATORS = (",", ";", ":", "、")  # items of a list can be equal
 
 # Every pattern here takes linear time: adjacent repetitions cannot match the same characters.
-_REFUSAL = re.compile(r"(no\b|いいえ)", re.IGNORECASE)
+_REFUSAL = re.compile(r"no\b|いいえ|[^:]*: none\.?\s*\Z", re.IGNORECASE)
 # Words around a `[SEG]` that name no object: "Sure, it is", ", and", and the same in Japanese
 _NAMELESS = re.compile(r"(\b(sure|yes|here|there|it|they|this|is|are|and)\b|それら?は|です|と|[\s,.:;、。])*", re.I)
 _LEADING = re.compile(r"^(sure|yes|and|here|there)\b[\s,]*((it|they|here|there) (is|are)\s+)?", re.I)
@@ -58,8 +58,8 @@ def answer_status(text: str, complete: bool, mask_statuses: list[str]) -> str:
         NOTHING_FOUND: all masks are empty.
         LOW_CONFIDENCE: at least one mask that is not empty has a score below MIN_SCORE.
         FOUND: at least one mask is not empty.
-        NOT_THERE: there is no mask, and the answer begins with "No" (or "いいえ"), as refusals do. A "No" to a question
-        that asks for no object is also called so.
+        NOT_THERE: there is no mask, and the answer is a refusal: it begins with "No" (or "いいえ"), or it ends with
+        ": none". A "No" to a question that asks for no object is also called so.
         TEXT_ONLY: there is no mask, for instance because the question was "How many dogs are there?".
     """
     if not complete or not (text or mask_statuses):
@@ -104,7 +104,8 @@ def repeats_itself(raw_text: str, seg_token: str = "[SEG]") -> bool:
 def phrases_of(words: list[str]) -> list[str]:
     """Return the phrase of each `[SEG]`, or "" if it has none.
 
-    The phrase is the text before the `[SEG]`. If the answer begins with words like "It is", it is the text after it.
+    The phrase is the text before the `[SEG]`. It is the text after it if the answer begins with words like "It is", or
+    with the name of several: "The red shapes: [SEG] star, [SEG] ring."
 
     Args:
         words: the answer, split at its `[SEG]` tokens.
@@ -112,6 +113,7 @@ def phrases_of(words: list[str]) -> list[str]:
     if len(words) == 1:
         return []
     after = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
-    named_after = _NAMELESS.fullmatch(words[0]) and not _NAMELESS.fullmatch(after[0])
+    lists_names = len(words) > 2 and [at for at, word in enumerate(words) if word.rstrip().endswith(":")] == [0]
+    named_after = (lists_names or _NAMELESS.fullmatch(words[0])) and not _NAMELESS.fullmatch(after[0])
     phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (after if named_after else words[:-1])]
     return ["" if _NAMELESS.fullmatch(phrase) else _LEADING.sub("", phrase) for phrase in phrases]
