@@ -10,7 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, check_row, load_image
-from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes
+from gemma_lisa.datasets_builder.synthetic import shapes
+from gemma_lisa.datasets_builder.synthetic.shapes import GRID_SHAPE_SHARE, GRID_SHARE, Shapes, code_hash
 
 # pycocotools calls NumPy 2 with a deprecated signature
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -139,6 +140,14 @@ def test_same_seed_gives_the_same_rows_and_another_seed_gives_others(built):
 def test_splits_share_no_image(built):
     images = [row["image"]["bytes"] for rows in built().values() for row in rows]
     assert len(set(images)) == len(images) == 75
+
+
+def test_rows_of_other_code_are_not_read_from_the_cache(tmp_path, monkeypatch):
+    rows = {"config_name": "easy", "cache_dir": str(tmp_path), "train_rows": 1, "validation_rows": 1, "test_rows": 1}
+    first, again = Shapes(**rows), Shapes(**rows)
+    assert code_hash() in first.cache_dir and first.cache_dir == again.cache_dir
+    monkeypatch.setattr(shapes, "code_hash", lambda: "other")
+    assert Shapes(**rows).cache_dir != first.cache_dir
 
 
 def test_images_have_the_configured_size(built):
