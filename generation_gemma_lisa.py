@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
 
+from .bridge_gemma_lisa import SegStates, project
 from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
-from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, user_prompts
 from .outputs_gemma_lisa import SegmentOutput
 from .packing_gemma_lisa import masks_of_prompts
 from .prefix_gemma_lisa import SharedPrefix, find_shared_prefix, is_empty_dynamic, read_after_prefix
@@ -82,13 +83,17 @@ class SegmentationMixin:
         prompt |= {"pixel_values": pixel_values, "image_features": image_features}
         image_of = self._check_prompt(prompt, sam_pixel_values, image_embeddings, image_index)
         prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, len(image_of))
-        shared = None
+        if self.config.bridge != "mlp" and pixel_values is not None:  # the bridge reads the features too
+            prompt |= {"pixel_values": None, "image_features": self.encode_for_gemma(pixel_values)}
+        features, shared = prompt["image_features"], None  # (J, 256, D)
         if image_index is not None and len(image_of):
             prompt, shared = self._share_images(prompt, image_of, options, prompts)
         sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
+        shares = self._shares_of_images(reshaped_input_sizes, image_of)
+        seg = replace(seg, image_features=features, image_shares=shares)
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
 
     def _share_images(
@@ -263,6 +268,17 @@ class SegmentationMixin:
         image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
 
+    def _shares_of_images(
+        self, reshaped_input_sizes: torch.LongTensor | None, image_of: torch.LongTensor
+    ) -> torch.FloatTensor | None:
+        """Return `image_shares` of the J images, whose sizes are given for each conversation with an image."""
+        shares = self.image_shares(reshaped_input_sizes)
+        if shares is None or len(image_of) == 0:
+            return None
+        of_images = shares.new_ones(int(image_of.max()) + 1, 2)
+        of_images[image_of.to(shares.device)] = shares
+        return of_images
+
     def _masks_of(
         self,
         seg: SegStates,
@@ -300,7 +316,12 @@ class SegmentationMixin:
         if len(shown):
             embeddings = self.encode_for_sam(sam_pixel_values[shown.to(sam_pixel_values.device)])
         prompts = prompts and [prompts[image] for image in shown.tolist()]
-        return replace(seg, image_embeddings=embeddings, image_index=torch.searchsorted(shown, images)), prompts
+        seg = replace(seg, image_embeddings=embeddings, image_index=torch.searchsorted(shown, images))
+        if seg.image_features is not None:
+            seg = replace(seg, image_features=seg.image_features[shown.to(seg.image_features.device)])
+        if seg.image_shares is not None:
+            seg = replace(seg, image_shares=seg.image_shares[shown.to(seg.image_shares.device)])
+        return seg, prompts
 
     def _no_embeddings(self, states: torch.FloatTensor) -> torch.FloatTensor:
         """Return SAM's encoding of no images, (0, C, 64, 64)."""
@@ -315,17 +336,16 @@ class SegmentationMixin:
             side = 4 * seg.image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
             return seg.states.new_zeros(0, side, side), seg.states.new_zeros(0)
         if prompts is not None:
-            embeddings = self.project_seg(seg.states)  # (S, C)
+            asked = project(self.seg_projector, seg)
             return decode_with_prompts(
-                self.sam, embeddings, seg.image_embeddings, seg.image_index, prompts, multimask_output
+                self.sam, asked, seg.image_embeddings, seg.image_index, prompts, multimask_output
             )
         chunks = zip(seg.states.split(MASKS_AT_ONCE), seg.image_index.split(MASKS_AT_ONCE), strict=True)
         decoded = [
-            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)[:2]
+            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)
             for states, images in chunks
         ]
-        masks, scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
-        return masks, scores
+        return torch.cat([part.masks for part in decoded]), torch.cat([part.scores for part in decoded])
 
     def _states_of_new_tokens(
         self,

@@ -5,6 +5,7 @@ Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary
 Sizes in pixels are the defaults of Gemma 3 and SAM.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
+from .bridge_gemma_lisa import SegStates, build_bridge
 from .compatibility_gemma_lisa import CACHE_NAME, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .images_gemma_lisa import images_of_rows
 from .losses_gemma_lisa import token_loss
-from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
+from .mask_decoding_gemma_lisa import DecodedMasks, decode_seg_states, loaded_device
 from .outputs_gemma_lisa import LOSS_PARTS, GemmaLisaOutput
 from .packing_gemma_lisa import (
     Prepared,
@@ -30,7 +32,7 @@ from .packing_gemma_lisa import (
 from .pipeline_gemma_lisa import custom_pipelines  # the import makes transformers copy the file to every checkpoint
 from .sam_layers_gemma_lisa import use_fast_layers
 from .session_gemma_lisa import ImageSession
-from .targets_gemma_lisa import MaskTargets, mask_losses, prompted_loss, targets_of_batch
+from .targets_gemma_lisa import MaskTargets, heat_map_loss, mask_losses, prompted_loss, targets_of_batch
 
 
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
@@ -81,9 +83,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         super().__init__(config, *args, **kwargs)
         self.sam = SamModel(config.sam_config)
         use_fast_layers(self.sam)
-        self.seg_projector = SegProjector(
-            config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size
-        )
+        self.seg_projector = build_bridge(config)
         self.post_init()
 
     def forward(
@@ -135,14 +135,16 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
             seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
-            masks, scores, touched = self._decode_masks(seg)
-            parts |= {"pred_masks": masks, "iou_scores": scores, "seg_image_index": seg.image_index}
+            seg = replace(seg, image_features=features, image_shares=self.image_shares(reshaped_input_sizes))
+            decoded = self._decode_masks(seg)
+            parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}
+            parts |= {"seg_image_index": seg.image_index}
         # Losses
         if learns:
             given = (mask_labels, prepared, reshaped_input_sizes)
             targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
-            parts |= mask_losses(masks, scores, targets, num_masks_in_batch) if has_targets else {}
-            parts = self._learn(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
+            parts |= self._mask_losses(decoded, targets, num_masks_in_batch) if has_targets else {}
+            parts = self._learn(parts, seg, decoded, targets, num_masks_in_batch, zero)
         image_embeddings = image_embeddings if has_sam_input else None
         return GemmaLisaOutput(**parts, image_embeddings=image_embeddings, **repeated_outputs(outputs))
 
@@ -175,6 +177,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_gradients)]
         self._require_grads_hook = self._require_grads_hooks[0]  # the name in older releases
 
+    def image_shares(self, reshaped_input_sizes: torch.LongTensor | None) -> torch.FloatTensor | None:
+        """Return the shares (I, 2) of the height and width of SAM's square that the images cover, None for None."""
+        side = self.config.sam_config.vision_config.image_size
+        return None if reshaped_input_sizes is None else reshaped_input_sizes.float() / side
+
     def encode_for_gemma(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """Return Gemma's encoding of the images (I, 3, 896, 896): (I, 256, D). Without gradients if it is frozen."""
         _check_not_uint8(pixel_values)
@@ -199,10 +206,6 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             # One by one, because the activations of a batch exceed the caches of a CPU and need new memory
             encoded = [self.sam.vision_encoder(image).last_hidden_state for image in sam_pixel_values.split(1)]
             return torch.cat(encoded)
-
-    def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
-        """Return prompts of SAM's decoder, (S, C), for Gemma's states at `[SEG]`, (S, D)."""
-        return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, *args, **kwargs):
         """Save as in transformers, but with the parameter names of this module as keys.
@@ -332,15 +335,25 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
     def _decode_masks(
         self, seg: SegStates, multimask_output: bool = False, **prompts: torch.FloatTensor
-    ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
-        """Return mask logits (S, 256, 256), scores (S,), and a zero for the loss, as `decode_seg_states` does."""
-        return decode_seg_states(self.sam, self.project_seg, seg, multimask_output, **prompts)
+    ) -> DecodedMasks:
+        """Return the masks of the `[SEG]` tokens, as `decode_seg_states` does."""
+        return decode_seg_states(self.sam, self.seg_projector, seg, multimask_output, **prompts)
+
+    def _mask_losses(
+        self, decoded: DecodedMasks, targets: MaskTargets | None, divisor: torch.Tensor | int | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses of the masks and, if the bridge has one, of the heat map."""
+        parts = mask_losses(decoded.masks, decoded.scores, targets, divisor)
+        if decoded.heat_maps is not None:
+            weights = (self.config.bce_loss_weight, self.config.dice_loss_weight)
+            parts["heat_map_loss"] = heat_map_loss(decoded.heat_maps, targets, weights, divisor)
+        return parts
 
     def _learn(
         self,
         parts: dict[str, torch.Tensor | None],
         seg: SegStates,
-        pred_masks: torch.FloatTensor,
+        decoded: DecodedMasks,
         targets: MaskTargets | None,
         divisor: torch.Tensor | int | None,
         zero: torch.Tensor | float,
@@ -349,10 +362,10 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         config = self.config
         mask_weights = (config.bce_loss_weight, config.dice_loss_weight, config.score_loss_weight)
         if config.prompted_loss_weight and self.training:
-            loss = prompted_loss(self._decode_masks, seg, pred_masks, targets, mask_weights, divisor)
+            loss = prompted_loss(self._decode_masks, seg, decoded.masks, targets, mask_weights, divisor)
             parts = parts | {"prompted_loss": loss}
-        weights = (config.ce_loss_weight, *mask_weights, config.prompted_loss_weight)
-        loss = zero
+        weights = (config.ce_loss_weight, *mask_weights, config.heat_map_loss_weight, config.prompted_loss_weight)
+        loss = zero + decoded.touched
         for name, weight in zip(LOSS_PARTS, weights, strict=True):
             if parts.get(name) is not None:
                 loss = loss + weight * parts[name]

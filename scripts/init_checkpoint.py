@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerBase, SamConfig, logging
 
+from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.loading import DTYPES
 from gemma_lisa.checkpoints.sources.gemma import ADDED_MODULES, GemmaSource, read_gemma
@@ -85,14 +86,15 @@ def add_seg_token(tokenizer: PreTrainedTokenizerBase, num_rows: int, name: str) 
     return seg_token_id, is_new
 
 
-def build_config(config: Gemma3Config, sam_config: SamConfig, seg_token_id: int, seg_state: str) -> GemmaLisaConfig:
+def build_config(
+    config: Gemma3Config, sam_config: SamConfig, seg_token_id: int, seg_state: str, bridge: str
+) -> GemmaLisaConfig:
     """Return a configuration with all fields of Gemma, the configuration of SAM, and those of Gemma-LISA."""
     fields = config.to_dict()
     for name in ("model_type", "architectures", "transformers_version", "dtype"):
         fields.pop(name, None)
-    return GemmaLisaConfig(
-        **fields, sam_config=sam_config.to_dict(), seg_token_id=seg_token_id, seg_state=seg_state, dtype=config.dtype
-    )
+    added = {"sam_config": sam_config.to_dict(), "seg_token_id": seg_token_id}
+    return GemmaLisaConfig(**fields, **added, seg_state=seg_state, bridge=bridge, dtype=config.dtype)
 
 
 def count(module: nn.Module, without: tuple[str, ...] = ()) -> str:
@@ -140,6 +142,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default="token",
         help=f"hidden state that prompts SAM: {states} (default: token)",
     )
+    bridge_help = "what the state becomes: a sparse prompt (mlp), or also a map of the image (heat_map) (default: mlp)"
+    add("--bridge", choices=BRIDGES, default="mlp", help=bridge_help)
     dtype_help = "type of the weights; auto keeps the type of Gemma's weights (default: bfloat16)"
     add("--dtype", choices=DTYPES, default="bfloat16", help=dtype_help)
     add("--seed", type=int, default=0, help="seed of the new weights (default: 0)")
@@ -165,7 +169,7 @@ def main(arguments: list[str]) -> None:
         image_seq_length=gemma.config.mm_tokens_per_image,
         seg_token=SEG_TOKEN,
     )
-    config = build_config(gemma.config, sam_config, seg_token_id, args.seg_state)
+    config = build_config(gemma.config, sam_config, seg_token_id, args.seg_state, args.bridge)
     sources = [args.gemma, args.sam] if args.vision is None else [args.gemma, args.vision, args.sam]
     config.base_models = hub_names(*sources)
 

@@ -27,6 +27,7 @@ from gemma_lisa.datasets_builder.questions import EvaluationQuestions, MixtureQu
 from gemma_lisa.datasets_builder.streams import StreamedQuestions
 from gemma_lisa.evaluation.metrics import summarize_counts
 from gemma_lisa.evaluation.protocols import teacher_forced_counts
+from gemma_lisa.outputs_gemma_lisa import LOSS_PARTS
 from gemma_lisa.safety.errors import one_line_errors
 from gemma_lisa.safety.whole_files import write_whole
 
@@ -41,14 +42,13 @@ from .callbacks import (
 )
 from .finite_check import stop_unless_finite
 from .hub_push import HubPushes
+from .measure_bridge import MeasureBridge
 from .optimizers import parameter_groups
 from .progress import show_table
 from .trainer_patches import PatchedTrainer
 from .training_arguments import GemmaLisaTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
 
 
 class GemmaLisaTrainer(HubPushes, PatchedTrainer):
@@ -93,6 +93,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             self._resumed_options,
             self._last_step,
             BestOnlyCallback(),
+            MeasureBridge(self),
         ):
             self.add_callback(callback)
         show_table(self)

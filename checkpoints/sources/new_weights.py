@@ -33,11 +33,11 @@ def mean_row(table: torch.Tensor) -> torch.Tensor:
 
 
 def initialize_seg_projector(projector: nn.Module, seed: int) -> None:
-    """Set the weights as `nn.Linear` does: uniform, up to 1/√(number of inputs)."""
+    """Set the weights as `nn.Linear` and `nn.Conv2d` do: uniform, up to 1/√(number of inputs)."""
     generator = np.random.default_rng((seed, 0))
     for module in projector.modules():
-        if isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
             for parameter in (module.weight, module.bias):
                 _copy(parameter, generator.uniform(-bound, bound, tuple(parameter.shape)))
 
