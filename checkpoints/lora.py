@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from gemma_lisa.safety.parsing import parse_json
 from gemma_lisa.safety.short_text import VALUE_LENGTH, listed, reason_of, shorten
@@ -25,13 +25,11 @@ from .trained_rows import replace_rows_without_copies
 # Full paths of the linear layers with LoRA. Full, because SigLIP and SAM also have a q_proj.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
 TRAINED_WITH_LORA = ["seg_projector.*", "sam.mask_decoder.*"]
-# SAM's positional encoding is constant. Its embeddings of points, boxes and masks need simulated prompts to learn.
+# Constants of SAM: its positional encoding
 NEVER_TRAINED = ("sam.prompt_encoder.shared_embedding.", "sam.shared_image_embedding.")
-SIMULATED_PROMPTS = (
-    "sam.prompt_encoder.mask_embed.",
-    "sam.prompt_encoder.point_embed.",
-    "sam.prompt_encoder.not_a_point_embed.",
-)
+# SAM's embeddings of points and boxes, of a mask, and of no mask
+CLICKS = ("sam.prompt_encoder.point_embed.", "sam.prompt_encoder.not_a_point_embed.")
+MASK, NO_MASK = "sam.prompt_encoder.mask_embed.", "sam.prompt_encoder.no_mask_embed."
 WRAPPED = "base_model.model."
 _WRAPPERS = re.compile(rf"^(?:module\.|_orig_mod\.|{re.escape(WRAPPED)})+")  # of DDP, torch.compile and PEFT
 LORA, SEG_ROW = "LoRA", "the row of [SEG]"  # parts of the model that are not modules
@@ -217,9 +215,7 @@ def trained_names(model: PreTrainedModel, patterns: Iterable[str]) -> set[str]:
         ValueError: a pattern matches nothing.
     """
     unmatched, names = set(patterns), set()
-    without_gradient = NEVER_TRAINED
-    if not model.config.prompted_loss_weight:
-        without_gradient = (*NEVER_TRAINED, *SIMULATED_PROMPTS)
+    without_gradient = _without_gradient(model.config)
     for name, _ in model.named_parameters():
         matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
         unmatched -= matching
@@ -228,6 +224,15 @@ def trained_names(model: PreTrainedModel, patterns: Iterable[str]) -> set[str]:
     if unmatched:
         raise ValueError(f"trainable: no parameter of the model matches {listed(sorted(unmatched))}.")
     return names
+
+
+def _without_gradient(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the starts of the names of parameters that no loss depends on."""
+    has_map, has_clicks = config.bridge == "heat_map", bool(config.prompted_loss_weight)
+    unused = NEVER_TRAINED if has_clicks else (*NEVER_TRAINED, *CLICKS)
+    if has_map:  # it is always a mask prompt
+        return (*unused, NO_MASK)
+    return unused if has_clicks else (*unused, MASK)
 
 
 def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ LOSS_COLUMNS = {
     "mask_bce_loss": "mask BCE",
     "mask_dice_loss": "mask Dice",
     "score_loss": "score",
+    "heat_map_loss": "heat map",
     "prompted_loss": "prompted",
 }
 WIDTH, STEP_WIDTH = 9, 15  # characters of a column
