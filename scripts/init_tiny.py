@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
@@ -224,12 +225,14 @@ def main(arguments: list[str]) -> None:
         default="token",
         help="hidden state that prompts SAM: of [SEG] (token) or of the token before it (previous) (default: token)",
     )
+    bridge_help = "what the state becomes: a sparse prompt (mlp), or also a map of the image (heat_map) (default: mlp)"
+    parser.add_argument("--bridge", choices=BRIDGES, default="mlp", help=bridge_help)
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in a folder that is not empty")
     args = parser.parse_args(arguments)
     if not args.overwrite:
         check_new_folder(args.output)
     check_writable(args.output, "--output", is_folder=True)
-    model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state)
+    model, processor = build_tiny(args.image_size, args.seed, seg_state=args.seg_state, bridge=args.bridge)
     with folder_in_place(args.output) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)

@@ -28,6 +28,7 @@ CODE_FILES = {
     "pipeline_gemma_lisa.py",
     "prefix_gemma_lisa.py",
     "processing_gemma_lisa.py",
+    "bridge_gemma_lisa.py",
     "mask_decoding_gemma_lisa.py",
     "session_gemma_lisa.py",
     "targets_gemma_lisa.py",
