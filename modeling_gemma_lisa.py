@@ -60,6 +60,8 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
         mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
             tokens. Enables the two mask losses.
+        seg_states, seg_image_index: (S, D) states at `[SEG]` from an earlier pass, and (S,) index of the image of each.
+            Gemma's language model then does not run, and no tokens are passed.
         num_items_in_batch, num_masks_in_batch: divisors of the summed losses (default: the counts of this batch).
         prepared: `Prepared` of this batch, including masks that replace `mask_labels`.
         cache: name of `past_key_values` since transformers 5.24. Further keyword arguments are passed to Gemma.
@@ -105,6 +107,8 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
         mask_labels: list[torch.Tensor] | None = None,
+        seg_states: torch.FloatTensor | None = None,
+        seg_image_index: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
         prepared: Prepared | None = None,
@@ -119,22 +123,30 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         learns = labels is not None or has_targets
         one_of(pixel_values=pixel_values, image_features=image_features)
         has_images = pixel_values is not None or image_features is not None
-        _check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
+        if seg_states is None:
+            is_searched = learns or has_sam_input
+            _check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched)
         # Images first, so that every rank calls the modules in the same order for every batch
         features, zero = self._encode_images(pixel_values, image_features, blank=learns)
-        if learns and use_cache is None:
-            use_cache = False
-        kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
-        kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
-        outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, prepared.image_positions, kwargs)
-        # Logits and language loss
-        states = outputs.last_hidden_state  # (B, L, D)
-        parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
+        parts, outputs, states = {}, {}, seg_states
+        if seg_states is None:
+            if learns and use_cache is None:
+                use_cache = False
+            kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+            kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
+            places = prepared.image_positions
+            outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, places, kwargs)
+            # Logits and language loss
+            states = outputs.last_hidden_state  # (B, L, D)
+            parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
         # Masks
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
-            seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
+            if seg_states is None:
+                seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
+            else:
+                seg = SegStates(seg_states, seg_image_index, image_embeddings, idle_state=seg_states.new_zeros(1, states.shape[1]))
             seg = replace(seg, image_features=features, image_shares=self.image_shares(reshaped_input_sizes))
             decoded = self._decode_masks(seg)
             parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}

@@ -40,6 +40,7 @@ from gemma_lisa.training.previews import PreviewCallback
 from gemma_lisa.training.progress import summary_lines
 from gemma_lisa.training.resume import DeletePickleCallback, Start, begin, settings_of
 from gemma_lisa.training.run_lock import run_locked
+from gemma_lisa.training.text_states import TextStates, freeze_text_model
 from gemma_lisa.training.trainer import GemmaLisaTrainer
 from gemma_lisa.training.training_arguments import GemmaLisaTrainingArguments
 
@@ -69,6 +70,8 @@ def train(
     loaded_as = (torch.bfloat16 if args.bf16 else torch.float32, args.device)
     with whole_weights(args):
         model, processor = load_model(model_args, *loaded_as)
+    if not data_args.learn_text:
+        freeze_text_model(model, args)
     hold_constants(model)
     with args.main_process_first(desc="preparing the data"):
         held_out = find_held_out(data_args)
@@ -135,6 +138,7 @@ def build_trainer(
         callbacks=callbacks,
         optimizer_cls_and_kwargs=muon_of(args),
         record=record,
+        text_states=None if data_args.learn_text else TextStates(model),
     )
 
 

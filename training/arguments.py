@@ -148,6 +148,10 @@ class DataArguments:
         metadata={"help": 'JSON file with translations of phrases, such as {"ja": {"wall": "壁"}}'},
     )
     learn_masks: bool = field(default=True, metadata={"help": "train masks; false: train on text only"})
+    learn_text: bool = field(
+        default=True,
+        metadata={"help": "train on text; false: masks only, with a frozen language model that reads each text once"},
+    )
     preview_samples: int = field(
         default=8, metadata={"help": "number of held-out questions to draw at each evaluation; 0: none"}
     )
@@ -181,6 +185,8 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, GemmaLis
     check_numbers(training_args, data_args)
     _check_model(model_args, training_args)
     _check_data(data_args, training_args)
+    if not (data_args.learn_masks or data_args.learn_text):
+        raise UsageError("learn_masks and learn_text are both false, so there is nothing to learn.")
     if not data_args.learn_masks and (training_args.eval_strategy != "no" or training_args.eval_on_start):
         raise UsageError("learn_masks is false, so there are no masks to evaluate. Set eval_strategy to no.")
     if training_args.fp16 or training_args.fp16_full_eval or training_args.mixed_precision == "fp16":

@@ -175,6 +175,7 @@ CONDITIONS = {
     "`fsdp`": Condition(("fsdp",), lambda args, *_: bool(args.fsdp)),
     "`cache_features`": Condition(("cache_features",), lambda args, *_: args.cache_features is not None),
     "`learn_masks`": Condition(("learn_masks",), lambda args, _, data: data.learn_masks),
+    "`learn_text`": Condition(("learn_text",), lambda args, _, data: data.learn_text),
     "`languages` other than English": Condition(
         ("languages",), lambda args, _, data: bool(set(data.languages or {}) - {ENGLISH})
     ),

@@ -227,7 +227,7 @@ OPTIONS: dict[str, Option] = {
     # The model
     "model": read_by(_MODEL),
     "trainable": read_by(_MODEL),
-    "ce_loss_weight": read_by(_LOSS),
+    "ce_loss_weight": read_by(_LOSS, "`learn_text`"),
     "bce_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
     "dice_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
     "score_loss_weight": read_by(_LOSS, "`learn_masks`", neutral=(0,)),
@@ -259,6 +259,7 @@ OPTIONS: dict[str, Option] = {
     "conversation_share": read_by(_DATA),
     "translations": read_by(_DATA, "`languages` other than English"),
     "learn_masks": read_by("gemma_lisa.train:build_trainer"),
+    "learn_text": read_by("gemma_lisa.train:build_trainer"),
     "cache_features": read_by("gemma_lisa.training.cache_filling:open_filled", limit="not with `streaming`"),
     "cache_gb": read_by("gemma_lisa.training.cache_filling:open_filled", "`cache_features`"),
     "preview_samples": read_by(_PREVIEWS, EVALUATED, neutral=(0,)),

@@ -45,6 +45,7 @@ from .hub_push import HubPushes
 from .measure_bridge import MeasureBridge
 from .optimizers import parameter_groups
 from .progress import show_table
+from .text_states import TextStates
 from .trainer_patches import PatchedTrainer
 from .training_arguments import GemmaLisaTrainingArguments
 
@@ -72,14 +73,16 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
     Logging: a table of the steps (`progress`) in place of Trainer's dictionaries.
 
     Args:
-        record: training record to write into every saved folder. Other arguments are Trainer's.
+        record: training record to write into every saved folder.
+        text_states: trains masks only, on states of texts that are read once. Other arguments are Trainer's.
     """
 
     # compute_loss divides by the counts of the whole step; Trainer must not divide by the accumulation again
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args, record: Record | None = None, **kwargs):
+    def __init__(self, *args, record: Record | None = None, text_states: TextStates | None = None, **kwargs):
         super().__init__(*args, compute_metrics=scores_of_counts, **kwargs)
+        self.text_states = text_states
         self.record = record
         self.step_sources: list[list[str]] = []  # per micro-batch of the step
         self.step_losses: list[dict[str, torch.Tensor]] = []
@@ -121,6 +124,8 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         """Return the weighted sum of the loss parts. num_items_in_batch: counts of `get_batch_samples`, or None."""
         inputs = send_to_device(inputs, self.args.device)  # Trainer leaves `prepared` of a stream on the CPU
         inputs = self.processing_class.normalize_images(inputs)  # uint8 to float32, on the device
+        if self.text_states is not None:
+            inputs = self.text_states.in_place_of_tokens(inputs)
         if num_items_in_batch is None:
             outputs = model(**inputs)
             loss = outputs["loss"]

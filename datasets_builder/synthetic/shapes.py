@@ -11,6 +11,7 @@ mask: how many objects there are or, in training, which object is in each cell o
 - Level "both": easy and hard rows in turn.
 - Level "drawings": `shapes_drawings.py`.
 - Level "reason": `shapes_reason.py`.
+- Level "reason_plain": `shapes_reason_plain.py`.
 
     builder = Shapes(config_name="easy", cache_dir="outputs/data", image_size=128)
     builder.download_and_prepare()
@@ -32,7 +33,7 @@ from PIL import Image
 from gemma_lisa.datasets_builder.rows import ROW_FEATURES, SEG_SLOT, encode_mask, new_row, new_target, sort_by_centroid
 from gemma_lisa.datasets_builder.rows_builder import RowsBuilder
 
-from . import shapes_drawings, shapes_easy, shapes_hard, shapes_reason
+from . import shapes_drawings, shapes_easy, shapes_hard, shapes_reason, shapes_reason_plain
 from .scenes import ATTRIBUTES, COLUMNS, ROWS, Object, Question, Scene, cell, matching, noun
 
 GRID_SHARE = 0.85  # share of training rows with a grid question; the others have a counting question
@@ -144,6 +145,7 @@ class Shapes(RowsBuilder):
         ShapesConfig(name="both", version=VERSION, image_size=128),
         ShapesConfig(name="drawings", version=VERSION, image_size=128),
         ShapesConfig(name="reason", version=VERSION, image_size=128),
+        ShapesConfig(name="reason_plain", version=VERSION, image_size=128),
     ]
     DEFAULT_CONFIG_NAME = "easy"
 
@@ -191,4 +193,5 @@ LEVELS = {
     "both": (shapes_easy, shapes_hard),
     "drawings": (shapes_drawings,),
     "reason": (shapes_reason,),
+    "reason_plain": (shapes_reason_plain,),
 }

@@ -98,20 +98,24 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     return Scene(add_noise(canvas, rng), objects)
 
 
-def ask(scene: Scene, rng: np.random.Generator, training: bool) -> list[Question]:
+def ask(
+    scene: Scene, rng: np.random.Generator, training: bool, shares: dict[str, float] | None = None
+) -> list[Question]:
     """Return N_QUESTIONS different questions. If the scene has none of a kind, another kind is drawn.
 
     Args:
         scene: the scene.
         rng: draws the questions.
         training: whether to use the shares TRAIN, and concepts and wordings of training only.
+        shares: shares of the kinds, in place of those of the split.
     """
     words = TRAINED if training else HELD_OUT
-    kinds, weights = list(TRAIN), np.array(list(TRAIN.values()))
+    drawn = shares or (TRAIN if training else {})
+    kinds, weights = list(drawn), np.array(list(drawn.values()))
     order = [EVAL[at] for at in rng.permutation(len(EVAL))]
     questions: dict[str, Question] = {}
     while len(questions) < N_QUESTIONS:
-        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())] if training else order.pop()
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())] if drawn else order.pop()
         for _ in range(N_TRIES):
             question = ASK[kind](kind, scene.objects, words, rng)
             if question is not None and question.text not in questions:
