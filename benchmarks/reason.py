@@ -44,7 +44,8 @@ from gemma_lisa.interfaces.command_line import ArgumentParser, not_negative, pos
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.whole_files import write_whole
 
-RECIPES = (ROOT / "configs" / "gemma3-270m-reason.yaml",)  # the stages of the training
+# The stages of the training
+RECIPES = tuple(ROOT / "configs" / f"{name}.yaml" for name in ("gemma3-270m-reason-bridge", "gemma3-270m-reason"))
 DATASET, SPLIT = "shapes/reason", "test"
 REAL, SHUFFLED, SCRATCH = BASES = ("real", "shuffled", "scratch")
 FINISHED = "trainer_state.json"  # train.py writes it into the folder itself only at the end
@@ -60,6 +61,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seeds", nargs="+", type=not_negative, default=[0], metavar="N", help="seeds of the trainings (default: 0)")
     stems = ", ".join(recipe.stem for recipe in RECIPES)
     add("--recipes", nargs="+", type=Path, default=RECIPES, metavar="YAML", help=f"one per stage (default: {stems})")
+    add("--processes", type=positive, default=1, metavar="N", help="processes of each training (default: 1)")
     add("--steps", type=positive, metavar="N", help="training steps of each stage (default: those of its recipe)")
     add("--rows", type=positive, default=300, metavar="N", help="number of held-out scenes (default: 300)")
     add("--batch_size", type=positive, default=16, metavar="N", help="questions per batch of eval.py (default: 16)")
@@ -77,14 +79,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 # ---------------------------------------------------------------------------------------------------------------------
 # Training and evaluation, each in a process of its own
 # ---------------------------------------------------------------------------------------------------------------------
-def call(program: str, options: list[str]) -> None:
-    """Run a program of the project.
+def call(program: str, options: list[str], processes: int = 1) -> None:
+    """Run a program of the project, in several processes with torchrun.
 
     Raises:
         ValueError: it failed. It has printed why.
     """
     print(f"{program} {shlex.join(options)}", flush=True)
-    code = subprocess.run([sys.executable, str(ROOT / program), *options]).returncode
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launch = torchrun if processes > 1 else []
+    code = subprocess.run([sys.executable, *launch, str(ROOT / program), *options]).returncode
     if code:
         raise ValueError(
             f"{program} ended with exit code {code}, see its message above. The same command resumes here."
@@ -111,7 +115,7 @@ def train(base: str, seed: int, args: argparse.Namespace) -> Path:
             folders = ["--model", str(model), "--output_dir", str(output)]
             lengths = ["--max_steps", str(steps), "--seed", str(seed)]
             shutil.rmtree(merged_folder(output), ignore_errors=True)  # of a shorter training
-            call("train.py", ["--config", str(recipe), *folders, *lengths, *args.train_options])
+            call("train.py", ["--config", str(recipe), *folders, *lengths, *args.train_options], args.processes)
         model = output
     return model
 

@@ -19,6 +19,7 @@ from gemma_lisa.training.trainer import GemmaLisaTrainer
 ROOT = Path(train.__file__).parent
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 WITH_LORA = {"LoRA", "the row of [SEG]", "seg_projector", "sam.mask_decoder"}
+FROZEN = {"LoRA", "the row of [SEG]"}  # with `learn_text: false`
 EVERYTHING = {
     *("model.language_model", "model.vision_tower", "model.multi_modal_projector"),
     *("seg_projector", "sam.vision_encoder", "sam.mask_decoder", "sam.prompt_encoder"),
@@ -30,6 +31,7 @@ TRAINED = {
     "finetune-your-data": WITH_LORA,
     "gemma3-12b-lora-fsdp2": WITH_LORA,
     "gemma3-270m-reason": {*WITH_LORA, "model.vision_tower", "model.multi_modal_projector"},
+    "gemma3-270m-reason-bridge": {*WITH_LORA, "model.vision_tower", "model.multi_modal_projector"} - FROZEN,
     "gemma3-27b-lora-zero3": WITH_LORA,
     "gemma3-4b-full-zero3": {"model.language_model", "seg_projector", "sam.mask_decoder"},
     "gemma3-4b-lora": WITH_LORA,
