@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from gemma_lisa import train
+from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.lora import part_of_weight
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
@@ -20,6 +21,7 @@ ROOT = Path(train.__file__).parent
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 WITH_LORA = {"LoRA", "the row of [SEG]", "seg_projector", "sam.mask_decoder"}
 FROZEN = {"LoRA", "the row of [SEG]"}  # with `learn_text: false`
+SEEING = {"model.vision_tower", "model.multi_modal_projector", "sam.prompt_encoder"}
 EVERYTHING = {
     *("model.language_model", "model.vision_tower", "model.multi_modal_projector"),
     *("seg_projector", "sam.vision_encoder", "sam.mask_decoder", "sam.prompt_encoder"),
@@ -30,8 +32,8 @@ TRAINED = {
     "few_pictures": EVERYTHING,
     "finetune-your-data": WITH_LORA,
     "gemma3-12b-lora-fsdp2": WITH_LORA,
-    "gemma3-270m-reason": {*WITH_LORA, "model.vision_tower", "model.multi_modal_projector"},
-    "gemma3-270m-reason-bridge": {*WITH_LORA, "model.vision_tower", "model.multi_modal_projector"} - FROZEN,
+    "gemma3-270m-reason": WITH_LORA | SEEING,
+    "gemma3-270m-reason-bridge": (WITH_LORA | SEEING) - FROZEN,
     "gemma3-27b-lora-zero3": WITH_LORA,
     "gemma3-4b-full-zero3": {"model.language_model", "seg_projector", "sam.mask_decoder"},
     "gemma3-4b-lora": WITH_LORA,
@@ -49,8 +51,8 @@ TRAINED = {
     "shapes_text": {"model.language_model", "model.vision_tower", "model.multi_modal_projector"},
 }
 # Trained parameters of a part that is not trained completely. Without simulated prompts, SAM's prompt encoder gets a
-# gradient only here.
-ONLY = {"sam.prompt_encoder": ["sam.prompt_encoder.no_mask_embed.weight"]}
+# gradient only here, or in its embedding of masks if the bridge has a heat map.
+ONLY = {"mlp": "sam.prompt_encoder.no_mask_embed.", "heat_map": "sam.prompt_encoder.mask_embed."}
 # Parameters without a gradient: the decoder's further masks for ambiguous prompts, and SAM's estimate of the IoU if the
 # recipe has no weight for it.
 NO_GRADIENT = re.compile(r"output_hypernetworks_mlps\.[123]\.")
@@ -58,12 +60,19 @@ SCORES = re.compile(r"iou_prediction_head")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    model, processor = build_tiny(image_size=64)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+def checkpoints(tmp_path_factory):
+    folders = {}
+    for bridge in BRIDGES:
+        folders[bridge] = tmp_path_factory.mktemp(bridge)
+        model, processor = build_tiny(image_size=64, bridge=bridge)
+        model.save_pretrained(folders[bridge])
+        processor.save_pretrained(folders[bridge])
+    return folders
+
+
+@pytest.fixture
+def checkpoint(checkpoints, path):
+    return checkpoints["heat_map" if "-reason" in path.stem else "mlp"]
 
 
 def parse(path, checkpoint, folder, *more):
@@ -103,14 +112,17 @@ def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows,
         small += ["--global_batch_size", "2"]
     model_args, data_args, args = parse(path, checkpoint, tmp_path, *small)
     model, processor = train.load_model(model_args, torch.bfloat16 if args.bf16 else torch.float32)
+    if not data_args.learn_text:
+        train.freeze_text_model(model, args)
 
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     names = {name: part_of_weight(name) for name, _ in model.named_parameters()}
     assert {names[name] for name in trained} == TRAINED[path.stem]
     for part in TRAINED[path.stem]:
         whole = [name for name, of in names.items() if of == part]
-        only = {} if model.config.prompted_loss_weight else ONLY
-        assert sorted(trained & set(whole)) == sorted(only.get(part, whole))
+        if part == "sam.prompt_encoder" and not model.config.prompted_loss_weight:
+            whole = [name for name in whole if ONLY[model.config.bridge] in name]
+        assert sorted(trained & set(whole)) == sorted(whole)
     for name in trained:
         if names[name] == "LoRA":
             layers = "self_attn|mlp" if model_args.lora_mlp else "self_attn"
@@ -125,6 +137,7 @@ def test_only_the_parameters_that_a_recipe_trains_change(path, checkpoint, rows,
         train_dataset=TrainingQuestions(rows, 0, data_args.max_questions),
         processing_class=processor,
         optimizer_cls_and_kwargs=train.muon_of(args),
+        text_states=None if data_args.learn_text else train.TextStates(model),
     )
     trainer.train()
     # Compare bytes: packed 4-bit values read as bf16 can be NaN, which is not equal to itself
