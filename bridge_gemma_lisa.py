@@ -47,6 +47,14 @@ class SegStates:
     image_features: torch.FloatTensor | None = None
     image_shares: torch.FloatTensor | None = None
 
+    def about(
+        self, shown: torch.LongTensor, image_embeddings: torch.FloatTensor, image_index: torch.LongTensor
+    ) -> "SegStates":
+        """Return the states with only the images `shown` (J,), whose encodings are (J, C, 64, 64)."""
+        given = (self.image_features, self.image_shares)
+        features, shares = (None if one is None else one[shown.to(one.device)] for one in given)
+        return SegStates(self.states, image_index, image_embeddings, self.idle_state, features, shares)
+
 
 @dataclass
 class SegPrompts:
@@ -122,9 +130,7 @@ class HeatMapProjector(nn.Module):
         self.query = nn.Linear(hidden_size, prompt_size)
         self.sam_key = nn.Linear(prompt_size, prompt_size)
         self.gemma_key = nn.Linear(hidden_size, prompt_size)
-        self.mix = nn.Sequential(
-            nn.Conv2d(HEADS, HEADS, 3, padding=1), nn.SiLU(), nn.Conv2d(HEADS, 1, 3, padding=1)
-        )
+        self.mix = nn.Sequential(nn.Conv2d(HEADS, HEADS, 3, padding=1), nn.SiLU(), nn.Conv2d(HEADS, 1, 3, padding=1))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,6 +147,20 @@ class HeatMapProjector(nn.Module):
         shares = seg.image_shares.to(query)[seg.image_index]  # (S, 2)
         maps = by_sam + _on_square(by_gemma, shares, side)
         return SegPrompts(embeddings, _pad(self.mix(maps)[:, 0] + FIRST_LOGIT, shares))
+
+
+def shares_of_images(shares: torch.FloatTensor | None, image_of: torch.LongTensor) -> torch.FloatTensor | None:
+    """Return `image_shares` of J images, from those of each conversation with an image; None for None.
+
+    Args:
+        shares: (B, 2).
+        image_of: (B,) index of the image of each conversation.
+    """
+    if shares is None or len(image_of) == 0:
+        return None
+    of_images = shares.new_ones(int(image_of.max()) + 1, 2)
+    of_images[image_of.to(shares.device)] = shares
+    return of_images
 
 
 def build_bridge(config: PreTrainedConfig) -> nn.Module:
@@ -162,9 +182,9 @@ def project(bridge: nn.Module, seg: SegStates) -> SegPrompts:
     if not hasattr(bridge, "state_scale"):
         return SegPrompts(bridge(seg.states.to(bridge.dtype)))
     if seg.image_features is None:
-        raise ValueError("The bridge of this model needs pixel_values or image_features. Pass all outputs of the processor.")
+        raise ValueError("The bridge needs pixel_values or image_features. Pass all outputs of the processor.")
     if seg.image_shares is None:
-        raise ValueError("The bridge of this model needs reshaped_input_sizes. Pass all outputs of the processor.")
+        raise ValueError("The bridge needs reshaped_input_sizes. Pass all outputs of the processor.")
     return bridge(seg)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
 
-from .bridge_gemma_lisa import SegStates, project
+from .bridge_gemma_lisa import SegStates, project, shares_of_images
 from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
 from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, user_prompts
@@ -92,7 +92,7 @@ class SegmentationMixin:
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
         seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
-        shares = self._shares_of_images(reshaped_input_sizes, image_of)
+        shares = shares_of_images(self.image_shares(reshaped_input_sizes), image_of)
         seg = replace(seg, image_features=features, image_shares=shares)
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
 
@@ -268,17 +268,6 @@ class SegmentationMixin:
         image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
         return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
 
-    def _shares_of_images(
-        self, reshaped_input_sizes: torch.LongTensor | None, image_of: torch.LongTensor
-    ) -> torch.FloatTensor | None:
-        """Return `image_shares` of the J images, whose sizes are given for each conversation with an image."""
-        shares = self.image_shares(reshaped_input_sizes)
-        if shares is None or len(image_of) == 0:
-            return None
-        of_images = shares.new_ones(int(image_of.max()) + 1, 2)
-        of_images[image_of.to(shares.device)] = shares
-        return of_images
-
     def _masks_of(
         self,
         seg: SegStates,
@@ -316,12 +305,7 @@ class SegmentationMixin:
         if len(shown):
             embeddings = self.encode_for_sam(sam_pixel_values[shown.to(sam_pixel_values.device)])
         prompts = prompts and [prompts[image] for image in shown.tolist()]
-        seg = replace(seg, image_embeddings=embeddings, image_index=torch.searchsorted(shown, images))
-        if seg.image_features is not None:
-            seg = replace(seg, image_features=seg.image_features[shown.to(seg.image_features.device)])
-        if seg.image_shares is not None:
-            seg = replace(seg, image_shares=seg.image_shares[shown.to(seg.image_shares.device)])
-        return seg, prompts
+        return seg.about(shown, embeddings, torch.searchsorted(shown, images)), prompts
 
     def _no_embeddings(self, states: torch.FloatTensor) -> torch.FloatTensor:
         """Return SAM's encoding of no images, (0, C, 64, 64)."""

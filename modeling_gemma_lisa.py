@@ -25,9 +25,11 @@ from .outputs_gemma_lisa import LOSS_PARTS, GemmaLisaOutput
 from .packing_gemma_lisa import (
     Prepared,
     check_prepared,
+    check_tokens,
     find_learned,
     find_positions,
     isolate_questions,
+    put_image_features,
 )
 from .pipeline_gemma_lisa import custom_pipelines  # the import makes transformers copy the file to every checkpoint
 from .sam_layers_gemma_lisa import use_fast_layers
@@ -123,30 +125,30 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         learns = labels is not None or has_targets
         one_of(pixel_values=pixel_values, image_features=image_features)
         has_images = pixel_values is not None or image_features is not None
-        if seg_states is None:
-            is_searched = learns or has_sam_input
-            _check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched)
+        reads = seg_states is None
+        if reads:
+            check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
         # Images first, so that every rank calls the modules in the same order for every batch
         features, zero = self._encode_images(pixel_values, image_features, blank=learns)
-        parts, outputs, states = {}, {}, seg_states
-        if seg_states is None:
-            if learns and use_cache is None:
-                use_cache = False
-            kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
-            kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
+        if learns and use_cache is None:
+            use_cache = False
+        kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
+        parts, outputs = {}, {}
+        if reads:
             places = prepared.image_positions
             outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, places, kwargs)
-            # Logits and language loss
             states = outputs.last_hidden_state  # (B, L, D)
             parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
         # Masks
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
-            if seg_states is None:
+            if reads:
                 seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
             else:
-                seg = SegStates(seg_states, seg_image_index, image_embeddings, idle_state=seg_states.new_zeros(1, states.shape[1]))
+                idle_state = seg_states.new_zeros(1, seg_states.shape[1])
+                seg = SegStates(seg_states, seg_image_index, image_embeddings, idle_state)
             seg = replace(seg, image_features=features, image_shares=self.image_shares(reshaped_input_sizes))
             decoded = self._decode_masks(seg)
             parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}
@@ -272,25 +274,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             )
             inputs["token_type_ids"] = None
         if image_positions is not None:
-            inputs_embeds, input_ids = self._embed(input_ids, features, image_positions), None
+            embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
+            inputs_embeds, input_ids = put_image_features(embeddings, features, image_positions), None
         elif features is not None and len(features):
             inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **inputs)
-
-    def _embed(
-        self,
-        input_ids: torch.LongTensor,
-        features: torch.FloatTensor | None,
-        image_positions: torch.LongTensor,
-    ) -> torch.FloatTensor:
-        """Return the token embeddings, (B, L, D), with the image features at the image tokens."""
-        embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
-        if features is None:
-            return embeddings
-        features = features.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
-        if len(features) != len(image_positions):
-            raise ValueError(f"The batch has {len(image_positions)} image tokens but {len(features)} image features.")
-        return embeddings.flatten(0, 1).index_copy(0, image_positions, features).view_as(embeddings)
 
     def _predict_tokens(
         self,
@@ -382,20 +370,6 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             if parts.get(name) is not None:
                 loss = loss + weight * parts[name]
         return parts | {"loss": loss}
-
-
-def _check_tokens(
-    input_ids: torch.LongTensor | None,
-    has_images: bool,
-    token_type_ids: torch.LongTensor | None,
-    question_ids: torch.LongTensor | None,
-    is_searched: bool,
-) -> None:
-    """Raise ValueError if required tokens (B, L) are missing."""
-    if input_ids is None and is_searched:
-        raise ValueError("[SEG] and image tokens cannot be located in inputs_embeds. Pass input_ids.")
-    if has_images and token_type_ids is None and question_ids is None:
-        raise ValueError("pixel_values needs token_type_ids (image_features too). Pass all outputs of the processor.")
 
 
 def _gradients_if_trained(*modules: torch.nn.Module) -> torch.autograd.grad_mode.set_grad_enabled:

@@ -29,7 +29,7 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
         mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
         score_loss (`torch.FloatTensor` of shape `()`): squared error between `iou_scores` and the IoU of the masks.
-        heat_map_loss (`torch.FloatTensor` of shape `()`): weighted sum of BCE and Dice of `heat_maps`, if there are any.
+        heat_map_loss (`torch.FloatTensor` of shape `()`): weighted sum of BCE and Dice of `heat_maps`.
         prompted_loss (`torch.FloatTensor` of shape `()`): weighted sum of the mask and score losses with simulated
             prompts, averaged over three kinds of prompts. Only in training, and if the configuration gives it a weight.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels, only for the

@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .chat_template_gemma_lisa import user_turn
 from .bridge_gemma_lisa import SegPrompts, SegStates, project
+from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
 from .mask_decoding_gemma_lisa import decode_masks, loaded_device, prompts_in_sam_frame

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
+from .bridge_gemma_lisa import SegStates
 from .images_gemma_lisa import IGNORE_VALUE
 from .losses_gemma_lisa import bce_loss, dice_loss, normalize, sample_mask_logits
-from .bridge_gemma_lisa import SegStates
 from .mask_decoding_gemma_lisa import DecodedMasks
 from .packing_gemma_lisa import Prepared
 

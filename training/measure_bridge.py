@@ -16,7 +16,7 @@ from gemma_lisa.bridge_gemma_lisa import Standardize
 
 logger = logging.getLogger(__name__)
 
-# Number of `[SEG]` states, in all processes, after which the numbers are good enough; at most this many batches are read
+# Number of `[SEG]` states in all processes that give good numbers, and the maximum number of batches to read
 ENOUGH_STATES = 256
 MOST_BATCHES = 32
 
@@ -49,7 +49,9 @@ def measure_bridge(trainer: Trainer, batches: Iterable[dict]) -> None:
 
     Every process runs the same number of forward passes, as sharded models require, and gets the same numbers.
     """
-    wanted = [module for module in trainer.model.modules() if isinstance(module, Standardize) and not module.is_measured]
+    wanted = [
+        module for module in trainer.model.modules() if isinstance(module, Standardize) and not module.is_measured
+    ]
     if not wanted:
         return
     sums = [Sums(module) for module in wanted]
@@ -60,7 +62,9 @@ def measure_bridge(trainer: Trainer, batches: Iterable[dict]) -> None:
             if masks:  # without masks, the bridge gets a placeholder
                 for one in sums:
                     stack.callback(one.module.register_forward_pre_hook(one.add).remove)
-            trainer.compute_loss(trainer.model_wrapped, {name: part for name, part in batch.items() if name != "sources"})
+            trainer.compute_loss(
+                trainer.model_wrapped, {name: part for name, part in batch.items() if name != "sources"}
+            )
         states += trainer.accelerator.reduce(torch.tensor(float(masks), device=states.device), reduction="sum")
         if states >= ENOUGH_STATES:
             break

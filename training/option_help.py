@@ -32,7 +32,8 @@ GROUPS = {
     "Recipe and folders": ("config", "output_dir", "resume_from_checkpoint", "fresh", "expected_processes"),
     "Data": (
         *("dataset", "data_dir", "dataset_options", "train_split", "mixture", "epoch_length", "streaming", "max_bad"),
-        *("allow_leakage", "max_questions", "conversation_share", "languages", "translations", "learn_masks", "learn_text"),
+        *("max_questions", "conversation_share", "languages", "translations", "learn_masks", "learn_text"),
+        "allow_leakage",
     ),
     "Model and LoRA": (
         *("model", "trainable", "adapter", "lora_rank", "lora_alpha", "lora_dropout", "lora_mlp", "use_rslora"),

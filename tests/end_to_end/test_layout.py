@@ -161,7 +161,7 @@ def test_no_requirements_file_contains_torchvision():
 # ---------------------------------------------------------------------------------------------------------------------
 # Size and location of files
 # ---------------------------------------------------------------------------------------------------------------------
-MAX_TOP_LEVEL_FILES, MAX_LINES, MAX_FUNCTION_LINES = 25, 400, 60
+MAX_TOP_LEVEL_FILES, MAX_LINES, MAX_FUNCTION_LINES = 26, 400, 60
 # Tables of command-line arguments, and of the page's widgets
 TABLES = {"build_page"}
 # Folder of tests that do not belong to one source file

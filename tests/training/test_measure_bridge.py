@@ -47,7 +47,9 @@ def test_each_input_has_the_mean_and_deviation_of_the_training_data(mapped, ques
         module = model.get_submodule(name)
         torch.testing.assert_close(module.mean, inputs.mean(0), rtol=1e-3, atol=1e-4)
         deviation = inputs.std(0, correction=0)
-        assert (module.spread >= 0.999 * deviation).all() and (module.spread < deviation + 0.02 * deviation.mean()).all()
+        assert (module.spread >= 0.999 * deviation).all() and (
+            module.spread < deviation + 0.02 * deviation.mean()
+        ).all()
 
 
 def test_measured_modules_keep_their_numbers(mapped, questions, tmp_path):
