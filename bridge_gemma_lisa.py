@@ -34,7 +34,7 @@ class SegStates:
     Args:
         states: (S, D), one for each `[SEG]`.
         image_index: (S,) index of the image of each `[SEG]`.
-        image_embeddings: (I, C, 64, 64) SAM's encoding of the images.
+        image_embeddings: (I, C, 64, 64) SAM's encoding of the images; None until they are encoded.
         idle_state: (1, D) a state for the decoder if S is 0.
         image_features: (I, T, D) Gemma's encoding of the images. Only the bridge "heat_map" needs it.
         image_shares: (I, 2) shares of the height and width of SAM's square that the image covers, as above.
@@ -42,7 +42,7 @@ class SegStates:
 
     states: torch.FloatTensor
     image_index: torch.LongTensor
-    image_embeddings: torch.FloatTensor
+    image_embeddings: torch.FloatTensor | None
     idle_state: torch.FloatTensor
     image_features: torch.FloatTensor | None = None
     image_shares: torch.FloatTensor | None = None

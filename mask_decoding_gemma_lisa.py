@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import SamModel
+from transformers import PreTrainedConfig, SamModel
 from transformers.utils import is_accelerate_available
 
 from .bridge_gemma_lisa import SegPrompts, SegStates, project
@@ -187,6 +187,12 @@ def decode_with_prompts(
             masks.append(decoded[0])
             scores.append(decoded[1])
     return torch.cat(masks), torch.cat(scores)
+
+
+def no_embeddings(states: torch.FloatTensor, config: PreTrainedConfig) -> torch.FloatTensor:
+    """Return SAM's encoding of no images, (0, C, 64, 64), in the type and on the device of `states`."""
+    config = config.sam_config.prompt_encoder_config
+    return states.new_zeros(0, config.hidden_size, config.image_embedding_size, config.image_embedding_size)
 
 
 def user_prompts(

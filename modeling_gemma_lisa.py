@@ -34,7 +34,7 @@ from .packing_gemma_lisa import (
 from .pipeline_gemma_lisa import custom_pipelines  # the import makes transformers copy the file to every checkpoint
 from .sam_layers_gemma_lisa import use_fast_layers
 from .session_gemma_lisa import ImageSession
-from .targets_gemma_lisa import MaskTargets, heat_map_loss, mask_losses, prompted_loss, targets_of_batch
+from .targets_gemma_lisa import losses_of_masks, prompted_loss, targets_of_batch
 
 
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
@@ -62,8 +62,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
         mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
             tokens. Enables the two mask losses.
-        seg_states, seg_image_index: (S, D) states at `[SEG]` from an earlier pass, and (S,) index of the image of each.
-            Gemma's language model then does not run, and no tokens are passed.
+        seg_states: states at `[SEG]` of an earlier pass. The language model does not run, and there are no tokens.
         num_items_in_batch, num_masks_in_batch: divisors of the summed losses (default: the counts of this batch).
         prepared: `Prepared` of this batch, including masks that replace `mask_labels`.
         cache: name of `past_key_values` since transformers 5.24. Further keyword arguments are passed to Gemma.
@@ -109,8 +108,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
         mask_labels: list[torch.Tensor] | None = None,
-        seg_states: torch.FloatTensor | None = None,
-        seg_image_index: torch.LongTensor | None = None,
+        seg_states: SegStates | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
         prepared: Prepared | None = None,
@@ -123,44 +121,34 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         prepared = check_prepared(prepared, input_ids, inputs_embeds, labels, mask_labels)
         has_targets = mask_labels is not None or prepared.mask_targets is not None
         learns = labels is not None or has_targets
-        one_of(pixel_values=pixel_values, image_features=image_features)
-        has_images = pixel_values is not None or image_features is not None
-        reads = seg_states is None
-        if reads:
-            check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
+        if seg_states is None:
+            images = one_of(pixel_values=pixel_values, image_features=image_features)
+            check_tokens(input_ids, images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
         # Images first, so that every rank calls the modules in the same order for every batch
         features, zero = self._encode_images(pixel_values, image_features, blank=learns)
-        if learns and use_cache is None:
-            use_cache = False
+        use_cache = False if learns and use_cache is None else use_cache
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
         parts, outputs = {}, {}
-        if reads:
-            places = prepared.image_positions
-            outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, places, kwargs)
+        if seg_states is None:
+            given = (question_ids, features, prepared.image_positions, kwargs)
+            outputs = self._run_gemma(input_ids, inputs_embeds, *given)
             states = outputs.last_hidden_state  # (B, L, D)
             parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
-        # Masks
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
-            if reads:
-                seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
-            else:
-                idle_state = seg_states.new_zeros(1, seg_states.shape[1])
-                seg = SegStates(seg_states, seg_image_index, image_embeddings, idle_state)
-            seg = replace(seg, image_features=features, image_shares=self.image_shares(reshaped_input_sizes))
+            seg = seg_states or self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
+            shares = self.image_shares(reshaped_input_sizes)
+            seg = replace(seg, image_embeddings=image_embeddings, image_features=features, image_shares=shares)
             decoded = self._decode_masks(seg)
             parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}
             parts |= {"seg_image_index": seg.image_index}
-        # Losses
         if learns:
-            given = (mask_labels, prepared, reshaped_input_sizes)
-            targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
-            parts |= self._mask_losses(decoded, targets, num_masks_in_batch) if has_targets else {}
-            parts = self._learn(parts, seg, decoded, targets, num_masks_in_batch, zero)
-        image_embeddings = image_embeddings if has_sam_input else None
-        return GemmaLisaOutput(**parts, image_embeddings=image_embeddings, **repeated_outputs(outputs))
+            given = (mask_labels, prepared, reshaped_input_sizes) if has_targets else None
+            parts = self._learn(parts, seg, decoded, given, num_masks_in_batch, zero)
+        parts |= {"image_embeddings": image_embeddings if has_sam_input else None}
+        return GemmaLisaOutput(**parts, **repeated_outputs(outputs))
 
     def refuse_fp16(self) -> None:
         """Raise ValueError if the dtype of the model or of autocast is float16."""
@@ -339,26 +327,23 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         """Return the masks of the `[SEG]` tokens, as `decode_seg_states` does."""
         return decode_seg_states(self.sam, self.seg_projector, seg, multimask_output, **prompts)
 
-    def _mask_losses(
-        self, decoded: DecodedMasks, targets: MaskTargets | None, divisor: torch.Tensor | int | None
-    ) -> dict[str, torch.Tensor]:
-        """Return the losses of the masks and, if the bridge has one, of the heat map."""
-        parts = mask_losses(decoded.masks, decoded.scores, targets, divisor)
-        if decoded.heat_maps is not None:
-            weights = (self.config.bce_loss_weight, self.config.dice_loss_weight)
-            parts["heat_map_loss"] = heat_map_loss(decoded.heat_maps, targets, weights, divisor)
-        return parts
-
     def _learn(
         self,
         parts: dict[str, torch.Tensor | None],
         seg: SegStates,
         decoded: DecodedMasks,
-        targets: MaskTargets | None,
+        given: tuple | None,
         divisor: torch.Tensor | int | None,
         zero: torch.Tensor | float,
     ) -> dict[str, torch.Tensor]:
-        """Add `prompted_loss`, if it has a weight, and `loss`: the weighted sum of all losses plus `zero`."""
+        """Add the losses of the masks, and `loss`: the weighted sum of all losses plus `zero`.
+
+        given: arguments of `targets_of_batch`; None without target masks.
+        """
+        targets = None
+        if given is not None:
+            targets = targets_of_batch(seg.image_index, *given, self.config)
+            parts = parts | losses_of_masks(decoded, targets, self.config, divisor)
         config = self.config
         mask_weights = (config.bce_loss_weight, config.dice_loss_weight, config.score_loss_weight)
         if config.prompted_loss_weight and self.training:

@@ -97,7 +97,7 @@ def check_prepared(
 
 def check_tokens(
     input_ids: torch.LongTensor | None,
-    has_images: bool,
+    images: torch.FloatTensor | None,
     token_type_ids: torch.LongTensor | None,
     question_ids: torch.LongTensor | None,
     is_searched: bool,
@@ -105,7 +105,7 @@ def check_tokens(
     """Raise ValueError if required tokens (B, L) are missing."""
     if input_ids is None and is_searched:
         raise ValueError("[SEG] and image tokens cannot be located in inputs_embeds. Pass input_ids.")
-    if has_images and token_type_ids is None and question_ids is None:
+    if images is not None and token_type_ids is None and question_ids is None:
         raise ValueError("pixel_values needs token_type_ids (image_features too). Pass all outputs of the processor.")
 
 

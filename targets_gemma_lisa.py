@@ -235,23 +235,24 @@ def mask_losses(
     return dict(zip(MASK_LOSSES, parts, strict=True))
 
 
-def heat_map_loss(
-    heat_maps: torch.FloatTensor,
-    targets: MaskTargets | None,
-    weights: tuple[float, float],
-    divisor: torch.Tensor | int | None,
-) -> torch.Tensor:
-    """Return the loss of the bridge's heat maps (S, 64, 64), (): BCE and Dice with these weights.
+def losses_of_masks(
+    decoded: DecodedMasks, targets: MaskTargets | None, config: PreTrainedConfig, divisor: torch.Tensor | int | None
+) -> dict[str, torch.Tensor]:
+    """Return the losses of `mask_losses` and, if the bridge has heat maps, heat_map_loss; each ().
 
     Args:
+        decoded: masks, scores and heat maps of S `[SEG]` tokens.
         targets: None if S is 0.
-        weights: of BCE and Dice.
+        config: configuration of the model; heat_map_loss has its weights of BCE and Dice.
         divisor: as in `mask_losses`.
     """
-    if targets is None:
-        return heat_maps.float().sum()
-    bce, dice = targets.losses(targets.read(heat_maps), divisor)
-    return weights[0] * bce + weights[1] * dice
+    parts = mask_losses(decoded.masks, decoded.scores, targets, divisor)
+    if decoded.heat_maps is not None and targets is None:
+        parts["heat_map_loss"] = decoded.heat_maps.float().sum()
+    elif decoded.heat_maps is not None:
+        bce, dice = targets.losses(targets.read(decoded.heat_maps), divisor)
+        parts["heat_map_loss"] = config.bce_loss_weight * bce + config.dice_loss_weight * dice
+    return parts
 
 
 def prompted_loss(

@@ -8,9 +8,10 @@ import torch
 from gemma_lisa.bridge_gemma_lisa import PADDING_LOGIT, HeatMapProjector, SegStates, Standardize, build_bridge, project
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.mask_decoding_gemma_lisa import DecodedMasks
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.scripts.init_tiny import build_tiny
-from gemma_lisa.targets_gemma_lisa import heat_map_loss
+from gemma_lisa.targets_gemma_lisa import losses_of_masks
 
 HIDDEN, PROMPT, SIDE = 12, 16, 8  # D, C, and places of SAM's grid in each direction
 
@@ -149,8 +150,10 @@ def test_a_batch_of_two_is_equal_to_two_batches_of_one(mapped, samples):
         torch.testing.assert_close(together[name], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_no_masks_have_no_heat_map_loss():
-    assert heat_map_loss(torch.zeros(0, 8, 8), None, (2.0, 0.5), None) == 0
+def test_no_masks_have_no_heat_map_loss(mapped):
+    empty = torch.zeros(0, 8, 8)
+    parts = losses_of_masks(DecodedMasks(empty, empty, empty, torch.zeros(())), None, mapped[0].config, None)
+    assert parts["heat_map_loss"] == 0
 
 
 @pytest.fixture

@@ -136,22 +136,16 @@ class DataArguments:
     )
     languages: dict | str | None = field(
         default=None,
-        metadata={
-            "help": 'shares of the languages of the questions as JSON: \'{"en": 4, "ja": 1}\' (default: English)'
-        },
+        metadata={"help": 'shares of the languages of questions as JSON: \'{"en": 4, "ja": 1}\' (default: English)'},
     )
     conversation_share: float = field(
         default=0.0, metadata={"help": "fraction of samples whose questions are turns of one conversation, 0 to 1"}
     )
     translations: str | None = field(
-        default=None,
-        metadata={"help": 'JSON file with translations of phrases, such as {"ja": {"wall": "壁"}}'},
+        default=None, metadata={"help": 'JSON file with translations of phrases, such as {"ja": {"wall": "壁"}}'}
     )
     learn_masks: bool = field(default=True, metadata={"help": "train masks; false: train on text only"})
-    learn_text: bool = field(
-        default=True,
-        metadata={"help": "train on text; false: masks only, with a frozen language model that reads each text once"},
-    )
+    learn_text: bool = field(default=True, metadata={"help": "train on text; false: masks only, texts are read once"})
     preview_samples: int = field(
         default=8, metadata={"help": "number of held-out questions to draw at each evaluation; 0: none"}
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gemma_lisa.bridge_gemma_lisa import SegStates
 from gemma_lisa.images_gemma_lisa import images_of_rows
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 from gemma_lisa.safety.errors import UsageError
@@ -61,7 +62,8 @@ class TextStates:
         kept["prepared"] = replace(
             kept["prepared"], shape=None, learned_positions=None, seg_positions=None, image_positions=None
         )
-        return kept | {"seg_states": self._states(texts), "seg_image_index": image_of_row[rows]}
+        states = self._states(texts)  # (S, D)
+        return kept | {"seg_states": SegStates(states, image_of_row[rows], None, states.new_zeros(1, states.shape[1]))}
 
     def _texts(
         self, input_ids: torch.LongTensor, question_ids: torch.LongTensor, seg_positions: torch.LongTensor

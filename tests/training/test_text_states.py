@@ -34,7 +34,7 @@ def read_alone(model, text):
 def test_each_state_is_that_of_its_own_question_without_the_image(mapped, batch):
     model, processor = mapped
     states = TextStates(model)
-    found = states.in_place_of_tokens(dict(batch))["seg_states"]
+    found = states.in_place_of_tokens(dict(batch))["seg_states"].states
     assert len(found) == batch["prepared"].num_masks > 3
     texts = states._texts(batch["input_ids"], batch["question_ids"], batch["prepared"].seg_positions)
     seg, image = processor.seg_token_id, model.config.image_token_id
@@ -50,8 +50,8 @@ def test_each_state_is_that_of_its_own_question_without_the_image(mapped, batch)
 def test_a_text_is_read_once(mapped, batch):
     states, calls = TextStates(mapped[0]), []
     hook = mapped[0].model.language_model.register_forward_pre_hook(lambda *_: calls.append(1))
-    first = states.in_place_of_tokens(dict(batch))["seg_states"]
-    again = states.in_place_of_tokens(dict(batch))["seg_states"]
+    first = states.in_place_of_tokens(dict(batch))["seg_states"].states
+    again = states.in_place_of_tokens(dict(batch))["seg_states"].states
     hook.remove()
     assert len(calls) == 1 and torch.equal(first, again)
 
