@@ -45,7 +45,7 @@ from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.safety.whole_files import write_whole
 
 # The stages of the training
-RECIPES = tuple(ROOT / "configs" / f"{name}.yaml" for name in ("gemma3-270m-reason-bridge", "gemma3-270m-reason"))
+RECIPES = tuple(ROOT / "configs" / f"gemma3-270m-reason{name}.yaml" for name in ("-text", "-bridge", ""))
 DATASET, SPLIT = "shapes/reason", "test"
 REAL, SHUFFLED, SCRATCH = BASES = ("real", "shuffled", "scratch")
 FINISHED = "trainer_state.json"  # train.py writes it into the folder itself only at the end

@@ -41,7 +41,8 @@ class MeasureBridge(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, train_dataloader, **kwargs):
-        measure_bridge(self.trainer, train_dataloader)
+        if self.trainer.data_collator.learn_masks:
+            measure_bridge(self.trainer, train_dataloader)
 
 
 def measure_bridge(trainer: Trainer, batches: Iterable[dict]) -> None:

@@ -33,6 +33,7 @@ TRAINED = {
     "finetune-your-data": WITH_LORA,
     "gemma3-12b-lora-fsdp2": WITH_LORA,
     "gemma3-270m-reason": WITH_LORA | SEEING,
+    "gemma3-270m-reason-text": WITH_LORA | SEEING,
     "gemma3-270m-reason-bridge": (WITH_LORA | SEEING) - FROZEN,
     "gemma3-27b-lora-zero3": WITH_LORA,
     "gemma3-4b-full-zero3": {"model.language_model", "seg_projector", "sam.mask_decoder"},
