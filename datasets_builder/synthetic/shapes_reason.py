@@ -4,8 +4,9 @@ Scenes have 3-5 separate objects in six colors and six shapes. An object is aske
 concepts that a person associates with them (`concepts.py`). Validation and test have other concepts than training. Half
 of their wordings (`shapes_reason_phrases.py`), and the synonyms and Japanese of `paraphrases.py`, are never trained.
 
-An answer first says in plain words what was asked for, then shows it: "The red shape: {seg} upper left circle." So a
-model can first put its knowledge into words. The answer for an absent object is "The red shape: none."
+An answer first says in plain words what was asked for, then names each object and shows it: "The red shape: red circle
+{seg}." So a model can put its knowledge into words first, and the words determine the mask: no two objects of a scene
+look the same. The answer for an absent object is "The red shape: none."
 """
 
 from collections.abc import Callable
@@ -17,13 +18,10 @@ from gemma_lisa.datasets_builder.rows import SEG_SLOT
 
 from .scenes import (
     BASE_SIZE,
-    COLUMNS,
-    ROWS,
     Object,
     Question,
     Scene,
     add_noise,
-    cell,
     draw_background,
     matching,
     noun,
@@ -77,10 +75,9 @@ SIDES = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 
 
 @dataclass(frozen=True)
 class Asked(Question):
-    """A question, what it asks for in plain words ("red shape"), and the attributes that these words tell."""
+    """A question, and what it asks for in plain words ("red shape")."""
 
     plain: str = ""
-    known: tuple[str, ...] = ()
 
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
@@ -130,16 +127,10 @@ def answer(question: Asked, objects: list[Object], size: tuple[int, int]) -> str
     Args:
         question: from `ask`.
         objects: its objects, in the order of their masks; empty if absent.
-        size: (height, width) of the scene in pixels.
+        size: (height, width) of the scene in pixels; not used.
     """
-    named = ", ".join(f"{SEG_SLOT} {_name(thing, question.known, size)}" for thing in objects)
+    named = ", ".join(f"{thing.color} {thing.shape} {SEG_SLOT}" for thing in objects)
     return f"The {question.plain}: {named or 'none'}."
-
-
-def _name(thing: Object, known: tuple[str, ...], size: tuple[int, int]) -> str:
-    """Return the position of an object, and its attributes that are not known: "upper left red"."""
-    row, column = cell(thing.center, size, len(ROWS))
-    return " ".join([ROWS[row], COLUMNS[column], *(getattr(thing, name) for name in VALUES if name not in known)])
 
 
 # --- kinds of questions ----------------------------------------------------------------------------------------------
@@ -181,7 +172,6 @@ def _asked(
         f"all the {said}" if plural else said,
         tuple(found),
         plain=noun(attributes, plural),
-        known=tuple(attributes),
     )
 
 
@@ -207,7 +197,6 @@ def _negation(kind: str, objects: list[Object], words: Words, rng: np.random.Gen
         f"{'all the ' if plural else ''}{base} {without(excluded, value, excluded in hidden, words, rng, plural)}",
         tuple(found),
         plain=f"{noun(attributes, plural)} {without(excluded, value, False, words, rng, plural)}",
-        known=tuple(attributes),
     )
 
 
@@ -231,7 +220,6 @@ def _by_size(kind: str, objects: list[Object], words: Words, rng: np.random.Gene
         f"the {word} of the two {phrase(attributes, hidden, words, rng, plural=True)}",
         (target,),
         plain=f"{word} of the two {noun(attributes, plural=True)}",
-        known=tuple(attributes),
     )
 
 
@@ -258,7 +246,6 @@ def _by_side(kind: str, objects: list[Object], words: Words, rng: np.random.Gene
         f"{own} that is {side} {other}",
         tuple(found),
         plain=f"{noun(attributes)} {side} the {noun(beside)}",
-        known=tuple(attributes),
     )
 
 
