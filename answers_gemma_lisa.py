@@ -104,8 +104,8 @@ def repeats_itself(raw_text: str, seg_token: str = "[SEG]") -> bool:
 def phrases_of(words: list[str]) -> list[str]:
     """Return the phrase of each `[SEG]`, or "" if it has none.
 
-    The phrase is the text before the `[SEG]`, after a colon if there is one. It is the text after it if the answer begins with words like "It is", or
-    with the name of several: "The red shapes: [SEG] star, [SEG] ring."
+    The phrase is the text before the `[SEG]`, after a colon if there is one. It is the text after it if the answer
+    begins with words like "It is", or with the name of several: "The red shapes: [SEG] star, [SEG] ring."
 
     Args:
         words: the answer, split at its `[SEG]` tokens.

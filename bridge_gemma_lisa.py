@@ -18,6 +18,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 BRIDGES = ("mlp", "heat_map")
+# Modules of measured numbers, which stay in fp32
+BRIDGE_SCALES = ("state_scale", "sam_scale", "gemma_scale")
 HEADS = 4
 # Start of the map: most places do not belong to the object
 FIRST_LOGIT = -1.8
@@ -63,14 +65,17 @@ class SegPrompts:
     Args:
         embeddings: (S, C) sparse prompts.
         heat_maps: (S, 64, 64) logits on SAM's padded square, or None if the bridge has no heat map.
+        mask_inputs: (S, 256, 256) the same as mask prompts of SAM, PADDING_LOGIT outside the image.
     """
 
     embeddings: torch.FloatTensor
     heat_maps: torch.FloatTensor | None = None
+    mask_inputs: torch.FloatTensor | None = None
 
     def __getitem__(self, index: slice | torch.Tensor) -> "SegPrompts":
         """Return the prompts of some `[SEG]`."""
-        return SegPrompts(self.embeddings[index], None if self.heat_maps is None else self.heat_maps[index])
+        parts = (self.embeddings, self.heat_maps, self.mask_inputs)
+        return SegPrompts(*(None if part is None else part[index] for part in parts))
 
 
 class SegProjector(nn.Sequential):
@@ -108,6 +113,12 @@ class Standardize(nn.Module):
         return bool(self.mean.any()) or bool((self.spread != 1).any())
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Set mean 0 and standard deviation 1, those of a new module."""
+        self.mean.zero_()
+        self.spread.fill_(1)
+
+    @torch.no_grad()
     def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
         """Set the mean and the standard deviation of each feature, (size,) each."""
         self.mean.copy_(mean)
@@ -139,14 +150,15 @@ class HeatMapProjector(nn.Module):
     def forward(self, seg: SegStates) -> SegPrompts:
         states = self.state_scale(seg.states.to(self.dtype))  # (S, D)
         embeddings, query = self.sparse(states), self.query(states)  # (S, C)
-        side = seg.image_embeddings.shape[-1]
-        sam_features = self.sam_scale(seg.image_embeddings.to(query).flatten(2).mT)  # (I, 64 * 64, C)
-        gemma_features = self.gemma_scale(seg.image_features.to(query))  # (I, T, D)
-        by_sam = _compare(query, self.sam_key(sam_features), seg.image_index)  # (S, H, 64, 64)
-        by_gemma = _compare(query, self.gemma_key(gemma_features), seg.image_index)  # (S, H, √T, √T)
-        shares = seg.image_shares.to(query)[seg.image_index]  # (S, 2)
-        maps = by_sam + _on_square(by_gemma, shares, side)
-        return SegPrompts(embeddings, _pad(self.mix(maps)[:, 0] + FIRST_LOGIT, shares))
+        image_index, side = seg.image_index.to(query.device), seg.image_embeddings.shape[-1]
+        sam_features = seg.image_embeddings.to(query.device, self.dtype).flatten(2).mT  # (I, 64 * 64, C)
+        gemma_features = seg.image_features.to(query.device, self.dtype)  # (I, T, D)
+        by_sam = _compare(query, self.sam_key(self.sam_scale(sam_features)), image_index)  # (S, H, 64, 64)
+        by_gemma = _compare(query, self.gemma_key(self.gemma_scale(gemma_features)), image_index)  # (S, H, √T, √T)
+        shares = seg.image_shares.to(query.device, torch.float32)[image_index]  # (S, 2)
+        maps = self.mix(by_sam + _on_square(by_gemma, shares, side).to(by_sam))[:, 0] + FIRST_LOGIT  # (S, 64, 64)
+        large = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
+        return SegPrompts(embeddings, maps, _pad(large, shares))
 
 
 def shares_of_images(shares: torch.FloatTensor | None, image_of: torch.LongTensor) -> torch.FloatTensor | None:
@@ -199,17 +211,17 @@ def _compare(query: torch.FloatTensor, keys: torch.FloatTensor, image_index: tor
 
 
 def _on_square(maps: torch.FloatTensor, shares: torch.FloatTensor, side: int) -> torch.FloatTensor:
-    """Return maps (S, H, h, w) over whole images as maps (S, H, side, side) over SAM's square, 0 in its padding.
+    """Return maps (S, H, h, w) over whole images as maps (S, H, side, side) over SAM's square.
 
     Args:
         maps: one per `[SEG]`. Gemma sees the whole image, stretched to a square.
         shares: (S, 2) shares of the height and width of SAM's square that the image covers.
-        side: places of SAM's grid in each direction.
+        side: places of SAM's grid in each direction. In the padding, the edge of the image is repeated.
     """
     places = (torch.arange(side, device=maps.device, dtype=shares.dtype) + 0.5) / side  # (side,)
     y, x = (2 * places / shares[:, axis : axis + 1] - 1 for axis in (0, 1))  # (S, side), −1 to 1 over the image
     grid = torch.stack([x[:, None, :].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], dim=-1)
-    return F.grid_sample(maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _pad(maps: torch.FloatTensor, shares: torch.FloatTensor) -> torch.FloatTensor:

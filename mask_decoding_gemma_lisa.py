@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig, SamModel
 from transformers.utils import is_accelerate_available
@@ -52,7 +51,6 @@ def decode_masks(
     boxes: torch.FloatTensor | None = None,
     mask_inputs: torch.FloatTensor | None = None,
     multimask_output: bool = False,
-    heat_maps: torch.FloatTensor | None = None,
 ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
     """Run SAM's mask decoder once.
 
@@ -61,17 +59,13 @@ def decode_masks(
         image_embeddings: (S, C, 64, 64) encoding of the image of each `[SEG]`.
         points: (S, N, 3) x, y in pixels of SAM's square, and the label FOREGROUND or BACKGROUND.
         boxes: (S, 4) left, top, right, bottom in pixels of SAM's square.
-        mask_inputs: (S, 256, 256) mask logits of an earlier call that are to be refined.
+        mask_inputs: (S, 256, 256) mask logits that are to be refined: of an earlier call, or of the bridge.
         multimask_output: return the best-scored of SAM's three masks for ambiguous prompts.
-        heat_maps: (S, 64, 64) logits of the bridge on SAM's padded square. `mask_inputs` replaces them.
 
     Returns:
         mask logits (S, 256, 256) on SAM's padded square, and SAM's own estimates of their IoU (S,).
     """
     count = len(seg_embeddings)
-    if mask_inputs is None and heat_maps is not None:
-        side = 4 * heat_maps.shape[-1]  # size of SAM's mask prompt
-        mask_inputs = F.interpolate(heat_maps[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
     with _bare_weights_loaded(sam):
         weight = sam.mask_decoder.iou_token.weight
         sparse = seg_embeddings[:, None, None, :].to(weight)  # (S, 1, 1, C)
@@ -128,8 +122,8 @@ def decode_seg_states(
         seg = _with_images(seg)
     images = seg.image_embeddings[seg.image_index.to(seg.image_embeddings.device)]  # (S, C, 64, 64)
     asked = project(bridge, seg)
-    options = {"multimask_output": multimask_output, "heat_maps": asked.heat_maps}
-    masks, scores = decode_masks(sam, asked.embeddings, images, **options, **prompts)
+    prompts = {"mask_inputs": asked.mask_inputs} | prompts  # a mask to correct replaces the heat map
+    masks, scores = decode_masks(sam, asked.embeddings, images, multimask_output=multimask_output, **prompts)
     touched = masks.float().sum() + scores.float().sum()
     if asked.heat_maps is not None:
         touched = touched + asked.heat_maps.float().sum()
@@ -181,8 +175,8 @@ def decode_with_prompts(
                 image_embeddings[image].expand(count, -1, -1, -1),  # (K, C, 64, 64)
                 None if points is None else points.expand(count, -1, -1),  # (K, N, 3)
                 None if box is None else box.expand(count, -1),  # (K, 4)
+                chosen.mask_inputs,
                 multimask_output=multimask_output,
-                heat_maps=chosen.heat_maps,
             )
             masks.append(decoded[0])
             scores.append(decoded[1])

@@ -14,7 +14,7 @@ from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
-from .bridge_gemma_lisa import SegStates, build_bridge
+from .bridge_gemma_lisa import BRIDGE_SCALES, SegStates, build_bridge
 from .compatibility_gemma_lisa import CACHE_NAME, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
@@ -74,7 +74,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
     # SAM's positional embedding needs fp32: it takes sines of large arguments, for which bf16 is too coarse
-    _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
+    _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding", *BRIDGE_SCALES}
     # transformers never quantizes these modules; quantized, they would silently give wrong masks.
     # (The other effect, fp32 in fp16 models, does not apply.)
     _keep_in_fp32_modules = {"sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"}
@@ -139,7 +139,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
             seg = seg_states or self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
-            shares = self.image_shares(reshaped_input_sizes)
+            shares = self.image_shares(reshaped_input_sizes, is_needed=has_sam_input)
             seg = replace(seg, image_embeddings=image_embeddings, image_features=features, image_shares=shares)
             decoded = self._decode_masks(seg)
             parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}
@@ -179,8 +179,14 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_gradients)]
         self._require_grads_hook = self._require_grads_hooks[0]  # the name in older releases
 
-    def image_shares(self, reshaped_input_sizes: torch.LongTensor | None) -> torch.FloatTensor | None:
-        """Return the shares (I, 2) of the height and width of SAM's square that the images cover, None for None."""
+    def image_shares(self, reshaped_input_sizes: torch.LongTensor | None, is_needed: bool) -> torch.FloatTensor | None:
+        """Return the shares (I, 2) of the height and width of SAM's square that the images cover, None for None.
+
+        Raises:
+            ValueError: the bridge needs the sizes, which are missing.
+        """
+        if is_needed and reshaped_input_sizes is None and self.config.bridge != "mlp":
+            raise ValueError("The bridge needs reshaped_input_sizes. Pass all outputs of the processor.")
         side = self.config.sam_config.vision_config.image_size
         return None if reshaped_input_sizes is None else reshaped_input_sizes.float() / side
 

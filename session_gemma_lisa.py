@@ -198,13 +198,14 @@ class ImageSession:
     def _project(self, state: torch.FloatTensor) -> SegPrompts:
         """Return the prompts of SAM's decoder for Gemma's state (1, D) at a `[SEG]`."""
         first = torch.zeros(1, dtype=torch.long, device=state.device)
-        shares = self.model.image_shares(torch.tensor([self._reshaped_size]))
+        shares = self.model.image_shares(torch.tensor([self._reshaped_size]), is_needed=True)
         seg = SegStates(state, first, self._image_embeddings, state, self._image_features, shares)
         return project(self.model.seg_projector, seg)
 
     def _decode(self, asked: SegPrompts, *prompts: Any, **options: Any) -> tuple[torch.Tensor, float]:
         """Return mask logits (1, 256, 256) and their score for one `[SEG]`, as `decode_masks` does."""
-        options |= {"heat_maps": asked.heat_maps}
+        if options.get("mask_inputs") is None:
+            options |= {"mask_inputs": asked.mask_inputs}
         logits, score = decode_masks(self.model.sam, asked.embeddings, self._image_embeddings, *prompts, **options)
         return logits, float(score)
 

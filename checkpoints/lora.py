@@ -258,6 +258,7 @@ def whole_modules(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:
             f"trainable: {min(wanted)} is only a part of a module. With lora_rank, patterns must match whole modules, "
             "for example sam.mask_decoder.*"
         )
+    _check_whole_bridge(chosen, model.config)
     return chosen
 
 
@@ -313,6 +314,13 @@ def part_of_weight(name: str) -> str | None:
     if "trainable_tokens_delta" in name:
         return SEG_ROW
     return ".".join(name.split(".")[: 2 if name.startswith(("model.", "sam.")) else 1])
+
+
+def _check_whole_bridge(modules: list[str], config: PreTrainedConfig) -> None:
+    """Raise ValueError if only parts of a bridge with measured numbers are trained: PEFT would not save the numbers."""
+    parts = [name for name in modules if name.startswith("seg_projector.")]
+    if parts and config.bridge != "mlp":
+        raise ValueError(f"trainable: {parts[0]} is only a part of the bridge. With lora_rank, use seg_projector.*.")
 
 
 def count_weights(parameter: nn.Parameter) -> int:

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gemma_lisa.bridge_gemma_lisa import PADDING_LOGIT, HeatMapProjector, SegStates, Standardize, build_bridge, project
+from gemma_lisa.checkpoints.lora import add_lora, whole_modules
 from gemma_lisa.collator import GemmaLisaCollator
 from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
 from gemma_lisa.mask_decoding_gemma_lisa import DecodedMasks
@@ -55,11 +57,12 @@ def test_a_configuration_without_the_field_has_the_bridge_of_lisa():
         GemmaLisaConfig(bridge="two_words")
 
 
-def test_the_map_has_the_padding_logit_outside_the_image(bridge):
-    maps = bridge(states_of()).heat_maps  # (3, 8, 8); the second image covers the upper half of the square
-    assert maps.shape == (3, SIDE, SIDE)
-    assert (maps[1, SIDE // 2 :] == PADDING_LOGIT).all() and (maps[[0, 2]] != PADDING_LOGIT).all()
-    assert (maps[1, : SIDE // 2] > PADDING_LOGIT).all()
+def test_the_mask_prompt_has_the_padding_logit_outside_the_image_only(bridge):
+    asked = bridge(states_of())  # the second image covers the upper half of the square
+    large = asked.mask_inputs
+    assert asked.heat_maps.shape == (3, SIDE, SIDE) and large.shape == (3, 4 * SIDE, 4 * SIDE)
+    assert (large[1, 2 * SIDE :] == PADDING_LOGIT).all() and (large[[0, 2]] != PADDING_LOGIT).all()
+    assert (large[1, : 2 * SIDE] > PADDING_LOGIT).all() and (asked.heat_maps > PADDING_LOGIT).all()
 
 
 @pytest.mark.parametrize("share, rows", [(1.0, SIDE), (0.5, SIDE // 2)])
@@ -226,3 +229,31 @@ def test_segment_refuses_missing_sizes(scripted, make_picture):
     del given["reshaped_input_sizes"]
     with pytest.raises(ValueError, match="reshaped_input_sizes"):
         model.segment(**given, **options)
+
+
+def test_forward_refuses_missing_sizes_also_when_compiled(mapped, samples):
+    model, processor = mapped
+    batch = GemmaLisaCollator(processor)(samples[:1])
+    del batch["reshaped_input_sizes"]
+    for forward in (model, torch.compile(model, backend="eager")):
+        with pytest.raises(Exception, match="reshaped_input_sizes"):
+            forward(**batch)
+
+
+def test_a_part_of_the_bridge_cannot_be_trained_alone_with_lora(mapped):
+    with pytest.raises(ValueError, match="only a part of the bridge"):
+        whole_modules(mapped[0], ["seg_projector.query.*"])
+
+
+def test_an_adapter_contains_the_measured_numbers(mapped, tmp_path):
+    model = copy.deepcopy(mapped[0])
+    add_lora(model, 2).save_pretrained(tmp_path)
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert {"mean", "spread"} <= {name.rpartition(".")[2] for name in names if "state_scale" in name}
+
+
+def test_the_numbers_stay_in_fp32(mapped, tmp_path):
+    mapped[0].save_pretrained(tmp_path)
+    model = GemmaLisaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.seg_projector.state_scale.mean.dtype == torch.float32
+    assert torch.equal(model.seg_projector.state_scale.mean, mapped[0].seg_projector.state_scale.mean)

@@ -26,7 +26,7 @@ class Sums:
 
     def __init__(self, module: Standardize):
         self.module = module
-        self.total = torch.zeros(3, len(module.mean), dtype=torch.float64, device=module.mean.device)
+        self.total = torch.zeros(3, len(module.mean), dtype=torch.float64, device=module.mean.device)  # (3, features)
 
     def add(self, module: Standardize, inputs: tuple[torch.Tensor]) -> None:
         """Add the inputs; a forward pre-hook of the module."""
@@ -51,29 +51,32 @@ def measure_bridge(trainer: Trainer, batches: Iterable[dict]) -> None:
     Every process runs the same number of forward passes, as sharded models require, and gets the same numbers.
     """
     wanted = [
-        module for module in trainer.model.modules() if isinstance(module, Standardize) and not module.is_measured
+        module
+        for name, module in trainer.model.named_modules()  # PEFT keeps the frozen original of a trained module
+        if isinstance(module, Standardize) and not module.is_measured and "original_module" not in name
     ]
     if not wanted:
         return
     sums = [Sums(module) for module in wanted]
     states = torch.zeros((), device=trainer.args.device)
+    model = trainer.model_wrapped
+    model.eval()  # without simulated prompts and dropout
     for batch in itertools.islice(batches, MOST_BATCHES):
         masks = batch["prepared"].num_masks
         with ExitStack() as stack, torch.no_grad(), trainer.compute_loss_context_manager():
             if masks:  # without masks, the bridge gets a placeholder
                 for one in sums:
                     stack.callback(one.module.register_forward_pre_hook(one.add).remove)
-            trainer.compute_loss(
-                trainer.model_wrapped, {name: part for name, part in batch.items() if name != "sources"}
-            )
+            given = {name: part for name, part in batch.items() if name != "sources"}
+            model(**trainer.model_inputs(given, learns=True))
         states += trainer.accelerator.reduce(torch.tensor(float(masks), device=states.device), reduction="sum")
         if states >= ENOUGH_STATES:
             break
+    model.train()
     if not states:
         return  # a training on text only; a later one measures
     for one in sums:
         count, total, squares = trainer.accelerator.reduce(one.total, reduction="sum")
-        if count[0] > 1:  # not the frozen copy that PEFT keeps of a trained module
-            mean = total / count
-            one.module.set_statistics(mean, (squares / count - mean.square()).clamp(min=0).sqrt())
+        mean = total / count
+        one.module.set_statistics(mean, (squares / count - mean.square()).clamp(min=0).sqrt())
     logger.info("Bridge: its inputs were measured at %d [SEG] tokens.", int(states))

@@ -5,6 +5,7 @@ state at `[SEG]` depends on the text alone if it does not see the image. So the 
 a step costs as much as SAM's decoder.
 """
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .training_arguments import GemmaLisaTrainingArguments
 TEXTS_AT_ONCE = 64  # per forward pass
 MOST_TEXTS = 100_000  # in memory: 256 MB for states of 640 numbers, 1 GB for 2,560
 TEXT_MODEL = "language_model."
+SEEING = re.compile(r"\bmodel\.(vision_tower|multi_modal_projector)\.")
 # Inputs of `forward` that are not about tokens
 OF_IMAGES = (
     *("pixel_values", "image_features", "sam_pixel_values", "image_embeddings"),
@@ -33,13 +35,19 @@ def freeze_text_model(model: nn.Module, args: GemmaLisaTrainingArguments) -> Non
     """Freeze the language model, its LoRA layers and the row of `[SEG]`.
 
     Raises:
-        UsageError: an engine splits the language model over the processes.
+        UsageError: an engine splits the language model over the processes, or an option cannot be combined with it.
     """
+    if args.self_check:
+        raise UsageError("self_check tests training on text and cannot be combined with learn_text: false. Remove it.")
     if args.deepspeed or asks_for_fsdp(args):
         raise UsageError("learn_text: false needs the whole language model in each process. Train without an engine.")
     for name, parameter in model.named_parameters():
         if TEXT_MODEL in name:
             parameter.requires_grad_(False)
+        elif parameter.requires_grad and SEEING.search(name) and model.config.bridge == "mlp":
+            raise UsageError(
+                f"trainable: with learn_text: false and the bridge mlp, nothing depends on {name}. Remove its pattern."
+            )
 
 
 class TextStates:
@@ -59,9 +67,11 @@ class TextStates:
         image_of_row, _ = images_of_rows(inputs["input_ids"], self.model.config.image_token_id)
         rows = inputs["prepared"].seg_positions // inputs["input_ids"].shape[1]
         kept = {name: inputs[name] for name in OF_IMAGES if name in inputs}
-        kept["prepared"] = replace(
-            kept["prepared"], shape=None, learned_positions=None, seg_positions=None, image_positions=None
-        )
+        places = dict.fromkeys(("shape", "learned_positions", "seg_positions", "image_positions"))
+        if inputs["prepared"].mask_targets is None:  # a batch on text learns nothing, but its loss must exist
+            none = {"mask_targets": torch.zeros(0, 1, 1, dtype=torch.uint8), "mask_sizes": torch.zeros(0, 2).long()}
+            places |= none | {"mask_loss_size": self.model.config.mask_loss_size}
+        kept["prepared"] = replace(kept["prepared"], **places)
         states = self._states(texts)  # (S, D)
         return kept | {"seg_states": SegStates(states, image_of_row[rows], None, states.new_zeros(1, states.shape[1]))}
 
@@ -90,15 +100,19 @@ class TextStates:
         if len(self.known) > MOST_TEXTS:
             self.known.clear()
         new = sorted({text for text in texts if text not in self.known}, key=len)
+        text_model = self.model.model.language_model
+        was_training = text_model.training
+        text_model.eval()  # a state that is kept must not depend on one draw of LoRA's dropout
         for start in range(0, len(new), TEXTS_AT_ONCE):
             some = new[start : start + TEXTS_AT_ONCE]
             ids = torch.zeros(len(some), len(some[-1]), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for at, text in enumerate(some):
                 ids[at, : len(text)], mask[at, : len(text)] = torch.tensor(text), 1
-            read = self.model.model.language_model(input_ids=ids.to(device), attention_mask=mask.to(device))
+            read = text_model(input_ids=ids.to(device), attention_mask=mask.to(device))
             for at, text in enumerate(some):
                 self.known[text] = read.last_hidden_state[at, len(text) - 1].clone()
+        text_model.train(was_training)
         size = self.model.config.get_text_config().hidden_size
         states = [self.known[text] for text in texts]
         return torch.stack(states) if states else torch.zeros(0, size, device=device)

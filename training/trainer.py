@@ -122,10 +122,7 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ):
         """Return the weighted sum of the loss parts. num_items_in_batch: counts of `get_batch_samples`, or None."""
-        inputs = send_to_device(inputs, self.args.device)  # Trainer leaves `prepared` of a stream on the CPU
-        inputs = self.processing_class.normalize_images(inputs)  # uint8 to float32, on the device
-        if self.text_states is not None:
-            inputs = self.text_states.in_place_of_tokens(inputs)
+        inputs = self.model_inputs(inputs, learns=num_items_in_batch is not None)
         if num_items_in_batch is None:
             outputs = model(**inputs)
             loss = outputs["loss"]
@@ -142,6 +139,12 @@ class GemmaLisaTrainer(HubPushes, PatchedTrainer):
             if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # it updates the weights in backward
                 stop_unless_finite(self, self.step_sources, self.step_losses, None)
         return (loss, outputs) if return_outputs else loss
+
+    def model_inputs(self, batch: dict[str, Any], learns: bool) -> dict[str, Any]:
+        """Return a batch of the collator as inputs of the model. learns: for training, not for evaluation."""
+        batch = send_to_device(batch, self.args.device)  # Trainer leaves `prepared` of a stream on the CPU
+        batch = self.processing_class.normalize_images(batch)  # uint8 to float32, on the device
+        return batch if self.text_states is None or not learns else self.text_states.in_place_of_tokens(batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on a micro-batch; after the last one of a step, end the run if a loss or gradient is not finite.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gemma_lisa.bridge_gemma_lisa import Standardize
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration
 
 
@@ -36,6 +37,8 @@ def initialize_seg_projector(projector: nn.Module, seed: int) -> None:
     """Set the weights as `nn.Linear` and `nn.Conv2d` do: uniform, up to 1/√(number of inputs)."""
     generator = np.random.default_rng((seed, 0))
     for module in projector.modules():
+        if isinstance(module, Standardize):  # transformers leaves missing buffers uninitialized
+            module.reset()
         if isinstance(module, nn.Linear | nn.Conv2d):
             bound = module.weight[0].numel() ** -0.5
             for parameter in (module.weight, module.bias):

@@ -98,7 +98,8 @@ def test_a_recipe_is_parsed(path, checkpoint, tmp_path, monkeypatch):
     written = {**vars(model_args), **vars(data_args), **vars(args)}
     assert {name: written[name] for name in content} == content
     if "global_batch_size" in content:
-        assert args.samples_per_step == content["global_batch_size"] >= SMALL_BATCH
+        assert args.samples_per_step == content["global_batch_size"]
+        assert content["global_batch_size"] >= SMALL_BATCH or "270m" in path.stem
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

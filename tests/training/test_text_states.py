@@ -1,18 +1,20 @@
 """Training of masks only: each text is read once, and the language model does not change."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
-from training_runs import SIZE, dataset_of, scene_row, trainer_of, without_masks
+from training_runs import SIZE, dataset_of, scene_row, trainer_of, without_image, without_masks
 
+from gemma_lisa.checkpoints.lora import add_lora
 from gemma_lisa.collator import GemmaLisaCollator
-from gemma_lisa.datasets_builder.questions import TrainingQuestions
+from gemma_lisa.datasets_builder.questions import EvaluationQuestions, TrainingQuestions
 from gemma_lisa.safety.errors import UsageError
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.training.text_states import TextStates, freeze_text_model
 
-NO_ENGINE = SimpleNamespace(deepspeed=None, fsdp=None, fsdp_config=None)
+NO_ENGINE = SimpleNamespace(deepspeed=None, fsdp=None, fsdp_config=None, self_check=False)
 
 
 @pytest.fixture(scope="module", params=["token", "previous"])
@@ -64,7 +66,9 @@ def test_masks_are_of_the_image_of_each_state(mapped, batch):
     assert output.language_loss is None and torch.isfinite(output.loss)
 
 
-@pytest.mark.parametrize("row", [scene_row(0), without_masks(scene_row(0))], ids=["masks", "no mask"])
+@pytest.mark.parametrize(
+    "row", [scene_row(0), without_masks(scene_row(0)), without_image(scene_row(0))], ids=["masks", "no mask", "text"]
+)
 def test_a_step_changes_the_bridge_and_not_the_language_model(mapped, tmp_path, row):
     questions = TrainingQuestions(dataset_of([row, row]), 0, 4)
     trainer = trainer_of(mapped, questions, tmp_path, max_steps=1)
@@ -79,4 +83,39 @@ def test_a_step_changes_the_bridge_and_not_the_language_model(mapped, tmp_path, 
 
 def test_engines_that_split_the_model_are_refused(mapped):
     with pytest.raises(UsageError, match="learn_text"):
-        freeze_text_model(mapped[0], SimpleNamespace(deepspeed="zero3.json", fsdp=None, fsdp_config=None))
+        freeze_text_model(mapped[0], SimpleNamespace(deepspeed="zero3.json", fsdp=None, self_check=False))
+
+
+def test_self_check_is_refused(mapped):
+    with pytest.raises(UsageError, match="self_check"):
+        freeze_text_model(mapped[0], SimpleNamespace(deepspeed=None, fsdp=None, self_check=True))
+
+
+def test_a_trained_vision_encoder_that_no_mask_depends_on_is_refused(small):
+    model = copy.deepcopy(small[0]).requires_grad_(True)
+    with pytest.raises(UsageError, match="vision_tower"):
+        freeze_text_model(model, NO_ENGINE)
+
+
+def test_evaluation_reads_the_images(mapped, tmp_path):
+    questions = TrainingQuestions(dataset_of([scene_row(0), scene_row(1)]), 0, 4)
+    evaluation = EvaluationQuestions(dataset_of([scene_row(2)]), with_conversations=False)
+    trainer = trainer_of(
+        mapped, questions, tmp_path, evaluation=evaluation, max_steps=1, eval_strategy="steps", eval_steps=1
+    )
+    freeze_text_model(trainer.model, NO_ENGINE)
+    trainer.text_states = TextStates(trainer.model)
+    trainer.train()
+    assert any("eval_gIoU" in entry for entry in trainer.state.log_history)
+
+
+def test_kept_states_do_not_depend_on_dropout(mapped, batch):
+    model = copy.deepcopy(mapped[0])
+    adapted = add_lora(model, 4, dropout=0.5, trainable=["seg_projector.*"])
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    adapted.train()
+    first, second = (TextStates(adapted).in_place_of_tokens(dict(batch))["seg_states"].states for _ in range(2))
+    assert torch.equal(first, second) and adapted.get_base_model().model.language_model.training

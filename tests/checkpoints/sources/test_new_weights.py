@@ -7,6 +7,7 @@ from torch import nn
 from transformers import Gemma3Config, SiglipVisionConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 
+from gemma_lisa.bridge_gemma_lisa import HeatMapProjector
 from gemma_lisa.checkpoints.sources.new_weights import (
     initialize_projector,
     initialize_seg_projector,
@@ -82,3 +83,11 @@ def test_image_tokens_have_the_size_of_text_tokens():
     assert torch.equal(projector.mm_input_projection_weight, matrix)
     initialize_projector(projector, table, seed=1)
     assert not (projector.mm_input_projection_weight == matrix).any()
+
+
+def test_measured_numbers_of_a_bridge_start_at_0_and_1():
+    """transformers leaves buffers that a checkpoint lacks uninitialized."""
+    projector = HeatMapProjector(6, 8)
+    projector.state_scale.set_statistics(torch.full((6,), torch.nan), torch.zeros(6))
+    initialize_seg_projector(projector, 0)
+    assert not projector.state_scale.is_measured and torch.isfinite(projector.state_scale.mean).all()
