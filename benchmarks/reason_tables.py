@@ -90,7 +90,7 @@ def chance(judged: list[Judged]) -> float | None:
 
 
 def said_first(answer: str | None) -> str:
-    """Return what an answer says before its colon: "The red shape" of "The red shape: [SEG] upper left circle."."""
+    """Return what an answer says before its colon: "The red shape" of "The red shape: red circle [SEG]."."""
     return (answer or "").partition(":")[0].strip()
 
 

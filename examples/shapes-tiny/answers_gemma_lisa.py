@@ -104,8 +104,8 @@ def repeats_itself(raw_text: str, seg_token: str = "[SEG]") -> bool:
 def phrases_of(words: list[str]) -> list[str]:
     """Return the phrase of each `[SEG]`, or "" if it has none.
 
-    The phrase is the text before the `[SEG]`. It is the text after it if the answer begins with words like "It is", or
-    with the name of several: "The red shapes: [SEG] star, [SEG] ring."
+    The phrase is the text before the `[SEG]`, after a colon if there is one. It is the text after it if the answer
+    begins with words like "It is", or with the name of several: "The red shapes: [SEG] star, [SEG] ring."
 
     Args:
         words: the answer, split at its `[SEG]` tokens.
@@ -115,5 +115,6 @@ def phrases_of(words: list[str]) -> list[str]:
     after = [_PUNCTUATION.split(word.lstrip(" ,、"))[0] for word in words[1:]]
     lists_names = len(words) > 2 and [at for at, word in enumerate(words) if word.rstrip().endswith(":")] == [0]
     named_after = (lists_names or _NAMELESS.fullmatch(words[0])) and not _NAMELESS.fullmatch(after[0])
-    phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (after if named_after else words[:-1])]
+    before = [word.rpartition(": ")[2] if word.rpartition(": ")[2].strip() else word for word in words[:-1]]
+    phrases = [phrase.strip(" \n.,;:、。").removesuffix(" and") for phrase in (after if named_after else before)]
     return ["" if _NAMELESS.fullmatch(phrase) else _LEADING.sub("", phrase) for phrase in phrases]

@@ -25,6 +25,8 @@ class GemmaLisaConfig(Gemma3Config):
     sam_config: PreTrainedConfig | dict[str, Any] | None = None
     # Token id of `[SEG]`: the first of the 63 unused embedding rows of Gemma 3 after <image_soft_token>.
     seg_token_id: int = 262_145
+    # How the hidden state at [SEG] prompts SAM: "mlp" or "heat_map", see bridge_gemma_lisa.py.
+    bridge: str = "mlp"
     # Hidden state that prompts SAM: "token" is the state at [SEG], "previous" is the state that predicts it. LISA
     # uses "previous". docs/design.md has the measurements behind the default.
     seg_state: str = "token"
@@ -38,6 +40,8 @@ class GemmaLisaConfig(Gemma3Config):
     # Weight of the losses with simulated prompts (a point, a box, a corrected mask), which teach SAM's decoder to
     # follow a user's prompt. They are combined with the right [SEG], another one or none. 0 disables them.
     prompted_loss_weight: float = 0.0
+    # Weight of the losses of the bridge's heat map, BCE and Dice with the weights above. Only "heat_map" has one.
+    heat_map_loss_weight: float = 1.0
     # Mask losses are computed at the size of the image, but the long side is at most this many pixels.
     mask_loss_size: int = 1024
     # Hub names of the models that the weights were initialized from, for the model card. None: random weights.
@@ -47,6 +51,8 @@ class GemmaLisaConfig(Gemma3Config):
         if not isinstance(self.sam_config, PreTrainedConfig):
             self.sam_config = SamConfig(**(self.sam_config or {}))
         super().__post_init__(**kwargs)
+        if self.bridge not in ("mlp", "heat_map"):
+            raise ValueError(f'bridge must be "mlp" or "heat_map", got {self.bridge!r}.')
         if self.seg_state not in ("token", "previous"):
             raise ValueError(f'seg_state must be "token" or "previous", got {self.seg_state!r}.')
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, GenerationConfig
 
+from .bridge_gemma_lisa import SegStates, project, shares_of_images
 from .compatibility_gemma_lisa import CACHE_NAME, one_of
 from .images_gemma_lisa import images_of_rows
-from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, SegStates, decode_with_prompts, user_prompts
+from .mask_decoding_gemma_lisa import MASKS_AT_ONCE, decode_with_prompts, no_embeddings, user_prompts
 from .outputs_gemma_lisa import SegmentOutput
 from .packing_gemma_lisa import masks_of_prompts
 from .prefix_gemma_lisa import SharedPrefix, find_shared_prefix, is_empty_dynamic, read_after_prefix
@@ -58,13 +59,11 @@ class SegmentationMixin:
             image_index: index of the image of each conversation that has one, if several are about the same image.
                 Each image is then passed, encoded and read once. Default: each conversation has its own image.
             original_sizes, reshaped_input_sizes: (height, width) in pixels for each conversation with an image. Points,
-                boxes and the processor's `post_process_segmentation` need them.
+                boxes, the bridge "heat_map" and the processor's `post_process_segmentation` need them.
             max_new_tokens: maximum number of new tokens (default: 64, or the value of `generation_config`).
-            points, boxes: one item per image, which SAM receives with every `[SEG]` of the image. Points: None, or
-                (N, 3) with x, y in pixels of the image and the label, 1 for foreground and 0 for background. Boxes:
-                None, or left, top, right, bottom in pixels of the image.
-            multimask_output: return the best-scored of SAM's three masks for ambiguous prompts. By default, SAM's
-                single mask is returned, which is the one that is trained with `[SEG]`.
+            points, boxes: one item per image, for all its `[SEG]`. Points: None, or (N, 3) with x, y in pixels of the
+                image and label, 1 (foreground) or 0. Boxes: None, or left, top, right, bottom in pixels of the image.
+            multimask_output: return the best-scored of SAM's three masks, not the single one, which is trained.
             generation_config: replaces the greedy defaults, for example for sampling or beam search.
             generate_options: further arguments of `generate`, such as `do_sample`, `streamer`, `stopping_criteria`.
 
@@ -82,14 +81,23 @@ class SegmentationMixin:
         prompt |= {"pixel_values": pixel_values, "image_features": image_features}
         image_of = self._check_prompt(prompt, sam_pixel_values, image_embeddings, image_index)
         prompts = user_prompts(points, boxes, original_sizes, reshaped_input_sizes, len(image_of))
-        shared = None
+        prompt, shared = self._with_features(prompt), None
+        features = prompt["image_features"]  # (J, 256, D)
         if image_index is not None and len(image_of):
             prompt, shared = self._share_images(prompt, image_of, options, prompts)
         sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
-        seg = self._find_new_seg(prompt, sequences, steps, image_embeddings)
+        shares = self.image_shares(reshaped_input_sizes, is_needed=len(image_of) > 0)
+        images = (image_embeddings, features, shares_of_images(shares, image_of))
+        seg = self._find_new_seg(prompt, sequences, steps, images)
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
+
+    def _with_features(self, prompt: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+        """Return the prompts with encoded images, if the bridge needs them too."""
+        if self.config.bridge == "mlp" or prompt["pixel_values"] is None:
+            return prompt
+        return prompt | {"pixel_values": None, "image_features": self.encode_for_gemma(prompt["pixel_values"])}
 
     def _share_images(
         self,
@@ -250,18 +258,19 @@ class SegmentationMixin:
         prompt: dict[str, torch.Tensor | None],
         sequences: torch.LongTensor,
         steps: list[torch.Tensor],
-        image_embeddings: torch.FloatTensor | None,
+        images: tuple[torch.FloatTensor | None, ...],
     ) -> SegStates:
-        """Return the states at the new `[SEG]` tokens of the sequences (B * R, L + T) that have an image."""
+        """Return the states at the new `[SEG]` of the sequences (B * R, L + T) with an image. images: encoded."""
         input_ids = prompt["input_ids"]  # (B, L)
         each = len(sequences) // len(input_ids)  # R
-        images = images_of_rows(input_ids, self.config.image_token_id)
-        image_of_row, has_image = (of_row.repeat_interleave(each) for of_row in images)  # (B * R,)
+        of_rows = images_of_rows(input_ids, self.config.image_token_id)
+        image_of_row, has_image = (of_row.repeat_interleave(each) for of_row in of_rows)  # (B * R,)
         is_seg = sequences[:, input_ids.shape[1] :] == self.config.seg_token_id  # (B * R, T)
         is_seg = is_seg & has_image[:, None].to(is_seg.device)
         states = self._states_of_new_tokens(steps, is_seg, prompt, sequences)  # (B * R, T, D)
         image_index = image_of_row.to(is_seg.device)[is_seg.nonzero()[:, 0]]  # (S,)
-        return SegStates(states[is_seg], image_index, image_embeddings, idle_state=states[:1, 0])
+        embeddings, features, shares = images
+        return SegStates(states[is_seg], image_index, embeddings, states[:1, 0], features, shares)
 
     def _masks_of(
         self,
@@ -296,16 +305,11 @@ class SegmentationMixin:
         if seg.image_embeddings is not None:
             return replace(seg, image_index=images), prompts
         shown = images.unique()  # (J,), sorted
-        embeddings = self._no_embeddings(seg.states)
+        embeddings = no_embeddings(seg.states, self.config)
         if len(shown):
             embeddings = self.encode_for_sam(sam_pixel_values[shown.to(sam_pixel_values.device)])
         prompts = prompts and [prompts[image] for image in shown.tolist()]
-        return replace(seg, image_embeddings=embeddings, image_index=torch.searchsorted(shown, images)), prompts
-
-    def _no_embeddings(self, states: torch.FloatTensor) -> torch.FloatTensor:
-        """Return SAM's encoding of no images, (0, C, 64, 64)."""
-        config = self.config.sam_config.prompt_encoder_config
-        return states.new_zeros(0, config.hidden_size, config.image_embedding_size, config.image_embedding_size)
+        return seg.about(shown, embeddings, torch.searchsorted(shown, images)), prompts
 
     def _decode_new_seg(
         self, seg: SegStates, prompts: list[tuple] | None, multimask_output: bool
@@ -315,17 +319,16 @@ class SegmentationMixin:
             side = 4 * seg.image_embeddings.shape[-1]  # SAM's decoder enlarges its grid four times
             return seg.states.new_zeros(0, side, side), seg.states.new_zeros(0)
         if prompts is not None:
-            embeddings = self.project_seg(seg.states)  # (S, C)
+            asked = project(self.seg_projector, seg)
             return decode_with_prompts(
-                self.sam, embeddings, seg.image_embeddings, seg.image_index, prompts, multimask_output
+                self.sam, asked, seg.image_embeddings, seg.image_index, prompts, multimask_output
             )
         chunks = zip(seg.states.split(MASKS_AT_ONCE), seg.image_index.split(MASKS_AT_ONCE), strict=True)
         decoded = [
-            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)[:2]
+            self._decode_masks(replace(seg, states=states, image_index=images), multimask_output)
             for states, images in chunks
         ]
-        masks, scores = (torch.cat(parts) for parts in zip(*decoded, strict=True))
-        return masks, scores
+        return torch.cat([part.masks for part in decoded]), torch.cat([part.scores for part in decoded])
 
     def _states_of_new_tokens(
         self,

@@ -4,15 +4,17 @@ Letters: S prompted masks, I images, D Gemma's hidden size, C SAM's prompt size 
 SAM's defaults; the configuration can change them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import SamModel
+from transformers import PreTrainedConfig, SamModel
 from transformers.utils import is_accelerate_available
+
+from .bridge_gemma_lisa import SegPrompts, SegStates, project
 
 HAS_ACCELERATE = is_accelerate_available()
 if is_accelerate_available():  # transformers recognizes this line and does not require accelerate
@@ -24,33 +26,21 @@ MASKS_AT_ONCE = 32
 FOREGROUND, BACKGROUND = 1, 0
 
 
-class SegProjector(nn.Sequential):
-    """Map Gemma's states at `[SEG]`, (S, D), to prompts of SAM's decoder, (S, C): Linear–ReLU–Linear, as in LISA."""
-
-    def __init__(self, hidden_size: int, prompt_size: int):
-        super().__init__(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the computation: that of the bias, because quantized weights are stored as bytes."""
-        return self[0].bias.dtype
-
-
 @dataclass
-class SegStates:
-    """Gemma's states that prompt SAM's decoder.
+class DecodedMasks:
+    """Masks of SAM's decoder.
 
     Args:
-        states: (S, D), one for each `[SEG]`.
-        image_index: (S,) index of the image of each `[SEG]`.
-        image_embeddings: (I, C, 64, 64) SAM's encoding of the images.
-        idle_state: (1, D) a state for the decoder if S is 0.
+        masks: (S, 256, 256) mask logits on SAM's padded square.
+        scores: (S,) SAM's own estimates of their IoU.
+        heat_maps: (S, 64, 64) logits, or None if the bridge has none.
+        touched: (), a zero that depends on all outputs and must be added to the loss.
     """
 
-    states: torch.FloatTensor
-    image_index: torch.LongTensor
-    image_embeddings: torch.FloatTensor
-    idle_state: torch.FloatTensor
+    masks: torch.FloatTensor
+    scores: torch.FloatTensor
+    heat_maps: torch.FloatTensor | None
+    touched: torch.Tensor
 
 
 def decode_masks(
@@ -65,11 +55,11 @@ def decode_masks(
     """Run SAM's mask decoder once.
 
     Args:
-        seg_embeddings: (S, C) output of `seg_projector` for the states at `[SEG]`.
+        seg_embeddings: (S, C) sparse prompts of the bridge for the states at `[SEG]`.
         image_embeddings: (S, C, 64, 64) encoding of the image of each `[SEG]`.
         points: (S, N, 3) x, y in pixels of SAM's square, and the label FOREGROUND or BACKGROUND.
         boxes: (S, 4) left, top, right, bottom in pixels of SAM's square.
-        mask_inputs: (S, 256, 256) mask logits of an earlier call that are to be refined.
+        mask_inputs: (S, 256, 256) mask logits that are to be refined: of an earlier call, or of the bridge.
         multimask_output: return the best-scored of SAM's three masks for ambiguous prompts.
 
     Returns:
@@ -107,39 +97,55 @@ def decode_masks(
 
 def decode_seg_states(
     sam: SamModel,
-    project: Callable[[torch.FloatTensor], torch.FloatTensor],
+    bridge: nn.Module,
     seg: SegStates,
     multimask_output: bool = False,
     **prompts: torch.FloatTensor,
-) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
-    """Return mask logits (S, 256, 256), scores (S,), and a zero that depends on all outputs, as `decode_masks` does.
+) -> DecodedMasks:
+    """Return the masks of the `[SEG]` tokens.
 
-    The zero must be added to the loss. If there is no `[SEG]`, the decoder runs on `idle_state`. So every parameter has
-    a gradient, and the backward pass of every rank goes through the same modules.
+    If there is no `[SEG]`, the decoder runs on `idle_state`. So every parameter has a gradient, and the backward pass
+    of every rank goes through the same modules.
 
     Args:
-        project: function that maps states (S, D) to prompts (S, C).
+        bridge: the model's `seg_projector`.
         prompts: further prompts of `decode_masks`, (S, ...) each.
     """
-    states, image_index, image_embeddings = seg.states, seg.image_index, seg.image_embeddings
-    count = len(states)
+    count = len(seg.states)
     if torch.compiler.is_compiling() or count == 0:  # a graph cannot branch on the count, so it always adds the state
-        states = torch.cat([states, seg.idle_state])
-        image_index = torch.cat([image_index[:count], image_index.new_zeros(1)])
+        states = torch.cat([seg.states, seg.idle_state])
+        image_index = torch.cat([seg.image_index[:count], seg.image_index.new_zeros(1)])
+        seg = replace(seg, states=states, image_index=image_index)
         prompts = {
             name: torch.cat([prompt, prompt.new_zeros(1, *prompt.shape[1:])]) for name, prompt in prompts.items()
         }
-    if len(image_embeddings) == 0:
-        image_embeddings = image_embeddings.new_zeros(1, *image_embeddings.shape[1:])
-    images = image_embeddings[image_index.to(image_embeddings.device)]  # (S, C, 64, 64)
-    masks, scores = decode_masks(sam, project(states), images, multimask_output=multimask_output, **prompts)
-    touched = (masks.float().sum() + scores.float().sum()) * 0.0
-    return masks[:count], scores[:count], touched
+        seg = _with_images(seg)
+    images = seg.image_embeddings[seg.image_index.to(seg.image_embeddings.device)]  # (S, C, 64, 64)
+    asked = project(bridge, seg)
+    prompts = {"mask_inputs": asked.mask_inputs} | prompts  # a mask to correct replaces the heat map
+    masks, scores = decode_masks(sam, asked.embeddings, images, multimask_output=multimask_output, **prompts)
+    touched = masks.float().sum() + scores.float().sum()
+    if asked.heat_maps is not None:
+        touched = touched + asked.heat_maps.float().sum()
+    heat_maps = None if asked.heat_maps is None else asked.heat_maps[:count]
+    return DecodedMasks(masks[:count], scores[:count], heat_maps, touched * 0.0)
+
+
+def _with_images(seg: SegStates) -> SegStates:
+    """Return the states with what a batch without images lacks: one image of zeros that fills SAM's square."""
+    embeddings, features, shares = seg.image_embeddings, seg.image_features, seg.image_shares
+    if len(embeddings) == 0:
+        embeddings = embeddings.new_zeros(1, *embeddings.shape[1:])
+    if features is None or len(features) == 0:
+        features = seg.states.new_zeros(len(embeddings), 1, seg.states.shape[-1])
+    if shares is None or len(shares) == 0:
+        shares = seg.states.new_ones(len(embeddings), 2)
+    return replace(seg, image_embeddings=embeddings, image_features=features, image_shares=shares)
 
 
 def decode_with_prompts(
     sam: SamModel,
-    seg_embeddings: torch.FloatTensor,
+    asked: SegPrompts,
     image_embeddings: torch.FloatTensor,
     seg_image_index: torch.LongTensor,
     prompts: list[tuple[torch.FloatTensor | None, torch.FloatTensor | None]],
@@ -150,7 +156,7 @@ def decode_with_prompts(
     Images are decoded one by one, because they can have different numbers of points.
 
     Args:
-        seg_embeddings: (S, C), sorted by image.
+        asked: prompts of the bridge for S `[SEG]`, sorted by image.
         image_embeddings: (I, C, 64, 64).
         seg_image_index: (S,), index of the image of each `[SEG]`.
         prompts: output of `prompts_in_sam_frame` for each of the I images.
@@ -159,20 +165,28 @@ def decode_with_prompts(
     masks, scores = [image_embeddings.new_zeros(0, side, side)], [image_embeddings.new_zeros(0)]
     for image, (points, box) in enumerate(prompts):
         mine = seg_image_index == image
-        for chosen in seg_embeddings[mine.to(seg_embeddings.device)].split(MASKS_AT_ONCE):  # (K, C)
-            if (count := len(chosen)) == 0:
+        for numbers in mine.to(asked.embeddings.device).nonzero()[:, 0].split(MASKS_AT_ONCE):  # (K,)
+            if (count := len(numbers)) == 0:
                 continue
+            chosen = asked[numbers]
             decoded = decode_masks(
                 sam,
-                chosen,
+                chosen.embeddings,
                 image_embeddings[image].expand(count, -1, -1, -1),  # (K, C, 64, 64)
                 None if points is None else points.expand(count, -1, -1),  # (K, N, 3)
                 None if box is None else box.expand(count, -1),  # (K, 4)
+                chosen.mask_inputs,
                 multimask_output=multimask_output,
             )
             masks.append(decoded[0])
             scores.append(decoded[1])
     return torch.cat(masks), torch.cat(scores)
+
+
+def no_embeddings(states: torch.FloatTensor, config: PreTrainedConfig) -> torch.FloatTensor:
+    """Return SAM's encoding of no images, (0, C, 64, 64), in the type and on the device of `states`."""
+    config = config.sam_config.prompt_encoder_config
+    return states.new_zeros(0, config.hidden_size, config.image_embedding_size, config.image_embedding_size)
 
 
 def user_prompts(

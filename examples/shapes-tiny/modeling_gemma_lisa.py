@@ -5,6 +5,7 @@ Sizes: D of Gemma's hidden states, C of SAM's prompts (256), V of the vocabulary
 Sizes in pixels are the defaults of Gemma 3 and SAM.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,27 @@ from transformers import Gemma3ForConditionalGeneration, SamModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
+from .bridge_gemma_lisa import BRIDGE_SCALES, SegStates, build_bridge
 from .compatibility_gemma_lisa import CACHE_NAME, one_of, repeated_outputs, without_tied_copies
 from .configuration_gemma_lisa import CHECKSUMS, GemmaLisaConfig
 from .generation_gemma_lisa import SegmentationMixin
 from .images_gemma_lisa import images_of_rows
 from .losses_gemma_lisa import token_loss
-from .mask_decoding_gemma_lisa import SegProjector, SegStates, decode_seg_states, loaded_device
+from .mask_decoding_gemma_lisa import DecodedMasks, decode_seg_states, loaded_device
 from .outputs_gemma_lisa import LOSS_PARTS, GemmaLisaOutput
 from .packing_gemma_lisa import (
     Prepared,
     check_prepared,
+    check_tokens,
     find_learned,
     find_positions,
     isolate_questions,
+    put_image_features,
 )
 from .pipeline_gemma_lisa import custom_pipelines  # the import makes transformers copy the file to every checkpoint
 from .sam_layers_gemma_lisa import use_fast_layers
 from .session_gemma_lisa import ImageSession
-from .targets_gemma_lisa import MaskTargets, mask_losses, prompted_loss, targets_of_batch
+from .targets_gemma_lisa import losses_of_masks, prompted_loss, targets_of_batch
 
 
 class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalGeneration):
@@ -58,6 +62,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes, reshaped_input_sizes: (I, 2), (height, width) in pixels before and after SAM's resizing.
         mask_labels: list of I tensors (K_i, H_i, W_i) uint8: 0, 1 and IGNORE_VALUE, in the order of the `[SEG]`
             tokens. Enables the two mask losses.
+        seg_states: states at `[SEG]` of an earlier pass. The language model does not run, and there are no tokens.
         num_items_in_batch, num_masks_in_batch: divisors of the summed losses (default: the counts of this batch).
         prepared: `Prepared` of this batch, including masks that replace `mask_labels`.
         cache: name of `past_key_values` since transformers 5.24. Further keyword arguments are passed to Gemma.
@@ -69,7 +74,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
     config_class = GemmaLisaConfig
     config: GemmaLisaConfig
     # SAM's positional embedding needs fp32: it takes sines of large arguments, for which bf16 is too coarse
-    _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding"}
+    _keep_in_fp32_modules_strict = {"shared_image_embedding", "shared_embedding", *BRIDGE_SCALES}
     # transformers never quantizes these modules; quantized, they would silently give wrong masks.
     # (The other effect, fp32 in fp16 models, does not apply.)
     _keep_in_fp32_modules = {"sam", "seg_projector", "lm_head", "model.vision_tower", "model.multi_modal_projector"}
@@ -81,9 +86,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         super().__init__(config, *args, **kwargs)
         self.sam = SamModel(config.sam_config)
         use_fast_layers(self.sam)
-        self.seg_projector = SegProjector(
-            config.text_config.hidden_size, config.sam_config.prompt_encoder_config.hidden_size
-        )
+        self.seg_projector = build_bridge(config)
         self.post_init()
 
     def forward(
@@ -105,6 +108,7 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         original_sizes: torch.LongTensor | None = None,
         reshaped_input_sizes: torch.LongTensor | None = None,
         mask_labels: list[torch.Tensor] | None = None,
+        seg_states: SegStates | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_masks_in_batch: torch.Tensor | int | None = None,
         prepared: Prepared | None = None,
@@ -117,34 +121,34 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         prepared = check_prepared(prepared, input_ids, inputs_embeds, labels, mask_labels)
         has_targets = mask_labels is not None or prepared.mask_targets is not None
         learns = labels is not None or has_targets
-        one_of(pixel_values=pixel_values, image_features=image_features)
-        has_images = pixel_values is not None or image_features is not None
-        _check_tokens(input_ids, has_images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
+        if seg_states is None:
+            images = one_of(pixel_values=pixel_values, image_features=image_features)
+            check_tokens(input_ids, images, token_type_ids, question_ids, is_searched=learns or has_sam_input)
         # Images first, so that every rank calls the modules in the same order for every batch
         features, zero = self._encode_images(pixel_values, image_features, blank=learns)
-        if learns and use_cache is None:
-            use_cache = False
+        use_cache = False if learns and use_cache is None else use_cache
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         kwargs |= {"use_cache": use_cache, CACHE_NAME: one_of(past_key_values=past_key_values, cache=cache)}
-        outputs = self._run_gemma(input_ids, inputs_embeds, question_ids, features, prepared.image_positions, kwargs)
-        # Logits and language loss
-        states = outputs.last_hidden_state  # (B, L, D)
-        parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
-        # Masks
+        parts, outputs = {}, {}
+        if seg_states is None:
+            given = (question_ids, features, prepared.image_positions, kwargs)
+            outputs = self._run_gemma(input_ids, inputs_embeds, *given)
+            states = outputs.last_hidden_state  # (B, L, D)
+            parts = self._predict_tokens(states, labels, prepared.learned_positions, logits_to_keep, num_items_in_batch)
         if has_sam_input or learns:
             if image_embeddings is None:
                 image_embeddings = self.encode_for_sam(sam_pixel_values)
-            seg = self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
-            masks, scores, touched = self._decode_masks(seg)
-            parts |= {"pred_masks": masks, "iou_scores": scores, "seg_image_index": seg.image_index}
-        # Losses
+            seg = seg_states or self._find_seg(states, image_embeddings, input_ids, prepared, has_sam_input)
+            shares = self.image_shares(reshaped_input_sizes, is_needed=has_sam_input)
+            seg = replace(seg, image_embeddings=image_embeddings, image_features=features, image_shares=shares)
+            decoded = self._decode_masks(seg)
+            parts |= {"pred_masks": decoded.masks, "iou_scores": decoded.scores, "heat_maps": decoded.heat_maps}
+            parts |= {"seg_image_index": seg.image_index}
         if learns:
-            given = (mask_labels, prepared, reshaped_input_sizes)
-            targets = targets_of_batch(seg.image_index, *given, self.config) if has_targets else None
-            parts |= mask_losses(masks, scores, targets, num_masks_in_batch) if has_targets else {}
-            parts = self._learn(parts, seg, masks, targets, num_masks_in_batch, zero + touched)
-        image_embeddings = image_embeddings if has_sam_input else None
-        return GemmaLisaOutput(**parts, image_embeddings=image_embeddings, **repeated_outputs(outputs))
+            given = (mask_labels, prepared, reshaped_input_sizes) if has_targets else None
+            parts = self._learn(parts, seg, decoded, given, num_masks_in_batch, zero)
+        parts |= {"image_embeddings": image_embeddings if has_sam_input else None}
+        return GemmaLisaOutput(**parts, **repeated_outputs(outputs))
 
     def refuse_fp16(self) -> None:
         """Raise ValueError if the dtype of the model or of autocast is float16."""
@@ -175,6 +179,17 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
         self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_gradients)]
         self._require_grads_hook = self._require_grads_hooks[0]  # the name in older releases
 
+    def image_shares(self, reshaped_input_sizes: torch.LongTensor | None, is_needed: bool) -> torch.FloatTensor | None:
+        """Return the shares (I, 2) of the height and width of SAM's square that the images cover, None for None.
+
+        Raises:
+            ValueError: the bridge needs the sizes, which are missing.
+        """
+        if is_needed and reshaped_input_sizes is None and self.config.bridge != "mlp":
+            raise ValueError("The bridge needs reshaped_input_sizes. Pass all outputs of the processor.")
+        side = self.config.sam_config.vision_config.image_size
+        return None if reshaped_input_sizes is None else reshaped_input_sizes.float() / side
+
     def encode_for_gemma(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """Return Gemma's encoding of the images (I, 3, 896, 896): (I, 256, D). Without gradients if it is frozen."""
         _check_not_uint8(pixel_values)
@@ -199,10 +214,6 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             # One by one, because the activations of a batch exceed the caches of a CPU and need new memory
             encoded = [self.sam.vision_encoder(image).last_hidden_state for image in sam_pixel_values.split(1)]
             return torch.cat(encoded)
-
-    def project_seg(self, seg_hidden_states: torch.FloatTensor) -> torch.FloatTensor:
-        """Return prompts of SAM's decoder, (S, C), for Gemma's states at `[SEG]`, (S, D)."""
-        return self.seg_projector(seg_hidden_states.to(self.seg_projector.dtype))
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, *args, **kwargs):
         """Save as in transformers, but with the parameter names of this module as keys.
@@ -257,25 +268,11 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
             )
             inputs["token_type_ids"] = None
         if image_positions is not None:
-            inputs_embeds, input_ids = self._embed(input_ids, features, image_positions), None
+            embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
+            inputs_embeds, input_ids = put_image_features(embeddings, features, image_positions), None
         elif features is not None and len(features):
             inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **inputs)
-
-    def _embed(
-        self,
-        input_ids: torch.LongTensor,
-        features: torch.FloatTensor | None,
-        image_positions: torch.LongTensor,
-    ) -> torch.FloatTensor:
-        """Return the token embeddings, (B, L, D), with the image features at the image tokens."""
-        embeddings = self.get_input_embeddings()(input_ids)  # (B, L, D)
-        if features is None:
-            return embeddings
-        features = features.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
-        if len(features) != len(image_positions):
-            raise ValueError(f"The batch has {len(image_positions)} image tokens but {len(features)} image features.")
-        return embeddings.flatten(0, 1).index_copy(0, image_positions, features).view_as(embeddings)
 
     def _predict_tokens(
         self,
@@ -332,45 +329,38 @@ class GemmaLisaForConditionalGeneration(SegmentationMixin, Gemma3ForConditionalG
 
     def _decode_masks(
         self, seg: SegStates, multimask_output: bool = False, **prompts: torch.FloatTensor
-    ) -> tuple[torch.FloatTensor, torch.FloatTensor, torch.Tensor]:
-        """Return mask logits (S, 256, 256), scores (S,), and a zero for the loss, as `decode_seg_states` does."""
-        return decode_seg_states(self.sam, self.project_seg, seg, multimask_output, **prompts)
+    ) -> DecodedMasks:
+        """Return the masks of the `[SEG]` tokens, as `decode_seg_states` does."""
+        return decode_seg_states(self.sam, self.seg_projector, seg, multimask_output, **prompts)
 
     def _learn(
         self,
         parts: dict[str, torch.Tensor | None],
         seg: SegStates,
-        pred_masks: torch.FloatTensor,
-        targets: MaskTargets | None,
+        decoded: DecodedMasks,
+        given: tuple | None,
         divisor: torch.Tensor | int | None,
         zero: torch.Tensor | float,
     ) -> dict[str, torch.Tensor]:
-        """Add `prompted_loss`, if it has a weight, and `loss`: the weighted sum of all losses plus `zero`."""
+        """Add the losses of the masks, and `loss`: the weighted sum of all losses plus `zero`.
+
+        given: arguments of `targets_of_batch`; None without target masks.
+        """
+        targets = None
+        if given is not None:
+            targets = targets_of_batch(seg.image_index, *given, self.config)
+            parts = parts | losses_of_masks(decoded, targets, self.config, divisor)
         config = self.config
         mask_weights = (config.bce_loss_weight, config.dice_loss_weight, config.score_loss_weight)
         if config.prompted_loss_weight and self.training:
-            loss = prompted_loss(self._decode_masks, seg, pred_masks, targets, mask_weights, divisor)
+            loss = prompted_loss(self._decode_masks, seg, decoded.masks, targets, mask_weights, divisor)
             parts = parts | {"prompted_loss": loss}
-        weights = (config.ce_loss_weight, *mask_weights, config.prompted_loss_weight)
-        loss = zero
+        weights = (config.ce_loss_weight, *mask_weights, config.heat_map_loss_weight, config.prompted_loss_weight)
+        loss = zero + decoded.touched
         for name, weight in zip(LOSS_PARTS, weights, strict=True):
             if parts.get(name) is not None:
                 loss = loss + weight * parts[name]
         return parts | {"loss": loss}
-
-
-def _check_tokens(
-    input_ids: torch.LongTensor | None,
-    has_images: bool,
-    token_type_ids: torch.LongTensor | None,
-    question_ids: torch.LongTensor | None,
-    is_searched: bool,
-) -> None:
-    """Raise ValueError if required tokens (B, L) are missing."""
-    if input_ids is None and is_searched:
-        raise ValueError("[SEG] and image tokens cannot be located in inputs_embeds. Pass input_ids.")
-    if has_images and token_type_ids is None and question_ids is None:
-        raise ValueError("pixel_values needs token_type_ids (image_features too). Pass all outputs of the processor.")
 
 
 def _gradients_if_trained(*modules: torch.nn.Module) -> torch.autograd.grad_mode.set_grad_enabled:

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from .compatibility_gemma_lisa import accept_new_fields
 
 # Parts of the loss, in the order of their weights.
-LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "prompted_loss")
+LOSS_PARTS = ("language_loss", "mask_bce_loss", "mask_dice_loss", "score_loss", "heat_map_loss", "prompted_loss")
 
 
 @accept_new_fields
@@ -29,12 +29,15 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
         mask_bce_loss (`torch.FloatTensor` of shape `()`): binary cross-entropy over the masks, unweighted.
         mask_dice_loss (`torch.FloatTensor` of shape `()`): Dice loss over the masks, unweighted.
         score_loss (`torch.FloatTensor` of shape `()`): squared error between `iou_scores` and the IoU of the masks.
+        heat_map_loss (`torch.FloatTensor` of shape `()`): weighted sum of BCE and Dice of `heat_maps`.
         prompted_loss (`torch.FloatTensor` of shape `()`): weighted sum of the mask and score losses with simulated
             prompts, averaged over three kinds of prompts. Only in training, and if the configuration gives it a weight.
         logits (`torch.FloatTensor` of shape `(N, V)` with labels, else `(B, L, V)`): with labels, only for the
             positions that predict a labelled token, in order.
         pred_masks (`torch.FloatTensor` of shape `(S, 256, 256)`): mask logits on SAM's padded square.
         iou_scores (`torch.FloatTensor` of shape `(S,)`): SAM's own estimate of the IoU, uncalibrated until trained.
+        heat_maps (`torch.FloatTensor` of shape `(S, 64, 64)`): logits of the bridge on SAM's padded square: where it
+            looks for the object. None if the bridge has no heat map.
         seg_image_index (`torch.LongTensor` of shape `(S,)`): index of the image of each mask, 0 to I−1.
         past_key_values (`Cache`): Gemma's KV cache. It is called `cache` since transformers 5.24.
         image_embeddings (`torch.FloatTensor` of shape `(I, 256, 64, 64)`): SAM's encoding of the images.
@@ -47,9 +50,11 @@ class GemmaLisaOutput(CausalLMOutputWithPast):
     mask_bce_loss: torch.FloatTensor | None = None
     mask_dice_loss: torch.FloatTensor | None = None
     score_loss: torch.FloatTensor | None = None
+    heat_map_loss: torch.FloatTensor | None = None
     prompted_loss: torch.FloatTensor | None = None
     pred_masks: torch.FloatTensor | None = None
     iou_scores: torch.FloatTensor | None = None
+    heat_maps: torch.FloatTensor | None = None
     seg_image_index: torch.LongTensor | None = None
     image_embeddings: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None

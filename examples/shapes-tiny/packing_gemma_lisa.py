@@ -95,6 +95,36 @@ def check_prepared(
     return prepared
 
 
+def check_tokens(
+    input_ids: torch.LongTensor | None,
+    images: torch.FloatTensor | None,
+    token_type_ids: torch.LongTensor | None,
+    question_ids: torch.LongTensor | None,
+    is_searched: bool,
+) -> None:
+    """Raise ValueError if required tokens (B, L) are missing."""
+    if input_ids is None and is_searched:
+        raise ValueError("[SEG] and image tokens cannot be located in inputs_embeds. Pass input_ids.")
+    if images is not None and token_type_ids is None and question_ids is None:
+        raise ValueError("pixel_values needs token_type_ids (image_features too). Pass all outputs of the processor.")
+
+
+def put_image_features(
+    embeddings: torch.FloatTensor, features: torch.FloatTensor | None, image_positions: torch.LongTensor
+) -> torch.FloatTensor:
+    """Return token embeddings (B, L, D) with image features (I, 256, D) at the image tokens.
+
+    Raises:
+        ValueError: the number of features is not that of the image tokens.
+    """
+    if features is None:
+        return embeddings
+    features = features.flatten(0, 1).to(embeddings.device, embeddings.dtype)  # (I * 256, D)
+    if len(features) != len(image_positions):
+        raise ValueError(f"The batch has {len(image_positions)} image tokens but {len(features)} image features.")
+    return embeddings.flatten(0, 1).index_copy(0, image_positions, features).view_as(embeddings)
+
+
 def find_positions(is_one: torch.BoolTensor) -> torch.LongTensor:
     """Return where a (B, L) mask is True, (N,): indices into the B · L tokens, row by row. Synchronizes the GPU."""
     return is_one.flatten().nonzero()[:, 0]

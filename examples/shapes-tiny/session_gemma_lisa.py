@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .bridge_gemma_lisa import SegPrompts, SegStates, project
 from .chat_template_gemma_lisa import user_turn
 from .compatibility_gemma_lisa import CACHE_NAME
 from .images_gemma_lisa import load_rgb
@@ -24,13 +26,13 @@ class SessionMask:
 
     Args:
         phrase: phrase of the mask, as in the answer's phrases.
-        seg_embedding: (1, C) prompt of SAM's decoder.
+        asked: prompts of SAM's decoder from the `[SEG]`.
         logits: (1, 256, 256) mask logits on SAM's padded square.
         points, box: all prompts of the user for this mask, in pixels of the image.
     """
 
     phrase: str
-    seg_embedding: torch.FloatTensor
+    asked: SegPrompts
     logits: torch.FloatTensor
     points: list[tuple[float, float, int]]
     box: tuple[float, float, float, float] | None
@@ -65,8 +67,8 @@ class ImageSession:
         # Not created from the configuration, because a sliding-window cache cannot be cropped
         self._cache = DynamicCache()
         self._device = loaded_device(model, model.device)
-        self._pixel_values = encoded["pixel_values"].to(self._device)
         with torch.inference_mode():
+            self._image_features = model.encode_for_gemma(encoded["pixel_values"].to(self._device))  # (1, 256, D)
             # (1, 256, 64, 64)
             self._image_embeddings = model.encode_for_sam(encoded["sam_pixel_values"])
             self._read(self._ids_of_image())
@@ -129,12 +131,12 @@ class ImageSession:
                 states = self._read([token, *guessed])  # (1 + guessed, D)
             answer = self.processor.read_answer(new_tokens)
             if token == config.seg_token_id:
-                seg_embedding = self.model.project_seg(states[:1] if config.seg_state == "token" else before)  # (1, C)
-                logits, score = self._decode(seg_embedding, *prompts, multimask_output=multimask_output)
+                asked = self._project(states[:1] if config.seg_state == "token" else before)
+                logits, score = self._decode(asked, *prompts, multimask_output=multimask_output)
                 masks = torch.cat([masks, self._to_image(logits, threshold)])  # (K, H, W)
                 scores.append(score)
                 areas.append(int(masks[-1].count_nonzero()))
-                found.append(SessionMask("", seg_embedding, logits, points or [], box))
+                found.append(SessionMask("", asked, logits, points or [], box))
             answer |= {"masks": masks, "scores": torch.tensor(scores)}
             answer["status"] = self.processor.status_of(answer, areas)
             if token in stops or len(new_tokens) == max_new_tokens:
@@ -177,8 +179,8 @@ class ImageSession:
         mask_inputs = kept.logits if box is None else None
         box = kept.box if box is None else box
         prompts = prompts_in_sam_frame(clicked or None, box, self._size, self._reshaped_size)
-        logits, score = self._decode(kept.seg_embedding, *prompts, mask_inputs=mask_inputs)  # (1, 256, 256)
-        self.masks[number] = SessionMask(kept.phrase, kept.seg_embedding, logits, clicked, box)
+        logits, score = self._decode(kept.asked, *prompts, mask_inputs=mask_inputs)  # (1, 256, 256)
+        self.masks[number] = SessionMask(kept.phrase, kept.asked, logits, clicked, box)
         return self._to_image(logits, threshold)[0], score
 
     def reset(self) -> None:
@@ -193,9 +195,18 @@ class ImageSession:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
 
-    def _decode(self, seg_embedding: torch.FloatTensor, *prompts: Any, **options: Any) -> tuple[torch.Tensor, float]:
-        """Return mask logits (1, 256, 256) and their score for one prompt (1, C), as `decode_masks` does."""
-        logits, score = decode_masks(self.model.sam, seg_embedding, self._image_embeddings, *prompts, **options)
+    def _project(self, state: torch.FloatTensor) -> SegPrompts:
+        """Return the prompts of SAM's decoder for Gemma's state (1, D) at a `[SEG]`."""
+        first = torch.zeros(1, dtype=torch.long, device=state.device)
+        shares = self.model.image_shares(torch.tensor([self._reshaped_size]), is_needed=True)
+        seg = SegStates(state, first, self._image_embeddings, state, self._image_features, shares)
+        return project(self.model.seg_projector, seg)
+
+    def _decode(self, asked: SegPrompts, *prompts: Any, **options: Any) -> tuple[torch.Tensor, float]:
+        """Return mask logits (1, 256, 256) and their score for one `[SEG]`, as `decode_masks` does."""
+        if options.get("mask_inputs") is None:
+            options |= {"mask_inputs": asked.mask_inputs}
+        logits, score = decode_masks(self.model.sam, asked.embeddings, self._image_embeddings, *prompts, **options)
         return logits, float(score)
 
     def _store_turn(self, messages: list[dict[str, Any]], answer: dict[str, Any], found: list[SessionMask]) -> None:
@@ -236,7 +247,8 @@ class ImageSession:
         # The image is read only once: an image token that the model generates is an ordinary token
         if self.model.config.image_token_id in ids and self.model.config.image_token_id not in self._ids:
             is_image = (input_ids == self.model.config.image_token_id).long()
-            shown = {"pixel_values": self._pixel_values, "token_type_ids": is_image}
+            features = BaseModelOutputWithPooling(pooler_output=self._image_features)
+            shown = {"mm_encoder_outputs": {"image": features}, "token_type_ids": is_image}
             if not self._ids:
                 text_config = self.model.config.text_config
                 shown["attention_mask"] = masks_of_prompts(torch.ones_like(input_ids), is_image, text_config)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
+from .bridge_gemma_lisa import SegStates
 from .images_gemma_lisa import IGNORE_VALUE
 from .losses_gemma_lisa import bce_loss, dice_loss, normalize, sample_mask_logits
-from .mask_decoding_gemma_lisa import SegStates
+from .mask_decoding_gemma_lisa import DecodedMasks
 from .packing_gemma_lisa import Prepared
 
 # Standard deviation of the corners of a simulated box, relative to its sides (SAM, arXiv 2304.02643, appendix A).
@@ -234,8 +235,28 @@ def mask_losses(
     return dict(zip(MASK_LOSSES, parts, strict=True))
 
 
+def losses_of_masks(
+    decoded: DecodedMasks, targets: MaskTargets | None, config: PreTrainedConfig, divisor: torch.Tensor | int | None
+) -> dict[str, torch.Tensor]:
+    """Return the losses of `mask_losses` and, if the bridge has heat maps, heat_map_loss; each ().
+
+    Args:
+        decoded: masks, scores and heat maps of S `[SEG]` tokens.
+        targets: None if S is 0.
+        config: configuration of the model; heat_map_loss has its weights of BCE and Dice.
+        divisor: as in `mask_losses`.
+    """
+    parts = mask_losses(decoded.masks, decoded.scores, targets, divisor)
+    if decoded.heat_maps is not None and targets is None:
+        parts["heat_map_loss"] = decoded.heat_maps.float().sum()
+    elif decoded.heat_maps is not None:
+        bce, dice = targets.losses(targets.read(decoded.heat_maps), divisor)
+        parts["heat_map_loss"] = config.bce_loss_weight * bce + config.dice_loss_weight * dice
+    return parts
+
+
 def prompted_loss(
-    decode: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    decode: Callable[..., DecodedMasks],
     seg: SegStates,
     pred_masks: torch.FloatTensor,
     targets: MaskTargets | None,
@@ -248,8 +269,7 @@ def prompted_loss(
     With another `[SEG]` or none, it must learn to follow the prompt.
 
     Args:
-        decode: function of SegStates and prompts that returns logits (S, 256, 256), scores (S,) and a zero that
-            depends on all its outputs.
+        decode: function of SegStates and prompts that returns `DecodedMasks`.
         seg: Gemma's states at `[SEG]`, and the image of each.
         pred_masks: (S, 256, 256) logits without simulated prompts.
         targets: None if there are none; the decoder is then called without masks.
@@ -267,10 +287,10 @@ def prompted_loss(
         if targets is None:
             states, shown = states[:0], shown[:0]
         prompts = simulated_prompts(kind, targets, shown, of_other=seg_state == "other")
-        masks, scores, touched = decode(replace(seg, states=states), **prompts)  # (S, 256, 256), (S,), ()
-        loss = loss + touched
+        decoded = decode(replace(seg, states=states), **prompts)
+        loss = loss + decoded.touched
         if targets is not None:
-            parts = mask_losses(masks, scores, targets, divisor)
+            parts = mask_losses(decoded.masks, decoded.scores, targets, divisor)
             for name, weight in zip(MASK_LOSSES, weights, strict=True):
                 loss = loss + weight * parts[name]
     return loss / len(SIMULATED_PROMPTS)
