@@ -12,6 +12,7 @@ from gemma_lisa.checkpoints.loading import EXAMPLE
 from gemma_lisa.checkpoints.weights_hash import checkpoint_hash
 from gemma_lisa.evaluation.results_file import write_results
 from gemma_lisa.safety.errors import UsageError
+from gemma_lisa.scripts.init_tiny import build_tiny
 
 
 def value_of(options: list[str], name: str) -> str:
@@ -23,7 +24,8 @@ def programs(tmp_path, monkeypatch):
     """A list of the programs that were started. They write finished models and results with fixed answers."""
     calls = []
 
-    def call(program, options):
+    def call(program, options, processes=1):
+        assert processes == 1 or program == "train.py"
         calls.append((program, options))
         if program == "train.py":
             folder = Path(value_of(options, "--output_dir"))
@@ -53,7 +55,9 @@ def test_each_base_is_trained_and_evaluated_once(programs, tmp_path, capsys):
     reason.main(arguments(tmp_path, "--steps", "3", "--seeds", "0", "1", "--", "--bf16", "true"))
     trained = [options for program, options in programs if program == "train.py"]
     starts = [(Path(value_of(one, "--model")).name, value_of(one, "--seed")) for one in trained]
-    assert starts == [("start", "0"), ("start-shuffled", "0"), ("start", "1"), ("start-shuffled", "1")]
+    stages = len(reason.RECIPES)
+    assert starts[::stages] == [("start", "0"), ("start-shuffled", "0"), ("start", "1"), ("start-shuffled", "1")]
+    assert [Path(value_of(one, "--config")) for one in trained] == [*reason.RECIPES] * 4
     for options in trained:
         assert value_of(options, "--max_steps") == "3" and options[-2:] == ["--bf16", "true"]
         assert Path(value_of(options, "--config")).is_file()
@@ -88,7 +92,8 @@ def test_a_longer_training_and_other_rows_are_not_finished(programs, tmp_path):
     assert not reason.is_finished(tmp_path / "out" / "real-1", 3)
     args = reason.parse([*arguments(tmp_path, *options), "--rows", str(ROWS - 1)])
     reason.evaluate(tmp_path / "out" / "real-0-merged", "real-0", args)
-    assert [program for program, _ in programs] == ["train.py", "scripts/export.py", "eval.py", "eval.py"]
+    stages = ["train.py"] * len(reason.RECIPES)
+    assert [program for program, _ in programs] == [*stages, "scripts/export.py", "eval.py", "eval.py"]
 
 
 def test_a_longer_training_replaces_the_merged_folder(programs, tmp_path):
@@ -101,7 +106,7 @@ def test_stages_start_from_each_other(programs, tmp_path):
     for name in ("first.yaml", "second.yaml"):
         (tmp_path / name).write_text("max_steps: 7\n")
     recipes = ["--recipes", str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")]
-    reason.main(arguments(tmp_path, "--bases", "real", *recipes))
+    reason.main(arguments(tmp_path, "--bases", "real", *recipes, "--processes", "2"))
     first, second = (options for program, options in programs if program == "train.py")
     assert value_of(first, "--max_steps") == "7" and value_of(first, "--output_dir").endswith("out/real-0-first")
     assert value_of(second, "--model") == value_of(first, "--output_dir")
@@ -134,9 +139,10 @@ def test_a_missing_start_is_an_error(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_model_goes_through_all_stages(tmp_path):
-    shutil.copytree(EXAMPLE, tmp_path / "start")
+    for part in build_tiny(image_size=128, bridge="heat_map"):
+        part.save_pretrained(tmp_path / "start")
     options = json.dumps({"train_rows": 4, "validation_rows": 2, "test_rows": 2})
-    small = ["--dataset_options", options, "--per_device_train_batch_size", "2"]
+    small = ["--dataset_options", options, "--per_device_train_batch_size", "2", "--global_batch_size", "2"]
     folders = ["--start", str(tmp_path / "start"), "--output_dir", str(tmp_path / "out")]
     reason.main([*folders, "--steps", "2", "--rows", "4", "--", *small])
     found = json.loads((tmp_path / "out" / "reason.json").read_text())
