@@ -93,8 +93,8 @@ class SegProjector(nn.Sequential):
 class Standardize(nn.Module):
     """Subtract the mean of each feature and divide by its standard deviation, measured once before training.
 
-    Gemma's states at all `[SEG]` tokens are nearly equal: in Gemma 3 270M, their mean is nine times as large as their
-    differences, which carry the meaning. Without this, a new projector learns the mean long before the differences.
+    Gemma's states at all `[SEG]` tokens are nearly equal. Their small differences carry the meaning. Without this
+    module, a new projector learns the mean long before the differences.
     """
 
     def __init__(self, size: int):
@@ -128,8 +128,8 @@ class Standardize(nn.Module):
 class HeatMapProjector(nn.Module):
     """The bridge "heat_map": a sparse prompt as that of "mlp", and a map of the places that fit the state.
 
-    The form of the map is that of CoPRS (arXiv 2510.11173): queries from the state, keys from SAM's features, and two
-    convolutions over the products of the heads. Gemma's image features are added to the keys.
+    The map has the form of CoPRS (arXiv 2510.11173): queries from the state and keys from SAM's features. Two
+    convolutions follow on the products of the heads. Gemma's image features give keys too.
     """
 
     def __init__(self, hidden_size: int, prompt_size: int):

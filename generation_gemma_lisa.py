@@ -88,9 +88,8 @@ class SegmentationMixin:
         sequences, steps = self._generate(prompt, options, shared)  # (B * R, L + T)
         if sam_pixel_values is None and image_embeddings is None:
             return SegmentOutput(sequences=sequences)
-        shares = self.image_shares(reshaped_input_sizes, is_needed=len(image_of) > 0)
-        images = (image_embeddings, features, shares_of_images(shares, image_of))
-        seg = self._find_new_seg(prompt, sequences, steps, images)
+        shares = shares_of_images(self.image_shares(reshaped_input_sizes, is_needed=len(image_of) > 0), image_of)
+        seg = self._find_new_seg(prompt, sequences, steps, (image_embeddings, features, shares))
         return self._masks_of(seg, sequences, prompts, sam_pixel_values, image_of, multimask_output)
 
     def _with_features(self, prompt: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

@@ -4,9 +4,10 @@ Scenes have 3-5 separate objects in six colors and six shapes. An object is aske
 concepts that a person associates with them (`concepts.py`). Validation and test have other concepts than training. Half
 of their wordings (`shapes_reason_phrases.py`), and the synonyms and Japanese of `paraphrases.py`, are never trained.
 
-An answer first says in plain words what was asked for, then names each object and shows it: "The red shape: red circle
-{seg}." So a model can put its knowledge into words first, and the words determine the mask: no two objects of a scene
-look the same. The answer for an absent object is "The red shape: none."
+An answer first says in plain words what was asked for, then names and shows each object: "The red shape: red circle
+{seg}." So a model can put its knowledge into words first.
+
+The words determine the mask, because no two objects of a scene look the same. The answer for an absent object is "The red shape: none."
 """
 
 from collections.abc import Callable

@@ -202,6 +202,7 @@ def test_the_list_of_own_options():
         "translations",
         "max_questions",
         "learn_masks",
+        "learn_text",
         "preview_samples",
         "max_new_tokens",
         "muon_learning_rate",

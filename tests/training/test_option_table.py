@@ -106,6 +106,7 @@ SAMPLES = {
 STARTED_ELSEWHERE = {"fsdp", "fsdp_config", "deepspeed", "ddp_backend"}
 OWN_SAMPLES = {
     "hub_license": "mit",
+    "ce_loss_weight": "2",
     "bce_loss_weight": "1",
     "dice_loss_weight": "1",
     "score_loss_weight": "1",
@@ -167,6 +168,7 @@ WITHOUT = {
     ],
     **dict.fromkeys(("bce_loss_weight", "dice_loss_weight"), ["--learn_masks", "false"]),
     **dict.fromkeys(("score_loss_weight", "prompted_loss_weight"), ["--learn_masks", "false"]),
+    "ce_loss_weight": ["--learn_text", "false"],
     "metric_for_best_model": [*EVALUATING, "--save_strategy", "no"],
 }
 
