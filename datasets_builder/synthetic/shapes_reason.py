@@ -7,7 +7,8 @@ of their wordings (`shapes_reason_phrases.py`), and the synonyms and Japanese of
 An answer first says in plain words what was asked for, then names and shows each object: "The red shape: red circle
 {seg}." So a model can put its knowledge into words first.
 
-The words determine the mask, because no two objects of a scene look the same. The answer for an absent object is "The red shape: none."
+The words determine the mask, because no two objects of a scene look the same. The answer for an absent object is "The
+red shape: none."
 """
 
 from collections.abc import Callable
