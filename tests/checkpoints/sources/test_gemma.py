@@ -66,7 +66,7 @@ def test_the_source_has_the_parts_of_the_folder(gemma):
 def test_missing_weights_of_either_part_are_errors(copies):
     gemma, sam = copies
     source = read(gemma)
-    config = build_config(source.config, read_sam_config(str(sam)), len(source.tokenizer), "token")
+    config = build_config(source.config, read_sam_config(str(sam)), len(source.tokenizer), "token", "mlp")
     assert source.load(config, torch.float32, 0).dtype == torch.float32
     edit_weights(gemma, lambda weights: {k: v for k, v in weights.items() if "vision_tower" not in k})
     with pytest.raises(ValueError, match="weights are missing, such as model.vision_tower"):
