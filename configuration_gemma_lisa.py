@@ -9,6 +9,8 @@ from transformers import Gemma3Config, PreTrainedConfig, SamConfig
 
 # File of SHA-256 checksums next to the weights, which the programs of this project write and check.
 CHECKSUMS = "SHA256SUMS"
+# Forms of the bridge between Gemma and SAM, see bridge_gemma_lisa.py.
+BRIDGES = ("mlp", "heat_map")
 
 
 class GemmaLisaConfig(Gemma3Config):
@@ -51,7 +53,7 @@ class GemmaLisaConfig(Gemma3Config):
         if not isinstance(self.sam_config, PreTrainedConfig):
             self.sam_config = SamConfig(**(self.sam_config or {}))
         super().__post_init__(**kwargs)
-        if self.bridge not in ("mlp", "heat_map"):
+        if self.bridge not in BRIDGES:
             raise ValueError(f'bridge must be "mlp" or "heat_map", got {self.bridge!r}.')
         if self.seg_state not in ("token", "previous"):
             raise ValueError(f'seg_state must be "token" or "previous", got {self.seg_state!r}.')

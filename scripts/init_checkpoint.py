@@ -19,7 +19,6 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerBase, SamConfig, logging
 
-from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.checksums import write_checksums
 from gemma_lisa.checkpoints.loading import DTYPES
 from gemma_lisa.checkpoints.sources.gemma import ADDED_MODULES, GemmaSource, read_gemma
@@ -28,7 +27,7 @@ from gemma_lisa.checkpoints.sources.reading import read_fields
 from gemma_lisa.checkpoints.sources.sam import load_sam, read_sam_config, read_sam_image_processor
 from gemma_lisa.checkpoints.sources.text_gemma import is_gguf, read_text_gemma
 from gemma_lisa.checkpoints.sources.vision import read_vision
-from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.configuration_gemma_lisa import BRIDGES, GemmaLisaConfig
 from gemma_lisa.interfaces.command_line import run
 from gemma_lisa.interfaces.output_checks import check_new_folder
 from gemma_lisa.modeling_gemma_lisa import GemmaLisaForConditionalGeneration

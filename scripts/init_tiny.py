@@ -26,9 +26,8 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.checksums import write_checksums
-from gemma_lisa.configuration_gemma_lisa import GemmaLisaConfig
+from gemma_lisa.configuration_gemma_lisa import BRIDGES, GemmaLisaConfig
 from gemma_lisa.datasets_builder.rows import SEG_SLOT
 from gemma_lisa.datasets_builder.synthetic.shapes import LEVELS, row_of_scene
 from gemma_lisa.datasets_builder.templates import ask

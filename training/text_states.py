@@ -1,8 +1,7 @@
 """Training of masks only: the frozen language model reads each text once, without its image.
 
-The bridge and SAM's decoder learn far more slowly than a step of the language model takes. But while it is frozen, its
-state at `[SEG]` depends on the text alone if it does not see the image. So the state is computed once per text, and
-a step costs as much as SAM's decoder.
+The bridge and SAM's decoder need many masks to learn. While the language model is frozen and sees no image, its state at
+`[SEG]` depends on the text alone. So the state is computed once per text, and a step costs as much as SAM.
 """
 
 import re
@@ -105,8 +104,8 @@ class TextStates:
         text_model.eval()  # a state that is kept must not depend on one draw of LoRA's dropout
         for start in range(0, len(new), TEXTS_AT_ONCE):
             some = new[start : start + TEXTS_AT_ONCE]
-            ids = torch.zeros(len(some), len(some[-1]), dtype=torch.long)
-            mask = torch.zeros_like(ids)
+            ids = torch.zeros(len(some), len(some[-1]), dtype=torch.long)  # (N, L)
+            mask = torch.zeros_like(ids)  # (N, L)
             for at, text in enumerate(some):
                 ids[at, : len(text)], mask[at, : len(text)] = torch.tensor(text), 1
             read = text_model(input_ids=ids.to(device), attention_mask=mask.to(device))

@@ -75,7 +75,7 @@ def _target(question: Question, scene: Scene, rng: np.random.Generator, level: M
     size = scene.image.shape[:2]
     answer = None
     if hasattr(level, "answer"):
-        answer = level.answer(question, objects, size)
+        answer = level.answer(question, objects)
     elif objects:
         way = rng.integers(N_NAMES)
         named = ", ".join(f"{SEG_SLOT} {_name(thing, way, size)}" for thing in objects)

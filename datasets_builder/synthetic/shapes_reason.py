@@ -123,13 +123,12 @@ def ask(
     return list(questions.values())
 
 
-def answer(question: Asked, objects: list[Object], size: tuple[int, int]) -> str:
+def answer(question: Asked, objects: list[Object]) -> str:
     """Return the answer of a question.
 
     Args:
         question: from `ask`.
         objects: its objects, in the order of their masks; empty if absent.
-        size: (height, width) of the scene in pixels; not used.
     """
     named = ", ".join(f"{thing.color} {thing.shape} {SEG_SLOT}" for thing in objects)
     return f"The {question.plain}: {named or 'none'}."

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig
 
-BRIDGES = ("mlp", "heat_map")
 # Modules of measured numbers, which stay in fp32
 BRIDGE_SCALES = ("state_scale", "sam_scale", "gemma_scale")
 HEADS = 4
@@ -39,7 +38,7 @@ class SegStates:
         image_embeddings: (I, C, 64, 64) SAM's encoding of the images; None until they are encoded.
         idle_state: (1, D) a state for the decoder if S is 0.
         image_features: (I, T, D) Gemma's encoding of the images. Only the bridge "heat_map" needs it.
-        image_shares: (I, 2) shares of the height and width of SAM's square that the image covers, as above.
+        image_shares: (I, 2) shares of the height and width of SAM's square that the image covers. Only "heat_map".
     """
 
     states: torch.FloatTensor
@@ -157,7 +156,9 @@ class HeatMapProjector(nn.Module):
         by_gemma = _compare(query, self.gemma_key(self.gemma_scale(gemma_features)), image_index)  # (S, H, √T, √T)
         shares = seg.image_shares.to(query.device, torch.float32)[image_index]  # (S, 2)
         maps = self.mix(by_sam + _on_square(by_gemma, shares, side).to(by_sam))[:, 0] + FIRST_LOGIT  # (S, 64, 64)
-        large = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
+        large = F.interpolate(maps[:, None], scale_factor=4, mode="bilinear", align_corners=False)[
+            :, 0
+        ]  # (S, 256, 256)
         return SegPrompts(embeddings, maps, _pad(large, shares))
 
 
@@ -220,13 +221,14 @@ def _on_square(maps: torch.FloatTensor, shares: torch.FloatTensor, side: int) ->
     """
     places = (torch.arange(side, device=maps.device, dtype=shares.dtype) + 0.5) / side  # (side,)
     y, x = (2 * places / shares[:, axis : axis + 1] - 1 for axis in (0, 1))  # (S, side), −1 to 1 over the image
-    grid = torch.stack([x[:, None, :].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], dim=-1)
+    places_of = [x[:, None, :].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)]
+    grid = torch.stack(places_of, dim=-1)  # (S, side, side, 2)
     return F.grid_sample(maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _pad(maps: torch.FloatTensor, shares: torch.FloatTensor) -> torch.FloatTensor:
     """Return maps (S, h, w) with PADDING_LOGIT at the places outside the image."""
     side = maps.shape[-1]
-    places = (torch.arange(side, device=maps.device, dtype=shares.dtype) + 0.5) / side
+    places = (torch.arange(side, device=maps.device, dtype=shares.dtype) + 0.5) / side  # (side,)
     is_inside = (places < shares[:, :1])[:, :, None] & (places < shares[:, 1:])[:, None, :]  # (S, h, w)
     return maps.masked_fill(~is_inside, PADDING_LOGIT)

@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from gemma_lisa import train
-from gemma_lisa.bridge_gemma_lisa import BRIDGES
 from gemma_lisa.checkpoints.lora import part_of_weight
 from gemma_lisa.collator import GemmaLisaCollator
+from gemma_lisa.configuration_gemma_lisa import BRIDGES
 from gemma_lisa.datasets_builder.questions import TrainingQuestions
 from gemma_lisa.scripts.init_tiny import build_tiny
 from gemma_lisa.training.describe_run import SMALL_BATCH
