@@ -1,7 +1,7 @@
 """Training of masks only: the frozen language model reads each text once, without its image.
 
-The bridge and SAM's decoder need many masks to learn. While the language model is frozen and sees no image, its state at
-`[SEG]` depends on the text alone. So the state is computed once per text, and a step costs as much as SAM.
+The bridge and SAM's decoder need many masks to learn. While the language model is frozen and sees no image, its state
+at `[SEG]` depends on the text alone. So the state is computed once per text, and a step costs as much as SAM.
 """
 
 import re
